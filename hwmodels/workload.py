@@ -1,0 +1,259 @@
+"""Workloads: the linear layers of a decoder-only transformer, and the table of cases they make."""
+
+import difflib
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+import pandas as pd
+
+from nmsim.errors import SpecError
+from nmsim.pattern import Pattern
+from nmsim.records import VALUE_BITS, SparseOperand
+
+WORKLOAD_FOLDER = Path(__file__).parent / "workloads"
+MODEL_TYPES = (
+    "gemma", "gemma2", "gemma3", "gemma3_text", "llama", "mistral", "qwen2", "qwen3",
+)  # fmt: skip
+"""Values of `model_type` whose layers are q, k, v, o, gate, up and down, each a plain linear layer."""
+
+DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "gemma": {"head_dim": 256, "tie_word_embeddings": True},
+        "gemma2": {"head_dim": 256, "tie_word_embeddings": True},
+        "gemma3_text": {
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "vocab_size": 262208,
+            "tie_word_embeddings": True,
+        },
+        "qwen3": {"head_dim": 128},
+    }
+)
+"""What transformers' configuration classes fill in where a published config.json is silent."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Linear layers of one shape: Y[M, N] = X[M, K] W[N, K]^T, `count` of them in the model.
+
+    `pruned` is False for layers that pruning papers leave dense (the output head).
+    """
+
+    name: str
+    count: int
+    N: int
+    K: int
+    pruned: bool = True
+
+
+@dataclass(frozen=True)
+class Model:
+    """A decoder-only transformer, as the linear layers that one token passes through."""
+
+    name: str
+    layers: tuple[Layer, ...]
+    tied_head: bool
+    source: str
+
+    @property
+    def weight_elems(self) -> int:
+        """Weights of all layers, the output head included."""
+        return sum(layer.count * layer.N * layer.K for layer in self.layers)
+
+
+def model_names() -> list[str]:
+    """List the models that ship with the package.
+
+    Examples
+    --------
+    >>> model_names()
+    ['gemma-3-4b', 'llama-2-7b', 'llama-3.1-8b', 'qwen2.5-7b']
+    """
+    return sorted(path.stem for path in WORKLOAD_FOLDER.glob("*.json"))
+
+
+def load_model(model: str | Path | Model) -> Model:
+    """Load the layers of a model by name, or from a Hugging Face `config.json`.
+
+    Parameters
+    ----------
+    model : str, Path or Model
+        A shipped name in any case (`model_names()`), a `config.json`, a directory that holds one, or a
+        `Model`, which comes back as it is.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    SpecError
+        No such model or file, a `model_type` whose layers are not known, or a key that is missing or
+        malformed.
+
+    Examples
+    --------
+    >>> [layer.name for layer in load_model("llama-3.1-8b").layers]
+    ['q', 'k', 'v', 'o', 'gate', 'up', 'down', 'lm_head']
+    """
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, str) and model.strip().lower() in model_names():
+        path = WORKLOAD_FOLDER / f"{model.strip().lower()}.json"
+        shipped = _read_json(path)
+        return _model(shipped["name"], shipped["config"], shipped["source"], str(path))
+    path = Path(model)
+    if path.is_dir():
+        path /= "config.json"
+    if not path.is_file():
+        near = difflib.get_close_matches(str(model).lower(), model_names(), n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise SpecError(
+            f"model {str(model)!r}: neither a shipped model nor a file.{hint} Known: "
+            f"{', '.join(model_names())}; or give a Hugging Face config.json or its directory"
+        )
+    name = path.parent.name if path.name == "config.json" else path.stem
+    return _model(name or path.stem, _read_json(path), str(path), str(path))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read as JSON: {error}") from error
+
+
+def _model(name: str, config: Any, source: str, file: str) -> Model:
+    if not isinstance(config, dict):
+        raise SpecError(f"{file}: expected a JSON object, got {type(config).__name__}")
+    kind = config.get("model_type")
+    if kind not in MODEL_TYPES:
+        raise SpecError(f"{file}: model_type={kind!r}: expected one of {', '.join(MODEL_TYPES)}")
+    text = config.get("text_config", config)
+    if not isinstance(text, dict):
+        raise SpecError(f"{file}: text_config: expected an object, got {text!r}")
+    inner = f"{kind}_text" if text is not config and f"{kind}_text" in DEFAULTS else kind
+    filled = {**DEFAULTS.get(str(text.get("model_type", inner)), {}), **text}
+
+    def number(key: str, default: int | None = None) -> int:
+        value = filled.get(key)
+        value = default if value is None else value
+        if value is None:
+            raise SpecError(f"{file}: {key}: missing; expected a positive int")
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise SpecError(f"{file}: {key}={value!r}: expected a positive int")
+        return value
+
+    hidden, inside, depth = number("hidden_size"), number("intermediate_size"), number("num_hidden_layers")
+    heads = number("num_attention_heads")
+    kv_heads = number("num_key_value_heads", heads)
+    if filled.get("head_dim") is None and hidden % heads:
+        raise SpecError(
+            f"{file}: head_dim: missing, and hidden_size={hidden} is no multiple of "
+            f"num_attention_heads={heads}"
+        )
+    head = number("head_dim", hidden // heads)
+    if heads % kv_heads:
+        raise SpecError(
+            f"{file}: num_key_value_heads={kv_heads}: expected a divisor of num_attention_heads={heads}"
+        )
+    layers = (
+        Layer("q", depth, heads * head, hidden),
+        Layer("k", depth, kv_heads * head, hidden),
+        Layer("v", depth, kv_heads * head, hidden),
+        Layer("o", depth, hidden, heads * head),
+        Layer("gate", depth, inside, hidden),
+        Layer("up", depth, inside, hidden),
+        Layer("down", depth, hidden, inside),
+        Layer("lm_head", 1, number("vocab_size"), hidden, pruned=False),
+    )
+    tied = filled.get("tie_word_embeddings", config.get("tie_word_embeddings", False))
+    return Model(name, layers, bool(tied), source)
+
+
+CASE_COLUMNS = (
+    "model", "layer", "count", "M", "N", "K",
+    "phase", "dtype", "sparse_operand", "pattern", "encoding", "packing",
+)  # fmt: skip
+
+
+def cases(
+    model: str | Path | Model,
+    *,
+    dtype: str = "bf16",
+    patterns: Iterable[str | Pattern] = ("2:4", "4:8", "8:16", "16:32"),
+    encodings: Iterable[str] = ("bitmask", "index", "combinatorial"),
+    packings: Iterable[str] = ("bitstream",),
+    sparse_operand: Literal["weights", "activations"] = "weights",
+    decode_batches: Iterable[int] = (1,),
+    prefill_lengths: Iterable[int] = (),
+    prefill_batch: int = 1,
+    unpruned: bool = False,
+) -> pd.DataFrame:
+    """Make the table of cases of a model: each layer in each phase with each pattern, encoding and packing.
+
+    Parameters
+    ----------
+    model : str, Path or Model
+        As for `load_model`.
+    dtype : str
+        Value type of both operands.
+    patterns : iterable of str or Pattern
+    encodings, packings : iterable of str
+    sparse_operand : {"weights", "activations"}
+    decode_batches : iterable of int
+        Sequences decoded together; M = batch tokens.
+    prefill_lengths : iterable of int
+        Tokens of a prompt; M = `prefill_batch` * length.
+    prefill_batch : int
+        Prompts processed together.
+    unpruned : bool
+        Add a dense row (pattern `"dense"`, no encoding) for layers that are not pruned (`lm_head`), once a
+        phase.
+
+    Returns
+    -------
+    DataFrame
+        Columns `CASE_COLUMNS`; `count` says how many layers of the model a row stands for.
+
+    Raises
+    ------
+    SpecError
+        As `load_model`; an unknown value type or operand; a batch or length that is no positive int.
+
+    Examples
+    --------
+    >>> table = cases("llama-3.1-8b", patterns=["8:16"], encodings=["bitmask"])
+    >>> len(table), table["layer"].tolist()
+    (7, ['q', 'k', 'v', 'o', 'gate', 'up', 'down'])
+    """
+    loaded = load_model(model)
+    if dtype not in VALUE_BITS:
+        raise SpecError(f"dtype={dtype!r}: expected one of {', '.join(VALUE_BITS)}")
+    if sparse_operand not in get_args(SparseOperand):
+        raise SpecError(
+            f"sparse_operand={sparse_operand!r}: expected one of {', '.join(get_args(SparseOperand))}"
+        )
+    positive = {"prefill_batch": [prefill_batch], "decode_batches": list(decode_batches)}
+    positive["prefill_lengths"] = list(prefill_lengths)
+    for name, values in positive.items():
+        for value in values:
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise SpecError(f"{name}: {value!r}: expected a positive int")
+    phases = [("decode", batch) for batch in positive["decode_batches"]]
+    phases += [("prefill", prefill_batch * length) for length in positive["prefill_lengths"]]
+    stored = list(itertools.product((str(pattern) for pattern in patterns), encodings, packings))
+    rows = [
+        (loaded.name, layer.name, layer.count, tokens, layer.N, layer.K, phase, dtype, sparse_operand, *how)
+        for phase, tokens in phases
+        for layer in loaded.layers
+        if layer.pruned or unpruned
+        for how in (stored if layer.pruned else [("dense", "bitmask", "bitstream")])
+    ]
+    return pd.DataFrame(rows, columns=list(CASE_COLUMNS))

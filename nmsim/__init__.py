@@ -1,0 +1,40 @@
+"""Bit-exact N:M sparsity: patterns, masks, metadata encodings, packing, layouts, packed tensors.
+
+>>> import numpy as np
+>>> from nmsim import compress, decompress, prune
+>>> x = np.array([[0.1, -3.0, 2.0, 0.5]], np.float32)
+>>> prune(x, "2:4")
+array([[False,  True,  True, False]])
+>>> packed = compress(x, "2:4", encoding="combinatorial")
+>>> packed.values.tolist(), packed.metadata.tobytes().hex()
+([[-3.0, 2.0]], '02')
+>>> decompress(packed)
+array([[ 0., -3.,  2.,  0.]], dtype=float32)
+"""
+
+from nmsim import encodings, layouts, packing
+from nmsim.container import load_file, save_file
+from nmsim.errors import NmsimError
+from nmsim.mask import prune
+from nmsim.pattern import Pattern
+from nmsim.records import Case, GemmShape, Prediction
+from nmsim.tensor import PackedTensor, compress, decompress
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Case",
+    "GemmShape",
+    "NmsimError",
+    "PackedTensor",
+    "Pattern",
+    "Prediction",
+    "compress",
+    "decompress",
+    "encodings",
+    "layouts",
+    "load_file",
+    "packing",
+    "prune",
+    "save_file",
+]

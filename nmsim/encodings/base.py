@@ -1,0 +1,271 @@
+"""What an encoding is: a record that describes it, and the methods that every one of them has."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, ClassVar
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from nmsim import packing, words
+from nmsim.errors import EncodingError
+from nmsim.pattern import Pattern
+from nmsim.words import Words
+
+SPLIT_GROUPS = 1 << 16
+"""Fewest groups worth a thread of their own."""
+
+Kernel = Callable[[Words, Words], int]
+"""Fills the second array from the first; returns the position of the first bad entry, or -1."""
+
+
+@dataclass(frozen=True)
+class EncodingSpec:
+    """The facts of one encoding. The formats page is generated from these records and from nothing else.
+
+    Parameters
+    ----------
+    name : str
+        What users write.
+    title : str
+        Half a line for tables.
+    bits_formula : str
+        Bits of one code, as a formula in N and M.
+    code_definition : str
+        How a mask becomes a code, exact enough to write an encoder from.
+    decoding : str
+        How a code becomes a mask, and which codes are rejected.
+    fixed_width : bool
+        Every code of a pattern has the same number of bits.
+    parameter : str
+        What the number after the colon means (`gap:2`), or empty.
+    detects : str
+        Which corruptions the decoder is sure to notice.
+    source : str
+        Where the encoding is known from.
+    """
+
+    name: str
+    title: str
+    bits_formula: str
+    code_definition: str
+    decoding: str
+    fixed_width: bool
+    parameter: str
+    detects: str
+    source: str
+
+
+class Encoding(ABC):
+    """One way to write which N of M elements are kept. Masks and codes are unsigned integers."""
+
+    spec: ClassVar[EncodingSpec]
+
+    @property
+    def name(self) -> str:
+        """The name that gives exactly this encoding back, its parameter included."""
+        return self.spec.name
+
+    @abstractmethod
+    def code_bits(self, pattern: Pattern) -> int:
+        """Bits of a code; of the longest one when codes differ in length."""
+
+    @abstractmethod
+    def _encoder(self, pattern: Pattern) -> Kernel:
+        """A kernel from group masks to codes; a position it returns is that of an illegal mask."""
+
+    @abstractmethod
+    def _decoder(self, pattern: Pattern) -> Kernel:
+        """A kernel from codes to group masks; a position it returns is that of an illegal code."""
+
+    def groups_per_code(self, pattern: Pattern) -> int:
+        """Groups that one code covers: 1, but for `joint`."""
+        return 1
+
+    def n_codes(self, n_groups: int, pattern: Pattern) -> int:
+        """Codes that `n_groups` groups take."""
+        return -(-n_groups // self.groups_per_code(pattern))
+
+    def bits_per_group(self, pattern: Pattern) -> int | Fraction:
+        """Bits of a code over the groups it covers; of the longest code when they differ in length."""
+        ratio = Fraction(self.code_bits(pattern), self.groups_per_code(pattern))
+        return int(ratio) if ratio.denominator == 1 else ratio
+
+    def expected_bits_per_group(self, pattern: Pattern) -> Fraction:
+        """Mean bits of a group when all masks are equally likely."""
+        return Fraction(self.bits_per_group(pattern))
+
+    def code_lengths(self, codes: Any, pattern: Pattern) -> NDArray[np.int64] | None:
+        """Bits of each code, or None when all have `code_bits`."""
+        return None
+
+    def encode(self, group_masks: Any, pattern: Pattern, *, threads: int = 1) -> NDArray[Any]:
+        """Turn group masks into codes.
+
+        Parameters
+        ----------
+        group_masks : unsigned integers, shape [G]
+            Bit i is element i of the group. A sequence or object array of Python ints when M > 64.
+        pattern : Pattern
+        threads : int
+            Cores to use.
+
+        Returns
+        -------
+        unsigned integer array [n_codes]
+            Of the narrowest dtype; an object array of Python ints when a code takes more than 64 bits.
+
+        Raises
+        ------
+        EncodingError
+            A mask that has not exactly N ones among its low M bits; the message names the group.
+        """
+        masks = words.from_integers(group_masks, pattern.m, "group mask")
+        return words.to_integers(self.encode_words(masks, pattern, threads=threads))
+
+    def decode(
+        self, codes: Any, pattern: Pattern, n_groups: int | None = None, *, threads: int = 1
+    ) -> NDArray[Any]:
+        """Turn codes into group masks.
+
+        Parameters
+        ----------
+        codes : unsigned integers, shape [n_codes]
+        pattern : Pattern
+        n_groups : int, optional
+            Groups to decode; needed only where one code covers several groups and the last is not full.
+        threads : int
+            Cores to use.
+
+        Returns
+        -------
+        unsigned integer array [n_groups]
+            Of the narrowest dtype; an object array of Python ints when M > 64.
+
+        Raises
+        ------
+        EncodingError
+            A code that no legal mask has; the message names the code.
+        """
+        taken = words.from_integers(codes, self.code_bits(pattern), "code")
+        return words.to_integers(self.decode_words(taken, pattern, n_groups, threads=threads))
+
+    def encode_words(
+        self, masks: Words, pattern: Pattern, *, out: Words | None = None, threads: int = 1
+    ) -> Words:
+        """Like `encode`, on `Words` (wide integers as uint64 rows), into `out` when given."""
+        if out is None:
+            out = words.empty(self.n_codes(len(masks), pattern), self.code_bits(pattern))
+        bad = _run(self._encoder(pattern), masks, out, self.groups_per_code(pattern), 1, threads)
+        if bad >= 0:
+            raise _illegal_mask(bad, words.integer_at(masks, bad), pattern)
+        return out
+
+    def decode_words(
+        self,
+        codes: Words,
+        pattern: Pattern,
+        n_groups: int | None = None,
+        *,
+        out: Words | None = None,
+        threads: int = 1,
+    ) -> Words:
+        """Like `decode`, on `Words`, into `out` when given."""
+        per_code = self.groups_per_code(pattern)
+        if n_groups is None:
+            n_groups = len(codes) * per_code
+        if self.n_codes(n_groups, pattern) != len(codes):
+            raise EncodingError(
+                f"{self.name} {pattern}: {n_groups} groups take {self.n_codes(n_groups, pattern)} codes, "
+                f"got {len(codes)}"
+            )
+        if out is None:
+            out = words.empty(n_groups, pattern.m)
+        bad = _run(self._decoder(pattern), codes, out, 1, per_code, threads)
+        if bad >= 0:
+            raise EncodingError(
+                f"{self.name} {pattern}: code {bad} is {words.integer_at(codes, bad)}, "
+                f"which no mask has; expected {self._legal_codes(pattern)}"
+            )
+        return out
+
+    def write_stream(
+        self, masks: Words, pattern: Pattern, policy: str = "bitstream", *, threads: int = 1
+    ) -> tuple[NDArray[np.uint8], packing.PackingReport]:
+        """Encode and pack: group masks -> the bytes of the metadata, and where its bits go."""
+        codes = self.encode_words(masks, pattern, threads=threads)
+        lengths = self.code_lengths(codes, pattern)
+        bits = self.code_bits(pattern)
+        report = packing.report(len(codes), bits, policy, lengths)
+        return packing.pack(codes, bits, policy, lengths), report
+
+    def read_stream(
+        self,
+        stream: NDArray[np.uint8] | bytes,
+        pattern: Pattern,
+        n_groups: int,
+        policy: str = "bitstream",
+        *,
+        threads: int = 1,
+    ) -> Words:
+        """Unpack and decode: the bytes of the metadata -> group masks.
+
+        Raises
+        ------
+        BitstreamError
+            The stream is too short or too long, or a padding bit is not zero.
+        EncodingError
+            A code that no legal mask has.
+        """
+        codes = packing.unpack_words(
+            stream, self.n_codes(n_groups, pattern), self.code_bits(pattern), policy
+        )
+        return self.decode_words(codes, pattern, n_groups, threads=threads)
+
+    def _legal_codes(self, pattern: Pattern) -> str:
+        """What a legal code looks like, for errors."""
+        return f"a code of {pattern.n} ones among {pattern.m} elements"
+
+
+def _illegal_mask(position: int, mask: int, pattern: Pattern) -> EncodingError:
+    kept = mask.bit_count()
+    kind = "over-full" if kept > pattern.n else "under-full" if kept < pattern.n else "out of range"
+    return EncodingError(
+        f"group mask {position} is {mask:#x}, {kind} with {kept} kept: expected exactly {pattern.n} ones "
+        f"among the low {pattern.m} bits"
+    )
+
+
+def _run(kernel: Kernel, source: Words, target: Words, take: int, give: int, threads: int) -> int:
+    """Run a kernel over whole arrays, or over slices of them on several cores.
+
+    `take` source entries belong to `give` target entries; slices keep them together.
+    """
+    if not len(source):
+        return -1
+    units = -(-len(source) // take)
+    parts = min(threads, max(1, units // SPLIT_GROUPS))
+    if parts <= 1:
+        return kernel(source, target)
+    edges = [units * p // parts for p in range(parts + 1)]
+
+    def part(p: int) -> int:
+        low, high = edges[p], edges[p + 1]
+        bad = kernel(source[low * take : high * take], target[low * give : high * give])
+        return bad if bad < 0 else bad + low * take
+
+    with ThreadPoolExecutor(parts) as pool:
+        return min((bad for bad in pool.map(part, range(parts)) if bad >= 0), default=-1)
+
+
+@njit(cache=True, nogil=True)
+def popcount(x):  # type: ignore[no-untyped-def]
+    """Ones of a uint64, by adding neighbours; LLVM recognises the idiom and vectorises it."""
+    x = x - ((x >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return (x * np.uint64(0x0101010101010101)) >> np.uint64(56)

@@ -1,0 +1,291 @@
+"""Combinatorial: the code of a mask is its rank among all M-bit integers with N ones, in numeric order.
+
+Up to M = 16 a mask is split in two bytes whose contributions are looked up and added, and decoding is one table
+lookup. Up to M = 64 the same is done byte by byte from the top: at each byte the code is split into the number of
+masks below that byte's value and a remainder. Beyond, codes outgrow a machine word and Python integers take over.
+"""
+
+import functools
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from nmsim import words
+from nmsim.encodings.base import Encoding, EncodingSpec, Kernel, popcount
+from nmsim.pattern import Pattern
+
+BYTE = 256
+TABLE_MAX_M = 16
+FAST_MAX_M = 64
+MACHINE_WORD = (1 << 64) - 1
+GUIDE_BITS = 12
+
+
+class Combinatorial(Encoding):
+    """ceil(log2 C(M, N)) bits a group: the fewest of any fixed-width code."""
+
+    spec = EncodingSpec(
+        name="combinatorial",
+        title="rank of the mask in numeric order",
+        bits_formula="ceil(log2 C(M, N))",
+        code_definition=(
+            "The code is the number of smaller M-bit integers that have N ones too. With kept positions "
+            "p_0 < p_1 < ... it equals C(p_0, 1) + C(p_1, 2) + ... + C(p_{N-1}, N)."
+        ),
+        decoding=(
+            "For j = N-1 down to 0: p_j is the greatest p with C(p, j+1) <= code; subtract C(p_j, j+1). "
+            "A code of C(M, N) or more is rejected."
+        ),
+        fixed_width=True,
+        parameter="",
+        detects="a flip that makes the code C(M, N) or more; every other flip gives another legal mask",
+        source="combinatorial number system, D. E. Knuth, TAOCP 7.2.1.3; bits per element as in arXiv 2507.03052",
+    )
+
+    def code_bits(self, pattern: Pattern) -> int:
+        """ceil(log2 C(M, N)), in exact integers."""
+        return (pattern.configurations - 1).bit_length()
+
+    def _encoder(self, pattern: Pattern) -> Kernel:
+        if pattern.m <= TABLE_MAX_M:
+            return partial(_encode_two_bytes, *_two_byte_tables(pattern), pattern.n)
+        if pattern.m <= FAST_MAX_M:
+            return partial(_byte_encoder(_levels(pattern), pattern.n), _byte_tables(pattern).below)
+        return partial(_encode_plain, pattern)
+
+    def _decoder(self, pattern: Pattern) -> Kernel:
+        if pattern.m <= TABLE_MAX_M:
+            return partial(_decode_table, _mask_table(pattern))
+        if pattern.m <= FAST_MAX_M:
+            decode = _byte_decoder(_levels(pattern), pattern.n)
+            return partial(decode, *_byte_tables(pattern), np.uint64(pattern.configurations))
+        return partial(_decode_plain, pattern)
+
+    def _legal_codes(self, pattern: Pattern) -> str:
+        return f"0 <= code < C({pattern.m}, {pattern.n}) = {pattern.configurations}"
+
+
+@functools.cache
+def _masks_in_order(bits: int, ones: int) -> NDArray[np.uint64]:
+    """All `bits`-bit integers with `ones` ones, ascending."""
+    every = np.arange(1 << bits, dtype=np.uint64)
+    return every[np.bitwise_count(every) == ones]
+
+
+@functools.cache
+def _mask_table(pattern: Pattern) -> NDArray[Any]:
+    """Code -> mask."""
+    return _masks_in_order(pattern.m, pattern.n).astype(words.word_dtype(pattern.m))
+
+
+@functools.cache
+def _two_byte_tables(pattern: Pattern) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """High byte -> its ones << 16 | masks below it; low byte -> its ones << 16 | rank among its like.
+
+    The sum of both is N << 16 | code for a legal mask, and has another upper half for any other.
+    """
+    ones = np.bitwise_count(np.arange(BYTE, dtype=np.uint32)).astype(np.uint32)
+    high = np.zeros(BYTE, np.uint32)
+    low = np.zeros(BYTE, np.uint32)
+    below = 0
+    seen = [0] * 9
+    for byte in range(BYTE):
+        count = int(ones[byte])
+        high[byte] = count << 16 | below
+        low[byte] = count << 16 | seen[count]
+        seen[count] += 1
+        if count <= pattern.n:
+            below += math.comb(8, pattern.n - count)
+    return high, low
+
+
+def _levels(pattern: Pattern) -> int:
+    """Bytes of a mask."""
+    return -(-pattern.m // 8)
+
+
+class ByteTables(NamedTuple):
+    """What byte-by-byte coding looks up; level j is byte j of the mask, k the ones at levels 0 to j.
+
+    below : unsigned [levels * (N + 1) * 257]
+        At (j * (N + 1) + k) * 257 + b: how many masks of levels 0 to j with k ones have a byte j less than b.
+    guide : uint8 [cells]
+        From guide_start[j, k] on, at remainder >> shift[j, k]: a byte at or before the right one.
+    guide_start, shift : uint64 [levels * (N + 1)]
+    low_masks : uint16 [65536]
+        16-bit integers sorted by their number of ones, then by value.
+    low_start : uint64 [18]
+        Where each number of ones begins in `low_masks`.
+    """
+
+    below: NDArray[np.unsignedinteger[Any]]
+    guide: NDArray[np.uint8]
+    guide_start: NDArray[np.uint64]
+    shift: NDArray[np.uint64]
+    low_masks: NDArray[np.uint16]
+    low_start: NDArray[np.uint64]
+
+
+@functools.lru_cache(maxsize=16)
+def _byte_tables(pattern: Pattern) -> ByteTables:
+    levels, n = _levels(pattern), pattern.n
+    below, guide, starts, shifts = [], [], [], []
+    cells_so_far = 0
+    for j in range(levels):
+        for k in range(n + 1):
+            edges = [0]
+            for byte in range(BYTE):
+                ones = byte.bit_count()
+                edges.append(edges[-1] + (math.comb(8 * j, k - ones) if ones <= k else 0))
+            row = np.array([min(edge, MACHINE_WORD) for edge in edges], np.uint64)
+            shift = max(0, int(row[-1]).bit_length() - GUIDE_BITS) if j >= 2 else 0
+            cells = np.arange((int(row[-1]) >> shift) + 1 if j >= 2 else 0, dtype=np.uint64) << np.uint64(shift)
+            below.append(row)
+            guide.append(np.clip(np.searchsorted(row, cells, side="right") - 1, 0, BYTE - 1).astype(np.uint8))
+            starts.append(cells_so_far)
+            shifts.append(shift)
+            cells_so_far += len(cells)
+    every = np.arange(1 << 16, dtype=np.uint16)
+    ones_of = np.bitwise_count(every)
+    entries = np.concatenate(below)
+    return ByteTables(
+        below=entries.astype(np.uint32) if pattern.m <= 32 else entries,
+        guide=np.concatenate(guide),
+        guide_start=np.array(starts, np.uint64),
+        shift=np.array(shifts, np.uint64),
+        low_masks=every[np.argsort(ones_of, kind="stable")],
+        low_start=np.concatenate(([0], np.cumsum(np.bincount(ones_of, minlength=17)))).astype(np.uint64),
+    )
+
+
+@njit(cache=True, nogil=True)
+def _encode_two_bytes(high, low, n, masks, codes):  # type: ignore[no-untyped-def]
+    """Masks [G] -> codes [G], M <= 16."""
+    wrong = np.uint32(0)
+    expected = np.uint32(n)
+    for i in range(masks.size):
+        mask = np.uint32(masks[i])
+        total = high[mask >> np.uint32(8)] + low[mask & np.uint32(255)]
+        codes[i] = total & np.uint32(0xFFFF)
+        wrong |= (total >> np.uint32(16)) ^ expected
+    if wrong == 0:
+        return -1
+    for i in range(masks.size):
+        mask = np.uint32(masks[i])
+        if (high[mask >> np.uint32(8)] + low[mask & np.uint32(255)]) >> np.uint32(16) != expected:
+            return i
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def _decode_table(table, codes, masks):  # type: ignore[no-untyped-def]
+    """Codes [G] -> masks [G], M <= 16."""
+    size = np.uint32(table.size)
+    wrong = False
+    for i in range(codes.size):
+        code = np.uint32(codes[i])
+        legal = code < size
+        wrong |= not legal
+        masks[i] = table[code if legal else np.uint32(0)]
+    if not wrong:
+        return -1
+    for i in range(codes.size):
+        if codes[i] >= size:
+            return i
+    return -1
+
+
+@functools.cache
+def _byte_encoder(levels: int, n: int) -> Any:
+    """A kernel with the number of bytes as a constant, so that its inner loop unrolls."""
+    eight, byte_mask, row = np.uint64(8), np.uint64(BYTE - 1), np.uint64(BYTE + 1)
+    ones_wanted, per_level = np.uint64(n), np.uint64(n + 1)
+
+    @njit(cache=True, nogil=True)
+    def encode(below, masks, codes):  # type: ignore[no-untyped-def]
+        """Masks [G] -> codes [G], M <= 64."""
+        for i in range(masks.size):
+            mask = np.uint64(masks[i])
+            if popcount(mask) != ones_wanted:
+                return i
+            code = np.uint64(0)
+            for j in range(levels):
+                level = np.uint64(j)
+                byte = (mask >> (eight * level)) & byte_mask
+                above = (mask >> (eight * level)) >> eight
+                k = ones_wanted - popcount(above)
+                code += below[(level * per_level + k) * row + byte]
+            codes[i] = code
+        return -1
+
+    return encode
+
+
+@functools.cache
+def _byte_decoder(levels: int, n: int) -> Any:
+    """A kernel with the number of bytes as a constant: the guide points near a byte, a step or two reach it."""
+    eight, row = np.uint64(8), np.uint64(BYTE + 1)
+    ones_wanted, per_level, one = np.uint64(n), np.uint64(n + 1), np.uint64(1)
+
+    @njit(cache=True, nogil=True)
+    def decode(below, guide, guide_start, shift, low_masks, low_start, size, codes, masks):  # type: ignore[no-untyped-def]
+        """Codes [G] -> masks [G], 16 < M <= 64."""
+        for i in range(codes.size):
+            rest = np.uint64(codes[i])
+            if rest >= size:
+                return i
+            mask = np.uint64(0)
+            k = ones_wanted
+            for down in range(levels - 2):
+                level = np.uint64(levels - 1 - down)
+                at = level * per_level + k
+                byte = np.uint64(guide[guide_start[at] + (rest >> shift[at])])
+                start = at * row
+                byte += np.uint64(np.uint64(below[start + byte + one]) <= rest)
+                while np.uint64(below[start + byte + one]) <= rest:
+                    byte += one
+                rest -= np.uint64(below[start + byte])
+                k -= popcount(byte)
+                mask |= byte << (eight * level)
+            masks[i] = mask | np.uint64(low_masks[low_start[k] + rest])
+        return -1
+
+    return decode
+
+
+def _encode_plain(pattern: Pattern, masks: words.Words, codes: words.Words) -> int:
+    """Masks [G, W] -> codes, any M: sum of C(p_j, j + 1) in Python integers."""
+    limit = 1 << pattern.m
+    for i in range(len(masks)):
+        mask = words.integer_at(masks, i)
+        if mask.bit_count() != pattern.n or mask >= limit:
+            return i
+        code, seen = 0, 0
+        while mask:
+            bit = mask & -mask
+            seen += 1
+            code += math.comb(bit.bit_length() - 1, seen)
+            mask ^= bit
+        words.put(codes, i, code)
+    return -1
+
+
+def _decode_plain(pattern: Pattern, codes: words.Words, masks: words.Words) -> int:
+    """Codes -> masks [G, W], any M: the greatest binomial that fits, from the top position down."""
+    for i in range(len(codes)):
+        rest = words.integer_at(codes, i)
+        if rest >= pattern.configurations:
+            return i
+        mask, left = 0, pattern.n
+        for position in range(pattern.m - 1, -1, -1):
+            weight = math.comb(position, left)
+            if left and rest >= weight:
+                rest -= weight
+                left -= 1
+                mask |= 1 << position
+        words.put(masks, i, mask)
+    return -1

@@ -1,0 +1,221 @@
+"""Index: the positions of the kept elements, ascending, each in ceil(log2 M) bits. NVIDIA's 2:4 is index with M = 4."""
+
+import functools
+from functools import partial
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from nmsim import words
+from nmsim.encodings.base import Encoding, EncodingSpec, Kernel, popcount
+from nmsim.pattern import Pattern
+
+TWO_BYTES = 16
+BYTE = 256
+MACHINE_WORD = (1 << 64) - 1
+COUNT_SHIFT = 56
+BLOCK = 2048
+"""Codes decoded, then checked, while they are in the first-level cache."""
+
+
+def position_bits(m: int) -> int:
+    """Bits of one position in a group of `m`: ceil(log2 m)."""
+    return (m - 1).bit_length()
+
+
+class Index(Encoding):
+    """N positions of ceil(log2 M) bits each."""
+
+    spec = EncodingSpec(
+        name="index",
+        title="position of every kept element",
+        bits_formula="N * ceil(log2 M)",
+        code_definition=(
+            "With b = ceil(log2 M) and kept positions p_0 < p_1 < ..., the code is the sum of p_j * 2^(j*b): "
+            "the first position sits in the lowest bits."
+        ),
+        decoding="Field j of b bits is p_j. Rejected: a position of M or more, or one that is not above its predecessor.",
+        fixed_width=True,
+        parameter="",
+        detects="flips that break the ascending order or reach M; others give another legal mask",
+        source="PTX ISA, sparse matrix storage (2 bits a kept element at 2:4); Timeloop 'coordinate-payload'",
+    )
+
+    def code_bits(self, pattern: Pattern) -> int:
+        """N * ceil(log2 M)."""
+        return pattern.n * position_bits(pattern.m)
+
+    def _encoder(self, pattern: Pattern) -> Kernel:
+        bits = position_bits(pattern.m)
+        fields, ones = _byte_fields(bits)
+        if pattern.m <= TWO_BYTES and self.code_bits(pattern) <= COUNT_SHIFT:
+            return partial(_encode_two_bytes, *_two_byte_tables(pattern.m), self.code_bits(pattern))
+        return partial(_in_rows, _encode_bytes, fields, ones, bits, pattern.n)
+
+    def _decoder(self, pattern: Pattern) -> Kernel:
+        bits = position_bits(pattern.m)
+        if pattern.m <= words.WORD_BITS and 0 < self.code_bits(pattern) <= words.WORD_BITS:
+            return partial(_decode_or_find, pattern.n, bits, pattern.m)
+        return partial(_in_rows, _decode_fields, bits, pattern.n, pattern.m)
+
+    def _legal_codes(self, pattern: Pattern) -> str:
+        return (
+            f"{pattern.n} ascending positions below {pattern.m}, {position_bits(pattern.m)} bits each, "
+            "the first in the lowest bits"
+        )
+
+
+@functools.cache
+def _byte_fields(bits: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Byte -> the positions of its ones as fields of `bits` bits, and a one in each of these fields."""
+    fields = np.zeros(BYTE, np.uint64)
+    ones = np.zeros(BYTE, np.uint64)
+    for byte in range(BYTE):
+        held = [p for p in range(8) if byte >> p & 1]
+        fields[byte] = sum(p << (bits * j) for j, p in enumerate(held)) & MACHINE_WORD
+        ones[byte] = sum(1 << (bits * j) for j in range(len(held))) & MACHINE_WORD
+    return fields, ones
+
+
+@functools.cache
+def _two_byte_tables(m: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Low and high byte of a mask -> their fields, with the bits that these take in the top eight bits."""
+    bits = position_bits(m)
+    fields, ones = _byte_fields(bits)
+    taken = np.array([(byte.bit_count() * bits) << COUNT_SHIFT for byte in range(BYTE)], np.uint64)
+    return fields | taken, (fields + np.uint64(8) * ones) | taken
+
+
+def _in_rows(kernel, *arguments):  # type: ignore[no-untyped-def]
+    """Call a kernel that wants rows of words, [G, V] and [G, W], whatever the width."""
+    *constants, source, target = arguments
+    return kernel(*constants, source.reshape(len(source), -1), target.reshape(len(target), -1))
+
+
+@njit(cache=True, nogil=True)
+def _encode_two_bytes(low, high, code_bits, masks, codes):  # type: ignore[no-untyped-def]
+    """Masks [G] -> codes [G], M <= 16: the bits taken travel above the fields, so one sum checks the count."""
+    wrong = np.uint64(0)
+    expected, top = np.uint64(code_bits), np.uint64(COUNT_SHIFT)
+    content = (np.uint64(1) << top) - np.uint64(1)
+    for i in range(masks.size):
+        mask = np.uint64(masks[i])
+        first, second = low[mask & np.uint64(255)], high[mask >> np.uint64(8)]
+        taken = first >> top
+        codes[i] = (first & content) | ((second & content) << taken)
+        wrong |= (taken + (second >> top)) ^ expected
+    if wrong == 0:
+        return -1
+    for i in range(masks.size):
+        mask = np.uint64(masks[i])
+        first, second = low[mask & np.uint64(255)], high[mask >> np.uint64(8)]
+        if (first >> top) + (second >> top) != expected:
+            return i
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def _encode_bytes(fields, ones, bits, n, masks, codes):  # type: ignore[no-untyped-def]
+    """Masks [G, V] -> codes [G, W], any width, eight elements at a time."""
+    full, byte_mask = np.uint64(64), np.uint64(255)
+    for i in range(masks.shape[0]):
+        codes[i, :] = 0
+        held = 0
+        for v in range(masks.shape[1]):
+            mask = np.uint64(masks[i, v])
+            base = np.uint64(64 * v)
+            while mask:
+                byte = mask & byte_mask
+                if byte:
+                    value = fields[byte] + base * ones[byte]
+                    count = popcount(byte)
+                    if held + count > n:
+                        return i
+                    bit = held * bits
+                    word, shift = bit >> 6, np.uint64(bit & 63)
+                    codes[i, word] |= value << shift
+                    if np.int64(shift) + count * bits > 64:
+                        codes[i, word + 1] |= value >> (full - shift)
+                    held += count
+                mask >>= np.uint64(8)
+                base += np.uint64(8)
+        if held != n:
+            return i
+    return -1
+
+
+def _decode_or_find(n, bits, m, codes, masks):  # type: ignore[no-untyped-def]
+    """Decode all at full speed; only when one is illegal, look for it."""
+    if _decoder_of(n, bits, m)(codes, masks):
+        return -1
+    return _in_rows(_decode_fields, bits, n, m, codes, masks)
+
+
+@functools.cache
+def _decoder_of(n, bits, m):  # type: ignore[no-untyped-def]
+    """A kernel with N and the field width as constants, so that it unrolls and runs on vector lanes.
+
+    Fields ascend when each odd one is above the even one before it and each even one above the odd one before it:
+    with a guard bit set above every field, two subtractions compare all of them at once.
+    """
+    wide = n * bits > 32 or m > 32
+    lane = np.uint64 if wide else np.uint32
+    pairs = (n + 1) // 2
+    even = lane(sum(((1 << bits) - 1) << (2 * bits * j) for j in range(pairs)))
+    guards = [1 << (2 * bits * j + bits) for j in range(pairs)]
+    odd_guard = lane(sum(guards[: n // 2]))
+    even_guard = lane(sum(guards[: (n - 1) // 2]))
+    odd_ones, even_ones = lane(odd_guard >> lane(bits)), lane(even_guard >> lane(bits))
+    odd_fields = lane(odd_ones * lane((1 << bits) - 1))
+    even_fields = lane(even_ones * lane((1 << bits) - 1))
+    field, one, step, last = lane((1 << bits) - 1), lane(1), lane(bits), lane((n - 1) * bits)
+    beyond = lane((1 << bits) - m)
+
+    @njit(cache=True, nogil=True)
+    def decode(codes, masks):  # type: ignore[no-untyped-def]
+        legal = True
+        low = 0
+        while low < codes.size:
+            high = min(codes.size, low + BLOCK)
+            for i in range(low, high):
+                code = lane(codes[i])
+                mask = lane(0)
+                for j in range(n):
+                    mask = lane(mask | lane(one << lane(lane(code >> lane(j * bits)) & field)))
+                masks[i] = mask
+            above, after, too_high = odd_guard, even_guard, lane(0)
+            for i in range(low, high):
+                code = lane(codes[i])
+                evens, odds = lane(code & even), lane(lane(code >> step) & even)
+                above &= lane(lane(lane(odds & odd_fields) | odd_guard) - lane(lane(evens & odd_fields) + odd_ones))
+                nexts = lane(lane(evens >> lane(step + step)) & even_fields)
+                after &= lane(lane(nexts | even_guard) - lane(lane(odds & even_fields) + even_ones))
+                too_high |= lane(lane(lane(code >> last) + beyond) >> step)
+            legal = legal and above == odd_guard and after == even_guard and too_high == lane(0)
+            low = high
+        return legal
+
+    return decode
+
+
+@njit(cache=True, nogil=True)
+def _decode_fields(bits, n, m, codes, masks):  # type: ignore[no-untyped-def]
+    """Codes [G, W] -> masks [G, V], any width, one field after the other."""
+    field = (np.uint64(1) << np.uint64(bits)) - np.uint64(1)
+    full = np.uint64(64)
+    for i in range(codes.shape[0]):
+        masks[i, :] = 0
+        previous = -1
+        for j in range(n):
+            bit = j * bits
+            word, shift = bit >> 6, np.uint64(bit & 63)
+            value = np.uint64(codes[i, word]) >> shift
+            if np.int64(shift) + bits > 64:
+                value |= np.uint64(codes[i, word + 1]) << (full - shift)
+            position = np.int64(value & field)
+            if position <= previous or position >= m:
+                return i
+            masks[i, position >> 6] |= np.uint64(1) << np.uint64(position & 63)
+            previous = position
+    return -1

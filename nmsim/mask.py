@@ -1,0 +1,207 @@
+"""Choosing and checking masks, and groups of masks as integers.
+
+The pruned axis is cut into groups of M consecutive elements from its start. What is left over, the tail, is a group
+of its own whose missing elements count as not kept. Group g of row r is number r * ceil(K / M) + g, rows in C order.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from nmsim import dtypes, words
+from nmsim.errors import PatternError
+from nmsim.pattern import Pattern
+from nmsim.words import Words
+
+BoolArray = NDArray[np.bool_]
+
+
+def prune(
+    x: NDArray[Any], pattern: Pattern | str, *, axis: int = -1, scores: NDArray[Any] | None = None
+) -> BoolArray:
+    """Choose the N elements to keep in every group of M.
+
+    Kept are those of greatest score; of equal scores, the lower index wins. A tail of t elements keeps
+    min(N, t). The default score is the magnitude by stored bits: -0.0 equals 0.0, infinity is above every finite
+    number and NaN above infinity, so that nothing odd is dropped unseen.
+
+    Parameters
+    ----------
+    x : array, at least 1-D
+        Any type that `nmsim.dtypes` lists.
+    pattern : Pattern or str
+    axis : int
+        The axis along which M consecutive elements form a group.
+    scores : array like x, optional
+        Real numbers to rank by instead of magnitudes; greater is kept, -inf is allowed.
+
+    Returns
+    -------
+    bool array like x
+        True where an element is kept.
+
+    Raises
+    ------
+    PatternError
+        A scalar, an axis out of range, scores of another shape, or a score that is NaN.
+
+    Examples
+    --------
+    >>> prune(np.array([1, -4, 3, 2], np.int8), "2:4").tolist()
+    [False, True, True, False]
+    """
+    pattern = as_pattern(pattern)
+    x = np.asarray(x)
+    axis = checked_axis(x.shape, axis)
+    keys = _keys(x, scores)
+    rows = np.moveaxis(keys, axis, -1)
+    mask = choose_rows(rows.reshape(math.prod(rows.shape[:-1]), rows.shape[-1]), pattern)
+    return np.moveaxis(mask.reshape(rows.shape), -1, axis)
+
+
+def choose_rows(keys: NDArray[Any], pattern: Pattern) -> BoolArray:
+    """Choose in every row: unsigned or float keys [rows, K] -> bool [rows, K]."""
+    keys = np.ascontiguousarray(keys)
+    rows, k = keys.shape
+    mask = np.empty((rows, k), np.bool_)
+    whole = k // pattern.m * pattern.m
+    if whole:
+        _choose(keys[:, :whole], pattern.n, pattern.m, mask[:, :whole])
+    if whole < k:
+        tail = k - whole
+        _choose(keys[:, whole:], min(pattern.n, tail), tail, mask[:, whole:])
+    return mask
+
+
+def complete(mask: BoolArray, pattern: Pattern) -> BoolArray:
+    """Bring every group to exactly N kept: bool [rows, K] -> bool [rows, G * M].
+
+    A group with fewer than N kept elements gets its lowest positions that are not kept added until it has N;
+    positions beyond the end of a row count as not kept. What is stored for an added position is zero.
+
+    Raises
+    ------
+    PatternError
+        A group with more than N kept elements.
+    """
+    rows, k = mask.shape
+    n_groups = pattern.groups(k)
+    out = np.zeros((rows, n_groups * pattern.m), np.bool_)
+    out[:, :k] = mask
+    bad = _complete(out.reshape(-1, pattern.m), pattern.n)
+    if bad >= 0:
+        row, group = divmod(bad, n_groups)
+        kept = int(mask[row, group * pattern.m : (group + 1) * pattern.m].sum())
+        raise PatternError(
+            f"mask row {row}, group {group} (elements {group * pattern.m} to "
+            f"{min(k, (group + 1) * pattern.m) - 1}) keeps {kept}: expected at most {pattern.n} of every {pattern.m}"
+        )
+    return out
+
+
+def to_words(mask: BoolArray, pattern: Pattern) -> Words:
+    """Groups as integers, bit i for element i: bool [rows, G * M] -> Words, rows * G of them."""
+    m = pattern.m
+    flat = mask.reshape(-1)
+    if m in (8, 16, 32, 64):
+        return np.packbits(flat, bitorder="little").view(words.word_dtype(m))
+    groups = flat.reshape(-1, m)
+    if words.is_wide(m):
+        out = words.zeros(len(groups), m)
+        packed = np.packbits(groups, axis=1, bitorder="little")
+        out.view(np.uint8)[:, : packed.shape[1]] = packed
+        return out
+    out = words.empty(len(groups), m)
+    _gather_bits(groups, out)
+    return out
+
+
+def from_words(masks: Words, pattern: Pattern, rows: int, k: int) -> BoolArray:
+    """Integers back to a mask, positions beyond the end of a row dropped: Words -> bool [rows, K]."""
+    word_bytes = masks.itemsize * (masks.shape[1] if masks.ndim == 2 else 1)
+    raw = np.ascontiguousarray(masks).view(np.uint8).reshape(len(masks), word_bytes)
+    bits = np.unpackbits(raw, axis=1, count=pattern.m, bitorder="little")
+    return bits.reshape(rows, pattern.groups(k) * pattern.m)[:, :k].astype(np.bool_)
+
+
+def as_pattern(pattern: Pattern | str) -> Pattern:
+    """Take a pattern, or the text of one."""
+    return pattern if isinstance(pattern, Pattern) else Pattern.parse(pattern)
+
+
+def checked_axis(shape: tuple[int, ...], axis: int) -> int:
+    """Turn an axis into a non-negative one, or refuse it."""
+    if not shape:
+        raise PatternError("a scalar has no axis to prune along: expected an array of at least one dimension")
+    if isinstance(axis, bool) or not isinstance(axis, int) or not -len(shape) <= axis < len(shape):
+        raise PatternError(f"axis={axis!r}: expected an int from {-len(shape)} to {len(shape) - 1}")
+    return axis % len(shape)
+
+
+def _keys(x: NDArray[Any], scores: NDArray[Any] | None) -> NDArray[Any]:
+    if scores is None:
+        return dtypes.magnitude_keys(x)
+    scores = np.asarray(scores)
+    if scores.shape != x.shape:
+        raise PatternError(f"scores have shape {scores.shape}: expected that of x, {x.shape}")
+    if scores.dtype.name not in dtypes.BY_NAME:
+        raise PatternError(f"scores have dtype {scores.dtype}: expected real numbers")
+    if dtypes.of(scores).kind != "float":
+        return scores
+    wide = scores.astype(np.float64 if scores.dtype == np.float64 else np.float32)
+    if np.isnan(wide).any():
+        where = np.unravel_index(int(np.argmax(np.isnan(wide))), wide.shape)
+        raise PatternError(f"scores[{', '.join(map(str, where))}] is NaN: expected numbers that have an order")
+    return wide
+
+
+@njit(cache=True, nogil=True)
+def _choose(keys, n, m, mask):  # type: ignore[no-untyped-def]
+    """Rank of an element = how many beat it; kept when fewer than n do. [rows, G * m] -> same."""
+    rank = np.empty(m, np.int32)
+    for r in range(keys.shape[0]):
+        for start in range(0, keys.shape[1], m):
+            group = keys[r, start : start + m]
+            rank[:] = 0
+            for i in range(m):
+                key = group[i]
+                beaten_by = 0
+                for j in range(i):
+                    ahead = group[j] >= key
+                    beaten_by += ahead
+                    rank[j] += not ahead
+                rank[i] += beaten_by
+            for i in range(m):
+                mask[r, start + i] = rank[i] < n
+
+
+@njit(cache=True, nogil=True)
+def _complete(groups, n):  # type: ignore[no-untyped-def]
+    """Add the lowest positions not kept until n are: bool [G, M], in place. The first over-full group, or -1."""
+    m = groups.shape[1]
+    for g in range(groups.shape[0]):
+        held = 0
+        for i in range(m):
+            held += groups[g, i]
+        if held > n:
+            return g
+        i = 0
+        while held < n:
+            if not groups[g, i]:
+                groups[g, i] = True
+                held += 1
+            i += 1
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def _gather_bits(groups, out):  # type: ignore[no-untyped-def]
+    """Bool [G, M] -> integers [G], M <= 64."""
+    for g in range(groups.shape[0]):
+        mask = np.uint64(0)
+        for i in range(groups.shape[1]):
+            mask |= np.uint64(groups[g, i]) << np.uint64(i)
+        out[g] = mask

@@ -1,0 +1,266 @@
+"""How a packed tensor lies in a safetensors file.
+
+A packed tensor `name` is two tensors, `name.values` (dtype of the dense tensor, shape [rows, G * N]) and
+`name.metadata` (`U8`), and an entry `nmsim:name` in the header's `__metadata__`, a JSON object with everything else
+that `PackedTensor` holds. `nmsim_format` there says that the file is packed, and by which version of these rules.
+"""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, NoReturn, Self
+
+import numpy as np
+
+from nmsim import dtypes, encodings, packing, words
+from nmsim.errors import ContainerError, NmsimError
+from nmsim.pattern import Pattern
+from nmsim.safetensors_header import MAX_ELEMS, TensorInfo, loads_strict
+from nmsim.safetensors_reader import RawTensor, SafetensorsReader
+from nmsim.tensor import PackedTensor
+from nmsim.units import bits_to_bytes
+
+FORMAT_KEY = "nmsim_format"
+FORMAT_VERSION = "1"
+ENTRY_PREFIX = "nmsim:"
+VALUES_SUFFIX = ".values"
+METADATA_SUFFIX = ".metadata"
+METADATA_DTYPE = "U8"
+
+
+@dataclass(frozen=True)
+class PackedEntry:
+    """What the header says of one packed tensor; fields as in `PackedTensor`."""
+
+    name: str
+    pattern: Pattern
+    encoding: str
+    packing: str
+    layout: str
+    shape: tuple[int, ...]
+    axis: int
+    metadata_payload_bits: int
+    metadata_padding_bits: int
+
+    @classmethod
+    def of(cls, name: str, packed: PackedTensor) -> Self:
+        """Take the fields of a packed tensor."""
+        return cls(name, *(getattr(packed, field.name) for field in dataclasses.fields(cls)[1:]))
+
+    @classmethod
+    def planned(
+        cls, name: str, shape: tuple[int, ...], axis: int, pattern: Pattern, encoding: str, policy: str
+    ) -> Self:
+        """Foresee the entry of a tensor that is yet to be packed; bits are upper bounds."""
+        bounds = MetadataBounds.of(pattern, encoding, policy, _n_groups(shape, axis, pattern))
+        return cls(
+            name, pattern, encoding, policy, "linear", shape, axis, bounds.payload_bits, bounds.padding_bits
+        )
+
+    @property
+    def key(self) -> str:
+        """Name of the entry among the header's free ones."""
+        return ENTRY_PREFIX + self.name
+
+    @property
+    def values_name(self) -> str:
+        """Name of the tensor of kept values."""
+        return self.name + VALUES_SUFFIX
+
+    @property
+    def metadata_name(self) -> str:
+        """Name of the tensor of codes."""
+        return self.name + METADATA_SUFFIX
+
+    @property
+    def values_shape(self) -> tuple[int, int]:
+        """[rows, G * N]."""
+        return _rows(self.shape, self.axis), self.pattern.groups(self.shape[self.axis]) * self.pattern.n
+
+    @property
+    def metadata_bounds(self) -> "MetadataBounds":
+        """Most bytes and bits of the codes."""
+        return MetadataBounds.of(
+            self.pattern, self.encoding, self.packing, _n_groups(self.shape, self.axis, self.pattern)
+        )
+
+    def to_json(self) -> str:
+        """Write the entry's text."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)[1:]}
+        return json.dumps(fields | {"pattern": str(self.pattern)}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, name: str, text: str, where: str) -> Self:
+        """Read an entry's text; `where` begins every error."""
+        try:
+            found = loads_strict(text)
+        except ValueError as error:
+            raise ContainerError(f"{where}: is not JSON: {error}") from None
+        kinds: dict[str, type] = {
+            field.name: field.type if field.type in (str, int) else object  # type: ignore[misc]
+            for field in dataclasses.fields(cls)[1:]
+        }
+        if not isinstance(found, dict) or set(found) != set(kinds):
+            keys = sorted(found) if isinstance(found, dict) else type(found).__name__
+            raise ContainerError(f"{where}: holds {keys}, expected an object of {', '.join(kinds)}")
+        for key, kind in kinds.items():
+            if kind is not object and type(found[key]) is not kind:
+                raise ContainerError(f"{where}: {key} is {found[key]!r}, expected {kind.__name__}")
+        shape = found["shape"]
+        if not isinstance(shape, list) or not all(type(d) is int and d >= 0 for d in shape):
+            raise ContainerError(f"{where}: shape is {shape!r}, expected a list of non-negative integers")
+        if math.prod(max(d, 1) for d in shape) > MAX_ELEMS:
+            raise ContainerError(f"{where}: shape {shape} is absurd, expected at most 2**55 elements")
+        if not 0 <= found["axis"] < len(shape):
+            raise ContainerError(f"{where}: axis is {found['axis']}, expected 0 to {len(shape) - 1}")
+        try:
+            pattern = Pattern.parse(found["pattern"])
+            encodings.get(found["encoding"])
+            packing.parse(found["packing"])
+        except NmsimError as error:
+            raise ContainerError(f"{where}: {error}") from None
+        return cls(name, **(found | {"pattern": pattern, "shape": tuple(shape)}))
+
+
+@dataclass(frozen=True)
+class MetadataBounds:
+    """Most bytes and bits that the codes of a tensor take; exactly those when `exact`."""
+
+    stream_bytes: int
+    payload_bits: int
+    padding_bits: int
+    exact: bool
+
+    @classmethod
+    def of(cls, pattern: Pattern, encoding: str, policy: str, n_groups: int) -> Self:
+        """Compute them without encoding anything.
+
+        Raises
+        ------
+        EncodingError, BitstreamError
+            Unknown encoding or packing, or a pair that does not go together.
+        """
+        codec = encodings.get(encoding)
+        bits = codec.code_bits(pattern)
+        count = codec.n_codes(n_groups, pattern)
+        lengths = codec.code_lengths(words.zeros(0, bits), pattern)
+        if lengths is None:
+            report = packing.report(count, bits, policy)
+            return cls(report.stream_bytes, report.payload_bits, report.padding_bits, True)
+        packing.report(0, bits, policy, lengths)
+        most = count * int(packing.parse(policy).slot_bits(bits))
+        return cls(bits_to_bytes(most), count * bits, most, False)
+
+
+def read_entries(file: SafetensorsReader) -> dict[str, PackedEntry]:
+    """Find the packed tensors of a file, and check each against the two tensors it consists of.
+
+    Parameters
+    ----------
+    file : SafetensorsReader
+
+    Returns
+    -------
+    dict of str to PackedEntry
+        Empty for a file that is not packed.
+
+    Raises
+    ------
+    ContainerError
+        Another version of the rules, an entry that is malformed, or tensors that are missing or do not fit it.
+    """
+    version = file.metadata.get(FORMAT_KEY)
+    if version is None:
+        return {}
+    if version != FORMAT_VERSION:
+        raise ContainerError(
+            f"{file.path}: __metadata__ entry {FORMAT_KEY} is {version!r}, expected {FORMAT_VERSION!r}"
+        )
+    entries: dict[str, PackedEntry] = {}
+    for key, text in file.metadata.items():
+        if key.startswith(ENTRY_PREFIX):
+            name = key.removeprefix(ENTRY_PREFIX)
+            entries[name] = PackedEntry.from_json(name, text, f"{file.path}: __metadata__ entry {key!r}")
+    taken: dict[str, str] = {}
+    for entry in entries.values():
+        if entry.name in file.tensors:
+            raise ContainerError(
+                f"{file.where(entry.name)}: is there both packed and dense, expected one of them"
+            )
+        for part in (entry.values_name, entry.metadata_name):
+            if part in taken:
+                raise ContainerError(
+                    f"{file.path}: tensor {part!r} belongs to both {taken[part]!r} and {entry.name!r}"
+                )
+            taken[part] = entry.name
+        _check_parts(file, entry)
+    return entries
+
+
+def read_packed(file: SafetensorsReader, entry: PackedEntry, *, copy: bool = False) -> PackedTensor:
+    """Take one packed tensor from a file, as views of it or as a copy.
+
+    Raises
+    ------
+    ContainerError
+        Parts that do not fit together.
+    """
+    values, metadata = file.array(entry.values_name), file.array(entry.metadata_name)
+    assert not isinstance(values, RawTensor), "checked by read_entries"
+    assert not isinstance(metadata, RawTensor), "checked by read_entries"
+    fields = {field.name: getattr(entry, field.name) for field in dataclasses.fields(entry)[1:]}
+    try:
+        return PackedTensor(
+            values=np.array(values) if copy else values,
+            metadata=np.array(metadata) if copy else metadata,
+            **fields,
+        )
+    except NmsimError as error:
+        raise ContainerError(f"{file.where(entry.values_name)}: {error}") from error
+
+
+def _check_parts(file: SafetensorsReader, entry: PackedEntry) -> None:
+    for part in (entry.values_name, entry.metadata_name):
+        if part not in file.tensors:
+            raise ContainerError(
+                f"{file.path}: __metadata__ entry {entry.key!r} needs tensor {part!r}, which the file has not"
+            )
+
+    def refuse(info: TensorInfo, what: str, found: Any, expected: Any) -> NoReturn:
+        raise ContainerError(
+            f"{file.where(info.name)}: {what} {found}, expected {expected} by entry {entry.key!r}"
+        )
+
+    values, codes = file.tensors[entry.values_name], file.tensors[entry.metadata_name]
+    if values.dtype not in dtypes.BY_CONTAINER_CODE:
+        refuse(values, "dtype", values.dtype, f"one of {', '.join(dtypes.BY_CONTAINER_CODE)}")
+    if values.shape != entry.values_shape:
+        refuse(values, "shape", list(values.shape), list(entry.values_shape))
+    if codes.dtype != METADATA_DTYPE or len(codes.shape) != 1:
+        refuse(codes, "is", f"{codes.dtype} {list(codes.shape)}", f"{METADATA_DTYPE} of one dimension")
+    try:
+        bounds = entry.metadata_bounds
+    except NmsimError as error:
+        raise ContainerError(f"{file.path}: __metadata__ entry {entry.key!r}: {error}") from None
+    payload, padding = entry.metadata_payload_bits, entry.metadata_padding_bits
+    if bounds.exact:
+        if codes.stored_bytes != bounds.stream_bytes:
+            refuse(codes, "length in bytes", codes.stored_bytes, bounds.stream_bytes)
+        if (payload, padding) != (bounds.payload_bits, bounds.padding_bits):
+            refuse(
+                codes,
+                "payload and padding bits",
+                (payload, padding),
+                (bounds.payload_bits, bounds.padding_bits),
+            )
+    elif min(payload, padding) < 0 or bits_to_bytes(payload + padding) != codes.stored_bytes:
+        refuse(codes, "length in bytes", codes.stored_bytes, f"what {payload} + {padding} bits take")
+
+
+def _rows(shape: tuple[int, ...], axis: int) -> int:
+    return math.prod(shape[:axis] + shape[axis + 1 :])
+
+
+def _n_groups(shape: tuple[int, ...], axis: int, pattern: Pattern) -> int:
+    return _rows(shape, axis) * pattern.groups(shape[axis])

@@ -1,0 +1,341 @@
+"""Codes to bits and back, under a stated policy. Payload, padding and alignment bits are counted apart.
+
+Stream bit k is bit k % 8 of byte k // 8, and a code's lowest bit goes first. Four policies:
+
+========================  ==============================================================================
+`bitstream`               codes follow each other with nothing between
+`no_straddle[:W]`         no code crosses a W-bit word (W = 32 unless given); the rest of a word is zero
+`power_of_two`            each code is padded with zeros to the next power of two of its length
+`byte`                    each code is padded with zeros to whole bytes
+========================  ==============================================================================
+
+The end of a stream is padded with zeros to whole bytes (to whole words under `no_straddle`).
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nmsim import bitstream, words
+from nmsim.errors import BitstreamError
+from nmsim.units import bits_to_bytes, ceil_div
+from nmsim.words import Words
+
+POLICIES = ("bitstream", "no_straddle", "power_of_two", "byte")
+WORD_BITS_CHOICES = (8, 16, 32, 64, 128)
+DEFAULT_WORD_BITS = 32
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A packing policy by name; `word_bits` matters to `no_straddle` only."""
+
+    name: str
+    word_bits: int = DEFAULT_WORD_BITS
+
+    def __str__(self) -> str:
+        return f"no_straddle:{self.word_bits}" if self.name == "no_straddle" else self.name
+
+    def slot_bits(self, length: Any) -> Any:
+        """Bits a code of `length` bits takes up, its own padding included (not for `no_straddle`)."""
+        if self.name == "bitstream":
+            return length
+        if self.name == "byte":
+            return -(-length // 8) * 8
+        return _next_power_of_two(length)
+
+
+@dataclass(frozen=True)
+class PackingReport:
+    """Where the bits of a stream go. `payload + padding + alignment == 8 * stream_bytes`, always."""
+
+    payload_bits: int
+    padding_bits: int
+    alignment_bits: int
+
+    @property
+    def stream_bytes(self) -> int:
+        """Bytes of the whole stream."""
+        return (self.payload_bits + self.padding_bits + self.alignment_bits) // 8
+
+
+@functools.cache
+def parse(policy: str) -> Policy:
+    """Read a policy's name, such as `"bitstream"` or `"no_straddle:64"`.
+
+    Raises
+    ------
+    BitstreamError
+        Unknown name, or a word width that is not 8, 16, 32, 64 or 128.
+    """
+    name, colon, width = policy.partition(":") if isinstance(policy, str) else (policy, "", "")
+    if name not in POLICIES or (colon and name != "no_straddle"):
+        raise BitstreamError(
+            f"packing {policy!r}: expected one of {', '.join(POLICIES)} (no_straddle takes a word width, "
+            f"such as no_straddle:{DEFAULT_WORD_BITS})"
+        )
+    if not colon:
+        return Policy(name)
+    if width not in map(str, WORD_BITS_CHOICES):
+        raise BitstreamError(
+            f"packing {policy!r}: expected a word width of "
+            f"{', '.join(map(str, WORD_BITS_CHOICES))} bits, got {width!r}"
+        )
+    return Policy(name, int(width))
+
+
+@overload
+def stream_bits(n_codes: int, code_bits: int, policy: str) -> int: ...
+@overload
+def stream_bits(n_codes: NDArray[np.int64], code_bits: int, policy: str) -> NDArray[np.int64]: ...
+
+
+def stream_bits(n_codes: Any, code_bits: int, policy: str) -> Any:
+    """Count the bits of `n_codes` codes of one width, padding included, before the end is rounded to bytes.
+
+    Parameters
+    ----------
+    n_codes : int or int64 array
+    code_bits : int
+    policy : str
+
+    Returns
+    -------
+    int or int64 array
+        Bits; for `no_straddle` a whole number of words.
+
+    Examples
+    --------
+    >>> stream_bits(10, 14, "bitstream"), stream_bits(10, 14, "power_of_two")
+    (140, 160)
+    >>> stream_bits(10, 14, "no_straddle:32")
+    160
+    """
+    how = parse(policy)
+    if how.name != "no_straddle":
+        return n_codes * how.slot_bits(code_bits)
+    if code_bits == 0:
+        return n_codes * 0
+    if code_bits > how.word_bits:
+        return n_codes * ceil_div(code_bits, how.word_bits) * how.word_bits
+    return -(-n_codes // (how.word_bits // code_bits)) * how.word_bits
+
+
+def report(
+    n_codes: int, code_bits: int, policy: str = "bitstream", lengths: NDArray[np.int64] | None = None
+) -> PackingReport:
+    """Count payload, padding and alignment bits of a stream without making it.
+
+    Parameters
+    ----------
+    n_codes, code_bits : int
+        Number of codes and bits of each.
+    policy : str
+    lengths : int64 array [n_codes], optional
+        Bits of each code when they differ; `code_bits` is then without effect.
+
+    Raises
+    ------
+    BitstreamError
+        Unknown policy, or `no_straddle` for codes of differing lengths.
+
+    Examples
+    --------
+    >>> report(3, 14, "byte")
+    PackingReport(payload_bits=42, padding_bits=6, alignment_bits=0)
+    """
+    how = parse(policy)
+    if lengths is not None:
+        _refuse_straddle_choice(how)
+        payload, slots = int(lengths.sum()), int(how.slot_bits(lengths).sum())
+    elif how.name == "no_straddle":
+        payload, slots = n_codes * code_bits, _end_of_last_code(n_codes, code_bits, how.word_bits)
+        total = stream_bits(n_codes, code_bits, policy)
+        return PackingReport(payload, slots - payload, total - slots)
+    else:
+        payload, slots = n_codes * code_bits, n_codes * how.slot_bits(code_bits)
+    return PackingReport(payload, slots - payload, 8 * bits_to_bytes(slots) - slots)
+
+
+def pack(
+    codes: Any, code_bits: int, policy: str = "bitstream", lengths: NDArray[np.int64] | None = None
+) -> NDArray[np.uint8]:
+    """Write codes into a stream of bytes.
+
+    Parameters
+    ----------
+    codes : unsigned integers, shape [G]
+        One a code; an object array of Python ints, or uint64 rows [G, W], when one takes more than 64 bits.
+    code_bits : int
+        Bits of each code, or of the longest one when `lengths` is given.
+    policy : str
+    lengths : int64 array [G], optional
+        Bits of each code when they differ.
+
+    Returns
+    -------
+    uint8 array
+        The stream, `report(...).stream_bytes` long.
+
+    Raises
+    ------
+    BitstreamError
+        Unknown policy, a code with bits at or above its length, or `no_straddle` with differing lengths.
+
+    Examples
+    --------
+    >>> pack([1, 2, 5], 3).tobytes().hex()
+    '5101'
+    """
+    how = parse(policy)
+    data = _code_words(codes, code_bits)
+    count = len(data)
+    if lengths is None:
+        total = stream_bits(count, code_bits, policy)
+        starts = _starts(count, code_bits, how)
+    else:
+        _refuse_straddle_choice(how)
+        slots = how.slot_bits(lengths)
+        total = int(slots.sum())
+        starts = np.cumsum(slots) - slots
+        _refuse_long_codes(data, lengths)
+    return bitstream.write(data, code_bits, starts, bits_to_bytes(total))
+
+
+def unpack(
+    stream: NDArray[np.uint8] | bytes, n_codes: int, code_bits: int, policy: str = "bitstream"
+) -> NDArray[Any]:
+    """Read codes of one width back from a stream.
+
+    Parameters
+    ----------
+    stream : uint8 array or bytes
+        Exactly the stream, no more and no less.
+    n_codes, code_bits : int
+    policy : str
+
+    Returns
+    -------
+    unsigned integer array [n_codes]
+        An object array of Python ints when a code takes more than 64 bits.
+
+    Raises
+    ------
+    BitstreamError
+        The stream is too short or too long, or a padding or alignment bit is not zero.
+
+    Examples
+    --------
+    >>> unpack(bytes.fromhex("5101"), 3, 3).tolist()
+    [1, 2, 5]
+    """
+    return words.to_integers(unpack_words(stream, n_codes, code_bits, policy))
+
+
+def unpack_words(
+    stream: NDArray[np.uint8] | bytes, n_codes: int, code_bits: int, policy: str = "bitstream"
+) -> Words:
+    """Like `unpack`, with wide codes as uint64 rows [n_codes, W]."""
+    data = as_stream(stream)
+    how = parse(policy)
+    rep = report(n_codes, code_bits, policy)
+    check_length(data, rep.stream_bytes)
+    codes = bitstream.read(data, code_bits, n_codes, _starts(n_codes, code_bits, how))
+    if rep.padding_bits or rep.alignment_bits:
+        again = bitstream.write(codes, code_bits, _starts(n_codes, code_bits, how), len(data))
+        refuse_padding(data, again)
+    return codes
+
+
+def as_stream(stream: Any) -> NDArray[np.uint8]:
+    """Take bytes or a uint8 array as a flat uint8 array."""
+    if isinstance(stream, bytes | bytearray | memoryview):
+        return np.frombuffer(stream, np.uint8)
+    array = np.asarray(stream)
+    if array.dtype != np.uint8 or array.ndim != 1:
+        raise BitstreamError(
+            f"metadata stream: expected bytes or a 1-D uint8 array, got {array.dtype} {array.shape}"
+        )
+    return np.ascontiguousarray(array)
+
+
+def check_length(stream: NDArray[np.uint8], expected_bytes: int) -> None:
+    """Refuse a stream that is not exactly as long as it must be."""
+    if len(stream) != expected_bytes:
+        word = "truncated" if len(stream) < expected_bytes else "too long"
+        raise BitstreamError(f"metadata stream is {word}: expected {expected_bytes} bytes, got {len(stream)}")
+
+
+def refuse_padding(stream: NDArray[np.uint8], without_padding: NDArray[np.uint8]) -> None:
+    """Refuse a stream that differs from the same codes written with zero padding."""
+    if np.array_equal(stream, without_padding):
+        return
+    byte = int(np.argmax(stream != without_padding))
+    differing = int(stream[byte]) ^ int(without_padding[byte])
+    bit = 8 * byte + (differing & -differing).bit_length() - 1
+    raise BitstreamError(f"metadata stream: padding bit {bit} (byte {byte}) is 1, expected 0")
+
+
+def _code_words(codes: Any, code_bits: int) -> Words:
+    if isinstance(codes, np.ndarray) and codes.ndim == 2 and codes.dtype == np.uint64:
+        return codes
+    return words.from_integers(codes, code_bits, "code")
+
+
+def _starts(count: int, code_bits: int, how: Policy) -> NDArray[np.int64] | int:
+    """First bit of each code: one number when they are evenly spaced, an array otherwise."""
+    if how.name != "no_straddle":
+        return int(how.slot_bits(code_bits))
+    if code_bits == 0 or how.word_bits % code_bits == 0:
+        return code_bits
+    if code_bits > how.word_bits:
+        return ceil_div(code_bits, how.word_bits) * how.word_bits
+    per_word = how.word_bits // code_bits
+    index = np.arange(count, dtype=np.int64)
+    return (index // per_word) * how.word_bits + (index % per_word) * code_bits
+
+
+def _end_of_last_code(count: int, code_bits: int, word_bits: int) -> int:
+    if count == 0 or code_bits == 0:
+        return 0
+    if code_bits > word_bits:
+        return (count - 1) * ceil_div(code_bits, word_bits) * word_bits + code_bits
+    per_word = word_bits // code_bits
+    return (count - 1) // per_word * word_bits + ((count - 1) % per_word + 1) * code_bits
+
+
+def _next_power_of_two(length: Any) -> Any:
+    if isinstance(length, int):
+        return 1 << (length - 1).bit_length() if length > 0 else 0
+    out = np.ones_like(length)
+    while (short := out < length).any():
+        out[short] *= 2
+    out[length == 0] = 0
+    return out
+
+
+def _refuse_straddle_choice(how: Policy) -> None:
+    if how.name == "no_straddle":
+        raise BitstreamError(
+            f"packing {how}: codes of differing lengths cannot be packed so, a reader could not tell padding from "
+            "a code; expected bitstream, power_of_two or byte"
+        )
+
+
+def _refuse_long_codes(codes: Words, lengths: NDArray[np.int64]) -> None:
+    if codes.ndim == 1:
+        fits = lengths >= 64
+        spill = codes.astype(np.uint64) >> np.minimum(lengths, 63).astype(np.uint64)
+        wrong = ~fits & (spill != 0)
+    else:
+        wrong = np.array(
+            [words.integer_at(codes, i) >> int(n) != 0 for i, n in enumerate(lengths)], dtype=bool
+        )
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        raise BitstreamError(
+            f"code {first} is {words.integer_at(codes, first)}: expected fewer than 2**{int(lengths[first])}"
+        )

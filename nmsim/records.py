@@ -1,0 +1,124 @@
+"""What is asked and what is answered: a GEMM shape, a case, a prediction. Frozen, hashable, with a stable id."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal, get_args
+
+from nmsim.errors import RowError
+from nmsim.pattern import Pattern
+
+Phase = Literal["decode", "prefill"]
+SparseOperand = Literal["weights", "activations"]
+
+VALUE_BITS = {
+    "fp32": 32, "tf32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4,
+}  # fmt: skip
+"""Value type of a case -> bits of one stored value."""
+
+
+@dataclass(frozen=True)
+class GemmShape:
+    """Y[M, N] = X[M, K] W[N, K]^T: M tokens, N out features, K in features. All in elements.
+
+    Raises
+    ------
+    RowError
+        A dimension is not a positive integer.
+    """
+
+    M: int
+    N: int
+    K: int
+
+    def __post_init__(self) -> None:
+        for name, value in (("M", self.M), ("N", self.N), ("K", self.K)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise RowError(f"GEMM dimension {name}={value!r}: expected a positive int")
+
+    @property
+    def dense_flop(self) -> int:
+        """Operations of the dense product, a multiply-add counted as two."""
+        return 2 * self.M * self.N * self.K
+
+
+@dataclass(frozen=True)
+class Case:
+    """One question: this product, in this phase, with this operand pruned and encoded so.
+
+    Parameters
+    ----------
+    shape : GemmShape
+    phase : {"decode", "prefill"}
+    dtype : str
+        Value type of both operands, a key of `VALUE_BITS`.
+    pattern : Pattern or None
+        None for a dense case; `sparse_operand` and the metadata fields are then without effect.
+    sparse_operand : {"weights", "activations"}
+    encoding : str
+        Metadata encoding (`nmsim.encodings`).
+    packing : str
+        Packing policy (`nmsim.packing`).
+
+    Raises
+    ------
+    RowError
+        A field holds a value outside its list.
+    """
+
+    shape: GemmShape
+    phase: Phase = "decode"
+    dtype: str = "bf16"
+    pattern: Pattern | None = None
+    sparse_operand: SparseOperand = "weights"
+    encoding: str = "bitmask"
+    packing: str = "bitstream"
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("phase", self.phase, get_args(Phase)),
+            ("dtype", self.dtype, tuple(VALUE_BITS)),
+            ("sparse_operand", self.sparse_operand, get_args(SparseOperand)),
+        ):
+            if value not in allowed:
+                raise RowError(f"case {name}={value!r}: expected one of {', '.join(allowed)}")
+
+    @property
+    def case_id(self) -> str:
+        """Twelve hex digits that depend on the fields alone: the key that joins predictions and measurements."""
+        fields = asdict(self)
+        fields["pattern"] = str(self.pattern) if self.pattern else None
+        text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer: the time the model predicts for a case on a machine, and why.
+
+    All times in seconds for one product, all traffic in bytes from or to DRAM. `bound` names the stage that
+    takes longest: `"memory"`, `"decode"`, `"select"` or `"matrix"`; `explanation` says it in words.
+    """
+
+    case: Case
+    hardware: str
+    execution: str
+    predicted_time_s: float
+    predicted_memory_s: float
+    predicted_decode_s: float
+    predicted_select_s: float
+    predicted_matrix_s: float
+    predicted_dense_time_s: float
+    predicted_speedup_vs_dense: float
+    values_bytes: int
+    metadata_bytes: int
+    dense_operand_bytes: int
+    output_bytes: int
+    dense_traffic_bytes: int
+    bound: str
+    explanation: str
+
+    @property
+    def traffic_bytes(self) -> int:
+        """Bytes moved between DRAM and the chip."""
+        return self.values_bytes + self.metadata_bytes + self.dense_operand_bytes + self.output_bytes

@@ -1,0 +1,26 @@
+"""The slow plain twin of every encoding: integers and lists, written to be read beside the format page.
+
+It exists to disagree. The fast codecs are checked against it on the same inputs, so it shares no code with
+them: it imports the standard library, `nmsim.errors` and `nmsim.pattern`, and no trick makes it faster.
+A stranger who wants to write a decoder in another language can start here.
+
+| module | idea |
+|---|---|
+| `masks` | choose what is kept, cut a row into group masks, complete a group that keeps fewer than N |
+| `bitmask`, `index`, `gap`, `combinatorial`, `joint` | one encoding each: masks to codes and back |
+| `encoding` | the encodings by name |
+| `packing` | codes to bytes and back, and what the bits are spent on |
+| `stream` | masks to bytes and back in one call |
+
+Examples
+--------
+>>> from nmsim.pattern import Pattern
+>>> from nmsim.reference import stream
+>>> stream.write([0b0110, 0b1100, 0b0011], Pattern(2, 4), "combinatorial", "bitstream").hex()
+'2a00'
+"""
+
+from nmsim.reference.encoding import ENCODINGS, ReferenceEncoding, get
+from nmsim.reference.masks import complete
+
+__all__ = ["ENCODINGS", "ReferenceEncoding", "complete", "get"]

@@ -1,0 +1,84 @@
+"""Which tensors of a checkpoint are packed, and why the others are not."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from nmsim import dtypes
+from nmsim.errors import ContainerError
+from nmsim.pattern import Pattern
+from nmsim.safetensors_header import TensorInfo
+
+DEFAULT_INCLUDE = ("weight", "*.weight")
+DEFAULT_EXCLUDE = ("*embed*", "*wte.weight", "*wpe.weight", "*lm_head*", "*norm*", "output.weight")
+DEFAULT_DTYPES = tuple(
+    kind.container_code for kind in dtypes.TYPES if kind.kind == "float" or kind.container_code == "I8"
+)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The rule by which tensors are chosen.
+
+    With neither `include` nor `exclude` these are the weights of linear and convolution layers: named `*.weight` or
+    `weight`, floating or int8, of two or more dimensions, with at least M elements along the pruned axis, and not
+    an embedding, an output head or a normalisation (`DEFAULT_EXCLUDE`).
+
+    Parameters
+    ----------
+    include : sequence of str, optional
+        Shell patterns (`*`, `?`, `[ab]`), case counts. They take the place of all that the default asks of names,
+        dtypes and lengths; what cannot be packed (fewer than two dimensions, a dtype that nmsim does not prune)
+        stays as it is all the same.
+    exclude : sequence of str, optional
+        Shell patterns of tensors to leave alone, on top of either rule.
+
+    Examples
+    --------
+    >>> rule = Selection()
+    >>> rule.why_not(TensorInfo("model.embed_tokens.weight", "BF16", (8, 8), 0, 128), Pattern(2, 4))
+    "name matches '*embed*'"
+    >>> rule.why_not(TensorInfo("layers.0.mlp.up_proj.weight", "BF16", (8, 8), 0, 128), Pattern(2, 4))
+    """
+
+    include: Sequence[str] | None = None
+    exclude: Sequence[str] | None = None
+    axis: int = -1
+
+    def __post_init__(self) -> None:
+        for what, globs in (("include", self.include), ("exclude", self.exclude)):
+            if isinstance(globs, str) or not all(isinstance(glob, str) for glob in globs or ()):
+                raise ContainerError(f"{what} is {globs!r}: expected a sequence of str, such as ['*.weight']")
+
+    def why_not(self, info: TensorInfo, pattern: Pattern) -> str | None:
+        """Say why a tensor is left as it is; None when it is to be packed."""
+        if len(info.shape) < 2:
+            return f"has {len(info.shape)} dimensions"
+        if info.dtype not in dtypes.BY_CONTAINER_CODE:
+            return f"dtype {info.dtype} is not pruned"
+        for glob in self.exclude or ():
+            if fnmatchcase(info.name, glob):
+                return f"name matches {glob!r}"
+        if self.include is not None:
+            named = any(fnmatchcase(info.name, glob) for glob in self.include)
+            return None if named else "name is not included"
+        for glob in DEFAULT_EXCLUDE:
+            if fnmatchcase(info.name, glob):
+                return f"name matches {glob!r}"
+        if not any(fnmatchcase(info.name, glob) for glob in DEFAULT_INCLUDE):
+            return f"name matches none of {', '.join(DEFAULT_INCLUDE)}"
+        if info.dtype not in DEFAULT_DTYPES:
+            return f"dtype {info.dtype} is packed only when included by name"
+        if -len(info.shape) <= self.axis < len(info.shape) and info.shape[self.axis] < pattern.m:
+            return f"has {info.shape[self.axis]} elements along axis {self.axis}, fewer than M = {pattern.m}"
+        return None
+
+
+def refuse_nothing_chosen(path: object, names: Sequence[str]) -> None:
+    """Refuse to go on when the rule chose no tensor."""
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    raise ContainerError(
+        f"{path}: none of its {len(names)} tensors ({shown}) is chosen, expected at least one: by default those "
+        f"named {' or '.join(DEFAULT_INCLUDE)} of two dimensions or more that are no embedding, head or norm; include "
+        "others by name"
+    )

@@ -1,0 +1,170 @@
+"""Where a checkpoint's tensors are: one safetensors file, or shards and the index that names them."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nmsim.errors import ContainerError
+from nmsim.safetensors_header import loads_strict
+from nmsim.safetensors_reader import SafetensorsReader
+
+INDEX_SUFFIX = ".safetensors.index.json"
+MAX_INDEX_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An open checkpoint.
+
+    Parameters
+    ----------
+    path : Path
+        As the user named it.
+    files : tuple of SafetensorsReader
+        One, or all shards in the order of their names.
+    index_path : Path or None
+        The index, when there is one.
+    index : dict
+        Its content, or empty.
+    """
+
+    path: Path
+    files: tuple[SafetensorsReader, ...]
+    index_path: Path | None
+    index: dict[str, Any]
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(info.stored_bytes for file in self.files for info in file.tensors.values())
+
+    @property
+    def paths(self) -> list[Path]:
+        """Paths of all files."""
+        return [file.path for file in self.files]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all tensors."""
+        return [name for file in self.files for name in file.tensors]
+
+
+@contextlib.contextmanager
+def open_checkpoint(path: str | os.PathLike[str]) -> Iterator[Checkpoint]:
+    """Open a `.safetensors` file, an index, or a folder with an index, and check every header and the index.
+
+    Raises
+    ------
+    ContainerError
+        A shard that is missing or damaged; a tensor that the index and its shard do not agree on.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np
+    >>> from nmsim import save_file
+    >>> path = Path(tempfile.mkdtemp()) / "x.safetensors"
+    >>> save_file({"x": np.zeros(3)}, path)
+    >>> with open_checkpoint(path) as checkpoint:
+    ...     checkpoint.names, checkpoint.total_bytes
+    (['x'], 24)
+    """
+    path = Path(path)
+    index_path = _find_index(path)
+    with contextlib.ExitStack() as stack:
+        if index_path is None:
+            yield Checkpoint(path, (stack.enter_context(SafetensorsReader(path)),), None, {})
+            return
+        index = _read_index(index_path)
+        weight_map: dict[str, str] = index["weight_map"]
+        files = []
+        for shard in sorted(set(weight_map.values())):
+            shard_path = index_path.parent / shard
+            if not shard_path.exists():
+                holds = sum(found == shard for found in weight_map.values())
+                raise ContainerError(
+                    f"{index_path}: shard {shard!r} of {holds} tensors is missing, expected the file {shard_path}"
+                )
+            files.append(stack.enter_context(SafetensorsReader(shard_path)))
+        _refuse_disagreement(index_path, weight_map, files)
+        yield Checkpoint(path, tuple(files), index_path, index)
+
+
+def index_text(index: Mapping[str, Any], weight_map: Mapping[str, str], total_bytes: int) -> str:
+    """Write an index anew: other entries stay, the tensors and their total are replaced."""
+    extra = index.get("metadata", {})
+    return (
+        json.dumps(
+            {
+                **index,
+                "metadata": {**extra, "total_size": total_bytes},
+                "weight_map": dict(weight_map),
+            },
+            indent=2,
+        )
+        + "\n"
+    )
+
+
+def _find_index(path: Path) -> Path | None:
+    if path.is_dir():
+        found = sorted(path.glob("*" + INDEX_SUFFIX))
+        if len(found) != 1:
+            raise ContainerError(
+                f"{path}: holds {len(found)} files *{INDEX_SUFFIX}, expected exactly one (or name a file)"
+            )
+        return found[0]
+    return path if path.suffix == ".json" else None
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    try:
+        size = path.stat().st_size
+        if size > MAX_INDEX_BYTES:
+            raise ContainerError(f"{path}: has {size} bytes, expected an index of at most {MAX_INDEX_BYTES}")
+        index = loads_strict(path.read_bytes().decode())
+    except OSError as error:
+        raise ContainerError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except json.JSONDecodeError as error:
+        raise ContainerError(f"{path}: line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except ValueError as error:
+        if isinstance(error, ContainerError):
+            raise
+        raise ContainerError(f"{path}: is no JSON: {error}") from None
+    if not isinstance(index, dict) or not isinstance(index.get("weight_map"), dict):
+        raise ContainerError(
+            f"{path}: expected an object with a 'weight_map' from tensor names to shard files"
+        )
+    if not isinstance(index.get("metadata", {}), dict):
+        raise ContainerError(f"{path}: metadata is {index['metadata']!r}, expected an object")
+    for name, shard in index["weight_map"].items():
+        plain = (
+            isinstance(shard, str) and Path(shard).name == shard and "\\" not in shard and "\0" not in shard
+        )
+        if not plain or not shard.endswith(".safetensors"):
+            raise ContainerError(
+                f"{path}: tensor {name!r} lies in {shard!r}, expected the plain name of a .safetensors file"
+            )
+    return index
+
+
+def _refuse_disagreement(
+    index_path: Path, weight_map: Mapping[str, str], files: list[SafetensorsReader]
+) -> None:
+    for file in files:
+        for name in file.tensors:
+            stated = weight_map.get(name)
+            if stated != file.path.name:
+                where = f"in shard {stated!r}" if stated else "nowhere"
+                raise ContainerError(
+                    f"{file.where(name)}: the index {index_path} has it {where}, expected {file.path.name!r}"
+                )
+    held = {file.path.name: file.tensors for file in files}
+    for name, shard in weight_map.items():
+        if name not in held[shard]:
+            raise ContainerError(
+                f"{index_path}: tensor {name!r} is missing from shard {shard!r}, which holds {len(held[shard])} others"
+            )

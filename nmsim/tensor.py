@@ -1,0 +1,333 @@
+"""`PackedTensor`: the kept values of a tensor, and the metadata that says where they were."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from nmsim import dtypes, encodings, mask as masks, packing
+from nmsim.errors import BitstreamError, PatternError
+from nmsim.mask import BoolArray
+from nmsim.pattern import Pattern
+from nmsim.units import ceil_div
+
+CHUNK_ELEMS = 1 << 22
+"""Elements worked on at a time, so that temporaries stay small beside a large tensor."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes and bits a packed tensor stores, and what the dense one would. Padding is told apart from content."""
+
+    dense_bytes: int
+    values_bytes: int
+    values_padding_bytes: int
+    metadata_payload_bits: int
+    metadata_padding_bits: int
+    metadata_alignment_bits: int
+
+    @property
+    def metadata_bytes(self) -> int:
+        """Bytes of the metadata stream, padding and alignment included."""
+        bits = self.metadata_payload_bits + self.metadata_padding_bits + self.metadata_alignment_bits
+        return bits // 8
+
+    @property
+    def total_bytes(self) -> int:
+        """Values and metadata together, all padding included."""
+        return self.values_bytes + self.metadata_bytes
+
+
+@dataclass(frozen=True, eq=False)
+class PackedTensor:
+    """A tensor of which N in M elements are stored.
+
+    Parameters
+    ----------
+    values : array [rows, G * N]
+        Kept values in ascending position, group after group; `rows` counts all axes but the pruned one, in C
+        order, and G = ceil(K / M). Zero where a group has fewer than N kept elements.
+    metadata : uint8 array
+        The stream of codes, all groups of row 0 first.
+    pattern : Pattern
+    encoding, packing : str
+    shape : tuple of int
+        Of the dense tensor.
+    axis : int
+        The pruned axis, not negative.
+    metadata_payload_bits, metadata_padding_bits : int
+        Bits of the codes themselves, and of the padding between them.
+    layout : str
+        Order of the metadata words; `"linear"` is the order above.
+
+    Raises
+    ------
+    PatternError, BitstreamError
+        Fields that do not fit together.
+    """
+
+    values: NDArray[Any]
+    metadata: NDArray[np.uint8]
+    pattern: Pattern
+    encoding: str
+    packing: str
+    shape: tuple[int, ...]
+    axis: int
+    metadata_payload_bits: int
+    metadata_padding_bits: int
+    layout: str = "linear"
+
+    def __post_init__(self) -> None:
+        encodings.get(self.encoding)
+        packing.parse(self.packing)
+        if self.layout != "linear":
+            raise PatternError(f"packed tensor layout {self.layout!r}: expected 'linear'")
+        if any(isinstance(d, bool) or not isinstance(d, int) or d < 0 for d in self.shape):
+            raise PatternError(f"packed tensor shape {self.shape}: expected non-negative ints")
+        masks.checked_axis(self.shape, self.axis)
+        dtypes.of(self.values)
+        expected = (self.rows, self.groups_per_row * self.pattern.n)
+        if self.values.shape != expected:
+            raise PatternError(
+                f"values have shape {self.values.shape}: expected {expected} for shape {self.shape}, axis {self.axis}, "
+                f"pattern {self.pattern}"
+            )
+        packing.as_stream(self.metadata)
+        spare = 8 * len(self.metadata) - self.metadata_payload_bits - self.metadata_padding_bits
+        if min(spare, self.metadata_payload_bits, self.metadata_padding_bits) < 0:
+            raise BitstreamError(
+                f"metadata of {len(self.metadata)} bytes cannot hold {self.metadata_payload_bits} payload and "
+                f"{self.metadata_padding_bits} padding bits"
+            )
+
+    @property
+    def row_elems(self) -> int:
+        """Elements along the pruned axis, K."""
+        return self.shape[self.axis]
+
+    @property
+    def rows(self) -> int:
+        """Product of all axes but the pruned one."""
+        return math.prod(self.shape[: self.axis] + self.shape[self.axis + 1 :])
+
+    @property
+    def groups_per_row(self) -> int:
+        """ceil(K / M)."""
+        return self.pattern.groups(self.row_elems)
+
+    @property
+    def n_groups(self) -> int:
+        """Groups of the whole tensor."""
+        return self.rows * self.groups_per_row
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the dense tensor."""
+        return self.values.dtype
+
+    @property
+    def footprint(self) -> Footprint:
+        """What is stored, in bytes and bits."""
+        item = self.values.itemsize
+        real = self.rows * _kept_in_row(self.row_elems, self.pattern)
+        return Footprint(
+            dense_bytes=math.prod(self.shape) * item,
+            values_bytes=self.values.nbytes,
+            values_padding_bytes=self.values.nbytes - real * item,
+            metadata_payload_bits=self.metadata_payload_bits,
+            metadata_padding_bits=self.metadata_padding_bits,
+            metadata_alignment_bits=8 * len(self.metadata)
+            - self.metadata_payload_bits
+            - self.metadata_padding_bits,
+        )
+
+    def mask(self, *, threads: int = 1) -> BoolArray:
+        """Decode the metadata: bool array of the dense shape, True where a value is stored.
+
+        Raises
+        ------
+        BitstreamError, EncodingError
+            The metadata is truncated, too long, or holds a code that no mask has.
+        """
+        words = self._group_masks(threads)
+        rows = masks.from_words(words, self.pattern, self.rows, self.row_elems)
+        return _from_rows(rows, self.shape, self.axis)
+
+    def _group_masks(self, threads: int) -> masks.Words:
+        return encodings.get(self.encoding).read_stream(
+            self.metadata, self.pattern, self.n_groups, self.packing, threads=threads
+        )
+
+
+def compress(
+    x: NDArray[Any],
+    pattern: Pattern | str,
+    *,
+    encoding: str = "combinatorial",
+    packing: str = "bitstream",
+    axis: int = -1,
+    mask: BoolArray | None = None,
+    threads: int = 1,
+) -> PackedTensor:
+    """Keep N in M elements of a tensor and encode where they are.
+
+    Parameters
+    ----------
+    x : array, at least 1-D
+    pattern : Pattern or str
+    encoding : str
+        See `nmsim.encodings`.
+    packing : str
+        See `nmsim.packing`.
+    axis : int
+        The axis along which groups run.
+    mask : bool array like x, optional
+        What to keep; `prune(x, pattern)` when absent. A group may keep fewer than N elements: it is completed
+        with its lowest free positions, for which zeros are stored.
+    threads : int
+        Cores to use for the metadata.
+
+    Returns
+    -------
+    PackedTensor
+
+    Raises
+    ------
+    PatternError
+        A group of `mask` keeps more than N, or `mask` is not bool or not of x's shape.
+    EncodingError, BitstreamError
+        Unknown encoding or packing, or a pair that does not go together.
+
+    Examples
+    --------
+    >>> packed = compress(np.arange(16, dtype=np.float32), "8:16")
+    >>> packed.values.tolist(), packed.metadata.tobytes().hex()
+    ([[8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0]], '4532')
+    """
+    pattern = masks.as_pattern(pattern)
+    codec = encodings.get(encoding)
+    x = np.asarray(x)
+    axis = masks.checked_axis(x.shape, axis)
+    kind = dtypes.of(x)
+    if mask is not None:
+        mask = np.asarray(mask)
+        if mask.dtype != np.bool_ or mask.shape != x.shape:
+            raise PatternError(f"mask is {mask.dtype} {mask.shape}: expected bool {x.shape}")
+    k = x.shape[axis]
+    rows = math.prod(x.shape[:axis] + x.shape[axis + 1 :])
+    dense = _to_rows(x, axis).reshape(rows, k)
+    chosen = None if mask is None else _to_rows(mask, axis).reshape(rows, k)
+
+    per_row = pattern.groups(k)
+    values = np.empty((rows, per_row * pattern.n), kind.bits_dtype)
+    words = masks.words.empty(rows * per_row, pattern.m)
+    step = max(1, CHUNK_ELEMS // max(1, k))
+    for low in range(0, rows if k else 0, step):
+        part = np.ascontiguousarray(dense[low : low + step])
+        keep = (
+            masks.choose_rows(dtypes.magnitude_keys(part), pattern)
+            if chosen is None
+            else np.ascontiguousarray(chosen[low : low + step])
+        )
+        full = masks.complete(keep, pattern) if per_row else np.zeros((len(part), 0), np.bool_)
+        _gather(dtypes.stored_bits(part), keep, full, values[low : low + step])
+        words[low * per_row : (low + len(part)) * per_row] = masks.to_words(full, pattern)
+    metadata, report = codec.write_stream(words, pattern, packing, threads=threads)
+    return PackedTensor(
+        values=values.view(kind.dtype),
+        metadata=metadata,
+        pattern=pattern,
+        encoding=codec.name,
+        packing=str(_policy(packing)),
+        shape=x.shape,
+        axis=axis,
+        metadata_payload_bits=report.payload_bits,
+        metadata_padding_bits=report.padding_bits,
+    )
+
+
+def decompress(packed: PackedTensor, *, threads: int = 1) -> NDArray[Any]:
+    """Rebuild the dense tensor: kept values bit for bit, zeros elsewhere.
+
+    Parameters
+    ----------
+    packed : PackedTensor
+    threads : int
+        Cores to use for the metadata.
+
+    Returns
+    -------
+    array of `packed.shape` and `packed.dtype`
+
+    Raises
+    ------
+    BitstreamError, EncodingError
+        The metadata is truncated, too long, or holds a code that no mask has; or a value that is not zero is stored
+        for a position beyond the end of a row.
+    """
+    pattern, k = packed.pattern, packed.row_elems
+    words = packed._group_masks(threads)
+    out = np.zeros((packed.rows, k), packed.values.dtype)
+    stored = dtypes.stored_bits(packed.values)
+    target = out.view(stored.dtype)
+    per_row = packed.groups_per_row
+    step = max(1, CHUNK_ELEMS // max(1, k))
+    for low in range(0, packed.rows if k else 0, step):
+        high = min(packed.rows, low + step)
+        part = words[low * per_row : high * per_row]
+        keep = masks.from_words(part, pattern, high - low, per_row * pattern.m)
+        bad = _scatter(stored[low:high], keep, target[low:high])
+        if bad >= 0:
+            raise BitstreamError(
+                f"values row {low + bad}: a value that is not zero is stored beyond the row's {k} elements, expected 0"
+            )
+    return _from_rows(out, packed.shape, packed.axis)
+
+
+_policy = packing.parse
+
+
+def _kept_in_row(k: int, pattern: Pattern) -> int:
+    """Values of a row that stand for elements which exist."""
+    whole, tail = divmod(k, pattern.m)
+    return whole * pattern.n + min(pattern.n, tail)
+
+
+def _to_rows(array: NDArray[Any], axis: int) -> NDArray[Any]:
+    return np.moveaxis(array, axis, -1)
+
+
+def _from_rows(rows: NDArray[Any], shape: tuple[int, ...], axis: int) -> NDArray[Any]:
+    others = shape[:axis] + shape[axis + 1 :]
+    return np.ascontiguousarray(np.moveaxis(rows.reshape(*others, shape[axis]), -1, axis))
+
+
+@njit(cache=True, nogil=True)
+def _gather(dense, keep, full, values):  # type: ignore[no-untyped-def]
+    """[rows, K], bool [rows, K], bool [rows, G * M] -> [rows, G * N]: zero where full but not kept."""
+    k = dense.shape[1]
+    for r in range(dense.shape[0]):
+        at = 0
+        for c in range(full.shape[1]):
+            if full[r, c]:
+                values[r, at] = dense[r, c] if c < k and keep[r, c] else 0
+                at += 1
+
+
+@njit(cache=True, nogil=True)
+def _scatter(values, full, dense):  # type: ignore[no-untyped-def]
+    """[rows, G * N], bool [rows, G * M] -> [rows, K]; the first row with a value beyond its end, or -1."""
+    k = dense.shape[1]
+    for r in range(dense.shape[0]):
+        at = 0
+        for c in range(full.shape[1]):
+            if full[r, c]:
+                if c < k:
+                    dense[r, c] = values[r, at]
+                elif values[r, at] != 0:
+                    return r
+                at += 1
+    return -1

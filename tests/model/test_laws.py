@@ -1,0 +1,137 @@
+"""What must hold for every case on every machine."""
+
+import dataclasses
+
+import pandas as pd
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+import hwmodels
+from nmsim.pattern import Pattern
+from nmsim.records import Case, GemmShape
+
+DIMENSIONS = st.one_of(st.integers(1, 300), st.integers(1, 20_000))
+SHAPES = st.builds(GemmShape, DIMENSIONS, DIMENSIONS, DIMENSIONS)
+COMMON = ("2:4", "4:8", "8:16", "16:32", "6:8", "1:16", "4:4")
+PATTERNS = st.one_of(
+    st.sampled_from(COMMON).map(Pattern.parse),
+    st.integers(1, 40).flatmap(lambda m: st.builds(Pattern, st.integers(1, m), st.just(m))),
+)
+MACHINES = st.sampled_from(hwmodels.names())
+ENCODINGS = st.sampled_from(["bitmask", "index", "gap", "combinatorial", "joint:4"])
+PACKINGS = st.sampled_from(["bitstream", "no_straddle", "power_of_two", "byte"])
+DTYPES = st.sampled_from(["fp32", "fp16", "bf16"])
+OPERANDS = st.sampled_from(["weights", "activations"])
+PHASES = st.sampled_from(["decode", "prefill"])
+CASES = st.builds(Case, SHAPES, PHASES, DTYPES, PATTERNS, OPERANDS, ENCODINGS, PACKINGS)
+ANY_CASES = st.builds(Case, SHAPES, PHASES, DTYPES, st.none() | PATTERNS, OPERANDS, ENCODINGS, PACKINGS)
+
+
+def faster(spec, name, factor):
+    quantity = getattr(spec, name)
+    return dataclasses.replace(spec, **{name: dataclasses.replace(quantity, value=quantity.value * factor)})
+
+
+def as_row(case):
+    shape = case.shape
+    return {
+        "M": shape.M,
+        "N": shape.N,
+        "K": shape.K,
+        "phase": case.phase,
+        "dtype": case.dtype,
+        "pattern": str(case.pattern) if case.pattern else None,
+        "sparse_operand": case.sparse_operand,
+        "encoding": case.encoding,
+        "packing": case.packing,
+    }
+
+
+@given(st.lists(ANY_CASES, min_size=1, max_size=8), MACHINES)
+def test_table_and_single_case_agree_exactly(cases, machine):
+    table = hwmodels.predict(pd.DataFrame([as_row(case) for case in cases]), machine)
+    for position, case in enumerate(cases):
+        answer = hwmodels.predict(case, machine)
+        for name in hwmodels.PREDICTED_COLUMNS:
+            assert table.iloc[position][name] == getattr(answer, name), name
+
+
+@given(CASES, MACHINES)
+def test_time_is_the_longest_stage_and_the_bound_names_it(case, machine):
+    answer = hwmodels.predict(case, machine)
+    stages = {
+        name: getattr(answer, f"predicted_{name}_s") for name in ("memory", "decode", "select", "matrix")
+    }
+    assert answer.predicted_time_s == max(stages.values()) == stages[answer.bound]
+    assert answer.explanation.startswith(f"{answer.bound}: ")
+    assert answer.predicted_speedup_vs_dense == answer.predicted_dense_time_s / answer.predicted_time_s
+
+
+@given(CASES, MACHINES, st.sampled_from(["bitstream", "no_straddle", "power_of_two", "byte"]))
+def test_fewer_bytes_never_cost_time(case, machine, packing):
+    """The same codes packed closer: whatever else happens, the product does not get slower."""
+    other = dataclasses.replace(case, packing=packing)
+    one, two = hwmodels.predict(case, machine), hwmodels.predict(other, machine)
+    assume(one.execution == two.execution)
+    fewer, more = sorted((one, two), key=lambda answer: answer.traffic_bytes)
+    assert fewer.predicted_time_s <= more.predicted_time_s
+
+
+@given(
+    CASES,
+    MACHINES,
+    st.sampled_from(["dram_bandwidth_bytes_per_s", "clock_hz", "vector_peak_flop_per_s"]),
+    st.floats(1, 10),
+)
+def test_a_faster_machine_is_never_slower(case, machine, name, factor):
+    spec = hwmodels.load(machine)
+    before, after = hwmodels.predict(case, spec), hwmodels.predict(case, faster(spec, name, factor))
+    assert after.predicted_time_s <= before.predicted_time_s
+
+
+@given(CASES, MACHINES)
+def test_density_one_is_never_faster_than_dense(case, machine):
+    m = case.pattern.m
+    answer = hwmodels.predict(dataclasses.replace(case, pattern=Pattern(m, m)), machine)
+    assert answer.predicted_speedup_vs_dense <= 1
+
+
+@given(CASES, MACHINES)
+def test_speedup_is_bounded_by_the_byte_ratio_when_both_are_bound_by_memory(case, machine):
+    answer = hwmodels.predict(case, machine)
+    dense = hwmodels.predict(dataclasses.replace(case, pattern=None), machine)
+    byte_ratio = answer.dense_traffic_bytes / answer.traffic_bytes
+    if dense.bound == "memory":
+        assert answer.predicted_speedup_vs_dense <= byte_ratio * (1 + 1e-12)
+    if answer.bound == "memory":
+        assert answer.predicted_speedup_vs_dense >= byte_ratio * (1 - 1e-12)
+
+
+@given(CASES, MACHINES)
+def test_the_dense_baseline_is_the_dense_case(case, machine):
+    answer = hwmodels.predict(case, machine)
+    dense = hwmodels.predict(dataclasses.replace(case, pattern=None), machine)
+    assert dense.execution == "dense"
+    assert dense.predicted_time_s == answer.predicted_dense_time_s
+    assert dense.traffic_bytes == answer.dense_traffic_bytes
+    assert (dense.predicted_decode_s, dense.predicted_select_s, dense.metadata_bytes) == (0, 0, 0)
+    assert dense.predicted_speedup_vs_dense == 1
+
+
+@given(CASES, MACHINES, st.sampled_from(["M", "N", "K"]), st.integers(1, 500))
+def test_a_larger_product_never_takes_less_time(case, machine, name, growth):
+    larger = dataclasses.replace(case.shape, **{name: getattr(case.shape, name) + growth})
+    small = hwmodels.predict(case, machine)
+    large = hwmodels.predict(dataclasses.replace(case, shape=larger), machine)
+    assert small.predicted_time_s <= large.predicted_time_s
+
+
+@given(SHAPES, MACHINES, OPERANDS, st.integers(1, 31))
+def test_keeping_more_never_takes_less_time(shape, machine, operand, n):
+    """Bitmask codes have the same length whatever N is."""
+    times = [
+        hwmodels.predict(Case(shape, pattern=Pattern(kept, 32), sparse_operand=operand), machine)
+        for kept in (n, n + 1)
+    ]
+    assume(times[0].execution == times[1].execution)
+    assert times[0].predicted_time_s <= times[1].predicted_time_s

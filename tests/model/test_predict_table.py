@@ -1,0 +1,153 @@
+"""Tables of cases: defaults, dense rows, categories, untouched input, and errors that name row and column."""
+
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import hwmodels
+from nmsim.errors import RowError
+from nmsim.pattern import Pattern
+from nmsim.records import Case, GemmShape
+
+
+def table(**columns):
+    base = {"M": [1, 2, 3], "N": [64, 64, 64], "K": [64, 64, 64], "pattern": ["2:4", "8:16", None]}
+    return pd.DataFrame({**base, **columns})
+
+
+def test_defaults_are_those_of_a_case():
+    answers = hwmodels.predict(table(), "h200")
+    for row in answers.itertuples():
+        pattern = None if pd.isna(row.pattern) else Pattern.parse(row.pattern)
+        case = Case(GemmShape(row.M, row.N, row.K), pattern=pattern)
+        assert row.predicted_time_s == hwmodels.predict(case, "h200").predicted_time_s
+    assert answers["execution"].tolist() == ["expand", "expand", "dense"]
+    assert set(answers["hardware"]) == {"h200"}
+
+
+def test_input_is_left_alone_and_carried_along():
+    cases = table(note=["x", "y", "z"])
+    cases.index = [7, 7, 1]
+    before = cases.copy(deep=True)
+    answers = hwmodels.predict(cases, "h200")
+    pd.testing.assert_frame_equal(cases, before)
+    assert answers.index.tolist() == [7, 7, 1]
+    assert answers["note"].tolist() == ["x", "y", "z"]
+    assert answers.columns.tolist() == [*cases.columns, *hwmodels.PREDICTED_COLUMNS]
+
+
+@pytest.mark.parametrize("kind", ["str", "object", "category"])
+def test_text_may_come_in_any_pandas_type(kind):
+    names = ["dtype", "pattern", "encoding"]
+    plain = table(dtype=["bf16", "fp8", "bf16"], encoding=["index", "bitmask", "bitmask"])
+    typed = plain.astype(dict.fromkeys(names, kind))
+    expected = hwmodels.predict(plain, "h200").drop(columns=names)
+    pd.testing.assert_frame_equal(hwmodels.predict(typed, "h200").drop(columns=names), expected)
+
+
+def test_patterns_may_be_objects_or_the_word_dense():
+    answers = hwmodels.predict(table(pattern=[Pattern(2, 4), Pattern(8, 16), "dense"]), "h200")
+    assert answers["execution"].tolist() == ["expand", "expand", "dense"]
+
+
+def test_unused_categories_are_not_looked_at():
+    pattern = pd.Categorical(["2:4", "2:4", "2:4"], categories=["2:4", "nonsense"])
+    assert (hwmodels.predict(table(pattern=pattern), "h200")["execution"] == "expand").all()
+
+
+def test_a_dense_row_needs_no_encoding():
+    answers = hwmodels.predict(table(encoding=["index", "bitmask", None]), "h200")
+    assert answers["execution"].tolist() == ["native", "expand", "dense"]
+
+
+def test_an_empty_table_gives_an_empty_answer():
+    answers = hwmodels.predict(table().iloc[:0], "h200")
+    assert len(answers) == 0
+    assert set(hwmodels.PREDICTED_COLUMNS) <= set(answers.columns)
+
+
+def test_blocks_make_no_difference(monkeypatch):
+    cases = hwmodels.cases("llama-3.1-8b", decode_batches=[1, 7], prefill_lengths=[100])
+    whole = hwmodels.predict(cases, "h200")
+    monkeypatch.setattr("hwmodels.model.BLOCK_ROWS", 5)
+    pd.testing.assert_frame_equal(hwmodels.predict(cases, "h200"), whole)
+
+
+def test_whole_floats_are_dimensions():
+    assert len(hwmodels.predict(table(N=[64.0, 64.0, 64.0]), "h200")) == 3
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"M": [1, 0, 3]}, r"row 1, column M: 0: expected a positive int"),
+        ({"N": [64, 64, -5]}, r"row 2, column N: -5: expected a positive int"),
+        ({"K": [64, 1.5, 64]}, r"row 1, column K: 1.5: expected a positive int"),
+        ({"K": [64, np.nan, 64]}, r"row 1, column K: nan: expected a positive int"),
+        ({"M": [1, 1 << 29, 1]}, r"row 1, column M: 536870912: .*at most 268435456"),
+        ({"M": [1, "two", 3]}, r"row 1, column M: 'two': expected a positive int"),
+        ({"M": [True, True, False]}, r"row 0, column M: .*True.*: expected a positive int"),
+        ({"pattern": ["2:4", "4:2", None]}, r"row 1, column pattern: pattern 4:2: expected 1 <= N <= M"),
+        ({"pattern": ["2:4", "2/4", None]}, r"row 1, column pattern: pattern '2/4': expected 'N:M'"),
+        (
+            {"encoding": ["index", "index", "rank"]},
+            r"row 2, column encoding: encoding 'rank': expected one of",
+        ),
+        (
+            {"encoding": ["index", None, None]},
+            r"row 1, column encoding: missing; expected one in a row with a pattern",
+        ),
+        ({"packing": ["byte", "bits", "byte"]}, r"row 1, column packing: packing 'bits': expected one of"),
+        ({"dtype": ["bf16", "fp12", "bf16"]}, r"row 1, column dtype: 'fp12': expected one of fp32"),
+        ({"dtype": ["bf16", None, "bf16"]}, r"row 1, column dtype: None: expected one of fp32"),
+        (
+            {"dtype": ["bf16", "bf16", "int4"]},
+            r"row 2, column dtype: dtype 'int4': h200 has no peak for it; it has fp32",
+        ),
+        (
+            {"phase": ["decode", "train", "decode"]},
+            r"row 1, column phase: 'train': expected one of decode, prefill",
+        ),
+        (
+            {"sparse_operand": ["weights", "x", "x"]},
+            r"row 1, column sparse_operand: 'x': expected one of weights",
+        ),
+        (
+            {"encoding": ["index", "gap:1", "index"], "packing": ["byte"] * 3},
+            r"row 1, column encoding: encoding 'gap:1' with pattern 8:16: its codes differ in length",
+        ),
+        ({"bound": ["a", "b", "c"]}, r"column bound: already in the table"),
+    ],
+)
+def test_a_bad_cell_is_named_by_row_and_column(columns, message):
+    with pytest.raises(RowError, match=message):
+        hwmodels.predict(table(**columns), "h200")
+
+
+@pytest.mark.parametrize("name", ["M", "N", "K"])
+def test_a_missing_column_is_named(name):
+    with pytest.raises(RowError, match=rf"column {name}: missing; a table of cases needs M, N and K"):
+        hwmodels.predict(table().drop(columns=name), "h200")
+
+
+def test_predicts_half_a_million_cases_a_second():
+    """The goal is 1 M cases/s on an idle core; half of it here leaves room for a busy one."""
+    rng = np.random.default_rng(0)
+    rows = 200_000
+    choices = {
+        "M": [1, 2, 4, 8, 64, 2048], "N": [1024, 4096, 14336], "K": [4096, 14336, 5000],
+        "dtype": ["bf16", "fp8"], "sparse_operand": ["weights", "activations"],
+        "pattern": ["2:4", "4:8", "8:16", "16:32", "dense"],
+        "encoding": ["bitmask", "index", "combinatorial"],
+        "packing": ["bitstream", "no_straddle", "byte"],
+    }  # fmt: skip
+    cases = pd.DataFrame({name: rng.choice(values, rows) for name, values in choices.items()})
+    hwmodels.predict(cases.head(1000), "h200")
+    spent_s = []
+    for _ in range(3):
+        start = time.process_time()
+        hwmodels.predict(cases, "h200")
+        spent_s.append(time.process_time() - start)
+    assert rows / min(spent_s) >= 0.5e6
