@@ -1,8 +1,8 @@
 """Files and folders that appear under their name only when they are complete.
 
-What is being written lies beside its target under a name of its own, `.NAME.PID-RANDOM.nmsim-partial`. An exception or
-an interrupt removes it. A process that is killed outright leaves it behind, harmless: no later run reads it, and
-it may be deleted.
+What is being written lies beside its target under a name of its own, `.NAME.PID-RANDOM.nmsim-partial`. An
+exception or an interrupt removes it. A process that is killed outright leaves it behind, harmless: no later
+run reads it, and it may be deleted.
 """
 
 import contextlib
@@ -118,7 +118,7 @@ def _partial_name(target: Path) -> Path:
 
 
 def _take_name(partial: Path, target: Path, force: bool) -> None:
-    """Rename; without `force`, not over a file that came to be in the meantime (where the disk knows hard links)."""
+    """Rename; without `force`, not over a file that came to be meanwhile (where hard links exist)."""
     if force:
         os.replace(partial, target)
         return

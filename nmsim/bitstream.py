@@ -43,7 +43,7 @@ def write(codes: Words, code_bits: int, starts: Starts, stream_bytes: int) -> ND
             return out.view(np.uint8)[:stream_bytes]
         starts = np.arange(len(codes), dtype=np.int64) * starts
     out = np.zeros(ceil_div(stream_bytes, 8) + 1, np.uint64)
-    rows = codes.astype(np.uint64, copy=False).reshape(len(codes), -1)
+    rows = words.rows(codes.astype(np.uint64, copy=False))
     _write_at(rows, code_bits, starts, out)
     return out.view(np.uint8)[:stream_bytes]
 
@@ -74,7 +74,7 @@ def read(stream: NDArray[np.uint8], code_bits: int, n_codes: int, starts: Starts
             _read_dense(source, np.uint64(code_bits), out)
             return out
         starts = np.arange(n_codes, dtype=np.int64) * starts
-    _read_at(source, code_bits, starts, out.reshape(n_codes, -1))
+    _read_at(source, code_bits, starts, words.rows(out))
     return out
 
 

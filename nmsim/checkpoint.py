@@ -1,14 +1,15 @@
-"""Packing and unpacking whole checkpoints, tensor by tensor, in little more memory than the largest tensor takes.
+"""Packing and unpacking whole checkpoints, tensor by tensor, in little more memory than the largest takes.
 
-A single file becomes a single file. Shards become a folder of shards of the same names, with an index of its own.
-Every file is complete when it takes its name.
+A single file becomes a single file. Shards become a folder of shards of the same names, with an index of its
+own. Every file is complete when it takes its name.
 """
 
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nmsim import atomic, packing as packings
+from nmsim import atomic
+from nmsim import packing as packings
 from nmsim.checkpoint_report import CheckpointReport, Counter, Progress, TensorReport
 from nmsim.errors import ContainerError
 from nmsim.file_packing import pack_file, plan_packing, unpack_file
@@ -43,14 +44,14 @@ def pack_checkpoint(
     source : path
         A `.safetensors` file, a `*.safetensors.index.json`, or the folder of one.
     target : path
-        A file for a file. For shards a folder, new or empty, that gets shards of the same names and an index; other
-        files of the source's folder are not copied.
+        A file for a file. For shards a folder, new or empty, that gets shards of the same names and an index;
+        other files of the source's folder are not copied.
     pattern : Pattern or str
     encoding, packing : str
         See `nmsim.encodings` and `nmsim.packing`.
     include, exclude : sequence of str, optional
-        See `nmsim.selection.Selection`, which also tells what is packed by default. `include=["*"]` is everything
-        that can be.
+        See `nmsim.selection.Selection`, which also tells what is packed by default. `include=["*"]` is
+        everything that can be.
     axis : int
         The axis along which groups run; the last one is "in features" of a Hugging Face linear layer.
     threads : int
@@ -66,8 +67,8 @@ def pack_checkpoint(
     Raises
     ------
     ContainerError
-        A damaged source, no tensor to pack, a name that is taken, or a target that cannot be written. Nothing is
-        left under the target's name then.
+        A damaged source, no tensor to pack, a name that is taken, or a target that cannot be written. Nothing
+        is left under the target's name then.
     PatternError, EncodingError, BitstreamError
         A pattern, axis, encoding or packing that does not exist or does not fit.
 
@@ -148,7 +149,7 @@ def unpack_checkpoint(
         entries = [read_entries(file) for file in checkpoint.files]
         if not any(FORMAT_KEY in file.metadata for file in checkpoint.files):
             raise ContainerError(
-                f"{source}: has no __metadata__ entry {FORMAT_KEY!r}, expected a checkpoint that nmsim has packed"
+                f"{source}: has no __metadata__ entry {FORMAT_KEY!r}, expected a checkpoint packed by nmsim"
             )
         counter = Counter(checkpoint.total_bytes, progress)
 
@@ -162,7 +163,7 @@ def unpack_checkpoint(
 
 
 def _write_all(checkpoint: Checkpoint, target: Path, write: Callable[[int, Path], list[str]]) -> None:
-    """Write every file of a checkpoint, and the index last; `write` gives back the names of a file's tensors."""
+    """Write every file of a checkpoint, and the index last; `write` returns the names of a file's tensors."""
     if checkpoint.index_path is None:
         write(0, target)
         return

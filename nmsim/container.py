@@ -1,7 +1,7 @@
 """Saving and loading tensors, packed or not, as an ordinary safetensors file.
 
-How a packed tensor lies in the file is told in `nmsim.packed_entry`; whole checkpoints, tensor by tensor, are the
-business of `nmsim.checkpoint`.
+How a packed tensor lies in the file is told in `nmsim.packed_entry`; whole checkpoints, tensor by tensor, are
+the business of `nmsim.checkpoint`.
 """
 
 import os
@@ -51,8 +51,9 @@ def save_file(
 ) -> None:
     """Write tensors to a safetensors file, which any safetensors library can read.
 
-    The file appears under its name only when it is complete; one of that name is then replaced. The header lists the
-    tensors in the given order; their data lies in order of falling item width, so that all of it is aligned.
+    The file appears under its name only when it is complete; one of that name is then replaced. The header
+    lists the tensors in the given order; their data lies in order of falling item width, so that all of it is
+    aligned.
 
     Parameters
     ----------
@@ -65,7 +66,8 @@ def save_file(
     Raises
     ------
     ContainerError
-        A name or entry that is taken or reserved, an array of another dtype, or a path that cannot be written.
+        A name or entry that is taken or reserved, an array of another dtype, or a path that cannot be
+        written.
 
     Examples
     --------
@@ -174,11 +176,13 @@ def free_entries(metadata: Mapping[str, str], entries: Iterable[PackedEntry]) ->
 def _array_part(name: str, array: Any) -> _Part:
     if not isinstance(array, np.ndarray | np.generic):
         raise ContainerError(
-            f"tensor {name!r} is a {type(array).__name__}: expected a numpy array, a PackedTensor or a RawTensor"
+            f"tensor {name!r} is a {type(array).__name__}: expected a numpy array, a PackedTensor or a "
+            "RawTensor"
         )
     code = CODE_OF_DTYPE.get(array.dtype.name)
     if code is None or not array.dtype.isnative:
         raise ContainerError(
-            f"tensor {name!r} has dtype {array.dtype}: expected one of {', '.join(CODE_OF_DTYPE)}, in native byte order"
+            f"tensor {name!r} has dtype {array.dtype}: expected one of {', '.join(CODE_OF_DTYPE)}, in native "
+            "byte order"
         )
     return _Part(name, code, array.shape, np.asarray(array))

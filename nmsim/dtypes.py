@@ -38,7 +38,9 @@ class ValueType:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The numpy dtype (from `ml_dtypes` for those that numpy lacks)."""
-        return np.dtype(getattr(ml_dtypes, self.name)) if hasattr(ml_dtypes, self.name) else np.dtype(self.name)
+        return (
+            np.dtype(getattr(ml_dtypes, self.name)) if hasattr(ml_dtypes, self.name) else np.dtype(self.name)
+        )
 
     @property
     def bits_dtype(self) -> np.dtype[Any]:
@@ -99,6 +101,6 @@ def magnitude_keys(array: NDArray[Any]) -> NDArray[Any]:
     if kind.kind == "unsigned":
         return bits
     if kind.kind == "float":
-        return bits & bits.dtype.type((1 << (kind.bits - 1)) - 1)
+        return np.bitwise_and(bits, bits.dtype.type((1 << (kind.bits - 1)) - 1))
     negative = bits >> bits.dtype.type(kind.bits - 1) == 1
     return np.where(negative, ~bits + bits.dtype.type(1), bits)

@@ -66,7 +66,8 @@ def plan_packing(
     for key in file.metadata:
         if key == FORMAT_KEY or key.startswith(ENTRY_PREFIX):
             raise ContainerError(
-                f"{file.path}: __metadata__ has an entry {key!r}, expected a checkpoint that is not packed (unpack it first)"
+                f"{file.path}: __metadata__ has an entry {key!r}, expected a checkpoint that is not "
+                "packed (unpack it first)"
             )
     entries: dict[str, PackedEntry] = {}
     reasons: dict[str, str] = {}

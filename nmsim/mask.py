@@ -18,6 +18,9 @@ from nmsim.words import Words
 
 BoolArray = NDArray[np.bool_]
 
+ABREAST = 64
+"""Groups ranked side by side."""
+
 
 def prune(
     x: NDArray[Any], pattern: Pattern | str, *, axis: int = -1, scores: NDArray[Any] | None = None
@@ -64,15 +67,17 @@ def prune(
 
 def choose_rows(keys: NDArray[Any], pattern: Pattern) -> BoolArray:
     """Choose in every row: unsigned or float keys [rows, K] -> bool [rows, K]."""
-    keys = np.ascontiguousarray(keys)
     rows, k = keys.shape
     mask = np.empty((rows, k), np.bool_)
     whole = k // pattern.m * pattern.m
-    if whole:
-        _choose(keys[:, :whole], pattern.n, pattern.m, mask[:, :whole])
-    if whole < k:
-        tail = k - whole
-        _choose(keys[:, whole:], min(pattern.n, tail), tail, mask[:, whole:])
+    for part, n, m in (
+        (slice(0, whole), pattern.n, pattern.m),
+        (slice(whole, k), min(pattern.n, k - whole), k - whole),
+    ):
+        if part.stop > part.start:
+            size = part.stop - part.start
+            groups = keys[:, part].reshape(rows * (size // m), m)
+            mask[:, part] = _choose(groups, n).reshape(rows, size)
     return mask
 
 
@@ -154,28 +159,48 @@ def _keys(x: NDArray[Any], scores: NDArray[Any] | None) -> NDArray[Any]:
     wide = scores.astype(np.float64 if scores.dtype == np.float64 else np.float32)
     if np.isnan(wide).any():
         where = np.unravel_index(int(np.argmax(np.isnan(wide))), wide.shape)
-        raise PatternError(f"scores[{', '.join(map(str, where))}] is NaN: expected numbers that have an order")
+        raise PatternError(
+            f"scores[{', '.join(map(str, where))}] is NaN: expected numbers that have an order"
+        )
     return wide
 
 
+def _choose(groups: NDArray[Any], n: int) -> BoolArray:
+    """Keep the n best of every group: keys [G, m] -> mask [G, m]."""
+    m = groups.shape[1]
+    mask = np.empty(groups.shape, np.bool_)
+    across = np.zeros((m, ABREAST), groups.dtype)
+    rank = np.empty((m, ABREAST), f"u{groups.itemsize}")
+    _rank_and_keep(np.ascontiguousarray(groups), n, across, rank, mask)
+    return mask
+
+
 @njit(cache=True, nogil=True)
-def _choose(keys, n, m, mask):  # type: ignore[no-untyped-def]
-    """Rank of an element = how many beat it; kept when fewer than n do. [rows, G * m] -> same."""
-    rank = np.empty(m, np.int32)
-    for r in range(keys.shape[0]):
-        for start in range(0, keys.shape[1], m):
-            group = keys[r, start : start + m]
-            rank[:] = 0
+def _rank_and_keep(groups, n, across, rank, mask):  # type: ignore[no-untyped-def]
+    """Rank of an element = how many of its group beat it; kept when fewer than n do.
+
+    Every element starts as beaten by all later ones; each pair that it wins takes one of them back. Groups stand
+    abreast, one a vector lane, so that each comparison of two positions serves many groups.
+    """
+    m = groups.shape[1]
+    for first in range(0, groups.shape[0], ABREAST):
+        block, kept = groups[first : first + ABREAST], mask[first : first + ABREAST]
+        for lane in range(block.shape[0]):
             for i in range(m):
-                key = group[i]
-                beaten_by = 0
-                for j in range(i):
-                    ahead = group[j] >= key
-                    beaten_by += ahead
-                    rank[j] += not ahead
-                rank[i] += beaten_by
+                across[i, lane] = block[lane, i]
+        for i in range(m):
+            rank[i, :] = m - 1 - i
+        for i in range(1, m):
+            later, later_rank = across[i], rank[i]
+            for j in range(i):
+                earlier, earlier_rank = across[j], rank[j]
+                for lane in range(ABREAST):
+                    beaten = earlier[lane] >= later[lane]
+                    later_rank[lane] += beaten
+                    earlier_rank[lane] -= beaten
+        for lane in range(block.shape[0]):
             for i in range(m):
-                mask[r, start + i] = rank[i] < n
+                kept[lane, i] = rank[i, lane] < n
 
 
 @njit(cache=True, nogil=True)

@@ -1,8 +1,9 @@
 """How a packed tensor lies in a safetensors file.
 
 A packed tensor `name` is two tensors, `name.values` (dtype of the dense tensor, shape [rows, G * N]) and
-`name.metadata` (`U8`), and an entry `nmsim:name` in the header's `__metadata__`, a JSON object with everything else
-that `PackedTensor` holds. `nmsim_format` there says that the file is packed, and by which version of these rules.
+`name.metadata` (`U8`), and an entry `nmsim:name` in the header's `__metadata__`, a JSON object with
+everything else that `PackedTensor` holds. `nmsim_format` there says that the file is packed, and by which
+version of these rules.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nmsim import dtypes, encodings, packing, words
 from nmsim.errors import ContainerError, NmsimError
@@ -85,10 +87,16 @@ class PackedEntry:
             self.pattern, self.encoding, self.packing, _n_groups(self.shape, self.axis, self.pattern)
         )
 
+    def with_parts(self, values: NDArray[Any], metadata: NDArray[np.uint8]) -> PackedTensor:
+        """Make the packed tensor."""
+        return PackedTensor(values=values, metadata=metadata, **self._fields())
+
     def to_json(self) -> str:
         """Write the entry's text."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)[1:]}
-        return json.dumps(fields | {"pattern": str(self.pattern)}, separators=(",", ":"))
+        return json.dumps(self._fields() | {"pattern": str(self.pattern)}, separators=(",", ":"))
+
+    def _fields(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)[1:]}
 
     @classmethod
     def from_json(cls, name: str, text: str, where: str) -> Self:
@@ -97,16 +105,15 @@ class PackedEntry:
             found = loads_strict(text)
         except ValueError as error:
             raise ContainerError(f"{where}: is not JSON: {error}") from None
-        kinds: dict[str, type] = {
-            field.name: field.type if field.type in (str, int) else object  # type: ignore[misc]
-            for field in dataclasses.fields(cls)[1:]
-        }
+        kinds = {field.name: field.type for field in dataclasses.fields(cls)[1:]}
         if not isinstance(found, dict) or set(found) != set(kinds):
             keys = sorted(found) if isinstance(found, dict) else type(found).__name__
             raise ContainerError(f"{where}: holds {keys}, expected an object of {', '.join(kinds)}")
-        for key, kind in kinds.items():
-            if kind is not object and type(found[key]) is not kind:
-                raise ContainerError(f"{where}: {key} is {found[key]!r}, expected {kind.__name__}")
+        for key, value in found.items():
+            if kinds[key] is int and type(value) is not int:
+                raise ContainerError(f"{where}: {key} is {value!r}, expected an integer")
+            if kinds[key] in (str, Pattern) and type(value) is not str:
+                raise ContainerError(f"{where}: {key} is {value!r}, expected a string")
         shape = found["shape"]
         if not isinstance(shape, list) or not all(type(d) is int and d >= 0 for d in shape):
             raise ContainerError(f"{where}: shape is {shape!r}, expected a list of non-negative integers")
@@ -168,7 +175,8 @@ def read_entries(file: SafetensorsReader) -> dict[str, PackedEntry]:
     Raises
     ------
     ContainerError
-        Another version of the rules, an entry that is malformed, or tensors that are missing or do not fit it.
+        Another version of the rules, an entry that is malformed, or tensors that are missing or do not fit
+        it.
     """
     version = file.metadata.get(FORMAT_KEY)
     if version is None:
@@ -209,12 +217,9 @@ def read_packed(file: SafetensorsReader, entry: PackedEntry, *, copy: bool = Fal
     values, metadata = file.array(entry.values_name), file.array(entry.metadata_name)
     assert not isinstance(values, RawTensor), "checked by read_entries"
     assert not isinstance(metadata, RawTensor), "checked by read_entries"
-    fields = {field.name: getattr(entry, field.name) for field in dataclasses.fields(entry)[1:]}
     try:
-        return PackedTensor(
-            values=np.array(values) if copy else values,
-            metadata=np.array(metadata) if copy else metadata,
-            **fields,
+        return entry.with_parts(
+            np.array(values) if copy else values, np.array(metadata) if copy else metadata
         )
     except NmsimError as error:
         raise ContainerError(f"{file.where(entry.values_name)}: {error}") from error

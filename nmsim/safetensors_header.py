@@ -1,9 +1,9 @@
 """The header of a safetensors file: parsed with every claim checked, and written.
 
-A file is 8 bytes (length of the header, little endian), the header (JSON, padded with spaces), and the data, which
-the tensors cover from end to end with neither gap nor overlap. The safetensors library reads and writes the same
-format; nmsim parses headers itself because the library's numpy reader has no bfloat16 or 8-bit floats without a copy,
-and because its errors name neither file nor byte.
+A file is 8 bytes (length of the header, little endian), the header (JSON, padded with spaces), and the data,
+which the tensors cover from end to end with neither gap nor overlap. The safetensors library reads and writes
+the same format; nmsim parses headers itself because the library's numpy reader has no bfloat16 or 8-bit
+floats without a copy, and because its errors name neither file nor byte.
 """
 
 import json
@@ -23,9 +23,9 @@ METADATA_KEY = "__metadata__"
 ENTRY_KEYS = ("dtype", "shape", "data_offsets")
 
 DTYPE_BITS = {
-    "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
-    "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
-    "C64": 64, "F64": 64, "I64": 64, "U64": 64,
+    "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8,
+    "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32,
+    "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64, "U64": 64,
 }  # fmt: skip
 """Every dtype of the format (safetensors 0.8) -> bits of an element."""
 
@@ -48,7 +48,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """A checked header: tensors in the order in which they are listed, and where the data starts in the file."""
+    """A checked header: tensors in the order in which they are listed, and the byte at which data starts."""
 
     tensors: tuple[TensorInfo, ...]
     metadata: dict[str, str]
@@ -82,8 +82,8 @@ def parse(raw: bytes, path: str, file_bytes: int) -> Header:
     Raises
     ------
     ContainerError
-        Anything that the format does not allow. The message names the file, the tensor, the byte, what was found and
-        what was expected.
+        Anything that the format does not allow. The message names the file, the tensor, the byte, what was
+        found and what was expected.
     """
     length = header_bytes(raw[:LENGTH_BYTES], path, file_bytes)
     text = raw[LENGTH_BYTES : LENGTH_BYTES + length]
@@ -100,19 +100,19 @@ def header_bytes(first: bytes, path: str, file_bytes: int) -> int:
     """Read the header's length from a file's first bytes, and refuse one that cannot be true."""
     if file_bytes < LENGTH_BYTES:
         raise ContainerError(
-            f"{path}: byte 0: the file has {file_bytes} bytes, expected at least {LENGTH_BYTES} for the length of a "
-            "safetensors header"
+            f"{path}: byte 0: the file has {file_bytes} bytes, expected at least {LENGTH_BYTES} for the "
+            "length of a safetensors header"
         )
     length = int.from_bytes(first, "little")
     if length > MAX_HEADER_BYTES:
         raise ContainerError(
-            f"{path}: byte 0: header length is {length}, expected at most {MAX_HEADER_BYTES} (is this a safetensors "
-            "file?)"
+            f"{path}: byte 0: header length is {length}, expected at most {MAX_HEADER_BYTES} (is this a "
+            "safetensors file?)"
         )
     if length > file_bytes - LENGTH_BYTES:
         raise ContainerError(
-            f"{path}: byte 0: header length is {length}, expected at most {file_bytes - LENGTH_BYTES}, which is what "
-            f"is left of a file of {file_bytes} bytes"
+            f"{path}: byte 0: header length is {length}, expected at most {file_bytes - LENGTH_BYTES}, which "
+            f"is what is left of a file of {file_bytes} bytes"
         )
     return length
 
@@ -239,8 +239,8 @@ class _Checker:
         if end - begin != expected:
             self._fail(
                 name,
-                f"data_offsets [{begin}, {end}] span {end - begin} bytes, expected {expected} for {dtype} of shape "
-                f"{list(shape)}",
+                f"data_offsets [{begin}, {end}] span {end - begin} bytes, expected {expected} for {dtype} of "
+                f"shape {list(shape)}",
             )
         return TensorInfo(name, dtype, tuple(shape), begin, end)
 
@@ -252,20 +252,20 @@ class _Checker:
                 what = "a gap" if info.begin > reached else "an overlap"
                 self._fail(
                     info.name,
-                    f"data begins at byte {data_start + info.begin}, expected byte {data_start + reached}, where the "
-                    f"tensor before it ends ({what} of {abs(info.begin - reached)} bytes)",
+                    f"data begins at byte {data_start + info.begin}, expected byte {data_start + reached}, "
+                    f"where the tensor before it ends ({what} of {abs(info.begin - reached)} bytes)",
                 )
             reached = info.end
             if data_start + reached > file_bytes:
                 self._fail(
                     info.name,
-                    f"data ends at byte {data_start + reached}, expected at most {file_bytes}, the length of the file "
-                    "(truncated?)",
+                    f"data ends at byte {data_start + reached}, expected at most {file_bytes}, the length of "
+                    "the file (truncated?)",
                 )
         if data_start + reached != file_bytes:
             raise ContainerError(
-                f"{self._path}: byte {data_start + reached}: the last tensor ends here, expected the end of the file "
-                f"but {file_bytes - data_start - reached} bytes are left"
+                f"{self._path}: byte {data_start + reached}: the last tensor ends here, expected the end of "
+                f"the file but {file_bytes - data_start - reached} bytes are left"
             )
 
 

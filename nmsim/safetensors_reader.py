@@ -1,5 +1,6 @@
-"""Reading a safetensors file tensor by tensor, through a memory map: nothing is read before it is asked for."""
+"""Reading a safetensors file tensor by tensor, through a memory map: nothing is read before it is needed."""
 
+import contextlib
 import mmap
 import os
 import stat
@@ -33,7 +34,7 @@ CODE_OF_DTYPE = {kind.name: kind.container_code for kind in dtypes.TYPES} | {
 
 @dataclass(frozen=True, eq=False)
 class RawTensor:
-    """A tensor of a dtype that numpy cannot hold (`F4`, `F6_E2M3`, `F6_E3M2`): its bytes, as they lie in the file.
+    """A tensor of a dtype that numpy cannot hold (`F4`, `F6_E2M3`, `F6_E3M2`): its bytes as in the file.
 
     Parameters
     ----------
@@ -64,8 +65,8 @@ class RawTensor:
         expected = tensor_bytes(self.dtype, self.shape)
         if self.data.dtype != np.uint8 or self.data.ndim != 1 or len(self.data) != expected:
             raise ContainerError(
-                f"raw tensor data is {self.data.dtype} {self.data.shape}: expected {expected} bytes as uint8 for "
-                f"{self.dtype} of shape {self.shape}"
+                f"raw tensor data is {self.data.dtype} {self.data.shape}: expected {expected} bytes as uint8 "
+                f"for {self.dtype} of shape {self.shape}"
             )
 
 
@@ -82,7 +83,7 @@ def numpy_dtype(code: str) -> np.dtype[Any] | None:
 
 
 class SafetensorsReader:
-    """An open safetensors file. Use it in a `with` block; arrays read from it are read-only views of the file.
+    """An open safetensors file, for a `with` block; arrays read from it are read-only views of the file.
 
     Parameters
     ----------
@@ -140,10 +141,8 @@ class SafetensorsReader:
 
     def close(self) -> None:
         """Let go of the file. Arrays that are still held keep their memory valid."""
-        try:
+        with contextlib.suppress(BufferError):  # views are alive: the map closes with the last of them
             self._map.close()
-        except BufferError:
-            pass  # views are alive: the map closes with the last of them
 
     def in_data_order(self) -> list[TensorInfo]:
         """List the tensors in the order in which their data lies in the file."""

@@ -1,8 +1,8 @@
 """Writing a safetensors file tensor by tensor, before the length of every tensor is known.
 
-The header comes first in the file but is known last. Room for it is left in front, and what it does not need of that
-is filled with spaces, which the format allows. Tensors of unknown length are kept in a second, nameless file and
-appended at the end, which also keeps every tensor behind them aligned.
+The header comes first in the file but is known last. Room for it is left in front, and what it does not need
+of that is filled with spaces, which the format allows. Tensors of unknown length are kept in a second,
+nameless file and appended at the end, which also keeps every tensor behind them aligned.
 """
 
 import shutil
@@ -93,7 +93,8 @@ def create(
 def header_room(tensors: Iterable[tuple[str, str, Sequence[int]]], metadata: Mapping[str, str]) -> int:
     """Count the bytes of a header from (name, dtype, shape) of every tensor in the order of their data.
 
-    Shapes and numbers in the metadata may be upper bounds: a header with smaller ones in their place is no longer.
+    Shapes and numbers in the metadata may be upper bounds: a header with smaller ones in their place is no
+    longer.
     """
     infos = []
     reached = 0

@@ -86,7 +86,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Iterator[Checkpoint]:
             if not shard_path.exists():
                 holds = sum(found == shard for found in weight_map.values())
                 raise ContainerError(
-                    f"{index_path}: shard {shard!r} of {holds} tensors is missing, expected the file {shard_path}"
+                    f"{index_path}: shard {shard!r} of {holds} tensors is missing, expected the file "
+                    f"{shard_path}"
                 )
             files.append(stack.enter_context(SafetensorsReader(shard_path)))
         _refuse_disagreement(index_path, weight_map, files)
@@ -166,5 +167,6 @@ def _refuse_disagreement(
     for name, shard in weight_map.items():
         if name not in held[shard]:
             raise ContainerError(
-                f"{index_path}: tensor {name!r} is missing from shard {shard!r}, which holds {len(held[shard])} others"
+                f"{index_path}: tensor {name!r} is missing from shard {shard!r}, which holds "
+                f"{len(held[shard])} others"
             )

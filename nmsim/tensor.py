@@ -12,7 +12,8 @@ from nmsim import dtypes, encodings, mask as masks, packing
 from nmsim.errors import BitstreamError, PatternError
 from nmsim.mask import BoolArray
 from nmsim.pattern import Pattern
-from nmsim.units import ceil_div
+from nmsim.words import Words
+from nmsim.words import empty as new_words
 
 CHUNK_ELEMS = 1 << 22
 """Elements worked on at a time, so that temporaries stay small beside a large tensor."""
@@ -156,7 +157,7 @@ class PackedTensor:
         rows = masks.from_words(words, self.pattern, self.rows, self.row_elems)
         return _from_rows(rows, self.shape, self.axis)
 
-    def _group_masks(self, threads: int) -> masks.Words:
+    def _group_masks(self, threads: int) -> Words:
         return encodings.get(self.encoding).read_stream(
             self.metadata, self.pattern, self.n_groups, self.packing, threads=threads
         )
@@ -223,7 +224,7 @@ def compress(
 
     per_row = pattern.groups(k)
     values = np.empty((rows, per_row * pattern.n), kind.bits_dtype)
-    words = masks.words.empty(rows * per_row, pattern.m)
+    words = new_words(rows * per_row, pattern.m)
     step = max(1, CHUNK_ELEMS // max(1, k))
     for low in range(0, rows if k else 0, step):
         part = np.ascontiguousarray(dense[low : low + step])
@@ -313,7 +314,10 @@ def _gather(dense, keep, full, values):  # type: ignore[no-untyped-def]
         at = 0
         for c in range(full.shape[1]):
             if full[r, c]:
-                values[r, at] = dense[r, c] if c < k and keep[r, c] else 0
+                if c < k and keep[r, c]:
+                    values[r, at] = dense[r, c]
+                else:
+                    values[r, at] = 0
                 at += 1
 
 

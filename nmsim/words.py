@@ -102,6 +102,11 @@ def to_integers(words: Words) -> NDArray[Any]:
     return out
 
 
+def rows(words: Words) -> Words:
+    """View [G] as [G, 1]; wide [G, W] as it is."""
+    return words if words.ndim == 2 else words[:, None]
+
+
 def integer_at(words: Words, position: int) -> int:
     """One integer of the sequence as a Python int."""
     if words.ndim == 1:

@@ -221,9 +221,7 @@ class Encoding(ABC):
         EncodingError
             A code that no legal mask has.
         """
-        codes = packing.unpack_words(
-            stream, self.n_codes(n_groups, pattern), self.code_bits(pattern), policy
-        )
+        codes = packing.unpack_words(stream, self.n_codes(n_groups, pattern), self.code_bits(pattern), policy)
         return self.decode_words(codes, pattern, n_groups, threads=threads)
 
     def _legal_codes(self, pattern: Pattern) -> str:

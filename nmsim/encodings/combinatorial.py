@@ -54,15 +54,15 @@ class Combinatorial(Encoding):
         if pattern.m <= TABLE_MAX_M:
             return partial(_encode_two_bytes, *_two_byte_tables(pattern), pattern.n)
         if pattern.m <= FAST_MAX_M:
-            return partial(_byte_encoder(_levels(pattern), pattern.n), _byte_tables(pattern).below)
+            return partial(_byte_encoder(_levels(pattern)), _byte_tables(pattern).below, pattern.n)
         return partial(_encode_plain, pattern)
 
     def _decoder(self, pattern: Pattern) -> Kernel:
         if pattern.m <= TABLE_MAX_M:
             return partial(_decode_table, _mask_table(pattern))
         if pattern.m <= FAST_MAX_M:
-            decode = _byte_decoder(_levels(pattern), pattern.n)
-            return partial(decode, *_byte_tables(pattern), np.uint64(pattern.configurations))
+            decode = _byte_decoder(_levels(pattern))
+            return partial(decode, *_byte_tables(pattern), pattern.n, np.uint64(pattern.configurations))
         return partial(_decode_plain, pattern)
 
     def _legal_codes(self, pattern: Pattern) -> str:
@@ -70,10 +70,10 @@ class Combinatorial(Encoding):
 
 
 @functools.cache
-def _masks_in_order(bits: int, ones: int) -> NDArray[np.uint64]:
+def _masks_in_order(bits: int, ones: int) -> NDArray[Any]:
     """All `bits`-bit integers with `ones` ones, ascending."""
     every = np.arange(1 << bits, dtype=np.uint64)
-    return every[np.bitwise_count(every) == ones]
+    return np.extract(np.bitwise_count(every) == ones, every)
 
 
 @functools.cache
@@ -143,7 +143,9 @@ def _byte_tables(pattern: Pattern) -> ByteTables:
                 edges.append(edges[-1] + (math.comb(8 * j, k - ones) if ones <= k else 0))
             row = np.array([min(edge, MACHINE_WORD) for edge in edges], np.uint64)
             shift = max(0, int(row[-1]).bit_length() - GUIDE_BITS) if j >= 2 else 0
-            cells = np.arange((int(row[-1]) >> shift) + 1 if j >= 2 else 0, dtype=np.uint64) << np.uint64(shift)
+            cells = np.arange((int(row[-1]) >> shift) + 1 if j >= 2 else 0, dtype=np.uint64) << np.uint64(
+                shift
+            )
             below.append(row)
             guide.append(np.clip(np.searchsorted(row, cells, side="right") - 1, 0, BYTE - 1).astype(np.uint8))
             starts.append(cells_so_far)
@@ -200,14 +202,14 @@ def _decode_table(table, codes, masks):  # type: ignore[no-untyped-def]
 
 
 @functools.cache
-def _byte_encoder(levels: int, n: int) -> Any:
+def _byte_encoder(levels: int) -> Any:
     """A kernel with the number of bytes as a constant, so that its inner loop unrolls."""
     eight, byte_mask, row = np.uint64(8), np.uint64(BYTE - 1), np.uint64(BYTE + 1)
-    ones_wanted, per_level = np.uint64(n), np.uint64(n + 1)
 
     @njit(cache=True, nogil=True)
-    def encode(below, masks, codes):  # type: ignore[no-untyped-def]
+    def encode(below, n, masks, codes):  # type: ignore[no-untyped-def]
         """Masks [G] -> codes [G], M <= 64."""
+        ones_wanted, per_level = np.uint64(n), np.uint64(n + 1)
         for i in range(masks.size):
             mask = np.uint64(masks[i])
             if popcount(mask) != ones_wanted:
@@ -226,14 +228,15 @@ def _byte_encoder(levels: int, n: int) -> Any:
 
 
 @functools.cache
-def _byte_decoder(levels: int, n: int) -> Any:
+def _byte_decoder(levels: int) -> Any:
     """A kernel with the number of bytes as a constant: the guide points near a byte, a step or two reach it."""
     eight, row = np.uint64(8), np.uint64(BYTE + 1)
-    ones_wanted, per_level, one = np.uint64(n), np.uint64(n + 1), np.uint64(1)
+    one = np.uint64(1)
 
     @njit(cache=True, nogil=True)
-    def decode(below, guide, guide_start, shift, low_masks, low_start, size, codes, masks):  # type: ignore[no-untyped-def]
+    def decode(below, guide, guide_start, shift, low_masks, low_start, n, size, codes, masks):  # type: ignore[no-untyped-def]
         """Codes [G] -> masks [G], 16 < M <= 64."""
+        ones_wanted, per_level = np.uint64(n), np.uint64(n + 1)
         for i in range(codes.size):
             rest = np.uint64(codes[i])
             if rest >= size:

@@ -79,7 +79,7 @@ class Gap(Encoding):
             return None
         taken = codes if _is_words(codes) else words.from_integers(codes, self.code_bits(pattern), "code")
         lengths = np.empty(len(taken), np.int64)
-        _measure(self.symbol_bits(pattern), pattern.n, self._rows(taken), self.code_bits(pattern), lengths)
+        _measure(self.symbol_bits(pattern), pattern.n, words.rows(taken), self.code_bits(pattern), lengths)
         return lengths
 
     def read_stream(
@@ -103,9 +103,7 @@ class Gap(Encoding):
         source.view(np.uint8)[: len(data)] = data
         masks = words.zeros(n_groups, pattern.m)
         slots = np.array([how.slot_bits(length) for length in range(self.code_bits(pattern) + 1)], np.int64)
-        group, bit = _scan(
-            symbol, pattern.n, pattern.m, source, 8 * len(data), slots, self._rows(masks)
-        )
+        group, bit = _scan(symbol, pattern.n, pattern.m, source, 8 * len(data), slots, words.rows(masks))
         if group >= 0 and bit >= 8 * len(data):
             raise BitstreamError(
                 f"metadata stream is truncated: it ends inside group {group} of {n_groups}, got {len(data)} bytes"
@@ -124,7 +122,7 @@ class Gap(Encoding):
         symbol, bits = self.symbol_bits(pattern), self.code_bits(pattern)
 
         def run(masks: Words, codes: Words) -> int:
-            return int(_encode(symbol, pattern.n, self._rows(masks), self._rows(codes), bits))
+            return int(_encode(symbol, pattern.n, words.rows(masks), words.rows(codes), bits))
 
         return run
 
@@ -132,7 +130,7 @@ class Gap(Encoding):
         symbol, bits = self.symbol_bits(pattern), self.code_bits(pattern)
 
         def run(codes: Words, masks: Words) -> int:
-            return int(_decode(symbol, pattern.n, pattern.m, self._rows(codes), bits, self._rows(masks)))
+            return int(_decode(symbol, pattern.n, pattern.m, words.rows(codes), bits, words.rows(masks)))
 
         return run
 

@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 from nmsim import words
 from nmsim.encodings.base import Encoding, EncodingSpec, Kernel, popcount
 from nmsim.pattern import Pattern
+from nmsim.words import Words
 
 TWO_BYTES = 16
 BYTE = 256
 MACHINE_WORD = (1 << 64) - 1
 COUNT_SHIFT = 56
+WORTH_COMPILING = 1 << 15
+"""Codes from which on a kernel compiled for the very pattern pays."""
 BLOCK = 2048
 """Codes decoded, then checked, while they are in the first-level cache."""
 
@@ -48,16 +51,12 @@ class Index(Encoding):
 
     def _encoder(self, pattern: Pattern) -> Kernel:
         bits = position_bits(pattern.m)
-        fields, ones = _byte_fields(bits)
         if pattern.m <= TWO_BYTES and self.code_bits(pattern) <= COUNT_SHIFT:
             return partial(_encode_two_bytes, *_two_byte_tables(pattern.m), self.code_bits(pattern))
-        return partial(_in_rows, _encode_bytes, fields, ones, bits, pattern.n)
+        return partial(_encode_any, bits, pattern.n)
 
     def _decoder(self, pattern: Pattern) -> Kernel:
-        bits = position_bits(pattern.m)
-        if pattern.m <= words.WORD_BITS and 0 < self.code_bits(pattern) <= words.WORD_BITS:
-            return partial(_decode_or_find, pattern.n, bits, pattern.m)
-        return partial(_in_rows, _decode_fields, bits, pattern.n, pattern.m)
+        return partial(_decode_any, pattern.n, position_bits(pattern.m), pattern.m)
 
     def _legal_codes(self, pattern: Pattern) -> str:
         return (
@@ -85,12 +84,6 @@ def _two_byte_tables(m: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     fields, ones = _byte_fields(bits)
     taken = np.array([(byte.bit_count() * bits) << COUNT_SHIFT for byte in range(BYTE)], np.uint64)
     return fields | taken, (fields + np.uint64(8) * ones) | taken
-
-
-def _in_rows(kernel, *arguments):  # type: ignore[no-untyped-def]
-    """Call a kernel that wants rows of words, [G, V] and [G, W], whatever the width."""
-    *constants, source, target = arguments
-    return kernel(*constants, source.reshape(len(source), -1), target.reshape(len(target), -1))
 
 
 @njit(cache=True, nogil=True)
@@ -145,11 +138,17 @@ def _encode_bytes(fields, ones, bits, n, masks, codes):  # type: ignore[no-untyp
     return -1
 
 
-def _decode_or_find(n, bits, m, codes, masks):  # type: ignore[no-untyped-def]
-    """Decode all at full speed; only when one is illegal, look for it."""
-    if _decoder_of(n, bits, m)(codes, masks):
+def _encode_any(bits: int, n: int, masks: Words, codes: Words) -> int:
+    """Encode whatever the widths."""
+    return int(_encode_bytes(*_byte_fields(bits), bits, n, words.rows(masks), words.rows(codes)))
+
+
+def _decode_any(n: int, bits: int, m: int, codes: Words, masks: Words) -> int:
+    """Decode many narrow codes at full speed, with a kernel of their own; all others one field at a time."""
+    narrow = m <= words.WORD_BITS and 0 < n * bits <= words.WORD_BITS
+    if narrow and len(codes) >= WORTH_COMPILING and _decoder_of(n, bits, m)(codes, masks):
         return -1
-    return _in_rows(_decode_fields, bits, n, m, codes, masks)
+    return int(_decode_fields(bits, n, m, words.rows(codes), words.rows(masks)))
 
 
 @functools.cache
@@ -188,7 +187,9 @@ def _decoder_of(n, bits, m):  # type: ignore[no-untyped-def]
             for i in range(low, high):
                 code = lane(codes[i])
                 evens, odds = lane(code & even), lane(lane(code >> step) & even)
-                above &= lane(lane(lane(odds & odd_fields) | odd_guard) - lane(lane(evens & odd_fields) + odd_ones))
+                above &= lane(
+                    lane(lane(odds & odd_fields) | odd_guard) - lane(lane(evens & odd_fields) + odd_ones)
+                )
                 nexts = lane(lane(evens >> lane(step + step)) & even_fields)
                 after &= lane(lane(nexts | even_guard) - lane(lane(odds & even_fields) + even_ones))
                 too_high |= lane(lane(lane(code >> last) + beyond) >> step)

@@ -1,6 +1,5 @@
 """Joint: one code for G groups together, the number whose digits in base C(M, N) are their combinatorial codes."""
 
-
 import numpy as np
 from numba import njit
 

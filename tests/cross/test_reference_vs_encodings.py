@@ -30,6 +30,7 @@ from nmsim.errors import BitstreamError, NmsimError
 from nmsim.pattern import Pattern
 from nmsim.reference import gap as reference_gap
 from nmsim.reference import masks as reference_masks
+from nmsim.reference import stream as reference_stream
 
 ALL_PATTERNS = st.one_of(patterns(), patterns(max_m=8), wide_patterns())
 NAMES = ("bitmask", "index", "gap", "gap:1", "gap:2", "gap:5", "combinatorial", "joint", "joint:2", "joint:3")
@@ -57,7 +58,27 @@ def same_outcome(action: Callable[[Road], Any]) -> tuple[str, Any]:
     return reference
 
 
-@settings(deadline=None, max_examples=300)
+def same_reading(
+    stream: bytes, n_groups: int, pattern: Pattern, encoding: str, policy: str
+) -> tuple[str, Any]:
+    """Read by both roads.
+
+    Where codes differ in length, a skip can reach the end of its group just where the stream ends. That is an
+    error of the code and of the stream, and a road may name either.
+    """
+
+    def action(road: Road) -> list[int]:
+        return road.read(stream, n_groups, pattern, encoding, policy)
+
+    if isinstance(REFERENCE.lengths(encoding, [], pattern), int):
+        return same_outcome(action)
+    reference, fast = outcome(lambda: action(REFERENCE)), outcome(lambda: action(FAST))
+    assert fast[0] == reference[0]
+    assert fast[0] == "refuses" or fast == reference
+    return reference
+
+
+@settings(deadline=None, max_examples=200)
 @given(legal_cases())
 def test_codes(case: tuple[str, Pattern, list[int]]) -> None:
     encoding, pattern, masks = case
@@ -69,7 +90,7 @@ def test_codes(case: tuple[str, Pattern, list[int]]) -> None:
     assert same_outcome(lambda road: road.decode(encoding, codes, pattern, len(masks))) == ("returns", masks)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(legal_cases(), packings())
 def test_streams(case: tuple[str, Pattern, list[int]], policy: str) -> None:
     encoding, pattern, masks = case
@@ -85,11 +106,11 @@ def test_streams(case: tuple[str, Pattern, list[int]], policy: str) -> None:
     assert len(stream) == report["stream_bytes"]
     parts = report["payload_bits"] + report["padding_bits"] + report["alignment_bits"]
     assert parts == 8 * report["stream_bytes"]
-    read = same_outcome(lambda road: road.read(stream, len(masks), pattern, encoding, policy))
+    read = same_reading(stream, len(masks), pattern, encoding, policy)
     assert read == ("returns", masks)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(st.data(), st.integers(0, 300), packings())
 def test_packing_any_codes(data: st.DataObject, code_bits: int, policy: str) -> None:
     """Widths that no encoding asks for, too."""
@@ -109,14 +130,14 @@ def test_packing_codes_of_any_length(data: st.DataObject, policy: str) -> None:
     same_outcome(lambda road: road.pack(codes, lengths, policy))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(st.data(), ALL_PATTERNS, encoding_names())
 def test_masks_refused(data: st.DataObject, pattern: Pattern, encoding: str) -> None:
     masks = data.draw(any_masks(pattern))
     same_outcome(lambda road: road.encode(encoding, masks, pattern))
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=300)
 @given(st.data(), ALL_PATTERNS, encoding_names())
 def test_codes_refused(data: st.DataObject, pattern: Pattern, encoding: str) -> None:
     """Any code, or a legal one with bits flipped."""
@@ -135,7 +156,7 @@ def test_codes_refused(data: st.DataObject, pattern: Pattern, encoding: str) -> 
         same_outcome(lambda road: road.lengths(encoding, codes, pattern))
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=300)
 @given(legal_cases(), packings(), st.data())
 def test_streams_refused(case: tuple[str, Pattern, list[int]], policy: str, data: st.DataObject) -> None:
     """A legal stream with a bit flipped, cut short, or made longer."""
@@ -153,19 +174,19 @@ def test_streams_refused(case: tuple[str, Pattern, list[int]], policy: str, data
     elif harm == "cut":
         del stream[data.draw(st.integers(0, len(stream))) :]
     elif harm == "grow":
-        stream += data.draw(st.binary(max_size=9))
+        stream += data.draw(st.sampled_from([b"\0", b"\0" * 9, b"\x80", b"\1\2\3\4"]))
     else:
         n_groups = data.draw(st.integers(0, n_groups + 2))
-    kind, read = same_outcome(lambda road: road.read(bytes(stream), n_groups, pattern, encoding, policy))
+    kind, read = same_reading(bytes(stream), n_groups, pattern, encoding, policy)
     if kind == "returns":
-        assert REFERENCE.encode(encoding, read, pattern) is not None
+        assert stream == reference_stream.write(read, pattern, encoding, policy)
         assert len(read) == n_groups
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=24), st.integers(0, 12), patterns(max_m=20), encoding_names(), packings())
 def test_any_bytes(stream: bytes, n_groups: int, pattern: Pattern, encoding: str, policy: str) -> None:
-    same_outcome(lambda road: road.read(stream, n_groups, pattern, encoding, policy))
+    same_reading(stream, n_groups, pattern, encoding, policy)
 
 
 @pytest.mark.parametrize("encoding", NAMES)

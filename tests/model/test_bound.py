@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import hwmodels
+from hwmodels.bounds import Bound
 from hwmodels.quantity import Quantity
 from hwmodels.software import comparators, decode_cost, select_cost
 from nmsim.errors import EncodingError, RowError, SpecError
@@ -146,6 +147,12 @@ def test_software_decoding_counts(encoding, pattern, instructions):
     cost = decode_cost(Pattern.parse(pattern), encoding)
     assert cost.instructions == instructions
     assert cost.kind == ("measured" if encoding in ("index", "bitmask") else "assumed")
+
+
+def test_a_tie_goes_to_the_first_stage():
+    assert Bound(2.0, 2.0, 1.0, 2.0).stage == 0
+    assert Bound(1.0, 2.0, 1.0, 2.0).stage == 1
+    assert Bound(1.0, 1.0, 2.0, 2.0).stage == 2
 
 
 def test_selection_network():

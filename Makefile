@@ -1,0 +1,43 @@
+# The two commands of the README, and those of a developer. `make` alone lists them.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+STUDY ?= study
+
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+$(VENV)/core: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nmsim needs Python 3.11 or newer; set PYTHON=python3.12 or the like")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -c constraints.txt -e .
+	touch $@
+
+$(VENV)/dev: $(VENV)/core
+	$(PIP) install -c constraints.txt -e '.[dev,gpu]'
+	touch $@
+
+study: $(VENV)/core  ## the main job on an example checkpoint and Llama-3.1-8B shapes; writes study/report.html
+	$(BIN)/nmsim study --example -o $(STUDY)
+
+test: $(VENV)/dev  ## the whole default test suite; no GPU needed
+	$(BIN)/python -m pytest -n 2
+
+check: $(VENV)/dev  ## style, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/core  ## codec speed against memcpy, on this machine
+	$(BIN)/nmsim bench
+
+docs: $(VENV)/core  ## regenerate every generated page and figure
+	$(BIN)/python docs/generate.py
+
+clean:  ## remove the environment and everything generated outside the docs
+	rm -rf $(VENV) $(STUDY) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+.PHONY: help study test check bench docs clean

@@ -1,0 +1,87 @@
+"""`nmsim bench`: how fast the codecs and the predictor are on this machine."""
+
+import time
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.progress import track
+
+from nmsim import bench as codec_bench
+from nmsim.cli import console
+from nmsim.pattern import Pattern
+
+PREDICT_CASES = 1_000_000
+
+
+def bench(
+    patterns: Annotated[
+        list[str] | None, typer.Argument(help="Patterns N:M. Default 2:4 4:8 8:16 16:32.")
+    ] = None,
+    encoding: Annotated[
+        list[str] | None, typer.Option("--encoding", "--encodings", "-e", help="Encodings.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Cores to use for each operation.")] = 1,
+    elems: Annotated[
+        int, typer.Option(min=1024, help="Elements of the dense tensor behind the masks.")
+    ] = codec_bench.DEFAULT_ELEMS,
+    repetitions: Annotated[int, typer.Option(min=3, help="Interleaved repetitions.")] = (
+        codec_bench.DEFAULT_REPETITIONS
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Time every codec against a plain copy of the decoded masks, and the predictor in cases per second.
+
+    Every figure is a median over interleaved repetitions; a busy machine widens the percentiles that --json also shows.
+    """
+    chosen = [Pattern.parse(p) for p in console.split_names(patterns or ["2:4", "4:8", "8:16", "16:32"])]
+    names = console.split_names(encoding or ["bitmask", "index", "gap", "combinatorial", "joint"])
+    speeds: list[codec_bench.Speed] = []
+    for pattern in track(chosen, description="timing codecs", console=console.err, transient=True):
+        speeds += codec_bench.measure(pattern, names, elems=elems, repetitions=repetitions, threads=threads)
+    rate = _predict_rate()
+    if as_json:
+        console.print_json({"codecs": [asdict(s) for s in speeds], "predict_cases_per_s": rate})
+        return
+    console.print_table(
+        f"10⁹ elements per second on {threads} core(s), median (share of a copy of the masks)",
+        ["pattern", "encoding", "encode", "decode", "write stream", "read stream"],
+        _lines(speeds),
+        note=f"predict: {rate['p50'] / 1e6:.2f} million cases per second on one core",
+    )
+
+
+def _lines(speeds: list[codec_bench.Speed]) -> list[list[str]]:
+    table: dict[tuple[str, str], list[str]] = {}
+    for s in speeds:
+        cell = f"{s.p50_elems_per_s / 1e9:.2f} ({s.p50_share_of_copy:.2f})"
+        table.setdefault((s.pattern, "copy of masks" if s.encoding == "-" else s.encoding), []).append(cell)
+    return [[*key, *cells, *[""] * (4 - len(cells))] for key, cells in table.items()]
+
+
+def _predict_rate() -> dict[str, float]:
+    """Cases per second of one `hwmodels.predict` call on a table of a million mixed rows."""
+    import pandas as pd
+
+    import hwmodels
+
+    rng = np.random.default_rng(0)
+    columns: dict[str, Any] = {
+        dimension: rng.choice([1, 4, 16, 64, 512, 4096, 14336], PREDICT_CASES) for dimension in "MNK"
+    }
+    for column, choices in (
+        ("pattern", ["2:4", "4:8", "8:16", "16:32"]),
+        ("encoding", ["bitmask", "index", "combinatorial", "joint"]),
+        ("packing", ["bitstream", "byte"]),
+        ("sparse_operand", ["weights", "activations"]),
+    ):
+        columns[column] = rng.choice(choices, PREDICT_CASES)
+    table = pd.DataFrame(columns)
+    rates = []
+    for _ in range(4):
+        started = time.perf_counter()
+        hwmodels.predict(table, "h200")
+        rates.append(PREDICT_CASES / (time.perf_counter() - started))
+    low, median, high = np.percentile(rates[1:], [20, 50, 80])
+    return {"p20": float(low), "p50": float(median), "p80": float(high)}

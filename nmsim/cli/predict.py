@@ -1,0 +1,115 @@
+"""`nmsim predict`: one product on one or more machines, with the stage that bounds it named."""
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from nmsim.cli import console
+from nmsim.errors import SpecError
+from nmsim.pattern import Pattern
+from nmsim.records import Case, GemmShape, Prediction
+
+
+def predict(
+    shape: Annotated[
+        str,
+        typer.Argument(
+            help="M,N,K: tokens, out features, in features, such as 1,4096,4096.", metavar="M,N,K"
+        ),
+    ],
+    pattern: Annotated[
+        list[str] | None,
+        typer.Option("--pattern", "--patterns", "-p", help="Patterns N:M. Default 2:4,4:8,8:16,16:32."),
+    ] = None,
+    encoding: Annotated[
+        list[str] | None, typer.Option("--encoding", "--encodings", "-e", help="Encodings. Default bitmask.")
+    ] = None,
+    hardware: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--hardware", "-H", help="Machines by name, or paths of hardware TOML files. Default h200."
+        ),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Value type: fp32, fp16, bf16, fp8, int8 ...")] = "bf16",
+    phase: Annotated[
+        str, typer.Option(help="decode or prefill; a label, the shape decides the cost.")
+    ] = "decode",
+    sparse_operand: Annotated[str, typer.Option(help="weights or activations.")] = "weights",
+    packing: Annotated[
+        str, typer.Option(help="bitstream, no_straddle[:W], power_of_two or byte.")
+    ] = "bitstream",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Predict the time of Y[M,N] = X[M,K] W[N,K]^T, sparse against dense, and say which stage bounds it.
+
+    The figures are a best case: the bound of memory, decode, select and matrix rates, without launch overhead or tile
+    effects.
+    """
+    import hwmodels
+
+    gemm = _shape(shape)
+    machines = [hwmodels.load(name) for name in console.split_names(hardware or ["h200"])]
+    answers = [
+        hwmodels.predict(
+            Case(
+                gemm,
+                phase=phase,  # type: ignore[arg-type]
+                dtype=dtype,
+                pattern=Pattern.parse(text),
+                sparse_operand=sparse_operand,  # type: ignore[arg-type]
+                encoding=name,
+                packing=packing,
+            ),
+            machine,
+        )
+        for machine in machines
+        for text in console.split_names(pattern or ["2:4", "4:8", "8:16", "16:32"])
+        for name in console.split_names(encoding or ["bitmask"])
+    ]
+    if as_json:
+        console.print_json([_record(answer) for answer in answers])
+        return
+    console.print_table(
+        f"Predicted best case for M={gemm.M}, N={gemm.N}, K={gemm.K}, {dtype}, sparse {sparse_operand}",
+        [
+            "hardware",
+            "pattern",
+            "encoding",
+            "time µs",
+            "dense µs",
+            "speedup vs dense",
+            "bound by",
+            "execution",
+        ],
+        [
+            (
+                a.hardware,
+                str(a.case.pattern),
+                a.case.encoding,
+                f"{a.predicted_time_s * 1e6:.4g}",
+                f"{a.predicted_dense_time_s * 1e6:.4g}",
+                f"{a.predicted_speedup_vs_dense:.3f}x",
+                a.bound,
+                a.execution,
+            )
+            for a in answers
+        ],
+        note="The dense time is the same bound for the dense product on the same machine.",
+    )
+    if len(answers) == 1:
+        console.out.print(answers[0].explanation)
+
+
+def _shape(text: str) -> GemmShape:
+    parts = text.replace("x", ",").split(",")
+    if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
+        raise SpecError(f"shape {text!r}: expected M,N,K as three positive integers, such as 1,4096,4096")
+    return GemmShape(*(int(part) for part in parts))
+
+
+def _record(answer: Prediction) -> dict[str, Any]:
+    answers = asdict(answer)
+    case: dict[str, Any] = answers.pop("case")
+    shape: dict[str, Any] = case.pop("shape")
+    return shape | case | {"pattern": str(answer.case.pattern), "case_id": answer.case.case_id} | answers

@@ -1,0 +1,321 @@
+"""What packing a checkpoint would cost and keep, measured tensor by tensor; or what a packed one stores."""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nmsim import dtypes, words
+from nmsim import encodings as codecs
+from nmsim import mask as masks
+from nmsim import packing as policies
+from nmsim.checkpoint_report import Counter, Progress
+from nmsim.errors import ContainerError, NmsimError
+from nmsim.packed_entry import FORMAT_KEY, MetadataBounds, PackedEntry, read_entries, read_packed
+from nmsim.pattern import Pattern
+from nmsim.safetensors_header import TensorInfo
+from nmsim.safetensors_reader import RawTensor, SafetensorsReader
+from nmsim.selection import Selection, refuse_nothing_chosen
+from nmsim.sharded import open_checkpoint
+from nmsim.tensor import Footprint
+
+CHUNK_ELEMS = 1 << 20
+"""Elements whose squares are held at a time."""
+
+DEFAULT_PATTERNS = ("2:4", "4:8", "8:16", "16:32")
+DEFAULT_ENCODINGS = ("combinatorial",)
+DEFAULT_PACKINGS = ("bitstream",)
+
+
+@dataclass(frozen=True)
+class InspectionRow:
+    """One tensor under one pattern, encoding and packing; those are None for a tensor that stays dense.
+
+    `energy_kept_ratio` is the sum of squares of what is kept over that of all elements: None where it is not
+    finite, or not known because only the packed tensor is there; 1 where all elements are zero.
+    `nonzeros_elems` counts the elements kept that are not zero (of all elements, for a dense row; None where
+    the dtype is not counted). `stored` says that the row is what the file holds, and not a trial.
+    """
+
+    tensor: str
+    dtype: str
+    shape: tuple[int, ...]
+    pattern: str | None
+    encoding: str | None
+    packing: str | None
+    energy_kept_ratio: float | None
+    nonzeros_elems: int | None
+    dense_bytes: int
+    values_bytes: int
+    values_padding_bytes: int
+    metadata_bytes: int
+    metadata_payload_bits: int
+    metadata_padding_bits: int
+    metadata_alignment_bits: int
+    stored: bool
+
+    @property
+    def total_bytes(self) -> int:
+        """Values and metadata together."""
+        return self.values_bytes + self.metadata_bytes
+
+    @property
+    def padding_bits(self) -> int:
+        """All that is stored and means nothing: among values, among codes, and at the end."""
+        return 8 * self.values_padding_bytes + self.metadata_padding_bits + self.metadata_alignment_bits
+
+
+def inspect_checkpoint(
+    source: str | os.PathLike[str],
+    patterns: Sequence[Pattern | str] = (),
+    encodings: Sequence[str] = (),
+    packings: Sequence[str] = (),
+    *,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    axis: int = -1,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> list[InspectionRow]:
+    """Measure every tensor of a checkpoint under every pattern, encoding and packing. Nothing is written.
+
+    Parameters
+    ----------
+    source : path
+        A `.safetensors` file, a `*.safetensors.index.json`, or the folder of one.
+    patterns, encodings, packings : sequence of str
+        When empty: 2:4, 4:8, 8:16 and 16:32; `combinatorial`; `bitstream`.
+    include, exclude, axis
+        As in `nmsim.checkpoint.pack_checkpoint`.
+    threads : int
+        Cores to use.
+    progress : function, optional
+
+    Returns
+    -------
+    list of InspectionRow
+        In the order of the files and their headers. The bits are those of codes that were really made. A
+        packed checkpoint gives one row a tensor: what it stores.
+
+    Raises
+    ------
+    ContainerError
+        A damaged source, one without a tensor to pack, or patterns, encodings or packings for one already
+        packed.
+    PatternError, EncodingError, BitstreamError
+        A pattern, encoding or packing that does not exist, or a pair that does not go together.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> from nmsim import save_file
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "x.safetensors"
+    >>> save_file({"weight": np.array([[3, 4, 0, 0], [1, 1, 1, 1]], np.float32)}, path)
+    >>> row, = inspect_checkpoint(path, ["2:4"])
+    >>> row.energy_kept_ratio, row.nonzeros_elems, row.values_bytes, row.metadata_payload_bits
+    (0.9310344827586207, 4, 16, 6)
+    """
+    wanted = _wanted(patterns, encodings, packings)
+    rule = Selection(include, exclude, axis)
+    rows: list[InspectionRow] = []
+    with open_checkpoint(source) as checkpoint:
+        counter = Counter(checkpoint.total_bytes, progress)
+        if any(FORMAT_KEY in file.metadata for file in checkpoint.files):
+            if patterns or encodings or packings:
+                raise ContainerError(
+                    f"{source}: is packed already, expected no pattern, encoding or packing to try "
+                    "(unpack it first)"
+                )
+            for file in checkpoint.files:
+                rows += _stored_rows(file, counter)
+        else:
+            for file in checkpoint.files:
+                rows += _trial_rows(file, wanted, rule, threads, counter)
+            if not any(row.pattern for row in rows):
+                refuse_nothing_chosen(source, checkpoint.names)
+        counter.tell("")
+    return rows
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    patterns: tuple[Pattern, ...]
+    pairs: tuple[tuple[str, str], ...]
+
+
+def _wanted(patterns: Sequence[Pattern | str], names: Sequence[str], packings: Sequence[str]) -> _Wanted:
+    """Check what is asked for before any work is done."""
+    for what, value in (("patterns", patterns), ("encodings", names), ("packings", packings)):
+        if isinstance(value, str):
+            raise ContainerError(f"{what} is {value!r}: expected a sequence of them")
+    pairs = [
+        (codecs.get(name).name, str(policies.parse(policy)))
+        for name in names or DEFAULT_ENCODINGS
+        for policy in packings or DEFAULT_PACKINGS
+    ]
+    chosen = tuple(masks.as_pattern(pattern) for pattern in patterns or DEFAULT_PATTERNS)
+    for pattern in chosen:
+        for name, policy in pairs:
+            MetadataBounds.of(pattern, name, policy, 0)
+    return _Wanted(chosen, tuple(pairs))
+
+
+def _stored_rows(file: SafetensorsReader, counter: Counter) -> Iterator[InspectionRow]:
+    entries = read_entries(file)
+    by_values = {entry.values_name: entry for entry in entries.values()}
+    codes = {entry.metadata_name for entry in entries.values()}
+    for info in file.tensors.values():
+        entry = by_values.get(info.name)
+        counter.tell(entry.name if entry else info.name)
+        if entry:
+            values = file.array(info.name)
+            assert not isinstance(values, RawTensor), "checked by read_entries"
+            footprint = read_packed(file, entry).footprint
+            yield _row(info.dtype, entry, footprint, None, _count_nonzeros(values), stored=True)
+        elif info.name not in codes:
+            yield _dense_row(file, info)
+        file.release(info.name)
+        counter.done_bytes += info.stored_bytes
+
+
+def _trial_rows(
+    file: SafetensorsReader, wanted: _Wanted, rule: Selection, threads: int, counter: Counter
+) -> Iterator[InspectionRow]:
+    for info in file.tensors.values():
+        counter.tell(info.name)
+        chosen = [pattern for pattern in wanted.patterns if rule.why_not(info, pattern) is None]
+        if chosen:
+            x = file.array(info.name)
+            assert not isinstance(x, RawTensor), "the rule takes no such dtype"
+            try:
+                axis = masks.checked_axis(x.shape, rule.axis)
+                turned = np.moveaxis(x, axis, -1)
+                rows = turned.reshape(math.prod(turned.shape[:-1]), turned.shape[-1])
+                for pattern in chosen:
+                    kept = _prune(rows, pattern)
+                    for pair in wanted.pairs:
+                        yield _trial_row(info, x.dtype, axis, pattern, pair, kept, threads)
+            except NmsimError as error:
+                raise type(error)(f"{file.where(info.name)}: {error}") from error
+        else:
+            yield _dense_row(file, info)
+        file.release(info.name)
+        counter.done_bytes += info.stored_bytes
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What pruning left: group masks, energy, nonzeros."""
+
+    group_masks: words.Words
+    energy_ratio: float | None
+    nonzeros_elems: int
+
+
+def _prune(rows: NDArray[Any], pattern: Pattern) -> _Kept:
+    """Choose in [rows, K], a few rows at a time, as `compress` does."""
+    count, k = rows.shape
+    per_row = pattern.groups(k)
+    group_masks = words.empty(count * per_row, pattern.m)
+    total = kept = 0.0
+    nonzeros = 0
+    step = max(1, CHUNK_ELEMS // max(1, k))
+    for low in range(0, count if k else 0, step):
+        part = np.ascontiguousarray(rows[low : low + step])
+        keys = dtypes.magnitude_keys(part)
+        keep = masks.choose_rows(keys, pattern)
+        full = masks.complete(keep, pattern)
+        group_masks[low * per_row : (low + len(part)) * per_row] = masks.to_words(full, pattern)
+        with np.errstate(over="ignore", invalid="ignore"):
+            wide = part.astype(np.float64)
+            total += float(np.vdot(wide, wide))
+            wide *= keep
+            kept += float(np.vdot(wide, wide))
+        nonzeros += int(np.count_nonzero(keys * keep))
+    ratio = kept / total if total else 1.0
+    return _Kept(group_masks, ratio if math.isfinite(ratio) and math.isfinite(total) else None, nonzeros)
+
+
+def _trial_row(
+    info: TensorInfo,
+    dtype: np.dtype[Any],
+    axis: int,
+    pattern: Pattern,
+    pair: tuple[str, str],
+    kept: _Kept,
+    threads: int,
+) -> InspectionRow:
+    """Encode for real; the values, whose footprint is all that matters here, are not gathered."""
+    name, policy = pair
+    metadata, report = codecs.get(name).write_stream(kept.group_masks, pattern, policy, threads=threads)
+    entry = PackedEntry(
+        info.name, pattern, name, policy, "linear", info.shape, axis, report.payload_bits, report.padding_bits
+    )
+    values = np.broadcast_to(np.zeros((), dtype), entry.values_shape)
+    footprint = entry.with_parts(values, metadata).footprint
+    return _row(info.dtype, entry, footprint, kept.energy_ratio, kept.nonzeros_elems, stored=False)
+
+
+def _row(
+    dtype: str,
+    entry: PackedEntry,
+    footprint: Footprint,
+    energy: float | None,
+    nonzeros: int | None,
+    *,
+    stored: bool,
+) -> InspectionRow:
+    return InspectionRow(
+        tensor=entry.name,
+        dtype=dtype,
+        shape=entry.shape,
+        pattern=str(entry.pattern),
+        encoding=entry.encoding,
+        packing=entry.packing,
+        energy_kept_ratio=energy,
+        nonzeros_elems=nonzeros,
+        dense_bytes=footprint.dense_bytes,
+        values_bytes=footprint.values_bytes,
+        values_padding_bytes=footprint.values_padding_bytes,
+        metadata_bytes=footprint.metadata_bytes,
+        metadata_payload_bits=footprint.metadata_payload_bits,
+        metadata_padding_bits=footprint.metadata_padding_bits,
+        metadata_alignment_bits=footprint.metadata_alignment_bits,
+        stored=stored,
+    )
+
+
+def _dense_row(file: SafetensorsReader, info: TensorInfo) -> InspectionRow:
+    size = info.stored_bytes
+    x = file.array(info.name) if info.dtype in dtypes.BY_CONTAINER_CODE else None
+    return InspectionRow(
+        tensor=info.name,
+        dtype=info.dtype,
+        shape=info.shape,
+        pattern=None,
+        encoding=None,
+        packing=None,
+        energy_kept_ratio=1.0,
+        nonzeros_elems=None if x is None or isinstance(x, RawTensor) else _count_nonzeros(x),
+        dense_bytes=size,
+        values_bytes=size,
+        values_padding_bytes=0,
+        metadata_bytes=0,
+        metadata_payload_bits=0,
+        metadata_padding_bits=0,
+        metadata_alignment_bits=0,
+        stored=True,
+    )
+
+
+def _count_nonzeros(array: NDArray[Any]) -> int:
+    """Count elements that are not zero, -0.0 being zero and NaN not."""
+    flat = array.reshape(-1)
+    return sum(
+        int(np.count_nonzero(dtypes.magnitude_keys(flat[low : low + CHUNK_ELEMS])))
+        for low in range(0, flat.size, CHUNK_ELEMS)
+    )

@@ -1,0 +1,267 @@
+"""Measured bits: every linear tensor of a checkpoint pruned, really encoded, decoded again, and held to the formula."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from nmsim import encodings as codecs, packing as packings
+from nmsim.errors import BitstreamError, ContainerError, EncodingError
+from nmsim.mask import BoolArray, prune
+from nmsim.packed_entry import FORMAT_KEY
+from nmsim.pattern import Pattern
+from nmsim.safetensors_header import TensorInfo
+from nmsim.safetensors_reader import RawTensor, SafetensorsReader
+from nmsim.selection import Selection, refuse_nothing_chosen
+from nmsim.sharded import Checkpoint, open_checkpoint
+from nmsim.tensor import CHUNK_ELEMS, PackedTensor, compress
+from nmsim.units import bits_to_bytes
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is worked on next, the elements done and the elements in all."""
+
+BITS_COLUMNS = (
+    "tensor",
+    "dtype",
+    "elems",
+    "pattern",
+    "encoding",
+    "packing",
+    "groups",
+    "fixed_width",
+    "formula_metadata_bytes",
+    "measured_metadata_bytes",
+    "measured_payload_bits",
+    "measured_padding_bits",
+    "measured_alignment_bits",
+    "entropy_bits",
+    "measured_values_bytes",
+    "measured_values_padding_bytes",
+    "dense_bytes",
+    "energy_kept",
+)
+"""Columns of `bits.csv`. `formula_metadata_bytes` is exact where `fixed_width`, an expectation elsewhere."""
+
+
+@contextlib.contextmanager
+def open_weights(path: str | os.PathLike[str], patterns: Sequence[Pattern]) -> Iterator[Checkpoint]:
+    """Open a dense checkpoint that has something to prune for every pattern.
+
+    Raises
+    ------
+    ContainerError
+        No readable checkpoint, one that nmsim has packed, or one without a tensor to prune.
+    """
+    with open_checkpoint(path) as checkpoint:
+        if any(FORMAT_KEY in file.metadata for file in checkpoint.files):
+            raise ContainerError(
+                f"{path}: is packed already, expected a dense checkpoint (nmsim unpack it first)"
+            )
+        for pattern in patterns:
+            if not any(_chosen(file, pattern) for file in checkpoint.files):
+                refuse_nothing_chosen(path, checkpoint.names)
+        yield checkpoint
+
+
+def measure_checkpoint(
+    checkpoint: Checkpoint,
+    patterns: Sequence[Pattern],
+    encodings: Sequence[str],
+    packing: str = "bitstream",
+    *,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Prune and encode the linear tensors of a checkpoint, one at a time.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        From `open_weights`.
+    patterns : sequence of Pattern
+    encodings : sequence of str
+    packing : str
+    progress : function, optional
+
+    Returns
+    -------
+    DataFrame
+        Columns `BITS_COLUMNS`; one row a tensor, pattern and encoding.
+
+    Raises
+    ------
+    BitstreamError, EncodingError
+        What was encoded is not as long as the formula says, or does not decode to the mask it was made from.
+    """
+    jobs = [
+        (file, info, pattern)
+        for file in checkpoint.files
+        for info in file.in_data_order()
+        for pattern in patterns
+        if _is_chosen(info, pattern)
+    ]
+    total = sum(_elems(info) for _, info, _ in jobs) * len(encodings)
+    done, rows = 0, []
+    for file, info, pattern in jobs:
+        x = file.array(info.name)
+        assert not isinstance(x, RawTensor), "the selection takes no such dtype"
+        mask = prune(x, pattern)
+        energy = energy_kept(x, mask)
+        for encoding in encodings:
+            if progress is not None:
+                progress(f"{info.name} {pattern} {encoding}", done, total)
+            packed = compress(x, pattern, encoding=encoding, packing=packing, mask=mask)
+            try:
+                rows.append(measured_row(info.name, packed, mask, energy))
+            except (BitstreamError, EncodingError) as error:
+                raise type(error)(f"{file.where(info.name)}: {error}") from error
+            done += _elems(info)
+        del x
+        file.release(info.name)
+    if progress is not None:
+        progress("", total, total)
+    return pd.DataFrame(rows, columns=list(BITS_COLUMNS))
+
+
+def measured_row(
+    name: str, packed: PackedTensor, mask: BoolArray, energy: float
+) -> tuple[str | int | float | bool, ...]:
+    """Hold a packed tensor to the formula and to its mask; its row of `BITS_COLUMNS`.
+
+    Raises
+    ------
+    BitstreamError
+        The stream is not as long as the formula says.
+    EncodingError
+        The stream does not decode to the mask.
+    """
+    fixed, formula_bytes = formula_metadata_bytes(packed)
+    foot = packed.footprint
+    if fixed and len(packed.metadata) != formula_bytes:
+        raise BitstreamError(
+            f"{packed.encoding} {packed.pattern} ({packed.packing}): {packed.n_groups} groups were encoded to "
+            f"{len(packed.metadata)} bytes of metadata, the formula says {formula_bytes}"
+        )
+    if not np.array_equal(packed.mask(), mask):
+        raise EncodingError(
+            f"{packed.encoding} {packed.pattern} ({packed.packing}): the metadata decode to another mask than the one "
+            "that was encoded"
+        )
+    return (
+        name,
+        packed.dtype.name,
+        int(np.prod(packed.shape, dtype=np.int64)),
+        str(packed.pattern),
+        packed.encoding,
+        packed.packing,
+        packed.n_groups,
+        fixed,
+        formula_bytes,
+        len(packed.metadata),
+        foot.metadata_payload_bits,
+        foot.metadata_padding_bits,
+        foot.metadata_alignment_bits,
+        packed.n_groups * packed.pattern.entropy_bits,
+        foot.values_bytes,
+        foot.values_padding_bytes,
+        foot.dense_bytes,
+        energy,
+    )
+
+
+def formula_metadata_bytes(packed: PackedTensor) -> tuple[bool, int]:
+    """Count the bytes that a tensor's metadata must take, from its shape alone.
+
+    Returns
+    -------
+    tuple of bool and int
+        Whether all codes have one width, and the bytes: exact then, else the expectation over uniform masks.
+    """
+    codec, pattern = codecs.get(packed.encoding), packed.pattern
+    if is_fixed_width(packed.encoding, pattern):
+        n_codes = codec.n_codes(packed.n_groups, pattern)
+        return True, bits_to_bytes(packings.stream_bits(n_codes, codec.code_bits(pattern), packed.packing))
+    expected_bits = packed.n_groups * codec.expected_bits_per_group(pattern)
+    return False, bits_to_bytes(round(expected_bits))
+
+
+def is_fixed_width(encoding: str, pattern: Pattern) -> bool:
+    """Say whether all codes of a pattern have as many bits.
+
+    Examples
+    --------
+    >>> is_fixed_width("gap:2", Pattern(2, 4)), is_fixed_width("gap:2", Pattern(8, 16))
+    (True, False)
+    """
+    codec = codecs.get(encoding)
+    return codec.expected_bits_per_group(pattern) == codec.bits_per_group(pattern)
+
+
+def energy_kept(x: NDArray[Any], mask: BoolArray) -> float:
+    """Share of the sum of squares that pruning keeps; NaN where it is not defined.
+
+    Examples
+    --------
+    >>> energy_kept(np.array([3.0, 4.0]), np.array([False, True]))
+    0.64
+    """
+    kept = total = 0.0
+    flat, flags = x.reshape(-1), mask.reshape(-1)
+    for low in range(0, flat.size, CHUNK_ELEMS):
+        squares = np.square(flat[low : low + CHUNK_ELEMS].astype(np.float64))
+        total += float(squares.sum())
+        kept += float(squares[flags[low : low + CHUNK_ELEMS]].sum())
+    return kept / total if np.isfinite(total) and total > 0 else float("nan")
+
+
+def bits_per_element(bits: pd.DataFrame) -> pd.DataFrame:
+    """Add the tensors up: one row a pattern and encoding, in bits an element of the dense tensors.
+
+    Returns
+    -------
+    DataFrame
+        `pattern, encoding, packing, tensors, elems, fixed_width`, then bits an element:
+        `measured_values_, measured_metadata_, measured_padding_, formula_metadata_, entropy_, dense_bits_per_elem`
+        (values and metadata with their padding; the padding again apart), `measured_footprint_vs_dense` and
+        `energy_kept` (weighted by elements).
+    """
+    work = bits.assign(
+        padding_bits=bits["measured_padding_bits"]
+        + bits["measured_alignment_bits"]
+        + 8 * bits["measured_values_padding_bytes"],
+        weighted_energy=bits["energy_kept"] * bits["elems"],
+    )
+    grouped = work.groupby(["pattern", "encoding", "packing"], sort=False)
+    sums = grouped.sum(numeric_only=True)
+    out = pd.DataFrame(
+        {
+            "tensors": grouped.size(),
+            "elems": sums["elems"],
+            "fixed_width": grouped["fixed_width"].all(),
+            "measured_values_bits_per_elem": 8 * sums["measured_values_bytes"] / sums["elems"],
+            "measured_metadata_bits_per_elem": 8 * sums["measured_metadata_bytes"] / sums["elems"],
+            "measured_padding_bits_per_elem": sums["padding_bits"] / sums["elems"],
+            "formula_metadata_bits_per_elem": 8 * sums["formula_metadata_bytes"] / sums["elems"],
+            "entropy_bits_per_elem": sums["entropy_bits"] / sums["elems"],
+            "dense_bits_per_elem": 8 * sums["dense_bytes"] / sums["elems"],
+            "measured_footprint_vs_dense": (sums["measured_values_bytes"] + sums["measured_metadata_bytes"])
+            / sums["dense_bytes"],
+            "energy_kept": sums["weighted_energy"] / sums["elems"],
+        }
+    )
+    return out.reset_index()
+
+
+def _is_chosen(info: TensorInfo, pattern: Pattern) -> bool:
+    return Selection().why_not(info, pattern) is None
+
+
+def _chosen(file: SafetensorsReader, pattern: Pattern) -> list[str]:
+    return [info.name for info in file.tensors.values() if _is_chosen(info, pattern)]
+
+
+def _elems(info: TensorInfo) -> int:
+    return int(np.prod(info.shape, dtype=np.int64))
