@@ -148,6 +148,8 @@ def report(
     PackingReport(payload_bits=42, padding_bits=6, alignment_bits=0)
     """
     how = parse(policy)
+    if n_codes < 0 or code_bits < 0:
+        raise BitstreamError(f"{n_codes} codes of {code_bits} bits: expected 0 or more")
     if lengths is not None:
         _refuse_straddle_choice(how)
         payload, slots = int(lengths.sum()), int(how.slot_bits(lengths).sum())
@@ -198,6 +200,8 @@ def pack(
         starts = _starts(count, code_bits, how)
     else:
         _refuse_straddle_choice(how)
+        if len(lengths) != count or (count and int(lengths.min()) < 0):
+            raise BitstreamError(f"{len(lengths)} lengths for {count} codes: expected one a code, none negative")
         slots = how.slot_bits(lengths)
         total = int(slots.sum())
         starts = np.cumsum(slots) - slots
@@ -282,7 +286,7 @@ def refuse_padding(stream: NDArray[np.uint8], without_padding: NDArray[np.uint8]
 def _code_words(codes: Any, code_bits: int) -> Words:
     if isinstance(codes, np.ndarray) and codes.ndim == 2 and codes.dtype == np.uint64:
         return codes
-    return words.from_integers(codes, code_bits, "code")
+    return words.from_integers(codes, code_bits, "code", BitstreamError)
 
 
 def _starts(count: int, code_bits: int, how: Policy) -> NDArray[np.int64] | int:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim.errors import EncodingError
+from nmsim.errors import EncodingError, NmsimError
 from nmsim.units import ceil_div
 
 Words = NDArray[np.unsignedinteger[Any]]
@@ -46,7 +46,9 @@ def empty(count: int, bits: int) -> Words:
     return np.empty(count, word_dtype(bits))
 
 
-def from_integers(values: Any, bits: int, what: str) -> Words:
+def from_integers(
+    values: Any, bits: int, what: str, error: type[NmsimError] = EncodingError
+) -> Words:
     """Take a user's integers in.
 
     Parameters
@@ -56,6 +58,8 @@ def from_integers(values: Any, bits: int, what: str) -> Words:
         Every value must be below 2**bits.
     what : str
         What a value is called in errors, such as `"group mask"`.
+    error : type of NmsimError
+        What to raise.
 
     Returns
     -------
@@ -63,22 +67,22 @@ def from_integers(values: Any, bits: int, what: str) -> Words:
 
     Raises
     ------
-    EncodingError
+    EncodingError, or `error`
         Not one-dimensional, not integers, negative, or too large.
     """
-    array = np.asarray(values) if not isinstance(values, Sequence) else _array_of(values, what)
+    array = np.asarray(values) if not isinstance(values, Sequence) else _array_of(values, what, error)
     if array.ndim != 1:
-        raise EncodingError(
+        raise error(
             f"{what}s: expected one unsigned integer each in a 1-D array, got shape {array.shape}"
         )
     if array.dtype == object:
-        return _from_objects(array.tolist(), bits, what)
+        return _from_objects(array.tolist(), bits, what, error)
     if array.dtype.kind not in "ui":
         if array.size == 0:
             return zeros(0, bits)
-        raise EncodingError(f"{what}s: expected unsigned integers, got dtype {array.dtype}")
+        raise error(f"{what}s: expected unsigned integers, got dtype {array.dtype}")
     if is_wide(bits):
-        return _from_objects(array.tolist(), bits, what)
+        return _from_objects(array.tolist(), bits, what, error)
     target = word_dtype(bits)
     if array.size and not (array.dtype == target and bits == np.iinfo(target).bits):
         wrong = array >= np.uint64(1 << bits) if bits < WORD_BITS else np.zeros(array.shape, bool)
@@ -86,7 +90,7 @@ def from_integers(values: Any, bits: int, what: str) -> Words:
             wrong |= array < 0
         if wrong.any():
             first = int(np.argmax(wrong))
-            raise EncodingError(f"{what} {first} is {int(array[first])}: expected 0 <= {what} < 2**{bits}")
+            raise error(f"{what} {first} is {int(array[first])}: expected 0 <= {what} < 2**{bits}")
     return np.ascontiguousarray(array, dtype=target)
 
 
@@ -123,23 +127,23 @@ def put(words: Words, position: int, number: int) -> None:
         words[position, w] = (number >> (WORD_BITS * w)) & 0xFFFF_FFFF_FFFF_FFFF
 
 
-def _array_of(values: Sequence[Any], what: str) -> NDArray[Any]:
+def _array_of(values: Sequence[Any], what: str, error: type[NmsimError]) -> NDArray[Any]:
     """An object array of a Python sequence, so that no integer is rounded on the way."""
     array = np.empty(len(values), object)
     for i, value in enumerate(values):
         if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-            raise EncodingError(f"{what} {i} is {value!r} (type {type(value).__name__}): expected an int")
+            raise error(f"{what} {i} is {value!r} (type {type(value).__name__}): expected an int")
         array[i] = int(value)
     return array
 
 
-def _from_objects(values: list[Any], bits: int, what: str) -> Words:
+def _from_objects(values: list[Any], bits: int, what: str, error: type[NmsimError]) -> Words:
     out = zeros(len(values), bits)
     for i, value in enumerate(values):
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise EncodingError(f"{what} {i} is {value!r} (type {type(value).__name__}): expected an int")
+            raise error(f"{what} {i} is {value!r} (type {type(value).__name__}): expected an int")
         number = int(value)
         if not 0 <= number < 1 << bits:
-            raise EncodingError(f"{what} {i} is {number}: expected 0 <= {what} < 2**{bits}")
+            raise error(f"{what} {i} is {number}: expected 0 <= {what} < 2**{bits}")
         put(out, i, number)
     return out

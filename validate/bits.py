@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nmsim import encodings as codecs, packing as packings
+from nmsim import encodings as codecs
+from nmsim import packing as packings
 from nmsim.errors import BitstreamError, ContainerError, EncodingError
 from nmsim.mask import BoolArray, prune
 from nmsim.packed_entry import FORMAT_KEY

@@ -104,9 +104,7 @@ def linear_weight(
     return weight.astype(np.float32)
 
 
-def write_example(
-    path: str | os.PathLike[str], *, seed: int = 0, shape: ExampleShape | None = None
-) -> Path:
+def write_example(path: str | os.PathLike[str], *, seed: int = 0, shape: ExampleShape | None = None) -> Path:
     """Write the example checkpoint, in bf16, as an ordinary safetensors file that says it is synthetic.
 
     Parameters

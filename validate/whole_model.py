@@ -24,6 +24,9 @@ STUDY_COLUMNS = (*CASE_COLUMNS, *hwmodels.PREDICTED_COLUMNS)
 """Columns of `study.csv`: a row a layer, phase, machine and way to store it. Dense rows have no encoding."""
 
 DENSE = "dense"
+TIE = 1e-3
+"""Speedups that differ by less, relative to the larger one, count as equal."""
+
 STEP_KEYS = ("hardware", "phase", "tokens")
 STORED_KEYS = ("sparse_operand", "pattern", "encoding", "packing")
 BOUND_COLUMNS = tuple(f"predicted_{stage}_bound_s" for stage in STAGES)
@@ -116,19 +119,28 @@ def sum_layers(study: pd.DataFrame) -> pd.DataFrame:
     pruned = grouped[sums].sum().join(grouped["execution"].first()).reset_index()
     rest = head.reindex(pd.MultiIndex.from_frame(pruned[steps])).fillna(0.0)
     pruned[sums] = pruned[sums].to_numpy() + rest[sums].to_numpy()
-    out = pd.concat([baseline.reset_index().assign(pattern=DENSE, execution=DENSE), pruned], ignore_index=True)
+    out = pd.concat(
+        [baseline.reset_index().assign(pattern=DENSE, execution=DENSE), pruned], ignore_index=True
+    )
     out["predicted_time_s"] = out["time_s"]
-    out["predicted_dense_time_s"] = baseline["time_s"].reindex(pd.MultiIndex.from_frame(out[steps])).to_numpy()
+    out["predicted_dense_time_s"] = (
+        baseline["time_s"].reindex(pd.MultiIndex.from_frame(out[steps])).to_numpy()
+    )
     out["predicted_speedup_vs_dense"] = out["predicted_dense_time_s"] / out["predicted_time_s"]
     out["bound"] = np.array(STAGES)[out[list(BOUND_COLUMNS)].to_numpy().argmax(axis=1)]
     return out[list(MODEL_COLUMNS)]
 
 
 def fastest(model: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Keep the fastest sparse row for each combination of `keys`; of equal ones the first."""
+    """Keep one sparse row for each combination of `keys`: the first of those within `TIE` of the fastest.
+
+    The order of rows is that in which patterns and encodings were asked for, so that of two encodings that bring
+    the same the one named earlier is kept.
+    """
     sparse = model[model["pattern"] != DENSE]
-    best = sparse.groupby(list(keys), sort=False)["predicted_speedup_vs_dense"].idxmax()
-    return sparse.loc[best.to_numpy()].reset_index(drop=True)
+    best = sparse.groupby(list(keys), sort=False)["predicted_speedup_vs_dense"].transform("max")
+    near = sparse[sparse["predicted_speedup_vs_dense"] >= (1 - TIE) * best]
+    return near.drop_duplicates(list(keys)).reset_index(drop=True)
 
 
 def _case_ids(cases: pd.DataFrame) -> list[str]:

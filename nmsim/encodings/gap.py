@@ -96,8 +96,7 @@ class Gap(Encoding):
             return super().read_stream(stream, pattern, n_groups, policy, threads=threads)
         how = packing.parse(policy)
         data = packing.as_stream(stream)
-        if how.name == "no_straddle":
-            packing.report(0, 0, policy, np.zeros(0, np.int64))
+        packing.report(n_groups, 0, policy, np.zeros(0, np.int64))  # refuses what no stream can have
         symbol = self.symbol_bits(pattern)
         source = np.zeros(len(data) // 8 + 2, np.uint64)
         source.view(np.uint8)[: len(data)] = data

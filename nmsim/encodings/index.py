@@ -51,7 +51,7 @@ class Index(Encoding):
 
     def _encoder(self, pattern: Pattern) -> Kernel:
         bits = position_bits(pattern.m)
-        if pattern.m <= TWO_BYTES and self.code_bits(pattern) <= COUNT_SHIFT:
+        if pattern.m <= TWO_BYTES and 0 < self.code_bits(pattern) <= COUNT_SHIFT:
             return partial(_encode_two_bytes, *_two_byte_tables(pattern.m), self.code_bits(pattern))
         return partial(_encode_any, bits, pattern.n)
 

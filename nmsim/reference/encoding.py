@@ -117,8 +117,8 @@ def get(name: str) -> ReferenceEncoding:
         raise EncodingError(f"encoding {name!r}: {kind} takes no parameter")
     if kind == "gap" and not 1 <= int(parameter) <= gap.MAX_RUN_BITS:
         raise EncodingError(f"encoding {name!r}: expected 1 to {gap.MAX_RUN_BITS} bits a symbol")
-    if kind == "joint" and int(parameter) < 1:
-        raise EncodingError(f"encoding {name!r}: expected at least 1 group in a code")
+    if kind == "joint" and not 1 <= int(parameter) <= joint.MAX_GROUPS:
+        raise EncodingError(f"encoding {name!r}: expected 1 to {joint.MAX_GROUPS} groups")
     return ReferenceEncoding(kind, int(parameter))
 
 

@@ -11,6 +11,7 @@ from nmsim.pattern import Pattern
 from nmsim.reference import combinatorial
 
 MACHINE_WORD_BITS = 64
+MAX_GROUPS = 4096
 
 
 def default_groups_per_code(pattern: Pattern) -> int:
@@ -37,7 +38,7 @@ def groups_per_code(pattern: Pattern, groups: int | None = None) -> int:
     Raises
     ------
     EncodingError
-        `groups` is below 1.
+        `groups` is not 1 to 4096.
 
     Examples
     --------
@@ -46,8 +47,8 @@ def groups_per_code(pattern: Pattern, groups: int | None = None) -> int:
     """
     if groups is None:
         return default_groups_per_code(pattern)
-    if groups < 1:
-        raise EncodingError(f"joint:{groups}: expected at least 1 group in a code")
+    if not 1 <= groups <= MAX_GROUPS:
+        raise EncodingError(f"joint:{groups}: expected 1 to {MAX_GROUPS} groups")
     return groups
 
 

@@ -43,7 +43,7 @@ def dense(tmp_path):
 
 def stopped(source, target, number):
     """Start packing, stop it half way with a signal, and return the exit status."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     arguments = [sys.executable, "-c", STALLED, str(source), str(target)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout.readline() == b"half way\n"

@@ -205,7 +205,7 @@ def test_an_illegal_code_is_named_and_nothing_is_written(tmp_path):
     raw[-2:] = b"\xff\xff"
     packed.write_bytes(raw)
     message = (
-        rf"^{packed}: tensor 'weight.metadata', data at byte {len(raw) - 28}: combinatorial 8:16: code 15 is"
+        rf"^{packed}: tensor 'weight.metadata', data at byte {len(raw) - 28}: combinatorial 8:16: code 14 is"
     )
     with pytest.raises(EncodingError, match=message):
         unpack_checkpoint(packed, tmp_path / "again.safetensors")
