@@ -254,7 +254,8 @@ def bound_by_stage(
 ) -> tuple[Figure, AxesGrid]:
     """Draw the time of a step against the dense one, split by the stage that bounds each layer.
 
-    A row a machine, a column a step; a bar is the dense baseline, or a pattern in the encoding that its bar names.
+    A row a machine, a column a step; a bar is the dense baseline, or a pattern in the encoding that its bar names,
+    outlined where the machine's sparse unit takes it as it is.
 
     Parameters
     ----------
@@ -286,10 +287,11 @@ def bound_by_stage(
                 heights = share.fillna(0.0).to_numpy()
                 ax.bar(range(len(bars)), heights, 0.76, bottom, color=theme.stages[stage], zorder=2)
                 bottom += heights
-            for place, (encoding, how) in enumerate(zip(here["encoding"], here["execution"], strict=True)):
+            native = (here["execution"] == "native").to_numpy()
+            ax.bar(np.flatnonzero(native), bottom[native], 0.76, fill=False, edgecolor=theme.ink, zorder=3)
+            for place, encoding in enumerate(here["encoding"]):
                 if isinstance(encoding, str):
-                    text = f"{encoding}, native" if how == "native" else encoding
-                    ax.text(place, 0.04, text, rotation=90, ha="center", fontsize=6.5, color=BAR_TEXT)
+                    ax.text(place, 0.04, encoding, rotation=90, ha="center", fontsize=6.5, color=BAR_TEXT)
             ax.axhline(1.0, color=theme.ink, linewidth=0.8, zorder=1)
             ax.set_ylim(0, top)
             ax.set_xticks(range(len(bars)), bars)
@@ -298,7 +300,8 @@ def bound_by_stage(
     _titles(grid, machines, [step_name(step) for step in shown], theme)
     used = [stage for stage in STAGES if (drawn[f"predicted_{stage}_bound_s"] > 0).any()]
     handles = [Patch(facecolor=theme.stages[stage], label=f"bound by {STAGE_NAMES[stage]}") for stage in used]
-    add_legend(fig, handles, theme)
+    outline = Patch(fill=False, edgecolor=theme.ink, label="outlined: native sparse unit")
+    add_legend(fig, [*handles, outline], theme)
     return fig, grid
 
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nmsim import atomic
+from nmsim import atomic, encodings
 from nmsim import packing as packings
 from nmsim.checkpoint_report import CheckpointReport, Counter, Progress, TensorReport
 from nmsim.errors import ContainerError
@@ -83,7 +83,7 @@ def pack_checkpoint(
     (2048, 1136)
     """
     pattern = as_pattern(pattern)
-    policy = str(packings.parse(packing))
+    encoding, policy = encodings.get(encoding).name, str(packings.parse(packing))
     rule = Selection(include, exclude, axis)
     with open_checkpoint(source) as checkpoint:
         plans = [plan_packing(file, rule, pattern, encoding, policy) for file in checkpoint.files]

@@ -201,7 +201,9 @@ def pack(
     else:
         _refuse_straddle_choice(how)
         if len(lengths) != count or (count and int(lengths.min()) < 0):
-            raise BitstreamError(f"{len(lengths)} lengths for {count} codes: expected one a code, none negative")
+            raise BitstreamError(
+                f"{len(lengths)} lengths for {count} codes: expected one a code, none negative"
+            )
         slots = how.slot_bits(lengths)
         total = int(slots.sum())
         starts = np.cumsum(slots) - slots

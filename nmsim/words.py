@@ -46,9 +46,7 @@ def empty(count: int, bits: int) -> Words:
     return np.empty(count, word_dtype(bits))
 
 
-def from_integers(
-    values: Any, bits: int, what: str, error: type[NmsimError] = EncodingError
-) -> Words:
+def from_integers(values: Any, bits: int, what: str, error: type[NmsimError] = EncodingError) -> Words:
     """Take a user's integers in.
 
     Parameters
@@ -72,9 +70,7 @@ def from_integers(
     """
     array = np.asarray(values) if not isinstance(values, Sequence) else _array_of(values, what, error)
     if array.ndim != 1:
-        raise error(
-            f"{what}s: expected one unsigned integer each in a 1-D array, got shape {array.shape}"
-        )
+        raise error(f"{what}s: expected one unsigned integer each in a 1-D array, got shape {array.shape}")
     if array.dtype == object:
         return _from_objects(array.tolist(), bits, what, error)
     if array.dtype.kind not in "ui":

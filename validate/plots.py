@@ -54,7 +54,7 @@ def bytes_per_element(bits: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figu
         whole.bar(at, values, 0.9 * width, color=theme.quiet, zorder=2)
         whole.bar(at, codes / 8, 0.9 * width, values, color=colour, zorder=2)
         drawn = metadata.bar(at, codes, 0.9 * width, color=colour, zorder=2)
-        numbers = [f"{bit:.3g}" if np.isfinite(bit) else "" for bit in codes]
+        numbers = [f"{bit:.3f}" if np.isfinite(bit) else "" for bit in codes]
         metadata.bar_label(drawn, numbers, rotation=90, padding=2, fontsize=7, color=theme.ink)
     entropy = bits.groupby("pattern")["entropy_bits_per_elem"].first()
     for place, pattern in enumerate(patterns):

@@ -114,8 +114,9 @@ class ByteTables(NamedTuple):
     below : unsigned [levels * (N + 1) * 257]
         At (j * (N + 1) + k) * 257 + b: how many masks of levels 0 to j with k ones have a byte j less than b.
     guide : uint8 [cells]
-        From guide_start[j, k] on, at remainder >> shift[j, k]: a byte at or before the right one.
-    guide_start, shift : uint64 [levels * (N + 1)]
+        From start on, at remainder >> shift: a byte at or before the right one.
+    place : uint64 [levels * (N + 1)]
+        start << 8 | shift of each j and k.
     low_masks : uint16 [65536]
         16-bit integers sorted by their number of ones, then by value.
     low_start : uint64 [18]
@@ -124,8 +125,7 @@ class ByteTables(NamedTuple):
 
     below: NDArray[np.unsignedinteger[Any]]
     guide: NDArray[np.uint8]
-    guide_start: NDArray[np.uint64]
-    shift: NDArray[np.uint64]
+    place: NDArray[np.uint64]
     low_masks: NDArray[np.uint16]
     low_start: NDArray[np.uint64]
 
@@ -133,7 +133,7 @@ class ByteTables(NamedTuple):
 @functools.lru_cache(maxsize=16)
 def _byte_tables(pattern: Pattern) -> ByteTables:
     levels, n = _levels(pattern), pattern.n
-    below, guide, starts, shifts = [], [], [], []
+    below, guide, place = [], [], []
     cells_so_far = 0
     for j in range(levels):
         for k in range(n + 1):
@@ -148,8 +148,7 @@ def _byte_tables(pattern: Pattern) -> ByteTables:
             )
             below.append(row)
             guide.append(np.clip(np.searchsorted(row, cells, side="right") - 1, 0, BYTE - 1).astype(np.uint8))
-            starts.append(cells_so_far)
-            shifts.append(shift)
+            place.append(cells_so_far << 8 | shift)
             cells_so_far += len(cells)
     every = np.arange(1 << 16, dtype=np.uint16)
     ones_of = np.bitwise_count(every)
@@ -157,8 +156,7 @@ def _byte_tables(pattern: Pattern) -> ByteTables:
     return ByteTables(
         below=entries.astype(np.uint32) if pattern.m <= 32 else entries,
         guide=np.concatenate(guide),
-        guide_start=np.array(starts, np.uint64),
-        shift=np.array(shifts, np.uint64),
+        place=np.array(place, np.uint64),
         low_masks=every[np.argsort(ones_of, kind="stable")],
         low_start=np.concatenate(([0], np.cumsum(np.bincount(ones_of, minlength=17)))).astype(np.uint64),
     )
@@ -230,11 +228,10 @@ def _byte_encoder(levels: int) -> Any:
 @functools.cache
 def _byte_decoder(levels: int) -> Any:
     """A kernel with the number of bytes as a constant: the guide points near a byte, a step or two reach it."""
-    eight, row = np.uint64(8), np.uint64(BYTE + 1)
-    one = np.uint64(1)
+    one, eight, row, shift_mask = np.uint64(1), np.uint64(8), np.uint64(BYTE + 1), np.uint64(63)
 
     @njit(cache=True, nogil=True)
-    def decode(below, guide, guide_start, shift, low_masks, low_start, n, size, codes, masks):  # type: ignore[no-untyped-def]
+    def decode(below, guide, place, low_masks, low_start, n, size, codes, masks):  # type: ignore[no-untyped-def]
         """Codes [G] -> masks [G], 16 < M <= 64."""
         ones_wanted, per_level = np.uint64(n), np.uint64(n + 1)
         for i in range(codes.size):
@@ -246,9 +243,8 @@ def _byte_decoder(levels: int) -> Any:
             for down in range(levels - 2):
                 level = np.uint64(levels - 1 - down)
                 at = level * per_level + k
-                byte = np.uint64(guide[guide_start[at] + (rest >> shift[at])])
+                byte = np.uint64(guide[(place[at] >> eight) + (rest >> (place[at] & shift_mask))])
                 start = at * row
-                byte += np.uint64(np.uint64(below[start + byte + one]) <= rest)
                 while np.uint64(below[start + byte + one]) <= rest:
                     byte += one
                 rest -= np.uint64(below[start + byte])

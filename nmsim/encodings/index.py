@@ -15,7 +15,8 @@ from nmsim.words import Words
 TWO_BYTES = 16
 BYTE = 256
 MACHINE_WORD = (1 << 64) - 1
-COUNT_SHIFT = 56
+PART_SHIFT = 40
+ILLEGAL = 1 << 63
 WORTH_COMPILING = 1 << 15
 """Codes from which on a kernel compiled for the very pattern pays."""
 BLOCK = 2048
@@ -51,8 +52,8 @@ class Index(Encoding):
 
     def _encoder(self, pattern: Pattern) -> Kernel:
         bits = position_bits(pattern.m)
-        if pattern.m <= TWO_BYTES and 0 < self.code_bits(pattern) <= COUNT_SHIFT:
-            return partial(_encode_two_bytes, *_two_byte_tables(pattern.m), self.code_bits(pattern))
+        if pattern.m <= TWO_BYTES and 0 < self.code_bits(pattern) <= 32:
+            return partial(_encode_two_bytes, *_two_byte_tables(pattern))
         return partial(_encode_any, bits, pattern.n)
 
     def _decoder(self, pattern: Pattern) -> Kernel:
@@ -78,32 +79,38 @@ def _byte_fields(bits: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
 
 
 @functools.cache
-def _two_byte_tables(m: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Low and high byte of a mask -> their fields, with the bits that these take in the top eight bits."""
-    bits = position_bits(m)
+def _two_byte_tables(pattern: Pattern) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Low byte -> its fields, and above them where its number of ones has its part of the other table.
+
+    There: high byte -> its fields, moved up behind those of the low byte, or `ILLEGAL` when both do not hold N ones.
+    """
+    bits = position_bits(pattern.m)
     fields, ones = _byte_fields(bits)
-    taken = np.array([(byte.bit_count() * bits) << COUNT_SHIFT for byte in range(BYTE)], np.uint64)
-    return fields | taken, (fields + np.uint64(8) * ones) | taken
+    count = np.bitwise_count(np.arange(BYTE)).astype(np.uint64)
+    low = fields | (count * np.uint64(BYTE)) << np.uint64(PART_SHIFT)
+    high = np.empty((9, BYTE), np.uint64)
+    for held in range(9):
+        moved = (fields + np.uint64(8) * ones) << np.uint64(held * bits)
+        high[held] = np.where(count + np.uint64(held) == pattern.n, moved, np.uint64(ILLEGAL))
+    return low, high.reshape(-1)
 
 
 @njit(cache=True, nogil=True)
-def _encode_two_bytes(low, high, code_bits, masks, codes):  # type: ignore[no-untyped-def]
-    """Masks [G] -> codes [G], M <= 16: the bits taken travel above the fields, so one sum checks the count."""
-    wrong = np.uint64(0)
-    expected, top = np.uint64(code_bits), np.uint64(COUNT_SHIFT)
-    content = (np.uint64(1) << top) - np.uint64(1)
+def _encode_two_bytes(low, high, masks, codes):  # type: ignore[no-untyped-def]
+    """Masks [G] -> codes [G], M <= 16 and at most 32 code bits: storing a code drops what stands above it."""
+    flags = np.uint64(0)
+    eight, byte_mask, part = np.uint64(8), np.uint64(BYTE - 1), np.uint64(PART_SHIFT)
     for i in range(masks.size):
         mask = np.uint64(masks[i])
-        first, second = low[mask & np.uint64(255)], high[mask >> np.uint64(8)]
-        taken = first >> top
-        codes[i] = (first & content) | ((second & content) << taken)
-        wrong |= (taken + (second >> top)) ^ expected
-    if wrong == 0:
+        first = low[mask & byte_mask]
+        second = high[(first >> part) + (mask >> eight)]
+        codes[i] = first | second
+        flags |= second
+    if flags < np.uint64(ILLEGAL):
         return -1
     for i in range(masks.size):
         mask = np.uint64(masks[i])
-        first, second = low[mask & np.uint64(255)], high[mask >> np.uint64(8)]
-        if (first >> top) + (second >> top) != expected:
+        if high[(low[mask & byte_mask] >> part) + (mask >> eight)] == np.uint64(ILLEGAL):
             return i
     return -1
 
@@ -174,27 +181,29 @@ def _decoder_of(n, bits, m):  # type: ignore[no-untyped-def]
     @njit(cache=True, nogil=True)
     def decode(codes, masks):  # type: ignore[no-untyped-def]
         legal = True
-        low = 0
-        while low < codes.size:
-            high = min(codes.size, low + BLOCK)
-            for i in range(low, high):
-                code = lane(codes[i])
+        for low in range(0, codes.size, BLOCK):
+            some_codes, some_masks = codes[low : low + BLOCK], masks[low : low + BLOCK]
+            for i in range(some_codes.size):
+                code = lane(some_codes[i])
                 mask = lane(0)
                 for j in range(n):
                     mask = lane(mask | lane(one << lane(lane(code >> lane(j * bits)) & field)))
-                masks[i] = mask
+                some_masks[i] = mask
             above, after, too_high = odd_guard, even_guard, lane(0)
-            for i in range(low, high):
-                code = lane(codes[i])
+            for i in range(some_codes.size):
+                code = lane(some_codes[i])
                 evens, odds = lane(code & even), lane(lane(code >> step) & even)
-                above &= lane(
+                pairs = lane(
                     lane(lane(odds & odd_fields) | odd_guard) - lane(lane(evens & odd_fields) + odd_ones)
                 )
+                above = lane(above & pairs)
                 nexts = lane(lane(evens >> lane(step + step)) & even_fields)
-                after &= lane(lane(nexts | even_guard) - lane(lane(odds & even_fields) + even_ones))
-                too_high |= lane(lane(lane(code >> last) + beyond) >> step)
+                pairs = lane(lane(nexts | even_guard) - lane(lane(odds & even_fields) + even_ones))
+                after = lane(after & pairs)
+                if beyond > 0:
+                    over = lane(lane(lane(code >> last) + beyond) >> step)
+                    too_high = lane(too_high | over)
             legal = legal and above == odd_guard and after == even_guard and too_high == lane(0)
-            low = high
         return legal
 
     return decode

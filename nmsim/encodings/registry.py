@@ -37,7 +37,9 @@ def get(name: str) -> Encoding:
     >>> get("joint:10").code_bits(Pattern(2, 4))
     26
     """
-    match = re.fullmatch(r"([a-z_]+)(?::([1-9][0-9]{0,5}|0))?", name, re.ASCII) if isinstance(name, str) else None
+    match = (
+        re.fullmatch(r"([a-z_]+)(?::([1-9][0-9]{0,5}|0))?", name, re.ASCII) if isinstance(name, str) else None
+    )
     if match is None or match[1] not in CLASSES:
         near = difflib.get_close_matches(str(name), CLASSES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""

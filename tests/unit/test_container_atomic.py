@@ -46,10 +46,13 @@ def stopped(source, target, number):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     arguments = [sys.executable, "-c", STALLED, str(source), str(target)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, env=environment) as process:
-        assert process.stdout.readline() == b"half way\n"
-        assert not target.exists()
-        process.send_signal(number)
-        return process.wait(timeout=30)
+        try:
+            assert process.stdout.readline() == b"half way\n"
+            assert not target.exists()
+            process.send_signal(number)
+            return process.wait(timeout=30)
+        finally:
+            process.kill()
 
 
 def test_a_killed_run_leaves_no_half_file_and_does_not_disturb_the_next(tmp_path, dense):

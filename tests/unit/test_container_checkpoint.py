@@ -11,6 +11,8 @@ from nmsim import load_file, prune, save_file
 from nmsim.checkpoint import pack_checkpoint, unpack_checkpoint
 from nmsim.container import RawTensor
 from nmsim.errors import BitstreamError, ContainerError, EncodingError, PatternError
+from nmsim.safetensors_header import DTYPE_BITS
+from nmsim.safetensors_reader import SafetensorsReader
 from nmsim.selection import Selection
 
 PREFIX = "model.layers.0."
@@ -95,6 +97,17 @@ def test_a_checkpoint_that_is_n_m_already_comes_back_byte_for_byte(tmp_path):
     assert again.read_bytes() == dense.read_bytes()
 
 
+def test_the_data_of_a_packed_checkpoint_stays_aligned(tmp_path):
+    dense, packed = tmp_path / "dense.safetensors", tmp_path / "packed.safetensors"
+    tensors = {f"{i}.weight": weights((3, 5), t) for i, t in enumerate([np.float64, np.float32, np.float16])}
+    save_file(tensors | {"flags": np.ones(3, np.bool_)}, dense)
+    pack_checkpoint(dense, packed, "2:4")
+    with SafetensorsReader(packed) as file:
+        assert file.data_start % 8 == 0
+        for info in file.tensors.values():
+            assert info.begin % max(1, DTYPE_BITS[info.dtype] // 8) == 0, info
+
+
 def test_groups_run_along_the_axis_asked_for(tmp_path):
     dense, packed, again = (tmp_path / f"{name}.safetensors" for name in ("dense", "packed", "again"))
     x, y = weights((10, 6)), weights((9, 4, 5))
@@ -164,7 +177,7 @@ def test_a_rule_must_be_a_sequence():
         (BitstreamError, "codes of differing lengths", {"encoding": "gap:1", "packing": "no_straddle:32"}),
         (
             ContainerError,
-            r"^\S+dense.safetensors: none of its 18 tensors \(.*, \.\.\.\) is chosen, expected at least one: by default",
+            r"^\S+dense.safetensors: none of its 18 tensors \(.*, \.\.\.\) is chosen, expected at least one: by",
             {"include": ["nothing"]},
         ),
     ],
@@ -264,12 +277,6 @@ def test_shards_stay_shards(tmp_path, shards, name):
         "b.weight.values": "model-00001-of-00002.safetensors",
         "b.weight.metadata": "model-00001-of-00002.safetensors",
         "norm.weight": "model-00002-of-00002.safetensors",
-    } or set(index["weight_map"]) == {
-        "a.weight.values",
-        "a.weight.metadata",
-        "b.weight.values",
-        "b.weight.metadata",
-        "norm.weight",
     }
     held = {
         name: array
@@ -314,7 +321,7 @@ def change_index(folder, change):
         ),
         (
             lambda index: index["weight_map"].update({"a.weight": "model-00002-of-00002.safetensors"}),
-            "the index .* has it in shard 'model-00002-of-00002.safetensors', expected 'model-00001-of-00002.safetensors'",
+            "the index .* has it in shard 'model-00002-of-00002.safetensors', expected 'model-00001-of",
         ),
         (
             lambda index: index["weight_map"].update(c="../x.safetensors"),

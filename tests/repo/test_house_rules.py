@@ -1,0 +1,138 @@
+"""The repository itself: imports stay light, exports are documented, generated pages are fresh, the README runs."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("nmsim", "hwmodels", "kernels", "validate")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.md")])
+MAX_LINES = 420
+
+
+def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, env={"PATH": "/usr/bin:/bin"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("nmsim", ["torch", "triton", "matplotlib", "pandas", "hwmodels", "typer"]),
+        ("nmsim.cli", ["torch", "triton", "matplotlib", "pandas", "hwmodels", "validate"]),
+        ("hwmodels", ["torch", "triton", "matplotlib"]),
+        ("validate", ["torch", "triton", "kernels"]),
+        ("nmsim.reference", ["torch"]),
+    ],
+)
+def test_importing_stays_light(module, absent):
+    code = f"import sys, {module}; print(sorted(set({absent!r}) & set(sys.modules)))"
+    answer = run(sys.executable, "-c", code)
+    assert answer.stdout.strip() == "[]", answer.stderr
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_module_says_what_it_is_and_stays_one_idea(path):
+    text = path.read_text(encoding="utf-8")
+    assert ast.get_docstring(ast.parse(text)), "no module docstring"
+    assert len(text.splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_public_functions_and_classes_have_docstrings(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    public = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+    ]
+    overloads = {node for node in public if any(ast.unparse(d) == "overload" for d in node.decorator_list)}
+    assert [node.name for node in public if node not in overloads and not ast.get_docstring(node)] == []
+
+
+@pytest.mark.parametrize("package", ["nmsim", "hwmodels", "validate", "nmsim.encodings", "nmsim.layouts"])
+def test_what_is_exported_exists_and_is_documented(package):
+    module = __import__(package, fromlist=["__all__"])
+    for name in module.__all__:
+        assert hasattr(module, name), f"{package}.{name} is exported but missing"
+        exported = getattr(module, name)
+        assert not callable(exported) or exported.__doc__, f"{package}.{name} has no docstring"
+
+
+def test_generated_pages_are_fresh():
+    answer = run(sys.executable, "docs/generate.py", "--check")
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("http://", "https://", "mailto:")):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), f"{target} leads nowhere"
+        assert not anchor or anchor in anchors(file), f"{target}: no such heading"
+
+
+def python_blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if python_blocks(page)], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_python_of_the_docs_runs_and_prints_what_it_says(page, tmp_path):
+    for block in python_blocks(page):
+        answer = run(sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{block}", cwd=tmp_path)
+        assert answer.returncode == 0, answer.stderr
+        printed = answer.stdout
+        for claim in re.findall(r"^print\(.*\)\s+# (.+)$", block, re.M):
+            for number in re.findall(r"\d[\d.]*\d|\d", claim):
+                assert number in printed, f"{page.name} says {claim!r}, but it prints {printed!r}"
+
+
+def test_dependencies_are_pinned_and_the_pins_are_in_range():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(d for extra in project["optional-dependencies"].values() for d in extra)]
+    pins = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+    )
+    normal = {name.lower().replace("_", "-"): version for name, version in pins.items()}
+    for requirement in wanted:
+        name = re.match(r"[A-Za-z0-9_\-]+", requirement)[0].lower().replace("_", "-")
+        assert name in normal, f"{requirement}: no pin in constraints.txt"
+        low = re.search(r">=([\d.]+)", requirement)
+        assert low, f"{requirement}: no lower bound"
+        assert version_tuple(normal[name]) >= version_tuple(low[1])
+    assert normal["torch"] == "2.13.0"
+
+
+def version_tuple(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+
+
+@pytest.mark.parametrize("verb", ["bits", "pack", "unpack", "inspect", "predict", "study", "bench", "help"])
+def test_every_verb_explains_itself(verb):
+    answer = run(sys.executable, "-m", "nmsim.cli", verb, "--help")
+    assert answer.returncode == 0, answer.stderr
+    assert "Usage: nmsim" in answer.stdout
+
+
+def test_no_marks_of_work_left_undone():
+    mark = re.compile(r"\b(TODO|FIXME|XXX|HACK|NotImplementedError)\b")
+    found = [str(p.relative_to(ROOT)) for p in SOURCES if mark.search(p.read_text(encoding="utf-8"))]
+    assert found == []

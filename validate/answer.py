@@ -1,0 +1,200 @@
+"""The answer of a study in three sentences, every number of which is computed from its tables."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from hwmodels.plots import STAGE_NAMES, Step
+from validate.whole_model import DENSE, fastest
+
+PAYS_FROM = 1.05
+"""A bound on the speedup vs dense below this is counted as not paying: no kernel keeps all of a bound."""
+
+SPEEDUP = "predicted_speedup_vs_dense"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Three sentences: what brings most, what it costs, where it does not pay."""
+
+    best: str
+    cost: str
+    limits: str
+
+    @property
+    def sentences(self) -> tuple[str, str, str]:
+        """In the order of reading."""
+        return self.best, self.cost, self.limits
+
+
+def answer(
+    model: pd.DataFrame, bits: pd.DataFrame, *, model_name: str, dtype: str, names: Mapping[str, str]
+) -> Answer:
+    """Say what a study has found.
+
+    Parameters
+    ----------
+    model : DataFrame
+        From `validate.whole_model.sum_layers`.
+    bits : DataFrame
+        From `validate.bits.bits_per_element`.
+    model_name, dtype : str
+    names : mapping of str to str
+        Machine id -> its name in full.
+
+    Returns
+    -------
+    Answer
+    """
+    sparse = model[model["pattern"] != DENSE]
+    operand = "weights" if (sparse["sparse_operand"] == "weights").any() else "activations"
+    rows = sparse[sparse["sparse_operand"] == operand]
+    first, last = _steps(rows)[0], _steps(rows)[-1]
+    start = at_step(rows, first)
+    top = fastest(start, ["phase"]).iloc[0]
+    return Answer(
+        _best(start, top, operand, first, model_name, dtype, names),
+        _cost(start, top, bits),
+        _limits(sparse, rows, start, operand, first, last, names),
+    )
+
+
+def at_step(rows: pd.DataFrame, step: Step) -> pd.DataFrame:
+    """Keep the rows of one step."""
+    phase, tokens = step
+    return rows[(rows["phase"] == phase) & (rows["tokens"] == tokens)]
+
+
+def times(speedup: float) -> str:
+    """Print a speedup.
+
+    Examples
+    --------
+    >>> times(1.7279)
+    '1.73×'
+    """
+    return f"{speedup:.2f}×"
+
+
+def in_words(step: Step) -> str:
+    """Name a step inside a sentence.
+
+    Examples
+    --------
+    >>> in_words(("decode", 1)), in_words(("prefill", 512))
+    ('decode at batch 1', 'prefill of 512 tokens')
+    """
+    phase, tokens = step
+    return f"decode at batch {tokens}" if phase == "decode" else f"prefill of {tokens} tokens"
+
+
+def _best(
+    start: pd.DataFrame,
+    top: pd.Series,
+    operand: str,
+    first: Step,
+    model_name: str,
+    dtype: str,
+    names: Mapping[str, str],
+) -> str:
+    others = fastest(start[start["hardware"] != top["hardware"]], ["hardware"])[SPEEDUP]
+    rest = ""
+    if len(others):
+        low, high = times(others.min()), times(others.max())
+        reach = low if low == high else f"{low} to {high}"
+        machines = (
+            "the other machine reaches" if len(others) == 1 else f"the other {len(others)} machines reach"
+        )
+        rest = f"; {machines} at most {reach} vs dense, each with its best pattern and code"
+    return (
+        f"In {in_words(first)}, pruned {operand} bring at most {times(top[SPEEDUP])} vs dense over all linear layers "
+        f"of {model_name} in {dtype}, with {top['pattern']} and {top['encoding']} codes on the "
+        f"{names[top['hardware']]}, where {STAGE_NAMES[top['bound']]} is the bound{rest}."
+    )
+
+
+def _cost(start: pd.DataFrame, top: pd.Series, bits: pd.DataFrame) -> str:
+    found = bits.set_index(["pattern", "encoding"])
+    own = found.loc[(top["pattern"], top["encoding"])]
+    text = (
+        f"Its metadata take {own['measured_metadata_bits_per_elem']:.3f} bits a weight, measured on "
+        f"{_count(own['elems'])} pruned weights (entropy bound {own['entropy_bits_per_elem']:.3f})"
+    )
+    energy = bits.groupby("pattern", sort=False)["energy_kept"].first()
+    if energy.isna().any() or energy.idxmax() == top["pattern"]:
+        return text + "."
+    wide = fastest(
+        start[(start["hardware"] == top["hardware"]) & (start["pattern"] == energy.idxmax())], ["phase"]
+    )
+    there = wide.iloc[0]
+    cost = found.loc[(there["pattern"], there["encoding"]), "measured_metadata_bits_per_elem"]
+    return (
+        f"{text}; {there['pattern']} keeps {100 * energy[there['pattern']]:.1f} % of the weights' energy instead of "
+        f"{100 * energy[top['pattern']]:.1f} %, takes {cost:.3f} bits in {there['encoding']} codes, and is bound to "
+        f"{times(there[SPEEDUP])} vs dense on the same machine."
+    )
+
+
+def _limits(
+    sparse: pd.DataFrame,
+    rows: pd.DataFrame,
+    start: pd.DataFrame,
+    operand: str,
+    first: Step,
+    last: Step,
+    names: Mapping[str, str],
+) -> str:
+    pairs = fastest(at_step(rows, last), ["hardware", "pattern"])
+    paying = pairs[pairs[SPEEDUP] >= PAYS_FROM]
+    less = f"{100 * (PAYS_FROM - 1):.0f} %"
+    head = f"In {in_words(last)}"
+    if paying.empty:
+        parts = [
+            f"{head} none of the {len(pairs)} pairs of machine and pattern gains {less} or more vs dense"
+        ]
+    elif len(paying) == len(pairs):
+        low, high = times(pairs[SPEEDUP].min()), times(pairs[SPEEDUP].max())
+        parts = [
+            f"{head} all {len(pairs)} pairs of machine and pattern may pay, at most {low} to {high} vs dense"
+        ]
+    else:
+        native = set(pairs.index[pairs["execution"] == "native"])
+        why = ", those with a sparse unit for the pattern" if set(paying.index) == native else ""
+        parts = [
+            f"{head} only {len(paying)} of {len(pairs)} pairs of machine and pattern may pay{why} "
+            f"(at most {times(paying[SPEEDUP].max())} vs dense), the others gain less than {less}"
+        ]
+    if operand == "weights":
+        parts += _activations(sparse[sparse["sparse_operand"] == "activations"])
+    worst = start.loc[start[SPEEDUP].idxmin()]
+    if worst[SPEEDUP] < 0.995:
+        parts.append(
+            f"the wrong code loses ({worst['pattern']} with {worst['encoding']} codes on the "
+            f"{names[worst['hardware']]} is at best {times(worst[SPEEDUP])} vs dense in {in_words(first)})"
+        )
+    return "; ".join(parts) + "; and all of this is a bound, which real kernels stay below."
+
+
+def _activations(rows: pd.DataFrame) -> list[str]:
+    """What to say of pruned activations in decode; nothing where they were not studied."""
+    best = rows[rows["phase"] == "decode"].groupby("tokens")[SPEEDUP].max().sort_index()
+    if best.empty:
+        return []
+    reach = f"{times(best.iloc[0])} vs dense at batch {best.index[0]}"
+    failing = best[best < PAYS_FROM]
+    if failing.empty:
+        return [f"pruned activations, bound to {reach}, may pay up to batch {best.index[-1]}"]
+    if failing.index[0] == best.index[0]:
+        return [f"pruned activations do not pay in decode (at most {reach})"]
+    return [f"pruned activations, bound to {reach}, stop paying at batch {failing.index[0]}"]
+
+
+def _steps(rows: pd.DataFrame) -> list[Step]:
+    """All steps: decode batches from the least up, then prefill lengths."""
+    found = rows[["phase", "tokens"]].drop_duplicates().sort_values(["phase", "tokens"])
+    return [(str(phase), int(tokens)) for phase, tokens in found.itertuples(index=False, name=None)]
+
+
+def _count(elems: float) -> str:
+    return f"{elems / 1e6:.1f} million" if elems >= 1e5 else f"{elems:.0f}"

@@ -1,0 +1,253 @@
+"""The page of a study: one self-contained HTML file, read from top to bottom.
+
+A page is a list of sections, each with a template of its own under `templates/`. A new section is one more builder
+here and one more template; neither the page nor the other sections change.
+"""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from hwmodels import HardwareSpec, plots
+from hwmodels.plots import DARK, LIGHT, STAGE_NAMES, Step
+from nmsim.units import format_bytes
+from validate import assumptions
+from validate.answer import PAYS_FROM, Answer, times
+from validate.plots import bytes_per_element
+from validate.provenance import Provenance
+from validate.whole_model import DENSE, TIE, fastest
+
+BEST_KEYS = ("hardware", "phase", "tokens", "sparse_operand", "pattern")
+PNG_DPI = 150
+SPEEDUP = "predicted_speedup_vs_dense"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure for the page: as SVG on light and on dark paper, and as PNG for a file of its own."""
+
+    name: str
+    light_svg: bytes
+    dark_svg: bytes
+    png: bytes
+
+    @property
+    def light_uri(self) -> str:
+        """The light one as a data URI."""
+        return _uri(self.light_svg)
+
+    @property
+    def dark_uri(self) -> str:
+        """The dark one as a data URI."""
+        return _uri(self.dark_svg)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: where links point to, its heading, its template and what the template shows."""
+
+    anchor: str
+    title: str
+    template: str
+    context: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a page is made from."""
+
+    model_name: str
+    dtype: str
+    packing: str
+    weights_name: str
+    synthetic: str
+    machines: tuple[HardwareSpec, ...]
+    model: pd.DataFrame
+    bits: pd.DataFrame
+    answer: Answer
+    provenance: Provenance
+    files: Mapping[str, str]
+
+    @property
+    def operands(self) -> list[str]:
+        """The sparse operands studied, weights first."""
+        present = set(self.model["sparse_operand"].dropna())
+        return [name for name in plots.OPERANDS if name in present]
+
+    @property
+    def best(self) -> pd.DataFrame:
+        """Dense rows, and for each machine, step, operand and pattern the row of the fastest encoding."""
+        dense = self.model[self.model["pattern"] == DENSE]
+        return pd.concat([dense, fastest(self.model, BEST_KEYS)], ignore_index=True)
+
+
+def draw(found: Findings) -> dict[str, Drawing]:
+    """Draw the figures of a page, by name."""
+    operand, best = found.operands[0], found.best
+    makers = {
+        "speedup_vs_pattern": lambda theme: plots.speedup_vs_pattern(
+            found.model, operand=operand, theme=theme
+        ),
+        "speedup_vs_tokens": lambda theme: plots.speedup_vs_tokens(best, theme=theme),
+        "bound_by_stage": lambda theme: plots.bound_by_stage(
+            _of(best, operand), operand=operand, theme=theme
+        ),
+        "bytes_per_element": lambda theme: bytes_per_element(found.bits, theme=theme),
+    }
+    out = {}
+    for name, make in makers.items():
+        light, dark = make(LIGHT)[0], make(DARK)[0]
+        out[name] = Drawing(name, _render(light, "svg"), _render(dark, "svg"), _render(light, "png"))
+    return out
+
+
+def render(found: Findings, drawings: Mapping[str, Drawing]) -> str:
+    """Write the page.
+
+    Returns
+    -------
+    str
+        HTML that needs no other file, no network and no script.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("validate"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        found=found, drawings=drawings, sections=sections(found), hypothetical=_hypothetical(found.machines)
+    )
+
+
+def sections(found: Findings) -> list[Section]:
+    """The sections of a page, in order."""
+    steps = plots.choose_steps(found.model, limit=1 << 10)
+    names = [(phase, str(tokens)) for phase, tokens in steps]
+    common = {"steps": names, "stages": STAGE_NAMES, "pays_from": PAYS_FROM, "tie": TIE, "dtype": found.dtype}
+    tables = {operand: _speedup_table(found, operand, steps) for operand in found.operands}
+    best = {operand: _best_table(found, operand, steps) for operand in found.operands}
+    out = [
+        Section("machines", "Each machine at its best", "best.html.j2", {**common, "tables": best}),
+        Section(
+            "stored", "What is stored", "stored.html.j2", {"rows": _bits_rows(found.bits), "found": found}
+        ),
+        Section(
+            "speedup",
+            f"What pruned {found.operands[0]} can bring",
+            "speedup.html.j2",
+            {**common, "operand": found.operands[0], "rows": tables[found.operands[0]]},
+        ),
+        Section("bound", "What bounds it", "bound.html.j2", {"operand": found.operands[0]}),
+        Section(
+            "tokens",
+            "Weights or activations, few tokens or many" if len(tables) > 1 else "Few tokens or many",
+            "tokens.html.j2",
+            {**common, "rows": tables.get("activations") if len(tables) > 1 else None},
+        ),
+        Section(
+            "assumptions",
+            "What this rests on",
+            "assumptions.html.j2",
+            {
+                "numbers": assumptions.machine_numbers(found.machines, found.dtype),
+                "units": assumptions.native_units(found.machines),
+                "software": assumptions.software_numbers(),
+                "study": assumptions.STUDY_ASSUMPTIONS,
+                "numbered": assumptions.numbered_assumptions(),
+                "dtype": found.dtype,
+            },
+        ),
+        Section(
+            "provenance", "Where this is from", "provenance.html.j2", {"found": found, "bytes": format_bytes}
+        ),
+    ]
+    return out
+
+
+def _bits_rows(bits: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of the table of bits, patterns in their order."""
+    order = {pattern: place for place, pattern in enumerate(plots.pattern_order(bits["pattern"]))}
+    sort = bits.sort_values("pattern", key=lambda column: column.map(order), kind="stable")
+    rows: list[dict[str, Any]] = sort.to_dict("records")  # type: ignore[assignment]
+    return rows
+
+
+def _speedup_table(found: Findings, operand: str, steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """One row a machine and pattern, one cell a step."""
+    best = _of(found.best, operand)
+    best = best[best["pattern"] != DENSE].set_index(["hardware", "pattern", "phase", "tokens"])
+    patterns = plots.pattern_order(found.model["pattern"])
+    return [
+        {
+            "machine": machine.id if place == 0 else "",
+            "span": len(patterns),
+            "pattern": pattern,
+            "cells": [_cell(best.loc[(machine.id, pattern, *step)]) for step in steps],
+        }
+        for machine in found.machines
+        for place, pattern in enumerate(patterns)
+    ]
+
+
+def _best_table(found: Findings, operand: str, steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """One row a machine: its best pattern and encoding at each step shown."""
+    rows = fastest(_of(found.model, operand), ["hardware", "phase", "tokens"])
+    rows = rows.set_index(["hardware", "phase", "tokens"])
+    return [
+        {
+            "machine": spec.id,
+            "name": spec.name,
+            "cells": [_cell(rows.loc[(spec.id, *step)]) for step in steps],
+        }
+        for spec in found.machines
+    ]
+
+
+def _cell(row: pd.Series) -> dict[str, Any]:
+    speedup = float(row[SPEEDUP])
+    return {
+        "text": times(speedup),
+        "heat": _heat(speedup),
+        "pattern": row["pattern"] if "pattern" in row.index else "",
+        "encoding": row["encoding"],
+        "bound": row["bound"],
+        "native": row["execution"] == "native",
+    }
+
+
+def _heat(speedup: float) -> int:
+    """Shade of a cell: -1 a loss, 0 does not pay, 1 to 4 more and more."""
+    if speedup < 0.995:
+        return -1
+    return sum(speedup >= edge for edge in (PAYS_FROM, 1.25, 1.5, 1.75))
+
+
+def _of(table: pd.DataFrame, operand: str) -> pd.DataFrame:
+    """Rows of one operand, and the dense ones."""
+    return table[(table["sparse_operand"] == operand) | (table["pattern"] == DENSE)]
+
+
+def _hypothetical(machines: Sequence[HardwareSpec]) -> list[str]:
+    return [spec.id for spec in machines if spec.hypothetical]
+
+
+def _render(fig: Figure, kind: str) -> bytes:
+    """The bytes of an image, the same for the same figure."""
+    stream = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    with matplotlib.rc_context({"svg.hashsalt": "nmsim"}):
+        fig.savefig(stream, format=kind, dpi=PNG_DPI, facecolor=fig.get_facecolor(), metadata=metadata)
+    return stream.getvalue()
+
+
+def _uri(svg: bytes) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
