@@ -13,8 +13,8 @@ array([[ 0., -3.,  2.,  0.]], dtype=float32)
 """
 
 from nmsim import encodings, layouts, packing
-from nmsim.container import load_file, save_file
 from nmsim.errors import NmsimError
+from nmsim.files.container import load_file, save_file
 from nmsim.mask import prune
 from nmsim.pattern import Pattern
 from nmsim.records import Case, GemmShape, Prediction

@@ -101,6 +101,7 @@ def magnitude_keys(array: NDArray[Any]) -> NDArray[Any]:
     if kind.kind == "unsigned":
         return bits
     if kind.kind == "float":
-        return np.bitwise_and(bits, bits.dtype.type((1 << (kind.bits - 1)) - 1))
+        magnitudes: NDArray[Any] = bits & bits.dtype.type((1 << (kind.bits - 1)) - 1)
+        return magnitudes
     negative = bits >> bits.dtype.type(kind.bits - 1) == 1
     return np.where(negative, ~bits + bits.dtype.type(1), bits)

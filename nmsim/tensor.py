@@ -8,7 +8,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from nmsim import dtypes, encodings, mask as masks, packing
+from nmsim import dtypes, encodings, packing
+from nmsim import mask as masks
 from nmsim.errors import BitstreamError, PatternError
 from nmsim.mask import BoolArray
 from nmsim.pattern import Pattern

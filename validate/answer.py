@@ -115,8 +115,7 @@ def _best(
 
 
 def _cost(start: pd.DataFrame, top: pd.Series, bits: pd.DataFrame) -> str:
-    found = bits.set_index(["pattern", "encoding"])
-    own = found.loc[(top["pattern"], top["encoding"])]
+    own = _bits_of(bits, top)
     text = (
         f"Its metadata take {own['measured_metadata_bits_per_elem']:.3f} bits a weight, measured on "
         f"{_count(own['elems'])} pruned weights (entropy bound {own['entropy_bits_per_elem']:.3f})"
@@ -128,7 +127,7 @@ def _cost(start: pd.DataFrame, top: pd.Series, bits: pd.DataFrame) -> str:
         start[(start["hardware"] == top["hardware"]) & (start["pattern"] == energy.idxmax())], ["phase"]
     )
     there = wide.iloc[0]
-    cost = found.loc[(there["pattern"], there["encoding"]), "measured_metadata_bits_per_elem"]
+    cost = _bits_of(bits, there)["measured_metadata_bits_per_elem"]
     return (
         f"{text}; {there['pattern']} keeps {100 * energy[there['pattern']]:.1f} % of the weights' energy instead of "
         f"{100 * energy[top['pattern']]:.1f} %, takes {cost:.3f} bits in {there['encoding']} codes, and is bound to "
@@ -167,7 +166,7 @@ def _limits(
         ]
     if operand == "weights":
         parts += _activations(sparse[sparse["sparse_operand"] == "activations"])
-    worst = start.loc[start[SPEEDUP].idxmin()]
+    worst = start.iloc[int(start[SPEEDUP].argmin())]
     if worst[SPEEDUP] < 0.995:
         parts.append(
             f"the wrong code loses ({worst['pattern']} with {worst['encoding']} codes on the "
@@ -194,6 +193,12 @@ def _steps(rows: pd.DataFrame) -> list[Step]:
     """All steps: decode batches from the least up, then prefill lengths."""
     found = rows[["phase", "tokens"]].drop_duplicates().sort_values(["phase", "tokens"])
     return [(str(phase), int(tokens)) for phase, tokens in found.itertuples(index=False, name=None)]
+
+
+def _bits_of(bits: pd.DataFrame, row: pd.Series) -> pd.Series:
+    """The bits of the pattern and encoding of a row."""
+    found: pd.Series = bits[(bits["pattern"] == row["pattern"]) & (bits["encoding"] == row["encoding"])].iloc[0]
+    return found
 
 
 def _count(elems: float) -> str:

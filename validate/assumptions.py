@@ -21,7 +21,7 @@ STUDY_ASSUMPTIONS = (
     "Every linear layer but the head is pruned to the same pattern, and one product follows the other without a gap.",
     "Metadata bits of codes of one width follow from shapes alone, so that those measured on the checkpoint hold for "
     "the model. Codes of differing length enter a prediction with their mean over uniform masks (A15).",
-    "Energy kept is the share of the sum of squares of the weights that pruning by magnitude leaves. It is no accuracy.",
+    "Energy kept is the share of the weights' sum of squares that pruning by magnitude leaves. It is no accuracy.",
 )
 """What this study takes for granted on top of the model's own assumptions."""
 

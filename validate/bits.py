@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from nmsim import encodings as codecs
 from nmsim import packing as packings
 from nmsim.errors import BitstreamError, ContainerError, EncodingError
+from nmsim.files.header import TensorInfo
+from nmsim.files.packed_entry import FORMAT_KEY
+from nmsim.files.reader import RawTensor, SafetensorsReader
+from nmsim.files.selection import Selection, refuse_nothing_chosen
+from nmsim.files.sharded import Checkpoint, open_checkpoint
 from nmsim.mask import BoolArray, prune
-from nmsim.packed_entry import FORMAT_KEY
 from nmsim.pattern import Pattern
-from nmsim.safetensors_header import TensorInfo
-from nmsim.safetensors_reader import RawTensor, SafetensorsReader
-from nmsim.selection import Selection, refuse_nothing_chosen
-from nmsim.sharded import Checkpoint, open_checkpoint
 from nmsim.tensor import CHUNK_ELEMS, PackedTensor, compress
 from nmsim.units import bits_to_bytes
 

@@ -15,8 +15,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim.container import save_file
 from nmsim.errors import NmsimError
+from nmsim.files.container import save_file
 
 FILE_NAME = "example.safetensors"
 STATEMENT = (

@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -74,8 +75,8 @@ def collect(command: str, inputs: Sequence[Path]) -> Provenance:
 
 
 def command_line() -> str:
-    """The command that runs, without the folder of its program."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The `nmsim` command that runs, quoted as a shell takes it."""
+    return shlex.join(["nmsim", *sys.argv[1:]])
 
 
 def _sha256(path: Path) -> str:

@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from nmsim.atomic import PARTIAL_SUFFIX
 from nmsim.errors import NmsimError
+from nmsim.files.atomic import PARTIAL_SUFFIX
 
 
 @contextlib.contextmanager

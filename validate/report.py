@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hwmodels import HardwareSpec, plots
-from hwmodels.plots import DARK, LIGHT, STAGE_NAMES, Step
+from hwmodels.plots import DARK, LIGHT, Step, Theme
 from nmsim.units import format_bytes
 from validate import assumptions
 from validate.answer import PAYS_FROM, Answer, times
@@ -25,6 +25,7 @@ from validate.provenance import Provenance
 from validate.whole_model import DENSE, TIE, fastest
 
 BEST_KEYS = ("hardware", "phase", "tokens", "sparse_operand", "pattern")
+FIGURES = ("bytes_per_element", "speedup_vs_pattern", "bound_by_stage", "speedup_vs_tokens")
 PNG_DPI = 150
 SPEEDUP = "predicted_speedup_vs_dense"
 
@@ -90,20 +91,9 @@ class Findings:
 
 def draw(found: Findings) -> dict[str, Drawing]:
     """Draw the figures of a page, by name."""
-    operand, best = found.operands[0], found.best
-    makers = {
-        "speedup_vs_pattern": lambda theme: plots.speedup_vs_pattern(
-            found.model, operand=operand, theme=theme
-        ),
-        "speedup_vs_tokens": lambda theme: plots.speedup_vs_tokens(best, theme=theme),
-        "bound_by_stage": lambda theme: plots.bound_by_stage(
-            _of(best, operand), operand=operand, theme=theme
-        ),
-        "bytes_per_element": lambda theme: bytes_per_element(found.bits, theme=theme),
-    }
     out = {}
-    for name, make in makers.items():
-        light, dark = make(LIGHT)[0], make(DARK)[0]
+    for name in FIGURES:
+        light, dark = _figure(found, name, LIGHT), _figure(found, name, DARK)
         out[name] = Drawing(name, _render(light, "svg"), _render(dark, "svg"), _render(light, "png"))
     return out
 
@@ -123,20 +113,23 @@ def render(found: Findings, drawings: Mapping[str, Drawing]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(
-        found=found, drawings=drawings, sections=sections(found), hypothetical=_hypothetical(found.machines)
-    )
+    page = environment.get_template("report.html.j2")
+    made_up = [spec.id for spec in found.machines if spec.hypothetical]
+    return page.render(found=found, drawings=drawings, sections=sections(found), hypothetical=made_up)
 
 
 def sections(found: Findings) -> list[Section]:
     """The sections of a page, in order."""
     steps = plots.choose_steps(found.model, limit=1 << 10)
     names = [(phase, str(tokens)) for phase, tokens in steps]
-    common = {"steps": names, "stages": STAGE_NAMES, "pays_from": PAYS_FROM, "tie": TIE, "dtype": found.dtype}
+    common = {"steps": names, "pays_from": PAYS_FROM, "tie": TIE, "dtype": found.dtype}
     tables = {operand: _speedup_table(found, operand, steps) for operand in found.operands}
-    best = {operand: _best_table(found, operand, steps) for operand in found.operands}
-    out = [
-        Section("machines", "Each machine at its best", "best.html.j2", {**common, "tables": best}),
+    ends = plots.choose_steps(found.model)
+    few = {**common, "steps": [(phase, str(tokens)) for phase, tokens in ends], "operands": found.operands}
+    return [
+        Section(
+            "machines", "Each machine at its best", "best.html.j2", {**few, "rows": _best_table(found, ends)}
+        ),
         Section(
             "stored", "What is stored", "stored.html.j2", {"rows": _bits_rows(found.bits), "found": found}
         ),
@@ -170,7 +163,6 @@ def sections(found: Findings) -> list[Section]:
             "provenance", "Where this is from", "provenance.html.j2", {"found": found, "bytes": format_bytes}
         ),
     ]
-    return out
 
 
 def _bits_rows(bits: pd.DataFrame) -> list[dict[str, Any]]:
@@ -188,36 +180,40 @@ def _speedup_table(found: Findings, operand: str, steps: Sequence[Step]) -> list
     patterns = plots.pattern_order(found.model["pattern"])
     return [
         {
-            "machine": machine.id if place == 0 else "",
+            "machine": machine.id,
+            "first": place == 0,
             "span": len(patterns),
             "pattern": pattern,
-            "cells": [_cell(best.loc[(machine.id, pattern, *step)]) for step in steps],
+            "cells": [_cell(best.loc[[(machine.id, pattern, *step)]]) for step in steps],
         }
         for machine in found.machines
         for place, pattern in enumerate(patterns)
     ]
 
 
-def _best_table(found: Findings, operand: str, steps: Sequence[Step]) -> list[dict[str, Any]]:
-    """One row a machine: its best pattern and encoding at each step shown."""
-    rows = fastest(_of(found.model, operand), ["hardware", "phase", "tokens"])
-    rows = rows.set_index(["hardware", "phase", "tokens"])
+def _best_table(found: Findings, steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """One row a machine: the best pattern and encoding of each operand at each step shown."""
+    keys = ["hardware", "sparse_operand", "phase", "tokens"]
+    rows = fastest(found.model, keys).set_index(keys)
     return [
         {
             "machine": spec.id,
             "name": spec.name,
-            "cells": [_cell(rows.loc[(spec.id, *step)]) for step in steps],
+            "cells": [
+                _cell(rows.loc[[(spec.id, operand, *step)]]) for operand in found.operands for step in steps
+            ],
         }
         for spec in found.machines
     ]
 
 
-def _cell(row: pd.Series) -> dict[str, Any]:
-    speedup = float(row[SPEEDUP])
+def _cell(found: pd.DataFrame) -> dict[str, Any]:
+    """What a cell shows of the one row there is."""
+    (row,) = found.reset_index().to_dict("records")
     return {
-        "text": times(speedup),
-        "heat": _heat(speedup),
-        "pattern": row["pattern"] if "pattern" in row.index else "",
+        "text": times(row[SPEEDUP]),
+        "heat": _heat(row[SPEEDUP]),
+        "pattern": row["pattern"],
         "encoding": row["encoding"],
         "bound": row["bound"],
         "native": row["execution"] == "native",
@@ -236,8 +232,15 @@ def _of(table: pd.DataFrame, operand: str) -> pd.DataFrame:
     return table[(table["sparse_operand"] == operand) | (table["pattern"] == DENSE)]
 
 
-def _hypothetical(machines: Sequence[HardwareSpec]) -> list[str]:
-    return [spec.id for spec in machines if spec.hypothetical]
+def _figure(found: Findings, name: str, theme: Theme) -> Figure:
+    operand = found.operands[0]
+    if name == "bytes_per_element":
+        return bytes_per_element(found.bits, theme=theme)[0]
+    if name == "speedup_vs_pattern":
+        return plots.speedup_vs_pattern(found.model, operand=operand, theme=theme)[0]
+    if name == "speedup_vs_tokens":
+        return plots.speedup_vs_tokens(found.best, theme=theme)[0]
+    return plots.bound_by_stage(_of(found.best, operand), operand=operand, theme=theme)[0]
 
 
 def _render(fig: Figure, kind: str) -> bytes:

@@ -37,11 +37,7 @@ FILES = {
     "model.csv": "the same added up over the layers: a row a step, machine and way to store it",
     "bits.csv": "a row a tensor, pattern and encoding: measured bits and bytes, and what the formula says",
     "study.json": "the answer, the best of each machine, the bits and the provenance, for programs",
-    "speedup_vs_pattern.png": "figure",
-    "speedup_vs_tokens.png": "figure",
-    "bound_by_stage.png": "figure",
-    "bytes_per_element.png": "figure",
-}
+} | {f"{name}.png": "the figure of that name on this page" for name in report.FIGURES}
 """What a study writes."""
 
 ENCODED_SHARE, DRAWN_SHARE = 0.55, 0.95

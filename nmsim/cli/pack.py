@@ -12,11 +12,11 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from nmsim.checkpoint import CheckpointReport, pack_checkpoint, unpack_checkpoint
 from nmsim.cli import console
 from nmsim.cli.progress import progress_bar, tidy_when_terminated
 from nmsim.errors import NmsimError
-from nmsim.inspection import InspectionRow, inspect_checkpoint
+from nmsim.files.checkpoint import CheckpointReport, pack_checkpoint, unpack_checkpoint
+from nmsim.files.inspection import InspectionRow, inspect_checkpoint
 from nmsim.units import ceil_div, format_bytes
 
 Weights = Annotated[

@@ -8,14 +8,14 @@ from types import FrameType
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from nmsim import checkpoint_report
 from nmsim.cli import console
+from nmsim.files import report as reports
 
 DELAY_S = 2.0
 
 
 @contextlib.contextmanager
-def progress_bar() -> Iterator[checkpoint_report.Progress]:
+def progress_bar() -> Iterator[reports.Progress]:
     """Show bytes done on standard error once two seconds have passed, on a terminal only; gone when done."""
     bar = Progress(
         TextColumn("{task.description}", markup=False),

@@ -1,14 +1,13 @@
 """`nmsim study`: the main job, from a checkpoint to a report."""
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from nmsim.cli import console
+from nmsim.cli.progress import tidy_when_terminated
 from nmsim.errors import NmsimError
 
 MODEL = "llama-3.1-8b"
@@ -24,87 +23,110 @@ def study(
     weights: Annotated[
         Path | None,
         typer.Option(
+            "--weights",
+            "-w",
             help="Checkpoint whose linear layers are pruned and encoded: a .safetensors file, an index, or a folder "
-            "with one. Without it the synthetic example is used."
+            "with one. The synthetic example when absent.",
         ),
     ] = None,
     example: Annotated[
         bool,
-        typer.Option("--example", help="Make and use the synthetic example checkpoint; it is written too."),
+        typer.Option(
+            "--example", help="Use the synthetic example checkpoint, and write it beside the report."
+        ),
     ] = False,
     model: Annotated[
         str,
-        typer.Option(help="Model whose layer shapes are predicted: a name, or a Hugging Face config.json."),
+        typer.Option(
+            "--model",
+            "-m",
+            help="Model whose layer shapes are predicted: a name, or a Hugging Face config.json.",
+        ),
     ] = MODEL,
     hardware: Annotated[
-        str, typer.Option(help="Machines, by name or .toml file, separated by commas.")
-    ] = HARDWARE,
-    patterns: Annotated[
-        str, typer.Option(help="N:M patterns, N kept of every M, separated by commas.")
-    ] = PATTERNS,
-    encodings: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="Metadata encodings, separated by commas.",
-            show_default=f"{ENCODINGS}; without gap:2, whose codes differ in length, under other packings than "
-            "bitstream",
+            "--hardware", "-H", help=f"Machines by name, or paths of hardware TOML files. Default {HARDWARE}."
+        ),
+    ] = None,
+    pattern: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pattern", "--patterns", "-p", help=f"Patterns N:M, N kept of every M. Default {PATTERNS}."
+        ),
+    ] = None,
+    encoding: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--encoding",
+            "--encodings",
+            "-e",
+            help=f"Metadata encodings. Default {ENCODINGS}; without gap:2, whose codes differ in length, where the "
+            "packing is not bitstream.",
         ),
     ] = None,
     packing: Annotated[
-        str,
-        typer.Option(help="How codes are laid into bits: bitstream, no_straddle[:W], power_of_two or byte."),
+        str, typer.Option(help="bitstream, no_straddle[:W], power_of_two or byte.")
     ] = "bitstream",
     batch: Annotated[
-        str, typer.Option(help="Decode batches, separated by commas; empty for no decode.")
-    ] = BATCHES,
+        list[str] | None,
+        typer.Option("--batch", "-b", help=f"Decode batches; '' for no decode. Default {BATCHES}."),
+    ] = None,
     prefill: Annotated[
-        str, typer.Option(help="Prompt lengths in tokens, separated by commas; empty for no prefill.")
-    ] = PREFILL,
+        list[str] | None,
+        typer.Option(help=f"Prompt lengths in tokens; '' for no prefill. Default {PREFILL}."),
+    ] = None,
     dtype: Annotated[
-        str, typer.Option(help="Value type of the predictions: bf16, fp16, fp8, int8, ...")
+        str, typer.Option(help="Value type of the predictions: bf16, fp16, fp8, int8 ...")
     ] = "bf16",
     activations: Annotated[
         bool, typer.Option(help="Predict pruned activations as well as pruned weights.")
     ] = True,
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder for the report, tables and figures.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for report, tables and figures. Other files in it stay as they are.",
+        ),
     ] = Path("study"),
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the summary as JSON instead of text.")
     ] = False,
 ) -> None:
-    """Prune and encode a checkpoint, predict a model on machines, and write a report that answers what to build.
+    """Encode a checkpoint, predict a model on machines, and write a report: what to build, and what it brings at most.
 
-    Every speedup is an upper bound vs the dense model on the same machine.
+    Lists are joined by commas, or given by repeating an option. Every speedup is an upper bound vs the dense model on
+    the same machine.
     """
     from validate.provenance import command_line
     from validate.study import run_study
 
     if example and weights is not None:
-        raise NmsimError("--example and --weights are both given: expected one of them")
-    if encodings is None:
-        encodings = ENCODINGS if packing == "bitstream" else ENCODINGS_OF_ONE_WIDTH
-    notes = Console(stderr=True)
+        raise NmsimError("--example and --weights are both given, expected one of them")
     if weights is None:
-        notes.print("weights: the synthetic example checkpoint (not a trained model)", highlight=False)
+        console.err.print("weights: the synthetic example checkpoint, no trained model")
+    every = ENCODINGS if packing == "bitstream" else ENCODINGS_OF_ONE_WIDTH
     bar = Progress(
-        TextColumn("{task.description:<58.58}"),
+        TextColumn("{task.description:<55.55}", markup=False),
         BarColumn(),
+        TaskProgressColumn(),
         TimeElapsedColumn(),
-        console=notes,
+        console=console.err,
         transient=True,
+        disable=not console.err.is_terminal,
     )
-    with bar:
-        task = bar.add_task("starting", total=1.0)
+    task = bar.add_task("starting", total=1.0)
+    with tidy_when_terminated(), bar:
         found = run_study(
             weights,
             model,
-            _words("--hardware", hardware),
-            _words("--patterns", patterns),
-            _words("--encodings", encodings),
+            console.split_names(hardware or [HARDWARE]),
+            console.split_names(pattern or [PATTERNS]),
+            console.split_names(encoding or [every]),
             packing,
-            _numbers("--batch", batch),
-            _numbers("--prefill", prefill),
+            _numbers("--batch", batch or [BATCHES]),
+            _numbers("--prefill", prefill or [PREFILL]),
             output,
             dtype=dtype,
             activations=activations,
@@ -112,28 +134,17 @@ def study(
             progress=lambda text, share: bar.update(task, description=text, completed=share),
         )
     if as_json:
-        sys.stdout.write(json.dumps(found.summary, indent=2, ensure_ascii=False) + "\n")
+        console.print_json(found.summary)
         return
-    out = Console(highlight=False)
     for sentence in found.answer.sentences:
-        out.print(sentence, "\n", sep="", markup=False)
-    typer.echo(f"report: {found.report}")
+        console.out.print(f"{sentence}\n", highlight=False, markup=False)
+    console.out.print(f"report: {found.report}", highlight=False, markup=False)
 
 
-def _words(option: str, text: str) -> list[str]:
-    words = [word.strip() for word in text.split(",")]
-    if not all(words):
-        raise NmsimError(
-            f"{option} {text!r}: expected at least one entry and none empty, separated by commas"
-        )
-    return words
-
-
-def _numbers(option: str, text: str) -> list[int]:
-    if not text.strip():
-        return []
-    words = _words(option, text)
+def _numbers(option: str, texts: list[str]) -> list[int]:
+    """Whole numbers given one by one or joined by commas."""
+    words = console.split_names(texts)
     for word in words:
         if not (word.isascii() and word.isdigit()):
-            raise NmsimError(f"{option} {text!r}: {word!r} is no positive whole number")
+            raise NmsimError(f"{option} {word!r}: expected positive whole numbers, such as {BATCHES}")
     return [int(word) for word in words]

@@ -216,7 +216,7 @@ def _decode_fields(bits, n, m, codes, masks):  # type: ignore[no-untyped-def]
     full = np.uint64(64)
     for i in range(codes.shape[0]):
         masks[i, :] = 0
-        previous = -1
+        previous = np.int64(-1)
         for j in range(n):
             bit = j * bits
             word, shift = bit >> 6, np.uint64(bit & 63)

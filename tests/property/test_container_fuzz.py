@@ -24,9 +24,9 @@ from nmsim import (
     prune,
     save_file,
 )
-from nmsim.checkpoint import pack_checkpoint, unpack_checkpoint
-from nmsim.container import RawTensor
-from nmsim.safetensors_header import DTYPE_BITS, parse
+from nmsim.files.checkpoint import pack_checkpoint, unpack_checkpoint
+from nmsim.files.container import RawTensor
+from nmsim.files.header import DTYPE_BITS, parse
 
 MEMORY_LIMIT_BYTES = 32 << 20
 """Far above what a file of a few kilobytes can need, far below what a damaged number could ask for."""

@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 
 import nmsim
-from nmsim import atomic, load_file, save_file
-from nmsim.checkpoint import pack_checkpoint
+from nmsim import load_file, save_file
 from nmsim.errors import ContainerError
+from nmsim.files import atomic
+from nmsim.files.checkpoint import pack_checkpoint
 
 ROOT = Path(nmsim.__file__).parents[1]
 PARTIAL = re.compile(r"^\.packed(\.safetensors)?\.\d+-[0-9a-f]{8}\.nmsim-partial$")
 
 STALLED = """
 import sys, time
-from nmsim.checkpoint import pack_checkpoint
+from nmsim.files.checkpoint import pack_checkpoint
 from nmsim.cli.progress import tidy_when_terminated
 
 def stall(name, done_bytes, total_bytes):

@@ -8,12 +8,12 @@ import pytest
 import safetensors.numpy
 
 from nmsim import load_file, prune, save_file
-from nmsim.checkpoint import pack_checkpoint, unpack_checkpoint
-from nmsim.container import RawTensor
 from nmsim.errors import BitstreamError, ContainerError, EncodingError, PatternError
-from nmsim.safetensors_header import DTYPE_BITS
-from nmsim.safetensors_reader import SafetensorsReader
-from nmsim.selection import Selection
+from nmsim.files.checkpoint import pack_checkpoint, unpack_checkpoint
+from nmsim.files.container import RawTensor
+from nmsim.files.header import DTYPE_BITS
+from nmsim.files.reader import SafetensorsReader
+from nmsim.files.selection import Selection
 
 PREFIX = "model.layers.0."
 DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2, np.int8]

@@ -7,11 +7,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from nmsim import Pattern, compress, encodings, inspection, prune, save_file
-from nmsim.checkpoint import pack_checkpoint
-from nmsim.container import RawTensor
+from nmsim import Pattern, compress, encodings, prune, save_file
 from nmsim.errors import BitstreamError, ContainerError, EncodingError, PatternError
-from nmsim.inspection import inspect_checkpoint
+from nmsim.files import inspection
+from nmsim.files.checkpoint import pack_checkpoint
+from nmsim.files.container import RawTensor
+from nmsim.files.inspection import inspect_checkpoint
 
 
 def weights(shape, dtype=np.float32, seed=0):

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from nmsim import dtypes, encodings, packing, words
 from nmsim.errors import ContainerError, NmsimError
+from nmsim.files.header import MAX_ELEMS, TensorInfo, loads_strict
+from nmsim.files.reader import RawTensor, SafetensorsReader
 from nmsim.pattern import Pattern
-from nmsim.safetensors_header import MAX_ELEMS, TensorInfo, loads_strict
-from nmsim.safetensors_reader import RawTensor, SafetensorsReader
 from nmsim.tensor import PackedTensor
 from nmsim.units import bits_to_bytes
 

@@ -15,9 +15,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim import atomic, safetensors_header
 from nmsim.errors import ContainerError
-from nmsim.safetensors_header import TensorInfo, tensor_bytes
+from nmsim.files import atomic
+from nmsim.files import header as headers
+from nmsim.files.header import TensorInfo, tensor_bytes
 
 COPY_BYTES = 1 << 22
 
@@ -61,7 +62,7 @@ class SafetensorsWriter:
             for name, info in self._late.items()
         }
         written = self._written | behind
-        header = safetensors_header.render([written[name] for name in order], metadata, self._room_bytes)
+        header = headers.render([written[name] for name in order], metadata, self._room_bytes)
         assert len(header) == self._room_bytes, "room was reserved for the longest header there can be"
         self._stream.seek(0)
         self._stream.write(header)
@@ -71,7 +72,7 @@ class SafetensorsWriter:
 def create(
     target: Path, room_bytes: int, *, force: bool = False, sources: Iterable[Path] = ()
 ) -> Iterator[SafetensorsWriter]:
-    """Open a safetensors file for writing that takes its name on success; see `nmsim.atomic.new_file`.
+    """Open a safetensors file for writing that takes its name on success; see `nmsim.files.atomic.new_file`.
 
     Parameters
     ----------
@@ -102,7 +103,7 @@ def header_room(tensors: Iterable[tuple[str, str, Sequence[int]]], metadata: Map
         end = reached + (tensor_bytes(dtype, shape) or 0)
         infos.append(TensorInfo(name, dtype, tuple(shape), reached, end))
         reached = end
-    return len(safetensors_header.render(infos, metadata))
+    return len(headers.render(infos, metadata))
 
 
 def refuse_reserved_names(names: Iterable[str]) -> None:
@@ -111,9 +112,9 @@ def refuse_reserved_names(names: Iterable[str]) -> None:
     for name in names:
         if not isinstance(name, str):
             raise ContainerError(f"tensor name {name!r} (type {type(name).__name__}): expected a str")
-        if name == safetensors_header.METADATA_KEY:
+        if name == headers.METADATA_KEY:
             raise ContainerError(f"tensor name {name!r}: the safetensors format keeps it for itself")
-        if not safetensors_header.is_unicode(name):
+        if not headers.is_unicode(name):
             raise ContainerError(f"tensor name {name!r}: expected valid Unicode")
         if name in seen:
             raise ContainerError(f"tensor name {name!r} is taken twice in the file to be written")

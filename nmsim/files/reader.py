@@ -13,9 +13,10 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim import dtypes, safetensors_header
+from nmsim import dtypes
 from nmsim.errors import ContainerError
-from nmsim.safetensors_header import DTYPE_BITS, TensorInfo, tensor_bytes
+from nmsim.files import header as headers
+from nmsim.files.header import DTYPE_BITS, TensorInfo, tensor_bytes
 
 EXTRA_DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
@@ -119,11 +120,9 @@ class SafetensorsReader:
         self._map = _map_file(self.path)
         try:
             size = len(self._map)
-            length = safetensors_header.header_bytes(
-                self._map[: safetensors_header.LENGTH_BYTES], str(path), size
-            )
-            raw = self._map[: safetensors_header.LENGTH_BYTES + length]
-            header = safetensors_header.parse(raw, str(path), size)
+            length = headers.header_bytes(self._map[: headers.LENGTH_BYTES], str(path), size)
+            raw = self._map[: headers.LENGTH_BYTES + length]
+            header = headers.parse(raw, str(path), size)
         except BaseException:
             self._map.close()
             raise
@@ -187,8 +186,8 @@ def _map_file(path: Path) -> mmap.mmap:
             status = os.fstat(stream.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ContainerError(f"{path}: is no regular file, expected a safetensors file")
-            if status.st_size < safetensors_header.LENGTH_BYTES:
-                safetensors_header.header_bytes(b"", str(path), status.st_size)
+            if status.st_size < headers.LENGTH_BYTES:
+                headers.header_bytes(b"", str(path), status.st_size)
             return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise ContainerError(f"{path}: cannot be read: {error.strerror or error}") from error

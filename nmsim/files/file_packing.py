@@ -4,11 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nmsim import dtypes, safetensors_writer
-from nmsim.checkpoint_report import Counter, TensorReport
+from nmsim import dtypes
 from nmsim.errors import ContainerError, NmsimError
-from nmsim.mask import checked_axis
-from nmsim.packed_entry import (
+from nmsim.files import writer
+from nmsim.files.header import TensorInfo
+from nmsim.files.packed_entry import (
     ENTRY_PREFIX,
     FORMAT_KEY,
     FORMAT_VERSION,
@@ -16,10 +16,11 @@ from nmsim.packed_entry import (
     PackedEntry,
     read_packed,
 )
+from nmsim.files.reader import RawTensor, SafetensorsReader
+from nmsim.files.report import Counter, TensorReport
+from nmsim.files.selection import Selection
+from nmsim.mask import checked_axis
 from nmsim.pattern import Pattern
-from nmsim.safetensors_header import TensorInfo
-from nmsim.safetensors_reader import RawTensor, SafetensorsReader
-from nmsim.selection import Selection
 from nmsim.tensor import compress, decompress
 
 
@@ -51,7 +52,7 @@ class PackPlan:
             (entry.metadata_name, METADATA_DTYPE, [entry.metadata_bounds.stream_bytes])
             for entry in self.entries.values()
         ]
-        return safetensors_writer.header_room(parts, self.metadata(self.entries))
+        return writer.header_room(parts, self.metadata(self.entries))
 
     def metadata(self, entries: dict[str, PackedEntry]) -> dict[str, str]:
         """The free entries of the packed file."""
@@ -89,7 +90,7 @@ def plan_packing(
                     f"{file.where(part)}: takes the name that packing {entry.name!r} needs, expected it free "
                     f"(exclude {entry.name!r}, or rename)"
                 )
-    safetensors_writer.refuse_reserved_names(plan.names)
+    writer.refuse_reserved_names(plan.names)
     return plan
 
 
@@ -99,14 +100,14 @@ def pack_file(
     """Write the packed file of a plan."""
     file = plan.file
     finished: dict[str, PackedEntry] = {}
-    with safetensors_writer.create(path, plan.room_bytes, force=force, sources=sources) as writer:
+    with writer.create(path, plan.room_bytes, force=force, sources=sources) as sink:
         for info in file.in_data_order():
             counter.tell(info.name)
             entry = plan.entries.get(info.name)
             metadata_bytes = 0
             if entry is None:
                 values_bytes = info.stored_bytes
-                writer.add(*_part(info), file.raw(info.name))
+                sink.add(*_part(info), file.raw(info.name))
             else:
                 x = file.array(info.name)
                 assert not isinstance(x, RawTensor), "the rule takes no such dtype"
@@ -123,8 +124,8 @@ def pack_file(
                     raise type(error)(f"{file.where(info.name)}: {error}") from error
                 values_bytes, metadata_bytes = packed.values.nbytes, len(packed.metadata)
                 finished[info.name] = PackedEntry.of(info.name, packed)
-                writer.add(entry.values_name, info.dtype, packed.values.shape, packed.values)
-                writer.add_late(entry.metadata_name, METADATA_DTYPE, [metadata_bytes], packed.metadata)
+                sink.add(entry.values_name, info.dtype, packed.values.shape, packed.values)
+                sink.add_late(entry.metadata_name, METADATA_DTYPE, [metadata_bytes], packed.metadata)
                 del x, packed
             file.release(info.name)
             counter.done_bytes += info.stored_bytes
@@ -140,7 +141,7 @@ def pack_file(
                 )
             )
         in_order = {name: finished[name] for name in plan.entries}
-        writer.finish(plan.names, plan.metadata(in_order))
+        sink.finish(plan.names, plan.metadata(in_order))
 
 
 def unpack_file(
@@ -157,21 +158,21 @@ def unpack_file(
     codes = {entry.metadata_name for entry in entries.values()}
     listed = [name for name in file.tensors if name not in codes]
     order = [by_values[name].name if name in by_values else name for name in listed]
-    safetensors_writer.refuse_reserved_names(order)
+    writer.refuse_reserved_names(order)
     free = {k: v for k, v in file.metadata.items() if k != FORMAT_KEY and not k.startswith(ENTRY_PREFIX)}
     infos = [info for info in file.in_data_order() if info.name not in codes]
     parts: list[tuple[str, str, Sequence[int]]] = []
     for info in infos:
         entry = by_values.get(info.name)
         parts.append((entry.name, info.dtype, entry.shape) if entry else _part(info))
-    room = safetensors_writer.header_room(parts, free)
-    with safetensors_writer.create(path, room, force=force, sources=sources) as writer:
+    room = writer.header_room(parts, free)
+    with writer.create(path, room, force=force, sources=sources) as sink:
         for info in infos:
             entry = by_values.get(info.name)
             counter.tell(entry.name if entry else info.name)
             if entry is None:
                 reason, metadata_bytes, dense_bytes = "is not packed", 0, info.stored_bytes
-                writer.add(*_part(info), file.raw(info.name))
+                sink.add(*_part(info), file.raw(info.name))
             else:
                 reason, metadata_bytes = "", file.tensors[entry.metadata_name].stored_bytes
                 packed = read_packed(file, entry)
@@ -180,7 +181,7 @@ def unpack_file(
                 except NmsimError as error:
                     raise type(error)(f"{_where_wrong(file, entry, error)}: {error}") from error
                 dense_bytes = dense.nbytes
-                writer.add(entry.name, dtypes.of(dense).container_code, dense.shape, dense)
+                sink.add(entry.name, dtypes.of(dense).container_code, dense.shape, dense)
                 del packed, dense
                 file.release(entry.metadata_name)
             file.release(info.name)
@@ -196,7 +197,7 @@ def unpack_file(
                     reason,
                 )
             )
-        writer.finish(order, free)
+        sink.finish(order, free)
     return order
 
 

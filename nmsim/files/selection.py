@@ -6,8 +6,8 @@ from fnmatch import fnmatchcase
 
 from nmsim import dtypes
 from nmsim.errors import ContainerError
+from nmsim.files.header import TensorInfo
 from nmsim.pattern import Pattern
-from nmsim.safetensors_header import TensorInfo
 
 DEFAULT_INCLUDE = ("weight", "*.weight")
 DEFAULT_EXCLUDE = ("*embed*", "*wte.weight", "*wpe.weight", "*lm_head*", "*norm*", "output.weight")

@@ -8,17 +8,18 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nmsim import atomic, encodings
+from nmsim import encodings
 from nmsim import packing as packings
-from nmsim.checkpoint_report import CheckpointReport, Counter, Progress, TensorReport
 from nmsim.errors import ContainerError
-from nmsim.file_packing import pack_file, plan_packing, unpack_file
+from nmsim.files import atomic
+from nmsim.files.file_packing import pack_file, plan_packing, unpack_file
+from nmsim.files.packed_entry import FORMAT_KEY, read_entries
+from nmsim.files.reader import SafetensorsReader
+from nmsim.files.report import CheckpointReport, Counter, Progress, TensorReport
+from nmsim.files.selection import Selection, refuse_nothing_chosen
+from nmsim.files.sharded import Checkpoint, index_text, open_checkpoint
 from nmsim.mask import as_pattern
-from nmsim.packed_entry import FORMAT_KEY, read_entries
 from nmsim.pattern import Pattern
-from nmsim.safetensors_reader import SafetensorsReader
-from nmsim.selection import Selection, refuse_nothing_chosen
-from nmsim.sharded import Checkpoint, index_text, open_checkpoint
 
 __all__ = ["CheckpointReport", "Progress", "TensorReport", "pack_checkpoint", "unpack_checkpoint"]
 
@@ -50,7 +51,7 @@ def pack_checkpoint(
     encoding, packing : str
         See `nmsim.encodings` and `nmsim.packing`.
     include, exclude : sequence of str, optional
-        See `nmsim.selection.Selection`, which also tells what is packed by default. `include=["*"]` is
+        See `nmsim.files.selection.Selection`, which also tells what is packed by default. `include=["*"]` is
         everything that can be.
     axis : int
         The axis along which groups run; the last one is "in features" of a Hugging Face linear layer.

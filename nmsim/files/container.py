@@ -1,7 +1,7 @@
 """Saving and loading tensors, packed or not, as an ordinary safetensors file.
 
-How a packed tensor lies in the file is told in `nmsim.packed_entry`; whole checkpoints, tensor by tensor, are
-the business of `nmsim.checkpoint`.
+How a packed tensor lies in the file is told in `nmsim.files.packed_entry`; whole checkpoints, tensor by tensor, are
+the business of `nmsim.files.checkpoint`.
 """
 
 import os
@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim import safetensors_writer
 from nmsim.errors import ContainerError
-from nmsim.packed_entry import (
+from nmsim.files import writer
+from nmsim.files.header import DTYPE_BITS, is_unicode
+from nmsim.files.packed_entry import (
     ENTRY_PREFIX,
     FORMAT_KEY,
     FORMAT_VERSION,
@@ -24,8 +25,7 @@ from nmsim.packed_entry import (
     read_entries,
     read_packed,
 )
-from nmsim.safetensors_header import DTYPE_BITS, is_unicode
-from nmsim.safetensors_reader import CODE_OF_DTYPE, RawTensor, SafetensorsReader
+from nmsim.files.reader import CODE_OF_DTYPE, RawTensor, SafetensorsReader
 from nmsim.tensor import PackedTensor
 
 Tensor = NDArray[Any] | PackedTensor | RawTensor
@@ -98,14 +98,14 @@ def save_file(
             raise ContainerError(
                 f"tensor name {entry.name!r} is a packed tensor and also a part of another one"
             )
-    safetensors_writer.refuse_reserved_names(part.name for part in parts)
+    writer.refuse_reserved_names(part.name for part in parts)
     free = free_entries(metadata or {}, entries)
     in_data_order = sorted(parts, key=lambda part: -DTYPE_BITS[part.dtype])
-    room = safetensors_writer.header_room(((p.name, p.dtype, p.shape) for p in in_data_order), free)
-    with safetensors_writer.create(Path(path), room, force=True) as writer:
+    room = writer.header_room(((p.name, p.dtype, p.shape) for p in in_data_order), free)
+    with writer.create(Path(path), room, force=True) as sink:
         for part in in_data_order:
-            writer.add(part.name, part.dtype, part.shape, part.data)
-        writer.finish([part.name for part in parts], free)
+            sink.add(part.name, part.dtype, part.shape, part.data)
+        sink.finish([part.name for part in parts], free)
 
 
 def load_file(path: str | os.PathLike[str]) -> dict[str, NDArray[Any] | PackedTensor | RawTensor]:

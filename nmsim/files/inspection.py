@@ -13,14 +13,14 @@ from nmsim import dtypes, words
 from nmsim import encodings as codecs
 from nmsim import mask as masks
 from nmsim import packing as policies
-from nmsim.checkpoint_report import Counter, Progress
 from nmsim.errors import ContainerError, NmsimError
-from nmsim.packed_entry import FORMAT_KEY, MetadataBounds, PackedEntry, read_entries, read_packed
+from nmsim.files.header import TensorInfo
+from nmsim.files.packed_entry import FORMAT_KEY, MetadataBounds, PackedEntry, read_entries, read_packed
+from nmsim.files.reader import RawTensor, SafetensorsReader
+from nmsim.files.report import Counter, Progress
+from nmsim.files.selection import Selection, refuse_nothing_chosen
+from nmsim.files.sharded import open_checkpoint
 from nmsim.pattern import Pattern
-from nmsim.safetensors_header import TensorInfo
-from nmsim.safetensors_reader import RawTensor, SafetensorsReader
-from nmsim.selection import Selection, refuse_nothing_chosen
-from nmsim.sharded import open_checkpoint
 from nmsim.tensor import Footprint
 
 CHUNK_ELEMS = 1 << 20
@@ -90,7 +90,7 @@ def inspect_checkpoint(
     patterns, encodings, packings : sequence of str
         When empty: 2:4, 4:8, 8:16 and 16:32; `combinatorial`; `bitstream`.
     include, exclude, axis
-        As in `nmsim.checkpoint.pack_checkpoint`.
+        As in `nmsim.files.checkpoint.pack_checkpoint`.
     threads : int
         Cores to use.
     progress : function, optional

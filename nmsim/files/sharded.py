@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nmsim.errors import ContainerError
-from nmsim.safetensors_header import loads_strict
-from nmsim.safetensors_reader import SafetensorsReader
+from nmsim.files.header import loads_strict
+from nmsim.files.reader import SafetensorsReader
 
 INDEX_SUFFIX = ".safetensors.index.json"
 MAX_INDEX_BYTES = 1 << 28
