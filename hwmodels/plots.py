@@ -385,6 +385,7 @@ def _titles(grid: AxesGrid, rows: Sequence[str], columns: Sequence[str], theme: 
 
 
 def add_legend(fig: Figure, handles: Sequence[Any], theme: Theme) -> None:
+    """Put one legend over all panels."""
     fig.legend(
         handles=list(handles), loc="upper center", ncols=min(len(handles), 8), frameon=False, fontsize=8.5,
         labelcolor=theme.ink, handletextpad=0.5, columnspacing=1.4, bbox_to_anchor=(0.5, 1.0),

@@ -4,6 +4,8 @@ These functions know nothing of padding rules; `nmsim.packing` does. Codes are `
 narrowest dtype, or rows of uint64 when one takes more than 64 bits.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -12,19 +14,27 @@ from nmsim import words
 from nmsim.units import ceil_div
 from nmsim.words import Words
 
-Starts = NDArray[np.int64] | int
-"""First bit of each code: an array, or one number of bits between neighbours when they are evenly spaced."""
+
+class Spacing(NamedTuple):
+    """Where codes start: `per_block` of them follow each other at the start of every block of `block_bits` bits."""
+
+    per_block: int
+    block_bits: int
 
 
-def write(codes: Words, code_bits: int, starts: Starts, stream_bytes: int) -> NDArray[np.uint8]:
-    """Write each code at its start; every other bit of the stream is zero.
+Slots = NDArray[np.unsignedinteger[Any]]
+"""Bits from the start of each code to the start of the next, when codes differ in length."""
+
+
+def write(codes: Words, code_bits: int, places: Spacing | Slots, stream_bytes: int) -> NDArray[np.uint8]:
+    """Write each code at its place; every other bit of the stream is zero.
 
     Parameters
     ----------
     codes : Words, [G] or [G, W]
         Each below 2**code_bits.
     code_bits : int
-    starts : int64 array [G] or int
+    places : Spacing, or unsigned array [G]
     stream_bytes : int
         Bytes of the stream; all codes must fit.
 
@@ -34,29 +44,27 @@ def write(codes: Words, code_bits: int, starts: Starts, stream_bytes: int) -> ND
     """
     if code_bits == 0 or len(codes) == 0:
         return np.zeros(stream_bytes, np.uint8)
-    if isinstance(starts, int):
-        if codes.ndim == 1 and starts == code_bits == codes.itemsize * 8 and codes.nbytes == stream_bytes:
-            return codes.view(np.uint8).copy()
-        if codes.ndim == 1 and starts == code_bits < words.WORD_BITS:
-            out = np.zeros(ceil_div(stream_bytes, 8), np.uint64)
-            _write_dense(codes, np.uint64(code_bits), out)
-            return out.view(np.uint8)[:stream_bytes]
-        starts = np.arange(len(codes), dtype=np.int64) * starts
     out = np.zeros(ceil_div(stream_bytes, 8) + 1, np.uint64)
-    rows = words.rows(codes.astype(np.uint64, copy=False))
-    _write_at(rows, code_bits, starts, out)
+    if not isinstance(places, Spacing):
+        _write_slots(words.rows(codes), code_bits, places, out)
+    elif codes.ndim == 1 and places == (1, code_bits) and code_bits < words.WORD_BITS:
+        if code_bits == codes.itemsize * 8 and codes.nbytes == stream_bytes:
+            return codes.view(np.uint8).copy()
+        _write_dense(codes, np.uint64(code_bits), out)
+    else:
+        _write_spaced(words.rows(codes), code_bits, *places, out)
     return out.view(np.uint8)[:stream_bytes]
 
 
-def read(stream: NDArray[np.uint8], code_bits: int, n_codes: int, starts: Starts) -> Words:
-    """Read `n_codes` codes of `code_bits` bits from their starts.
+def read(stream: NDArray[np.uint8], code_bits: int, n_codes: int, places: Spacing) -> Words:
+    """Read `n_codes` codes of `code_bits` bits from their places.
 
     Parameters
     ----------
     stream : uint8 array
         Long enough for all codes.
     code_bits, n_codes : int
-    starts : int64 array [n_codes] or int
+    places : Spacing
 
     Returns
     -------
@@ -65,16 +73,21 @@ def read(stream: NDArray[np.uint8], code_bits: int, n_codes: int, starts: Starts
     out = words.zeros(n_codes, code_bits)
     if code_bits == 0 or n_codes == 0:
         return out
-    if isinstance(starts, int) and out.ndim == 1 and starts == code_bits == out.itemsize * 8:
+    dense = out.ndim == 1 and places == (1, code_bits) and code_bits < words.WORD_BITS
+    if dense and code_bits == out.itemsize * 8:
         return stream[: n_codes * out.itemsize].view(out.dtype).copy()
-    source = np.zeros(len(stream) // 8 + 2, np.uint64)
-    source.view(np.uint8)[: len(stream)] = stream
-    if isinstance(starts, int):
-        if out.ndim == 1 and starts == code_bits < words.WORD_BITS:
-            _read_dense(source, np.uint64(code_bits), out)
-            return out
-        starts = np.arange(n_codes, dtype=np.int64) * starts
-    _read_at(source, code_bits, starts, words.rows(out))
+    source = as_words(stream)
+    if dense:
+        _read_dense(source, np.uint64(code_bits), out)
+    else:
+        _read_spaced(source, code_bits, *places, words.rows(out))
+    return out
+
+
+def as_words(stream: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Copy a stream into 64-bit words, with one to spare that reads as zero."""
+    out = np.zeros(len(stream) // 8 + 2, np.uint64)
+    out.view(np.uint8)[: len(stream)] = stream
     return out
 
 
@@ -111,27 +124,46 @@ def _read_dense(source, code_bits, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _write_at(rows, code_bits, starts, out):  # type: ignore[no-untyped-def]
-    """Codes [G, W] at any start; one spare word at the end of out."""
+def _put(row, code_bits, start, out):  # type: ignore[no-untyped-def]
+    """One code [W] at any bit; one spare word at the end of out."""
     one, low = np.uint64(1), np.uint64(63)
-    for i in range(rows.shape[0]):
-        for w in range(rows.shape[1]):
-            bit = starts[i] + 64 * w
-            shift = np.uint64(bit) & low
-            word = bit >> 6
-            out[word] |= rows[i, w] << shift
-            if w * 64 + 64 - np.int64(shift) < code_bits:
-                out[word + 1] |= (rows[i, w] >> one) >> (low - shift)
+    for w in range(row.size):
+        bit = start + 64 * w
+        shift = np.uint64(bit) & low
+        out[bit >> 6] |= np.uint64(row[w]) << shift
+        if w * 64 + 64 - np.int64(shift) < code_bits:
+            out[(bit >> 6) + 1] |= (np.uint64(row[w]) >> one) >> (low - shift)
 
 
 @njit(cache=True, nogil=True)
-def _read_at(source, code_bits, starts, out):  # type: ignore[no-untyped-def]
-    """Codes from any start -> [G, W]; one spare word at the end of source."""
+def _write_spaced(rows, code_bits, per_block, block_bits, out):  # type: ignore[no-untyped-def]
+    """Codes [G, W], `per_block` of them in each block."""
+    block, held = 0, 0
+    for i in range(rows.shape[0]):
+        _put(rows[i], code_bits, block + held * code_bits, out)
+        held += 1
+        if held == per_block:
+            block, held = block + block_bits, 0
+
+
+@njit(cache=True, nogil=True)
+def _write_slots(rows, code_bits, slots, out):  # type: ignore[no-untyped-def]
+    """Codes [G, W], each in a slot of its own length."""
+    start = 0
+    for i in range(rows.shape[0]):
+        _put(rows[i], code_bits, start, out)
+        start += np.int64(slots[i])
+
+
+@njit(cache=True, nogil=True)
+def _read_spaced(source, code_bits, per_block, block_bits, out):  # type: ignore[no-untyped-def]
+    """`per_block` codes from each block -> [G, W]; one spare word at the end of source."""
     one, low = np.uint64(1), np.uint64(63)
+    block, held = 0, 0
     for i in range(out.shape[0]):
-        left = code_bits
+        left, start = code_bits, block + held * code_bits
         for w in range(out.shape[1]):
-            bit = starts[i] + 64 * w
+            bit = start + 64 * w
             shift = np.uint64(bit) & low
             word = bit >> 6
             value = source[word] >> shift
@@ -141,3 +173,6 @@ def _read_at(source, code_bits, starts, out):  # type: ignore[no-untyped-def]
                 value &= (one << np.uint64(left)) - one
             out[i, w] = value
             left -= 64
+        held += 1
+        if held == per_block:
+            block, held = block + block_bits, 0

@@ -81,11 +81,12 @@ def choose_rows(keys: NDArray[Any], pattern: Pattern) -> BoolArray:
     return mask
 
 
-def complete(mask: BoolArray, pattern: Pattern) -> BoolArray:
+def complete(mask: BoolArray, pattern: Pattern, *, first_row: int = 0) -> BoolArray:
     """Bring every group to exactly N kept: bool [rows, K] -> bool [rows, G * M].
 
     A group with fewer than N kept elements gets its lowest positions that are not kept added until it has N;
-    positions beyond the end of a row count as not kept. What is stored for an added position is zero.
+    positions beyond the end of a row count as not kept. What is stored for an added position is zero. Errors count
+    rows from `first_row`.
 
     Raises
     ------
@@ -101,7 +102,7 @@ def complete(mask: BoolArray, pattern: Pattern) -> BoolArray:
         row, group = divmod(bad, n_groups)
         kept = int(mask[row, group * pattern.m : (group + 1) * pattern.m].sum())
         raise PatternError(
-            f"mask row {row}, group {group} (elements {group * pattern.m} to "
+            f"mask row {first_row + row}, group {group} (elements {group * pattern.m} to "
             f"{min(k, (group + 1) * pattern.m) - 1}) keeps {kept}: expected at most {pattern.n} of every {pattern.m}"
         )
     return out

@@ -17,12 +17,17 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from nmsim import bitstream, words
+from nmsim.bitstream import Slots, Spacing
 from nmsim.errors import BitstreamError
 from nmsim.units import bits_to_bytes, ceil_div
 from nmsim.words import Words
+
+Lengths = NDArray[np.integer[Any]]
+"""Bits of each code, when they differ."""
 
 POLICIES = ("bitstream", "no_straddle", "power_of_two", "byte")
 WORD_BITS_CHOICES = (8, 16, 32, 64, 128)
@@ -44,7 +49,7 @@ class Policy:
         if self.name == "bitstream":
             return length
         if self.name == "byte":
-            return -(-length // 8) * 8
+            return (length + 7) // 8 * 8
         return _next_power_of_two(length)
 
 
@@ -125,7 +130,7 @@ def stream_bits(n_codes: Any, code_bits: int, policy: str) -> Any:
 
 
 def report(
-    n_codes: int, code_bits: int, policy: str = "bitstream", lengths: NDArray[np.int64] | None = None
+    n_codes: int, code_bits: int, policy: str = "bitstream", lengths: Lengths | None = None
 ) -> PackingReport:
     """Count payload, padding and alignment bits of a stream without making it.
 
@@ -134,7 +139,7 @@ def report(
     n_codes, code_bits : int
         Number of codes and bits of each.
     policy : str
-    lengths : int64 array [n_codes], optional
+    lengths : unsigned array [n_codes], optional
         Bits of each code when they differ; `code_bits` is then without effect.
 
     Raises
@@ -163,7 +168,7 @@ def report(
 
 
 def pack(
-    codes: Any, code_bits: int, policy: str = "bitstream", lengths: NDArray[np.int64] | None = None
+    codes: Any, code_bits: int, policy: str = "bitstream", lengths: Lengths | None = None
 ) -> NDArray[np.uint8]:
     """Write codes into a stream of bytes.
 
@@ -174,7 +179,7 @@ def pack(
     code_bits : int
         Bits of each code, or of the longest one when `lengths` is given.
     policy : str
-    lengths : int64 array [G], optional
+    lengths : unsigned array [G], optional
         Bits of each code when they differ.
 
     Returns
@@ -197,7 +202,7 @@ def pack(
     count = len(data)
     if lengths is None:
         total = stream_bits(count, code_bits, policy)
-        starts = _starts(count, code_bits, how)
+        places: Spacing | Slots = _spacing(code_bits, how)
     else:
         _refuse_straddle_choice(how)
         if len(lengths) != count or (count and int(lengths.min()) < 0):
@@ -205,10 +210,9 @@ def pack(
                 f"{len(lengths)} lengths for {count} codes: expected one a code, none negative"
             )
         slots = how.slot_bits(lengths)
-        total = int(slots.sum())
-        starts = np.cumsum(slots) - slots
+        places, total = slots, int(slots.sum())
         _refuse_long_codes(data, lengths)
-    return bitstream.write(data, code_bits, starts, bits_to_bytes(total))
+    return bitstream.write(data, code_bits, places, bits_to_bytes(total))
 
 
 def unpack(
@@ -249,9 +253,10 @@ def unpack_words(
     how = parse(policy)
     rep = report(n_codes, code_bits, policy)
     check_length(data, rep.stream_bytes)
-    codes = bitstream.read(data, code_bits, n_codes, _starts(n_codes, code_bits, how))
+    places = _spacing(code_bits, how)
+    codes = bitstream.read(data, code_bits, n_codes, places)
     if rep.padding_bits or rep.alignment_bits:
-        again = bitstream.write(codes, code_bits, _starts(n_codes, code_bits, how), len(data))
+        again = bitstream.write(codes, code_bits, places, len(data))
         refuse_padding(data, again)
     return codes
 
@@ -291,17 +296,13 @@ def _code_words(codes: Any, code_bits: int) -> Words:
     return words.from_integers(codes, code_bits, "code", BitstreamError)
 
 
-def _starts(count: int, code_bits: int, how: Policy) -> NDArray[np.int64] | int:
-    """First bit of each code: one number when they are evenly spaced, an array otherwise."""
+def _spacing(code_bits: int, how: Policy) -> Spacing:
+    """Where codes of one width start under a policy."""
     if how.name != "no_straddle":
-        return int(how.slot_bits(code_bits))
-    if code_bits == 0 or how.word_bits % code_bits == 0:
-        return code_bits
+        return Spacing(1, int(how.slot_bits(code_bits)))
     if code_bits > how.word_bits:
-        return ceil_div(code_bits, how.word_bits) * how.word_bits
-    per_word = how.word_bits // code_bits
-    index = np.arange(count, dtype=np.int64)
-    return (index // per_word) * how.word_bits + (index % per_word) * code_bits
+        return Spacing(1, ceil_div(code_bits, how.word_bits) * how.word_bits)
+    return Spacing(how.word_bits // max(1, code_bits), how.word_bits)
 
 
 def _end_of_last_code(count: int, code_bits: int, word_bits: int) -> int:
@@ -331,17 +332,23 @@ def _refuse_straddle_choice(how: Policy) -> None:
         )
 
 
-def _refuse_long_codes(codes: Words, lengths: NDArray[np.int64]) -> None:
-    if codes.ndim == 1:
-        fits = lengths >= 64
-        spill = codes.astype(np.uint64) >> np.minimum(lengths, 63).astype(np.uint64)
-        wrong = ~fits & (spill != 0)
-    else:
-        wrong = np.array(
-            [words.integer_at(codes, i) >> int(n) != 0 for i, n in enumerate(lengths)], dtype=bool
-        )
-    if wrong.any():
-        first = int(np.argmax(wrong))
+def _refuse_long_codes(codes: Words, lengths: Lengths) -> None:
+    bad = _first_long(words.rows(codes), lengths)
+    if bad >= 0:
         raise BitstreamError(
-            f"code {first} is {words.integer_at(codes, first)}: expected fewer than 2**{int(lengths[first])}"
+            f"code {bad} is {words.integer_at(codes, bad)}: expected fewer than 2**{int(lengths[bad])}"
         )
+
+
+@njit(cache=True, nogil=True)
+def _first_long(rows, lengths):  # type: ignore[no-untyped-def]
+    """The first code [G, W] with a bit at or above its length, or -1."""
+    for i in range(rows.shape[0]):
+        for w in range(rows.shape[1]):
+            left = np.int64(lengths[i]) - 64 * w
+            beyond = np.uint64(rows[i, w])
+            if left > 0:
+                beyond = (beyond >> np.uint64(min(left, 64) - 1)) >> np.uint64(1)
+            if beyond != 0:
+                return i
+    return -1

@@ -8,13 +8,15 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from nmsim import dtypes, encodings, packing
+from nmsim import dtypes, encodings, packing, parallel
 from nmsim import mask as masks
 from nmsim.errors import BitstreamError, PatternError
 from nmsim.mask import BoolArray
+from nmsim.packing import parse as parse_policy
 from nmsim.pattern import Pattern
-from nmsim.words import Words
+from nmsim.words import Words, popcount
 from nmsim.words import empty as new_words
+from nmsim.words import rows as word_rows
 
 CHUNK_ELEMS = 1 << 22
 """Elements worked on at a time, so that temporaries stay small beside a large tensor."""
@@ -190,7 +192,7 @@ def compress(
         What to keep; `prune(x, pattern)` when absent. A group may keep fewer than N elements: it is completed
         with its lowest free positions, for which zeros are stored.
     threads : int
-        Cores to use for the metadata.
+        Cores to use.
 
     Returns
     -------
@@ -226,24 +228,28 @@ def compress(
     per_row = pattern.groups(k)
     values = np.empty((rows, per_row * pattern.n), kind.bits_dtype)
     words = new_words(rows * per_row, pattern.m)
-    step = max(1, CHUNK_ELEMS // max(1, k))
-    for low in range(0, rows if k else 0, step):
-        part = np.ascontiguousarray(dense[low : low + step])
-        keep = (
-            masks.choose_rows(dtypes.magnitude_keys(part), pattern)
-            if chosen is None
-            else np.ascontiguousarray(chosen[low : low + step])
-        )
-        full = masks.complete(keep, pattern) if per_row else np.zeros((len(part), 0), np.bool_)
-        _gather(dtypes.stored_bits(part), keep, full, values[low : low + step])
-        words[low * per_row : (low + len(part)) * per_row] = masks.to_words(full, pattern)
+
+    def one_slab(slab: slice) -> None:
+        part = np.ascontiguousarray(dense[slab])
+        bits = dtypes.stored_bits(part)
+        if chosen is None:
+            keep = masks.choose_rows(dtypes.magnitude_keys(part), pattern)
+        else:
+            keep = np.ascontiguousarray(chosen[slab])
+            bits = bits * keep  # a place that completion adds holds zero
+        full = masks.complete(keep, pattern, first_row=slab.start)
+        groups = slice(slab.start * per_row, slab.stop * per_row)
+        words[groups] = masks.to_words(full, pattern)
+        _gather(bits, word_rows(words[groups]), pattern.m, values[slab])
+
+    parallel.run(one_slab, _slabs(rows, k, threads), threads)
     metadata, report = codec.write_stream(words, pattern, packing, threads=threads)
     return PackedTensor(
         values=values.view(kind.dtype),
         metadata=metadata,
         pattern=pattern,
         encoding=codec.name,
-        packing=str(_policy(packing)),
+        packing=str(parse_policy(packing)),
         shape=x.shape,
         axis=axis,
         metadata_payload_bits=report.payload_bits,
@@ -258,7 +264,7 @@ def decompress(packed: PackedTensor, *, threads: int = 1) -> NDArray[Any]:
     ----------
     packed : PackedTensor
     threads : int
-        Cores to use for the metadata.
+        Cores to use.
 
     Returns
     -------
@@ -276,20 +282,24 @@ def decompress(packed: PackedTensor, *, threads: int = 1) -> NDArray[Any]:
     stored = dtypes.stored_bits(packed.values)
     target = out.view(stored.dtype)
     per_row = packed.groups_per_row
-    step = max(1, CHUNK_ELEMS // max(1, k))
-    for low in range(0, packed.rows if k else 0, step):
-        high = min(packed.rows, low + step)
-        part = words[low * per_row : high * per_row]
-        keep = masks.from_words(part, pattern, high - low, per_row * pattern.m)
-        bad = _scatter(stored[low:high], keep, target[low:high])
+
+    def one_slab(slab: slice) -> None:
+        groups = slice(slab.start * per_row, slab.stop * per_row)
+        bad = _scatter(stored[slab], word_rows(words[groups]), pattern.m, target[slab])
         if bad >= 0:
             raise BitstreamError(
-                f"values row {low + bad}: a value that is not zero is stored beyond the row's {k} elements, expected 0"
+                f"values row {slab.start + bad}: a value that is not zero is stored beyond the row's {k} elements, "
+                "expected 0"
             )
+
+    parallel.run(one_slab, _slabs(packed.rows, k, threads), threads)
     return _from_rows(out, packed.shape, packed.axis)
 
 
-_policy = packing.parse
+def _slabs(rows: int, k: int, threads: int) -> list[slice]:
+    """Rows cut into pieces of about `CHUNK_ELEMS` elements over all cores; none when rows are empty."""
+    step = max(1, CHUNK_ELEMS // threads // max(1, k))
+    return [slice(low, min(rows, low + step)) for low in range(0, rows if k else 0, step)]
 
 
 def _kept_in_row(k: int, pattern: Pattern) -> int:
@@ -308,31 +318,46 @@ def _from_rows(rows: NDArray[Any], shape: tuple[int, ...], axis: int) -> NDArray
 
 
 @njit(cache=True, nogil=True)
-def _gather(dense, keep, full, values):  # type: ignore[no-untyped-def]
-    """[rows, K], bool [rows, K], bool [rows, G * M] -> [rows, G * N]: zero where full but not kept."""
-    k = dense.shape[1]
+def _gather(dense, groups, m, values):  # type: ignore[no-untyped-def]
+    """[rows, K] and the masks of their groups [rows * G, W] -> [rows, G * N]; zero beyond the end of a row."""
+    k, one = np.uint64(dense.shape[1]), np.uint64(1)
+    per_row = groups.shape[0] // dense.shape[0]
     for r in range(dense.shape[0]):
-        at = 0
-        for c in range(full.shape[1]):
-            if full[r, c]:
-                if c < k and keep[r, c]:
-                    values[r, at] = dense[r, c]
-                else:
-                    values[r, at] = 0
-                at += 1
+        at = np.uint64(0)
+        for g in range(per_row):
+            for w in range(groups.shape[1]):
+                start = np.uint64(g * m + 64 * w)
+                mask = np.uint64(groups[r * per_row + g, w])
+                while mask:
+                    column = start + popcount((mask & (~mask + one)) - one)
+                    if column < k:
+                        values[r, at] = dense[r, column]
+                    else:
+                        values[r, at] = 0
+                    at += one
+                    mask &= mask - one
 
 
 @njit(cache=True, nogil=True)
-def _scatter(values, full, dense):  # type: ignore[no-untyped-def]
-    """[rows, G * N], bool [rows, G * M] -> [rows, K]; the first row with a value beyond its end, or -1."""
-    k = dense.shape[1]
+def _scatter(values, groups, m, dense):  # type: ignore[no-untyped-def]
+    """[rows, G * N] and the masks of their groups [rows * G, W] -> [rows, K] of zeros.
+
+    Returns the first row with a value other than zero beyond its end, or -1.
+    """
+    k, one = np.uint64(dense.shape[1]), np.uint64(1)
+    per_row = groups.shape[0] // dense.shape[0]
     for r in range(dense.shape[0]):
-        at = 0
-        for c in range(full.shape[1]):
-            if full[r, c]:
-                if c < k:
-                    dense[r, c] = values[r, at]
-                elif values[r, at] != 0:
-                    return r
-                at += 1
+        at = np.uint64(0)
+        for g in range(per_row):
+            for w in range(groups.shape[1]):
+                start = np.uint64(g * m + 64 * w)
+                mask = np.uint64(groups[r * per_row + g, w])
+                while mask:
+                    column = start + popcount((mask & (~mask + one)) - one)
+                    if column < k:
+                        dense[r, column] = values[r, at]
+                    elif values[r, at] != 0:
+                        return r
+                    at += one
+                    mask &= mask - one
     return -1

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from nmsim.errors import EncodingError, NmsimError
@@ -143,3 +144,12 @@ def _from_objects(values: list[Any], bits: int, what: str, error: type[NmsimErro
             raise error(f"{what} {i} is {number}: expected 0 <= {what} < 2**{bits}")
         put(out, i, number)
     return out
+
+
+@njit(cache=True, nogil=True)
+def popcount(x):  # type: ignore[no-untyped-def]
+    """Ones of a uint64, by adding neighbours; LLVM recognises the idiom and vectorises it."""
+    x = x - ((x >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return (x * np.uint64(0x0101010101010101)) >> np.uint64(56)

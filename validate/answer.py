@@ -197,7 +197,9 @@ def _steps(rows: pd.DataFrame) -> list[Step]:
 
 def _bits_of(bits: pd.DataFrame, row: pd.Series) -> pd.Series:
     """The bits of the pattern and encoding of a row."""
-    found: pd.Series = bits[(bits["pattern"] == row["pattern"]) & (bits["encoding"] == row["encoding"])].iloc[0]
+    found: pd.Series = bits[(bits["pattern"] == row["pattern"]) & (bits["encoding"] == row["encoding"])].iloc[
+        0
+    ]
     return found
 
 

@@ -2,16 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from nmsim import packing, words
+from nmsim import packing, parallel, words
 from nmsim.errors import EncodingError
 from nmsim.pattern import Pattern
 from nmsim.words import Words
@@ -99,7 +97,7 @@ class Encoding(ABC):
         """Mean bits of a group when all masks are equally likely."""
         return Fraction(self.bits_per_group(pattern))
 
-    def code_lengths(self, codes: Any, pattern: Pattern) -> NDArray[np.int64] | None:
+    def code_lengths(self, codes: Any, pattern: Pattern) -> packing.Lengths | None:
         """Bits of each code, or None when all have `code_bits`."""
         return None
 
@@ -256,14 +254,4 @@ def _run(kernel: Kernel, source: Words, target: Words, take: int, give: int, thr
         bad = kernel(source[low * take : high * take], target[low * give : high * give])
         return bad if bad < 0 else bad + low * take
 
-    with ThreadPoolExecutor(parts) as pool:
-        return min((bad for bad in pool.map(part, range(parts)) if bad >= 0), default=-1)
-
-
-@njit(cache=True, nogil=True)
-def popcount(x):  # type: ignore[no-untyped-def]
-    """Ones of a uint64, by adding neighbours; LLVM recognises the idiom and vectorises it."""
-    x = x - ((x >> np.uint64(1)) & np.uint64(0x5555555555555555))
-    x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return (x * np.uint64(0x0101010101010101)) >> np.uint64(56)
+    return min((bad for bad in parallel.run(part, range(parts), threads) if bad >= 0), default=-1)

@@ -5,8 +5,9 @@ from functools import partial
 import numpy as np
 from numba import njit
 
-from nmsim.encodings.base import Encoding, EncodingSpec, Kernel, popcount
+from nmsim.encodings.base import Encoding, EncodingSpec, Kernel
 from nmsim.pattern import Pattern
+from nmsim.words import popcount
 
 
 class Bitmask(Encoding):

@@ -15,8 +15,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from nmsim import words
-from nmsim.encodings.base import Encoding, EncodingSpec, Kernel, popcount
+from nmsim.encodings.base import Encoding, EncodingSpec, Kernel
 from nmsim.pattern import Pattern
+from nmsim.words import popcount
 
 BYTE = 256
 TABLE_MAX_M = 16

@@ -2,14 +2,13 @@
 
 import math
 from fractions import Fraction
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from nmsim import packing, words
+from nmsim import bitstream, packing, words
 from nmsim.encodings.base import Encoding, EncodingSpec, Kernel
 from nmsim.errors import BitstreamError, EncodingError
 from nmsim.pattern import Pattern
@@ -73,12 +72,12 @@ class Gap(Encoding):
         """Say whether no mask of the pattern needs an escape."""
         return pattern.m - pattern.n < (1 << self.symbol_bits(pattern)) - 1
 
-    def code_lengths(self, codes: Any, pattern: Pattern) -> NDArray[np.int64] | None:
+    def code_lengths(self, codes: Any, pattern: Pattern) -> packing.Lengths | None:
         """Bits of each code, read off its symbols; None when no mask needs an escape."""
         if self.is_fixed(pattern):
             return None
         taken = codes if _is_words(codes) else words.from_integers(codes, self.code_bits(pattern), "code")
-        lengths = np.empty(len(taken), np.int64)
+        lengths = np.empty(len(taken), np.uint16)
         _measure(self.symbol_bits(pattern), pattern.n, words.rows(taken), self.code_bits(pattern), lengths)
         return lengths
 
@@ -96,10 +95,9 @@ class Gap(Encoding):
             return super().read_stream(stream, pattern, n_groups, policy, threads=threads)
         how = packing.parse(policy)
         data = packing.as_stream(stream)
-        packing.report(n_groups, 0, policy, np.zeros(0, np.int64))  # refuses what no stream can have
+        packing.report(n_groups, 0, policy, np.zeros(0, np.uint16))  # refuses what no stream can have
         symbol = self.symbol_bits(pattern)
-        source = np.zeros(len(data) // 8 + 2, np.uint64)
-        source.view(np.uint8)[: len(data)] = data
+        source = bitstream.as_words(data)
         masks = words.zeros(n_groups, pattern.m)
         slots = np.array([how.slot_bits(length) for length in range(self.code_bits(pattern) + 1)], np.int64)
         group, bit = _scan(symbol, pattern.n, pattern.m, source, 8 * len(data), slots, words.rows(masks))

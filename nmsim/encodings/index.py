@@ -8,9 +8,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from nmsim import words
-from nmsim.encodings.base import Encoding, EncodingSpec, Kernel, popcount
+from nmsim.encodings.base import Encoding, EncodingSpec, Kernel
 from nmsim.pattern import Pattern
-from nmsim.words import Words
+from nmsim.words import Words, popcount
 
 TWO_BYTES = 16
 BYTE = 256
