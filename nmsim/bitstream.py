@@ -149,7 +149,7 @@ def _write_spaced(rows, code_bits, per_block, block_bits, out):  # type: ignore[
 @njit(cache=True, nogil=True)
 def _write_slots(rows, code_bits, slots, out):  # type: ignore[no-untyped-def]
     """Codes [G, W], each in a slot of its own length."""
-    start = 0
+    start = np.int64(0)
     for i in range(rows.shape[0]):
         _put(rows[i], code_bits, start, out)
         start += np.int64(slots[i])

@@ -345,7 +345,7 @@ def _first_long(rows, lengths):  # type: ignore[no-untyped-def]
     """The first code [G, W] with a bit at or above its length, or -1."""
     for i in range(rows.shape[0]):
         for w in range(rows.shape[1]):
-            left = np.int64(lengths[i]) - 64 * w
+            left: Any = np.int64(lengths[i]) - 64 * w
             beyond = np.uint64(rows[i, w])
             if left > 0:
                 beyond = (beyond >> np.uint64(min(left, 64) - 1)) >> np.uint64(1)

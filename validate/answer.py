@@ -101,12 +101,10 @@ def _best(
     others = fastest(start[start["hardware"] != top["hardware"]], ["hardware"])[SPEEDUP]
     rest = ""
     if len(others):
-        low, high = times(others.min()), times(others.max())
-        reach = low if low == high else f"{low} to {high}"
         machines = (
             "the other machine reaches" if len(others) == 1 else f"the other {len(others)} machines reach"
         )
-        rest = f"; {machines} at most {reach} vs dense, each with its best pattern and code"
+        rest = f"; {machines} at most {_span(others)} vs dense, each with its best pattern and code"
     return (
         f"In {in_words(first)}, pruned {operand} bring at most {times(top[SPEEDUP])} vs dense over all linear layers "
         f"of {model_name} in {dtype}, with {top['pattern']} and {top['encoding']} codes on the "
@@ -149,19 +147,15 @@ def _limits(
     less = f"{100 * (PAYS_FROM - 1):.0f} %"
     head = f"In {in_words(last)}"
     if paying.empty:
-        parts = [
-            f"{head} none of the {len(pairs)} pairs of machine and pattern gains {less} or more vs dense"
-        ]
+        parts = [f"{head} none of the {_pairs(len(pairs))} gains {less} or more vs dense"]
     elif len(paying) == len(pairs):
-        low, high = times(pairs[SPEEDUP].min()), times(pairs[SPEEDUP].max())
-        parts = [
-            f"{head} all {len(pairs)} pairs of machine and pattern may pay, at most {low} to {high} vs dense"
-        ]
+        which = "the one pair of machine and pattern" if len(pairs) == 1 else f"all {_pairs(len(pairs))}"
+        parts = [f"{head} {which} may pay, at most {_span(pairs[SPEEDUP])} vs dense"]
     else:
         native = set(pairs.index[pairs["execution"] == "native"])
         why = ", those with a sparse unit for the pattern" if set(paying.index) == native else ""
         parts = [
-            f"{head} only {len(paying)} of {len(pairs)} pairs of machine and pattern may pay{why} "
+            f"{head} only {len(paying)} of {_pairs(len(pairs))} may pay{why} "
             f"(at most {times(paying[SPEEDUP].max())} vs dense), the others gain less than {less}"
         ]
     if operand == "weights":
@@ -183,7 +177,8 @@ def _activations(rows: pd.DataFrame) -> list[str]:
     reach = f"{times(best.iloc[0])} vs dense at batch {best.index[0]}"
     failing = best[best < PAYS_FROM]
     if failing.empty:
-        return [f"pruned activations, bound to {reach}, may pay up to batch {best.index[-1]}"]
+        until = f" up to batch {best.index[-1]}" if len(best) > 1 else ""
+        return [f"pruned activations, bound to {reach}, may pay{until}"]
     if failing.index[0] == best.index[0]:
         return [f"pruned activations do not pay in decode (at most {reach})"]
     return [f"pruned activations, bound to {reach}, stop paying at batch {failing.index[0]}"]
@@ -201,6 +196,15 @@ def _bits_of(bits: pd.DataFrame, row: pd.Series) -> pd.Series:
         0
     ]
     return found
+
+
+def _span(speedups: pd.Series) -> str:
+    """Least and greatest speedup, once where they print alike."""
+    return " to ".join(dict.fromkeys((times(speedups.min()), times(speedups.max()))))
+
+
+def _pairs(count: int) -> str:
+    return f"{count} pair{'s' if count != 1 else ''} of machine and pattern"
 
 
 def _count(elems: float) -> str:

@@ -74,6 +74,6 @@ def _line(pattern: Pattern, rows: list[dict[str, Any]]) -> list[str]:
     cells = [str(pattern), str(masks) if masks < 10**12 else f"{Fraction(masks):.3e}"]
     for row in rows:
         shared = f" [{row['groups_per_code']}]" if row["groups_per_code"] > 1 else ""
-        cells.append(f"{row['bits_per_group']:.6g} ({row['bits_per_elem']:.4g}){shared}".replace("[", r"\["))
+        cells.append(f"{row['bits_per_group']:.6g} ({row['bits_per_elem']:.4g}){shared}")
     cells.append(f"{pattern.entropy_bits:.4g} ({pattern.entropy_bits / pattern.m:.4g})")
     return cells

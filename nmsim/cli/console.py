@@ -5,7 +5,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 out = Console(soft_wrap=True)
@@ -19,12 +22,20 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], note: str = "") -> None:
-    """Write rows as a table: the first column to the left, all others to the right."""
-    table = Table(title=title, title_justify="left", caption=note, caption_justify="left")
+    """Write rows as a table, as wide as it needs to be: the first column to the left, all others to the right."""
+    table = Table(
+        title=escape(title),
+        title_justify="left",
+        caption=escape(note),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
     for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
+        table.add_column(escape(column), justify="left" if position == 0 else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(escape(str(cell)) for cell in row))
+    needed = Measurement.get(out, out.options.update_width(1000), table).maximum
+    table.width = needed if needed > out.width else None
     out.print(table)
 
 

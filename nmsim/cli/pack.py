@@ -7,10 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
-from rich.markup import escape
-from rich.measure import Measurement
-from rich.table import Table
 
 from nmsim.cli import console
 from nmsim.cli.progress import progress_bar, tidy_when_terminated
@@ -203,21 +199,17 @@ def inspect(
 
 def _print_rows(title: str, rows: list[InspectionRow]) -> None:
     """Print a table in which a tensor is named once, as wide as it needs to be."""
-    table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
-    table.caption = (
-        "Energy: sum of squares kept over that of all elements. Padding is part of values and metadata."
-    )
-    table.add_column("tensor")
-    for column in COLUMNS:
-        table.add_column(column, justify="right", no_wrap=True)
-    before = None
+    lines, before = [], None
     for row in rows:
         what = f"{row.tensor}\n  {row.dtype} {'x'.join(map(str, row.shape)) or 'scalar'}"
-        table.add_row("" if row.tensor == before else escape(what), *_cells(row))
+        lines.append(("" if row.tensor == before else what, *_cells(row)))
         before = row.tensor
-    needed = Measurement.get(console.out, console.out.options.update_width(1000), table).maximum
-    table.width = needed if needed > console.out.width else None
-    console.out.print(table)
+    console.print_table(
+        title,
+        ("tensor", *COLUMNS),
+        lines,
+        note="Energy: sum of squares kept over that of all elements. Padding is part of values and metadata.",
+    )
 
 
 def _cells(row: InspectionRow) -> tuple[str, ...]:

@@ -97,7 +97,7 @@ def test_other_rows_give_another_answer(study):
         ({"phase": "prefill"}, "In prefill of 2048 tokens"),
         ({"hardware": "h200"}, "only 1 of 3 pairs"),
         ({"sparse_operand": "activations"}, "pruned activations bring at most"),
-        ({"pattern": "8:16", "hardware": "h200"}, "none of the 1 pairs of machine and pattern gains 5 %"),
+        ({"pattern": "8:16", "hardware": "h200"}, "none of the 1 pair of machine and pattern gains 5 %"),
     ],
 )
 def test_smaller_studies_have_three_sentences_too(study, keep, says):
