@@ -16,11 +16,15 @@ from nmsim.pattern import Pattern
 
 DEFAULT_ELEMS = 1 << 22
 DEFAULT_REPETITIONS = 31
+COPY = "copy of masks"
+
+Work = dict[tuple[str, str, int], Callable[[], object]]
+"""Encoding, operation and cores -> what to time."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """One operation on one core (or `threads`): elements of the dense tensor per second, and against a copy."""
+    """One operation: elements of the dense tensor per second, against a copy, and against itself on one core."""
 
     pattern: str
     encoding: str
@@ -32,6 +36,9 @@ class Speed:
     p50_share_of_copy: float
     p20_share_of_copy: float
     p80_share_of_copy: float
+    p50_times_one_core: float
+    p20_times_one_core: float
+    p80_times_one_core: float
     repetitions: int
 
 
@@ -54,19 +61,22 @@ def measure(
         Encodings.
     elems : int
         Elements of the dense tensor behind the masks.
-    repetitions, threads, seed : int
+    repetitions, seed : int
+    threads : int
+        Above 1, every operation is timed on one core too, in the same repetitions.
 
     Yields
     ------
     Speed
         `encode`, `decode` (codes in memory, output reused), `write_stream`, `read_stream` (with bit packing and
-        fresh memory), and `copy` (the yardstick itself) under the encoding name `-`.
+        fresh memory), and `copy` (the yardstick itself) under the encoding name `COPY`.
     """
     masks = random_masks(pattern, elems // pattern.m, seed)
     target = np.empty_like(masks)
-    work: dict[tuple[str, str], Callable[[], object]] = {("-", "copy"): lambda: np.copyto(target, masks)}
+    work: Work = {(COPY, "copy", 1): lambda: np.copyto(target, masks)}
     for name in names:
-        work |= _operations(name, pattern, masks, target, threads)
+        for cores in sorted({1, threads}):
+            work |= _operations(name, pattern, masks, target, cores)
     for action in work.values():
         action()
     times = {key: np.empty(repetitions) for key in work}
@@ -76,14 +86,18 @@ def measure(
             action()
             times[key][repetition] = time.perf_counter() - started
     n_elems = len(masks) * pattern.m
-    for (name, operation), taken in times.items():
+    for (name, operation, cores), taken in times.items():
         rate = np.percentile(n_elems / taken, [20, 50, 80])
-        share = np.percentile(times["-", "copy"] / taken, [20, 50, 80])
+        share = np.percentile(times[COPY, "copy", 1] / taken, [20, 50, 80])
+        gain = np.percentile(times[name, operation, 1] / taken, [20, 50, 80])
         yield Speed(
             pattern=str(pattern),
             encoding=name,
             operation=operation,
-            threads=threads,
+            threads=cores,
+            p20_times_one_core=float(gain[0]),
+            p50_times_one_core=float(gain[1]),
+            p80_times_one_core=float(gain[2]),
             p20_elems_per_s=float(rate[0]),
             p50_elems_per_s=float(rate[1]),
             p80_elems_per_s=float(rate[2]),
@@ -102,16 +116,16 @@ def random_masks(pattern: Pattern, n_groups: int, seed: int) -> words.Words:
     return codec.decode_words(codes.astype(words.word_dtype(codec.code_bits(pattern))), pattern)
 
 
-def _operations(
-    name: str, pattern: Pattern, masks: words.Words, target: words.Words, threads: int
-) -> dict[tuple[str, str], Callable[[], object]]:
+def _operations(name: str, pattern: Pattern, masks: words.Words, target: words.Words, threads: int) -> Work:
     codec = encodings.get(name)
     codes = codec.encode_words(masks, pattern)
     stream, _ = codec.write_stream(masks, pattern)
     count = len(masks)
     return {
-        (name, "encode"): lambda: codec.encode_words(masks, pattern, out=codes, threads=threads),
-        (name, "decode"): lambda: codec.decode_words(codes, pattern, count, out=target, threads=threads),
-        (name, "write_stream"): lambda: codec.write_stream(masks, pattern, threads=threads),
-        (name, "read_stream"): lambda: codec.read_stream(stream, pattern, count, threads=threads),
+        (name, "encode", threads): lambda: codec.encode_words(masks, pattern, out=codes, threads=threads),
+        (name, "decode", threads): lambda: codec.decode_words(
+            codes, pattern, count, out=target, threads=threads
+        ),
+        (name, "write_stream", threads): lambda: codec.write_stream(masks, pattern, threads=threads),
+        (name, "read_stream", threads): lambda: codec.read_stream(stream, pattern, count, threads=threads),
     }

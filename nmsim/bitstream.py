@@ -10,9 +10,13 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from nmsim import words
+from nmsim import parallel, words
 from nmsim.units import ceil_div
 from nmsim.words import Words
+
+
+SPLIT_CODES = 1 << 18
+"""Fewest codes worth a core of their own."""
 
 
 class Spacing(NamedTuple):
@@ -26,7 +30,9 @@ Slots = NDArray[np.unsignedinteger[Any]]
 """Bits from the start of each code to the start of the next, when codes differ in length."""
 
 
-def write(codes: Words, code_bits: int, places: Spacing | Slots, stream_bytes: int) -> NDArray[np.uint8]:
+def write(
+    codes: Words, code_bits: int, places: Spacing | Slots, stream_bytes: int, *, threads: int = 1
+) -> NDArray[np.uint8]:
     """Write each code at its place; every other bit of the stream is zero.
 
     Parameters
@@ -37,6 +43,8 @@ def write(codes: Words, code_bits: int, places: Spacing | Slots, stream_bytes: i
     places : Spacing, or unsigned array [G]
     stream_bytes : int
         Bytes of the stream; all codes must fit.
+    threads : int
+        Cores to use where codes follow each other without gaps.
 
     Returns
     -------
@@ -50,13 +58,19 @@ def write(codes: Words, code_bits: int, places: Spacing | Slots, stream_bytes: i
     elif codes.ndim == 1 and places == (1, code_bits) and code_bits < words.WORD_BITS:
         if code_bits == codes.itemsize * 8 and codes.nbytes == stream_bytes:
             return codes.view(np.uint8).copy()
-        _write_dense(codes, np.uint64(code_bits), out)
+
+        def write_slice(part: slice) -> None:
+            _write_dense(codes[part], np.uint64(code_bits), out[_words_of(part, code_bits)])
+
+        parallel.run(write_slice, _slices(len(codes), threads), threads)
     else:
         _write_spaced(words.rows(codes), code_bits, *places, out)
     return out.view(np.uint8)[:stream_bytes]
 
 
-def read(stream: NDArray[np.uint8], code_bits: int, n_codes: int, places: Spacing) -> Words:
+def read(
+    stream: NDArray[np.uint8], code_bits: int, n_codes: int, places: Spacing, *, threads: int = 1
+) -> Words:
     """Read `n_codes` codes of `code_bits` bits from their places.
 
     Parameters
@@ -65,6 +79,8 @@ def read(stream: NDArray[np.uint8], code_bits: int, n_codes: int, places: Spacin
         Long enough for all codes.
     code_bits, n_codes : int
     places : Spacing
+    threads : int
+        Cores to use where codes follow each other without gaps.
 
     Returns
     -------
@@ -78,10 +94,26 @@ def read(stream: NDArray[np.uint8], code_bits: int, n_codes: int, places: Spacin
         return stream[: n_codes * out.itemsize].view(out.dtype).copy()
     source = as_words(stream)
     if dense:
-        _read_dense(source, np.uint64(code_bits), out)
+
+        def read_slice(part: slice) -> None:
+            _read_dense(source[part.start // 64 * code_bits :], np.uint64(code_bits), out[part])
+
+        parallel.run(read_slice, _slices(n_codes, threads), threads)
     else:
         _read_spaced(source, code_bits, *places, words.rows(out))
     return out
+
+
+def _slices(n_codes: int, threads: int) -> list[slice]:
+    """Codes cut for several cores where a code starts at the first bit of a word: after every 64th."""
+    parts = min(threads, max(1, n_codes // SPLIT_CODES))
+    edges = [n_codes * part // parts // 64 * 64 for part in range(parts)]
+    return [slice(low, high) for low, high in zip(edges, [*edges[1:], n_codes], strict=True)]
+
+
+def _words_of(part: slice, code_bits: int) -> slice:
+    """The words that the codes of a slice fill."""
+    return slice(part.start // 64 * code_bits, ceil_div(part.stop * code_bits, 64))
 
 
 def as_words(stream: NDArray[np.uint8]) -> NDArray[np.uint64]:

@@ -168,7 +168,7 @@ def report(
 
 
 def pack(
-    codes: Any, code_bits: int, policy: str = "bitstream", lengths: Lengths | None = None
+    codes: Any, code_bits: int, policy: str = "bitstream", lengths: Lengths | None = None, *, threads: int = 1
 ) -> NDArray[np.uint8]:
     """Write codes into a stream of bytes.
 
@@ -181,6 +181,8 @@ def pack(
     policy : str
     lengths : unsigned array [G], optional
         Bits of each code when they differ.
+    threads : int
+        Cores to use.
 
     Returns
     -------
@@ -212,7 +214,7 @@ def pack(
         slots = how.slot_bits(lengths)
         places, total = slots, int(slots.sum())
         _refuse_long_codes(data, lengths)
-    return bitstream.write(data, code_bits, places, bits_to_bytes(total))
+    return bitstream.write(data, code_bits, places, bits_to_bytes(total), threads=threads)
 
 
 def unpack(
@@ -246,7 +248,12 @@ def unpack(
 
 
 def unpack_words(
-    stream: NDArray[np.uint8] | bytes, n_codes: int, code_bits: int, policy: str = "bitstream"
+    stream: NDArray[np.uint8] | bytes,
+    n_codes: int,
+    code_bits: int,
+    policy: str = "bitstream",
+    *,
+    threads: int = 1,
 ) -> Words:
     """Like `unpack`, with wide codes as uint64 rows [n_codes, W]."""
     data = as_stream(stream)
@@ -254,9 +261,9 @@ def unpack_words(
     rep = report(n_codes, code_bits, policy)
     check_length(data, rep.stream_bytes)
     places = _spacing(code_bits, how)
-    codes = bitstream.read(data, code_bits, n_codes, places)
+    codes = bitstream.read(data, code_bits, n_codes, places, threads=threads)
     if rep.padding_bits or rep.alignment_bits:
-        again = bitstream.write(codes, code_bits, places, len(data))
+        again = bitstream.write(codes, code_bits, places, len(data), threads=threads)
         refuse_padding(data, again)
     return codes
 

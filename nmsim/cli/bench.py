@@ -38,25 +38,31 @@ def bench(
     chosen = [Pattern.parse(p) for p in console.split_names(patterns or ["2:4", "4:8", "8:16", "16:32"])]
     names = console.split_names(encoding or ["bitmask", "index", "gap", "combinatorial", "joint"])
     speeds: list[codec_bench.Speed] = []
+    from validate import provenance
+
     for pattern in track(chosen, description="timing codecs", console=console.err, transient=True):
         speeds += codec_bench.measure(pattern, names, elems=elems, repetitions=repetitions, threads=threads)
     rate = _predict_rate()
     if as_json:
-        console.print_json({"codecs": [asdict(s) for s in speeds], "predict_cases_per_s": rate})
+        about = asdict(provenance.collect(provenance.command_line(), []))
+        console.print_json(
+            {"provenance": about, "codecs": [asdict(s) for s in speeds], "predict_cases_per_s": rate}
+        )
         return
     console.print_table(
-        f"10⁹ elements per second on {threads} core(s), median (share of a copy of the masks)",
-        ["pattern", "encoding", "encode", "decode", "write stream", "read stream"],
+        "10⁹ elements per second, median (share of a copy of the masks; times its own speed on one core)",
+        ["pattern", "encoding", "cores", "encode", "decode", "write stream", "read stream"],
         _lines(speeds),
         note=f"predict: {rate['p50'] / 1e6:.2f} million cases per second on one core",
     )
 
 
 def _lines(speeds: list[codec_bench.Speed]) -> list[list[str]]:
-    table: dict[tuple[str, str], list[str]] = {}
+    table: dict[tuple[str, str, str], list[str]] = {}
     for s in speeds:
-        cell = f"{s.p50_elems_per_s / 1e9:.2f} ({s.p50_share_of_copy:.2f})"
-        table.setdefault((s.pattern, "copy of masks" if s.encoding == "-" else s.encoding), []).append(cell)
+        gain = f"; {s.p50_times_one_core:.2f}×" if s.threads > 1 else ""
+        cell = f"{s.p50_elems_per_s / 1e9:.2f} ({s.p50_share_of_copy:.3f}{gain})"
+        table.setdefault((s.pattern, s.encoding, str(s.threads)), []).append(cell)
     return [[*key, *cells, *[""] * (4 - len(cells))] for key, cells in table.items()]
 
 

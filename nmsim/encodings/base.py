@@ -14,7 +14,7 @@ from nmsim.errors import EncodingError
 from nmsim.pattern import Pattern
 from nmsim.words import Words
 
-SPLIT_GROUPS = 1 << 16
+SPLIT_GROUPS = 1 << 18
 """Fewest groups worth a thread of their own."""
 
 Kernel = Callable[[Words, Words], int]
@@ -199,7 +199,7 @@ class Encoding(ABC):
         lengths = self.code_lengths(codes, pattern)
         bits = self.code_bits(pattern)
         report = packing.report(len(codes), bits, policy, lengths)
-        return packing.pack(codes, bits, policy, lengths), report
+        return packing.pack(codes, bits, policy, lengths, threads=threads), report
 
     def read_stream(
         self,

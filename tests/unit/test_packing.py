@@ -101,3 +101,14 @@ def test_a_code_above_its_length_is_refused():
 def test_a_stream_must_be_bytes():
     with pytest.raises(BitstreamError, match="uint8"):
         packing.unpack(np.zeros(3, np.int32), 1, 3)
+
+
+@pytest.mark.parametrize("code_bits", [1, 3, 14, 31, 33, 63])
+def test_two_threads_write_and_read_what_one_does(code_bits, monkeypatch):
+    monkeypatch.setattr("nmsim.bitstream.SPLIT_CODES", 100)
+    rng = np.random.default_rng(code_bits)
+    codes = rng.integers(0, 1 << code_bits, 1003, dtype=np.uint64)
+    one, two = (packing.pack(codes, code_bits, threads=threads) for threads in (1, 5))
+    assert np.array_equal(one, two)
+    read = packing.unpack_words(two, len(codes), code_bits, threads=5)
+    assert np.array_equal(read, codes)
