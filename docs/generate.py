@@ -10,11 +10,11 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 import matplotlib  # noqa: E402
 import pandas as pd  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+import speed  # noqa: E402
 
 import hwmodels  # noqa: E402
 from hwmodels import plots  # noqa: E402
@@ -23,7 +23,7 @@ from validate import bits, whole_model  # noqa: E402
 from validate.example_checkpoint import ExampleShape, write_example  # noqa: E402
 from validate.plots import bytes_per_element  # noqa: E402
 
-PAGES = {"docs/reference/formats.md": formats.page}
+PAGES = {"docs/reference/formats.md": formats.page, "docs/reference/speed.md": speed.page}
 GALLERY = ROOT / "docs" / "gallery"
 DRAWN_BY = ("hwmodels/plots.py", "validate/plots.py", "docs/generate.py")
 
@@ -49,14 +49,9 @@ def predicted() -> pd.DataFrame:
     return whole_model.sum_layers(whole_model.predict_layers(cases, [hwmodels.load(m) for m in MACHINES]))
 
 
-def speedup(table: pd.DataFrame) -> Figure:
-    """The figure of the predicted bounds."""
-    return plots.speedup_vs_pattern(table)[0]
-
-
 FIGURES = {
     "bytes_per_element": (stored, lambda table: bytes_per_element(table)[0]),
-    "speedup_vs_pattern": (predicted, speedup),
+    "speedup_vs_pattern": (predicted, lambda table: plots.speedup_vs_pattern(table)[0]),
 }
 
 

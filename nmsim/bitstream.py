@@ -14,7 +14,6 @@ from nmsim import parallel, words
 from nmsim.units import ceil_div
 from nmsim.words import Words
 
-
 SPLIT_CODES = 1 << 18
 """Fewest codes worth a core of their own."""
 

@@ -262,9 +262,10 @@ def unpack_words(
     check_length(data, rep.stream_bytes)
     places = _spacing(code_bits, how)
     codes = bitstream.read(data, code_bits, n_codes, places, threads=threads)
-    if rep.padding_bits or rep.alignment_bits:
-        again = bitstream.write(codes, code_bits, places, len(data), threads=threads)
-        refuse_padding(data, again)
+    if rep.padding_bits:
+        refuse_padding(data, bitstream.write(codes, code_bits, places, len(data), threads=threads))
+    elif rep.alignment_bits:
+        _refuse_alignment(data, rep.payload_bits)
     return codes
 
 
@@ -295,6 +296,15 @@ def refuse_padding(stream: NDArray[np.uint8], without_padding: NDArray[np.uint8]
     differing = int(stream[byte]) ^ int(without_padding[byte])
     bit = 8 * byte + (differing & -differing).bit_length() - 1
     raise BitstreamError(f"metadata stream: padding bit {bit} (byte {byte}) is 1, expected 0")
+
+
+def _refuse_alignment(stream: NDArray[np.uint8], used_bits: int) -> None:
+    """Refuse a stream with a bit that is 1 after the last code."""
+    first = used_bits // 8
+    left = int.from_bytes(stream[first:].tobytes(), "little") >> used_bits % 8
+    if left:
+        bit = used_bits + (left & -left).bit_length() - 1
+        raise BitstreamError(f"metadata stream: padding bit {bit} (byte {bit // 8}) is 1, expected 0")
 
 
 def _code_words(codes: Any, code_bits: int) -> Words:

@@ -18,7 +18,13 @@ MAX_LINES = 420
 
 def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, env={"PATH": "/usr/bin:/bin"}
+        command,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={"PATH": "/usr/bin:/bin"},
     )
 
 
@@ -97,7 +103,9 @@ def python_blocks(page: Path) -> list[str]:
 )
 def test_python_of_the_docs_runs_and_prints_what_it_says(page, tmp_path):
     for block in python_blocks(page):
-        answer = run(sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{block}", cwd=tmp_path)
+        answer = run(
+            sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{block}", cwd=tmp_path
+        )
         assert answer.returncode == 0, answer.stderr
         printed = answer.stdout
         for claim in re.findall(r"^print\(.*\)\s+# (.+)$", block, re.M):
@@ -107,7 +115,10 @@ def test_python_of_the_docs_runs_and_prints_what_it_says(page, tmp_path):
 
 def test_dependencies_are_pinned_and_the_pins_are_in_range():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *(d for extra in project["optional-dependencies"].values() for d in extra)]
+    wanted = [
+        *project["dependencies"],
+        *(d for extra in project["optional-dependencies"].values() for d in extra),
+    ]
     pins = dict(
         line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
     )

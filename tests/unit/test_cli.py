@@ -1,0 +1,120 @@
+"""The front door: verbs, JSON, exit codes. Run in this process; `tests/repo` starts real ones."""
+
+import json
+import re
+
+import pytest
+
+import nmsim
+from nmsim.cli import main
+
+
+def run(capsys, *arguments):
+    """Exit code, standard output, standard error."""
+    try:
+        main(list(arguments))
+        code = 0
+    except SystemExit as stop:
+        code = stop.code or 0
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_bits_as_json(capsys):
+    code, out, _ = run(capsys, "bits", "2:4", "8:16", "--json")
+    rows = {(row["pattern"], row["encoding"]): row for row in json.loads(out)}
+    assert code == 0
+    assert rows["8:16", "combinatorial"]["bits_per_group"] == 14
+    assert rows["8:16", "combinatorial"]["bits_per_elem"] == 0.875
+    assert rows["2:4", "combinatorial"]["bits_per_elem"] == 0.75
+    assert rows["2:4", "joint"]["groups_per_code"] == 17
+    assert rows["2:4", "joint"]["code_bits"] == 44
+    assert rows["8:16", "bitmask"]["entropy_bits_per_group"] == pytest.approx(13.652, abs=5e-4)
+
+
+def test_bits_as_a_table_is_not_cut(capsys):
+    _, out, _ = run(capsys, "bits", "16:32")
+    assert re.search(r"16:32 +601080390 +32 \(1\) +80 \(2.5\)", out)
+    assert "…" not in out
+
+
+def test_a_variable_encoding_shows_its_mean(capsys):
+    _, out, _ = run(capsys, "bits", "8:16", "--encoding", "gap:2", "--json")
+    (row,) = json.loads(out)
+    assert row["bits_per_group"] < row["longest_bits_per_group"] == row["code_bits"] == 20
+
+
+def test_predict_as_json(capsys):
+    code, out, _ = run(
+        capsys, "predict", "1,4096,4096", "-p", "8:16", "-e", "combinatorial", "-H", "h200", "--json"
+    )
+    (row,) = json.loads(out)
+    assert code == 0
+    # 16,777,216 bytes of values, 1,835,008 of codes, 8192 each of input and output, at 4.8 TB/s.
+    assert row["predicted_time_s"] == pytest.approx(18_628_608 / 4.8e12)
+    assert row["bound"] == "memory"
+    assert (row["M"], row["N"], row["K"], row["pattern"]) == (1, 4096, 4096, "8:16")
+
+
+def test_predict_as_a_table_explains_a_single_answer(capsys):
+    _, out, _ = run(capsys, "predict", "1x4096x4096", "-p", "2:4", "-H", "h200")
+    assert "speedup vs dense" in out
+    assert "memory: " in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bits", "8-16"], "pattern '8-16': expected 'N:M'"),
+        (["bits", "--encoding", "zip"], "encoding 'zip': expected one of"),
+        (["predict", "1,2"], "shape '1,2': expected M,N,K"),
+        (["predict", "0,2,2"], "GEMM dimension M=0"),
+        (["predict", "1,64,64", "-H", "h20"], "h20"),
+        (["predict", "1,64,64", "--dtype", "fp12"], "dtype='fp12'"),
+        (["predict", "1,64,64", "--phase", "train"], "phase='train'"),
+        (["inspect", "nowhere.safetensors"], "nowhere.safetensors"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(capsys, arguments, message):
+    code, out, err = run(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("nmsim: ")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_unknown_verbs_and_options_exit_with_two(capsys):
+    assert run(capsys, "bitz")[0] == 2
+    assert run(capsys, "bits", "--jsn")[0] == 2
+
+
+def test_help_is_that_of_the_verb(capsys):
+    _, ours, _ = run(capsys, "help", "bits")
+    _, its_own, _ = run(capsys, "bits", "--help")
+    assert ours == its_own
+    assert "entropy bound" in ours
+    assert run(capsys, "help", "nothing")[0] == 2
+
+
+def test_version(capsys):
+    assert run(capsys, "--version")[1].strip() == nmsim.__version__
+
+
+def test_bench_measures_what_it_says(capsys):
+    _, out, _ = run(
+        capsys, "bench", "2:4", "-e", "bitmask", "--elems", "4096", "--repetitions", "3", "--json"
+    )
+    found = json.loads(out)
+    operations = [(row["encoding"], row["operation"]) for row in found["codecs"]]
+    assert operations[0] == ("copy of masks", "copy")
+    assert {operation for _, operation in operations[1:]} == {
+        "encode",
+        "decode",
+        "write_stream",
+        "read_stream",
+    }
+    assert all(
+        row["p20_elems_per_s"] <= row["p50_elems_per_s"] <= row["p80_elems_per_s"] for row in found["codecs"]
+    )
+    assert found["predict_cases_per_s"]["p50"] > 0
