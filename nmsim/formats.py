@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from nmsim import encodings, packing
+from nmsim import encodings, faults, packing
 from nmsim.encodings.base import Encoding
 from nmsim.encodings.unstructured import COO, CSR
 from nmsim.packing import POLICIES
@@ -26,6 +26,7 @@ TABLE_PATTERNS = (
     "8:256",
     "16:256",
 )
+FAULT_PATTERNS = ("2:4", "4:8", "8:16")
 PACKING_PATTERNS = ("2:4", "4:8", "8:16", "16:32")
 
 CHANGES = (("1", "first version: five encodings, four packing policies, linear layout"),)
@@ -90,6 +91,7 @@ def page() -> str:
         parts.extend(_section(encodings.get(name)))
     parts.extend(_unstructured())
     parts.extend(_packing())
+    parts.extend(_flipped_bits())
     parts.append("## Changes\n\n" + "\n".join(f"- {version}: {text}." for version, text in CHANGES) + "\n")
     return "\n".join(parts)
 
@@ -204,6 +206,23 @@ def _packing() -> Iterator[str]:
             ]
             lines.append(_row([text, name, *cells]))
     yield "\n".join(lines) + f"\n\nBits an element of a stream of {count} codes, padding included.\n"
+
+
+def _flipped_bits() -> Iterator[str]:
+    yield "## What a flipped bit does\n"
+    yield (
+        "Every bit of streams of random masks is flipped, one at a time, in `bitstream` packing (`nmsim.faults.survey`, "
+        "seeded). A flip is detected when the decoder refuses the stream; else it gives other legal masks, and a longer "
+        "code takes more groups with it.\n"
+    )
+    lines = ["| pattern | encoding | detected | groups changed by an undetected flip |", "|---|---|---|---|"]
+    for text in FAULT_PATTERNS:
+        for name in encodings.names():
+            found = faults.survey(Pattern.parse(text), name).payload
+            share = f"{found.detected} of {found.faults}, {found.detected / found.faults:.1%}"
+            changed = f"{found.wrong_groups / found.silent:.1f}" if found.silent else "none"
+            lines.append(_row([text, name, share, changed]))
+    yield "\n".join(lines) + "\n"
 
 
 def _row(cells: list[str] | tuple[str, ...]) -> str:

@@ -52,11 +52,17 @@ def test_a_packed_tensor_comes_back_bit_for_bit(path, dtype, shape):
     assert np.array_equal(bits(decompress(again)), bits(expected))
 
 
-@pytest.mark.parametrize("encoding", [*encodings.names(), "gap:1", "joint:3"])
-@pytest.mark.parametrize("packing", ["bitstream", "no_straddle:16", "power_of_two", "byte"])
+@pytest.mark.parametrize(
+    ("encoding", "packing"),
+    [
+        (encoding, packing)
+        for encoding in (*encodings.names(), "gap:1", "joint:3")
+        for packing in ("bitstream", "no_straddle:16", "power_of_two", "byte")
+        if (encoding, packing)
+        != ("gap:1", "no_straddle:16")  # codes of differing lengths cannot be packed so
+    ],
+)
 def test_every_encoding_and_packing_comes_back(path, encoding, packing):
-    if encoding == "gap:1" and packing.startswith("no_straddle"):
-        pytest.skip("codes of differing lengths cannot be packed so")
     packed = compress(weights((5, 37)), "3:7", encoding=encoding, packing=packing)
     save_file({"x": packed}, path)
     again = load_file(path)["x"]
