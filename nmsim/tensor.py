@@ -242,7 +242,7 @@ def compress(
         words[groups] = masks.to_words(full, pattern)
         _gather(bits, word_rows(words[groups]), pattern.m, values[slab])
 
-    parallel.run(one_slab, _slabs(rows, k, threads), threads)
+    parallel.run(one_slab, slabs(rows, k, threads), threads)
     metadata, report = codec.write_stream(words, pattern, packing, threads=threads)
     return PackedTensor(
         values=values.view(kind.dtype),
@@ -292,11 +292,11 @@ def decompress(packed: PackedTensor, *, threads: int = 1) -> NDArray[Any]:
                 "expected 0"
             )
 
-    parallel.run(one_slab, _slabs(packed.rows, k, threads), threads)
+    parallel.run(one_slab, slabs(packed.rows, k, threads), threads)
     return _from_rows(out, packed.shape, packed.axis)
 
 
-def _slabs(rows: int, k: int, threads: int) -> list[slice]:
+def slabs(rows: int, k: int, threads: int) -> list[slice]:
     """Rows cut into pieces of about `CHUNK_ELEMS` elements over all cores; none when rows are empty."""
     step = max(1, CHUNK_ELEMS // threads // max(1, k))
     return [slice(low, min(rows, low + step)) for low in range(0, rows if k else 0, step)]

@@ -3,14 +3,13 @@
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from nmsim import encodings as codecs
 from nmsim import packing as packings
+from nmsim.energy import energy_kept
 from nmsim.errors import BitstreamError, ContainerError, EncodingError
 from nmsim.files.header import TensorInfo
 from nmsim.files.packed_entry import FORMAT_KEY
@@ -19,7 +18,7 @@ from nmsim.files.selection import Selection, refuse_nothing_chosen
 from nmsim.files.sharded import Checkpoint, open_checkpoint
 from nmsim.mask import BoolArray, prune
 from nmsim.pattern import Pattern
-from nmsim.tensor import CHUNK_ELEMS, PackedTensor, compress
+from nmsim.tensor import PackedTensor, compress
 from nmsim.units import bits_to_bytes
 
 Progress = Callable[[str, int, int], None]
@@ -105,16 +104,17 @@ def measure_checkpoint(
         if _is_chosen(info, pattern)
     ]
     total = sum(_elems(info) for _, info, _ in jobs) * len(encodings)
-    done, rows = 0, []
+    done, rows, threads = 0, [], os.cpu_count() or 1
     for file, info, pattern in jobs:
         x = file.array(info.name)
         assert not isinstance(x, RawTensor), "the selection takes no such dtype"
         mask = prune(x, pattern)
-        energy = energy_kept(x, mask)
+        share = energy_kept(x, mask, threads=threads)
+        energy = float("nan") if share is None else share
         for encoding in encodings:
             if progress is not None:
                 progress(f"{info.name} {pattern} {encoding}", done, total)
-            packed = compress(x, pattern, encoding=encoding, packing=packing, mask=mask)
+            packed = compress(x, pattern, encoding=encoding, packing=packing, mask=mask, threads=threads)
             try:
                 rows.append(measured_row(info.name, packed, mask, energy))
             except (BitstreamError, EncodingError) as error:
@@ -199,23 +199,6 @@ def is_fixed_width(encoding: str, pattern: Pattern) -> bool:
     """
     codec = codecs.get(encoding)
     return codec.expected_bits_per_group(pattern) == codec.bits_per_group(pattern)
-
-
-def energy_kept(x: NDArray[Any], mask: BoolArray) -> float:
-    """Share of the sum of squares that pruning keeps; NaN where it is not defined.
-
-    Examples
-    --------
-    >>> energy_kept(np.array([3.0, 4.0]), np.array([False, True]))
-    0.64
-    """
-    kept = total = 0.0
-    flat, flags = x.reshape(-1), mask.reshape(-1)
-    for low in range(0, flat.size, CHUNK_ELEMS):
-        squares = np.square(flat[low : low + CHUNK_ELEMS].astype(np.float64))
-        total += float(squares.sum())
-        kept += float(squares[flags[low : low + CHUNK_ELEMS]].sum())
-    return kept / total if np.isfinite(total) and total > 0 else float("nan")
 
 
 def bits_per_element(bits: pd.DataFrame) -> pd.DataFrame:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim import dtypes, words
+from nmsim import dtypes, parallel, words
 from nmsim import encodings as codecs
 from nmsim import mask as masks
 from nmsim import packing as policies
+from nmsim.energy import energy_kept
 from nmsim.errors import ContainerError, NmsimError
 from nmsim.files.header import TensorInfo
 from nmsim.files.packed_entry import FORMAT_KEY, MetadataBounds, PackedEntry, read_entries, read_packed
@@ -21,7 +22,7 @@ from nmsim.files.report import Counter, Progress
 from nmsim.files.selection import Selection, refuse_nothing_chosen
 from nmsim.files.sharded import open_checkpoint
 from nmsim.pattern import Pattern
-from nmsim.tensor import Footprint
+from nmsim.tensor import Footprint, slabs
 
 CHUNK_ELEMS = 1 << 20
 """Elements whose squares are held at a time."""
@@ -196,7 +197,7 @@ def _trial_rows(
                 turned = np.moveaxis(x, axis, -1)
                 rows = turned.reshape(math.prod(turned.shape[:-1]), turned.shape[-1])
                 for pattern in chosen:
-                    kept = _prune(rows, pattern)
+                    kept = _prune(rows, pattern, threads)
                     for pair in wanted.pairs:
                         yield _trial_row(info, x.dtype, axis, pattern, pair, kept, threads)
             except NmsimError as error:
@@ -216,28 +217,23 @@ class _Kept:
     nonzeros_elems: int
 
 
-def _prune(rows: NDArray[Any], pattern: Pattern) -> _Kept:
+def _prune(rows: NDArray[Any], pattern: Pattern, threads: int) -> _Kept:
     """Choose in [rows, K], a few rows at a time, as `compress` does."""
     count, k = rows.shape
     per_row = pattern.groups(k)
     group_masks = words.empty(count * per_row, pattern.m)
-    total = kept = 0.0
-    nonzeros = 0
-    step = max(1, CHUNK_ELEMS // max(1, k))
-    for low in range(0, count if k else 0, step):
-        part = np.ascontiguousarray(rows[low : low + step])
+    keep = np.empty((count, k), np.bool_)
+
+    def one_slab(slab: slice) -> int:
+        part = np.ascontiguousarray(rows[slab])
         keys = dtypes.magnitude_keys(part)
-        keep = masks.choose_rows(keys, pattern)
-        full = masks.complete(keep, pattern)
-        group_masks[low * per_row : (low + len(part)) * per_row] = masks.to_words(full, pattern)
-        with np.errstate(over="ignore", invalid="ignore"):
-            wide = part.astype(np.float64)
-            total += float(np.vdot(wide, wide))
-            wide *= keep
-            kept += float(np.vdot(wide, wide))
-        nonzeros += int(np.count_nonzero(keys * keep))
-    ratio = kept / total if total else 1.0
-    return _Kept(group_masks, ratio if math.isfinite(ratio) and math.isfinite(total) else None, nonzeros)
+        keep[slab] = masks.choose_rows(keys, pattern)
+        full = masks.complete(keep[slab], pattern)
+        group_masks[slab.start * per_row : slab.stop * per_row] = masks.to_words(full, pattern)
+        return int(np.count_nonzero(keys * keep[slab]))
+
+    nonzeros = parallel.run(one_slab, slabs(count, k, threads), threads)
+    return _Kept(group_masks, energy_kept(rows, keep, threads=threads), sum(nonzeros))
 
 
 def _trial_row(

@@ -1,0 +1,59 @@
+"""The energy of a tensor, its sum of squares, and how much of it a mask keeps."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from nmsim import dtypes, parallel
+
+CHUNK_ELEMS = 1 << 20
+
+
+def energy_kept(x: NDArray[Any], mask: NDArray[np.bool_], *, threads: int = 1) -> float | None:
+    """Share of the sum of squares that a mask keeps.
+
+    Parameters
+    ----------
+    x : array
+        Any type that `nmsim.dtypes` lists.
+    mask : bool array like x
+    threads : int
+        Cores to use.
+
+    Returns
+    -------
+    float or None
+        Summed in float64. 1.0 when all elements are zero; None when the sum is not finite.
+
+    Examples
+    --------
+    >>> energy_kept(np.array([3.0, 4.0]), np.array([False, True]))
+    0.64
+    """
+    flat, flags = x.reshape(-1), mask.reshape(-1)
+    exact = np.float32 if dtypes.of(x).bits <= 16 or x.dtype == np.float32 else np.float64
+
+    def one_chunk(low: int) -> tuple[float, float]:
+        part = slice(low, low + CHUNK_ELEMS)
+        return _squares(flat[part].astype(exact), flags[part])  # type: ignore[no-any-return]
+
+    sums = parallel.run(one_chunk, range(0, flat.size, CHUNK_ELEMS), threads)
+    total, kept = (sum(column) for column in zip(*sums, strict=True)) if sums else (0.0, 0.0)
+    if not math.isfinite(total):
+        return None
+    return kept / total if total else 1.0
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _squares(values, keep):  # type: ignore[no-untyped-def]
+    """Sum of squares of all, and of what is kept, in float64 on several lanes."""
+    total, kept = 0.0, 0.0
+    for i in range(values.size):
+        square = np.float64(values[i]) * np.float64(values[i])
+        total += square
+        if keep[i]:
+            kept += square
+    return total, kept
