@@ -1,6 +1,9 @@
 """Settings that every test shares."""
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from nmsim.cli import main
 
 settings.register_profile(
     "nmsim",
@@ -9,3 +12,19 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("nmsim")
+
+
+@pytest.fixture
+def nmsim(capsys):
+    """Run a command line; give back exit code, standard output and standard error."""
+
+    def run(*arguments):
+        code = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

@@ -5,23 +5,11 @@ import re
 
 import pytest
 
-import nmsim
-from nmsim.cli import main
+from nmsim import __version__
 
 
-def run(capsys, *arguments):
-    """Exit code, standard output, standard error."""
-    try:
-        main(list(arguments))
-        code = 0
-    except SystemExit as stop:
-        code = stop.code or 0
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-def test_bits_as_json(capsys):
-    code, out, _ = run(capsys, "bits", "2:4", "8:16", "--json")
+def test_bits_as_json(nmsim):
+    code, out, _ = nmsim("bits", "2:4", "8:16", "--json")
     rows = {(row["pattern"], row["encoding"]): row for row in json.loads(out)}
     assert code == 0
     assert rows["8:16", "combinatorial"]["bits_per_group"] == 14
@@ -32,21 +20,21 @@ def test_bits_as_json(capsys):
     assert rows["8:16", "bitmask"]["entropy_bits_per_group"] == pytest.approx(13.652, abs=5e-4)
 
 
-def test_bits_as_a_table_is_not_cut(capsys):
-    _, out, _ = run(capsys, "bits", "16:32")
+def test_bits_as_a_table_is_not_cut(nmsim):
+    _, out, _ = nmsim("bits", "16:32")
     assert re.search(r"16:32 +601080390 +32 \(1\) +80 \(2.5\)", out)
     assert "…" not in out
 
 
-def test_a_variable_encoding_shows_its_mean(capsys):
-    _, out, _ = run(capsys, "bits", "8:16", "--encoding", "gap:2", "--json")
+def test_a_variable_encoding_shows_its_mean(nmsim):
+    _, out, _ = nmsim("bits", "8:16", "--encoding", "gap:2", "--json")
     (row,) = json.loads(out)
     assert row["bits_per_group"] < row["longest_bits_per_group"] == row["code_bits"] == 20
 
 
-def test_predict_as_json(capsys):
-    code, out, _ = run(
-        capsys, "predict", "1,4096,4096", "-p", "8:16", "-e", "combinatorial", "-H", "h200", "--json"
+def test_predict_as_json(nmsim):
+    code, out, _ = nmsim(
+        "predict", "1,4096,4096", "-p", "8:16", "-e", "combinatorial", "-H", "h200", "--json"
     )
     (row,) = json.loads(out)
     assert code == 0
@@ -56,8 +44,8 @@ def test_predict_as_json(capsys):
     assert (row["M"], row["N"], row["K"], row["pattern"]) == (1, 4096, 4096, "8:16")
 
 
-def test_predict_as_a_table_explains_a_single_answer(capsys):
-    _, out, _ = run(capsys, "predict", "1x4096x4096", "-p", "2:4", "-H", "h200")
+def test_predict_as_a_table_explains_a_single_answer(nmsim):
+    _, out, _ = nmsim("predict", "1x4096x4096", "-p", "2:4", "-H", "h200")
     assert "speedup vs dense" in out
     assert "memory: " in out
 
@@ -75,8 +63,8 @@ def test_predict_as_a_table_explains_a_single_answer(capsys):
         (["inspect", "nowhere.safetensors"], "nowhere.safetensors"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_two(capsys, arguments, message):
-    code, out, err = run(capsys, *arguments)
+def test_bad_input_is_one_line_and_exit_code_two(nmsim, arguments, message):
+    code, out, err = nmsim(*arguments)
     assert code == 2
     assert out == ""
     assert err.startswith("nmsim: ")
@@ -84,27 +72,25 @@ def test_bad_input_is_one_line_and_exit_code_two(capsys, arguments, message):
     assert "Traceback" not in err
 
 
-def test_unknown_verbs_and_options_exit_with_two(capsys):
-    assert run(capsys, "bitz")[0] == 2
-    assert run(capsys, "bits", "--jsn")[0] == 2
+def test_unknown_verbs_and_options_exit_with_two(nmsim):
+    assert nmsim("bitz")[0] == 2
+    assert nmsim("bits", "--jsn")[0] == 2
 
 
-def test_help_is_that_of_the_verb(capsys):
-    _, ours, _ = run(capsys, "help", "bits")
-    _, its_own, _ = run(capsys, "bits", "--help")
+def test_help_is_that_of_the_verb(nmsim):
+    _, ours, _ = nmsim("help", "bits")
+    _, its_own, _ = nmsim("bits", "--help")
     assert ours == its_own
     assert "entropy bound" in ours
-    assert run(capsys, "help", "nothing")[0] == 2
+    assert nmsim("help", "nothing")[0] == 2
 
 
-def test_version(capsys):
-    assert run(capsys, "--version")[1].strip() == nmsim.__version__
+def test_version(nmsim):
+    assert nmsim("--version")[1].strip() == __version__
 
 
-def test_bench_measures_what_it_says(capsys):
-    _, out, _ = run(
-        capsys, "bench", "2:4", "-e", "bitmask", "--elems", "4096", "--repetitions", "3", "--json"
-    )
+def test_bench_measures_what_it_says(nmsim):
+    _, out, _ = nmsim("bench", "2:4", "-e", "bitmask", "--elems", "4096", "--repetitions", "3", "--json")
     found = json.loads(out)
     operations = [(row["encoding"], row["operation"]) for row in found["codecs"]]
     assert operations[0] == ("copy of masks", "copy")

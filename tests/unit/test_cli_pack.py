@@ -6,23 +6,6 @@ import numpy as np
 import pytest
 
 from nmsim import load_file, prune, save_file
-from nmsim.cli import main
-
-
-@pytest.fixture
-def nmsim(capsys):
-    """Run a command line; give back exit code, standard output and standard error."""
-
-    def run(*arguments):
-        code = 0
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

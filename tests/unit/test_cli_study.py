@@ -4,25 +4,8 @@ import json
 
 import pytest
 
-from nmsim.cli import main
 from validate import write_example
 from validate.example_checkpoint import TINY
-
-
-@pytest.fixture
-def nmsim(capsys):
-    """Run a command line; give back exit code, standard output and standard error."""
-
-    def run(*arguments):
-        code = 0
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture
