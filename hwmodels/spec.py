@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from hwmodels.quantity import Quantity, check_provenance
-from nmsim import packing
+from nmsim import encodings, packing
 from nmsim.errors import NmsimError, SpecError
 from nmsim.pattern import Pattern
 from nmsim.records import VALUE_BITS, SparseOperand
@@ -205,6 +205,8 @@ class _Reader:
             check_provenance("datasheet", entry["source"])
             for policy in entry["packings"]:
                 packing.parse(policy)
+            for encoding in entry["encodings"]:
+                encodings.get(encoding)
         except NmsimError as error:
             raise self.fail(key, str(error)) from error
         return NativeUnit(

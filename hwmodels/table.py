@@ -27,6 +27,9 @@ def read_shape(cases: pd.DataFrame) -> tuple[Integers, Integers, Integers]:
     RowError
         A column is missing, or a row holds no positive whole number up to `MAX_DIMENSION`.
     """
+    twice = cases.columns[cases.columns.duplicated()]
+    if len(twice):
+        raise RowError(f"column {twice[0]}: given twice")
     for name in SHAPE_COLUMNS:
         if name not in cases.columns:
             raise RowError(f"column {name}: missing; a table of cases needs M, N and K")
@@ -37,8 +40,11 @@ def read_shape(cases: pd.DataFrame) -> tuple[Integers, Integers, Integers]:
 def _dimension(column: pd.Series, name: str) -> Integers:
     kind = column.dtype.kind if isinstance(column.dtype, np.dtype) else "O"
     if kind not in "iuf":
-        position = next((i for i, value in enumerate(column) if not _is_whole(value)), 0)
-        raise RowError(f"row {position}, column {name}: {column.iloc[position]!r}: {_EXPECTED}")
+        values = list(column)
+        position = next((i for i, value in enumerate(values) if not _is_whole(value)), None)
+        if position is not None:
+            raise RowError(f"row {position}, column {name}: {values[position]!r}: {_EXPECTED}")
+        column, kind = pd.Series([min(int(value), MAX_DIMENSION + 1) for value in values], dtype="int64"), "i"
     raw = column.to_numpy()
     with np.errstate(invalid="ignore"):
         good = (raw >= 1) & (raw <= MAX_DIMENSION)
@@ -90,7 +96,10 @@ def read_choice(
         codes, levels = column.cat.codes.to_numpy().astype(np.intp), list(column.cat.categories)
         used = np.bincount(codes + 1, minlength=len(levels) + 1) > 0
     else:
-        codes, found = pd.factorize(_plain(column))
+        try:
+            codes, found = pd.factorize(_plain(column))
+        except TypeError as error:
+            raise RowError(f"column {name}: {error}; expected text or nothing in every row") from error
         levels = list(found)
         used = np.concatenate([[bool((codes < 0).any())], np.ones(len(levels), bool)])
     if used[0]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nmsim import encodings, words
+from nmsim.errors import PatternError
 from nmsim.pattern import Pattern
 
 DEFAULT_ELEMS = 1 << 22
@@ -106,6 +107,18 @@ def measure(
             p80_share_of_copy=float(share[2]),
             repetitions=repetitions,
         )
+
+
+def refuse_wide(pattern: Pattern) -> None:
+    """Refuse a pattern whose masks take more than a machine word.
+
+    Raises
+    ------
+    PatternError
+        M is above 64.
+    """
+    if pattern.m > words.WORD_BITS:
+        raise PatternError(f"pattern {pattern}: expected M of at most {words.WORD_BITS} to be timed")
 
 
 def random_masks(pattern: Pattern, n_groups: int, seed: int) -> words.Words:

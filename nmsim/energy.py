@@ -1,7 +1,7 @@
 """The energy of a tensor, its sum of squares, and how much of it a mask keeps."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -12,8 +12,22 @@ from nmsim import dtypes, parallel
 CHUNK_ELEMS = 1 << 20
 
 
-def energy_kept(x: NDArray[Any], mask: NDArray[np.bool_], *, threads: int = 1) -> float | None:
-    """Share of the sum of squares that a mask keeps.
+class Energy(NamedTuple):
+    """Sums of squares, in float64: of all elements, and of those that a mask keeps."""
+
+    total: float
+    kept: float
+
+    @property
+    def share_kept(self) -> float | None:
+        """1.0 when all elements are zero; None when the total is not finite."""
+        if not math.isfinite(self.total):
+            return None
+        return self.kept / self.total if self.total else 1.0
+
+
+def energy(x: NDArray[Any], mask: NDArray[np.bool_], *, threads: int = 1) -> Energy:
+    """Add up squares, of all elements and of what a mask keeps.
 
     Parameters
     ----------
@@ -25,13 +39,12 @@ def energy_kept(x: NDArray[Any], mask: NDArray[np.bool_], *, threads: int = 1) -
 
     Returns
     -------
-    float or None
-        Summed in float64. 1.0 when all elements are zero; None when the sum is not finite.
+    Energy
 
     Examples
     --------
-    >>> energy_kept(np.array([3.0, 4.0]), np.array([False, True]))
-    0.64
+    >>> energy(np.array([3.0, 4.0]), np.array([False, True]))
+    Energy(total=25.0, kept=16.0)
     """
     flat, flags = x.reshape(-1), mask.reshape(-1)
     exact = np.float32 if dtypes.of(x).bits <= 16 or x.dtype == np.float32 else np.float64
@@ -41,10 +54,7 @@ def energy_kept(x: NDArray[Any], mask: NDArray[np.bool_], *, threads: int = 1) -
         return _squares(flat[part].astype(exact), flags[part])  # type: ignore[no-any-return]
 
     sums = parallel.run(one_chunk, range(0, flat.size, CHUNK_ELEMS), threads)
-    total, kept = (sum(column) for column in zip(*sums, strict=True)) if sums else (0.0, 0.0)
-    if not math.isfinite(total):
-        return None
-    return kept / total if total else 1.0
+    return Energy(sum(total for total, _ in sums), sum(kept for _, kept in sums))
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})

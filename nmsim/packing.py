@@ -139,8 +139,8 @@ def report(
     n_codes, code_bits : int
         Number of codes and bits of each.
     policy : str
-    lengths : unsigned array [n_codes], optional
-        Bits of each code when they differ; `code_bits` is then without effect.
+    lengths : integers [n_codes], optional
+        Bits of each code when they differ, at most `code_bits`.
 
     Raises
     ------
@@ -156,7 +156,8 @@ def report(
     if n_codes < 0 or code_bits < 0:
         raise BitstreamError(f"{n_codes} codes of {code_bits} bits: expected 0 or more")
     if lengths is not None:
-        _refuse_straddle_choice(how)
+        refuse_differing_lengths(how)
+        lengths = _checked_lengths(lengths, n_codes, code_bits)
         payload, slots = int(lengths.sum()), int(how.slot_bits(lengths).sum())
     elif how.name == "no_straddle":
         payload, slots = n_codes * code_bits, _end_of_last_code(n_codes, code_bits, how.word_bits)
@@ -179,8 +180,8 @@ def pack(
     code_bits : int
         Bits of each code, or of the longest one when `lengths` is given.
     policy : str
-    lengths : unsigned array [G], optional
-        Bits of each code when they differ.
+    lengths : integers [G], optional
+        Bits of each code when they differ, at most `code_bits`.
     threads : int
         Cores to use.
 
@@ -206,11 +207,8 @@ def pack(
         total = stream_bits(count, code_bits, policy)
         places: Spacing | Slots = _spacing(code_bits, how)
     else:
-        _refuse_straddle_choice(how)
-        if len(lengths) != count or (count and int(lengths.min()) < 0):
-            raise BitstreamError(
-                f"{len(lengths)} lengths for {count} codes: expected one a code, none negative"
-            )
+        refuse_differing_lengths(how)
+        lengths = _checked_lengths(lengths, count, code_bits)
         slots = how.slot_bits(lengths)
         places, total = slots, int(slots.sum())
         _refuse_long_codes(data, lengths)
@@ -308,9 +306,39 @@ def _refuse_alignment(stream: NDArray[np.uint8], used_bits: int) -> None:
 
 
 def _code_words(codes: Any, code_bits: int) -> Words:
-    if isinstance(codes, np.ndarray) and codes.ndim == 2 and codes.dtype == np.uint64:
-        return codes
-    return words.from_integers(codes, code_bits, "code", BitstreamError)
+    """Take a user's codes, or rows of words that nmsim made itself."""
+    if code_bits < 0:
+        raise BitstreamError(f"codes of {code_bits} bits: expected 0 or more")
+    if not (isinstance(codes, np.ndarray) and codes.ndim == 2 and codes.dtype == np.uint64):
+        return words.from_integers(codes, code_bits, "code", BitstreamError)
+    width = ceil_div(code_bits, words.WORD_BITS)
+    if not words.is_wide(code_bits) or codes.shape[1] != width:
+        raise BitstreamError(
+            f"codes of {code_bits} bits have shape {codes.shape}: expected "
+            + (f"(G, {width}) words of 64 bits" if words.is_wide(code_bits) else "one integer each")
+        )
+    spare = np.uint64(width * words.WORD_BITS - code_bits)
+    beyond = codes[:, -1] >> (np.uint64(words.WORD_BITS) - spare) if spare else np.zeros(len(codes))
+    if beyond.any():
+        first = int(np.argmax(beyond != 0))
+        raise BitstreamError(
+            f"code {first} is {words.integer_at(codes, first)}: expected 0 <= code < 2**{code_bits}"
+        )
+    return codes
+
+
+def _checked_lengths(lengths: Any, n_codes: int, code_bits: int) -> Lengths:
+    """Take lengths as an array wide enough to be rounded up and added."""
+    array = np.asarray(lengths)
+    if array.ndim != 1 or len(array) != n_codes or (array.size and array.dtype.kind not in "ui"):
+        raise BitstreamError(
+            f"lengths of shape {array.shape} and dtype {array.dtype} for {n_codes} codes: expected one integer a code"
+        )
+    if array.size and not 0 <= int(array.min()) <= int(array.max()) <= code_bits:
+        raise BitstreamError(
+            f"lengths from {array.min()} to {array.max()}: expected 0 to {code_bits}, the longest code"
+        )
+    return array.astype(np.int32)
 
 
 def _spacing(code_bits: int, how: Policy) -> Spacing:
@@ -341,7 +369,8 @@ def _next_power_of_two(length: Any) -> Any:
     return out
 
 
-def _refuse_straddle_choice(how: Policy) -> None:
+def refuse_differing_lengths(how: Policy) -> None:
+    """Refuse the one policy under which codes of differing lengths could not be read back."""
     if how.name == "no_straddle":
         raise BitstreamError(
             f"packing {how}: codes of differing lengths cannot be packed so, a reader could not tell padding from "

@@ -2,18 +2,22 @@
 
 import functools
 import itertools
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar, cast
+
+from nmsim.errors import NmsimError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def run(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> list[Result]:
-    """Call a function for each item on up to `threads` cores; results in order, one of the errors raised.
+    """Call a function for each item on up to `threads` cores; results in order.
 
-    The calling thread does its share: it already has a core, so that the others are given another one.
+    The calling thread does its share: it already has a core, so that the others are given another one. After an
+    error no new item is begun, and of several errors that of the first item is raised, as on one core.
 
     Examples
     --------
@@ -21,27 +25,48 @@ def run(function: Callable[[Item], Result], items: Iterable[Item], threads: int)
     [1, 2, 3]
     """
     work = list(items)
-    helpers = min(threads, len(work)) - 1
+    helpers = min(checked(threads), len(work)) - 1
     if helpers <= 0:
         return [function(item) for item in work]
     results: list[Result | None] = [None] * len(work)
+    errors: dict[int, BaseException] = {}
     places = itertools.count()
 
     def take_what_is_left() -> None:
-        while (place := next(places)) < len(work):
-            results[place] = function(work[place])
+        while not errors and (place := next(places)) < len(work):
+            try:
+                results[place] = function(work[place])
+            except BaseException as error:
+                errors[place] = error
 
     others = [_pool(helpers).submit(take_what_is_left) for _ in range(helpers)]
-    try:
-        take_what_is_left()
-    finally:
-        wait(others)
-    for other in others:
-        other.result()
+    take_what_is_left()
+    wait(others)
+    if errors:
+        raise errors[min(errors)]
     return cast(list[Result], results)
+
+
+def checked(threads: int) -> int:
+    """Refuse a number of cores that is none.
+
+    Raises
+    ------
+    NmsimError
+        Not an int of at least 1.
+    """
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise NmsimError(
+            f"threads={threads!r} (type {type(threads).__name__}): expected an int of at least 1"
+        )
+    return threads
 
 
 @functools.cache
 def _pool(helpers: int) -> ThreadPoolExecutor:
     """Threads that wait for work; starting them anew costs as much as encoding a million elements."""
     return ThreadPoolExecutor(helpers, thread_name_prefix="nmsim")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a child inherits the pool, but not its threads

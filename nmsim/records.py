@@ -3,9 +3,10 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import Literal, SupportsIndex, get_args
 
-from nmsim.errors import RowError
+from nmsim import encodings, packing
+from nmsim.errors import NmsimError, RowError
 from nmsim.pattern import Pattern
 
 Phase = Literal["decode", "prefill"]
@@ -33,8 +34,9 @@ class GemmShape:
 
     def __post_init__(self) -> None:
         for name, value in (("M", self.M), ("N", self.N), ("K", self.K)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, SupportsIndex) or value.__index__() < 1:
                 raise RowError(f"GEMM dimension {name}={value!r}: expected a positive int")
+            object.__setattr__(self, name, value.__index__())
 
     @property
     def dense_flop(self) -> int:
@@ -52,8 +54,8 @@ class Case:
     phase : {"decode", "prefill"}
     dtype : str
         Value type of both operands, a key of `VALUE_BITS`.
-    pattern : Pattern or None
-        None for a dense case; `sparse_operand` and the metadata fields are then without effect.
+    pattern : Pattern, its text, or None
+        None for a dense case; `sparse_operand` and the metadata fields are then without effect, on `case_id` too.
     sparse_operand : {"weights", "activations"}
     encoding : str
         Metadata encoding (`nmsim.encodings`).
@@ -64,6 +66,8 @@ class Case:
     ------
     RowError
         A field holds a value outside its list.
+    PatternError
+        A text that is no pattern.
     """
 
     shape: GemmShape
@@ -75,6 +79,17 @@ class Case:
     packing: str = "bitstream"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.shape, GemmShape):
+            raise RowError(f"case shape={self.shape!r}: expected a GemmShape")
+        if isinstance(self.pattern, str):
+            object.__setattr__(self, "pattern", Pattern.parse(self.pattern))  # type: ignore[unreachable]
+        if not isinstance(self.pattern, Pattern | None):
+            raise RowError(f"case pattern={self.pattern!r}: expected a Pattern, its text, or None")
+        try:
+            object.__setattr__(self, "encoding", encodings.get(self.encoding).name)
+            object.__setattr__(self, "packing", str(packing.parse(self.packing)))
+        except NmsimError as error:
+            raise RowError(f"case: {error}") from error
         for name, value, allowed in (
             ("phase", self.phase, get_args(Phase)),
             ("dtype", self.dtype, tuple(VALUE_BITS)),
@@ -88,6 +103,9 @@ class Case:
         """Twelve hex digits that depend on the fields alone: the key that joins predictions and measurements."""
         fields = asdict(self)
         fields["pattern"] = str(self.pattern) if self.pattern else None
+        if self.pattern is None:
+            for name in ("sparse_operand", "encoding", "packing"):
+                del fields[name]
         text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

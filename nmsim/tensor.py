@@ -298,7 +298,7 @@ def decompress(packed: PackedTensor, *, threads: int = 1) -> NDArray[Any]:
 
 def slabs(rows: int, k: int, threads: int) -> list[slice]:
     """Rows cut into pieces of about `CHUNK_ELEMS` elements over all cores; none when rows are empty."""
-    step = max(1, CHUNK_ELEMS // threads // max(1, k))
+    step = max(1, CHUNK_ELEMS // parallel.checked(threads) // max(1, k))
     return [slice(low, min(rows, low + step)) for low in range(0, rows if k else 0, step)]
 
 

@@ -9,7 +9,8 @@ import pandas as pd
 
 from nmsim import encodings as codecs
 from nmsim import packing as packings
-from nmsim.energy import energy_kept
+from nmsim.energy import Energy
+from nmsim.energy import energy as sum_squares
 from nmsim.errors import BitstreamError, ContainerError, EncodingError
 from nmsim.files.header import TensorInfo
 from nmsim.files.packed_entry import FORMAT_KEY
@@ -42,7 +43,8 @@ BITS_COLUMNS = (
     "measured_values_bytes",
     "measured_values_padding_bytes",
     "dense_bytes",
-    "energy_kept",
+    "sum_of_squares",
+    "kept_sum_of_squares",
 )
 """Columns of `bits.csv`. `formula_metadata_bytes` is exact where `fixed_width`, an expectation elsewhere."""
 
@@ -109,8 +111,7 @@ def measure_checkpoint(
         x = file.array(info.name)
         assert not isinstance(x, RawTensor), "the selection takes no such dtype"
         mask = prune(x, pattern)
-        share = energy_kept(x, mask, threads=threads)
-        energy = float("nan") if share is None else share
+        energy = sum_squares(x, mask, threads=threads)
         for encoding in encodings:
             if progress is not None:
                 progress(f"{info.name} {pattern} {encoding}", done, total)
@@ -128,7 +129,7 @@ def measure_checkpoint(
 
 
 def measured_row(
-    name: str, packed: PackedTensor, mask: BoolArray, energy: float
+    name: str, packed: PackedTensor, mask: BoolArray, energy: Energy
 ) -> tuple[str | int | float | bool, ...]:
     """Hold a packed tensor to the formula and to its mask; its row of `BITS_COLUMNS`.
 
@@ -169,7 +170,8 @@ def measured_row(
         foot.values_bytes,
         foot.values_padding_bytes,
         foot.dense_bytes,
-        energy,
+        energy.total,
+        energy.kept,
     )
 
 
@@ -210,13 +212,16 @@ def bits_per_element(bits: pd.DataFrame) -> pd.DataFrame:
         `pattern, encoding, packing, tensors, elems, fixed_width`, then bits an element:
         `measured_values_, measured_metadata_, measured_padding_, formula_metadata_, entropy_, dense_bits_per_elem`
         (values and metadata with their padding; the padding again apart), `measured_footprint_vs_dense` and
-        `energy_kept` (weighted by elements).
+        `energy_kept`: the share of all tensors' sum of squares; a tensor whose sum is not finite counts in
+        neither sum.
     """
+    finite = np.isfinite(bits["sum_of_squares"])
     work = bits.assign(
         padding_bits=bits["measured_padding_bits"]
         + bits["measured_alignment_bits"]
         + 8 * bits["measured_values_padding_bytes"],
-        weighted_energy=bits["energy_kept"] * bits["elems"],
+        sum_of_squares=bits["sum_of_squares"].where(finite, 0.0),
+        kept_sum_of_squares=bits["kept_sum_of_squares"].where(finite, 0.0),
     )
     grouped = work.groupby(["pattern", "encoding", "packing"], sort=False)
     sums = grouped.sum(numeric_only=True)
@@ -233,7 +238,7 @@ def bits_per_element(bits: pd.DataFrame) -> pd.DataFrame:
             "dense_bits_per_elem": 8 * sums["dense_bytes"] / sums["elems"],
             "measured_footprint_vs_dense": (sums["measured_values_bytes"] + sums["measured_metadata_bytes"])
             / sums["dense_bytes"],
-            "energy_kept": sums["weighted_energy"] / sums["elems"],
+            "energy_kept": sums["kept_sum_of_squares"] / sums["sum_of_squares"],
         }
     )
     return out.reset_index()

@@ -35,9 +35,13 @@ def bench(
 
     Every figure is a median over interleaved repetitions; a busy machine widens the percentiles that --json also shows.
     """
-    chosen = [Pattern.parse(p) for p in console.split_names(patterns or ["2:4", "4:8", "8:16", "16:32"])]
-    names = console.split_names(encoding or ["bitmask", "index", "gap", "combinatorial", "joint"])
+    chosen = [
+        Pattern.parse(p) for p in console.split_names(patterns or ["2:4", "4:8", "8:16", "16:32"], "pattern")
+    ]
+    names = console.split_names(encoding or ["bitmask", "index", "gap", "combinatorial", "joint"], "encoding")
     speeds: list[codec_bench.Speed] = []
+    for pattern in chosen:
+        codec_bench.refuse_wide(pattern)
     from validate import provenance
 
     for pattern in track(chosen, description="timing codecs", console=console.err, transient=True):

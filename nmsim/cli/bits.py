@@ -1,6 +1,5 @@
 """`nmsim bits`: what every encoding costs, from the pattern alone."""
 
-from fractions import Fraction
 from typing import Annotated, Any
 
 import typer
@@ -55,8 +54,8 @@ def bits(
 
     Bits are those of the codes themselves; `nmsim inspect` adds the padding of a packing policy on a real file.
     """
-    chosen = [Pattern.parse(text) for text in console.split_names(patterns or DEFAULT_PATTERNS)]
-    names = console.split_names(encoding or encodings.names())
+    chosen = [Pattern.parse(text) for text in console.split_names(patterns or DEFAULT_PATTERNS, "pattern")]
+    names = console.split_names(encoding or encodings.names(), "encoding")
     rows = [row for pattern in chosen for row in rows_of(pattern, names)]
     if as_json:
         console.print_json(rows)
@@ -71,7 +70,7 @@ def bits(
 
 def _line(pattern: Pattern, rows: list[dict[str, Any]]) -> list[str]:
     masks = pattern.configurations
-    cells = [str(pattern), str(masks) if masks < 10**12 else f"{Fraction(masks):.3e}"]
+    cells = [str(pattern), str(masks) if masks < 10**12 else f"{float(masks):.4g}"]
     for row in rows:
         shared = f" [{row['groups_per_code']}]" if row["groups_per_code"] > 1 else ""
         cells.append(f"{row['bits_per_group']:.6g} ({row['bits_per_elem']:.4g}){shared}")

@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from nmsim.errors import NmsimError
+
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
@@ -39,8 +41,8 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     out.print(table)
 
 
-def split_names(values: Iterable[str]) -> list[str]:
-    """Take names given one by one or joined by commas, in order, each once.
+def split_names(values: Iterable[str], what: str = "") -> list[str]:
+    """Take names given one by one or joined by commas, in order, each once; none at all is refused if `what` is said.
 
     Examples
     --------
@@ -48,4 +50,7 @@ def split_names(values: Iterable[str]) -> list[str]:
     ['2:4', '4:8', '8:16']
     """
     names = (name.strip() for value in values for name in value.split(","))
-    return list(dict.fromkeys(name for name in names if name))
+    found = list(dict.fromkeys(name for name in names if name))
+    if what and not found:
+        raise NmsimError(f"no {what} given: expected at least one")
+    return found

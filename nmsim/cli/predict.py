@@ -23,7 +23,10 @@ def predict(
         typer.Option("--pattern", "--patterns", "-p", help="Patterns N:M. Default 2:4,4:8,8:16,16:32."),
     ] = None,
     encoding: Annotated[
-        list[str] | None, typer.Option("--encoding", "--encodings", "-e", help="Encodings. Default bitmask.")
+        list[str] | None,
+        typer.Option(
+            "--encoding", "--encodings", "-e", help="Encodings. Default bitmask,index,combinatorial."
+        ),
     ] = None,
     hardware: Annotated[
         list[str] | None,
@@ -49,7 +52,7 @@ def predict(
     import hwmodels
 
     gemm = _shape(shape)
-    machines = [hwmodels.load(name) for name in console.split_names(hardware or ["h200"])]
+    machines = [hwmodels.load(name) for name in console.split_names(hardware or ["h200"], "hardware")]
     answers = [
         hwmodels.predict(
             Case(
@@ -64,8 +67,8 @@ def predict(
             machine,
         )
         for machine in machines
-        for text in console.split_names(pattern or ["2:4", "4:8", "8:16", "16:32"])
-        for name in console.split_names(encoding or ["bitmask"])
+        for text in console.split_names(pattern or ["2:4", "4:8", "8:16", "16:32"], "pattern")
+        for name in console.split_names(encoding or ["bitmask", "index", "combinatorial"], "encoding")
     ]
     if as_json:
         console.print_json([_record(answer) for answer in answers])

@@ -244,7 +244,7 @@ def _run(kernel: Kernel, source: Words, target: Words, take: int, give: int, thr
     if not len(source):
         return -1
     units = -(-len(source) // take)
-    parts = min(threads, max(1, units // SPLIT_GROUPS))
+    parts = min(parallel.checked(threads), max(1, units // SPLIT_GROUPS))
     if parts <= 1:
         return kernel(source, target)
     edges = [units * p // parts for p in range(parts + 1)]

@@ -95,7 +95,9 @@ class Gap(Encoding):
             return super().read_stream(stream, pattern, n_groups, policy, threads=threads)
         how = packing.parse(policy)
         data = packing.as_stream(stream)
-        packing.report(n_groups, 0, policy, np.zeros(0, np.uint16))  # refuses what no stream can have
+        packing.refuse_differing_lengths(how)
+        if n_groups < 0:
+            raise BitstreamError(f"{n_groups} groups: expected 0 or more")
         symbol = self.symbol_bits(pattern)
         source = bitstream.as_words(data)
         masks = words.zeros(n_groups, pattern.m)
@@ -133,10 +135,6 @@ class Gap(Encoding):
 
     def _legal_codes(self, pattern: Pattern) -> str:
         return f"{pattern.n} gaps that sum to at most {pattern.m - pattern.n}"
-
-    @staticmethod
-    def _rows(array: Words) -> Words:
-        return array[:, np.newaxis] if array.ndim == 1 else array
 
 
 def _is_words(codes: Any) -> bool:

@@ -13,7 +13,7 @@ from nmsim import dtypes, parallel, words
 from nmsim import encodings as codecs
 from nmsim import mask as masks
 from nmsim import packing as policies
-from nmsim.energy import energy_kept
+from nmsim.energy import energy as sum_squares
 from nmsim.errors import ContainerError, NmsimError
 from nmsim.files.header import TensorInfo
 from nmsim.files.packed_entry import FORMAT_KEY, MetadataBounds, PackedEntry, read_entries, read_packed
@@ -233,7 +233,7 @@ def _prune(rows: NDArray[Any], pattern: Pattern, threads: int) -> _Kept:
         return int(np.count_nonzero(keys * keep[slab]))
 
     nonzeros = parallel.run(one_slab, slabs(count, k, threads), threads)
-    return _Kept(group_masks, energy_kept(rows, keep, threads=threads), sum(nonzeros))
+    return _Kept(group_masks, sum_squares(rows, keep, threads=threads).share_kept, sum(nonzeros))
 
 
 def _trial_row(

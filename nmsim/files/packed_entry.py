@@ -155,7 +155,7 @@ class MetadataBounds:
         if lengths is None:
             report = packing.report(count, bits, policy)
             return cls(report.stream_bytes, report.payload_bits, report.padding_bits, True)
-        packing.report(0, bits, policy, lengths)
+        packing.refuse_differing_lengths(packing.parse(policy))
         most = count * int(packing.parse(policy).slot_bits(bits))
         return cls(bits_to_bytes(most), count * bits, most, False)
 

@@ -72,7 +72,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Iterator[Checkpoint]:
     ...     checkpoint.names, checkpoint.total_bytes
     (['x'], 24)
     """
-    path = Path(path)
+    path = _only_file(Path(path))
     index_path = _find_index(path)
     with contextlib.ExitStack() as stack:
         if index_path is None:
@@ -110,12 +110,21 @@ def index_text(index: Mapping[str, Any], weight_map: Mapping[str, str], total_by
     )
 
 
+def _only_file(path: Path) -> Path:
+    """The one weight file of a folder that holds no index; anything else as it is."""
+    if not path.is_dir() or any(path.glob("*" + INDEX_SUFFIX)):
+        return path
+    found = sorted(path.glob("*.safetensors"))
+    return found[0] if len(found) == 1 else path
+
+
 def _find_index(path: Path) -> Path | None:
     if path.is_dir():
         found = sorted(path.glob("*" + INDEX_SUFFIX))
         if len(found) != 1:
             raise ContainerError(
-                f"{path}: holds {len(found)} files *{INDEX_SUFFIX}, expected exactly one (or name a file)"
+                f"{path}: holds {len(found)} files *{INDEX_SUFFIX}, expected exactly one, or one *.safetensors file "
+                "alone (or name a file)"
             )
         return found[0]
     return path if path.suffix == ".json" else None

@@ -40,7 +40,7 @@ class SafetensorsWriter:
         """Write a tensor after those before it. `data` is any contiguous array of the tensor's bytes."""
         raw = _as_bytes(name, dtype, shape, data)
         self._written[name] = TensorInfo(name, dtype, tuple(shape), self._reached, self._reached + len(raw))
-        self._stream.write(raw)
+        self._stream.write(raw.data)
         self._reached += len(raw)
 
     def add_late(self, name: str, dtype: str, shape: Sequence[int], data: NDArray[Any]) -> None:
@@ -48,7 +48,7 @@ class SafetensorsWriter:
         raw = _as_bytes(name, dtype, shape, data)
         begin = self._late_reached
         self._late[name] = TensorInfo(name, dtype, tuple(shape), begin, begin + len(raw))
-        self._late_stream.write(raw)
+        self._late_stream.write(raw.data)
         self._late_reached += len(raw)
 
     def finish(self, order: Iterable[str], metadata: Mapping[str, str]) -> None:

@@ -1,6 +1,8 @@
 """The repository itself: imports stay light, exports are documented, generated pages are fresh, the README runs."""
 
 import ast
+import doctest
+import importlib
 import re
 import subprocess
 import sys
@@ -13,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("nmsim", "hwmodels", "kernels", "validate")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.md")])
-MAX_LINES = 420
+MAX_LINES = 400
+PROSE = {"masks", "bits", "a", "weight", "measured", "times", "dense", "at", "best", "bound", "decode", "batch", "vs", "the"}
 
 
 def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -107,10 +110,14 @@ def test_python_of_the_docs_runs_and_prints_what_it_says(page, tmp_path):
             sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{block}", cwd=tmp_path
         )
         assert answer.returncode == 0, answer.stderr
-        printed = answer.stdout
-        for claim in re.findall(r"^print\(.*\)\s+# (.+)$", block, re.M):
-            for number in re.findall(r"\d[\d.]*\d|\d", claim):
-                assert number in printed, f"{page.name} says {claim!r}, but it prints {printed!r}"
+        claims = re.findall(r"^print\(.*\)[ ]+# (.+)$", block, re.M)
+        lines = answer.stdout.splitlines()
+        assert len(claims) <= len(lines)
+        for claim in claims:
+            words = re.findall(r"[\w.:]+", claim)
+            assert any(all(word in line or word in PROSE for word in words) for line in lines), (
+                f"{page.name} says {claim!r}, but it prints {answer.stdout!r}"
+            )
 
 
 def test_dependencies_are_pinned_and_the_pins_are_in_range():
@@ -141,6 +148,18 @@ def test_every_verb_explains_itself(verb):
     answer = run(sys.executable, "-m", "nmsim.cli", verb, "--help")
     assert answer.returncode == 0, answer.stderr
     assert "Usage: nmsim" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in SOURCES if ">>>" in p.read_text(encoding="utf-8")],
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_examples_in_docstrings_print_what_they_say(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    found = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert (found.failed, found.attempted > 0) == (0, True)
 
 
 def test_no_marks_of_work_left_undone():

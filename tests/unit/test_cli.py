@@ -45,14 +45,23 @@ def test_predict_as_json(nmsim):
 
 
 def test_predict_as_a_table_explains_a_single_answer(nmsim):
-    _, out, _ = nmsim("predict", "1x4096x4096", "-p", "2:4", "-H", "h200")
+    _, out, _ = nmsim("predict", "1x4096x4096", "-p", "2:4", "-e", "index", "-H", "h200")
     assert "speedup vs dense" in out
     assert "memory: " in out
+
+
+def test_wide_patterns_have_a_line_too(nmsim):
+    code, out, _ = nmsim("bits", "32:64", "64:128")
+    assert code == 0
+    assert "1.833e+18" in out
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["bits", ""], "no pattern given"),
+        (["predict", "1,1,1", "-p", ","], "no pattern given"),
+        (["bench", "32:128"], "M of at most 64"),
         (["bits", "8-16"], "pattern '8-16': expected 'N:M'"),
         (["bits", "--encoding", "zip"], "encoding 'zip': expected one of"),
         (["predict", "1,2"], "shape '1,2': expected M,N,K"),

@@ -371,10 +371,17 @@ def test_folders_and_files_are_told_apart(tmp_path, shards, dense):
         ContainerError, match=rf"^{shards}: is a folder, expected the name of a file to write"
     ):
         pack_checkpoint(dense, shards, "2:4", force=True)
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
     with pytest.raises(
-        ContainerError, match=rf"^{tmp_path}: holds 0 files \*.safetensors.index.json, expected exactly"
+        ContainerError, match=rf"^{nothing}: holds 0 files \*.safetensors.index.json, expected exactly"
     ):
-        pack_checkpoint(tmp_path, tmp_path / "packed", "2:4")
+        pack_checkpoint(nothing, tmp_path / "packed", "2:4")
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "model.safetensors").write_bytes(dense.read_bytes())
+    pack_checkpoint(alone, tmp_path / "one.safetensors", "2:4")
+    assert (tmp_path / "one.safetensors").is_file()
     empty = tmp_path / "empty"
     empty.mkdir()
     pack_checkpoint(shards, empty, "2:4")

@@ -182,7 +182,8 @@ def test_gap_lengths_and_their_mean():
     assert codec.bits_per_group(pattern) == 8
 
 
-def test_two_threads_give_what_one_gives():
+def test_two_threads_give_what_one_gives(monkeypatch):
+    monkeypatch.setattr("nmsim.encodings.base.SPLIT_GROUPS", 1000)
     pattern = Pattern(8, 16)
     rng = np.random.default_rng(3)
     codes = rng.integers(0, pattern.configurations, 300_001).astype(np.uint16)
@@ -194,11 +195,22 @@ def test_two_threads_give_what_one_gives():
         assert np.array_equal(codec.decode(two, pattern, len(masks), threads=2), masks)
 
 
-def test_the_first_bad_entry_is_named_whatever_the_thread():
+def test_the_first_bad_entry_is_named_whatever_the_thread(monkeypatch):
+    monkeypatch.setattr("nmsim.encodings.base.SPLIT_GROUPS", 1000)
     masks = np.full(300_000, 0b0011, np.uint8)
     masks[[200_000, 299_999]] = 0b0111
     with pytest.raises(EncodingError, match="group mask 200000 "):
         encodings["combinatorial"].encode(masks, Pattern(2, 4), threads=2)
+
+
+def test_a_compiled_index_decoder_refuses_too(monkeypatch):
+    monkeypatch.setattr("nmsim.encodings.index.WORTH_COMPILING", 1)
+    for pattern, bad in ((Pattern(8, 16), 0x76543201), (Pattern(2, 4), 0b0101), (Pattern(2, 3), 0b1100)):
+        legal = encodings["index"].encode([(1 << pattern.n) - 1] * 5000, pattern)
+        assert encodings["index"].decode(legal, pattern).tolist() == [(1 << pattern.n) - 1] * 5000
+        legal[4321] = bad
+        with pytest.raises(EncodingError, match=f"code 4321 is {bad}, which no mask has"):
+            encodings["index"].decode(legal, pattern)
 
 
 def test_unstructured_footprints():

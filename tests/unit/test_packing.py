@@ -91,6 +91,31 @@ def test_differing_lengths_cannot_avoid_straddling():
         packing.pack([1, 2], 8, "no_straddle", lengths)
 
 
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ([2, 2, 2], "expected one integer a code"),
+        ([2.5, 2.5], "expected one integer"),
+        ([2, 9], "expected 0 to 8"),
+        ([-1, 2], "0 to 8"),
+    ],
+)
+def test_lengths_that_are_none(lengths, message):
+    with pytest.raises(BitstreamError, match=message):
+        packing.pack([1, 2], 8, lengths=lengths)
+
+
+def test_narrow_lengths_do_not_wrap():
+    assert packing.report(2, 250, "byte", np.array([250, 250], np.uint8)) == PackingReport(500, 12, 0)
+    assert packing.report(1, 200, "power_of_two", np.array([200], np.uint8)) == PackingReport(200, 56, 0)
+
+
+@pytest.mark.parametrize(("rows", "bits"), [([[9], [1]], 3), ([[0, 2**63]], 65), ([[1, 2, 3, 4]], 65)])
+def test_rows_of_words_are_checked(rows, bits):
+    with pytest.raises(BitstreamError, match="expected"):
+        packing.pack(np.array(rows, np.uint64), bits)
+
+
 def test_a_code_above_its_length_is_refused():
     with pytest.raises(BitstreamError, match="code 1 is 9: expected fewer than"):
         packing.pack([1, 9], 8, lengths=np.array([4, 3], np.int64))

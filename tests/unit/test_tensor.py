@@ -1,6 +1,9 @@
 """`compress` and `decompress`: what is stored, what comes back, and what is refused."""
 
 import dataclasses
+import os
+import signal
+import warnings
 
 import ml_dtypes
 import numpy as np
@@ -148,6 +151,41 @@ def test_a_value_beyond_the_end_of_a_row_is_refused():
     packed.values[1, -1] = 5
     with pytest.raises(BitstreamError, match="values row 1: .* beyond the row's 9 elements"):
         decompress(packed)
+
+
+def test_errors_count_rows_from_the_first_slab_on_any_core(monkeypatch):
+    monkeypatch.setattr("nmsim.tensor.CHUNK_ELEMS", 70)
+    x = np.ones((200, 9), np.float32)
+    mask = prune(x, "2:4")
+    mask[[150, 37]] = True
+    for threads in (1, 3):
+        with pytest.raises(PatternError, match="mask row 37, group 0"):
+            compress(x, "2:4", mask=mask, threads=threads)
+        packed = compress(x, "2:4", threads=threads)
+        packed.values[[160, 41], -1] = 5
+        with pytest.raises(BitstreamError, match="values row 41:"):
+            decompress(packed, threads=threads)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 2.0, True, "2"])
+def test_a_number_of_cores_that_is_none(threads):
+    with pytest.raises(NmsimError, match="expected an int of at least 1"):
+        compress(np.ones(8, np.float32), "2:4", threads=threads)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_has_threads_of_its_own(monkeypatch):
+    monkeypatch.setattr("nmsim.tensor.CHUNK_ELEMS", 70)
+    x = np.ones((50, 16), np.float32)
+    compress(x, "2:4", threads=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        compress(x, "2:4", threads=2)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_chunks_do_not_show(monkeypatch):

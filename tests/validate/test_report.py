@@ -58,7 +58,8 @@ def test_the_numbers_of_the_answer_are_those_of_the_rows(study):
     bits = 8 * own["measured_metadata_bytes"].sum() / own["elems"].sum()
     assert f"take {bits:.3f} bits a weight, measured on {own['elems'].sum()} pruned weights" in cost
     energy = {
-        p: (t["energy_kept"] * t["elems"]).sum() / t["elems"].sum() for p, t in study.bits.groupby("pattern")
+        p: t["kept_sum_of_squares"].sum() / t["sum_of_squares"].sum()
+        for p, t in study.bits.groupby("pattern")
     }
     assert f"it keeps {100 * energy[winner[1]]:.1f} % of their energy" in cost
     machine = start.loc[start["speedup"].idxmax(), "hardware"]

@@ -9,6 +9,7 @@ import pytest
 
 import hwmodels
 from nmsim import compress, packing, prune, save_file
+from nmsim.energy import Energy
 from nmsim.errors import BitstreamError, EncodingError, NmsimError
 from nmsim.pattern import Pattern
 from nmsim.records import Case, GemmShape
@@ -146,14 +147,14 @@ def test_a_doctored_stream_is_refused():
     x = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
     mask = prune(x, "8:16")
     packed = compress(x, "8:16", encoding="combinatorial", mask=mask)
-    assert measured_row("x", packed, mask, 1.0)[0] == "x"
+    assert measured_row("x", packed, mask, Energy(1.0, 1.0))[0] == "x"
     longer = replace(packed, metadata=np.append(packed.metadata, np.uint8(0)))
     with pytest.raises(BitstreamError, match="were encoded to 57 bytes of metadata, the formula says 56"):
-        measured_row("x", longer, mask, 1.0)
+        measured_row("x", longer, mask, Energy(1.0, 1.0))
     flipped = packed.metadata.copy()
     flipped[0] ^= 1
     with pytest.raises(EncodingError, match="decode to another mask"):
-        measured_row("x", replace(packed, metadata=flipped), mask, 1.0)
+        measured_row("x", replace(packed, metadata=flipped), mask, Energy(1.0, 1.0))
 
 
 def test_a_study_stops_when_an_encoder_writes_too_much(monkeypatch, tiny, tmp_path):
