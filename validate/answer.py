@@ -98,12 +98,16 @@ def _best(
     dtype: str,
     names: Mapping[str, str],
 ) -> str:
-    others = fastest(start[start["hardware"] != top["hardware"]], ["hardware"])[SPEEDUP]
+    rivals = fastest(start[start["hardware"] != top["hardware"]], ["hardware"])
+    others = rivals[SPEEDUP]
+    imagined = sum(names[machine].startswith("hypothetical") for machine in rivals["hardware"])
     rest = ""
     if len(others):
         machines = (
             "the other machine reaches" if len(others) == 1 else f"the other {len(others)} machines reach"
         )
+        if imagined:
+            machines = machines.replace(" reach", f" ({imagined} of them hypothetical) reach")
         rest = f"; {machines} at most {_span(others)} vs dense, each with its best pattern and code"
     return (
         f"In {in_words(first)}, pruned {operand} bring at most {times(top[SPEEDUP])} vs dense over all linear layers "

@@ -16,7 +16,22 @@ PACKAGES = ("nmsim", "hwmodels", "kernels", "validate")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.md")])
 MAX_LINES = 400
-PROSE = {"masks", "bits", "a", "weight", "measured", "times", "dense", "at", "best", "bound", "decode", "batch", "vs", "the"}
+PROSE = {
+    "masks",
+    "bits",
+    "a",
+    "weight",
+    "measured",
+    "times",
+    "dense",
+    "at",
+    "best",
+    "bound",
+    "decode",
+    "batch",
+    "vs",
+    "the",
+}
 
 
 def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
