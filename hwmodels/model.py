@@ -35,7 +35,6 @@ BYTE_COLUMNS = (
     "output_bytes",
     "dense_traffic_bytes",
 )
-NAME_COLUMNS = ("hardware", "execution", "bound")
 PREDICTED_COLUMNS = ("hardware", "execution", *TIME_COLUMNS, *BYTE_COLUMNS, "bound")
 """Columns that `predict` adds to a table, in this order."""
 

@@ -12,7 +12,6 @@ from nmsim.pattern import Pattern
 from nmsim.records import Case
 
 SHAPE_COLUMNS = ("M", "N", "K")
-CHOICE_COLUMNS = ("phase", "dtype", "sparse_operand", "pattern", "encoding", "packing")
 MAX_DIMENSION = 1 << 28
 """Largest dimension of a product; keeps all byte counts within 63 bits."""
 

@@ -38,11 +38,6 @@ class GemmShape:
                 raise RowError(f"GEMM dimension {name}={value!r}: expected a positive int")
             object.__setattr__(self, name, value.__index__())
 
-    @property
-    def dense_flop(self) -> int:
-        """Operations of the dense product, a multiply-add counted as two."""
-        return 2 * self.M * self.N * self.K
-
 
 @dataclass(frozen=True)
 class Case:
