@@ -22,7 +22,7 @@ GOALS = """## Against the goals
 | `bitmask` and `index` no slower | `bitmask` yes; `index` at 8:16 within 5 % either way, and above the same goals (17.7, 28.2); at 16:32, where its codes take 80 bits, it is 5 times slower than `combinatorial` |
 | 16:32 within 4x of 8:16 | `combinatorial` encode yes (1.7x); **decode missed**: 6 to 7x |
 | two cores at least 1.7x | **not always**: codes of 134 M elements, `combinatorial` and `joint` 1.4x to 1.8x, `bitmask` 1.2x to 1.5x, streams 1.0x to 1.7x; two processes, one a core, gain 1.7x to 1.8x together |
-| `predict`, table of a million cases: 1 M cases/s | 1.9 to 2.3 M |
+| `predict`, table of a million cases: 1 M cases/s | 1.8 to 2.3 M |
 
 **Why 16:32 decoding is slow, and what would move it.** A 30-bit code is resolved byte by byte, each step a guide lookup, a
 comparison, a subtraction and the next table's choice: about 55 instructions in one chain of dependent loads, the last of them

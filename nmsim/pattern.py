@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Self
 
 from nmsim.errors import PatternError
+from nmsim.units import ceil_div
 
 MAX_M = 256
 
@@ -101,7 +102,7 @@ class Pattern:
         >>> Pattern(2, 4).groups(10)
         3
         """
-        return -(-elems // self.m)
+        return ceil_div(elems, self.m)
 
     def bits_per_group(self, encoding: str) -> int | Fraction:
         """Count the metadata bits of one group in the named encoding, before packing.

@@ -18,6 +18,10 @@ from nmsim.units import ceil_div
 Words = NDArray[np.unsignedinteger[Any]]
 
 WORD_BITS = 64
+BYTE = 256
+"""Values of a byte: the length of tables that a byte indexes."""
+MACHINE_WORD = (1 << WORD_BITS) - 1
+"""The greatest value of a word."""
 
 
 def word_dtype(bits: int) -> np.dtype[np.unsignedinteger[Any]]:
@@ -121,7 +125,7 @@ def put(words: Words, position: int, number: int) -> None:
         words[position] = number
         return
     for w in range(words.shape[1]):
-        words[position, w] = (number >> (WORD_BITS * w)) & 0xFFFF_FFFF_FFFF_FFFF
+        words[position, w] = (number >> (WORD_BITS * w)) & MACHINE_WORD
 
 
 def _array_of(values: Sequence[Any], what: str, error: type[NmsimError]) -> NDArray[Any]:

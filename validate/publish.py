@@ -2,13 +2,12 @@
 
 import contextlib
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from nmsim.errors import NmsimError
-from nmsim.files.atomic import PARTIAL_SUFFIX
+from nmsim.files.atomic import partial_name
 
 
 @contextlib.contextmanager
@@ -40,7 +39,7 @@ def published(folder: Path) -> Iterator[Path]:
     """
     refuse_output(folder)
     target = folder.resolve()
-    work = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
+    work = partial_name(target)
     try:
         work.mkdir()
         yield work

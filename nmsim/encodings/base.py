@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nmsim import packing, parallel, words
 from nmsim.errors import EncodingError
 from nmsim.pattern import Pattern
+from nmsim.units import ceil_div
 from nmsim.words import Words
 
 SPLIT_GROUPS = 1 << 18
@@ -73,11 +74,11 @@ class Encoding(ABC):
         """Bits of a code; of the longest one when codes differ in length."""
 
     @abstractmethod
-    def _encoder(self, pattern: Pattern) -> Kernel:
+    def encoder(self, pattern: Pattern) -> Kernel:
         """A kernel from group masks to codes; a position it returns is that of an illegal mask."""
 
     @abstractmethod
-    def _decoder(self, pattern: Pattern) -> Kernel:
+    def decoder(self, pattern: Pattern) -> Kernel:
         """A kernel from codes to group masks; a position it returns is that of an illegal code."""
 
     def groups_per_code(self, pattern: Pattern) -> int:
@@ -86,7 +87,7 @@ class Encoding(ABC):
 
     def n_codes(self, n_groups: int, pattern: Pattern) -> int:
         """Codes that `n_groups` groups take."""
-        return -(-n_groups // self.groups_per_code(pattern))
+        return ceil_div(n_groups, self.groups_per_code(pattern))
 
     def bits_per_group(self, pattern: Pattern) -> int | Fraction:
         """Bits of a code over the groups it covers; of the longest code when they differ in length."""
@@ -158,7 +159,7 @@ class Encoding(ABC):
         """Like `encode`, on `Words` (wide integers as uint64 rows), into `out` when given."""
         if out is None:
             out = words.empty(self.n_codes(len(masks), pattern), self.code_bits(pattern))
-        bad = _run(self._encoder(pattern), masks, out, self.groups_per_code(pattern), 1, threads)
+        bad = _run(self.encoder(pattern), masks, out, self.groups_per_code(pattern), 1, threads)
         if bad >= 0:
             raise _illegal_mask(bad, words.integer_at(masks, bad), pattern)
         return out
@@ -183,7 +184,7 @@ class Encoding(ABC):
             )
         if out is None:
             out = words.empty(n_groups, pattern.m)
-        bad = _run(self._decoder(pattern), codes, out, 1, per_code, threads)
+        bad = _run(self.decoder(pattern), codes, out, 1, per_code, threads)
         if bad >= 0:
             raise EncodingError(
                 f"{self.name} {pattern}: code {bad} is {words.integer_at(codes, bad)}, "
@@ -243,7 +244,7 @@ def _run(kernel: Kernel, source: Words, target: Words, take: int, give: int, thr
     """
     if not len(source):
         return -1
-    units = -(-len(source) // take)
+    units = ceil_div(len(source), take)
     parts = min(parallel.checked(threads), max(1, units // SPLIT_GROUPS))
     if parts <= 1:
         return kernel(source, target)

@@ -29,10 +29,10 @@ class Bitmask(Encoding):
         """M."""
         return pattern.m
 
-    def _encoder(self, pattern: Pattern) -> Kernel:
+    def encoder(self, pattern: Pattern) -> Kernel:
         return partial(_copy_checked, pattern.n, pattern.m)
 
-    def _decoder(self, pattern: Pattern) -> Kernel:
+    def decoder(self, pattern: Pattern) -> Kernel:
         return partial(_copy_checked, pattern.n, pattern.m)
 
 

@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from nmsim import words
 from nmsim.encodings.base import Encoding, EncodingSpec, Kernel
 from nmsim.pattern import Pattern
-from nmsim.words import popcount
+from nmsim.units import ceil_div
+from nmsim.words import BYTE, MACHINE_WORD, popcount
 
-BYTE = 256
 TABLE_MAX_M = 16
 FAST_MAX_M = 64
-MACHINE_WORD = (1 << 64) - 1
 GUIDE_BITS = 12
 
 
@@ -51,14 +50,14 @@ class Combinatorial(Encoding):
         """ceil(log2 C(M, N)), in exact integers."""
         return (pattern.configurations - 1).bit_length()
 
-    def _encoder(self, pattern: Pattern) -> Kernel:
+    def encoder(self, pattern: Pattern) -> Kernel:
         if pattern.m <= TABLE_MAX_M:
             return partial(_encode_two_bytes, *_two_byte_tables(pattern), pattern.n)
         if pattern.m <= FAST_MAX_M:
             return partial(_byte_encoder(_levels(pattern)), _byte_tables(pattern).below, pattern.n)
         return partial(_encode_plain, pattern)
 
-    def _decoder(self, pattern: Pattern) -> Kernel:
+    def decoder(self, pattern: Pattern) -> Kernel:
         if pattern.m <= TABLE_MAX_M:
             return partial(_decode_table, _mask_table(pattern))
         if pattern.m <= FAST_MAX_M:
@@ -106,7 +105,7 @@ def _two_byte_tables(pattern: Pattern) -> tuple[NDArray[np.uint32], NDArray[np.u
 
 def _levels(pattern: Pattern) -> int:
     """Bytes of a mask."""
-    return -(-pattern.m // 8)
+    return ceil_div(pattern.m, 8)
 
 
 class ByteTables(NamedTuple):

@@ -117,7 +117,7 @@ class Gap(Encoding):
         packing.refuse_padding(data, again)
         return masks
 
-    def _encoder(self, pattern: Pattern) -> Kernel:
+    def encoder(self, pattern: Pattern) -> Kernel:
         symbol, bits = self.symbol_bits(pattern), self.code_bits(pattern)
 
         def run(masks: Words, codes: Words) -> int:
@@ -125,7 +125,7 @@ class Gap(Encoding):
 
         return run
 
-    def _decoder(self, pattern: Pattern) -> Kernel:
+    def decoder(self, pattern: Pattern) -> Kernel:
         symbol, bits = self.symbol_bits(pattern), self.code_bits(pattern)
 
         def run(codes: Words, masks: Words) -> int:

@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 from nmsim import words
 from nmsim.encodings.base import Encoding, EncodingSpec, Kernel
 from nmsim.pattern import Pattern
-from nmsim.words import Words, popcount
+from nmsim.words import BYTE, MACHINE_WORD, Words, popcount
 
 TWO_BYTES = 16
-BYTE = 256
-MACHINE_WORD = (1 << 64) - 1
 PART_SHIFT = 40
 ILLEGAL = 1 << 63
 WORTH_COMPILING = 1 << 15
@@ -50,13 +48,13 @@ class Index(Encoding):
         """N * ceil(log2 M)."""
         return pattern.n * position_bits(pattern.m)
 
-    def _encoder(self, pattern: Pattern) -> Kernel:
+    def encoder(self, pattern: Pattern) -> Kernel:
         bits = position_bits(pattern.m)
         if pattern.m <= TWO_BYTES and 0 < self.code_bits(pattern) <= 32:
             return partial(_encode_two_bytes, *_two_byte_tables(pattern))
         return partial(_encode_any, bits, pattern.n)
 
-    def _decoder(self, pattern: Pattern) -> Kernel:
+    def decoder(self, pattern: Pattern) -> Kernel:
         return partial(_decode_any, pattern.n, position_bits(pattern.m), pattern.m)
 
     def _legal_codes(self, pattern: Pattern) -> str:

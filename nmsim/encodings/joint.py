@@ -63,26 +63,26 @@ class Joint(Encoding):
         """ceil(G * log2 C(M, N)), in exact integers."""
         return int(pattern.configurations ** self.groups_per_code(pattern) - 1).bit_length()
 
-    def _encoder(self, pattern: Pattern) -> Kernel:
+    def encoder(self, pattern: Pattern) -> Kernel:
         groups = self.groups_per_code(pattern)
 
         def run(masks: words.Words, codes: words.Words) -> int:
             digits = words.empty(len(masks), self._single.code_bits(pattern))
-            bad = self._single._encoder(pattern)(masks, digits)
+            bad = self._single.encoder(pattern)(masks, digits)
             if bad < 0:
                 _combine(pattern.configurations, groups, digits, codes)
             return bad
 
         return run
 
-    def _decoder(self, pattern: Pattern) -> Kernel:
+    def decoder(self, pattern: Pattern) -> Kernel:
         groups = self.groups_per_code(pattern)
 
         def run(codes: words.Words, masks: words.Words) -> int:
             digits = words.zeros(len(masks), self._single.code_bits(pattern))
             bad = _split(pattern.configurations, groups, codes, digits)
             if bad < 0:
-                self._single._decoder(pattern)(digits, masks)
+                self._single.decoder(pattern)(digits, masks)
             return bad
 
         return run

@@ -45,7 +45,7 @@ def new_file(target: Path, *, force: bool = False, sources: Iterable[Path] = ())
     b'all of it'
     """
     refuse_target(target, force, sources)
-    partial = _partial_name(target)
+    partial = partial_name(target)
     with _explained(target):
         try:
             with open(partial, "x+b") as stream:
@@ -69,7 +69,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         The target exists and is not an empty folder, or cannot be written.
     """
     refuse_folder(target)
-    partial = _partial_name(target)
+    partial = partial_name(target)
     with _explained(target):
         try:
             partial.mkdir()
@@ -113,7 +113,8 @@ def _refuse_orphan(target: Path) -> None:
         raise ContainerError(f"{target}: there is no folder {target.parent}, expected an existing one")
 
 
-def _partial_name(target: Path) -> Path:
+def partial_name(target: Path) -> Path:
+    """A name beside the target, never taken, for what is not complete yet."""
     return target.with_name(f".{target.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
 
 
