@@ -14,6 +14,8 @@ UNIT_SUFFIXES = {
     "_bytes_per_cycle": "byte per clock cycle",
     "_groups_per_s": "group per second",
     "_joules": "joule",
+    "_joules_per_flop": "joule per floating-point operation",
+    "_watts": "watt",
     "_um2": "square micrometre",
     "_gates": "two-input NAND equivalent",
 }
