@@ -1,1 +1,1 @@
-"""Real kernels for N:M products and their timing. Nothing lives here yet: no figure of this release was timed on a device."""
+"""Real kernels for N:M products, and their timing. `kernels.cpu` runs on any CPU and needs numpy and numba only."""

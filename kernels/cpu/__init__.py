@@ -1,0 +1,22 @@
+"""N:M sparse x dense products on the CPU: numpy arrays in, numpy arrays out, every instruction set checked alike.
+
+`pack` a matrix once, then `matmul` with it. `docs/explanation/cpu-kernels.md` says how it works and how fast it is.
+"""
+
+from kernels.cpu.errors import KernelError
+from kernels.cpu.inspect import instructions_per_group
+from kernels.cpu.isa import instruction_sets
+from kernels.cpu.products import dense_matmul, matmul
+from kernels.cpu.weights import SparseWeights, from_packed, pack, unpack
+
+__all__ = [
+    "KernelError",
+    "SparseWeights",
+    "dense_matmul",
+    "from_packed",
+    "instruction_sets",
+    "instructions_per_group",
+    "matmul",
+    "pack",
+    "unpack",
+]

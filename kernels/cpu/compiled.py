@@ -1,0 +1,129 @@
+"""Operands as compiled kernels take them: tokens padded and laid out, addresses counted, blocks of rows decoded."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from kernels.cpu import jit, tables
+from kernels.cpu.recipe import DENSE_STEP_ELEMS, Recipe, recipe_for
+from kernels.cpu.weights import SparseWeights, aligned
+from nmsim import encodings
+from nmsim.pattern import Pattern
+
+NO_METADATA = np.zeros((1, 1), np.uint8)
+BLOCK_GROUPS = 1 << 16
+"""Groups decoded before they are multiplied, where kernels cannot read the codes: their masks take 256 KiB."""
+
+Floats = NDArray[np.float32]
+Multiply = Callable[[slice, Floats], None]
+
+
+class Prepared(NamedTuple):
+    """A compiled kernel and what each call of it needs; looked up at once, since small products take microseconds."""
+
+    recipe: Recipe
+    kernel: Callable[..., None]
+    table: NDArray[Any]
+    table_address: int
+
+
+def sparse(w: SparseWeights, tokens: Floats, isa: str) -> Multiply:
+    """Make ready to multiply rows of `w`: tokens are [M, K], at most 16 of them."""
+    decoded_before = w.pattern.m == 32 and w.encoding == "combinatorial"
+    encoding = "bitmask" if decoded_before else w.encoding
+    prepared = _prepared(w.pattern, encoding, w.dtype, len(tokens), isa)
+    n_elems = w.groups_per_row * w.pattern.m
+    x = _laid_out(tokens, prepared.recipe, n_elems)
+    steps = n_elems // prepared.recipe.step_elems
+
+    def multiply(rows: slice, out: Floats) -> None:
+        if not decoded_before:
+            _call(prepared, x, steps, w.values[rows], w.metadata[rows], out[rows])
+            return
+        codec, step = encodings.get(w.encoding), max(1, BLOCK_GROUPS // w.groups_per_row)
+        for low in range(rows.start, rows.stop, step):
+            some = slice(low, min(rows.stop, low + step))
+            codes = w.metadata[some].reshape(-1).view(np.uint32)
+            masks = codec.decode_words(codes, w.pattern).view(np.uint8)
+            _call(prepared, x, steps, w.values[some], masks.reshape(some.stop - low, -1), out[some])
+
+    return multiply
+
+
+def dense(weights: NDArray[Any], tokens: Floats, isa: str) -> Multiply:
+    """Make ready to multiply rows of a dense matrix. What is left of K after whole steps is left to numpy."""
+    prepared = _prepared(None, "", weights.dtype, len(tokens), isa)
+    steps, left = divmod(weights.shape[1], DENSE_STEP_ELEMS)
+    whole = steps * DENSE_STEP_ELEMS
+    x = _laid_out(tokens[:, :whole], prepared.recipe, whole)
+
+    def multiply(rows: slice, out: Floats) -> None:
+        if steps:
+            _call(prepared, x, steps, weights[rows], NO_METADATA, out[rows])
+        else:
+            out[rows] = 0
+        if left:
+            out[rows] += weights[rows, whole:].astype(np.float32) @ tokens[:, whole:].T
+
+    return multiply
+
+
+@functools.cache
+def _prepared(
+    pattern: Pattern | None, encoding: str, dtype: np.dtype[Any], n_tokens: int, isa: str
+) -> Prepared:
+    recipe = recipe_for(pattern, encoding, dtype.name, n_tokens, isa)
+    table = tables.table(recipe)
+    return Prepared(recipe, jit.compiled(recipe), table, table.ctypes.data)
+
+
+def _laid_out(tokens: Floats, recipe: Recipe, n_elems: int) -> Floats:
+    """Tokens [M, K] as a kernel reads them, zero beyond K and beyond M."""
+    n_tokens, k = tokens.shape
+    x = tokens
+    if recipe.by_columns or k != n_elems or n_tokens != recipe.tokens or not tokens.flags.c_contiguous:
+        x = aligned((n_elems, recipe.tokens) if recipe.by_columns else (recipe.tokens, n_elems), tokens.dtype)
+        by_token = x.T if recipe.by_columns else x
+        by_token[:n_tokens, :k] = tokens
+        by_token[:n_tokens, k:] = 0
+        by_token[n_tokens:] = 0
+    if recipe.x_in_planes:
+        planes = aligned(x.shape, x.dtype)
+        _to_planes(x.reshape(-1).view(np.uint32), planes.reshape(-1).view(np.uint8))
+        return planes
+    return x
+
+
+@njit(cache=True, nogil=True)
+def _to_planes(words, planes):  # type: ignore[no-untyped-def]
+    """Words [16 * G] -> their bytes [G, 4, 16]: of 16 words first the lowest bytes, then the next."""
+    for low in range(0, words.size, 16):
+        for plane in range(4):
+            for i in range(16):
+                planes[4 * low + 16 * plane + i] = (words[low + i] >> np.uint32(8 * plane)) & np.uint32(255)
+
+
+def _call(
+    prepared: Prepared,
+    x: Floats,
+    steps: int,
+    values: NDArray[Any],
+    metadata: NDArray[np.uint8],
+    out: Floats,
+) -> None:
+    """Run a kernel over all rows of its operands."""
+    recipe, n_tokens = prepared.recipe, out.shape[1]
+    whole = n_tokens == recipe.tokens and out.flags.c_contiguous
+    sums = out if whole else np.empty((len(out), recipe.tokens), np.float32)
+    sums.fill(0)
+    prepared.kernel(
+        0, len(values), steps, recipe.panel_steps, x.ctypes.data, x.strides[0],
+        values.ctypes.data, values.strides[0], metadata.ctypes.data, metadata.strides[0],
+        prepared.table_address, sums.ctypes.data,
+    )  # fmt: skip
+    if not whole:
+        out[...] = sums[:, :n_tokens]

@@ -1,0 +1,7 @@
+"""The errors of the CPU kernels."""
+
+from nmsim.errors import NmsimError
+
+
+class KernelError(NmsimError):
+    """Operands that a kernel cannot take: wrong type, shape or memory order, or an instruction set not at hand."""

@@ -1,0 +1,82 @@
+"""Machine instructions of the compiled kernels, counted in the assembly LLVM writes. Needs no CPU that could run them."""
+
+import functools
+import re
+from typing import Any
+
+import numpy as np
+
+from kernels.cpu import jit
+from kernels.cpu.errors import KernelError
+from kernels.cpu.recipe import COLUMN_TOKENS, Recipe, recipe_for
+from kernels.cpu.weights import DTYPES, STEP_ELEMS, checked_encoding
+from nmsim import mask as masks
+from nmsim.pattern import Pattern
+
+CPUS = {"avx2": "znver3", "avx512": "znver4"}
+"""Instruction set -> the CPU, by LLVM's name, that is compiled for."""
+
+
+def instructions_per_group(pattern: Pattern | str, encoding: str, dtype: Any, tokens: int, isa: str) -> float:
+    """Count the instructions a group of M elements of one row costs in the innermost loop.
+
+    All of them: loads, decoding, multiply-adds of all tokens, and the row's share of what several rows share.
+
+    Parameters
+    ----------
+    pattern : Pattern or str
+        2:4, 4:8, 8:16 or 16:32.
+    encoding : {"bitmask", "index", "combinatorial"}
+        Not combinatorial for 16:32, whose codes are decoded by other code before the kernel runs.
+    dtype : dtype or its name
+        Of the stored values.
+    tokens : int
+        1 to 16; counted is the kernel that serves so many.
+    isa : {"avx2", "avx512"}
+
+    Returns
+    -------
+    float
+        Instructions a group.
+
+    Raises
+    ------
+    KernelError
+        Something that no compiled kernel is made for.
+
+    Notes
+    -----
+    Source: counted, in the output of the LLVM that llvmlite carries, for Zen 3 (avx2) and Zen 4 (avx512).
+    """
+    pattern = masks.as_pattern(pattern)
+    name = np.dtype(dtype).name if not isinstance(dtype, str) else dtype
+    if pattern not in STEP_ELEMS or (pattern.m, checked_encoding(encoding)) == (32, "combinatorial"):
+        raise KernelError(
+            f"{encoding} {pattern}: no compiled kernel reads it, expected {', '.join(map(str, STEP_ELEMS))}, "
+            "and 16:32 as bitmask or index"
+        )
+    if name not in DTYPES:
+        raise KernelError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
+    if isa not in CPUS:
+        raise KernelError(f"isa={isa!r}: expected one of {', '.join(CPUS)}, which have compiled kernels")
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or not 1 <= tokens <= COLUMN_TOKENS[-1]:
+        raise KernelError(f"tokens={tokens!r}: expected an int from 1 to {COLUMN_TOKENS[-1]}")
+    recipe = recipe_for(pattern, encoding, name, tokens, isa)
+    groups = recipe.rows_abreast * recipe.step_elems // pattern.m
+    return len(inner_loop(recipe)) / groups
+
+
+@functools.cache
+def inner_loop(recipe: Recipe) -> tuple[str, ...]:
+    """The instructions of a kernel's innermost loop: the block that jumps back to its own beginning."""
+    body: list[str] = []
+    label = ""
+    for line in jit.assembly(recipe, CPUS.get(recipe.isa, CPUS["avx2"])).splitlines():
+        text = line.split("#")[0].strip()
+        if begin := re.fullmatch(r"(\.\w+):", text):
+            label, body = begin[1], []
+        elif text and not text.startswith("."):
+            body.append(text)
+            if re.fullmatch(rf"j\w+\s+{re.escape(label)}", text) and label:
+                return tuple(body)
+    raise AssertionError("a kernel without a loop")

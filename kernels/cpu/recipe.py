@@ -1,0 +1,121 @@
+"""What distinguishes one compiled kernel from another, and how the bytes it reads are laid out."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from kernels.cpu.weights import DTYPES, PACKINGS, STEP_ELEMS
+from nmsim import encodings, packing
+from nmsim.pattern import Pattern
+
+ROW_TOKENS = (1, 2, 3, 4)
+"""Numbers of tokens for which lanes run along K, whatever the instruction set; x is [tokens, K]."""
+COLUMN_TOKENS = (8, 16)
+"""Numbers of tokens that AVX2 holds side by side in lanes; x is then [K, tokens]."""
+DENSE_STEP_ELEMS = 16
+PANEL_BYTES = 1 << 17
+"""A quarter of a second-level cache."""
+EVERY_STEP = 1 << 62
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One kernel.
+
+    Parameters
+    ----------
+    pattern : Pattern or None
+        One of `STEP_ELEMS`, or None for a dense matrix.
+    encoding : str
+        `"bitmask"`, `"index"` or `"combinatorial"` (not for 16:32); empty for a dense matrix.
+    dtype : str
+        Of the stored values: `"float32"`, `"float16"` or `"bfloat16"`.
+    tokens : int
+        One of `ROW_TOKENS` or `COLUMN_TOKENS`.
+    isa : str
+        `"avx2"`, `"avx512"`, or `"generic"`: what avx512 does, in instructions that LLVM can lower for any x86 CPU.
+    """
+
+    pattern: Pattern | None
+    encoding: str
+    dtype: str
+    tokens: int
+    isa: str
+
+    @property
+    def by_columns(self) -> bool:
+        """Whether lanes hold tokens: it pays where spreading weights to the lanes of their elements is dear."""
+        return self.isa == "avx2" and self.tokens in COLUMN_TOKENS
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of a stored value."""
+        return int(DTYPES[self.dtype].itemsize)
+
+    @property
+    def lanes(self) -> int:
+        """Float32 lanes of the registers that hold sums."""
+        if self.isa == "avx2":
+            return 8
+        return 8 if self.encoding == "index" and self.m < 32 else 16
+
+    @property
+    def rows_abreast(self) -> int:
+        """Rows that go through K side by side."""
+        if self.x_in_planes:
+            return 4 if self.m == 16 else 2
+        if self.isa == "avx2":
+            return 2 if self.pattern is None and self.tokens in (3, 4) else 4
+        return max(1, min(4, 16 // self.tokens))
+
+    @property
+    def panel_steps(self) -> int:
+        """Steps after which other rows have their turn with the same x.
+
+        Few tokens let rows be read to their end, which suits memory. The x of many tokens is large, and must be used
+        by several rows before it leaves the second-level cache.
+        """
+        few = self.tokens in ROW_TOKENS
+        return EVERY_STEP if few else max(1, PANEL_BYTES // (4 * self.tokens * self.step_elems))
+
+    @cached_property
+    def m(self) -> int:
+        """Elements of a group."""
+        assert self.pattern is not None
+        return self.pattern.m
+
+    @property
+    def x_in_planes(self) -> bool:
+        """Whether every 16 elements of x stand as their 16 first bytes, then their 16 second bytes, and so on."""
+        return self.isa == "avx2" and self.pattern is not None and self.m >= 16 and not self.by_columns
+
+    @cached_property
+    def step_elems(self) -> int:
+        """Dense elements a step covers."""
+        return STEP_ELEMS[self.pattern] if self.pattern else DENSE_STEP_ELEMS
+
+    @cached_property
+    def step_kept(self) -> int:
+        """Stored values of a step."""
+        return self.step_elems // 2 if self.pattern else self.step_elems
+
+    @cached_property
+    def step_metadata_bytes(self) -> int:
+        """Bytes of the codes of a step."""
+        if self.pattern is None:
+            return 0
+        bits = encodings.get(self.encoding).code_bits(self.pattern)
+        return packing.stream_bits(self.step_elems // self.m, bits, PACKINGS[self.encoding]) // 8
+
+
+def recipe_for(pattern: Pattern | None, encoding: str, dtype: str, n_tokens: int, isa: str) -> Recipe:
+    """The kernel that serves `n_tokens` tokens, 1 to 16, of which it may take more.
+
+    With AVX2, three tokens of 8:16 or 16:32 are where picking for each of them has become dearer than what columns
+    cost for up to eight.
+    """
+    by_rows: tuple[int, ...] = ROW_TOKENS
+    if isa == "avx2" and pattern is not None and pattern.m >= 16:
+        by_rows = ROW_TOKENS[:2]
+    if n_tokens in by_rows:
+        return Recipe(pattern, encoding, dtype, n_tokens, isa)
+    return Recipe(pattern, encoding, dtype, next(count for count in COLUMN_TOKENS if count >= n_tokens), isa)
