@@ -1,4 +1,4 @@
-"""The machine: hardware specs with sources, workloads, traffic, and the Roof-Surface bound.
+"""The machine: hardware specs with sources, workloads, traffic, the Roof-Surface bound, and the estimate above it.
 
 >>> import hwmodels
 >>> from nmsim.pattern import Pattern
@@ -8,15 +8,20 @@
 >>> answer.execution, answer.bound
 ('expand', 'memory')
 
-Everything `predict` returns is a bound: the best case that a machine's published numbers allow.
+`predict` returns an estimate with an error bar, fitted to measured rows, and the bound: the best case that a machine's
+published numbers allow.
 """
 
-from hwmodels.model import PREDICTED_COLUMNS, predict
+from hwmodels.answers import PREDICTED_COLUMNS
+from hwmodels.judged import JUDGED_COLUMNS, predict_rows
+from hwmodels.model import predict
+from hwmodels.native import NativeUnit
 from hwmodels.quantity import Quantity
-from hwmodels.spec import HardwareSpec, NativeUnit, load, names
+from hwmodels.spec import HardwareSpec, load, names
 from hwmodels.workload import Layer, Model, cases, load_model, model_names
 
 __all__ = [
+    "JUDGED_COLUMNS",
     "PREDICTED_COLUMNS",
     "HardwareSpec",
     "Layer",
@@ -29,4 +34,5 @@ __all__ = [
     "model_names",
     "names",
     "predict",
+    "predict_rows",
 ]

@@ -35,7 +35,7 @@ class Plan(NamedTuple):
 
     Numbers, or arrays of one entry a case. Rates that do not bind are zero seconds a group; `vector_work` is
     the share of the dense multiplications that the vector lanes would have to do, infinite where they take no
-    part.
+    part. `on_vector_lanes`: even dense products of this value type run there.
     """
 
     how: Stream
@@ -47,6 +47,7 @@ class Plan(NamedTuple):
     matrix_peak_flop_per_s: Any
     vector_work: Any
     dense_peak_flop_per_s: Any
+    on_vector_lanes: Any
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,11 @@ def plan(
         )
     dense = float(peak.value)
     bits = VALUE_BITS[dtype]
+    lanes_only = dtype == "fp32"
     if pattern is None:
-        return Plan(DENSE_STREAM, bits, False, EXECUTIONS.index("dense"), 0.0, 0.0, dense, 1.0, dense)
+        return Plan(
+            DENSE_STREAM, bits, False, EXECUTIONS.index("dense"), 0.0, 0.0, dense, 1.0, dense, lanes_only
+        )
     how = stream(pattern, encoding, policy)
     online = operand == "activations"
     unit = hardware.native_unit(pattern, encoding, policy, operand, dtype)
@@ -128,7 +132,9 @@ def plan(
     if unit is None:
         decode_s = decode_cost(pattern, encoding).instructions / lanes
         work = float(pattern.density)
-        return Plan(how, bits, online, EXECUTIONS.index("expand"), decode_s, select_s, dense, work, dense)
+        return Plan(
+            how, bits, online, EXECUTIONS.index("expand"), decode_s, select_s, dense, work, dense, lanes_only
+        )
     decoder, selector = unit.decoder_groups_per_s, unit.selector_groups_per_s
     if online and selector is not None:
         select_s = 1.0 / selector.value
@@ -142,6 +148,7 @@ def plan(
         float(hardware.sparse_peak_flop_per_s[dtype].value),
         np.inf,
         dense,
+        lanes_only,
     )
 
 

@@ -1,4 +1,4 @@
-"""`predict`: cases in, predictions out, with the stage that bounds each one named."""
+"""`predict`: cases in, predictions out: an estimate with its error bar, and the bound with its stage named."""
 
 from pathlib import Path
 from typing import Any, get_args, overload
@@ -8,7 +8,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hwmodels import table
-from hwmodels.bounds import EXECUTIONS, STAGES, Bound, Plan, evaluate, plan
+from hwmodels.answers import (
+    PREDICTED_COLUMNS,
+    Answers,
+    Asked,
+    Known,
+    Way,
+    instructions_of,
+    interval_of,
+    with_interval,
+)
+from hwmodels.bounds import EXECUTIONS, STAGES, Bound, Plan, plan
+from hwmodels.constants import Constants
+from hwmodels.estimate import CACHE_STATES, ROADS
+from hwmodels.intervals import DECODE_TOKENS, PREFILL_TOKENS, REGIMES, Interval
 from hwmodels.spec import HardwareSpec, load
 from hwmodels.traffic import Stream
 from nmsim import encodings, packing
@@ -16,27 +29,8 @@ from nmsim.errors import NmsimError, RowError
 from nmsim.pattern import Pattern
 from nmsim.records import VALUE_BITS, Case, Phase, Prediction, SparseOperand
 
-BLOCK_ROWS = 1 << 16
+BLOCK_ROWS = 1 << 14
 """Rows computed at a time: their columns stay in a core's cache, and temporaries stay small."""
-
-TIME_COLUMNS = (
-    "predicted_time_s",
-    "predicted_memory_s",
-    "predicted_decode_s",
-    "predicted_select_s",
-    "predicted_matrix_s",
-    "predicted_dense_time_s",
-    "predicted_speedup_vs_dense",
-)
-BYTE_COLUMNS = (
-    "values_bytes",
-    "metadata_bytes",
-    "dense_operand_bytes",
-    "output_bytes",
-    "dense_traffic_bytes",
-)
-PREDICTED_COLUMNS = ("hardware", "execution", *TIME_COLUMNS, *BYTE_COLUMNS, "bound")
-"""Columns that `predict` adds to a table, in this order."""
 
 
 @overload
@@ -46,14 +40,16 @@ def predict(cases: pd.DataFrame, hardware: str | Path | HardwareSpec) -> pd.Data
 
 
 def predict(cases: Case | pd.DataFrame, hardware: str | Path | HardwareSpec) -> Prediction | pd.DataFrame:
-    """Predict the least time each case can take on a machine: the Roof-Surface bound.
+    """Predict what each case takes on a machine, with an error bar, and the least it can take.
 
     Parameters
     ----------
     cases : Case or DataFrame
         One case, or a table of them with a row each. A table needs the columns M, N and K (positive ints);
         `phase`, `dtype`, `sparse_operand`, `pattern`, `encoding` and `packing` default to those of `Case`. A
-        missing pattern or `"dense"` is a dense case. Further columns are carried along.
+        missing pattern or `"dense"` is a dense case. `l2_state` may say where the operands lie: nothing for DRAM,
+        `"cold"` for DRAM after a flush, `"warm"` for the cache as repeated calls leave it; `threads` how many cores
+        of a CPU work, all where it says nothing. Further columns are carried along.
     hardware : str, Path or HardwareSpec
         As for `hwmodels.load`.
 
@@ -72,7 +68,8 @@ def predict(cases: Case | pd.DataFrame, hardware: str | Path | HardwareSpec) -> 
 
     Source
     ------
-    DECA, arXiv 2505.19349, with the traffic and the assumptions of `docs/explanation/cost-model.md`.
+    Bound: DECA, arXiv 2505.19349, `docs/explanation/cost-model.md`. Estimate: `docs/explanation/estimate.md`, its
+    constants fitted to published rows. Interval: `hwmodels.intervals`.
 
     Examples
     --------
@@ -80,8 +77,10 @@ def predict(cases: Case | pd.DataFrame, hardware: str | Path | HardwareSpec) -> 
     >>> from nmsim.records import Case, GemmShape
     >>> case = Case(GemmShape(1, 4096, 4096), pattern=Pattern(8, 16), encoding="combinatorial")
     >>> answer = predict(case, "h200-8x16")
-    >>> answer.execution, answer.bound, round(answer.predicted_speedup_vs_dense, 3)
+    >>> answer.execution, answer.bound, round(answer.bound_speedup_vs_dense, 3)
     ('native', 'memory', 1.802)
+    >>> answer.extrapolates  # nobody has measured an 8:16 unit
+    True
     >>> print(answer.explanation)
     memory: 18.63 MB at 4.8 TB/s takes 3.881 us; the next stage, decode, takes 1.003 us (26 %)
     """
@@ -89,7 +88,7 @@ def predict(cases: Case | pd.DataFrame, hardware: str | Path | HardwareSpec) -> 
     if isinstance(cases, Case):
         return _predict_case(cases, spec)
     if isinstance(cases, pd.DataFrame):
-        return _predict_table(cases, spec)
+        return predict_table(cases, spec)
     raise RowError(f"cases of type {type(cases).__name__}: expected a Case or a pandas DataFrame")
 
 
@@ -102,31 +101,27 @@ def _predict_case(case: Case, spec: HardwareSpec) -> Prediction:
         how = plan(spec, case.dtype, case.sparse_operand, case.pattern, case.encoding, case.packing)
     except NmsimError as error:
         raise RowError(f"case: {error}") from error
-    moved, bound, moved_dense, bound_dense = evaluate(spec, how, shape.M, shape.N, shape.K)
-    time_s, dense_s = float(bound.time_s), float(bound_dense.time_s)
+    sizes = tuple(np.array([getattr(shape, name)], np.int64) for name in table.SHAPE_COLUMNS)
+    answers = Answers(1)
+    nothing = np.zeros(1, np.intp)
+    instructions = instructions_of(spec, [Way(case.dtype, case.pattern, case.encoding)], nothing, sizes[0])
+    asked = Asked(np.zeros(1, np.int8), np.zeros(1, np.int64), instructions)
+    bound, moved = answers.fill(slice(None), spec, _stack([how]), sizes, asked)
+    values: dict[str, Any] = {name: column.item() for name, column in answers.numbers.items()}
+    known = interval_of(spec, case.pattern, case.dtype, shape.M, int(answers.road[0]))
+    values |= with_interval(values["predicted_speedup_vs_dense"], known)
     return Prediction(
         case=case,
         hardware=spec.id,
         execution=EXECUTIONS[how.execution],
-        predicted_time_s=time_s,
-        predicted_memory_s=float(bound.memory_s),
-        predicted_decode_s=float(bound.decode_s),
-        predicted_select_s=float(bound.select_s),
-        predicted_matrix_s=float(bound.matrix_s),
-        predicted_dense_time_s=dense_s,
-        predicted_speedup_vs_dense=dense_s / time_s,
-        values_bytes=int(moved.values_bytes),
-        metadata_bytes=int(moved.metadata_bytes),
-        dense_operand_bytes=int(moved.dense_operand_bytes),
-        output_bytes=int(moved.output_bytes),
-        dense_traffic_bytes=int(moved_dense.total_bytes),
-        bound=STAGES[int(bound.stage)],
-        explanation=_explain(bound, int(moved.total_bytes), spec),
+        bound=STAGES[int(answers.stage[0])],
+        explanation=_explain(bound, int(moved.total_bytes[0]), spec),
+        **values,
     )
 
 
 def _explain(bound: Bound, moved_bytes: int, spec: HardwareSpec) -> str:
-    times = {stage: float(time_s) for stage, time_s in zip(STAGES, bound.stages, strict=True)}
+    times = {stage: time_s.item() for stage, time_s in zip(STAGES, bound.stages, strict=True)}
     first, second = sorted(STAGES, key=lambda stage: (-times[stage], STAGES.index(stage)))[:2]
     cause = ""
     if first == "memory":
@@ -140,46 +135,99 @@ def _explain(bound: Bound, moved_bytes: int, spec: HardwareSpec) -> str:
     )
 
 
-def _predict_table(cases: pd.DataFrame, spec: HardwareSpec) -> pd.DataFrame:
+def predict_table(cases: pd.DataFrame, spec: HardwareSpec, values: Constants | None = None) -> pd.DataFrame:
+    """`predict` for a table, under other constants than the fitted ones where they are given."""
     taken = [name for name in PREDICTED_COLUMNS if name in cases.columns]
     if taken:
         raise RowError(f"column {taken[0]}: already in the table; predict adds it and overwrites nothing")
-    M, N, K = table.read_shape(cases)
-    kind_of_row, plans = _plans(cases, spec)
-    stacked = _stack(plans)
-    execution = np.array([how.execution for how in plans], np.int8)[kind_of_row]
-    numbers = {name: np.empty(len(cases)) for name in TIME_COLUMNS}
-    counts = {name: np.empty(len(cases), np.int64) for name in BYTE_COLUMNS}
-    stage = np.empty(len(cases), np.int8)
-    for start in range(0, len(cases), BLOCK_ROWS):
+    sizes = table.read_shape(cases)
+    kind_of_row, plans, ways = _plans(cases, spec)
+    codes, states = table.read_choice(cases, "l2_state", _state, 0)
+    state = np.array([*states, 0], np.int8)[codes]
+    codes, counts = table.read_choice(cases, "threads", _threads, 0)
+    threads = np.array([*counts, 0], np.int64)[codes]
+    first, place = _distinct((*sizes, kind_of_row, state, threads))
+    shape, kind = tuple(column[first] for column in sizes), kind_of_row[first]
+    asked = Asked(state[first], threads[first], instructions_of(spec, ways, kind, shape[0]))
+    stacked, answers = _stack(plans), Answers(len(first), values)
+    for start in range(0, len(first), BLOCK_ROWS):
         rows = slice(start, start + BLOCK_ROWS)
-        how = _take(stacked, kind_of_row[rows])
-        moved, bound, moved_dense, bound_dense = evaluate(spec, how, M[rows], N[rows], K[rows])
-        time_s, dense_s = bound.time_s, bound_dense.time_s
-        for name, value in zip(TIME_COLUMNS, (time_s, *bound.stages, dense_s, dense_s / time_s), strict=True):
-            numbers[name][rows] = value
-        counts["values_bytes"][rows] = moved.values_bytes
-        counts["metadata_bytes"][rows] = moved.metadata_bytes
-        counts["dense_operand_bytes"][rows] = moved.dense_operand_bytes
-        counts["output_bytes"][rows] = moved.output_bytes
-        counts["dense_traffic_bytes"][rows] = moved_dense.total_bytes
-        stage[rows] = bound.stage
-    names = {
-        "hardware": _categories(np.zeros(len(cases), np.int8), (spec.id,)),
-        "execution": _categories(execution, EXECUTIONS),
-        "bound": _categories(stage, STAGES),
-    }
-    added = {**names, **numbers, **counts}
-    answers = pd.DataFrame({name: added[name] for name in PREDICTED_COLUMNS}, index=cases.index)
-    return pd.concat([cases, answers], axis=1)
+        part = Asked(asked.state[rows], asked.threads[rows], tuple(c[rows] for c in asked.instructions))  # type: ignore[arg-type]
+        answers.fill(rows, spec, _take(stacked, kind[rows]), tuple(column[rows] for column in shape), part)
+    numbers = answers.numbers | _intervals(answers, spec, shape[0], kind, ways)
+    execution = np.array([how.execution for how in plans], np.int8)
+    added: dict[str, Any] = {name: column[place] for name, column in numbers.items()}
+    added["hardware"] = _categories(np.zeros(len(cases), np.int8), (spec.id,))
+    added["execution"] = _categories(execution[kind_of_row], EXECUTIONS)
+    added["bound"] = _categories(answers.stage[place], STAGES)
+    return pd.concat(
+        [cases, pd.DataFrame({name: added[name] for name in PREDICTED_COLUMNS}, index=cases.index)], axis=1
+    )
+
+
+def _intervals(
+    answers: Answers,
+    spec: HardwareSpec,
+    tokens: NDArray[np.int64],
+    kind: NDArray[np.intp],
+    ways: list[Way],
+) -> dict[str, NDArray[Any]]:
+    """Error bars of all rows: one look-up for each kind, regime and road that occurs."""
+    regime = np.searchsorted([DECODE_TOKENS + 1, PREFILL_TOKENS], tokens, side="right")
+    key = (kind * len(REGIMES) + regime) * len(ROADS) + answers.road
+    codes, occurring = pd.factorize(key)
+    example = [0] * len(occurring)
+    for row, code in zip(range(len(codes) - 1, -1, -1), codes[::-1].tolist(), strict=True):
+        example[code] = row
+    known = [
+        interval_of(
+            spec, ways[kind[row]].pattern, ways[kind[row]].dtype, int(tokens[row]), int(answers.road[row])
+        )
+        for row in example
+    ]
+    per_row = Known(
+        Interval(*(np.array([k.interval[i] for k in known])[codes] for i in range(3))),  # type: ignore[arg-type]
+        np.array([k.extrapolates for k in known], bool)[codes],  # type: ignore[arg-type]
+    )
+    return with_interval(answers.numbers["predicted_speedup_vs_dense"], per_row)
+
+
+def _distinct(columns: tuple[NDArray[Any], ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """First row of each distinct combination, and the place of each row's combination among them.
+
+    A table asks about few distinct products: patterns and encodings repeat, and layers do.
+    """
+    key = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        codes, levels = pd.factorize(column)
+        key, _ = pd.factorize(key * max(len(levels), 1) + codes)
+    place, levels = pd.factorize(key)
+    first = np.empty(len(levels), np.intp)
+    first[place[::-1]] = np.arange(len(place) - 1, -1, -1)
+    return first, place
+
+
+def _state(word: Any) -> int:
+    text = "" if word is None else word
+    if text not in CACHE_STATES:
+        raise RowError(f"{word!r}: expected cold, warm or nothing")
+    return CACHE_STATES.index(text)
+
+
+def _threads(count: Any) -> int:
+    if count is None:
+        return 0
+    if isinstance(count, bool) or count != int(count) or count < 1:
+        raise RowError(f"{count!r}: expected a positive int, or nothing for all cores")
+    return int(count)
 
 
 def _categories(codes: NDArray[np.int8], names: tuple[str, ...]) -> Any:
     return pd.Categorical.from_codes(codes, pd.Index(names))
 
 
-def _plans(cases: pd.DataFrame, spec: HardwareSpec) -> tuple[NDArray[np.intp], list[Plan]]:
-    """Position of each row's plan [rows], and the plans: one a combination of choices that occurs."""
+def _plans(cases: pd.DataFrame, spec: HardwareSpec) -> tuple[NDArray[np.intp], list[Plan], list[Way]]:
+    """Position of each row's plan [rows], the plans, and the choices that each is of."""
     parsers: dict[str, Any] = {
         "phase": table.one_of(get_args(Phase)),
         "dtype": table.one_of(tuple(VALUE_BITS)),
@@ -196,7 +244,7 @@ def _plans(cases: pd.DataFrame, spec: HardwareSpec) -> tuple[NDArray[np.intp], l
     for codes, levels in choices.values():
         key = key * len(levels) + codes
     kind_of_row, kinds = pd.factorize(key)
-    plans = []
+    plans, ways = [], []
     for kind, packed in enumerate(kinds.tolist()):
         chosen: dict[str, Any] = {}
         for name, (_, levels) in reversed(choices.items()):
@@ -206,7 +254,8 @@ def _plans(cases: pd.DataFrame, spec: HardwareSpec) -> tuple[NDArray[np.intp], l
             plans.append(_plan_of(spec, **chosen))
         except RowError as error:
             raise RowError(f"row {int(np.argmax(kind_of_row == kind))}, {error}") from error
-    return kind_of_row, plans
+        ways.append(Way(chosen["dtype"], chosen["pattern"], chosen["encoding"] or ""))
+    return kind_of_row, plans, ways
 
 
 def _plan_of(

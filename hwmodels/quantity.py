@@ -13,8 +13,10 @@ KINDS: tuple[str, ...] = get_args(Kind)
 UNITS = (
     *(suffix.removeprefix("_") for suffix in UNIT_SUFFIXES),
     "cores",
+    "lanes",
     "lanes_per_core_per_cycle",
     "instructions",
+    "ratio",
 )
 """Units a `Quantity` may carry, spelled as in the names of variables and TOML keys."""
 

@@ -9,53 +9,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from hwmodels.cache import CACHE_NUMBERS, CacheLevel
+from hwmodels.native import Feature, NativeUnit
 from hwmodels.quantity import Quantity, check_provenance
 from nmsim import encodings, packing
 from nmsim.errors import NmsimError, SpecError
 from nmsim.pattern import Pattern
-from nmsim.records import VALUE_BITS, SparseOperand
+from nmsim.records import VALUE_BITS
 
 SPEC_FOLDER = Path(__file__).parent / "specs"
 OPERANDS = ("weights", "activations")
-
-
-@dataclass(frozen=True)
-class Feature:
-    """A yes or no about a machine, with the kind of knowledge behind it and its source."""
-
-    supported: bool
-    kind: str
-    source: str
-
-
-@dataclass(frozen=True)
-class NativeUnit:
-    """A sparse matrix unit: what it takes as it is, without software touching the codes.
-
-    `packings` holds policy names without a word width. `decoder_groups_per_s` is the rate at which the whole
-    chip turns codes into positions, None where the maker's sparse peak already holds with codes as input
-    (assumption A11); `selector_groups_per_s` the rate at which it prunes activations online, None where
-    software must.
-    """
-
-    pattern: Pattern
-    encodings: tuple[str, ...]
-    packings: tuple[str, ...]
-    operands: tuple[SparseOperand, ...]
-    dtypes: tuple[str, ...]
-    source: str
-    decoder_groups_per_s: Quantity | None = None
-    selector_groups_per_s: Quantity | None = None
-
-    def takes(self, pattern: Pattern, encoding: str, policy: str, operand: str, dtype: str) -> bool:
-        """Say whether this unit multiplies a sparse operand that is stored so."""
-        return (
-            pattern == self.pattern
-            and encoding in self.encodings
-            and packing.parse(policy).name in self.packings
-            and operand in self.operands
-            and dtype in self.dtypes
-        )
 
 
 @dataclass(frozen=True)
@@ -91,6 +54,22 @@ class HardwareSpec:
     native : tuple of NativeUnit
     weight_column_skip : Feature
         With sparse activations, a weight column that no token needs costs no DRAM traffic (assumption A8).
+    core_read_bandwidth_bytes_per_s : Quantity or None
+        From DRAM, of one core alone.
+    call_overhead_s : Quantity or None
+        The smallest dense product, which is all call, on one core.
+    sparse_call_overhead_s : Quantity or None
+        The smallest sparse product.
+    thread_wake_s : Quantity or None
+        Handing work to all other cores and waiting for them, on top of that.
+    vector_lanes : Quantity or None
+        32-bit lanes of a CPU's vector registers: 8 with AVX2, 16 with AVX-512.
+    board_power_watts : Quantity or None
+        What the board may draw; None where power is taken to limit nothing.
+    process_energy_scale : Quantity or None
+        Energy of a tensor operation relative to TSMC 7 nm (assumption A18); without it power limits nothing.
+    cache : tuple of CacheLevel
+        Innermost first; empty where nobody measured it.
     """
 
     id: str
@@ -109,6 +88,14 @@ class HardwareSpec:
     sparse_peak_flop_per_s: Mapping[str, Quantity] = field(hash=False)
     native: tuple[NativeUnit, ...]
     weight_column_skip: Feature
+    core_read_bandwidth_bytes_per_s: Quantity | None = None
+    call_overhead_s: Quantity | None = None
+    sparse_call_overhead_s: Quantity | None = None
+    thread_wake_s: Quantity | None = None
+    vector_lanes: Quantity | None = None
+    board_power_watts: Quantity | None = None
+    process_energy_scale: Quantity | None = None
+    cache: tuple[CacheLevel, ...] = ()
 
     @property
     def issue_lanes_per_s(self) -> float:
@@ -139,7 +126,19 @@ NUMBERS = {
         "last_level_cache_bytes": "bytes",
     },
 }
-WHOLE_UNITS = ("cores", "lanes_per_core_per_cycle", "bytes")
+OPTIONAL_NUMBERS = {
+    "chip": {
+        "core_read_bandwidth_bytes_per_s": "bytes_per_s",
+        "call_overhead_s": "s",
+        "sparse_call_overhead_s": "s",
+        "thread_wake_s": "s",
+        "vector_lanes": "lanes",
+        "board_power_watts": "watts",
+        "process_energy_scale": "ratio",
+    },
+    "memory": {},
+}  # fmt: skip
+WHOLE_UNITS = ("cores", "lanes", "lanes_per_core_per_cycle", "bytes")
 HEADER = {"id": str, "name": str, "family": str, "hypothetical": bool, "aliases": list}
 PEAKS = ("dense_peak_flop_per_s", "sparse_peak_flop_per_s")
 UNIT_LISTS = ("encodings", "packings", "operands", "dtypes")
@@ -229,19 +228,38 @@ class _Reader:
             raise self.fail(key, str(error)) from error
         return Feature(**entry)
 
+    def caches(self, entries: Any) -> tuple[CacheLevel, ...]:
+        if not isinstance(entries, list):
+            raise self.fail("cache", "expected an array of tables, [[cache]]")
+        levels = []
+        for i, value in enumerate(entries):
+            entry = self.table(value, f"cache[{i}]", ("level", "shared", *CACHE_NUMBERS))
+            for name, kind in (("level", str), ("shared", bool)):
+                if not isinstance(entry[name], kind):
+                    raise self.fail(f"cache[{i}].{name}", f"expected a {kind.__name__}, got {entry[name]!r}")
+            numbers = {
+                name: self.quantity(entry[name], f"cache[{i}].{name}", unit)
+                for name, unit in CACHE_NUMBERS.items()
+            }
+            levels.append(CacheLevel(entry["level"], entry["shared"], **numbers))
+        return tuple(levels)
+
     def spec(self, document: Any) -> HardwareSpec:
         required = (*HEADER, *NUMBERS, "dense_peak_flop_per_s", "weight_column_skip")
-        self.table(document, "", required, ("sparse_peak_flop_per_s", "native"))
+        self.table(document, "", required, ("sparse_peak_flop_per_s", "native", "cache"))
         for key, kind in HEADER.items():
             if not isinstance(document[key], kind):
                 raise self.fail(key, f"expected a {kind.__name__}, got {document[key]!r}")
         if document["family"] not in ("gpu", "cpu"):
             raise self.fail("family", f"{document['family']!r}: expected gpu or cpu")
-        numbers: dict[str, Any] = {
-            name: self.quantity(self.table(document[part], part, tuple(units))[name], f"{part}.{name}", unit)
-            for part, units in NUMBERS.items()
-            for name, unit in units.items()
-        }
+        numbers: dict[str, Any] = {}
+        for part, units in NUMBERS.items():
+            table = self.table(document[part], part, tuple(units), tuple(OPTIONAL_NUMBERS[part]))
+            numbers |= {
+                name: self.quantity(table[name], f"{part}.{name}", unit)
+                for name, unit in (units | OPTIONAL_NUMBERS[part]).items()
+                if name in table
+            }
         peaks: dict[str, Any] = {key: self.peaks(document.get(key, {}), key) for key in PEAKS}
         for dtype in peaks["sparse_peak_flop_per_s"]:
             if dtype not in peaks["dense_peak_flop_per_s"]:
@@ -251,8 +269,8 @@ class _Reader:
         native = document.get("native", [])
         if not isinstance(native, list):
             raise self.fail("native", "expected an array of tables, [[native]]")
-        units = tuple(self.unit(entry, f"native[{i}]") for i, entry in enumerate(native))
-        for i, unit in enumerate(units):
+        natives = tuple(self.unit(entry, f"native[{i}]") for i, entry in enumerate(native))
+        for i, unit in enumerate(natives):
             for dtype in unit.dtypes:
                 if dtype not in peaks["sparse_peak_flop_per_s"]:
                     raise self.fail(
@@ -264,8 +282,9 @@ class _Reader:
             family=document["family"],
             hypothetical=document["hypothetical"],
             aliases=self.texts(document["aliases"], "aliases"),
-            native=units,
+            native=natives,
             weight_column_skip=self.feature(document["weight_column_skip"], "weight_column_skip"),
+            cache=self.caches(document.get("cache", [])),
             **numbers,
             **peaks,
         )

@@ -107,9 +107,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One answer: the time the model predicts for a case on a machine, and why.
+    """One answer: what the model expects of a case on a machine, the least time it can take, and why.
 
-    All times in seconds for one product, all traffic in bytes from or to DRAM. `bound` names the stage that
+    All times in seconds for one product, all traffic in bytes from or to DRAM. `predicted_*` is the estimate: what
+    kernels like those measured so far would take. `predicted_speedup_low` to `predicted_speedup_high` held
+    `INTERVAL_SHARE` of `comparable_rows` measured speedups around theirs, on machines that had no part in the fit; NaN
+    where there are none. `extrapolates` says that those rows are of another pattern or kind of kernel, or that there
+    are none. `bound_*` is the best case that the machine's numbers allow, stage by stage; `bound` names the stage that
     takes longest: `"memory"`, `"decode"`, `"select"` or `"matrix"`; `explanation` says it in words.
     """
 
@@ -117,12 +121,19 @@ class Prediction:
     hardware: str
     execution: str
     predicted_time_s: float
-    predicted_memory_s: float
-    predicted_decode_s: float
-    predicted_select_s: float
-    predicted_matrix_s: float
     predicted_dense_time_s: float
     predicted_speedup_vs_dense: float
+    predicted_speedup_low: float
+    predicted_speedup_high: float
+    comparable_rows: int
+    extrapolates: bool
+    bound_time_s: float
+    bound_memory_s: float
+    bound_decode_s: float
+    bound_select_s: float
+    bound_matrix_s: float
+    bound_dense_time_s: float
+    bound_speedup_vs_dense: float
     values_bytes: int
     metadata_bytes: int
     dense_operand_bytes: int

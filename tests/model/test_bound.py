@@ -26,12 +26,12 @@ def test_the_worked_example_of_the_cost_model_page():
     assert (answer.values_bytes, answer.metadata_bytes) == (16_777_216, 1_835_008)
     assert (answer.dense_operand_bytes, answer.output_bytes) == (8192, 8192)
     assert (answer.traffic_bytes, answer.dense_traffic_bytes) == (18_628_608, 33_570_816)
-    assert answer.predicted_memory_s == 18_628_608 / 4.8e12
-    assert answer.predicted_decode_s == pytest.approx(4096 * 256 * 110 / (132 * 128 * 1.98e9))
-    assert answer.predicted_matrix_s == pytest.approx(2 * 4096 * 4096 / 989.4e12)
-    assert answer.predicted_select_s == 0
-    assert answer.predicted_dense_time_s == 33_570_816 / 4.8e12
-    assert answer.predicted_speedup_vs_dense == pytest.approx(1.802, abs=5e-4)
+    assert answer.bound_memory_s == 18_628_608 / 4.8e12
+    assert answer.bound_decode_s == pytest.approx(4096 * 256 * 110 / (132 * 128 * 1.98e9))
+    assert answer.bound_matrix_s == pytest.approx(2 * 4096 * 4096 / 989.4e12)
+    assert answer.bound_select_s == 0
+    assert answer.bound_dense_time_s == 33_570_816 / 4.8e12
+    assert answer.bound_speedup_vs_dense == pytest.approx(1.802, abs=5e-4)
     assert (answer.execution, answer.bound) == ("expand", "memory")
     assert answer.explanation == (
         "memory: 18.63 MB at 4.8 TB/s takes 3.881 us; the next stage, decode, takes 3.448 us (89 %)"
@@ -56,7 +56,7 @@ def test_the_worked_example_of_the_cost_model_page():
 def test_decode_speedup_tends_to_the_byte_ratio(encoding, limit):
     """8:16 in 16 bits: 1.803x, 1.778x and 1.6x as the weights outgrow the vectors."""
     ratios = [
-        hwmodels.predict(case(N=N, K=N, encoding=encoding), "rtx4090").predicted_speedup_vs_dense
+        hwmodels.predict(case(N=N, K=N, encoding=encoding), "rtx4090").bound_speedup_vs_dense
         for N in (1024, 8192, 65536)
     ]
     assert ratios == sorted(ratios)
@@ -67,17 +67,17 @@ def test_decode_speedup_tends_to_the_byte_ratio(encoding, limit):
 def test_native_2_4_prefill_is_twice_as_fast_on_paper():
     answer = hwmodels.predict(case(8192, 8192, 8192, "2:4", "index"), "a100-sxm")
     assert (answer.execution, answer.bound) == ("native", "matrix")
-    assert answer.predicted_matrix_s == 2 * 8192**3 / 624e12
-    assert answer.predicted_speedup_vs_dense == pytest.approx(2)
+    assert answer.bound_matrix_s == 2 * 8192**3 / 624e12
+    assert answer.bound_speedup_vs_dense == pytest.approx(2)
     assert answer.explanation.startswith("matrix: 1762 us; the next stage, memory, takes ")
 
 
 def test_prefill_without_a_native_unit_gains_nothing():
     answer = hwmodels.predict(case(8192, 8192, 8192), "a100-sxm")
     assert (answer.execution, answer.bound) == ("expand", "matrix")
-    assert answer.predicted_speedup_vs_dense == 1
+    assert answer.bound_speedup_vs_dense == 1
     native = hwmodels.predict(case(8192, 8192, 8192), "h200-8x16")
-    assert native.predicted_speedup_vs_dense == pytest.approx(1978.9 / 989.4)
+    assert native.bound_speedup_vs_dense == pytest.approx(1978.9 / 989.4)
 
 
 def test_what_a_sparse_unit_does_not_take_is_expanded():
@@ -95,26 +95,26 @@ def test_software_decoding_binds_on_b200():
     """148 SMs x 128 lanes x 1.98 GHz decode a 110-instruction group slower than 8 TB/s brings 34 bytes."""
     answer = hwmodels.predict(case(encoding="bitmask"), "b200")
     assert answer.bound == "decode"
-    assert answer.predicted_time_s == pytest.approx(4096 * 256 * 110 / (148 * 128 * 1.98e9))
+    assert answer.bound_time_s == pytest.approx(4096 * 256 * 110 / (148 * 128 * 1.98e9))
     assert "decode: 3.075 us; the next stage, memory" in answer.explanation
 
 
 def test_hardware_decoder_rate():
     answer = hwmodels.predict(case(), "h200-8x16")
-    assert answer.predicted_decode_s == pytest.approx(4096 * 256 / (132 * 4 * 1.98e9))
+    assert answer.bound_decode_s == pytest.approx(4096 * 256 / (132 * 4 * 1.98e9))
     assert answer.execution == "native"
 
 
 def test_online_selection_is_charged_to_activations_only():
     weights = hwmodels.predict(case(512), "h200")
     activations = hwmodels.predict(case(512, sparse_operand="activations"), "h200")
-    assert weights.predicted_select_s == 0
+    assert weights.bound_select_s == 0
     network_and_encoding = 2 * 56 + 110
-    assert activations.predicted_select_s == pytest.approx(
+    assert activations.bound_select_s == pytest.approx(
         512 * 256 * network_and_encoding / (132 * 128 * 1.98e9)
     )
     native = hwmodels.predict(case(512, sparse_operand="activations"), "h200-8x16")
-    assert native.predicted_select_s == pytest.approx(512 * 256 / (132 * 4 * 1.98e9))
+    assert native.bound_select_s == pytest.approx(512 * 256 / (132 * 4 * 1.98e9))
 
 
 def test_a_slow_selector_becomes_the_bound():
@@ -126,13 +126,13 @@ def test_a_slow_selector_becomes_the_bound():
         case(512, sparse_operand="activations"), dataclasses.replace(spec, native=(spec.native[0], slow))
     )
     assert answer.bound == "select"
-    assert answer.predicted_time_s == 512 * 256 / 1e9
+    assert answer.bound_time_s == 512 * 256 / 1e9
 
 
 def test_vector_lanes_do_only_the_kept_multiplications():
     """On a CPU without a matrix unit 1:16 leaves a sixteenth of the dense operations."""
     answer = hwmodels.predict(case(64, pattern="1:16", dtype="fp32", encoding="index"), "epyc-2core")
-    assert answer.predicted_matrix_s == pytest.approx(2 * 64 * 4096 * 4096 / 16 / 224e9)
+    assert answer.bound_matrix_s == pytest.approx(2 * 64 * 4096 * 4096 / 16 / 224e9)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,9 @@ PATTERNS = st.one_of(
     st.sampled_from(COMMON).map(Pattern.parse),
     st.integers(1, 40).flatmap(lambda m: st.builds(Pattern, st.integers(1, m), st.just(m))),
 )
-MACHINES = st.sampled_from(hwmodels.names())
+MACHINES = st.sampled_from(
+    [name for name in hwmodels.names() if "bf16" in hwmodels.load(name).dense_peak_flop_per_s]
+)
 ENCODINGS = st.sampled_from(["bitmask", "index", "gap", "combinatorial", "joint:4"])
 PACKINGS = st.sampled_from(["bitstream", "no_straddle", "power_of_two", "byte"])
 DTYPES = st.sampled_from(["fp32", "fp16", "bf16"])
@@ -53,18 +55,17 @@ def test_table_and_single_case_agree_exactly(cases, machine):
     for position, case in enumerate(cases):
         answer = hwmodels.predict(case, machine)
         for name in hwmodels.PREDICTED_COLUMNS:
-            assert table.iloc[position][name] == getattr(answer, name), name
+            one, other = table.iloc[position][name], getattr(answer, name)
+            assert one == other or (one != one and other != other), name
 
 
 @given(CASES, MACHINES)
 def test_time_is_the_longest_stage_and_the_bound_names_it(case, machine):
     answer = hwmodels.predict(case, machine)
-    stages = {
-        name: getattr(answer, f"predicted_{name}_s") for name in ("memory", "decode", "select", "matrix")
-    }
-    assert answer.predicted_time_s == max(stages.values()) == stages[answer.bound]
+    stages = {name: getattr(answer, f"bound_{name}_s") for name in ("memory", "decode", "select", "matrix")}
+    assert answer.bound_time_s == max(stages.values()) == stages[answer.bound]
     assert answer.explanation.startswith(f"{answer.bound}: ")
-    assert answer.predicted_speedup_vs_dense == answer.predicted_dense_time_s / answer.predicted_time_s
+    assert answer.bound_speedup_vs_dense == answer.bound_dense_time_s / answer.bound_time_s
 
 
 @given(CASES, MACHINES, st.sampled_from(["bitstream", "no_straddle", "power_of_two", "byte"]))
@@ -74,7 +75,7 @@ def test_fewer_bytes_never_cost_time(case, machine, packing):
     one, two = hwmodels.predict(case, machine), hwmodels.predict(other, machine)
     assume(one.execution == two.execution)
     fewer, more = sorted((one, two), key=lambda answer: answer.traffic_bytes)
-    assert fewer.predicted_time_s <= more.predicted_time_s
+    assert fewer.bound_time_s <= more.bound_time_s
 
 
 @given(
@@ -86,14 +87,14 @@ def test_fewer_bytes_never_cost_time(case, machine, packing):
 def test_a_faster_machine_is_never_slower(case, machine, name, factor):
     spec = hwmodels.load(machine)
     before, after = hwmodels.predict(case, spec), hwmodels.predict(case, faster(spec, name, factor))
-    assert after.predicted_time_s <= before.predicted_time_s
+    assert after.bound_time_s <= before.bound_time_s
 
 
 @given(CASES, MACHINES)
 def test_density_one_is_never_faster_than_dense(case, machine):
     m = case.pattern.m
     answer = hwmodels.predict(dataclasses.replace(case, pattern=Pattern(m, m)), machine)
-    assert answer.predicted_speedup_vs_dense <= 1
+    assert answer.bound_speedup_vs_dense <= 1
 
 
 @given(CASES, MACHINES)
@@ -102,9 +103,9 @@ def test_speedup_is_bounded_by_the_byte_ratio_when_both_are_bound_by_memory(case
     dense = hwmodels.predict(dataclasses.replace(case, pattern=None), machine)
     byte_ratio = answer.dense_traffic_bytes / answer.traffic_bytes
     if dense.bound == "memory":
-        assert answer.predicted_speedup_vs_dense <= byte_ratio * (1 + 1e-12)
+        assert answer.bound_speedup_vs_dense <= byte_ratio * (1 + 1e-12)
     if answer.bound == "memory":
-        assert answer.predicted_speedup_vs_dense >= byte_ratio * (1 - 1e-12)
+        assert answer.bound_speedup_vs_dense >= byte_ratio * (1 - 1e-12)
 
 
 @given(CASES, MACHINES)
@@ -112,10 +113,10 @@ def test_the_dense_baseline_is_the_dense_case(case, machine):
     answer = hwmodels.predict(case, machine)
     dense = hwmodels.predict(dataclasses.replace(case, pattern=None), machine)
     assert dense.execution == "dense"
-    assert dense.predicted_time_s == answer.predicted_dense_time_s
+    assert dense.bound_time_s == answer.bound_dense_time_s
     assert dense.traffic_bytes == answer.dense_traffic_bytes
-    assert (dense.predicted_decode_s, dense.predicted_select_s, dense.metadata_bytes) == (0, 0, 0)
-    assert dense.predicted_speedup_vs_dense == 1
+    assert (dense.bound_decode_s, dense.bound_select_s, dense.metadata_bytes) == (0, 0, 0)
+    assert dense.bound_speedup_vs_dense == 1
 
 
 @given(CASES, MACHINES, st.sampled_from(["M", "N", "K"]), st.integers(1, 500))
@@ -123,7 +124,7 @@ def test_a_larger_product_never_takes_less_time(case, machine, name, growth):
     larger = dataclasses.replace(case.shape, **{name: getattr(case.shape, name) + growth})
     small = hwmodels.predict(case, machine)
     large = hwmodels.predict(dataclasses.replace(case, shape=larger), machine)
-    assert small.predicted_time_s <= large.predicted_time_s
+    assert small.bound_time_s <= large.bound_time_s
 
 
 @given(SHAPES, MACHINES, OPERANDS, st.integers(1, 31))
@@ -134,4 +135,4 @@ def test_keeping_more_never_takes_less_time(shape, machine, operand, n):
         for kept in (n, n + 1)
     ]
     assume(times[0].execution == times[1].execution)
-    assert times[0].predicted_time_s <= times[1].predicted_time_s
+    assert times[0].bound_time_s <= times[1].bound_time_s

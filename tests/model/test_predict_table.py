@@ -68,6 +68,21 @@ def test_an_empty_table_gives_an_empty_answer():
     assert set(hwmodels.PREDICTED_COLUMNS) <= set(answers.columns)
 
 
+def test_no_cache_state_means_operands_in_memory():
+    """A missing column, a missing cell and an empty word are one; warm is another."""
+    plain = hwmodels.predict(table(), "h200")["predicted_time_s"]
+    spelled = hwmodels.predict(table(l2_state=["", None, np.nan]), "h200")["predicted_time_s"]
+    warm = hwmodels.predict(table(l2_state=["warm"] * 3), "h200")["predicted_time_s"]
+    assert spelled.tolist() == plain.tolist()
+    assert (warm < plain).all()
+
+
+def test_counts_are_integers_and_flags_are_flags():
+    answers = hwmodels.predict(table(), "h200")
+    assert answers["comparable_rows"].dtype == np.int64
+    assert answers["extrapolates"].dtype == bool
+
+
 def test_blocks_make_no_difference(monkeypatch):
     cases = hwmodels.cases("llama-3.1-8b", decode_batches=[1, 7], prefill_lengths=[100])
     whole = hwmodels.predict(cases, "h200")
@@ -118,6 +133,7 @@ def test_whole_floats_are_dimensions():
             {"encoding": ["index", "gap:1", "index"], "packing": ["byte"] * 3},
             r"row 1, column encoding: encoding 'gap:1' with pattern 8:16: its codes differ in length",
         ),
+        ({"l2_state": ["", "hot", ""]}, r"row 1, column l2_state: 'hot': expected cold, warm or nothing"),
         ({"bound": ["a", "b", "c"]}, r"column bound: already in the table"),
     ],
 )
@@ -151,3 +167,25 @@ def test_predicts_half_a_million_cases_a_second():
         hwmodels.predict(cases, "h200")
         spent_s.append(time.process_time() - start)
     assert rows / min(spent_s) >= 0.5e6
+
+
+def test_predicts_a_hundred_thousand_distinct_cases_a_second():
+    """No two alike, so that every one searches its tile shape."""
+    rng = np.random.default_rng(0)
+    rows = 50_000
+    cases = pd.DataFrame(
+        {
+            "M": rng.choice([1, 16, 512, 8192], rows),
+            "N": rng.permutation(rows) + 1,
+            "K": rng.integers(1, 30_000, rows),
+            "pattern": rng.choice(["2:4", "8:16", "dense"], rows),
+            "encoding": "index",
+        }
+    )
+    hwmodels.predict(cases.head(1000), "h200")
+    spent_s = []
+    for _ in range(3):
+        start = time.process_time()
+        hwmodels.predict(cases, "h200")
+        spent_s.append(time.process_time() - start)
+    assert rows / min(spent_s) >= 0.1e6

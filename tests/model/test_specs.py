@@ -15,7 +15,8 @@ from nmsim.pattern import Pattern
 
 MACHINES = (
     "a100-sxm", "a100-pcie", "h100-sxm", "h100-pcie", "h200", "b200", "rtx3090", "rtx4090", "rtx5080", "gb10",
-    "epyc-2core", "h200-8x16", "h200-16x32",
+    "epyc-2core", "h200-8x16", "h200-16x32", "v100", "rtx2080s", "rtx3060", "rtx3080", "rtx-a6000", "a40", "a10",
+    "l4", "l40s", "rtx5090", "rtx-pro-6000-blackwell", "mi300x",
 )  # fmt: skip
 H200 = (SPEC_FOLDER / "h200.toml").read_text(encoding="utf-8")
 
@@ -73,6 +74,11 @@ def test_sparse_peak_is_twice_the_dense_peak(name):
         ("a100-sxm", "fp16", 312e12, 624e12),
         ("b200", "bf16", 2.25e15, 4.5e15),
         ("rtx4090", "bf16", 165.2e12, 330.4e12),
+        ("rtx3080", "bf16", 59.5e12, 119e12),
+        ("rtx-a6000", "bf16", 154.8e12, 309.7e12),
+        ("l40s", "fp8", 733e12, 1466e12),
+        ("rtx5090", "bf16", 209.5e12, 419e12),
+        ("mi300x", "fp16", 1307.4e12, 2614.9e12),
     ],
 )
 def test_a_vendor_figure_with_sparsity_is_not_taken_for_dense(name, dtype, dense, sparse):
@@ -83,12 +89,32 @@ def test_a_vendor_figure_with_sparsity_is_not_taken_for_dense(name, dtype, dense
 
 @pytest.mark.parametrize("name", MACHINES)
 def test_vector_peak_follows_from_cores_and_clock(name):
-    """fp32 peak = cores x lanes x 2 x clock: 64 lanes on A100, 128 on other GPUs, 16 in two AVX2 units."""
+    """fp32 peak = cores x lanes x 2 x clock: 64 lanes on V100, Turing and A100, 128 on other GPUs.
+
+    Two AVX2 units of a CPU core are 16.
+    """
     spec = hwmodels.load(name)
-    lanes = 64 if name.startswith("a100") else 16 if spec.family == "cpu" else 128
+    half = name.startswith(("v100", "rtx20", "a100"))
+    lanes = 64 if half else 16 if spec.family == "cpu" else 128
     peak = spec.cores.value * lanes * 2 * spec.clock_hz.value
     assert spec.vector_peak_flop_per_s.value == pytest.approx(peak, rel=2e-3)
     assert spec.dense_peak_flop_per_s["fp32"].value == spec.vector_peak_flop_per_s.value
+
+
+@pytest.mark.parametrize("name", ["v100", "rtx2080s"])
+def test_no_sparse_unit_and_no_bf16_before_ampere(name):
+    spec = hwmodels.load(name)
+    assert not spec.native
+    assert not spec.sparse_peak_flop_per_s
+    assert "bf16" not in spec.dense_peak_flop_per_s
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_every_gpu_has_a_power_limit_and_a_process(name):
+    spec = hwmodels.load(name)
+    if spec.family == "gpu":
+        assert spec.board_power_watts is not None
+        assert spec.process_energy_scale is not None
 
 
 def test_native_units_of_the_hypothetical_machines():
@@ -235,5 +261,5 @@ def test_every_assumption_named_in_code_and_specs_is_listed():
     defined = set(re.findall(r"^\| (A\d+) \|", listed, flags=re.M))
     named = set()
     for file in [*root.glob("*.py"), *SPEC_FOLDER.glob("*.toml")]:
-        named |= set(re.findall(r"\bA\d{1,2}\b", file.read_text(encoding="utf-8"))) - {"A100", "A6000"}
+        named |= set(re.findall(r"(?<!NVIDIA )\bA\d{1,2}\b", file.read_text(encoding="utf-8")))
     assert named == defined

@@ -1,0 +1,188 @@
+"""The estimate on a CPU: bytes from the cache they lie in, and instructions counted in compiled kernels.
+
+A CPU has no unit for N:M. Its cores read values and codes, bring each kept value together with its element of x, and
+multiply. A product takes its bytes over the bandwidth of where they lie and its instructions over the rate at which the
+cores issue them, the two as the legs of a right triangle: an out-of-order core hides one behind the other in part (A29).
+A call and the waking of threads come on top. All rates are the machine's own, from a datasheet or from `nmsim
+calibrate`; nothing here is fitted.
+"""
+
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hwmodels.bounds import Bound, Plan
+from hwmodels.estimate import CACHE_STATES, Estimate
+from hwmodels.spec import HardwareSpec
+from hwmodels.traffic import Traffic
+from nmsim.pattern import Pattern
+
+COUNTS_FILE = Path(__file__).parent / "data" / "cpu_instructions.csv"
+INSTRUCTION_SETS = {16: "avx512", 8: "avx2"}
+"""32-bit lanes of a vector register -> the kernels that use them; other machines run plain loops."""
+PLAIN_PER_KEPT, PLAIN_PER_ELEM = 6.0, 1.0
+"""Instructions of a plain loop: find the position, load value and element, multiply, add, step, for each kept value;
+a test of its bit for each element (assumption A27)."""
+CACHE_SHARE = 0.75
+"""Share of a cache that one product can call its own (assumption A28)."""
+
+
+@functools.cache
+def _counts() -> dict[tuple[str, str, str, str], list[tuple[int, float]]]:
+    table = pd.read_csv(COUNTS_FILE, keep_default_na=False)
+    found: dict[tuple[str, str, str, str], list[tuple[int, float]]] = {}
+    for row in table.itertuples(index=False):
+        key = (str(row.instruction_set), str(row.dtype), str(row.pattern), str(row.encoding))
+        found.setdefault(key, []).append((int(str(row.tokens)), float(str(row.instructions_per_element))))
+    return found
+
+
+@functools.lru_cache(maxsize=4096)
+def instructions_per_element(
+    lanes: int, dtype: str, pattern: Pattern | None, encoding: str, tokens: int
+) -> float:
+    """Instructions that an element of the dense matrix costs one row, all tokens together.
+
+    Parameters
+    ----------
+    lanes : int
+        32-bit lanes of a vector register.
+    dtype : str
+    pattern : Pattern or None
+        None for a dense matrix.
+    encoding : str
+    tokens : int
+
+    Returns
+    -------
+    float
+        Counted in the compiled kernels for what they cover; tokens beyond the largest count as repeated products.
+        For all else, an assumption: a plain loop (A27).
+    """
+    per_element = (
+        PLAIN_PER_ELEM + PLAIN_PER_KEPT * float(pattern.density) * tokens if pattern else 2.0 * tokens / lanes
+    )
+    key = (
+        INSTRUCTION_SETS.get(lanes, ""),
+        dtype,
+        str(pattern) if pattern else "dense",
+        encoding if pattern else "",
+    )
+    entries = _counts().get(key)
+    if entries is None:
+        return per_element
+    largest, most = entries[-1]
+    whole, rest = divmod(tokens, largest)
+    part = next((count for upto, count in entries if rest and rest <= upto), 0.0)
+    return whole * most + part
+
+
+def bandwidth_bytes_per_s(hardware: HardwareSpec, footprint_bytes: Any, threads: int, warm: Any) -> Any:
+    """Bandwidth of the innermost level that a product's bytes fit in, when warm; of DRAM else.
+
+    Parameters
+    ----------
+    hardware : HardwareSpec
+    footprint_bytes : array
+    threads : int
+        Cores at work.
+    warm : bool array
+
+    Returns
+    -------
+    float64 array
+    """
+    cores = int(hardware.cores.value)
+
+    def rate(one: Any, all_cores: Any) -> float:
+        if one is None or threads >= cores:
+            return float(all_cores.value)
+        return float(min(one.value * threads, max(one.value, all_cores.value)))
+
+    found = np.full(
+        np.shape(footprint_bytes),
+        rate(hardware.core_read_bandwidth_bytes_per_s, hardware.dram_bandwidth_bytes_per_s),
+    )
+    for level in reversed(hardware.cache):
+        room = CACHE_SHARE * level.bytes.value * (1 if level.shared else threads)
+        speed = rate(level.core_read_bandwidth_bytes_per_s, level.read_bandwidth_bytes_per_s)
+        found = np.where(warm & (footprint_bytes <= room), np.maximum(found, speed), found)
+    return found
+
+
+def estimate_cpu(
+    hardware: HardwareSpec,
+    how: Plan,
+    shape: tuple[Any, Any, Any],
+    moved: Traffic,
+    bound: Bound,
+    moved_dense: Traffic,
+    state: NDArray[np.int8],
+    threads: NDArray[np.int64],
+    instructions: tuple[Any, Any],
+) -> Estimate:
+    """Estimate products on a CPU.
+
+    Parameters
+    ----------
+    hardware, how, shape, moved, bound, moved_dense, state
+        As in `hwmodels.estimate.estimate`.
+    threads : int64 array [rows]
+        Cores at work; 0 for all.
+    instructions : tuple of float64 array [rows]
+        Per element of the dense matrix, of the sparse and of the dense product.
+
+    Returns
+    -------
+    Estimate
+        Float64 arrays [rows].
+
+    Source
+    ------
+    `docs/explanation/estimate.md`, section on CPUs.
+    """
+    cores = int(hardware.cores.value)
+    M, N, K = (np.asarray(part, np.float64) for part in shape)
+    used = np.where(threads == 0, cores, np.minimum(threads, cores))
+    lanes = vector_lanes(hardware)
+    issue_per_s = hardware.issue_lanes_per_core_per_cycle.value * hardware.clock_hz.value / lanes
+    dense_call_s, sparse_call_s, wake_s = (
+        float(known.value) if known else 0.0
+        for known in (hardware.call_overhead_s, hardware.sparse_call_overhead_s, hardware.thread_wake_s)
+    )
+    woken_s = np.where(used > 1, wake_s, 0.0)
+    online = np.asarray(how.sparse_activations, bool)
+    warm = state == CACHE_STATES.index("warm")
+    rows = np.where(online, M, N)
+    flop_per_s = hardware.vector_peak_flop_per_s.value * used / cores
+
+    def time_s(traffic: Traffic, per_element: Any, share: Any, call_s: Any) -> Any:
+        rate = np.empty(len(M))
+        for count in np.unique(used):
+            at = used == count
+            rate[at] = bandwidth_bytes_per_s(hardware, traffic.total_bytes[at], int(count), warm[at])
+        issued_s = rows * K * per_element / (used * issue_per_s)
+        worked_s = np.maximum(issued_s, 2.0 * M * N * K * share / flop_per_s)
+        return call_s + woken_s + np.hypot(traffic.total_bytes / rate, worked_s)
+
+    sparse_instructions, dense_instructions = instructions
+    is_sparse = np.asarray(how.execution) != 0
+    own_call_s = np.where(
+        how.value_bits == 32, dense_call_s, sparse_call_s
+    )  # numpy's, or that of kernels.cpu
+    dense_s = time_s(moved_dense, dense_instructions, 1.0, own_call_s)
+    pruned_s = time_s(moved, sparse_instructions, how.vector_work, sparse_call_s) + bound.select_s
+    return Estimate(np.where(is_sparse, pruned_s, dense_s), dense_s, np.zeros(len(M), np.int8))
+
+
+def vector_lanes(hardware: HardwareSpec) -> int:
+    """32-bit lanes of a vector register: as the spec says, else the widest that its peak rate speaks of."""
+    if hardware.vector_lanes is not None:
+        return int(hardware.vector_lanes.value)
+    per_cycle = hardware.vector_peak_flop_per_s.value / hardware.cores.value / hardware.clock_hz.value
+    return int(2 ** max(2, min(4, round(math.log2(max(per_cycle / 4, 1.0))))))

@@ -1,0 +1,194 @@
+"""How long a vendor's matrix library takes: the best tile shape, its waves over the cores, memory and power.
+
+A library cuts Y[tokens, rows] into tiles, gives each to a thread block, and each block walks along K. The estimate
+tries the shapes below as the library's own selection does, and takes the fastest: whole waves of blocks over the
+cores, each block as long as its slower side (multiplying, with the operand fetch that is not hidden, or loading), and
+for dense products K split among several blocks. A product also takes at least its bytes from DRAM, what the cache
+keeps between back-to-back calls taken off, and its energy over the power of the board.
+
+The sparse libraries differ in three ways seen in published times: K is not split, the dense operand does not shrink
+although the arithmetic does (so its fetch weighs double), and where the weights outgrow the cache each wave of blocks
+streams them again.
+"""
+
+from math import inf, sqrt
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from hwmodels.chip import REFERENCE_FLOP_PER_CORE_CYCLE, Chip
+from hwmodels.constants import Constants
+from nmsim.units import ceil_div
+
+Array = NDArray[np.float64]
+
+TILE_TOKENS = (16, 32, 64, 128, 256)
+TILE_ROWS = (64, 128, 256)
+PARTS = (1, 2, 4, 8)
+LARGEST_TILE = 128 * 256
+LARGEST_SPLIT_TILE = 64 * 256
+"""Largest tile of Y whose K is shared by more than two blocks."""
+SMALL_TILES = 8
+"""A library does not cut tokens into more than so many tiles of 16 or 32: it has larger ones for that."""
+K_STEP = 64
+"""Elements of K in one stage of a block's pipeline."""
+RESTREAM_TILE_TOKENS = 128
+"""Tokens that share one pass over the weights in the sparse libraries (assumption A23)."""
+WARPGROUP_FLOP_PER_CORE_CYCLE = 3000
+"""Above this dense 16-bit rate a core works in warp groups and clusters, which share what they load (A23)."""
+
+
+class Product(NamedTuple):
+    """Products for a library, one array entry each: what is stored sparse (or is the weight) against what is dense.
+
+    `tokens`, `rows` and `K` are whole numbers. `stored_bytes_per_elem` counts values and metadata of an element of the
+    stored operand before pruning;
+    `flop_per_s` is the rate at which the unit does the **dense** product; `energy_ratio` multiplies the joules of a
+    dense 16-bit operation.
+    """
+
+    tokens: Any
+    rows: Any
+    K: Any
+    stored_bytes_per_elem: Array
+    value_bytes: Array
+    output_bytes: Array
+    flop_per_s: Array
+    energy_ratio: Array
+    sparse: NDArray[np.bool_]
+    warm: NDArray[np.bool_]
+
+
+def norm(*times_s: Any) -> Any:
+    """Overlap stages: the fourth-power mean of times, near the largest, above it where two are close (A24)."""
+    total = 0.0
+    for time_s in times_s:
+        square = time_s * time_s
+        total = total + square * square
+    return np.sqrt(np.sqrt(total))
+
+
+def library_time_s(product: Product, chip: Chip, constants: Constants) -> Array:
+    """Estimate library products.
+
+    Parameters
+    ----------
+    product : Product
+        Arrays [rows].
+    chip : Chip
+    constants : Constants
+
+    Returns
+    -------
+    float64 array [rows]
+        Seconds of one product.
+
+    Source
+    ------
+    `docs/explanation/estimate.md`; tiles and waves as in LLMCompass (ISCA 2024), with the constants fitted.
+    """
+    time_s = np.empty(len(product.tokens))
+    fill: Any = _fill
+    integers = tuple(np.ascontiguousarray(column, np.int64) for column in product[:3])
+    numbers = tuple(np.ascontiguousarray(column, np.float64) for column in product[3:8])
+    flags = tuple(np.ascontiguousarray(column, np.bool_) for column in product[8:])
+    fill(*integers, *numbers, *flags, chip, constants, time_s)
+    return time_s
+
+
+_ceil_div: Any = njit(inline="always")(ceil_div)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _norm(one: float, two: float) -> float:
+    return sqrt(sqrt(one**4 + two**4))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _fill(
+    tokens: Any, rows: Any, K: Any, stored: Any, values: Any, outputs: Any, rates: Any, energies: Any,
+    sparse: Any, warm: Any, chip: Any, constants: Any, time_s: Any,
+) -> None:  # fmt: skip
+    for i in range(len(tokens)):
+        stored_bytes = stored[i] * rows[i] * K[i]
+        total_bytes = stored_bytes + values[i] * tokens[i] * K[i] + outputs[i] * tokens[i] * rows[i]
+        dram_bytes = total_bytes
+        if warm[i]:  # what outgrows the cache, when the product is called back to back
+            room = constants.cache_residency_share * chip.cache_bytes
+            beyond = (total_bytes - room) / (constants.cache_overflow_ratio * room)
+            dram_bytes *= min(max(beyond, 0.0), 1.0)
+        dense_rate = rates[i] * values[i] / 2 / (2 if sparse[i] else 1)
+        per_core_cycle = dense_rate / (chip.cores * chip.clock_hz)
+        if sparse[i] and per_core_cycle < WARPGROUP_FLOP_PER_CORE_CYCLE:
+            # Each wave of tiles reads the weights again, but for what the cache holds of them.
+            passes = _ceil_div(tokens[i], RESTREAM_TILE_TOKENS)
+            shared = max(1.0, chip.cores * RESTREAM_TILE_TOKENS / rows[i])
+            outgrown = max(0.0, 1.0 - constants.cache_restream_ratio * chip.cache_bytes / stored_bytes)
+            dram_bytes += stored_bytes * (max(1.0, passes / shared) - 1.0) * outgrown
+        share = constants.sparse_dram_share if sparse[i] else constants.dram_share
+        memory_s = dram_bytes / (chip.dram_bytes_per_s * share)
+        joules = 2.0 * tokens[i] * rows[i] * K[i] * energies[i]
+        joules *= constants.tensor_energy_joules_per_flop * chip.process_energy_scale
+        # A core of a later generation has an operand path that grew with its rate; a slower one has time to spare.
+        relative = per_core_cycle / REFERENCE_FLOP_PER_CORE_CYCLE
+        fetch, multicast = constants.operand_fetch_share * min(relative, 1.0), max(relative, 1.0)
+        tiles_s = _tiles_s(
+            tokens[i],
+            rows[i],
+            K[i],
+            stored[i],
+            values[i],
+            rates[i],
+            sparse[i],
+            fetch,
+            multicast,
+            chip,
+            constants,
+        )
+        launch_s = constants.sparse_library_launch_s if sparse[i] else constants.library_launch_s
+        time_s[i] = launch_s + _norm(_norm(tiles_s, memory_s), joules / chip.power_watts)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _tiles_s(
+    tokens: int, rows: int, K: int, stored: float, values: float, rate: float, sparse: bool, fetch: float,
+    multicast: float, chip: Any, constants: Any,
+) -> float:  # fmt: skip
+    """Time of the fastest tile shape."""
+    cache_bytes_per_s = constants.cache_bandwidth_share * chip.cache_bytes_per_s
+    if sparse:
+        core_s_per_flop = chip.cores / (rate * constants.sparse_matrix_share)
+        latency_s = constants.sparse_element_latency_s
+        stored_ratio, fetch = stored / values, 2.0 * fetch
+    else:
+        core_s_per_flop = chip.cores / (rate * constants.matrix_share)
+        latency_s, stored_ratio = constants.element_latency_s, 1.0
+    best_s = inf
+    for tile_tokens in TILE_TOKENS:
+        token_tiles = _ceil_div(tokens, tile_tokens)
+        if (token_tiles == 1 and tile_tokens >= 2 * tokens and tile_tokens > 16) or (
+            tile_tokens <= 32 and token_tiles > SMALL_TILES
+        ):
+            continue
+        for tile_rows in TILE_ROWS:
+            if tile_tokens * tile_rows > LARGEST_TILE:
+                continue
+            tiles = token_tiles * _ceil_div(rows, tile_rows)
+            shape = 64.0 * (stored_ratio / tile_tokens + 1.0 / tile_rows)
+            step_flop_s = 2.0 * tile_tokens * tile_rows * core_s_per_flop * (1.0 + fetch * shape)
+            step_bytes = stored * tile_rows + values * min(tile_tokens, tokens)
+            for parts in PARTS:
+                if parts > 1 and (sparse or (parts > 2 and tile_tokens * tile_rows > LARGEST_SPLIT_TILE)):
+                    break
+                blocks = tiles * parts
+                depth = _ceil_div(K, parts * K_STEP) * K_STEP
+                cache_s = step_bytes * min(blocks, chip.cores) / (cache_bytes_per_s * multicast)
+                loads_s = max(latency_s, cache_s)
+                waves = np.ceil(blocks / chip.cores)
+                time_s = waves * (depth * _norm(step_flop_s, loads_s) + constants.tile_overhead_s)
+                if parts > 1:
+                    time_s += constants.split_overhead_s + 8.0 * parts * tokens * rows / cache_bytes_per_s
+                best_s = min(best_s, time_s)
+    return best_s

@@ -1,0 +1,86 @@
+"""A hardware spec as a TOML file: the way back from `hwmodels.spec.read_spec`."""
+
+import json
+from collections.abc import Iterable, Iterator
+
+from hwmodels.cache import CACHE_NUMBERS, CacheLevel
+from hwmodels.native import NativeUnit
+from hwmodels.quantity import Quantity
+from hwmodels.spec import (
+    HEADER,
+    NUMBERS,
+    OPTIONAL_NUMBERS,
+    PEAKS,
+    UNIT_LISTS,
+    UNIT_RATES,
+    HardwareSpec,
+)
+
+
+def to_toml(spec: HardwareSpec, comment: str = "") -> str:
+    """Write a spec as the text of a TOML file that `hwmodels.load` takes.
+
+    Parameters
+    ----------
+    spec : HardwareSpec
+    comment : str
+        What the file begins with; one comment line a line.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> import hwmodels
+    >>> to_toml(hwmodels.load("h200")).splitlines()[0]
+    'id = "h200"'
+    """
+    return "\n".join(_lines(spec, comment)) + "\n"
+
+
+def _lines(spec: HardwareSpec, comment: str) -> Iterator[str]:
+    if comment:
+        yield from (f"# {line}".rstrip() for line in comment.splitlines())
+        yield ""
+    for name in HEADER:
+        yield f"{name} = {_value(getattr(spec, name))}"
+    for part, required in NUMBERS.items():
+        yield from ("", f"[{part}]")
+        yield from _numbers(spec, (*required, *OPTIONAL_NUMBERS[part]))
+    for level in spec.cache:
+        yield from ("", "[[cache]]", f"level = {_value(level.level)}", f"shared = {_value(level.shared)}")
+        yield from _numbers(level, CACHE_NUMBERS)
+    for name in PEAKS:
+        if getattr(spec, name):
+            yield from ("", f"[{name}]")
+            yield from (f"{dtype} = {_quantity(peak)}" for dtype, peak in getattr(spec, name).items())
+    for unit in spec.native:
+        yield from ("", "[[native]]", f"pattern = {_value(str(unit.pattern))}")
+        yield from (f"{name} = {_value(getattr(unit, name))}" for name in (*UNIT_LISTS, "source"))
+        yield from _numbers(unit, UNIT_RATES)
+    yield from ("", "[weight_column_skip]")
+    feature = spec.weight_column_skip
+    yield from (f"{name} = {_value(getattr(feature, name))}" for name in ("supported", "kind", "source"))
+
+
+def _numbers(of: HardwareSpec | CacheLevel | NativeUnit, names: Iterable[str]) -> Iterator[str]:
+    known = ((name, getattr(of, name)) for name in names)
+    return (f"{name} = {_quantity(quantity)}" for name, quantity in known if quantity is not None)
+
+
+def _quantity(quantity: Quantity) -> str:
+    parts = (f"{name} = {_value(getattr(quantity, name))}" for name in ("value", "kind", "source"))
+    return f"{{ {', '.join(parts)} }}"
+
+
+def _value(value: object) -> str:
+    """A TOML value. JSON's strings are TOML's, but for DEL, which TOML wants escaped."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    assert isinstance(value, tuple)
+    return f"[{', '.join(map(_value, value))}]"
