@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import nmsim
-from nmsim.cli import bench, bits, console, pack, predict, study
+from nmsim.cli import bench, bits, calibrate, console, fit, measure, pack, predict, study, validate
 from nmsim.errors import NmsimError
 
 BAD_INPUT = 2
@@ -26,6 +26,10 @@ app.command("unpack")(pack.unpack)
 app.command("inspect")(pack.inspect)
 app.command("predict")(predict.predict)
 app.command("study")(study.study)
+app.command("calibrate")(calibrate.calibrate)
+app.command("measure")(measure.measure)
+app.command("fit")(fit.fit)
+app.command("validate")(validate.validate)
 app.command("bench")(bench.bench)
 
 

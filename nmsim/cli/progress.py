@@ -3,15 +3,45 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from nmsim.cli import console
 from nmsim.files import report as reports
 
 DELAY_S = 2.0
+Shares = Callable[[str, float], None]
+"""Told what is under way, and the share of all work that is done."""
+
+
+@contextlib.contextmanager
+def share_bar() -> Iterator[Shares]:
+    """Show what is under way and the share done, on standard error of a terminal; gone when done.
+
+    Work that is stopped by SIGTERM in here ends tidily.
+    """
+    bar = Progress(
+        TextColumn("{task.description:<55.55}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        console=console.err,
+        transient=True,
+        disable=not console.err.is_terminal,
+    )
+    task = bar.add_task("starting", total=1.0)
+    with tidy_when_terminated(), bar:
+        yield lambda text, share: bar.update(task, description=text, completed=share)
 
 
 @contextlib.contextmanager

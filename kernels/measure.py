@@ -1,0 +1,297 @@
+"""Run a campaign: check each result, then time it against every dense call, then append its row.
+
+What runs on which device is a `Backend`'s business. This module gates, interleaves, compares, and writes. A row is
+written as soon as its round is done, and what a file holds already is not measured again, so a run that was stopped
+goes on where it was.
+"""
+
+import contextlib
+import datetime
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from kernels import timing
+from kernels.campaign import Campaign, Round
+from nmsim import measurement_file
+from nmsim.errors import NmsimError
+from nmsim.measurement import Key, Measurement
+from nmsim.records import Case
+
+LEAST_REPETITIONS = 5
+SLOW_DENSE = 3.0
+"""A dense call that takes so many times the fastest one's time is not timed further."""
+DIGITS = 7
+
+Task = tuple[Case, str]
+"""What a row is of: a case, and the kernel that runs it."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One call that is checked and timed.
+
+    Parameters
+    ----------
+    name : str
+        The kernel, or the dense call.
+    case : Case or None
+        None for a dense call.
+    error : callable
+        Runs it once and gives back the largest relative error (see `kernels.gate`).
+    tolerance : float
+    sample : callable
+        Seconds of one product, in the cache state of the round.
+    note : str
+        What its rows should say.
+    """
+
+    name: str
+    case: Case | None
+    error: Callable[[], float]
+    tolerance: float
+    sample: Callable[[], float]
+    note: str = ""
+
+
+class Backend(Protocol):
+    """A device, as a campaign needs it."""
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """Columns of a row that say what the device and its software are: device, driver, versions."""
+
+    def threads(self, of: Round) -> int | None:
+        """Cores at work in a round; None where that means nothing."""
+
+    def tasks(self, of: Round) -> list[Task]:
+        """What a round has to measure, in order."""
+
+    def contenders(
+        self, of: Round, tasks: Sequence[Task], warmup: int
+    ) -> contextlib.AbstractContextManager[list[Contender]]:
+        """Build data and calls of some tasks and of the dense baselines, warmed up."""
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What all rows of a run share."""
+
+    machine: str
+    commit: str = ""
+    dirty: bool | None = None
+
+
+@dataclass
+class Outcome:
+    """What a run did: rows written, tasks found in the file, results that were wrong, tasks there was no time for."""
+
+    rows: list[Measurement] = field(default_factory=list)
+    skipped: int = 0
+    wrong: list[str] = field(default_factory=list)
+    left: int = 0
+
+
+def run(
+    campaign: Campaign,
+    backend: Backend,
+    path: Path,
+    stamp: Stamp,
+    *,
+    budget_s: float | None = None,
+    progress: Callable[[str, float], None] = lambda text, share: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Outcome:
+    """Measure what a file does not hold yet.
+
+    Parameters
+    ----------
+    campaign : Campaign
+    backend : Backend
+    path : Path
+        CSV file that rows are appended to.
+    stamp : Stamp
+    budget_s : float, optional
+        Ends the run after the round in which it is used up. The campaign's own when absent.
+    progress : callable
+        Called with what is under way, and the share done.
+    clock : callable
+        Seconds.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    RowError
+        The file is no file of rows, or ends in half a line.
+    """
+    found: set[Key] = set() if measurement_file.check(path) else {r.key for r in measurement_file.read(path)}
+    outcome = Outcome()
+    plan: list[tuple[Round, list[Task]]] = []
+    for each in campaign.rounds:
+        keys = {_key(task, each, backend, stamp): task for task in backend.tasks(each)}
+        fresh = [task for key, task in keys.items() if key not in found]
+        outcome.skipped += len(keys) - len(fresh)
+        found |= keys.keys()
+        if fresh:
+            plan.append((each, fresh))
+    end = clock() + (campaign.budget_s if budget_s is None else budget_s)
+    for place, (each, tasks) in enumerate(plan):
+        if clock() >= end:
+            outcome.left = sum(len(rest) for _, rest in plan[place:])
+            break
+        progress(f"{each}: preparing", place / len(plan))
+        share_of_time = 1 / (len(plan) - place)
+
+        def report(share: float, what: str = str(each), done: int = place) -> None:
+            progress(what, (done + share) / len(plan))
+
+        def time_left(share: float = share_of_time) -> float:
+            return (end - clock()) * share
+
+        for row in _measure(each, tasks, campaign, backend, stamp, outcome, time_left, report, clock):
+            measurement_file.append(path, row)
+            outcome.rows.append(row)
+    return outcome
+
+
+def _measure(
+    each: Round,
+    tasks: list[Task],
+    campaign: Campaign,
+    backend: Backend,
+    stamp: Stamp,
+    outcome: Outcome,
+    time_left: Callable[[], float],
+    progress: Callable[[float], None],
+    clock: Callable[[], float],
+) -> Iterator[Measurement]:
+    """Rows of one round."""
+    with backend.contenders(each, tasks, campaign.warmup) as contenders:
+        errors = _gate(each, contenders, outcome)
+        dense = [c for c in contenders if c.case is None and c.name in errors]
+        sparse = [c for c in contenders if c.case is not None and _label(c) in errors]
+        if not dense or not sparse:
+            return
+        dense, slow = _drop_slow(dense)
+        end = clock() + time_left()
+
+        def enough(done: int) -> bool:
+            progress(done / campaign.repetitions)
+            return done >= LEAST_REPETITIONS and clock() >= end
+
+        samples = {_label(c): c.sample for c in (*sparse, *dense)}
+        times = timing.interleave(samples, campaign.repetitions, enough)
+    medians = {c.name: timing.Spread.of(times[c.name]).p50 for c in dense}
+    best = min(medians, key=medians.__getitem__)
+    others = [f"{name} {took * 1e6:.4g} us" for name, took in {**medians, **slow}.items() if name != best]
+    threads = backend.threads(each)
+    for contender in sparse:
+        yield _row(
+            contender, each, threads, backend.about, stamp, campaign.warmup,
+            errors[_label(contender)], best, times[_label(contender)], times[best], others,
+        )  # fmt: skip
+
+
+def _gate(each: Round, contenders: list[Contender], outcome: Outcome) -> dict[str, float]:
+    """Check every result; errors of those that are right, by label."""
+    errors = {}
+    for contender in contenders:
+        try:
+            error = contender.error()
+        except NmsimError as problem:
+            outcome.wrong.append(f"{each}: {_label(contender)}: {problem}")
+            continue
+        if error <= contender.tolerance:
+            errors[_label(contender)] = error
+        else:
+            outcome.wrong.append(
+                f"{each}: {_label(contender)}: relative error {error:.3g}, expected at most "
+                f"{contender.tolerance:.3g}"
+            )
+    return errors
+
+
+def _drop_slow(dense: list[Contender]) -> tuple[list[Contender], dict[str, float]]:
+    """Part the dense calls worth timing from those far behind, with the one time these took."""
+    first = {contender.name: contender.sample() for contender in dense}
+    limit_s = SLOW_DENSE * min(first.values())
+    kept = [contender for contender in dense if first[contender.name] <= limit_s]
+    return kept, {name: took for name, took in first.items() if took > limit_s}
+
+
+def _row(
+    contender: Contender,
+    each: Round,
+    threads: int | None,
+    about: Mapping[str, Any],
+    stamp: Stamp,
+    warmup: int,
+    error: float,
+    baseline: str,
+    sparse_s: timing.Floats,
+    dense_s: timing.Floats,
+    others: list[str],
+) -> Measurement:
+    case = contender.case
+    assert case is not None
+    spreads = {
+        "sparse_time_s": timing.Spread.of(sparse_s),
+        "dense_time_s": timing.Spread.of(dense_s),
+        "speedup_vs_dense": timing.Spread.of(dense_s / sparse_s),
+    }
+    numbers: dict[str, Any] = {
+        f"{name}{suffix}": _rounded(value)
+        for name, spread in spreads.items()
+        for suffix, value in (("", spread.p50), ("_p20", spread.p20), ("_p80", spread.p80))
+    }
+    outliers = (
+        f"outliers: {spreads['sparse_time_s'].outliers} sparse, {spreads['dense_time_s'].outliers} dense"
+    )
+    compared = f"other dense calls: {', '.join(others)}" if others else "no other dense call"
+    return Measurement(
+        machine=stamp.machine,
+        kernel=contender.name,
+        case_id=case.case_id,
+        M=case.shape.M,
+        N=case.shape.N,
+        K=case.shape.K,
+        phase=case.phase,
+        dtype=case.dtype,
+        pattern=str(case.pattern),
+        sparse_operand=case.sparse_operand,
+        encoding=case.encoding,
+        packing=case.packing,
+        threads=threads,
+        baseline=baseline,
+        l2_state=each.l2_state,
+        **numbers,
+        reps=len(sparse_s),
+        warmup=warmup,
+        gate="pass",
+        max_rel_err=_rounded(error),
+        commit=stamp.commit,
+        dirty=stamp.dirty,
+        timestamp_utc=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        note="; ".join(filter(None, (contender.note, outliers, compared))),
+        **about,
+    )
+
+
+def _label(contender: Contender) -> str:
+    if contender.case is None:
+        return contender.name
+    return f"{contender.name} {contender.case.pattern} {contender.case.encoding}"
+
+
+def _key(task: Task, each: Round, backend: Backend, stamp: Stamp) -> Key:
+    case, kernel = task
+    return (stamp.machine, case.case_id, kernel, backend.threads(each), each.l2_state)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")

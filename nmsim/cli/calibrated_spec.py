@@ -1,0 +1,182 @@
+"""A calibration as a hardware spec: the one place where what kernels measured meets what the model takes."""
+
+from typing import TYPE_CHECKING
+
+from nmsim.errors import NmsimError
+
+if TYPE_CHECKING:
+    from hwmodels import HardwareSpec, Quantity
+    from kernels.calibration import Calibration
+    from kernels.calibration_cuda import CudaCalibration
+    from kernels.figure import Figure
+
+DIGITS = 5
+UNKNOWN_CACHE_BYTES = 32 << 20
+WHOLE_UNITS = ("cores", "bytes", "lanes_per_core_per_cycle")
+LANES_OF_A_GPU_CORE, LANES_OF_A_64_LANE_CORE = 128, 64
+CAPABILITIES_OF_64_LANES = ((6, 0), (7, 0), (7, 2), (7, 5), (8, 0))
+CPU_SKIP = (
+    "rows of K-major weights are plain memory: what is not read costs nothing but the unused part of a cache line; "
+    "assumption A8"
+)
+GPU_SKIP = "rows of K-major weights are plain memory, read in whole sectors; assumption A8"
+
+
+class _Source:
+    """Quantities whose source names the benchmark, the machine and the date."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def measured(
+        self, figure: "Figure", unit: str = "", value: float | None = None, how: str = "", on: str = ""
+    ) -> "Quantity":
+        """A figure, or a `value` that follows from it as `how` says."""
+        from hwmodels.quantity import Quantity
+
+        unit = unit or figure.unit
+        number = float(f"{figure.p50 if value is None else value:.{DIGITS}g}")
+        spread = f"median of {figure.repetitions}, p20-p80 {figure.p20:.4g}-{figure.p80:.4g} {figure.unit}"
+        source = f"nmsim calibrate: {how or figure.how}{on}; {spread}; {self.where}"
+        return Quantity(max(1, round(number)) if unit in WHOLE_UNITS else number, unit, "measured", source)
+
+    def told(self, value: float, unit: str, what: str) -> "Quantity":
+        """A number that the system tells."""
+        from hwmodels.quantity import Quantity
+
+        return Quantity(value, unit, "measured", f"nmsim calibrate: {what}; {self.where}")
+
+
+def cpu_spec(found: "Calibration", machine_id: str, date: str) -> "HardwareSpec":
+    """Make a spec of what was measured on a CPU.
+
+    Parameters
+    ----------
+    found : Calibration
+    machine_id : str
+    date : str
+        Of the measurement, in UTC, such as 2026-01-31.
+
+    Raises
+    ------
+    NmsimError
+        An id that is not in lower case or holds blanks.
+    """
+    from hwmodels.cache import CacheLevel
+    from hwmodels.native import Feature
+    from hwmodels.quantity import Quantity
+    from hwmodels.spec import HardwareSpec
+
+    host, cores = found.host, found.host.cores
+    about = _Source(f"{host.processor}, {cores} cores, {date} (UTC)")
+
+    def of_cores(figure: "Figure") -> Quantity:
+        return about.measured(
+            figure, on=", on one core" if figure.cores == 1 else f", on {figure.cores} cores"
+        )
+
+    def level(name: str) -> CacheLevel:
+        cache = next(cache for cache in host.caches if f"L{cache.level}" == name)
+        shared = cache.instances < cores
+        size = cache.bytes if shared else cache.instance_bytes
+        told = f"the system tells of {cache.instances} times {cache.instance_bytes} bytes"
+        reads = (of_cores(found.read[name, 1]), of_cores(found.read[name, cores]))
+        return CacheLevel(name, shared, about.told(size, "bytes", told), *reads)
+
+    issue = found.mix[1]
+    lanes = issue.p50 / found.clock.p50
+    lanes_how = f"{issue.how}; {lanes:.4g} a measured clock cycle, rounded"
+    peak = of_cores(found.fma[cores])
+    free = Quantity(
+        peak.value, "flop_per_s", "assumed", "assumption A9: 16-bit values are converted to fp32 at no cost"
+    )
+    last_bytes = host.last_level_cache_bytes
+    return HardwareSpec(
+        id=checked_id(machine_id),
+        name=f"{host.processor}, {cores} cores, as measured on {date}",
+        family="cpu",
+        hypothetical=False,
+        aliases=(),
+        cores=about.told(cores, "cores", "cores that the process may use"),
+        clock_hz=of_cores(found.clock),
+        issue_lanes_per_core_per_cycle=about.measured(issue, "lanes_per_core_per_cycle", lanes, lanes_how),
+        vector_peak_flop_per_s=peak,
+        dram_bandwidth_bytes_per_s=of_cores(found.read["DRAM", cores]),
+        dram_capacity_bytes=about.told(host.memory_bytes, "bytes", "memory that the system tells of"),
+        last_level_cache_bytes=about.told(last_bytes, "bytes", "outermost cache that the system tells of")
+        if last_bytes
+        else Quantity(UNKNOWN_CACHE_BYTES, "bytes", "assumed", "the system does not tell; a common size"),
+        dense_peak_flop_per_s={"fp32": peak, "fp16": free, "bf16": free},
+        sparse_peak_flop_per_s={},
+        native=(),
+        weight_column_skip=Feature(True, "assumed", CPU_SKIP),
+        core_read_bandwidth_bytes_per_s=of_cores(found.read["DRAM", 1]),
+        call_overhead_s=of_cores(found.call_overhead),
+        sparse_call_overhead_s=of_cores(found.sparse_call_overhead),
+        thread_wake_s=of_cores(found.thread_wake) if found.thread_wake else None,
+        vector_lanes=about.told(
+            found.lanes, "lanes", "32-bit lanes of the widest vectors that the kernels use here"
+        ),
+        cache=tuple(level(name) for name, count in found.read if count == 1 and name != "DRAM"),
+    )
+
+
+def cuda_spec(found: "CudaCalibration", machine_id: str, date: str) -> "HardwareSpec":
+    """Make a spec of what was measured on a CUDA device: dense peaks only, no sparse unit.
+
+    Raises
+    ------
+    NmsimError
+        An id that is not in lower case or holds blanks.
+    """
+    from hwmodels.native import Feature
+    from hwmodels.quantity import Quantity
+    from hwmodels.spec import HardwareSpec
+
+    about = _Source(f"{found.device}, {date} (UTC)")
+    few = found.capability in CAPABILITIES_OF_64_LANES
+    lanes = LANES_OF_A_64_LANE_CORE if few else LANES_OF_A_GPU_CORE
+    capability = ".".join(map(str, found.capability))
+    peaks = {dtype: about.measured(figure) for dtype, figure in found.peaks.items()}
+    return HardwareSpec(
+        id=checked_id(machine_id),
+        name=f"{found.device}, as measured on {date}",
+        family="gpu",
+        hypothetical=False,
+        aliases=(),
+        cores=about.told(found.multiprocessors, "cores", "streaming multiprocessors, as the driver tells"),
+        clock_hz=about.told(found.clock_hz, "hz", "greatest clock, as the driver tells"),
+        issue_lanes_per_core_per_cycle=Quantity(
+            lanes,
+            "lanes_per_core_per_cycle",
+            "assumed",
+            f"lanes of a multiprocessor of capability {capability}",
+        ),
+        vector_peak_flop_per_s=peaks["fp32"],
+        dram_bandwidth_bytes_per_s=about.measured(found.read),
+        dram_capacity_bytes=about.told(found.memory_bytes, "bytes", "memory, as the driver tells"),
+        last_level_cache_bytes=about.told(found.l2_bytes, "bytes", "L2, as the driver tells"),
+        dense_peak_flop_per_s=peaks,
+        sparse_peak_flop_per_s={},
+        native=(),
+        weight_column_skip=Feature(True, "assumed", GPU_SKIP),
+        call_overhead_s=about.measured(found.launch),
+    )
+
+
+def machine_id(name: str) -> str:
+    """A device's name as an id, such as `"nvidia-h200"`."""
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+def checked_id(name: str) -> str:
+    """Refuse an id that is not in lower case or holds blanks.
+
+    Raises
+    ------
+    NmsimError
+        Such an id.
+    """
+    if not name or name != name.lower() or len(name.split()) != 1:
+        raise NmsimError(f"machine id {name!r}, the name of the file: expected lower case without blanks")
+    return name

@@ -1,0 +1,196 @@
+"""The verbs calibrate and measure, as a user types them, on loops and products too small to mean anything."""
+
+import json
+
+import pytest
+
+import hwmodels
+from kernels import calibration, cuda_device, host, measure_cpu
+from nmsim import measurement_file
+
+SMALL = """
+seed = 0
+repetitions = 5
+warmup = 1
+budget_s = 100
+
+[[round]]
+shapes = [[1, 32, 64]]
+patterns = ["2:4", "8:16"]
+encodings = ["bitmask"]
+dtypes = ["fp32"]
+l2_state = ["cold"]
+"""
+HOST = host.Host("Pretended CPU", 2, 1 << 26, (host.Cache(1, 1 << 12, 2), host.Cache(2, 1 << 16, 1)))
+
+
+@pytest.fixture
+def campaign(tmp_path, monkeypatch):
+    """A small campaign on a machine with small caches, without torch."""
+    monkeypatch.setattr(host, "LEAST_BEYOND_BYTES", 1 << 16)
+    monkeypatch.setattr(host, "this_machine", lambda: HOST)
+    monkeypatch.setattr(measure_cpu, "_torch", lambda: None)
+    file = tmp_path / "small.toml"
+    file.write_text(SMALL)
+    return file
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """A calibration of a machine with small caches, and samples too short to mean anything."""
+    monkeypatch.setattr(host, "LEAST_BEYOND_BYTES", 1 << 16)
+    monkeypatch.setattr(host, "this_machine", lambda: HOST)
+    whole = calibration.calibrate
+    monkeypatch.setattr(calibration.Calibration, "doubts", ["somebody else was at work"])
+    monkeypatch.setattr(
+        calibration, "calibrate", lambda machine, progress: whole(machine, repetitions=2, sample_s=1e-5)
+    )
+
+
+def test_measure_writes_rows_and_shows_them(nmsim, campaign, tmp_path):
+    rows = tmp_path / "rows.csv"
+    code, text, err = nmsim("measure", campaign, "-o", rows)
+    assert (code, err) == (0, "")
+    found = measurement_file.read(rows)
+    assert [(row.machine, row.pattern, row.gate, row.threads) for row in found] == [
+        ("pretended-2core", "2:4", "pass", 1), ("pretended-2core", "8:16", "pass", 1),
+    ]  # fmt: skip
+    assert "Measured on pretended-2core (Pretended CPU, 2 cores); medians, speedup with p20-p80" in text
+    assert text.endswith(f"2 rows appended to {rows}\n")
+    code, text, _ = nmsim("measure", campaign, "-o", rows)
+    assert (code, text) == (0, f"0 rows appended to {rows}; 2 were there already\n")
+
+
+def test_measure_json_is_all_there_is_on_standard_output(nmsim, campaign, tmp_path):
+    rows = tmp_path / "rows.csv"
+    code, text, err = nmsim("measure", campaign, "-o", rows, "--machine", "epyc-2core", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(text)
+    assert [row["machine"] for row in found["rows"]] == ["epyc-2core"] * 2
+    assert (found["skipped"], found["left"], found["wrong"], found["file"]) == (0, 0, [], str(rows))
+    assert found["provenance"]["command"]
+
+
+def test_no_time_at_all_leaves_everything(nmsim, campaign, tmp_path):
+    code, text, _ = nmsim("measure", campaign, "-o", tmp_path / "rows.csv", "--budget-s", "0")
+    assert code == 0
+    assert text.endswith("2 left for want of time: run the same command again\n")
+    assert not (tmp_path / "rows.csv").exists()
+
+
+def test_a_wrong_result_is_named_and_ends_with_code_1(nmsim, campaign, tmp_path, monkeypatch):
+    from kernels import gate
+
+    monkeypatch.setattr(gate, "largest_error", lambda *arguments: 0.5)
+    code, _, err = nmsim("measure", campaign, "-o", tmp_path / "rows.csv", "--json")
+    assert code == 1
+    assert err.splitlines()[0].startswith(
+        "nmsim: wrong result, no row: M=1 N=32 K=64 fp32 cold, 1 thread: cpu."
+    )
+    assert "2:4 bitmask: relative error 0.5, expected at most " in err
+    assert not (tmp_path / "rows.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["nowhere"],
+            "nmsim: campaign 'nowhere': expected one of cpu, cpu-quick, or the path of a .toml file\n",
+        ),
+        (["nowhere.toml"], "nmsim: nowhere.toml: cannot be read as TOML: "),
+        (["cpu", "--device", "tpu"], "nmsim: --device 'tpu': expected one of cpu, cuda\n"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(nmsim, arguments, message):
+    code, text, err = nmsim("measure", *arguments)
+    assert (code, text, err.count("\n")) == (2, "", 1)
+    assert err.startswith(message)
+
+
+def test_a_file_of_something_else_is_refused_untouched(nmsim, campaign, tmp_path):
+    rows = tmp_path / "rows.csv"
+    rows.write_text("a,b\n")
+    code, _, err = nmsim("measure", campaign, "-o", rows)
+    assert code == 2
+    assert err.startswith(f"nmsim: {rows}: header: missing 'machine'")
+    assert rows.read_text() == "a,b\n"
+
+
+@pytest.mark.parametrize("verb", ["measure", "calibrate"])
+def test_no_cuda_device_is_code_3_and_nothing_written(nmsim, tmp_path, monkeypatch, verb):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cuda_device, "problem", lambda: "no CUDA device found")
+    code, text, err = nmsim(verb, "--device", "cuda")
+    assert (code, text, err) == (3, "", "nmsim: --device cuda: no CUDA device found\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_calibrate_writes_a_machine_that_loads(nmsim, short, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, text, err = nmsim("calibrate")
+    assert (code, err) == (0, "in doubt: somebody else was at work\n")
+    assert "\n# In doubt: somebody else was at work.\n" in (tmp_path / "pretended-2core.toml").read_text()
+    assert "read DRAM" in text
+    assert text.endswith("written: pretended-2core.toml; use it as --hardware pretended-2core.toml\n")
+    spec = hwmodels.load(tmp_path / "pretended-2core.toml")
+    assert (spec.id, spec.family, spec.cores.value) == ("pretended-2core", "cpu", 2)
+    assert [(level.level, level.shared, level.bytes.value) for level in spec.cache] == [
+        ("L1", False, 1 << 12), ("L2", True, 1 << 16),
+    ]  # fmt: skip
+    for quantity in (
+        spec.clock_hz,
+        spec.dram_bandwidth_bytes_per_s,
+        spec.thread_wake_s,
+        spec.call_overhead_s,
+    ):
+        assert quantity.kind == "measured"
+        assert "nmsim calibrate" in quantity.source
+        assert "Pretended CPU, 2 cores, 20" in quantity.source
+        assert "p20-p80" in quantity.source
+    assert spec.dense_peak_flop_per_s["bf16"].kind == "assumed"
+
+
+def test_calibrate_refuses_what_is_there_but_for_force(nmsim, short, tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text("mine")
+    code, _, err = nmsim("calibrate", "-o", file)
+    assert code == 2
+    assert err.startswith(f"nmsim: {file}: exists already")
+    assert file.read_text() == "mine"
+    code, text, _ = nmsim("calibrate", "-o", file, "--force", "--json")
+    assert code == 0
+    found = json.loads(text)
+    assert (found["id"], found["file"], found["doubts"]) == ("mine", str(file), ["somebody else was at work"])
+    assert {"name", "p50", "p20", "p80", "unit", "cores", "repetitions", "how"} == set(found["figures"][0])
+    assert hwmodels.load(file).id == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mine.txt", "expected a name that ends in .toml"),
+        ("My machine.toml", "expected lower case without blanks"),
+    ],
+)
+def test_calibrate_refuses_names_that_are_no_ids(nmsim, short, tmp_path, name, message):
+    code, _, err = nmsim("calibrate", "-o", tmp_path / name)
+    assert code == 2
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cuda_calibration_as_a_machine():
+    from hwmodels.spec_file import to_toml
+    from kernels.calibration_cuda import PEAKS, CudaCalibration
+    from kernels.figure import Figure
+    from nmsim.cli.calibrated_spec import cuda_spec, machine_id
+
+    rate = Figure(4e12, 3e12, 5e12, "bytes_per_s", 1, 15, "a read")
+    peaks = {dtype: Figure(7e14, 6e14, 8e14, "flop_per_s", 1, 15, "a product") for dtype in PEAKS}
+    launch = Figure(3e-6, 2e-6, 4e-6, "s", 1, 15, "a launch")
+    found = CudaCalibration("NVIDIA H200", (9, 0), 132, 1 << 37, 50 << 20, 1.98e9, rate, rate, peaks, launch)
+    spec = cuda_spec(found, machine_id(found.device), "2026-01-31")
+    assert (spec.id, spec.family, spec.issue_lanes_per_core_per_cycle.value) == ("nvidia-h200", "gpu", 128)
+    assert spec.dense_peak_flop_per_s["fp16"].value == 7e14
+    assert 'id = "nvidia-h200"' in to_toml(spec)
