@@ -4,28 +4,47 @@ A figure is committed with the table it was drawn from. It carries the digest of
 it, so that `--check` can tell a stale figure without comparing drawings, which differ between versions of matplotlib.
 """
 
+import functools
 import hashlib
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
+import estimate_constants  # noqa: E402
+import judged  # noqa: E402
 import matplotlib  # noqa: E402
 import pandas as pd  # noqa: E402
+import sparsity_loses  # noqa: E402
 import speed  # noqa: E402
+import validation  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 
 import hwmodels  # noqa: E402
 from hwmodels import plots  # noqa: E402
 from nmsim import Pattern, formats  # noqa: E402
-from validate import bits, whole_model  # noqa: E402
+from validate import bits, judge_plots, whole_model  # noqa: E402
+from validate.break_even_plots import break_even  # noqa: E402
 from validate.example_checkpoint import ExampleShape, write_example  # noqa: E402
 from validate.plots import bytes_per_element  # noqa: E402
 
-PAGES = {"docs/reference/formats.md": formats.page, "docs/reference/speed.md": speed.page}
+PAGES = {
+    "docs/reference/formats.md": formats.page,
+    "docs/reference/speed.md": speed.page,
+    "docs/explanation/estimate.md": estimate_constants.page,
+    "docs/explanation/validation.md": validation.page,
+    "docs/explanation/when-sparsity-loses.md": sparsity_loses.page,
+}
 GALLERY = ROOT / "docs" / "gallery"
-DRAWN_BY = ("hwmodels/plots.py", "validate/plots.py", "docs/generate.py")
+DRAWN_BY = (
+    "hwmodels/plots.py",
+    *(f"validate/{name}.py" for name in ("plots", "judge_plots", "break_even_plots")),
+    *("docs/generate.py", "docs/judged.py"),
+)
 
 PATTERNS = [Pattern.parse(text) for text in ("2:4", "4:8", "8:16", "16:32")]
 ENCODINGS = ("bitmask", "index", "gap:2", "combinatorial", "joint")
@@ -49,10 +68,41 @@ def predicted() -> pd.DataFrame:
     return whole_model.sum_layers(whole_model.predict_layers(cases, [hwmodels.load(m) for m in MACHINES]))
 
 
-FIGURES = {
-    "bytes_per_element": (stored, lambda table: bytes_per_element(table)[0]),
-    "speedup_vs_pattern": (predicted, lambda table: plots.speedup_vs_pattern(table)[0]),
+class Drawn(NamedTuple):
+    """A figure of the gallery: the table it is drawn from, by its name there, and what draws it."""
+
+    table: str
+    draw: Callable[[pd.DataFrame], Figure]
+
+
+TABLES = {
+    "bytes_per_element": stored,
+    "speedup_vs_pattern": predicted,
+    "judged": judged.judged,
+    "break_even": judged.mapped,
 }
+FIGURES = {
+    "bytes_per_element": Drawn("bytes_per_element", lambda table: bytes_per_element(table)[0]),
+    "speedup_vs_pattern": Drawn("speedup_vs_pattern", lambda table: plots.speedup_vs_pattern(table)[0]),
+    "speedup_scatter": Drawn("judged", lambda table: judge_plots.speedup_scatter(table)[0]),
+    "time_scatter": Drawn("judged", lambda table: judge_plots.time_scatter(table)[0]),
+    "residuals_by_tokens": Drawn("judged", lambda table: judge_plots.residuals_by_tokens(table)[0]),
+    "residuals_by_machine": Drawn("judged", lambda table: judge_plots.residuals_by(table, "machine")[0]),
+    "residuals_by_regime": Drawn("judged", lambda table: judge_plots.residuals_by(table, "regime")[0]),
+    "break_even": Drawn(
+        "break_even", lambda table: break_even(table, judged.points(), judged.with_points())[0]
+    ),
+    "break_even_unmeasured": Drawn(
+        "break_even", lambda table: break_even(table, judged.points(), judged.without_points())[0]
+    ),
+}
+
+
+@functools.cache
+def table_of(name: str) -> tuple[pd.DataFrame, str]:
+    """A table of the gallery, and the text of its file."""
+    table = TABLES[name]()
+    return table, table.to_csv(index=False, float_format="%.8g", lineterminator="\n")
 
 
 def page_is_stale(name: str, text: str, *, write: bool) -> bool:
@@ -67,12 +117,11 @@ def page_is_stale(name: str, text: str, *, write: bool) -> bool:
 
 def figure_is_stale(name: str, *, write: bool) -> bool:
     """Compare a figure's table and digest with what they should be, and draw it anew when `write`."""
-    make, draw = FIGURES[name]
-    table = make()
-    text = table.to_csv(index=False, float_format="%.8g", lineterminator="\n")
-    code = "".join((ROOT / source).read_text(encoding="utf-8") for source in DRAWN_BY)
-    digest = f"<!-- drawn from {name}.csv, {hashlib.sha256((text + code).encode()).hexdigest()} -->"
-    csv, svg = GALLERY / f"{name}.csv", GALLERY / f"{name}.svg"
+    source, draw = FIGURES[name]
+    table, text = table_of(source)
+    code = "".join((ROOT / path).read_text(encoding="utf-8") for path in DRAWN_BY)
+    digest = f"<!-- drawn from {source}.csv, {hashlib.sha256((text + code).encode()).hexdigest()} -->"
+    csv, svg = GALLERY / f"{source}.csv", GALLERY / f"{name}.svg"
     if csv.exists() and csv.read_text() == text and svg.exists() and digest in svg.read_text():
         return False
     if write:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -9,9 +10,10 @@ from hwmodels.plots import STAGE_NAMES, Step
 from validate.whole_model import DENSE, fastest
 
 PAYS_FROM = 1.05
-"""A bound on the speedup vs dense below this is counted as not paying: no kernel keeps all of a bound."""
+"""An estimated speedup vs dense below this is counted as not paying: it is within the error of the estimate."""
 
 SPEEDUP = "predicted_speedup_vs_dense"
+EXTRAPOLATES = "extrapolates"
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,26 @@ def times(speedup: float) -> str:
     return f"{speedup:.2f}×"
 
 
+def reach(row: "pd.Series[Any]") -> str:
+    """Say how far an estimated speedup is to be trusted: the range of comparable measurements, or that there is none.
+
+    Examples
+    --------
+    >>> row = {"predicted_speedup_low": 1.411, "predicted_speedup_high": 1.63, "extrapolates": False}
+    >>> reach(pd.Series(row)), reach(pd.Series(row | {"extrapolates": True}))
+    ('1.41× to 1.63×', 'extrapolates')
+    """
+    low, high = row["predicted_speedup_low"], row["predicted_speedup_high"]
+    return EXTRAPOLATES if row["extrapolates"] or low != low else f"{times(low)} to {times(high)}"
+
+
+def _reach_in_words(row: "pd.Series[Any]") -> str:
+    text = reach(row)
+    if text == EXTRAPOLATES:
+        return f"{text}: no such kernel has been measured"
+    return f"80 % of comparable measurements: {text} vs dense"
+
+
 def in_words(step: Step) -> str:
     """Name a step inside a sentence.
 
@@ -108,11 +130,13 @@ def _best(
         )
         if imagined:
             machines = machines.replace(" reach", f" ({imagined} of them hypothetical) reach")
-        rest = f"; {machines} at most {_span(others)} vs dense, each with its best pattern and code"
+        rest = f"; {machines} an estimated {_span(others)} vs dense, each with its best pattern and code"
     return (
-        f"In {in_words(first)}, pruned {operand} bring at most {times(top[SPEEDUP])} vs dense over all linear layers "
+        f"In {in_words(first)}, pruned {operand} bring an estimated {times(top[SPEEDUP])} vs dense "
+        f"({_reach_in_words(top)}) over all linear layers "
         f"of {model_name} in {dtype}, with {top['pattern']} and {top['encoding']} codes on the "
-        f"{names[top['hardware']]}, where {STAGE_NAMES[top['bound']]} is the bound{rest}."
+        f"{names[top['hardware']]}, where {STAGE_NAMES[top['bound']]} bounds the best case "
+        f"of {times(top['bound_speedup_vs_dense'])} vs dense{rest}."
     )
 
 
@@ -134,7 +158,7 @@ def _cost(start: pd.DataFrame, top: pd.Series, bits: pd.DataFrame) -> str:
     return (
         f"{text}; on the same machine "
         + _in_a_row(
-            f"{row['pattern']} keeps {100 * energy[row['pattern']]:.1f} % at up to {times(row[SPEEDUP])} vs dense "
+            f"{row['pattern']} keeps {100 * energy[row['pattern']]:.1f} % at {times(row[SPEEDUP])} vs dense "
             f"({_bits_of(bits, row)['measured_metadata_bits_per_elem']:.3f} bits in {row['encoding']} codes)"
             for _, row in rivals.iterrows()
         )
@@ -165,13 +189,15 @@ def _limits(
         parts = [f"{head} none of the {_pairs(len(pairs))} gains {less} or more vs dense"]
     elif len(paying) == len(pairs):
         which = "the one pair of machine and pattern" if len(pairs) == 1 else f"all {_pairs(len(pairs))}"
-        parts = [f"{head} {which} may pay, at most {_span(pairs[SPEEDUP])} vs dense"]
+        verb = "s" if len(pairs) == 1 else ""
+        parts = [f"{head} {which} pay{verb}, an estimated {_span(pairs[SPEEDUP])} vs dense"]
     else:
         native = set(pairs.index[pairs["execution"] == "native"])
+        verb = "pays" if len(paying) == 1 else "pay"
         why = ", those with a sparse unit for the pattern" if set(paying.index) == native else ""
         parts = [
-            f"{head} only {len(paying)} of {_pairs(len(pairs))} may pay{why} "
-            f"(at most {times(paying[SPEEDUP].max())} vs dense), the others gain less than {less}"
+            f"{head} only {len(paying)} of {_pairs(len(pairs))} {verb}{why} "
+            f"(an estimated {times(paying[SPEEDUP].max())} vs dense at best), the others gain less than {less}"
         ]
     if operand == "weights":
         parts += _activations(sparse[sparse["sparse_operand"] == "activations"])
@@ -179,9 +205,9 @@ def _limits(
     if worst[SPEEDUP] < 0.995:
         parts.append(
             f"the wrong code loses ({worst['pattern']} with {worst['encoding']} codes on the "
-            f"{names[worst['hardware']]} is at best {times(worst[SPEEDUP])} vs dense in {in_words(first)})"
+            f"{names[worst['hardware']]} brings {times(worst[SPEEDUP])} vs dense in {in_words(first)})"
         )
-    return "; ".join(parts) + "; and all of this is a bound, which real kernels stay below."
+    return "; ".join(parts) + "; and all of this is an estimate, whose errors the page shows."
 
 
 def _activations(rows: pd.DataFrame) -> list[str]:
@@ -189,14 +215,14 @@ def _activations(rows: pd.DataFrame) -> list[str]:
     best = rows[rows["phase"] == "decode"].groupby("tokens")[SPEEDUP].max().sort_index()
     if best.empty:
         return []
-    reach = f"{times(best.iloc[0])} vs dense at batch {best.index[0]}"
+    start = f"{times(best.iloc[0])} vs dense at batch {best.index[0]}"
     failing = best[best < PAYS_FROM]
     if failing.empty:
         until = f" up to batch {best.index[-1]}" if len(best) > 1 else ""
-        return [f"pruned activations, bound to {reach}, may pay{until}"]
+        return [f"pruned activations, an estimated {start}, pay{until}"]
     if failing.index[0] == best.index[0]:
-        return [f"pruned activations do not pay in decode (at most {reach})"]
-    return [f"pruned activations, bound to {reach}, stop paying at batch {failing.index[0]}"]
+        return [f"pruned activations do not pay in decode (an estimated {start})"]
+    return [f"pruned activations, an estimated {start}, stop paying at batch {failing.index[0]}"]
 
 
 def _steps(rows: pd.DataFrame) -> list[Step]:

@@ -5,8 +5,9 @@ here and one more template; neither the page nor the other sections change.
 """
 
 import base64
+import functools
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +19,14 @@ from matplotlib.figure import Figure
 from hwmodels import HardwareSpec, plots
 from hwmodels.plots import DARK, LIGHT, Step, Theme
 from nmsim.units import format_bytes
-from validate import assumptions
-from validate.answer import PAYS_FROM, Answer, times
+from validate import assumptions, trust
+from validate.answer import PAYS_FROM, Answer, reach, times
 from validate.plots import bytes_per_element
 from validate.provenance import Provenance
-from validate.whole_model import DENSE, TIE, fastest
+from validate.whole_model import DENSE, EXTRAPOLATED_SHARE, TIE, fastest
 
 BEST_KEYS = ("hardware", "phase", "tokens", "sparse_operand", "pattern")
-FIGURES = ("bytes_per_element", "speedup_vs_pattern", "bound_by_stage", "speedup_vs_tokens")
+FIGURES = ("bytes_per_element", "speedup_vs_pattern", "bound_by_stage", "speedup_vs_tokens", *trust.FIGURES)
 PNG_DPI = 150
 SPEEDUP = "predicted_speedup_vs_dense"
 
@@ -91,11 +92,23 @@ class Findings:
 
 def draw(found: Findings) -> dict[str, Drawing]:
     """Draw the figures of a page, by name."""
-    out = {}
-    for name in FIGURES:
-        light, dark = _figure(found, name, LIGHT), _figure(found, name, DARK)
-        out[name] = Drawing(name, _render(light, "svg"), _render(dark, "svg"), _render(light, "png"))
-    return out
+    return {
+        name: _drawn_trust(name)
+        if name in trust.FIGURES
+        else _drawn(name, lambda theme, name=name: _figure(found, name, theme))  # type: ignore[misc]
+        for name in FIGURES
+    }
+
+
+@functools.cache
+def _drawn_trust(name: str) -> Drawing:
+    """A figure that is the same for every study."""
+    return _drawn(name, lambda theme: trust.figure(name, theme))
+
+
+def _drawn(name: str, figure: Callable[[Theme], Figure]) -> Drawing:
+    light, dark = figure(LIGHT), figure(DARK)
+    return Drawing(name, _render(light, "svg"), _render(dark, "svg"), _render(light, "png"))
 
 
 def render(found: Findings, drawings: Mapping[str, Drawing]) -> str:
@@ -145,6 +158,14 @@ def sections(found: Findings) -> list[Section]:
             "Weights or activations, few tokens or many" if len(tables) > 1 else "Few tokens or many",
             "tokens.html.j2",
             {**common, "rows": tables.get("activations") if len(tables) > 1 else None},
+        ),
+        Section(
+            "trust",
+            "How far to trust this",
+            "trust.html.j2",
+            {"regimes": trust.regimes(steps), "rows": trust.rows(found.machines, found.dtype, steps)}
+            | trust.totals()
+            | {"extrapolated_share": EXTRAPOLATED_SHARE},
         ),
         Section(
             "assumptions",
@@ -209,6 +230,7 @@ def _best_table(found: Findings, steps: Sequence[Step]) -> list[dict[str, Any]]:
 
 def _cell(found: pd.DataFrame) -> dict[str, Any]:
     """What a cell shows of the one row there is."""
+    row: Any
     (row,) = found.reset_index().to_dict("records")
     return {
         "text": times(row[SPEEDUP]),
@@ -216,6 +238,7 @@ def _cell(found: pd.DataFrame) -> dict[str, Any]:
         "pattern": row["pattern"],
         "encoding": row["encoding"],
         "bound": row["bound"],
+        "reach": reach(row),
         "native": row["execution"] == "native",
     }
 

@@ -234,7 +234,7 @@ def _summary(found: report.Findings) -> dict[str, Any]:
         "dtype": found.dtype,
         "packing": found.packing,
         "weights": {"name": found.weights_name, "synthetic": found.synthetic},
-        "speedups_are": "upper bounds vs the dense model on the same machine",
+        "speedups_are": "estimates vs the dense model on the same machine; best cases are bound_speedup_vs_dense",
         "best_encoding_of_each_pattern": _records(best),
         "bits_per_element": _records(found.bits),
         "files": list(found.files),

@@ -24,15 +24,19 @@ STUDY_COLUMNS = (*CASE_COLUMNS, *hwmodels.PREDICTED_COLUMNS)
 """Columns of `study.csv`: a row a layer, phase, machine and way to store it. Dense rows have no encoding."""
 
 DENSE = "dense"
+EXTRAPOLATED_SHARE = 0.1
+"""Share of a model's time, spent in layers that extrapolate, beyond which the model does."""
 TIE = 1e-3
 """Speedups that differ by less, relative to the larger one, count as equal."""
 
 STEP_KEYS = ("hardware", "phase", "tokens")
 STORED_KEYS = ("sparse_operand", "pattern", "encoding", "packing")
 BOUND_COLUMNS = tuple(f"predicted_{stage}_bound_s" for stage in STAGES)
+RANGE_COLUMNS = ("predicted_speedup_low", "predicted_speedup_high", "extrapolates")
+BEST_CASE_COLUMNS = ("bound_time_s", "bound_dense_time_s", "bound_speedup_vs_dense")
 MODEL_COLUMNS = (
     *STEP_KEYS, *STORED_KEYS, "execution", "predicted_time_s", "predicted_dense_time_s",
-    "predicted_speedup_vs_dense", *BOUND_COLUMNS, "bound",
+    "predicted_speedup_vs_dense", *RANGE_COLUMNS, *BEST_CASE_COLUMNS, *BOUND_COLUMNS, "bound",
 )  # fmt: skip
 """Columns of `model.csv`. `predicted_<stage>_bound_s` is the time of the layers which that stage bounds."""
 
@@ -103,12 +107,25 @@ def sum_layers(study: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         Columns `MODEL_COLUMNS`. A pruned model is its pruned layers and the dense head; the baseline of every
-        speedup is the dense model on the same machine under the same bound. A dense row a step comes first.
+        speedup is the dense model on the same machine. A dense row a step comes first.
+
+        `predicted_speedup_low` and `_high` widen the speedup by the mean of the layers' half-widths, on a logarithmic
+        scale and weighted by their time, as if all layers erred alike; the dense head has none. NaN where a layer
+        has no interval. A model extrapolates where layers that do take more than `EXTRAPOLATED_SHARE` of its time.
     """
-    work = study.assign(time_s=study["count"] * study["predicted_time_s"])
+    work = study.assign(
+        time_s=study["count"] * study["predicted_time_s"], bound_time_s=study["count"] * study["bound_time_s"]
+    )
+    for end in ("low", "high"):
+        ratio = study[f"predicted_speedup_{end}"] / study["predicted_speedup_vs_dense"]
+        width = ratio.map(np.log)
+        work[f"{end}_s"] = work["time_s"] * width
+        work[f"{end}_unknown"] = (width.isna() & (study["pattern"] != DENSE)).astype(float)
+    work["extrapolated_s"] = work["time_s"].where(study["extrapolates"].astype(bool), 0.0)
     for stage, name in zip(STAGES, BOUND_COLUMNS, strict=True):
         work[name] = work["time_s"].where(work["bound"] == stage, 0.0)
-    sums = ["time_s", *BOUND_COLUMNS]
+    widths = ["low_s", "high_s", "low_unknown", "high_unknown", "extrapolated_s"]
+    sums = ["time_s", "bound_time_s", *widths, *BOUND_COLUMNS]
     steps = list(STEP_KEYS)
     is_dense = work["pattern"] == DENSE
     dense, sparse = work[is_dense], work[~is_dense]
@@ -119,14 +136,18 @@ def sum_layers(study: pd.DataFrame) -> pd.DataFrame:
     pruned = grouped[sums].sum().join(grouped["execution"].first()).reset_index()
     rest = head.reindex(pd.MultiIndex.from_frame(pruned[steps])).fillna(0.0)
     pruned[sums] = pruned[sums].to_numpy() + rest[sums].to_numpy()
-    out = pd.concat(
-        [baseline.reset_index().assign(pattern=DENSE, execution=DENSE), pruned], ignore_index=True
-    )
+    baselines = baseline.reset_index().assign(pattern=DENSE, execution=DENSE)
+    out = pd.concat([baselines, pruned], ignore_index=True)
+    dense_of_row = baseline.reindex(pd.MultiIndex.from_frame(out[steps]))
     out["predicted_time_s"] = out["time_s"]
-    out["predicted_dense_time_s"] = (
-        baseline["time_s"].reindex(pd.MultiIndex.from_frame(out[steps])).to_numpy()
-    )
+    out["predicted_dense_time_s"] = dense_of_row["time_s"].to_numpy()
     out["predicted_speedup_vs_dense"] = out["predicted_dense_time_s"] / out["predicted_time_s"]
+    for end in ("low", "high"):
+        widened = out["predicted_speedup_vs_dense"] * np.exp(out[f"{end}_s"] / out["time_s"])
+        out[f"predicted_speedup_{end}"] = widened.where(out[f"{end}_unknown"] == 0)
+    out["extrapolates"] = out["extrapolated_s"] > EXTRAPOLATED_SHARE * out["time_s"]
+    out["bound_dense_time_s"] = dense_of_row["bound_time_s"].to_numpy()
+    out["bound_speedup_vs_dense"] = out["bound_dense_time_s"] / out["bound_time_s"]
     out["bound"] = np.array(STAGES)[out[list(BOUND_COLUMNS)].to_numpy().argmax(axis=1)]
     return out[list(MODEL_COLUMNS)]
 

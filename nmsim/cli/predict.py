@@ -44,10 +44,11 @@ def predict(
     ] = "bitstream",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Predict the time of Y[M,N] = X[M,K] W[N,K]^T, sparse against dense, and say which stage bounds it.
+    """Predict the time of Y[M,N] = X[M,K] W[N,K]^T, sparse against dense, with an error bar and the bound.
 
-    The figures are a best case: the bound of memory, decode, select and matrix rates, without launch overhead or tile
-    effects.
+    Times are what kernels like those measured so far would take. The range held 80 % of comparable measurements; a ~
+    says that those are of another pattern or kind of kernel, a ? that there are none. The bound is the best case that
+    memory, decode, select and matrix rates allow.
     """
     import hwmodels
 
@@ -74,7 +75,7 @@ def predict(
         console.print_json([_record(answer) for answer in answers])
         return
     console.print_table(
-        f"Predicted best case for M={gemm.M}, N={gemm.N}, K={gemm.K}, {dtype}, sparse {sparse_operand}",
+        f"Predicted time for M={gemm.M}, N={gemm.N}, K={gemm.K}, {dtype}, sparse {sparse_operand}",
         [
             "hardware",
             "pattern",
@@ -82,6 +83,8 @@ def predict(
             "time µs",
             "dense µs",
             "speedup vs dense",
+            "range",
+            "best case",
             "bound by",
             "execution",
         ],
@@ -92,16 +95,26 @@ def predict(
                 a.case.encoding,
                 f"{a.predicted_time_s * 1e6:.4g}",
                 f"{a.predicted_dense_time_s * 1e6:.4g}",
-                f"{a.predicted_speedup_vs_dense:.3f}x",
+                f"{a.predicted_speedup_vs_dense:.2f}x",
+                _range(a),
+                f"{a.bound_speedup_vs_dense:.2f}x",
                 a.bound,
                 a.execution,
             )
             for a in answers
         ],
-        note="The dense time is the same bound for the dense product on the same machine.",
+        note="The dense time is that of the dense product on the same machine; best cases are compared with its best.",
     )
     if len(answers) == 1:
         console.out.print(answers[0].explanation)
+
+
+def _range(answer: Prediction) -> str:
+    """The error bar, and how well founded it is."""
+    if not answer.comparable_rows:
+        return "?"
+    mark = "~" if answer.extrapolates else ""
+    return f"{mark}{answer.predicted_speedup_low:.2f}-{answer.predicted_speedup_high:.2f}x"
 
 
 def _shape(text: str) -> GemmShape:

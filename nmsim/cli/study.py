@@ -94,10 +94,10 @@ def study(
         bool, typer.Option("--json", help="Print the summary as JSON instead of text.")
     ] = False,
 ) -> None:
-    """Encode a checkpoint, predict a model on machines, and write a report: what to build, and what it brings at most.
+    """Encode a checkpoint, predict a model on machines, and write a report: what to build, and what it brings.
 
-    Lists are joined by commas, or given by repeating an option. Every speedup is an upper bound vs the dense model on
-    the same machine.
+    Lists are joined by commas, or given by repeating an option. Every speedup is an estimate vs the dense model on the
+    same machine, with the range of comparable measurements, or says that it extrapolates.
     """
     from validate.provenance import command_line
     from validate.study import run_study

@@ -158,7 +158,9 @@ def version_tuple(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
 
 
-@pytest.mark.parametrize("verb", ["bits", "pack", "unpack", "inspect", "predict", "study", "bench", "help"])
+@pytest.mark.parametrize(
+    "verb", ["bits", "pack", "unpack", "inspect", "predict", "study", "fit", "bench", "help"]
+)
 def test_every_verb_explains_itself(verb):
     answer = run(sys.executable, "-m", "nmsim.cli", verb, "--help")
     assert answer.returncode == 0, answer.stderr

@@ -39,8 +39,11 @@ def test_predict_as_json(nmsim):
     (row,) = json.loads(out)
     assert code == 0
     # 16,777,216 bytes of values, 1,835,008 of codes, 8192 each of input and output, at 4.8 TB/s.
-    assert row["predicted_time_s"] == pytest.approx(18_628_608 / 4.8e12)
+    assert row["bound_time_s"] == pytest.approx(18_628_608 / 4.8e12)
     assert row["bound"] == "memory"
+    assert row["predicted_time_s"] > row["bound_time_s"]
+    assert row["predicted_speedup_low"] < row["predicted_speedup_vs_dense"]
+    assert row["extrapolates"] is True  # borrowed from the nearest kernels that were measured
     assert (row["M"], row["N"], row["K"], row["pattern"]) == (1, 4096, 4096, "8:16")
 
 
@@ -48,6 +51,7 @@ def test_predict_as_a_table_explains_a_single_answer(nmsim):
     _, out, _ = nmsim("predict", "1x4096x4096", "-p", "2:4", "-e", "index", "-H", "h200")
     assert "speedup vs dense" in out
     assert "memory: " in out
+    assert re.search(r"~\d\.\d\d-\d\.\d\dx", out)  # the error bar, borrowed
 
 
 def test_wide_patterns_have_a_line_too(nmsim):

@@ -21,7 +21,7 @@ def test_text(nmsim, few):
     arguments, out = few
     code, text, err = nmsim(*arguments)
     assert (code, err) == (0, "")
-    assert text.startswith("In decode at batch 1, pruned weights bring at most 1.")
+    assert text.startswith("In decode at batch 1, pruned weights bring an estimated 1.")
     assert text.endswith(f"report: {out / 'report.html'}\n")
     assert (out / "report.html").is_file()
 

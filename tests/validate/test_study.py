@@ -38,7 +38,7 @@ def test_tables_have_their_columns_and_names_carry_units(study):
         (study.bits, BITS_COLUMNS),
     ):
         assert tuple(table.columns) == columns
-    ratios = {"predicted_speedup_vs_dense"}
+    ratios = {f"predicted_speedup_{name}" for name in ("vs_dense", "low", "high")}
     for name in set(STUDY_COLUMNS) | set(MODEL_COLUMNS):
         if name.startswith("predicted_") and name not in ratios:
             assert name.endswith(tuple(UNIT_SUFFIXES)), name

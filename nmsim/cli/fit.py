@@ -1,0 +1,163 @@
+"""`nmsim fit`: the constants of the estimate, fitted to measured rows and checked on machines that were left out."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from nmsim.cli import console
+from nmsim.cli.progress import tidy_when_terminated
+from nmsim.errors import NmsimError
+
+if TYPE_CHECKING:
+    from hwmodels.fit import Fitted
+    from validate.fit_table import FitTable
+
+
+def fit(
+    rows: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--rows",
+            "-r",
+            help="CSV of measured rows, in the row schema or in the layout of literature tables. Repeat for several. "
+            "Default: the published rows that ship with nmsim.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for fitted.toml and residuals.csv. Default: hwmodels/data, which predictions read.",
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print constants and errors as JSON instead of tables.")
+    ] = False,
+) -> None:
+    """Fit the constants of the estimate to measured rows, and again without each group of machines.
+
+    The errors shown are of machines that had no part in the fit. Rows of CPUs, and of kernels that the model chooses
+    itself, are not fitted. The same rows give the same constants; a fit of the published rows takes about a minute.
+    """
+    import pandas as pd
+
+    from hwmodels import constants
+    from hwmodels import fit as fitting
+    from hwmodels.constants import FITTED_FILE
+    from hwmodels.intervals import RESIDUALS_FILE
+    from validate.fit_table import cpu_residuals, fit_table, held_out_metrics
+    from validate.machine_names import Machines
+    from validate.publish import published, refuse_output
+    from validate.rows import PUBLISHED_FILE, committed_hardware, read_rows
+
+    folder = output or FITTED_FILE.parent
+    refuse_output(folder)
+    machines = Machines(committed_hardware())
+    read = [row for path in rows or [PUBLISHED_FILE] for row in read_rows(path, machines).rows]
+    table = fit_table(read, machines)
+    before = constants.load()._asdict()
+    names = [FITTED_FILE.name, RESIDUALS_FILE.name]
+    was = {name: _text(folder / name) for name in names}
+    with tidy_when_terminated(), published(folder) as work:
+        found = _fit_with_bar(table)
+        metrics = held_out_metrics(found, table)
+        own = cpu_residuals()
+        every = pd.concat([found.residuals, own], ignore_index=True) if len(own) else found.residuals
+        fitting.write(replace(found, residuals=every), work)
+        changed = [name for name in names if _text(work / name) != was[name]]
+    values = found.values._asdict()
+    record = {
+        "source": found.source,
+        "left_out": dict(table.left_out),
+        "cpu_residuals": len(own),
+        "constants": {
+            name: {
+                "unit": prior.unit,
+                "prior": prior.value,
+                "before": before[name],
+                "after": float(f"{values[name]:.6g}"),
+            }
+            for name, prior in constants.PRIORS.items()
+        },
+        "held_out": metrics,
+        "folder": str(folder),
+        "changed": changed,
+    }
+    if as_json:
+        console.print_json(record)
+    else:
+        _show(record)
+
+
+def _fit_with_bar(table: "FitTable") -> "Fitted":
+    """Fit, with a bar that names the group of machines that is left out."""
+    from hwmodels import fit as fitting
+
+    groups = {fitting.group_of(machine) for machine in table.rows["machine"]}
+    bar = Progress(
+        TextColumn("fitting {task.description:<24.24}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        console=console.err,
+        transient=True,
+        disable=not console.err.is_terminal,
+    )
+    task = bar.add_task("", total=1 + len(groups), completed=-1)
+    with bar:
+        return fitting.fit(table.rows, lambda step: bar.update(task, description=step, advance=1))
+
+
+def _text(path: Path) -> str:
+    """What a file holds; nothing where there is none."""
+    try:
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise NmsimError(f"{path}: cannot be read: {error}") from error
+
+
+def _show(record: Mapping[str, Any]) -> None:
+    console.print_table(
+        f"Constants fitted to {record['source']}",
+        ["constant", "unit", "prior", "before", "after", "change"],
+        [
+            (
+                name,
+                entry["unit"],
+                *(f"{entry[when]:.4g}" for when in ("prior", "before", "after")),
+                f"{100 * (entry['after'] / entry['before'] - 1):+.1f} %",
+            )
+            for name, entry in record["constants"].items()
+        ],
+        note="Before: what predictions used until now.",
+    )
+    console.print_table(
+        "Errors on machines that were left out",
+        ["rows of", "rows", "speedup", "dense time", "sparse time", "bias", "side of 1"],
+        [
+            (
+                row["rows_of"],
+                row["n_rows"],
+                *(f"{100 * row[f'{kind}_mdape']:.1f} %" for kind in ("speedup", "dense_time", "sparse_time")),
+                f"{100 * row['speedup_bias']:+.1f} %",
+                f"{100 * row['sign_share']:.1f} %",
+            )
+            for row in record["held_out"]
+        ],
+        note="Medians of |predicted / measured - 1|.",
+    )
+    for reason, count in record["left_out"].items():
+        console.out.print(f"not fitted: {count} rows {reason}", highlight=False, markup=False)
+    if record["cpu_residuals"]:
+        text = f"{record['cpu_residuals']} rows of our own CPU campaigns, predicted from calibration alone"
+        console.out.print(f"residuals added: {text}", highlight=False, markup=False)
+    if record["changed"]:
+        text = f"{record['folder']}: written: {', '.join(record['changed'])}"
+    else:
+        text = f"{record['folder']}: nothing changed"
+    console.out.print(text, highlight=False, markup=False)

@@ -1,0 +1,74 @@
+"""The generated pages on validation: their numbers are those of the verdict, and what is not there yet is said."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from validate import break_even
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def docs():
+    """The modules of the docs, imported as `docs/generate.py` does."""
+    sys.path.insert(0, str(DOCS))
+    try:
+        import judged
+        import sparsity_loses
+        import validation
+
+        yield judged, validation, sparsity_loses
+    finally:
+        sys.path.remove(str(DOCS))
+
+
+def test_the_tables_are_those_of_the_verdict(docs):
+    judged, validation, _ = docs
+    page, verdict = validation.page(), judged.published().verdict()
+    overall = verdict["overall"]
+    assert f"| all | {overall['n_rows']} | {100 * overall['speedup_mdape']:.1f} % |" in page
+    for part in ("machines", "kernel_families", "regimes", "dtype_classes"):
+        for group in verdict[part]:
+            name = next(iter(group.values()))
+            assert f"| {name} | {group['n_rows']} | {100 * group['speedup_mdape']:.1f} % |" in page
+    assert f"{len(verdict['bound_violations'])} published times are below the bound" in page
+    table = judged.published().table
+    assert page.count("|\n") > table.groupby(["machine", "dtype", "regime"]).ngroups
+
+
+def test_a_goal_that_is_missed_says_so(docs):
+    _, validation, _ = docs
+    group = {"dtype_class": "16-bit", "n_rows": 9, "speedup_mdape": 0.05, "dense_time_mdape": 0.12, "sparse_time_mdape": 0.2,
+             "sign_share": 0.91}  # fmt: skip
+    text = validation._goals({"dtype_classes": [group, group | {"dtype_class": "8-bit"}]})
+    assert "| 16-bit types, speedup | at most 10 %, aim 6 % | 5.0 % | 9 | met, and the aim |" in text
+    assert "| 12.0 % | 9 | met, the aim not |" in text
+    assert text.count("**missed**") == 2
+
+
+def test_own_rows_are_shown_when_there_are_some(docs):
+    judged, validation, _ = docs
+    assert "None has been committed yet" in validation._own(None)
+    text = validation._own(judged.published())
+    assert "published.csv" in text
+    assert "| a100-pcie | bf16 | decode |" in text
+    assert str(DOCS.parent) not in text
+
+
+def test_the_sentences_are_counted_from_the_tables(docs):
+    judged, _, sparsity_loses = docs
+    points, mapped = judged.points(), judged.mapped()
+    first, second, third = sparsity_loses.sentences(points, mapped)
+    lost = points["measured_speedup_vs_dense"] < 1
+    assert (
+        f"Of {len(points)} published 2:4 timings of 16-bit types on {points['machine'].nunique()} GPUs {lost.sum()} lose"
+        in first
+    )
+    side, machine = re.search(r"from a side of (\d+) elements on the (\S+) to", second).groups()
+    assert break_even.break_even_side(mapped, machine, 1) == int(side)
+    assert third.endswith(".")
+    winning = sparsity_loses.sentences(points, mapped.assign(predicted_speedup_vs_dense=2.0))[2]
+    assert winning == "At 4096 tokens no GPU is predicted to lose on the largest weights."
