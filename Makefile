@@ -19,8 +19,8 @@ $(VENV)/dev: $(VENV)/core
 	$(PIP) install -c constraints.txt -e '.[dev,gpu]'
 	touch $@
 
-study: $(VENV)/core  ## the main job on an example checkpoint and Llama-3.1-8B shapes; writes study/report.html
-	$(BIN)/nmsim study --example -o $(STUDY)
+study: $(VENV)/core  ## the main job on an example checkpoint and Llama-3.1-8B shapes, and this machine measured; writes study/report.html
+	$(BIN)/nmsim study --example --measure -o $(STUDY)
 
 test: $(VENV)/dev  ## the whole default test suite; no GPU needed
 	$(BIN)/python -m pytest -n 2

@@ -1,6 +1,7 @@
 """One machine's own rows beside what is predicted from its calibration alone: a table, its summary, a figure."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,6 +36,16 @@ OWN_COLUMNS = (
     *("predicted_speedup_vs_dense", "bound_speedup_vs_dense", "speedup_error"),
 )
 PANELS_A_ROW = 3
+FIGURE = "measured_on_predicted"
+
+
+@dataclass(frozen=True)
+class OwnMachine:
+    """What was measured on the machine at hand: the files, and the doubts that calibration had."""
+
+    rows: Path
+    hardware: Path
+    doubts: tuple[str, ...] = ()
 
 
 def own_rows(rows: Path, hardware: Path) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from hwmodels import HardwareSpec, plots
 from hwmodels.plots import DARK, LIGHT, Step, Theme
 from nmsim.units import format_bytes
-from validate import assumptions, trust
+from validate import assumptions, own_machine, trust
 from validate.answer import PAYS_FROM, Answer, reach, times
 from validate.plots import bytes_per_element
 from validate.provenance import Provenance
@@ -76,6 +76,8 @@ class Findings:
     answer: Answer
     provenance: Provenance
     files: Mapping[str, str]
+    own: pd.DataFrame | None = None
+    doubts: tuple[str, ...] = ()
 
     @property
     def operands(self) -> list[str]:
@@ -92,12 +94,18 @@ class Findings:
 
 def draw(found: Findings) -> dict[str, Drawing]:
     """Draw the figures of a page, by name."""
-    return {
+    drawings = {
         name: _drawn_trust(name)
         if name in trust.FIGURES
         else _drawn(name, lambda theme, name=name: _figure(found, name, theme))  # type: ignore[misc]
         for name in FIGURES
     }
+    if found.own is not None:
+        own = found.own
+        drawings[own_machine.FIGURE] = _drawn(
+            own_machine.FIGURE, lambda theme: own_machine.measured_on_predicted(own, theme=theme)[0]
+        )
+    return drawings
 
 
 @functools.cache
@@ -167,6 +175,7 @@ def sections(found: Findings) -> list[Section]:
             | trust.totals()
             | {"extrapolated_share": EXTRAPOLATED_SHARE},
         ),
+        *([_own_section(found.own, found.doubts)] if found.own is not None else []),
         Section(
             "assumptions",
             "What this rests on",
@@ -184,6 +193,18 @@ def sections(found: Findings) -> list[Section]:
             "provenance", "Where this is from", "provenance.html.j2", {"found": found, "bytes": format_bytes}
         ),
     ]
+
+
+def _own_section(own: pd.DataFrame, doubts: Sequence[str]) -> Section:
+    """The machine that made the page: what it was predicted to do, and what it did."""
+    rows = own_machine.summarise(own, ["dtype", "pattern", "encoding"])
+    context = {
+        "overall": own_machine.summarise(own.assign(all=""), ["all"]).to_dict("records")[0],
+        "worst": own.sort_values("speedup_error", key=abs).iloc[-1].to_dict(),
+        "rows": rows.to_dict("records"),
+        "doubts": doubts,
+    }
+    return Section("own", "Measured on the machine that made this page", "own.html.j2", context)
 
 
 def _bits_rows(bits: pd.DataFrame) -> list[dict[str, Any]]:

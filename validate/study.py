@@ -18,16 +18,18 @@ from nmsim import encodings as codecs
 from nmsim import packing as packings
 from nmsim.errors import NmsimError
 from nmsim.pattern import Pattern
-from validate import report
+from validate import own_machine, report
 from validate.answer import Answer, answer
 from validate.bits import bits_per_element, measure_checkpoint, open_weights
 from validate.example_checkpoint import FILE_NAME, write_example
+from validate.own_machine import OwnMachine, own_rows
 from validate.provenance import collect
 from validate.publish import published, refuse_output
 from validate.whole_model import case_table, predict_layers, sum_layers
 
 Progress = Callable[[str, float], None]
 """Called with what is done next and the share of the study that is done, 0 to 1."""
+MeasureOwn = Callable[[Path, Progress], OwnMachine]
 
 CSV_FLOATS = "%.10g"
 
@@ -39,9 +41,15 @@ FILES = {
     "study.json": "the answer, the best of each machine, the bits and the provenance, for programs",
 } | {f"{name}.png": "the figure of that name on this page" for name in report.FIGURES}
 """What a study writes."""
+OWN_FILES = {
+    "rows.csv": "sparse products timed on the machine that made this page, a row a case",
+    "this-machine.toml": "that machine, calibrated by micro-benchmarks alone, for --hardware",
+    f"{own_machine.FIGURE}.png": "the figure of that name on this page",
+}
+"""What it writes besides when that machine was measured."""
 
-ENCODED_SHARE, DRAWN_SHARE = 0.55, 0.95
-"""Shares of the running time at which encoding and drawing are done; for the progress bar only."""
+MEASURED_SHARE, ENCODED_SHARE, DRAWN_SHARE = 0.4, 0.7, 0.95
+"""Shares of the running time at which measuring, encoding and drawing are done; for the progress bar only."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,7 @@ def run_study(
     dtype: str = "bf16",
     activations: bool = True,
     seed: int = 0,
+    measure_own: MeasureOwn | None = None,
     command: str = "validate.run_study",
     progress: Progress | None = None,
 ) -> StudyResult:
@@ -118,6 +127,9 @@ def run_study(
         Predict pruned activations as well as pruned weights.
     seed : int
         Of the example checkpoint.
+    measure_own : function, optional
+        Measures the machine at hand into the folder it is given, `rows.csv` and `this-machine.toml`, once all other
+        input is checked; the report then has a section on it.
     command : str
         What to name as the origin in the report.
     progress : function, optional
@@ -150,6 +162,12 @@ def run_study(
             pass
     whole = sum_layers(plan.predictions)
     with published(folder) as work:
+        own, begin = None, 0.0
+        if measure_own:
+            own, begin = (
+                measure_own(work, lambda text, share: tell(text, MEASURED_SHARE * share)),
+                MEASURED_SHARE,
+            )
         source = Path(weights) if weights is not None else write_example(work / FILE_NAME, seed=seed)
         with open_weights(source, plan.patterns) as checkpoint:
             bits = measure_checkpoint(
@@ -157,7 +175,9 @@ def run_study(
                 plan.patterns,
                 plan.encodings,
                 plan.packing,
-                progress=lambda text, done, total: tell(f"encoding {text}", ENCODED_SHARE * done / total),
+                progress=lambda text, done, total: tell(
+                    f"encoding {text}", begin + (ENCODED_SHARE - begin) * done / total
+                ),
             )
             synthetic = checkpoint.files[0].metadata.get("synthetic", "")
             inputs = checkpoint.paths
@@ -174,7 +194,9 @@ def run_study(
             bits=sums,
             answer=answer(whole, sums, model_name=plan.model.name, dtype=dtype, names=names),
             provenance=collect(command, inputs),
-            files=FILES,
+            files=FILES | (OWN_FILES if own else {}),
+            own=own_rows(own.rows, own.hardware) if own else None,
+            doubts=own.doubts if own else (),
         )
         tell("drawing", ENCODED_SHARE)
         drawings = report.draw(found)

@@ -1,20 +1,29 @@
-"""Machine instructions of the compiled kernels, counted in the assembly LLVM writes. Needs no CPU that could run them."""
+"""Machine instructions of the compiled kernels, counted in the assembly LLVM writes. Needs no CPU that could run them.
+
+`python -m kernels.count_cpu > hwmodels/data/cpu_instructions.csv` writes the counts that the cost model carries.
+"""
 
 import functools
+import itertools
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from kernels.cpu import jit
 from kernels.cpu.errors import KernelError
-from kernels.cpu.recipe import COLUMN_TOKENS, Recipe, recipe_for
+from kernels.cpu.recipe import COLUMN_TOKENS, ROW_TOKENS, Recipe, recipe_for
 from kernels.cpu.weights import DTYPES, STEP_ELEMS, checked_encoding
 from nmsim import mask as masks
 from nmsim.pattern import Pattern
 
 CPUS = {"avx2": "znver3", "avx512": "znver4"}
 """Instruction set -> the CPU, by LLVM's name, that is compiled for."""
+SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+ENCODINGS = ("bitmask", "index", "combinatorial")
+COUNTED_TOKENS = (*ROW_TOKENS, *COLUMN_TOKENS)
+COUNT_COLUMNS = ("instruction_set", "dtype", "pattern", "encoding", "tokens", "instructions_per_element")
 
 
 def instructions_per_group(pattern: Pattern | str, encoding: str, dtype: Any, tokens: int, isa: str) -> float:
@@ -64,6 +73,39 @@ def instructions_per_group(pattern: Pattern | str, encoding: str, dtype: Any, to
     recipe = recipe_for(pattern, encoding, name, tokens, isa)
     groups = recipe.rows_abreast * recipe.step_elems // pattern.m
     return len(inner_loop(recipe)) / groups
+
+
+def dense_instructions_per_element(dtype: str, tokens: int, isa: str) -> float:
+    """Count the instructions an element of one dense row costs in the innermost loop, all tokens included.
+
+    Parameters
+    ----------
+    dtype : {"float32", "float16", "bfloat16"}
+    tokens : int
+    isa : {"avx2", "avx512"}
+    """
+    recipe = recipe_for(None, "", dtype, tokens, isa)
+    return len(inner_loop(recipe)) / (recipe.rows_abreast * recipe.step_elems)
+
+
+def count_table() -> Iterator[tuple[str, str, str, str, int, float]]:
+    """Count every compiled kernel: `COUNT_COLUMNS`, a row each, as the cost model carries them."""
+    for isa, (short, dtype) in itertools.product(CPUS, SHORT_NAMES.items()):
+        for pattern, encoding in itertools.product(STEP_ELEMS, ENCODINGS):
+            if (pattern.m, encoding) == (32, "combinatorial"):
+                continue
+            for tokens in COUNTED_TOKENS:
+                count = instructions_per_group(pattern, encoding, dtype, tokens, isa) / pattern.m
+                yield isa, short, str(pattern), encoding, tokens, round(count, 4)
+        for tokens in COUNTED_TOKENS:
+            yield (
+                isa,
+                short,
+                "dense",
+                "",
+                tokens,
+                round(dense_instructions_per_element(dtype, tokens, isa), 4),
+            )
 
 
 @functools.cache

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from nmsim.cli import console
-from nmsim.cli.progress import tidy_when_terminated
+from nmsim.cli.here import measure_here
+from nmsim.cli.progress import Shares, share_bar
 from nmsim.errors import NmsimError
 
 MODEL = "llama-3.1-8b"
@@ -17,6 +17,7 @@ ENCODINGS = "bitmask,index,gap:2,combinatorial,joint"
 ENCODINGS_OF_ONE_WIDTH = "bitmask,index,combinatorial,joint"
 BATCHES = "1,2,4,8,16,64"
 PREFILL = "512,2048,8192"
+CAMPAIGN = "cpu-quick"
 
 
 def study(
@@ -82,6 +83,13 @@ def study(
     activations: Annotated[
         bool, typer.Option(help="Predict pruned activations as well as pruned weights.")
     ] = True,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            help="Calibrate the CPU at hand and time sparse products on it against their predictions: half a minute, on "
+            "a machine that does nothing else."
+        ),
+    ] = False,
     output: Annotated[
         Path,
         typer.Option(
@@ -99,6 +107,7 @@ def study(
     Lists are joined by commas, or given by repeating an option. Every speedup is an estimate vs the dense model on the
     same machine, with the range of comparable measurements, or says that it extrapolates.
     """
+    from validate.own_machine import OwnMachine
     from validate.provenance import command_line
     from validate.study import run_study
 
@@ -107,17 +116,12 @@ def study(
     if weights is None:
         console.err.print("weights: the synthetic example checkpoint, no trained model")
     every = ENCODINGS if packing == "bitstream" else ENCODINGS_OF_ONE_WIDTH
-    bar = Progress(
-        TextColumn("{task.description:<55.55}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        console=console.err,
-        transient=True,
-        disable=not console.err.is_terminal,
-    )
-    task = bar.add_task("starting", total=1.0)
-    with tidy_when_terminated(), bar:
+
+    def own(folder: Path, progress: Shares) -> OwnMachine:
+        here = measure_here(folder, CAMPAIGN, progress)
+        return OwnMachine(here.rows, here.hardware, (*here.doubts, *here.wrong))
+
+    with share_bar() as progress:
         found = run_study(
             weights,
             model,
@@ -130,8 +134,9 @@ def study(
             output,
             dtype=dtype,
             activations=activations,
+            measure_own=own if measure else None,
             command=command_line(),
-            progress=lambda text, share: bar.update(task, description=text, completed=share),
+            progress=progress,
         )
     if as_json:
         console.print_json(found.summary)

@@ -1,0 +1,32 @@
+"""The instruction counts that the cost model carries are those of the kernels, as the compiler at hand writes them."""
+
+import pandas as pd
+import pytest
+
+from hwmodels.cpu import COUNTS_FILE
+from kernels.cpu import inspect
+
+COMMITTED = pd.read_csv(COUNTS_FILE, keep_default_na=False)
+COMPILER_TOLERANCE = 0.15
+"""Another LLVM may schedule otherwise."""
+
+
+def test_every_kernel_is_counted():
+    assert COMMITTED.columns.tolist() == list(inspect.COUNT_COLUMNS)
+    assert not COMMITTED.duplicated(list(inspect.COUNT_COLUMNS[:-1])).any()
+    assert len(COMMITTED) == 2 * 3 * (11 + 1) * len(inspect.COUNTED_TOKENS)
+
+
+@pytest.mark.parametrize("place", range(0, len(COMMITTED), 37))
+def test_committed_counts_are_those_of_the_compiler(place):
+    row = COMMITTED.iloc[place]
+    dtype = inspect.SHORT_NAMES[row["dtype"]]
+    if row["pattern"] == "dense":
+        count = inspect.dense_instructions_per_element(dtype, int(row["tokens"]), row["instruction_set"])
+    else:
+        pattern = row["pattern"]
+        groups = inspect.instructions_per_group(
+            pattern, row["encoding"], dtype, int(row["tokens"]), row["instruction_set"]
+        )
+        count = groups / int(pattern.split(":")[1])
+    assert row["instructions_per_element"] == pytest.approx(count, rel=COMPILER_TOLERANCE)
