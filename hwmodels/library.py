@@ -7,8 +7,8 @@ for dense products K split among several blocks. A product also takes at least i
 keeps between back-to-back calls taken off, and its energy over the power of the board.
 
 The sparse libraries differ in three ways seen in published times: K is not split, the dense operand does not shrink
-although the arithmetic does (so its fetch weighs double), and where the weights outgrow the cache each wave of blocks
-streams them again.
+although the arithmetic does (so its fetch weighs double), and, with 16-bit values, where the weights outgrow the cache each
+wave of blocks streams them again.
 """
 
 from math import inf, sqrt
@@ -121,7 +121,7 @@ def _fill(
             dram_bytes *= min(max(beyond, 0.0), 1.0)
         dense_rate = rates[i] * values[i] / 2 / (2 if sparse[i] else 1)
         per_core_cycle = dense_rate / (chip.cores * chip.clock_hz)
-        if sparse[i] and per_core_cycle < WARPGROUP_FLOP_PER_CORE_CYCLE:
+        if sparse[i] and values[i] >= 2 and per_core_cycle < WARPGROUP_FLOP_PER_CORE_CYCLE:
             # Each wave of tiles reads the weights again, but for what the cache holds of them.
             passes = _ceil_div(tokens[i], RESTREAM_TILE_TOKENS)
             shared = max(1.0, chip.cores * RESTREAM_TILE_TOKENS / rows[i])

@@ -1,6 +1,6 @@
 """`NMWeight`: an N:M matrix as torch tensors, byte for byte what `kernels.cpu` packs, and the roads to it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import nmsim
 from kernels import cpu
 from kernels.cpu import KernelError, SparseWeights
 from kernels.cpu.weights import PACKINGS, checked_encoding, checked_pattern, step_groups
-from kernels.tensors import as_array, as_tensor, checked_place, checked_tensor
+from kernels.tensors import as_array, as_tensor, checked_place, checked_tensor, checked_type
 from nmsim import encodings, packing
 from nmsim import mask as masks
 from nmsim.pattern import Pattern
@@ -48,16 +48,16 @@ class NMWeight:
     pattern: Pattern
     encoding: str
     shape: tuple[int, int]
+    pattern_text: str = field(init=False)
+    """The pattern as operators take it; torch.compile with dynamic shapes cannot format it."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.pattern, Pattern):
             raise KernelError(f"pattern is a {type(self.pattern).__name__}: expected a Pattern")
-        checked_pattern(self.pattern)
+        object.__setattr__(self, "pattern_text", str(checked_pattern(self.pattern)))
         checked_encoding(self.encoding)
         checked_tensor("values", self.values)
-        if not isinstance(self.metadata, Tensor):
-            raise KernelError(f"metadata is a {type(self.metadata).__name__}: expected a torch tensor")
-        checked_place("metadata", self.metadata)
+        checked_place("metadata", checked_type("metadata", self.metadata))
         if self.values.requires_grad:
             raise KernelError(
                 "values require a gradient, but packed weights are frozen: expected values.detach()"
@@ -131,9 +131,7 @@ def pack(
     dense = _on_cpu("dense_weight", checked_tensor("dense_weight", dense_weight))
     keep: NDArray[np.bool_] | None = None
     if mask is not None:
-        if not isinstance(mask, Tensor):
-            raise KernelError(f"mask is a {type(mask).__name__}: expected a bool tensor {tuple(dense.shape)}")
-        checked_place("mask", mask)
+        checked_place("mask", checked_type("mask", mask))
         keep = as_array(_on_cpu("mask", mask))
     return _of(cpu.pack(as_array(dense), pattern, encoding, keep, threads=torch.get_num_threads()))
 

@@ -37,11 +37,17 @@ def as_tensor(array: NDArray[Any]) -> torch.Tensor:
 
 def checked_tensor(name: str, tensor: object) -> torch.Tensor:
     """Refuse anything but a strided tensor of a type with kernels, in main memory (or of no memory, `meta`)."""
+    found = checked_type(name, tensor)
+    checked_place(name, found)
+    if found.dtype not in DTYPES:
+        raise KernelError(f"{name} has dtype {found.dtype}: expected one of {', '.join(map(str, DTYPES))}")
+    return found
+
+
+def checked_type(name: str, tensor: object) -> torch.Tensor:
+    """Refuse anything but a tensor."""
     if not isinstance(tensor, torch.Tensor):
         raise KernelError(f"{name} is a {type(tensor).__name__}: expected a torch tensor")
-    checked_place(name, tensor)
-    if tensor.dtype not in DTYPES:
-        raise KernelError(f"{name} has dtype {tensor.dtype}: expected one of {', '.join(map(str, DTYPES))}")
     return tensor
 
 

@@ -41,8 +41,7 @@ def why_missed(row: "pd.Series[Any]") -> str:
             "baseline_dtype"
         ]
         != row["dtype"],
-        "the GB10 loses with large weights in 16 bits and wins in 8 bits; its source calls it anomalous, and one rule for "
-        "weights that leave the cache from wave to wave covers both": machine == "gb10"
+        "the source calls large weights on the GB10 anomalous": machine == "gb10"
         and row["mark"] == "anomalous",
         "without this machine, what large weights cost once they leave the cache from wave to wave rests on the GB10, "
         "which pays far more": row["regime"] == "prefill"

@@ -1,0 +1,322 @@
+"""N:M sparse products and pruning for torch: public calls, dispatched by device, known to autograd and torch.compile.
+
+Importing this module registers three operators, `nmsim::sparse_linear`, `nmsim::unpack` and `nmsim::prune`. They run
+`kernels.cpu` and `nmsim` on the memory of the tensors, with as many threads as torch uses (`torch.set_num_threads`).
+"""
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import nmsim
+from kernels import cpu
+from kernels.cpu import KernelError, SparseWeights
+from kernels.cpu.weights import SLACK_BYTES, STEP_ELEMS, aligned
+from kernels.nm_weight import NMWeight, as_sparse, check_alignment, check_parts, from_packed, pack
+from kernels.tensors import as_array, as_tensor, checked_place, checked_tensor, checked_type
+from nmsim.pattern import Pattern
+from nmsim.units import ceil_div
+
+__all__ = ["NMWeight", "from_packed", "pack", "prune", "sparse_linear", "unpack"]
+
+MANY_TOKENS = 512
+"""From so many on the weights are unpacked and multiplied by torch. On one Zen 3 core the two roads met there for 16:32
+and 8:16 (4096 in, 2048 out features, float32); for 2:4 the kernels were still 1.2 times as fast."""
+MANY_TOKENS_PORTABLE = 32
+"""The same where plain loops serve: no AVX2, or a pattern without a kernel of its own. On that core the roads met there
+for 1:4; for 8:16 without AVX2 unpacking was twice as fast already."""
+SERIAL_MACS = 1 << 17
+"""Smaller products stay on the calling thread: on that machine, waking another took 70 microseconds, as long as these."""
+PAGE_BYTES = 4096
+"""Memory is readable or not by whole pages of at least so many bytes."""
+
+
+def sparse_linear(x: Tensor, weights: NMWeight, bias: Tensor | None = None) -> Tensor:
+    """Multiply tokens with sparse weights: Y[..., N] = X[..., K] W[N, K]^T + bias[N].
+
+    Sums are float32 whatever the types; the result is rounded once, to the dtype of x. From `MANY_TOKENS` tokens on
+    (`MANY_TOKENS_PORTABLE` where only plain loops serve) the weights are unpacked, once a call, and torch multiplies:
+    the same result but for the order of its sums, and but for an infinity or NaN of x where a weight was dropped. It
+    has no effect in a sparse kernel and makes NaN in a dense one.
+
+    Differentiable in x and bias, through the unpacked weights; the weights are frozen.
+
+    Parameters
+    ----------
+    x : Tensor [..., K] of float32, float16 or bfloat16
+        On the CPU, in any memory order. Any number of tokens, none included.
+    weights : NMWeight
+        Of any of the three types, that of x or not.
+    bias : Tensor [N], optional
+        Of any of the three types.
+
+    Returns
+    -------
+    Tensor [..., N] of the dtype of x
+
+    Raises
+    ------
+    KernelError
+        Operands of another type, shape or device, or that do not fit together. There are no GPU kernels yet.
+
+    Examples
+    --------
+    >>> weights = pack(torch.tensor([[1.0, -4.0, 3.0, 2.0]]), "2:4")
+    >>> sparse_linear(torch.tensor([1.0, 10.0, 100.0, 1000.0]), weights)
+    tensor([260.])
+    """
+    weights = _checked_weight(weights)
+    checked_type("x", x)
+    if bias is not None:
+        checked_type("bias", bias)
+    found: Tensor = torch.ops.nmsim.sparse_linear(
+        x, weights.values, weights.metadata, bias, weights.pattern_text, weights.encoding, weights.shape[1]
+    )
+    return found
+
+
+def unpack(weights: NMWeight) -> Tensor:
+    """Rebuild the pruned matrix [N, K]: kept values bit for bit, zeros elsewhere.
+
+    Raises
+    ------
+    KernelError
+        Not an `NMWeight`.
+
+    Examples
+    --------
+    >>> unpack(pack(torch.tensor([[1.0, -4.0, 3.0, 2.0]]), "2:4")).tolist()
+    [[0.0, -4.0, 3.0, 0.0]]
+    """
+    weights = _checked_weight(weights)
+    found: Tensor = torch.ops.nmsim.unpack(
+        weights.values, weights.metadata, weights.pattern_text, weights.encoding, weights.shape[1]
+    )
+    return found
+
+
+def prune(x: Tensor, pattern: Pattern | str, scores: Tensor | None = None) -> Tensor:
+    """Choose the N elements to keep in every M consecutive ones of the last axis, such as those of activations.
+
+    The rules are those of `nmsim.prune`: greatest magnitude or score first, of equals the lower index, NaN above
+    infinity; a tail of t elements keeps min(N, t). `x.where(prune(x, pattern), 0)` is the pruned tensor, and lets
+    gradients through to what is kept.
+
+    Parameters
+    ----------
+    x : Tensor [..., K] of float32, float16 or bfloat16
+        On the CPU, in any memory order, with at least one axis.
+    pattern : Pattern or str
+    scores : Tensor like x, optional
+        Numbers to rank by instead of magnitudes, of any of the three types; -inf is allowed, NaN is not.
+
+    Returns
+    -------
+    bool Tensor like x
+        True where an element is kept.
+
+    Raises
+    ------
+    KernelError
+        Tensors of another type, or on a GPU.
+    PatternError
+        A scalar, scores of another shape, or a score that is NaN.
+
+    Examples
+    --------
+    >>> x = torch.tensor([1.0, -4.0, 3.0, 2.0])
+    >>> x.where(prune(x, "2:4"), 0).tolist()
+    [0.0, -4.0, 3.0, 0.0]
+    """
+    checked_type("x", x)
+    if scores is not None:
+        checked_type("scores", scores)
+    found: Tensor = torch.ops.nmsim.prune(x, pattern if isinstance(pattern, str) else str(pattern), scores)
+    return found
+
+
+@torch.library.custom_op("nmsim::sparse_linear", mutates_args=())
+def _sparse_linear(
+    x: Tensor,
+    values: Tensor,
+    metadata: Tensor,
+    bias: Tensor | None,
+    pattern: str,
+    encoding: str,
+    in_features: int,
+) -> Tensor:
+    _check_operands(x, values, metadata, bias, pattern, encoding, in_features)
+    check_alignment(values, metadata)
+    tokens = x.detach().float().reshape(x.shape[:-1].numel(), in_features)
+    y = _multiply(tokens, as_sparse(values, metadata, _pattern(pattern), encoding, in_features))
+    if bias is not None:
+        y += bias.detach().float()
+    return y.to(x.dtype).reshape(*x.shape[:-1], len(values))
+
+
+@_sparse_linear.register_fake
+def _(
+    x: Tensor,
+    values: Tensor,
+    metadata: Tensor,
+    bias: Tensor | None,
+    pattern: str,
+    encoding: str,
+    in_features: int,
+) -> Tensor:
+    _check_operands(x, values, metadata, bias, pattern, encoding, in_features)
+    return x.new_empty((*x.shape[:-1], values.shape[0]))
+
+
+@torch.library.custom_op("nmsim::unpack", mutates_args=())
+def _unpack(values: Tensor, metadata: Tensor, pattern: str, encoding: str, in_features: int) -> Tensor:
+    _check_stored(values, metadata, pattern, encoding, in_features)
+    check_alignment(values, metadata)
+    return _dense(as_sparse(values, metadata, _pattern(pattern), encoding, in_features))
+
+
+@_unpack.register_fake
+def _(values: Tensor, metadata: Tensor, pattern: str, encoding: str, in_features: int) -> Tensor:
+    _check_stored(values, metadata, pattern, encoding, in_features)
+    return values.new_empty((values.shape[0], in_features))
+
+
+@torch.library.custom_op("nmsim::prune", mutates_args=())
+def _prune(x: Tensor, pattern: str, scores: Tensor | None) -> Tensor:
+    _check_pruned(x, pattern, scores)
+    ranked = None if scores is None else as_array(scores)
+    return torch.from_numpy(nmsim.prune(as_array(x), _pattern(pattern), scores=ranked))
+
+
+@_prune.register_fake
+def _(x: Tensor, pattern: str, scores: Tensor | None) -> Tensor:
+    _check_pruned(x, pattern, scores)
+    return x.new_empty(x.shape, dtype=torch.bool)
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, values, metadata, bias, *ctx.about = inputs
+    ctx.save_for_backward(values, metadata)
+    ctx.x_dtype, ctx.bias_dtype = x.dtype, None if bias is None else bias.dtype
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of x [..., K] and bias [N] from that of the result [..., N], summed in float32."""
+    of_x = of_bias = None
+    if ctx.needs_input_grad[0]:
+        dense = torch.ops.nmsim.unpack(*ctx.saved_tensors, *ctx.about)
+        of_x = (grad.float() @ dense.float()).to(ctx.x_dtype)
+    if ctx.needs_input_grad[3]:
+        of_bias = grad.float().reshape(-1, grad.shape[-1]).sum(0).to(ctx.bias_dtype)
+    return of_x, None, None, of_bias, None, None, None
+
+
+_sparse_linear.register_autograd(_gradients, setup_context=_remember)
+
+
+def _multiply(tokens: Tensor, weights: SparseWeights) -> Tensor:
+    """Choose the road: float32 [T, K] -> float32 [T, N]."""
+    many = len(tokens) >= MANY_TOKENS
+    if not many and len(tokens) >= MANY_TOKENS_PORTABLE:
+        many = weights.pattern not in STEP_ELEMS or cpu.instruction_sets()[0] == "portable"
+    if many:
+        return torch.nn.functional.linear(tokens, _dense(weights).float())
+    return torch.from_numpy(_multiply_arrays(tokens.numpy(), weights))
+
+
+def _dense(weights: SparseWeights) -> Tensor:
+    return as_tensor(cpu.unpack(weights, threads=torch.get_num_threads()))
+
+
+def _multiply_arrays(x: NDArray[Any], weights: SparseWeights) -> NDArray[np.float32]:
+    """Multiply by the kernels of `kernels.cpu`, which read some bytes behind the last row.
+
+    A tensor's memory may end with its last byte. Then the last rows are copied to where there is room.
+    """
+    macs = len(x) * weights.values.size
+    threads = 1 if macs < SERIAL_MACS else torch.get_num_threads()
+    stored = (weights.values, weights.metadata)
+    if all(_same_page_goes_on(part) for part in stored):
+        return cpu.matmul(x, weights, threads=threads)
+    last = max(ceil_div(SLACK_BYTES, max(1, part[0].nbytes)) for part in stored)
+    rows = weights.shape[0]
+    split = max(0, rows - last)
+    y = np.empty((len(x), rows), np.float32)
+    if split:
+        y[:, :split] = cpu.matmul(x, _some_rows(weights, *(part[:split] for part in stored)), threads=threads)
+    y[:, split:] = cpu.matmul(x, _some_rows(weights, *(_with_room(part[split:]) for part in stored)))
+    return y
+
+
+def _same_page_goes_on(part: NDArray[Any]) -> bool:
+    """Whether what kernels read behind the last byte lies in the same page of memory, and so is readable."""
+    end = part.ctypes.data + part.nbytes
+    return (end - 1) // PAGE_BYTES == (end + SLACK_BYTES - 1) // PAGE_BYTES
+
+
+def _some_rows(weights: SparseWeights, values: NDArray[Any], metadata: NDArray[np.uint8]) -> SparseWeights:
+    return replace(weights, values=values, metadata=metadata, shape=(len(values), weights.shape[1]))
+
+
+def _with_room(part: NDArray[Any]) -> NDArray[Any]:
+    copy = aligned(part.shape, part.dtype)
+    copy[:] = part
+    return copy
+
+
+def _check_operands(
+    x: Tensor,
+    values: Tensor,
+    metadata: Tensor,
+    bias: Tensor | None,
+    pattern: str,
+    encoding: str,
+    in_features: int,
+) -> None:
+    checked_tensor("x", x)
+    _check_stored(values, metadata, pattern, encoding, in_features)
+    if x.ndim == 0 or x.shape[-1] != in_features:
+        raise KernelError(f"x has shape {tuple(x.shape)}: expected [..., {in_features}], K of the weights")
+    if x.device != values.device:
+        raise KernelError(f"x is on {x.device}, the weights on {values.device}: expected one device")
+    if bias is not None:
+        checked_tensor("bias", bias)
+        if bias.shape != values.shape[:1] or bias.device != x.device:
+            raise KernelError(
+                f"bias is {tuple(bias.shape)} on {bias.device}: expected [{values.shape[0]}] on {x.device}"
+            )
+
+
+def _check_stored(values: Tensor, metadata: Tensor, pattern: str, encoding: str, in_features: int) -> None:
+    checked_tensor("values", values)
+    checked_place("metadata", metadata)
+    check_parts(values, metadata, _pattern(pattern), encoding, in_features)
+
+
+def _check_pruned(x: Tensor, pattern: str, scores: Tensor | None) -> None:
+    checked_tensor("x", x)
+    _pattern(pattern)
+    if scores is not None:
+        checked_tensor("scores", scores)
+        if scores.shape != x.shape or scores.device != x.device:
+            raise KernelError(
+                f"scores are {tuple(scores.shape)} on {scores.device}: expected {tuple(x.shape)} on {x.device}, like x"
+            )
+
+
+def _checked_weight(weights: NMWeight) -> NMWeight:
+    if not isinstance(weights, NMWeight):
+        raise KernelError(
+            f"weights are a {type(weights).__name__}: expected an NMWeight, as ops.pack makes it"
+        )
+    return weights
+
+
+@lru_cache
+def _pattern(text: str) -> Pattern:
+    return Pattern.parse(text)
