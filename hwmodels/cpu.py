@@ -2,8 +2,8 @@
 
 A CPU has no unit for N:M. Its cores read values and codes, bring each kept value together with its element of x, and
 multiply. A product takes its bytes over the bandwidth of where they lie and its instructions over the rate at which the
-cores issue them, the two as the legs of a right triangle: an out-of-order core hides one behind the other in part (A29).
-A call and the waking of threads come on top. All rates are the machine's own, from a datasheet or from `nmsim
+cores issue them, one after the other: rows are too short for the prefetcher to run far ahead of the decoding (A29). A call
+and the waking of threads come on top. All rates are the machine's own, from a datasheet or from `nmsim
 calibrate`; nothing here is fitted.
 """
 
@@ -168,14 +168,13 @@ def estimate_cpu(
             rate[at] = bandwidth_bytes_per_s(hardware, traffic.total_bytes[at], int(count), warm[at])
         issued_s = rows * K * per_element / (used * issue_per_s)
         worked_s = np.maximum(issued_s, 2.0 * M * N * K * share / flop_per_s)
-        return call_s + woken_s + np.hypot(traffic.total_bytes / rate, worked_s)
+        return call_s + woken_s + traffic.total_bytes / rate + worked_s
 
     sparse_instructions, dense_instructions = instructions
     is_sparse = np.asarray(how.execution) != 0
-    own_call_s = np.where(
-        how.value_bits == 32, dense_call_s, sparse_call_s
-    )  # numpy's, or that of kernels.cpu
-    dense_s = time_s(moved_dense, dense_instructions, 1.0, own_call_s)
+    # 32-bit products are numpy's at their smallest, 16-bit ones those of `kernels.cpu`.
+    least_s = np.where(how.value_bits == 32, dense_call_s, sparse_call_s)
+    dense_s = time_s(moved_dense, dense_instructions, 1.0, least_s)
     pruned_s = time_s(moved, sparse_instructions, how.vector_work, sparse_call_s) + bound.select_s
     return Estimate(np.where(is_sparse, pruned_s, dense_s), dense_s, np.zeros(len(M), np.int8))
 

@@ -22,7 +22,7 @@ from nmsim.units import ceil_div
 REPETITIONS = 25
 SAMPLE_S = 4e-3
 OVERHEAD_CALLS = 500
-SPARSE_CALLS = 50
+SPARSE_CALLS = 100
 CALL_ELEMS = 16
 """Elements of a product so small that all of its time is the call."""
 WAKE_CALLS = 20

@@ -32,10 +32,7 @@ def instruction_sets() -> tuple[str, ...]:
     >>> instruction_sets()[-1]
     'portable'
     """
-    cap = os.environ.get(CAP_VARIABLE) or ALL[0]
-    if cap not in ALL:
-        raise KernelError(f"environment variable {CAP_VARIABLE}={cap!r}: expected one of {', '.join(ALL)}")
-    return tuple(isa for isa in _of_this_cpu() if ALL.index(isa) >= ALL.index(cap))
+    return _up_to(os.environ.get(CAP_VARIABLE) or ALL[0])
 
 
 def chosen(isa: str | None) -> str:
@@ -58,6 +55,13 @@ def chosen(isa: str | None) -> str:
             f"isa={isa!r}: {CAP_VARIABLE}={os.environ[CAP_VARIABLE]} leaves it out, expected one of {', '.join(usable)}"
         )
     return isa
+
+
+@functools.cache
+def _up_to(cap: str) -> tuple[str, ...]:
+    if cap not in ALL:
+        raise KernelError(f"environment variable {CAP_VARIABLE}={cap!r}: expected one of {', '.join(ALL)}")
+    return tuple(isa for isa in _of_this_cpu() if ALL.index(isa) >= ALL.index(cap))
 
 
 @functools.cache
