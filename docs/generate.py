@@ -27,7 +27,7 @@ from matplotlib.figure import Figure  # noqa: E402
 import hwmodels  # noqa: E402
 from hwmodels import plots  # noqa: E402
 from nmsim import Pattern, formats  # noqa: E402
-from validate import bits, judge_plots, whole_model  # noqa: E402
+from validate import bits, judge_plots, own_machine, whole_model  # noqa: E402
 from validate.break_even_plots import break_even  # noqa: E402
 from validate.example_checkpoint import ExampleShape, write_example  # noqa: E402
 from validate.plots import bytes_per_element  # noqa: E402
@@ -42,7 +42,7 @@ PAGES = {
 GALLERY = ROOT / "docs" / "gallery"
 DRAWN_BY = (
     "hwmodels/plots.py",
-    *(f"validate/{name}.py" for name in ("plots", "judge_plots", "break_even_plots")),
+    *(f"validate/{name}.py" for name in ("plots", "judge_plots", "break_even_plots", "own_machine")),
     *("docs/generate.py", "docs/judged.py"),
 )
 
@@ -80,6 +80,7 @@ TABLES = {
     "speedup_vs_pattern": predicted,
     "judged": judged.judged,
     "break_even": judged.mapped,
+    "measured_on_predicted": judged.own,
 }
 FIGURES = {
     "bytes_per_element": Drawn("bytes_per_element", lambda table: bytes_per_element(table)[0]),
@@ -89,6 +90,9 @@ FIGURES = {
     "residuals_by_tokens": Drawn("judged", lambda table: judge_plots.residuals_by_tokens(table)[0]),
     "residuals_by_machine": Drawn("judged", lambda table: judge_plots.residuals_by(table, "machine")[0]),
     "residuals_by_regime": Drawn("judged", lambda table: judge_plots.residuals_by(table, "regime")[0]),
+    "measured_on_predicted": Drawn(
+        "measured_on_predicted", lambda table: own_machine.measured_on_predicted(table)[0]
+    ),
     "break_even": Drawn(
         "break_even", lambda table: break_even(table, judged.points(), judged.with_points())[0]
     ),

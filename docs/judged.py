@@ -6,6 +6,7 @@ import pandas as pd
 
 from validate import break_even, judge_plots
 from validate.judge import Judgement, judge_files
+from validate.own_machine import own_rows
 from validate.rows import PUBLISHED_FILE, committed_hardware, own_files
 
 
@@ -20,6 +21,13 @@ def measured() -> Judgement | None:
     """The rows of our own campaigns; None where none has been committed."""
     files = own_files()
     return judge_files(files, committed_hardware(), held_out=True) if files else None
+
+
+@functools.cache
+def own() -> pd.DataFrame:
+    """Our own rows of the last campaign, with their spread and what was predicted from calibration."""
+    (*_, rows) = own_files()
+    return own_rows(rows, rows.with_suffix(".toml"))
 
 
 def judged() -> pd.DataFrame:

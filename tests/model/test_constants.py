@@ -37,7 +37,8 @@ def test_fitted_values_stay_within_their_priors(group):
 def test_every_group_with_rows_was_left_out_once():
     import pandas as pd
 
-    machines = pd.read_csv(RESIDUALS_FILE)["machine"]
+    residuals = pd.read_csv(RESIDUALS_FILE)
+    machines = residuals.loc[residuals["family"] != "cpu", "machine"]  # nothing is fitted to CPUs
     groups = {fit.group_of(machine) for machine in machines}
     assert groups == set(constants.groups())
     everything = constants.load()
