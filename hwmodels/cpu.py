@@ -25,9 +25,13 @@ from nmsim.pattern import Pattern
 COUNTS_FILE = Path(__file__).parent / "data" / "cpu_instructions.csv"
 INSTRUCTION_SETS = {16: "avx512", 8: "avx2"}
 """32-bit lanes of a vector register -> the kernels that use them; other machines run plain loops."""
-PLAIN_PER_KEPT, PLAIN_PER_ELEM = 6.0, 1.0
-"""Instructions of a plain loop: find the position, load value and element, multiply, add, step, for each kept value;
-a test of its bit for each element (assumption A27)."""
+PLAIN_PER_KEPT, PLAIN_PER_ELEM = 10.0, 20.0
+"""Instructions' worth of time in a plain loop: for each kept value and token, whose sum waits for the one before, and for
+each element, whose code is taken apart bit by bit (assumption A27)."""
+BLOCKS_PER_KEPT, BLOCKS_PER_ELEM = 6.0, 1.0
+"""The same where codes are decoded to masks block by block before a compiled kernel reads those (A27)."""
+BLOCK_DECODED = (Pattern(16, 32), "combinatorial")
+"""What a compiled kernel cannot read itself: its table of masks would not fit."""
 DENSE_OVERLAP, SPARSE_OVERLAP = 2.0, 1.2
 """Exponent of the norm in which what bytes take and what instructions take are added: 1 would be no overlap, a large one
 a perfect one. Chosen on the campaigns of one machine (assumption A29)."""
@@ -65,11 +69,8 @@ def instructions_per_element(
     -------
     float
         Counted in the compiled kernels for what they cover; tokens beyond the largest count as repeated products.
-        For all else, an assumption: a plain loop (A27).
+        For all else, an assumption: a plain loop, or blocks of codes decoded before (A27).
     """
-    per_element = (
-        PLAIN_PER_ELEM + PLAIN_PER_KEPT * float(pattern.density) * tokens if pattern else 2.0 * tokens / lanes
-    )
     key = (
         INSTRUCTION_SETS.get(lanes, ""),
         dtype,
@@ -78,7 +79,11 @@ def instructions_per_element(
     )
     entries = _counts().get(key)
     if entries is None:
-        return per_element
+        if pattern is None:
+            return 2.0 * tokens / lanes
+        blocks = key[0] and (pattern, encoding) == BLOCK_DECODED
+        kept, element = (BLOCKS_PER_KEPT, BLOCKS_PER_ELEM) if blocks else (PLAIN_PER_KEPT, PLAIN_PER_ELEM)
+        return element + kept * float(pattern.density) * tokens
     largest, most = entries[-1]
     whole, rest = divmod(tokens, largest)
     part = next((count for upto, count in entries if rest and rest <= upto), 0.0)

@@ -22,6 +22,7 @@ from nmsim.units import ceil_div
 REPETITIONS = 25
 SAMPLE_S = 4e-3
 OVERHEAD_CALLS = 500
+KERNEL_LANES = {"avx512": 16, "avx2": 8, "portable": 4}
 SPARSE_CALLS = 100
 CALL_ELEMS = 16
 """Elements of a product so small that all of its time is the call."""
@@ -45,11 +46,12 @@ class Calibration:
 
     `read` and `copy` are in bytes per second (a copy counts what it reads and what it writes), by level ("L1", "L2",
     "L3", "DRAM") and number of cores; `fma` in flop per second and `mix` in lane instructions per second by number of
-    cores. `thread_wake` is None on a single core.
+    cores, of vectors of `lanes` lanes. `kernels` is the instruction set of the kernels. `thread_wake` is None on a single core.
     """
 
     host: Host
     lanes: int
+    kernels: str
     read: dict[tuple[str, int], Figure]
     copy: dict[tuple[str, int], Figure]
     fma: dict[int, Figure]
@@ -58,6 +60,11 @@ class Calibration:
     call_overhead: Figure
     sparse_call_overhead: Figure
     thread_wake: Figure | None
+
+    @property
+    def kernel_lanes(self) -> int:
+        """32-bit lanes of the registers that the CPU kernels use here; plain loops count as four."""
+        return KERNEL_LANES[self.kernels]
 
     @property
     def figures(self) -> list[tuple[str, Figure]]:
@@ -138,6 +145,7 @@ def calibrate(
     return Calibration(
         host=host,
         lanes=microbench.lanes(),
+        kernels=cpu.instruction_sets()[0],
         read=_best_of_streams(figures, "read"),
         copy=_best_of_streams(figures, "copy"),
         fma={cores: figures["fma", "", cores, 1] for cores in team},

@@ -84,8 +84,8 @@ def cpu_spec(found: "Calibration", machine_id: str, date: str) -> "HardwareSpec"
         return CacheLevel(name, shared, about.told(size, "bytes", told), *reads)
 
     issue = found.mix[1]
-    lanes = issue.p50 / found.clock.p50
-    lanes_how = f"{issue.how}; {lanes:.4g} a measured clock cycle, rounded"
+    lanes = issue.p50 / found.clock.p50 * found.kernel_lanes / found.lanes
+    lanes_how = f"{issue.how}; {lanes:.4g} of the kernels' lanes a measured clock cycle, rounded"
     peak = of_cores(found.fma[cores])
     free = Quantity(
         peak.value, "flop_per_s", "assumed", "assumption A9: 16-bit values are converted to fp32 at no cost"
@@ -115,7 +115,7 @@ def cpu_spec(found: "Calibration", machine_id: str, date: str) -> "HardwareSpec"
         sparse_call_overhead_s=of_cores(found.sparse_call_overhead),
         thread_wake_s=of_cores(found.thread_wake) if found.thread_wake else None,
         vector_lanes=about.told(
-            found.lanes, "lanes", "32-bit lanes of the widest vectors that the kernels use here"
+            found.kernel_lanes, "lanes", f"32-bit lanes of the registers of the {found.kernels} kernels"
         ),
         cache=tuple(level(name) for name, count in found.read if count == 1 and name != "DRAM"),
     )
