@@ -20,7 +20,8 @@ CACHE_STATES = ("", "cold", "warm")
 """Where operands lie. `""`: in DRAM. `"cold"`: in DRAM, after a benchmark flushed the cache by writing to it, which
 the product then waits for. `"warm"`: wherever the same product left them, called back to back."""
 VECTOR_TOKENS = 8
-"""Most tokens that a fused kernel multiplies on the vector lanes, one expanded value for all of them (A25)."""
+"""Most tokens that a fused kernel multiplies on the vector lanes, one expanded value for all of them, and for which a
+dense library has a kernel that is one long read (A25)."""
 ROADS = ("dense", "unit", "fused", "expanded")
 """How the estimate runs a product. `unit`: the library of a sparse matrix unit. `fused`: codes are decoded inside the
 product. `expanded`: the operand is written out dense first, for the dense library."""
@@ -93,7 +94,7 @@ def estimate(
     dense_library_s = library_time_s(dense, device, constants)
     dense_bytes = rows * K * value_bytes
     streamed_s = stream_s(moved_dense.total_bytes, warm, device, constants, fused=False)
-    dense_time_s = np.where(M == 1, np.minimum(streamed_s, dense_library_s), dense_library_s)
+    dense_time_s = np.where(M <= VECTOR_TOKENS, np.minimum(streamed_s, dense_library_s), dense_library_s)
     wait_s = flush_s(flushed, device, constants)
 
     execution = np.asarray(how.execution)
