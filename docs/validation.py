@@ -42,8 +42,9 @@ interval* the share of speedups that fell inside the predicted range, which shou
 tokens, prefill from 1024; a speedup is against the dense baseline that the source chose.
 
 With constants fitted to all rows, what `predict` uses, the median error of the speedup of 16-bit types is {fitted} instead
-of {held_out}. Two things are not held out: the form of the estimate was chosen with all rows in view, and the ranges come from
-the held-out residuals of all machines together, the row's own among them.
+of {held_out}. One thing is not held out: the form of the estimate was chosen with all rows in view. The ranges of this page leave the row's
+own die out as well; a single factor, by which ranges are wider than the residuals in them, was chosen so that they hold
+what they promise over all rows together. By family they hold more or less, as the tables show.
 """
 
 ROOFLINE = """## A plain roofline, and other models

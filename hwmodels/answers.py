@@ -69,11 +69,11 @@ def interval_of(spec: HardwareSpec, pattern: Pattern | None, dtype: str, tokens:
         return Known(Interval(1.0, 1.0, 0), False)
     if spec.family == "cpu":
         found = interval(CPU_FAMILY, width_of(dtype), regime_of(tokens))
-        return Known(found, found.rows == 0)
+        return Known(found, found.widened)
     name = ROADS[road]
     found = interval(ROAD_FAMILIES[name], width_of(dtype), regime_of(tokens))
     measured = name == "unit" and pattern == UNIT_PATTERN and not spec.hypothetical
-    return Known(found, not measured or found.rows == 0)
+    return Known(found, not measured or found.widened)
 
 
 def with_interval(speedup: Any, known: Known) -> dict[str, Any]:

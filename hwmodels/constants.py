@@ -120,7 +120,7 @@ def load(held_out: str | None = None) -> Constants:
     Parameters
     ----------
     held_out : str, optional
-        A group of machines (`hwmodels.fit.group_of`); its rows had no part in the constants that come back. A group
+        A group of machines (`hwmodels.dies.group_of`); its rows had no part in the constants that come back. A group
         that had no rows was never in, so the constants fitted to all rows come back.
 
     Raises

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hwmodels.chip import chip
 from hwmodels.constants import Constants
 from hwmodels.estimate import CACHE_STATES, VECTOR_TOKENS, energy_ratio, flush_s, stream_s
-from hwmodels.library import Array, Product, library_time_s
+from hwmodels.library import Array, Product, library_time_s, norm
 from hwmodels.spec import HardwareSpec
 from nmsim.errors import RowError
 from nmsim.pattern import Pattern
@@ -22,6 +22,8 @@ from nmsim.records import VALUE_BITS
 
 DELTA_BITS = 4
 """Bits of the distance to the last kept value, for each kept value, in the delta format of MACKO-SpMV."""
+CSR_INDEX_BITS = 16
+"""Bits of a column index; Sputnik stores 16 where columns allow it."""
 UNIT_PATTERN = Pattern(2, 4)
 UNIT_INDEX_BITS = 2
 
@@ -68,7 +70,7 @@ class Rows:
         if missing:
             unit = "sparse matrix unit" if sparse else "peak"
             raise RowError(
-                f"dtype {missing[0]!r}: {self.hardware.id} has no {unit} for it; it has {', '.join(table)}"
+                f"dtype {missing[0]!r}: {self.hardware.id} has no {unit} for it; it has {', '.join(table) or 'none at all'}"
             )
         return np.array([float(table[name].value) for name in self.dtype])
 
@@ -98,6 +100,12 @@ class Rows:
         total_bytes = self.N * K * stored + self.M * K * self.bits / 8 + self.output_bytes * self.M * self.N
         least_s = np.maximum(total_bytes / self.device.dram_bytes_per_s, 2.0 * self.M * self.N * K / peak)
         return Answer(self.wait_s + library_time_s(product, self.device, self.constants), least_s)
+
+    def kept_bytes(self, index_bits: float) -> Array:
+        """Bytes of kept values, each with an index, of the dense operand and of the output; from DRAM, once."""
+        kept = self.N * self.K * self.kept * (self.bits + index_bits)
+        total = kept / 8 + self.M * self.K * self.bits / 8 + self.output_bytes * self.M * self.N
+        return np.where(self.warm & (total <= self.device.cache_bytes), 0.0, total)
 
     def dense_bound_s(self) -> Array:
         """Least time of the dense baseline."""
@@ -165,14 +173,20 @@ def _delta(rows: Rows) -> Answer:
 
 def _vector(rows: Rows) -> Answer:
     """N:M with one mask a vector of rows, on the units of the dense product (NM-SpMM, nmSPARSE)."""
-    time_s = (rows.dense_s() - rows.wait_s) * rows.kept / rows.constants.vector_sparse_share
-    return Answer(rows.wait_s + time_s, rows.flop * rows.kept / rows.peak(False))
+    launch_s = rows.wait_s + rows.constants.library_launch_s
+    worked_s = (rows.dense_s() - launch_s) * rows.kept / rows.constants.vector_sparse_share
+    bytes_s = rows.kept_bytes(0.0) / rows.device.dram_bytes_per_s
+    least_s = np.maximum(bytes_s, rows.flop * rows.kept / rows.peak(False))
+    return Answer(launch_s + np.maximum(worked_s, least_s), least_s)
 
 
 def _csr(rows: Rows) -> Answer:
     """Unstructured rows on the vector lanes, one index a kept value (Sputnik)."""
-    least_s = rows.flop * rows.kept / rows.device.vector_flop_per_s
-    return Answer(rows.wait_s + rows.constants.library_launch_s + least_s / rows.constants.csr_share, least_s)
+    bytes_s = rows.kept_bytes(CSR_INDEX_BITS) / rows.device.dram_bytes_per_s
+    worked_s = rows.flop * rows.kept / rows.device.vector_flop_per_s
+    launch_s = rows.wait_s + rows.constants.library_launch_s
+    time_s = launch_s + norm(worked_s / rows.constants.csr_share, bytes_s / rows.constants.dram_share)
+    return Answer(time_s, np.maximum(worked_s, bytes_s))
 
 
 FAMILIES: Mapping[str, Callable[[Rows], Answer]] = {

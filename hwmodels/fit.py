@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hwmodels import constants
 from hwmodels.constants import PRIORS, Constants
+from hwmodels.dies import group_of
 from hwmodels.families import FAMILIES, Rows
 from hwmodels.intervals import RESIDUALS_FILE, regime_of, width_of
 from hwmodels.spec import load
@@ -26,15 +27,6 @@ PRIOR_WEIGHT = 10.0
 """Pull towards the prior: a constant off by 10 % weighs about as much as a row off by 10 %, so that a constant which
 few rows speak of stays where its reason puts it."""
 EVALUATIONS = 40
-GROUPS: Mapping[str, tuple[str, ...]] = {
-    "a100": ("a100-pcie", "a100-sxm"),
-    "h100": ("h100-pcie", "h100-sxm", "h200", "h200-8x16", "h200-16x32"),
-    "rtx3090": ("rtx3090", "rtx3080", "a40", "a10", "rtx-a6000"),
-    "rtx4090": ("rtx4090", "l40s"),
-    "rtx5090": ("rtx5090", "rtx-pro-6000-blackwell"),
-}
-"""Machines left out together because they carry the same die; every other machine is a group of its own."""
-
 FIT_COLUMNS = (
     *("machine", "kernel_family", "M", "N", "K", "dtype", "baseline_dtype", "pattern", "density", "l2_state"),
     *("sparse_products", "dense_products_beside", "measured_dense_time_s", "measured_sparse_time_s"),
@@ -42,17 +34,6 @@ FIT_COLUMNS = (
 """What the fit reads of a row, beside its number."""
 
 Progress = Callable[[str], None]
-
-
-def group_of(machine: str) -> str:
-    """Name the group of machines that is left out together with this one.
-
-    Examples
-    --------
-    >>> group_of("h200"), group_of("rtx4090")
-    ('h100', 'rtx4090')
-    """
-    return next((group for group, members in GROUPS.items() if machine in members), machine)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 The residuals are data, written by `nmsim fit`: one row a judged row, of kernels like those the estimate stands for. A
 prediction's interval is its speedup times the middle `INTERVAL_SHARE` of measured over predicted among the rows of its
-kind of kernel, value width and regime.
+kind of kernel, value width and regime, widened so that it holds for a machine that is not among them.
 """
 
 import functools
@@ -12,11 +12,16 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from hwmodels.dies import group_of
 from nmsim.records import VALUE_BITS
 
 RESIDUALS_FILE = Path(__file__).parent / "data" / "residuals.csv"
 INTERVAL_SHARE = 0.8
 """Share of comparable measurements that an interval held."""
+WIDENING = 1.6
+"""By how much the middle share of the residuals is widened on a logarithmic scale: machines differ from each other more
+than rows of one do, and with this factor the ranges hold `INTERVAL_SHARE` of the rows of a die that was left out of
+them."""
 FEWEST_ROWS = 8
 """Fewer rows than this make no interval of their own: the next wider set is taken."""
 DECODE_TOKENS, PREFILL_TOKENS = 64, 1024
@@ -28,14 +33,18 @@ CPU_FAMILY = "cpu"
 
 
 class Interval(NamedTuple):
-    """Factors around a predicted speedup, and how many measurements stand behind them (NaN and 0: none)."""
+    """Factors around a predicted speedup, and how many measurements stand behind them (NaN and 0: none).
+
+    `widened` says that those are of another regime or width of values too, for want of rows.
+    """
 
     low: float
     high: float
     rows: int
+    widened: bool = False
 
 
-NONE = Interval(float("nan"), float("nan"), 0)
+NONE = Interval(float("nan"), float("nan"), 0, True)
 
 
 def regime_of(tokens: int) -> str:
@@ -65,8 +74,8 @@ def _residuals() -> pd.DataFrame:
     return pd.read_csv(RESIDUALS_FILE)
 
 
-@functools.lru_cache(maxsize=1024)
-def interval(family: str, width: str, regime: str) -> Interval:
+@functools.lru_cache(maxsize=4096)
+def interval(family: str, width: str, regime: str, without: str = "") -> Interval:
     """Look up the interval of a kind of kernel.
 
     Parameters
@@ -74,6 +83,8 @@ def interval(family: str, width: str, regime: str) -> Interval:
     family : str
         As in `hwmodels.families`, or `"cpu"`.
     width, regime : str
+    without : str
+        A group of machines (`hwmodels.dies.group_of`) whose rows are left out of the range too.
 
     Returns
     -------
@@ -83,10 +94,13 @@ def interval(family: str, width: str, regime: str) -> Interval:
     """
     table = _residuals()
     table = table[table["family"] == family]
+    if without:
+        table = table[[group_of(machine) != without for machine in table["machine"]]]
     same_width = table[table["width"] == width]
-    for rows in (same_width[same_width["regime"] == regime], same_width, table):
+    for place, rows in enumerate((same_width[same_width["regime"] == regime], same_width, table)):
         if len(rows) >= FEWEST_ROWS:
             tail = (1 - INTERVAL_SHARE) / 2
-            low, high = np.exp(np.quantile(-rows["log_speedup_error"], [tail, 1 - tail]))
-            return Interval(float(low), float(high), len(rows))
+            low, middle, high = np.quantile(-rows["log_speedup_error"], [tail, 0.5, 1 - tail])
+            low, high = middle - WIDENING * (middle - low), middle + WIDENING * (high - middle)
+            return Interval(float(np.exp(low)), float(np.exp(high)), len(rows), place > 0)
     return NONE

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hwmodels import constants, fit
+from hwmodels import constants
 from hwmodels.constants import Constants
+from hwmodels.dies import group_of
 from hwmodels.families import FAMILIES, Rows
 from hwmodels.intervals import interval, regime_of, width_of
 from hwmodels.model import predict_table
@@ -58,11 +59,14 @@ def predict_rows(
     """
     _check(inputs)
     spec = load(hardware)
-    values = constants.load(fit.group_of(spec.id)) if held_out else constants.load()
+    values = constants.load(group_of(spec.id)) if held_out else constants.load()
     together = {
         str(name): np.asarray(at) for name, at in inputs.groupby("kernel_family", sort=False).indices.items()
     }
-    parts = [_family(inputs.iloc[at], at, name, spec, values) for name, at in together.items()]
+    parts = [
+        _family(inputs.iloc[at], at, name, spec, values, group_of(spec.id) if held_out else "")
+        for name, at in together.items()
+    ]
     if not parts:
         return pd.DataFrame(columns=list(JUDGED_COLUMNS))
     answers = pd.concat(parts)
@@ -104,12 +108,17 @@ def _refuse(inputs: pd.DataFrame, name: str, wrong: NDArray[Any], expected: str)
 
 
 def _family(
-    inputs: pd.DataFrame, places: NDArray[Any], name: str, spec: HardwareSpec, values: Constants
+    inputs: pd.DataFrame,
+    places: NDArray[Any],
+    name: str,
+    spec: HardwareSpec,
+    values: Constants,
+    without: str,
 ) -> pd.DataFrame:
     try:
         if name == AUTO:
             return _auto(inputs, spec, values)
-        return _foreign(inputs, name, spec, values)
+        return _foreign(inputs, name, spec, values, without)
     except NmsimError as error:
         raise RowError(f"rows from {int(places[0])}: {error}") from error
 
@@ -136,13 +145,15 @@ def _auto(inputs: pd.DataFrame, spec: HardwareSpec, values: Constants) -> pd.Dat
     return known.assign(family="cpu" if spec.family == "cpu" else AUTO)[list(JUDGED_COLUMNS)]
 
 
-def _foreign(inputs: pd.DataFrame, name: str, spec: HardwareSpec, values: Constants) -> pd.DataFrame:
+def _foreign(
+    inputs: pd.DataFrame, name: str, spec: HardwareSpec, values: Constants, without: str
+) -> pd.DataFrame:
     answer = FAMILIES[name](Rows(inputs, spec, values))
     baseline = Rows(inputs.assign(dtype=inputs["baseline_dtype"]), spec, values)
     dense_s = baseline.dense_s()
     speedup = dense_s / answer.time_s
     found = [
-        interval(name, width_of(dtype), regime_of(tokens))
+        interval(name, width_of(dtype), regime_of(tokens), without)
         for dtype, tokens in zip(inputs["dtype"], inputs["M"], strict=True)
     ]
     return pd.DataFrame(
@@ -154,7 +165,7 @@ def _foreign(inputs: pd.DataFrame, name: str, spec: HardwareSpec, values: Consta
             "predicted_speedup_high": speedup * np.array([one.high for one in found]),
             "bound_dense_time_s": baseline.dense_bound_s(),
             "bound_sparse_time_s": answer.bound_s,
-            "extrapolates": [one.rows == 0 for one in found],
+            "extrapolates": [one.widened for one in found],
             "family": name,
         },
         index=inputs.index,

@@ -186,7 +186,7 @@ def _intervals(
         for row in example
     ]
     per_row = Known(
-        Interval(*(np.array([k.interval[i] for k in known])[codes] for i in range(3))),  # type: ignore[arg-type]
+        Interval(*(np.array([k.interval[i] for k in known])[codes] for i in range(4))),  # type: ignore[arg-type]
         np.array([k.extrapolates for k in known], bool)[codes],  # type: ignore[arg-type]
     )
     return with_interval(answers.numbers["predicted_speedup_vs_dense"], per_row)

@@ -138,6 +138,8 @@ OPTIONAL_NUMBERS = {
     },
     "memory": {},
 }  # fmt: skip
+LEAST = {"bytes_per_s": 1e8, "flop_per_s": 1e8, "hz": 1e6, "bytes": 1e3, "groups_per_s": 1e3}
+"""Unit -> the least that any machine of interest has of it: a figure below was given in another unit."""
 WHOLE_UNITS = ("cores", "lanes", "lanes_per_core_per_cycle", "bytes")
 HEADER = {"id": str, "name": str, "family": str, "hypothetical": bool, "aliases": list}
 PEAKS = ("dense_peak_flop_per_s", "sparse_peak_flop_per_s")
@@ -174,9 +176,14 @@ class _Reader:
         if unit in WHOLE_UNITS and (isinstance(entry["value"], bool) or not isinstance(entry["value"], int)):
             raise self.fail(key, f"value={entry['value']!r}: expected a whole number of {unit}")
         try:
-            return Quantity(entry["value"], unit, entry["kind"], entry["source"])
+            number = Quantity(entry["value"], unit, entry["kind"], entry["source"])
         except SpecError as error:
             raise self.fail(key, str(error)) from error
+        if number.value < LEAST.get(unit, 0):
+            raise self.fail(
+                key, f"value={number.value!r} {unit}: expected at least {LEAST[unit]:g}; a prefix left out?"
+            )
+        return number
 
     def peaks(self, value: Any, key: str) -> Mapping[str, Quantity]:
         entries = self.table(value, key, (), tuple(VALUE_BITS))
@@ -266,6 +273,12 @@ class _Reader:
                 raise self.fail(
                     f"sparse_peak_flop_per_s.{dtype}", "expected a dense peak of that type as well"
                 )
+            sparse, dense = (peaks[key][dtype].value for key in reversed(PEAKS))
+            if sparse < dense:
+                raise self.fail(
+                    f"sparse_peak_flop_per_s.{dtype}",
+                    f"value={sparse!r}: expected at least the dense peak, {dense!r}",
+                )
         native = document.get("native", [])
         if not isinstance(native, list):
             raise self.fail("native", "expected an array of tables, [[native]]")
@@ -301,7 +314,9 @@ def read_spec(path: Path) -> HardwareSpec:
     reader = _Reader(str(path))
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SpecError(f"{path}: cannot be read as TOML: {error}") from error
     return reader.spec(document)
 

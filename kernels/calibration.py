@@ -185,7 +185,7 @@ def _benches(host: Host, sample_s: float) -> Iterator[tuple[Key, _Bench]]:
     team = sorted({1, host.cores})
     for level in levels(host):
         for cores, size in level.footprint_bytes.items():
-            size = size // 64 * 64
+            size = min(size, room.size // cores) // 64 * 64
             parts = [room[core * size : (core + 1) * size] for core in range(cores)]
             targets = [other[core * size : (core + 1) * size] for core in range(cores)]
             for streams in microbench.STREAMS:

@@ -83,10 +83,18 @@ def join(
 
 
 def _find(row: JudgedRow, machines: Machines) -> HardwareSpec:
+    """The machine of a row. Rows of our own CPU kernels belong to one calibrated file, not to any machine like it."""
+    name = row.measurement.machine
     try:
-        return machines.find(row.measurement.machine)
+        spec = machines.find(name)
     except RowError as error:
         raise RowError(f"{row.where}: machine={error}") from error
+    if row.measurement.kernel.startswith("cpu.") and spec.id != name:
+        raise RowError(
+            f"{row.where}: machine={name!r}: expected the id of a hardware file, as nmsim calibrate writes it, given by "
+            f"--hardware; {spec.id} has a name like it, but is another machine"
+        )
+    return spec
 
 
 def _inputs(rows: Sequence[JudgedRow], specs: Sequence[HardwareSpec]) -> pd.DataFrame:
@@ -128,7 +136,7 @@ def _predict_alone(
     try:
         predictor(inputs.reset_index(drop=True), spec, held_out=held_out)
     except NmsimError as error:
-        problem = re.sub(r"^(rows? (?:\[[^\]]*\]|\d+)[:,] )+", "", str(error))
+        problem = re.sub(r"^(rows?(?: from)? (?:\[[^\]]*\]|\d+)[:,] )+", "", str(error))
         raise RowError(f"{row.where}: {problem}") from error
 
 

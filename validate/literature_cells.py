@@ -27,6 +27,8 @@ DTYPES = {
 }  # fmt: skip
 """Words for a value type -> as nmsim writes it."""
 
+LEAST_TIME_S, MOST_TIME_S = 1e-9, 1e6
+"""What a product may take: less than a clock cycle or more than a week is a slip."""
 _NUMBER = r"\d[\d,]*(?:\.\d*)?(?:e[+-]?\d{1,3})?"
 _QUANTITY = re.compile(rf"~?\s*({_NUMBER})\s*([a-zµμ/]+)(?:\s*\(?dense-equivalent\)?)?", re.I)
 _RESULT_TYPE = re.compile(r"(?:in )?\(?\b[a-z]+\d+\b\)? (?:out(?:put)?|accum\w*|acc|compute)\b", re.I)
@@ -61,9 +63,11 @@ def parse_time(text: str, flop: float) -> Time | None:
     value, step = _number(match[1]), _last_digit(match[1])
     if value <= 0:
         raise RowError(f"{text!r}: expected more than 0")
+    time_s = float(value * SECONDS[unit]) if unit in SECONDS else flop / float(value * FLOP_PER_S[unit])
+    if not LEAST_TIME_S <= time_s <= MOST_TIME_S:
+        raise RowError(f"{text!r}: is {time_s:g} s, expected {LEAST_TIME_S:g} to {MOST_TIME_S:g} s")
     if unit in SECONDS:
-        return Time(float(value * SECONDS[unit]), float(step * SECONDS[unit]))
-    time_s = flop / float(value * FLOP_PER_S[unit])
+        return Time(time_s, float(step * SECONDS[unit]))
     return Time(time_s, time_s * float(step / value))
 
 
@@ -165,6 +169,9 @@ def parse_products(batch_phase: str, note: str) -> tuple[int, int]:
 
 
 def _number(digits: str) -> Decimal:
+    """Read digits; a comma parts thousands, never a fraction."""
+    if "," in digits and not re.fullmatch(r"[1-9]\d{0,2}(,\d{3})+(\.\d+)?", digits):
+        raise RowError(f"{digits!r}: expected a decimal point, and commas between thousands alone")
     return Decimal(digits.replace(",", ""))
 
 

@@ -55,11 +55,21 @@ def fit(
     from validate.publish import published, refuse_output
     from validate.rows import PUBLISHED_FILE, committed_hardware, read_rows
 
+    if rows and output is None:
+        raise NmsimError(
+            "--rows without --output: expected a folder for constants that are not those of the shipped rows"
+        )
     folder = output or FITTED_FILE.parent
     refuse_output(folder)
     machines = Machines(committed_hardware())
     read = [row for path in rows or [PUBLISHED_FILE] for row in read_rows(path, machines).rows]
     table = fit_table(read, machines)
+    if len(table.rows) < len(constants.PRIORS):
+        console.err.print(
+            f"{len(table.rows)} rows for {len(constants.PRIORS)} constants: most stay where their reasons put them",
+            highlight=False,
+            markup=False,
+        )
     before = constants.load()._asdict()
     names = [FITTED_FILE.name, RESIDUALS_FILE.name]
     was = {name: _text(folder / name) for name in names}
@@ -97,8 +107,9 @@ def fit(
 def _fit_with_bar(table: "FitTable") -> "Fitted":
     """Fit, with a bar that names the group of machines that is left out."""
     from hwmodels import fit as fitting
+    from hwmodels.dies import group_of
 
-    groups = {fitting.group_of(machine) for machine in table.rows["machine"]}
+    groups = {group_of(machine) for machine in table.rows["machine"]}
     bar = Progress(
         TextColumn("fitting {task.description:<24.24}", markup=False),
         BarColumn(),

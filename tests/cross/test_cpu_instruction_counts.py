@@ -1,5 +1,7 @@
 """The instruction counts that the cost model carries are those of the kernels, as the compiler at hand writes them."""
 
+import platform
+
 import pandas as pd
 import pytest
 
@@ -7,6 +9,9 @@ from hwmodels.cpu import COUNTS_FILE
 from kernels.cpu import inspect
 
 COMMITTED = pd.read_csv(COUNTS_FILE, keep_default_na=False)
+pytestmark = pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64"), reason="compiles for x86 processors"
+)
 COMPILER_TOLERANCE = 0.15
 """Another LLVM may schedule otherwise."""
 

@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from hwmodels import constants, fit
+from hwmodels import constants
 from hwmodels.constants import PRIORS, Constants
+from hwmodels.dies import group_of
 from hwmodels.intervals import RESIDUALS_FILE
 from nmsim.errors import SpecError
 
@@ -39,7 +40,7 @@ def test_every_group_with_rows_was_left_out_once():
 
     residuals = pd.read_csv(RESIDUALS_FILE)
     machines = residuals.loc[residuals["family"] != "cpu", "machine"]  # nothing is fitted to CPUs
-    groups = {fit.group_of(machine) for machine in machines}
+    groups = {group_of(machine) for machine in machines}
     assert groups == set(constants.groups())
     everything = constants.load()
     for group in groups:

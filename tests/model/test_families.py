@@ -94,7 +94,8 @@ def test_what_fits_in_the_cache_is_not_read_from_memory_when_called_again():
 
 def test_vector_masks_do_the_kept_multiplications_at_a_share_of_the_dense_rate():
     how = {"dtype": "fp32", "pattern": "4:16", "density": 0.25}
-    ratio = rows(**how).dense_s().item() / time_s("vector-nm", **how)
+    launch_s = constants.load().library_launch_s
+    ratio = (rows(**how).dense_s().item() - launch_s) / (time_s("vector-nm", **how) - launch_s)
     assert ratio == pytest.approx(constants.load().vector_sparse_share / 0.25)
     assert bound_s("vector-nm", **how) == pytest.approx(2 * 4096 * 8192 * 4096 * 0.25 / 19.5e12)
 
@@ -110,7 +111,9 @@ def test_csr_by_hand():
     least_s = 2 * 4096 * 8192 * 4096 * 0.1 / 19.5e12
     assert bound_s("csr", dtype="fp32", density=0.1) == pytest.approx(least_s)
     found = time_s("csr", dtype="fp32", density=0.1)
-    assert found == pytest.approx(values.library_launch_s + least_s / values.csr_share)
+    assert found == pytest.approx(
+        values.library_launch_s + least_s / values.csr_share, rel=1e-3
+    )  # bytes are few
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -161,3 +164,24 @@ def test_errors():
 
 def test_states():
     assert state_codes(pd.Series(["", None, np.nan, "cold", "warm"])).tolist() == [0, 0, 0, 1, 2]
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("machine", ["a100", "rtx4090", "rtx3090"])
+def test_no_family_is_faster_than_its_bytes_and_operations(family, machine):
+    sizes = [(1, 16384, 16384), (64, 512, 512), (4096, 4096, 4096)]
+    pattern = {"library": "2:4", "sliding": "6:8", "column-nm": "2:10", "vector-nm": "1:32"}.get(family)
+    rows = pd.DataFrame(
+        {
+            "M": [M for M, _, _ in sizes], "N": [N for _, N, _ in sizes], "K": [K for _, _, K in sizes],
+            "dtype": "fp32" if family in ("csr", "vector-nm") else "fp16", "pattern": pattern,
+            "density": 1 / 32, "l2_state": "cold",
+        }
+    )  # fmt: skip
+    rows["baseline_dtype"] = rows["dtype"]
+    spec = hwmodels.load(machine)
+    answer = FAMILIES[family](Rows(rows, spec, constants.load()))
+    assert (answer.time_s >= answer.bound_s).all()
+    assert (answer.time_s >= constants.load().library_launch_s).all()
+    output_bytes = rows["M"] * rows["N"] * 2
+    assert (answer.bound_s >= output_bytes / spec.dram_bandwidth_bytes_per_s.value).all()

@@ -6,6 +6,7 @@ import pytest
 
 import hwmodels
 from hwmodels import constants, fit, intervals
+from hwmodels.dies import group_of
 from hwmodels.families import FAMILIES, Rows
 from hwmodels.fit import FIT_COLUMNS
 
@@ -193,4 +194,4 @@ def test_written_twice_is_the_same_file(found, tmp_path):
     ],
 )  # fmt: skip
 def test_groups(machine, group):
-    assert fit.group_of(machine) == group
+    assert group_of(machine) == group

@@ -8,6 +8,7 @@ import pytest
 
 import hwmodels
 from hwmodels import intervals
+from hwmodels.dies import group_of
 from hwmodels.families import FAMILIES
 from hwmodels.intervals import FEWEST_ROWS, NONE, REGIMES, RESIDUALS_FILE, WIDTHS, interval
 from nmsim.records import VALUE_BITS, Case, GemmShape
@@ -20,6 +21,7 @@ def residuals(monkeypatch):
     def use(*rows):
         table = pd.DataFrame(rows, columns=["family", "width", "regime", "log_speedup_error"])
         monkeypatch.setattr(intervals, "_residuals", lambda: table)
+        monkeypatch.setattr(intervals, "WIDENING", 1.0)
         interval.cache_clear()
 
     yield use
@@ -64,9 +66,27 @@ def test_too_few_rows_of_a_regime_take_all_regimes_then_all_widths(residuals):
     assert interval("library", "other", "middle").rows == few + 50 + 3
 
 
+def test_a_range_taken_from_further_rows_says_so(residuals):
+    residuals(*rows_of([0.0] * FEWEST_ROWS, regime="prefill"))
+    assert not interval("library", "16-bit", "prefill").widened
+    assert interval("library", "16-bit", "decode").widened
+
+
+def test_ranges_hold_for_a_die_that_is_not_in_them():
+    """The widening is what it takes: predictions and ranges both without the row's own die."""
+    table = pd.read_csv(RESIDUALS_FILE)
+    table = table[table["family"] != intervals.CPU_FAMILY]
+    inside = []
+    for row in table.itertuples():
+        found = interval(row.family, row.width, row.regime, group_of(row.machine))
+        if found.rows:
+            inside.append(found.low <= np.exp(-row.log_speedup_error) <= found.high)
+    assert np.mean(inside) == pytest.approx(intervals.INTERVAL_SHARE, abs=0.05)
+
+
 def test_exactly_enough_rows_are_enough(residuals):
     residuals(*rows_of([0.0] * FEWEST_ROWS), *rows_of([1.0] * 90, regime="prefill"))
-    assert interval("library", "16-bit", "decode") == (1.0, 1.0, FEWEST_ROWS)
+    assert interval("library", "16-bit", "decode") == (1.0, 1.0, FEWEST_ROWS, False)
 
 
 def test_a_family_with_too_few_rows_has_no_interval(residuals):

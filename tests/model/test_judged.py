@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 import hwmodels
-from hwmodels import constants, fit, intervals
+from hwmodels import constants, intervals
+from hwmodels.dies import group_of
 from hwmodels.families import FAMILIES, Rows
 from nmsim.errors import RowError, SpecError
 
@@ -95,7 +96,7 @@ def test_held_out_uses_the_constants_of_the_other_machines():
     for machine, group in (("rtx4090", "rtx4090"), ("a100-pcie", "a100"), ("h200", "h100")):
         found = hwmodels.predict_rows(inputs, machine, held_out=True)
         rows = Rows(inputs.iloc[:1], hwmodels.load(machine), constants.load(group))
-        assert fit.group_of(machine) == group
+        assert group_of(machine) == group
         assert found["predicted_dense_time_s"].iloc[0] == rows.dense_s().item()
         assert not found.equals(hwmodels.predict_rows(inputs, machine))
 

@@ -155,11 +155,20 @@ def test_unknown_name_lists_the_known_ones():
 
 
 def test_missing_file_and_broken_toml(tmp_path):
-    with pytest.raises(SpecError, match=r"nowhere.toml: cannot be read as TOML"):
+    with pytest.raises(SpecError, match=r"nowhere.toml: cannot be read: No such file"):
         hwmodels.load(tmp_path / "nowhere.toml")
     (tmp_path / "bad.toml").write_text("id = ", encoding="utf-8")
     with pytest.raises(SpecError, match=r"bad.toml: cannot be read as TOML"):
         hwmodels.load(tmp_path / "bad.toml")
+
+
+def test_a_figure_in_another_unit_is_refused(tmp_path):
+    text = (SPEC_FOLDER / "h200.toml").read_text(encoding="utf-8")
+    (tmp_path / "mine.toml").write_text(text.replace("value = 4.8e+12", "value = 4.8"), encoding="utf-8")
+    with pytest.raises(
+        SpecError, match=r"dram_bandwidth_bytes_per_s: value=4.8 bytes_per_s: expected at least 1e\+08"
+    ):
+        hwmodels.load(tmp_path / "mine.toml")
 
 
 BROKEN = {
