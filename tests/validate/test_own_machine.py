@@ -15,6 +15,7 @@ from nmsim.measurement import Measurement
 from nmsim.pattern import Pattern
 from nmsim.records import Case, GemmShape
 from validate.own_machine import measured_on_predicted, own_rows, summarise
+from validate.rows import own_files
 
 CASES = [
     Case(GemmShape(1, 4096, 4096), "decode", "fp32", Pattern.parse(pattern), "weights", encoding)
@@ -97,3 +98,9 @@ def test_nothing_to_draw_is_an_error(machine, tmp_path):
     table = own_rows(write(tmp_path / "rows.csv", measured(machine)), machine)
     with pytest.raises(RowError, match="no row to draw"):
         measured_on_predicted(table.iloc[:0])
+
+
+def test_committed_rows_were_measured_by_committed_code():
+    rows = [row for file in own_files() for row in measurement_file.read(file)]
+    assert rows
+    assert all(row.dirty is False and len(row.commit) == 40 for row in rows)
