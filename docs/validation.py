@@ -42,8 +42,8 @@ interval* the share of speedups that fell inside the predicted range, which shou
 tokens, prefill from 1024; a speedup is against the dense baseline that the source chose.
 
 With constants fitted to all rows, what `predict` uses, the median error of the speedup of 16-bit types is {fitted} instead
-of {held_out}. One thing is not held out: the form of the estimate was chosen with all rows in view. The ranges of this page leave the row's
-own die out as well; a single factor, by which ranges are wider than the residuals in them, was chosen so that they hold
+of {held_out}. One thing is not held out: the form of the estimate was chosen with all rows in view. The ranges of this
+page leave the row's own die out as well; a single factor, by which ranges are wider than the residuals in them, was chosen so that they hold
 what they promise over all rows together. By family they hold more or less, as the tables show.
 """
 
@@ -286,7 +286,8 @@ def _own_goals() -> str:
         f"\nThe median error of the speedup is {_percent(error)} (goal {_percent(OWN_GOAL)}, "
         f"{'met' if error <= OWN_GOAL else 'missed'}), {_percent(float(cold['speedup_error'].abs().median()))} where "
         "operands come from DRAM. Two exponents of the estimate were chosen on two earlier campaigns of this machine (A29), "
-        "whose error was 6.7 and 7.7 %; these rows had no part in it. Times follow the bandwidth that a shared machine has in that minute, ratios do so less.\n\n"
+        "whose error was 6.7 and 7.7 %; these rows had no part in it. Times follow the bandwidth that a shared machine has "
+        "in that minute, ratios do so less.\n\n"
         "![Measured speedups of CPU kernels on predicted ones](../gallery/measured_on_predicted.svg)\n\n"
         f"The worst row: {_told(worst)}. {WARM_WORST} The worst of the cold rows: {_told(cold_worst)}.\n\n"
         "One token, from DRAM, 8192 x 8192 and 4096 x 4096, against the best dense call of the same run; the goals of 1.6x "
