@@ -43,8 +43,8 @@ tokens, prefill from 1024; a speedup is against the dense baseline that the sour
 
 With constants fitted to all rows, what `predict` uses, the median error of the speedup of 16-bit types is {fitted} instead
 of {held_out}. One thing is not held out: the form of the estimate was chosen with all rows in view. The ranges of this
-page leave the row's own die out as well; a single factor, by which ranges are wider than the residuals in them, was chosen so that they hold
-what they promise over all rows together. By family they hold more or less, as the tables show.
+page leave the row's own die out as well; a single factor, by which ranges are wider than the residuals in them, was
+chosen so that they hold what they promise over all rows together. By family they hold more or less, as the tables show.
 """
 
 ROOFLINE = """## A plain roofline, and other models
