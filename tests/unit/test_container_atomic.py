@@ -1,6 +1,7 @@
 """A file has its name when it is complete, and not before, whatever stops the work."""
 
 import errno
+import functools
 import os
 import re
 import signal
@@ -46,7 +47,9 @@ def stopped(source, target, number):
     """Start packing, stop it half way with a signal, and return the exit status."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     arguments = [sys.executable, "-c", STALLED, str(source), str(target)]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, env=environment) as process:
+    # A shell's background job ignores SIGINT, and its children inherit that.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, env=environment, preexec_fn=heed) as process:
         try:
             assert process.stdout.readline() == b"half way\n"
             assert not target.exists()
