@@ -93,8 +93,7 @@ def estimate(
     )
     dense_library_s = library_time_s(dense, device, constants)
     dense_bytes = rows * K * value_bytes
-    streamed_s = stream_s(moved_dense.total_bytes, warm, device, constants, fused=False)
-    dense_time_s = np.where(M <= VECTOR_TOKENS, np.minimum(streamed_s, dense_library_s), dense_library_s)
+    dense_time_s = dense_s(M, dense_library_s, moved_dense.total_bytes, warm, device, constants)
     wait_s = flush_s(flushed, device, constants)
 
     execution = np.asarray(how.execution)
@@ -121,6 +120,14 @@ def estimate(
         roads[1] = np.where(native, norm(unit_s, bound.decode_s, bound.select_s), np.inf)
     road = np.where(sparse, 1 + np.argmin(roads[1:], axis=0), 0).astype(np.int8)
     return Estimate(np.choose(road, roads) + wait_s, dense_time_s + wait_s, road)
+
+
+def dense_s(
+    tokens: Any, library_s: Any, total_bytes: Any, warm: Any, device: Chip, constants: Constants
+) -> Any:
+    """Seconds of a dense product: a library has kernels for few tokens that are one long read (A25)."""
+    streamed_s = stream_s(total_bytes, warm, device, constants, fused=False)
+    return np.where(tokens <= VECTOR_TOKENS, np.minimum(streamed_s, library_s), library_s)
 
 
 def energy_ratio(value_bits: Any, on_vector_lanes: Any, constants: Constants) -> Any:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hwmodels.chip import chip
 from hwmodels.constants import Constants
-from hwmodels.estimate import CACHE_STATES, VECTOR_TOKENS, energy_ratio, flush_s, stream_s
+from hwmodels.estimate import CACHE_STATES, dense_s, energy_ratio, flush_s, stream_s
 from hwmodels.library import Array, Product, library_time_s, norm
 from hwmodels.spec import HardwareSpec
 from nmsim.errors import RowError
@@ -83,8 +83,7 @@ class Rows:
         """Expected time of the dense baseline: a library product, or one long read for few tokens."""
         product = self._product(self.K, self.bits / 8, self.peak(False), self.energy, False)
         library_s = library_time_s(product, self.device, self.constants)
-        streamed_s = stream_s(self.dense_bytes(), self.warm, self.device, self.constants, fused=False)
-        alone_s = np.where(self.M <= VECTOR_TOKENS, np.minimum(streamed_s, library_s), library_s)
+        alone_s = dense_s(self.M, library_s, self.dense_bytes(), self.warm, self.device, self.constants)
         return np.asarray(self.wait_s + alone_s)
 
     def dense_bytes(self) -> Array:

@@ -175,15 +175,12 @@ def _intervals(
     """Error bars of all rows: one look-up for each kind, regime and road that occurs."""
     regime = np.searchsorted([DECODE_TOKENS + 1, PREFILL_TOKENS], tokens, side="right")
     key = (kind * len(REGIMES) + regime) * len(ROADS) + answers.road
-    codes, occurring = pd.factorize(key)
-    example = [0] * len(occurring)
-    for row, code in zip(range(len(codes) - 1, -1, -1), codes[::-1].tolist(), strict=True):
-        example[code] = row
+    example, codes = _distinct((key,))
     known = [
         interval_of(
             spec, ways[kind[row]].pattern, ways[kind[row]].dtype, int(tokens[row]), int(answers.road[row])
         )
-        for row in example
+        for row in example.tolist()
     ]
     per_row = Known(
         Interval(*(np.array([k.interval[i] for k in known])[codes] for i in range(4))),  # type: ignore[arg-type]

@@ -1,6 +1,5 @@
 """Judges rows: joins them with predictions and writes the verdict as plain data."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import hwmodels
 from validate import metrics
 from validate.join import Predictor, join
 from validate.machine_names import Machines
+from validate.plain import records
 from validate.rows import JudgedRow, committed_files, committed_hardware, read_rows
 from validate.violations import bound_violations
 
@@ -66,7 +66,7 @@ class Judgement:
             "overall": metrics.summarise(self.table),
             **{name: metrics.grouped(self.table, columns) for name, columns in BREAKDOWNS.items()},
             "bound_violations": bound_violations(self.table),
-            "worst": _records(metrics.worst(self.table)[list(WORST_COLUMNS)]),
+            "worst": records(metrics.worst(self.table)[list(WORST_COLUMNS)]),
         }
 
 
@@ -114,8 +114,3 @@ def judge_rows(
 ) -> pd.DataFrame:
     """Join rows that are in memory, from `validate.rows.as_rows`, with the model's predictions."""
     return join(rows, machines or Machines(), predictor or hwmodels.predict_rows, held_out=held_out)
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=12))
-    return records

@@ -23,6 +23,7 @@ from validate.answer import Answer, answer
 from validate.bits import bits_per_element, measure_checkpoint, open_weights
 from validate.example_checkpoint import FILE_NAME, write_example
 from validate.own_machine import OwnMachine, own_rows
+from validate.plain import records
 from validate.provenance import collect
 from validate.publish import published, refuse_output
 from validate.whole_model import case_table, predict_layers, sum_layers
@@ -257,16 +258,11 @@ def _summary(found: report.Findings) -> dict[str, Any]:
         "packing": found.packing,
         "weights": {"name": found.weights_name, "synthetic": found.synthetic},
         "speedups_are": "estimates vs the dense model on the same machine; best cases are bound_speedup_vs_dense",
-        "best_encoding_of_each_pattern": _records(best),
-        "bits_per_element": _records(found.bits),
+        "best_encoding_of_each_pattern": records(best),
+        "bits_per_element": records(found.bits),
         "files": list(found.files),
         "provenance": found.provenance.as_dict(),
     }
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=12))
-    return records
 
 
 def _write(

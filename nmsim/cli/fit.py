@@ -1,15 +1,15 @@
 """`nmsim fit`: the constants of the estimate, fitted to measured rows and checked on machines that were left out."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from nmsim.cli import console
-from nmsim.cli.progress import tidy_when_terminated
+from nmsim.cli.progress import share_bar, tidy_when_terminated
 from nmsim.errors import NmsimError
 
 if TYPE_CHECKING:
@@ -110,18 +110,11 @@ def _fit_with_bar(table: "FitTable") -> "Fitted":
     from hwmodels.dies import group_of
 
     groups = {group_of(machine) for machine in table.rows["machine"]}
-    bar = Progress(
-        TextColumn("fitting {task.description:<24.24}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        console=console.err,
-        transient=True,
-        disable=not console.err.is_terminal,
-    )
-    task = bar.add_task("", total=1 + len(groups), completed=-1)
-    with bar:
-        return fitting.fit(table.rows, lambda step: bar.update(task, description=step, advance=1))
+    done = itertools.count()
+    with share_bar() as progress:
+        return fitting.fit(
+            table.rows, lambda step: progress(f"fitting {step}", next(done) / (1 + len(groups)))
+        )
 
 
 def _text(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nmsim.cli import console
 from nmsim.cli.here import Here, measure_here
 from nmsim.cli.progress import share_bar
-from nmsim.errors import NmsimError
-from nmsim.files.atomic import new_file, partial_name
+from nmsim.files.atomic import new_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,6 +49,7 @@ def judge_live(folder: Path, campaign: str, output: Path | None) -> None:
 def verdict(table: "pd.DataFrame", here: Here) -> dict[str, Any]:
     """All figures as plain data."""
     from validate.own_machine import summarise
+    from validate.plain import records
 
     worst = table.reindex(table["speedup_error"].abs().sort_values(ascending=False).index).head(WORST_ROWS)
     return {
@@ -58,27 +57,16 @@ def verdict(table: "pd.DataFrame", here: Here) -> dict[str, Any]:
         "rows": str(here.rows),
         "doubts": here.doubts,
         "wrong": here.wrong,
-        "overall": _records(summarise(table.assign(all="all"), ["all"]))[0],
-        **{"by_" + "_".join(names): _records(summarise(table, names)) for names in SUMMARIES},
-        "worst": _records(worst),
+        "overall": records(summarise(table.assign(all="all"), ["all"]))[0],
+        **{"by_" + "_".join(names): records(summarise(table, names)) for names in SUMMARIES},
+        "worst": records(worst),
     }
 
 
 def write_json(path: Path, found: Mapping[str, Any]) -> None:
-    """Write JSON to a file, whole or not at all."""
-    work = partial_name(path.resolve())
-    try:
-        work.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(work, path)
-    except OSError as error:
-        raise NmsimError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        work.unlink(missing_ok=True)
-
-
-def _records(table: "pd.DataFrame") -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=12))
-    return records
+    """Write JSON to a file, whole or not at all; over one of that name."""
+    with new_file(path, force=True) as stream:
+        stream.write((json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
 
 
 def _draw(table: "pd.DataFrame", path: Path) -> None:
