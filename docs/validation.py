@@ -9,7 +9,7 @@ import judged
 import pandas as pd
 
 from hwmodels import constants
-from hwmodels.intervals import FEWEST_ROWS, INTERVAL_SHARE
+from hwmodels.intervals import INTERVAL_SHARE
 from validate import metrics, own_machine
 from validate.judge import Judgement
 from validate.misses import why_missed
@@ -248,7 +248,9 @@ def _own(found: Judgement | None) -> str:
     return (
         f"{head}Measured by `nmsim measure` on the machines that `nmsim calibrate` described ({', '.join(names)}): "
         f"real products through our own CPU kernels against the best dense call. No constant is fitted to them; a "
-        f"prediction knows the calibration alone. Families of fewer than {FEWEST_ROWS} rows give no interval. {below}\n\n"
+        f"prediction knows the calibration alone. "
+        f"Their ranges, as `predict` gives them, are made of these very rows, so that what lies in them "
+        f"says nothing of another machine. {below}\n\n"
         + _metric_table(("rows of",), [(("all",), verdict["overall"])])
         + "\n"
         + _metric_table(("machine", "type", "regime"), _by_type(found.table))

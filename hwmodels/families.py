@@ -23,7 +23,7 @@ from nmsim.records import VALUE_BITS
 DELTA_BITS = 4
 """Bits of the distance to the last kept value, for each kept value, in the delta format of MACKO-SpMV."""
 CSR_INDEX_BITS = 16
-"""Bits of a column index; Sputnik stores 16 where columns allow it."""
+"""Bits of a column index (assumption A26)."""
 UNIT_PATTERN = Pattern(2, 4)
 UNIT_INDEX_BITS = 2
 

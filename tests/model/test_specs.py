@@ -171,6 +171,17 @@ def test_a_figure_in_another_unit_is_refused(tmp_path):
         hwmodels.load(tmp_path / "mine.toml")
 
 
+def test_a_sparse_peak_below_the_dense_one_is_refused(tmp_path):
+    text = (SPEC_FOLDER / "h200.toml").read_text(encoding="utf-8")
+    dense, sparse = text.split("[sparse_peak_flop_per_s]")
+    slip = sparse.replace("value = 1.9789e+15", "value = 1.9789e+14")
+    (tmp_path / "mine.toml").write_text(f"{dense}[sparse_peak_flop_per_s]{slip}", encoding="utf-8")
+    with pytest.raises(
+        SpecError, match=r"sparse_peak_flop_per_s.fp16: value=.*: expected at least the dense peak"
+    ):
+        hwmodels.load(tmp_path / "mine.toml")
+
+
 BROKEN = {
     "unknown key": (
         "[memory]\n",

@@ -75,3 +75,11 @@ def test_bad_input_leaves_everything_as_it_was(nmsim, rows, tmp_path):
     assert (code, "there is no folder" in err) == (2, True)
     code, _, err = nmsim("fit", "--rows", rows, "-o", rows)
     assert (code, "is a file" in err) == (2, True)
+
+
+def test_rows_of_ones_own_do_not_replace_the_shipped_constants(nmsim, rows):
+    before = FITTED_FILE.read_bytes()
+    code, _, err = nmsim("fit", "--rows", rows)
+    assert code != 0
+    assert "--rows without --output: expected a folder" in err
+    assert FITTED_FILE.read_bytes() == before

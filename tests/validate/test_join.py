@@ -170,3 +170,12 @@ def test_times_below_the_bound_are_listed_with_a_reason():
     assert "without an L2 flush: some of the operands (dense weights: 32 MiB)" in reasons[1]
     assert "faster than its datasheet says" in reasons[2]
     assert "cuts times to whole microseconds" in reasons[3]
+
+
+def test_rows_of_our_cpu_kernels_belong_to_one_calibrated_file():
+    """ "epyc" is an alias of a shipped machine, but these rows say which file they were measured with."""
+    assert MACHINES.find("EPYC").id == "epyc-2core"
+    with pytest.raises(
+        RowError, match=r"row 1: machine='EPYC': expected the id of a hardware file, as nmsim calibrate"
+    ):
+        joined(measurement(machine="EPYC", kernel="cpu.avx2"))

@@ -226,3 +226,19 @@ def test_a_missing_column_and_a_missing_file(tmp_path):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(RowError, match="cannot be read as UTF-8"):
         read_literature(path, MACHINES)
+
+
+@pytest.mark.parametrize("text", ["0,726 ms", "1,45 us", "12,3456 us", ",5 ms"])
+def test_a_comma_is_no_decimal_point(text):
+    with pytest.raises(RowError, match="expected"):
+        parse_time(text, 1e9)
+
+
+def test_commas_part_thousands():
+    assert parse_time("1,450.5 us", 1e9).time_s == pytest.approx(1450.5e-6)
+
+
+@pytest.mark.parametrize("text", ["1e-400 us", "1e300 s"])
+def test_times_beyond_all_machines_are_refused(text):
+    with pytest.raises(RowError, match="expected"):
+        parse_time(text, 1e9)
