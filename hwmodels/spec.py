@@ -12,6 +12,7 @@ from typing import Any, Literal
 from hwmodels.cache import CACHE_NUMBERS, CacheLevel
 from hwmodels.native import Feature, NativeUnit
 from hwmodels.quantity import Quantity, check_provenance
+from hwmodels.toml_table import checked_table
 from nmsim import encodings, packing
 from nmsim.errors import NmsimError, SpecError
 from nmsim.pattern import Pattern
@@ -157,19 +158,10 @@ class _Reader:
         return SpecError(f"{self.file}: {key}: {problem}")
 
     def table(self, value: Any, key: str, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> Any:
-        if not isinstance(value, dict):
-            raise self.fail(key, f"expected a table, got {value!r}")
-        prefix = f"{key}." if key else ""
-        for name in value:
-            if name not in required + optional:
-                near = difflib.get_close_matches(name, required + optional, n=1)
-                hint = f" (did you mean {near[0]}?)" if near else ""
-                expected = ", ".join(required + optional)
-                raise self.fail(f"{prefix}{name}", f"unknown key{hint}; expected {expected}")
-        for name in required:
-            if name not in value:
-                raise self.fail(f"{prefix}{name}", "missing; this key is required")
-        return value
+        try:
+            return checked_table(value, key, required, optional)
+        except SpecError as error:
+            raise SpecError(f"{self.file}: {error}") from error
 
     def quantity(self, value: Any, key: str, unit: str) -> Quantity:
         entry = self.table(value, key, ("value", "kind", "source"))

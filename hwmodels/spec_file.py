@@ -1,6 +1,5 @@
 """A hardware spec as a TOML file: the way back from `hwmodels.spec.read_spec`."""
 
-import json
 from collections.abc import Iterable, Iterator
 
 from hwmodels.cache import CACHE_NUMBERS, CacheLevel
@@ -15,6 +14,7 @@ from hwmodels.spec import (
     UNIT_RATES,
     HardwareSpec,
 )
+from hwmodels.toml_table import toml_value
 
 
 def to_toml(spec: HardwareSpec, comment: str = "") -> str:
@@ -44,24 +44,29 @@ def _lines(spec: HardwareSpec, comment: str) -> Iterator[str]:
         yield from (f"# {line}".rstrip() for line in comment.splitlines())
         yield ""
     for name in HEADER:
-        yield f"{name} = {_value(getattr(spec, name))}"
+        yield f"{name} = {toml_value(getattr(spec, name))}"
     for part, required in NUMBERS.items():
         yield from ("", f"[{part}]")
         yield from _numbers(spec, (*required, *OPTIONAL_NUMBERS[part]))
     for level in spec.cache:
-        yield from ("", "[[cache]]", f"level = {_value(level.level)}", f"shared = {_value(level.shared)}")
+        yield from (
+            "",
+            "[[cache]]",
+            f"level = {toml_value(level.level)}",
+            f"shared = {toml_value(level.shared)}",
+        )
         yield from _numbers(level, CACHE_NUMBERS)
     for name in PEAKS:
         if getattr(spec, name):
             yield from ("", f"[{name}]")
             yield from (f"{dtype} = {_quantity(peak)}" for dtype, peak in getattr(spec, name).items())
     for unit in spec.native:
-        yield from ("", "[[native]]", f"pattern = {_value(str(unit.pattern))}")
-        yield from (f"{name} = {_value(getattr(unit, name))}" for name in (*UNIT_LISTS, "source"))
+        yield from ("", "[[native]]", f"pattern = {toml_value(str(unit.pattern))}")
+        yield from (f"{name} = {toml_value(getattr(unit, name))}" for name in (*UNIT_LISTS, "source"))
         yield from _numbers(unit, UNIT_RATES)
     yield from ("", "[weight_column_skip]")
     feature = spec.weight_column_skip
-    yield from (f"{name} = {_value(getattr(feature, name))}" for name in ("supported", "kind", "source"))
+    yield from (f"{name} = {toml_value(getattr(feature, name))}" for name in ("supported", "kind", "source"))
 
 
 def _numbers(of: HardwareSpec | CacheLevel | NativeUnit, names: Iterable[str]) -> Iterator[str]:
@@ -70,17 +75,5 @@ def _numbers(of: HardwareSpec | CacheLevel | NativeUnit, names: Iterable[str]) -
 
 
 def _quantity(quantity: Quantity) -> str:
-    parts = (f"{name} = {_value(getattr(quantity, name))}" for name in ("value", "kind", "source"))
+    parts = (f"{name} = {toml_value(getattr(quantity, name))}" for name in ("value", "kind", "source"))
     return f"{{ {', '.join(parts)} }}"
-
-
-def _value(value: object) -> str:
-    """A TOML value. JSON's strings are TOML's, but for DEL, which TOML wants escaped."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    assert isinstance(value, tuple)
-    return f"[{', '.join(map(_value, value))}]"
