@@ -3,16 +3,12 @@
 import functools
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from hwmodels import constants
 from hwmodels.bounds import Bound, Plan, evaluate
 from hwmodels.constants import Constants
 from hwmodels.cpu import estimate_cpu, instructions_per_element, vector_lanes
 from hwmodels.estimate import ROADS, estimate
 from hwmodels.families import UNIT_PATTERN
-from hwmodels.intervals import CPU_FAMILY, ROAD_FAMILIES, Interval, interval, regime_of, width_of
+from hwmodels.intervals import CPU_FAMILY, ROAD_FAMILIES, Interval, interval, width_of
 from hwmodels.spec import HardwareSpec
 from hwmodels.traffic import Traffic
 from nmsim.pattern import Pattern
@@ -52,7 +48,7 @@ class Known(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4096)
-def interval_of(spec: HardwareSpec, pattern: Pattern | None, dtype: str, tokens: int, road: int) -> Known:
+def interval_of(spec: HardwareSpec, pattern: Pattern | None, dtype: str, regime: str, road: int) -> Known:
     """Find the measured rows that a prediction compares with, and whether they are of its pattern.
 
     Parameters
@@ -61,17 +57,18 @@ def interval_of(spec: HardwareSpec, pattern: Pattern | None, dtype: str, tokens:
     pattern : Pattern or None
         None for a dense product, whose speedup is 1 by definition.
     dtype : str
-    tokens : int
+    regime : str
+        As `hwmodels.intervals.regime_of`.
     road : int
         Place in `hwmodels.estimate.ROADS`.
     """
     if pattern is None:
         return Known(Interval(1.0, 1.0, 0), False)
     if spec.family == "cpu":
-        found = interval(CPU_FAMILY, width_of(dtype), regime_of(tokens))
+        found = interval(CPU_FAMILY, width_of(dtype), regime)
         return Known(found, found.widened)
     name = ROADS[road]
-    found = interval(ROAD_FAMILIES[name], width_of(dtype), regime_of(tokens))
+    found = interval(ROAD_FAMILIES[name], width_of(dtype), regime)
     measured = name == "unit" and pattern == UNIT_PATTERN and not spec.hypothetical
     return Known(found, not measured or found.widened)
 
@@ -87,14 +84,15 @@ def with_interval(speedup: Any, known: Known) -> dict[str, Any]:
 
 
 class Asked(NamedTuple):
-    """How rows are run, beyond what the product is: place in `CACHE_STATES`, cores (0: all), and instructions.
+    """How products are run, beyond what the product is: place in `CACHE_STATES`, cores (0: all), and instructions.
 
-    `instructions` are those of an element of the dense matrix in the sparse and in the dense product, on a CPU.
+    `instructions` are those of an element of the dense matrix in the sparse and in the dense product, on a CPU. Numbers,
+    or arrays of one entry a case.
     """
 
-    state: NDArray[np.int8]
-    threads: NDArray[np.int64]
-    instructions: tuple[NDArray[np.float64], NDArray[np.float64]]
+    state: Any
+    threads: Any
+    instructions: tuple[Any, Any]
 
 
 class Way(NamedTuple):
@@ -105,77 +103,50 @@ class Way(NamedTuple):
     encoding: str
 
 
-def instructions_of(
-    spec: HardwareSpec, ways: list[Way], kind: NDArray[np.intp], tokens: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Instructions an element of each row costs, sparse and dense; zeros on a GPU, where the estimate knows none."""
-    sparse, dense = np.zeros(len(kind)), np.zeros(len(kind))
+def instructions_of(spec: HardwareSpec, way: Way, tokens: int) -> tuple[float, float]:
+    """Instructions an element of a product costs, sparse and dense; zeros on a GPU, where the estimate knows none."""
     if spec.family != "cpu":
-        return sparse, dense
+        return 0.0, 0.0
     lanes = vector_lanes(spec)
-    for place, way in enumerate(ways):
-        for count in np.unique(tokens[kind == place]).tolist():
-            rows = (kind == place) & (tokens == count)
-            sparse[rows] = instructions_per_element(lanes, way.dtype, way.pattern, way.encoding, count)
-            dense[rows] = instructions_per_element(lanes, way.dtype, None, "", count)
-    return sparse, dense
+    dense = instructions_per_element(lanes, way.dtype, None, "", tokens)
+    return instructions_per_element(lanes, way.dtype, way.pattern, way.encoding, tokens), dense
 
 
-class Answers:
-    """Columns of answers, filled block by block, under the fitted constants or those given."""
+class Answer(NamedTuple):
+    """What is said of products: the columns that are numbers, places in `STAGES` and `ROADS`, and what is behind them."""
 
-    def __init__(self, rows: int, values: Constants | None = None) -> None:
-        self.constants = values or constants.load()
-        self.numbers: dict[str, NDArray[Any]] = {name: np.empty(rows) for name in TIME_COLUMNS}
-        self.numbers |= {name: np.empty(rows, np.int64) for name in BYTE_COLUMNS}
-        self.stage = np.empty(rows, np.int8)
-        self.road = np.empty(rows, np.int8)
+    numbers: dict[str, Any]
+    stage: Any
+    road: Any
+    bound: Bound
+    moved: Traffic
 
-    def fill(
-        self,
-        rows: slice,
-        spec: HardwareSpec,
-        how: Plan,
-        shape: tuple[NDArray[np.int64], ...],
-        asked: "Asked",
-    ) -> tuple[Bound, Traffic]:
-        """Compute one block; the interval columns are left to the caller."""
-        M, N, K = shape
-        moved, bound, moved_dense, bound_dense = evaluate(spec, how, M, N, K)
-        time_s, dense_s = bound.time_s, bound_dense.time_s
-        if spec.family == "gpu":
-            expected = estimate(spec, self.constants, how, (M, N, K), moved, bound, moved_dense, asked.state)
-        else:
-            expected = estimate_cpu(
-                spec,
-                how,
-                (M, N, K),
-                moved,
-                bound,
-                moved_dense,
-                asked.state,
-                asked.threads,
-                asked.instructions,
-            )
-        columns = {
-            "predicted_time_s": expected.time_s,
-            "predicted_dense_time_s": expected.dense_time_s,
-            "predicted_speedup_vs_dense": expected.dense_time_s / expected.time_s,
-            "bound_time_s": time_s,
-            "bound_memory_s": bound.memory_s,
-            "bound_decode_s": bound.decode_s,
-            "bound_select_s": bound.select_s,
-            "bound_matrix_s": bound.matrix_s,
-            "bound_dense_time_s": dense_s,
-            "bound_speedup_vs_dense": dense_s / time_s,
-            "values_bytes": moved.values_bytes,
-            "metadata_bytes": moved.metadata_bytes,
-            "dense_operand_bytes": moved.dense_operand_bytes,
-            "output_bytes": moved.output_bytes,
-            "dense_traffic_bytes": moved_dense.total_bytes,
-        }
-        for name, column in columns.items():
-            self.numbers[name][rows] = column
-        self.stage[rows] = bound.stage
-        self.road[rows] = expected.road
-        return bound, moved
+
+def answer(
+    spec: HardwareSpec, values: Constants, how: Plan, shape: tuple[Any, Any, Any], asked: Asked
+) -> Answer:
+    """Estimate and bound products, numbers or arrays of one entry a case; the interval is left to the caller."""
+    moved, bound, moved_dense, bound_dense = evaluate(spec, how, *shape)
+    time_s, dense_s = bound.time_s, bound_dense.time_s
+    if spec.family == "gpu":
+        expected = estimate(spec, values, how, shape, moved, bound, moved_dense, asked.state)
+    else:
+        expected = estimate_cpu(spec, how, shape, moved, bound, moved_dense, *asked)
+    numbers = {
+        "predicted_time_s": expected.time_s,
+        "predicted_dense_time_s": expected.dense_time_s,
+        "predicted_speedup_vs_dense": expected.dense_time_s / expected.time_s,
+        "bound_time_s": time_s,
+        "bound_memory_s": bound.memory_s,
+        "bound_decode_s": bound.decode_s,
+        "bound_select_s": bound.select_s,
+        "bound_matrix_s": bound.matrix_s,
+        "bound_dense_time_s": dense_s,
+        "bound_speedup_vs_dense": dense_s / time_s,
+        "values_bytes": moved.values_bytes,
+        "metadata_bytes": moved.metadata_bytes,
+        "dense_operand_bytes": moved.dense_operand_bytes,
+        "output_bytes": moved.output_bytes,
+        "dense_traffic_bytes": moved_dense.total_bytes,
+    }
+    return Answer(numbers, bound.stage, expected.road, bound, moved)

@@ -16,7 +16,7 @@ import numpy as np
 
 from hwmodels.software import decode_cost, select_cost
 from hwmodels.spec import HardwareSpec
-from hwmodels.traffic import DENSE_STREAM, Stream, Traffic, stream, traffic
+from hwmodels.traffic import DENSE_STREAM, Stream, Traffic, stream, traffic, where
 from nmsim.errors import RowError
 from nmsim.pattern import Pattern
 from nmsim.records import VALUE_BITS
@@ -72,9 +72,9 @@ class Bound:
     @property
     def stage(self) -> Any:
         """Position in `STAGES` of the longest stage."""
-        longest, place = self.memory_s, np.zeros(np.shape(self.memory_s), np.int8)
+        longest, place = self.memory_s, np.int8(0)
         for position, time_s in enumerate(self.stages[1:], start=1):
-            place = np.where(time_s > longest, np.int8(position), place)
+            place = where(time_s > longest, np.int8(position), place)
             longest = np.maximum(longest, time_s)
         return place
 
@@ -179,7 +179,7 @@ def evaluate(
     skip = hardware.weight_column_skip.supported
     moved = traffic(M, N, K, how.value_bits, how.how, how.sparse_activations, skip)
     moved_dense = traffic(M, N, K, how.value_bits, DENSE_STREAM, False, False)
-    groups = np.where(how.sparse_activations, M, N) * ceil_div(K, how.how.m)
+    groups = where(how.sparse_activations, M, N) * ceil_div(K, how.how.m)
     flop = 2.0 * M * N * K
     vector_s = flop / vector_peak
     bound = Bound(
@@ -190,8 +190,8 @@ def evaluate(
     )
     bound_dense = Bound(
         memory_s=moved_dense.total_bytes / bandwidth,
-        decode_s=np.zeros_like(vector_s),
-        select_s=np.zeros_like(vector_s),
+        decode_s=0.0,
+        select_s=0.0,
         matrix_s=np.minimum(flop / how.dense_peak_flop_per_s, vector_s),
     )
     return moved, bound, moved_dense, bound_dense

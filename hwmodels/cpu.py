@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from hwmodels.bounds import Bound, Plan
 from hwmodels.estimate import CACHE_STATES, Estimate
 from hwmodels.spec import HardwareSpec
-from hwmodels.traffic import Traffic
+from hwmodels.traffic import Traffic, where
 from nmsim.pattern import Pattern
 
 COUNTS_FILE = Path(__file__).parent / "data" / "cpu_instructions.csv"
@@ -96,14 +95,14 @@ def bandwidth_bytes_per_s(hardware: HardwareSpec, footprint_bytes: Any, threads:
     Parameters
     ----------
     hardware : HardwareSpec
-    footprint_bytes : array
+    footprint_bytes : number or array
     threads : int
         Cores at work.
-    warm : bool array
+    warm : bool or bool array
 
     Returns
     -------
-    float64 array
+    float or float64 array
     """
     cores = int(hardware.cores.value)
 
@@ -112,14 +111,11 @@ def bandwidth_bytes_per_s(hardware: HardwareSpec, footprint_bytes: Any, threads:
             return float(all_cores.value)
         return float(min(one.value * threads, max(one.value, all_cores.value)))
 
-    found = np.full(
-        np.shape(footprint_bytes),
-        rate(hardware.core_read_bandwidth_bytes_per_s, hardware.dram_bandwidth_bytes_per_s),
-    )
+    found: Any = rate(hardware.core_read_bandwidth_bytes_per_s, hardware.dram_bandwidth_bytes_per_s)
     for level in reversed(hardware.cache):
         room = CACHE_SHARE * level.bytes.value * (1 if level.shared else threads)
         speed = rate(level.core_read_bandwidth_bytes_per_s, level.read_bandwidth_bytes_per_s)
-        found = np.where(warm & (footprint_bytes <= room), np.maximum(found, speed), found)
+        found = where(warm & (footprint_bytes <= room), np.maximum(found, speed), found)
     return found
 
 
@@ -130,8 +126,8 @@ def estimate_cpu(
     moved: Traffic,
     bound: Bound,
     moved_dense: Traffic,
-    state: NDArray[np.int8],
-    threads: NDArray[np.int64],
+    state: Any,
+    threads: Any,
     instructions: tuple[Any, Any],
 ) -> Estimate:
     """Estimate products on a CPU.
@@ -140,54 +136,53 @@ def estimate_cpu(
     ----------
     hardware, how, shape, moved, bound, moved_dense, state
         As in `hwmodels.estimate.estimate`.
-    threads : int64 array [rows]
+    threads : int or int64 array [rows]
         Cores at work; 0 for all.
-    instructions : tuple of float64 array [rows]
+    instructions : tuple of float or float64 array [rows]
         Per element of the dense matrix, of the sparse and of the dense product.
 
     Returns
     -------
     Estimate
-        Float64 arrays [rows].
+        Numbers, or float64 arrays [rows].
 
     Source
     ------
     `docs/explanation/estimate.md`, section on CPUs.
     """
     cores = int(hardware.cores.value)
-    M, N, K = (np.asarray(part, np.float64) for part in shape)
-    used = np.where(threads == 0, cores, np.minimum(threads, cores))
+    M, N, K = shape
+    used = where(threads == 0, cores, np.minimum(threads, cores))
     lanes = vector_lanes(hardware)
     issue_per_s = hardware.issue_lanes_per_core_per_cycle.value * hardware.clock_hz.value / lanes
     dense_call_s, sparse_call_s, wake_s = (
         float(known.value) if known else 0.0
         for known in (hardware.call_overhead_s, hardware.sparse_call_overhead_s, hardware.thread_wake_s)
     )
-    woken_s = np.where(used > 1, wake_s, 0.0)
-    online = np.asarray(how.sparse_activations, bool)
+    woken_s = where(used > 1, wake_s, 0.0)
     warm = state == CACHE_STATES.index("warm")
-    rows = np.where(online, M, N)
+    rows = where(how.sparse_activations, M, N)
     flop_per_s = hardware.vector_peak_flop_per_s.value * used / cores
 
     def time_s(traffic: Traffic, per_element: Any, share: Any, call_s: Any, overlap: float) -> Any:
-        rate = np.empty(len(M))
+        rate: Any = np.nan
         for count in np.unique(used):
-            at = used == count
-            rate[at] = bandwidth_bytes_per_s(hardware, traffic.total_bytes[at], int(count), warm[at])
+            of_count = bandwidth_bytes_per_s(hardware, traffic.total_bytes, int(count), warm)
+            rate = where(used == count, of_count, rate)
         issued_s = rows * K * per_element / (used * issue_per_s)
         worked_s = np.maximum(issued_s, 2.0 * M * N * K * share / flop_per_s)
         read_s = traffic.total_bytes / rate
         return call_s + woken_s + (read_s**overlap + worked_s**overlap) ** (1 / overlap)
 
     sparse_instructions, dense_instructions = instructions
-    is_sparse = np.asarray(how.execution) != 0
+    is_sparse = how.execution != 0
     # 32-bit products are numpy's at their smallest, 16-bit ones those of `kernels.cpu`.
-    least_s = np.where(how.value_bits == 32, dense_call_s, sparse_call_s)
+    least_s = where(how.value_bits == 32, dense_call_s, sparse_call_s)
     dense_s = time_s(moved_dense, dense_instructions, 1.0, least_s, DENSE_OVERLAP)
     pruned_s = (
         time_s(moved, sparse_instructions, how.vector_work, sparse_call_s, SPARSE_OVERLAP) + bound.select_s
     )
-    return Estimate(np.where(is_sparse, pruned_s, dense_s), dense_s, np.zeros(len(M), np.int8))
+    return Estimate(where(is_sparse, pruned_s, dense_s), dense_s, np.zeros(np.shape(M), np.int8))
 
 
 def vector_lanes(hardware: HardwareSpec) -> int:

@@ -7,14 +7,13 @@ to run it: launches, tiles and waves, bandwidth that is reached, caches, power.
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hwmodels.bounds import EXECUTIONS, Bound, Plan
 from hwmodels.chip import Chip, chip
 from hwmodels.constants import Constants
-from hwmodels.library import Array, Product, library_time_s, norm
+from hwmodels.library import Product, library_time_s, norm
 from hwmodels.spec import HardwareSpec
-from hwmodels.traffic import Traffic
+from hwmodels.traffic import Traffic, where
 
 CACHE_STATES = ("", "cold", "warm")
 """Where operands lie. `""`: in DRAM. `"cold"`: in DRAM, after a benchmark flushed the cache by writing to it, which
@@ -54,72 +53,66 @@ def estimate(
     hardware : HardwareSpec
     constants : Constants
     how : Plan
-        Of arrays [rows].
-    shape : tuple of int64 array [rows]
+        Of numbers, or of arrays [rows].
+    shape : tuple of int or int64 array [rows]
         Tokens M, out features N, in features K.
     moved, bound, moved_dense
         What `hwmodels.bounds.evaluate` says of the same rows.
-    state : int8 array [rows]
+    state : int or int8 array [rows]
         Place in `CACHE_STATES`.
 
     Returns
     -------
     Estimate
-        Float64 arrays [rows].
+        Numbers, or float64 arrays [rows].
 
     Source
     ------
     `docs/explanation/estimate.md`.
     """
-    M, N, K = (np.asarray(part, np.float64) for part in shape)
+    M, N, K = shape
     device = chip(hardware)
-    online = np.asarray(how.sparse_activations, bool)
     warm, flushed = state == CACHE_STATES.index("warm"), state == CACHE_STATES.index("cold")
+    sparse = how.execution != EXECUTIONS.index("dense")
+    native = how.execution == EXECUTIONS.index("native")
+    many = M > VECTOR_TOKENS
+    tokens, rows = where(how.sparse_activations, N, M), where(how.sparse_activations, M, N)
     value_bytes = how.value_bits / 8.0
-    output_bytes = np.where(how.value_bits == 32, 4.0, 2.0)
+    output_bytes = where(how.value_bits == 32, 4.0, 2.0)
     energy = energy_ratio(how.value_bits, how.on_vector_lanes, constants)
-    tokens, rows = np.where(online, N, M), np.where(online, M, N)
     stored_bytes = moved.values_bytes + moved.metadata_bytes
-    no = np.zeros(len(M), bool)
-
-    def library(stored: Any, rate: Any, ratio: Any, sparse: NDArray[np.bool_]) -> Array:
-        product = Product(
-            tokens, rows, K, stored / (rows * K), value_bytes, output_bytes, rate, ratio, sparse, warm
-        )
-        return library_time_s(product, device, constants)
-
-    dense = Product(
-        M, N, K, value_bytes, value_bytes, output_bytes, how.dense_peak_flop_per_s, energy, no, warm
-    )
-    dense_library_s = library_time_s(dense, device, constants)
     dense_bytes = rows * K * value_bytes
-    dense_time_s = dense_s(M, dense_library_s, moved_dense.total_bytes, warm, device, constants)
-    wait_s = flush_s(flushed, device, constants)
 
-    execution = np.asarray(how.execution)
-    sparse = execution != EXECUTIONS.index("dense")
-    native = execution == EXECUTIONS.index("native")
-    if not sparse.any():
-        return Estimate(dense_time_s + wait_s, dense_time_s + wait_s, np.zeros(len(M), np.int8))
+    def library(rate: Any, ratio: Any, on_unit: Any, needed: Any) -> Any:
+        product = Product(
+            tokens, rows, K, stored_bytes / (rows * K), value_bytes, output_bytes, rate, ratio, on_unit, warm
+        )
+        return library_time_s(product, device, constants, needed)
+
+    no = native & False
+    dense_rate = how.dense_peak_flop_per_s
+    dense = Product(M, N, K, value_bytes, value_bytes, output_bytes, dense_rate, energy, no, warm)
+    dense_library_s = library_time_s(dense, device, constants)
+    dense_time_s = dense_s(M, dense_library_s, moved_dense.total_bytes, warm, device, constants)
+
+    unit_s = library(how.matrix_peak_flop_per_s, energy * constants.sparse_energy_ratio, native, native)
     read_s = stream_s(moved.total_bytes, warm, device, constants, fused=True)
     small_s = norm(read_s, bound.decode_s, bound.select_s, bound.matrix_s)
     decoding_s = bound.decode_s * np.ceil(tokens / EXPAND_TILE_TOKENS)
-    tiled_s = norm(library(stored_bytes, how.dense_peak_flop_per_s, energy, no) + decoding_s, bound.select_s)
+    tiled_s = norm(library(dense_rate, energy, no, sparse & many) + decoding_s, bound.select_s)
     written_s = (stored_bytes + dense_bytes) / (device.dram_bytes_per_s * constants.dram_share)
     unpacked_s = constants.library_launch_s + np.maximum(written_s, bound.decode_s)
-    roads = [
-        dense_time_s,
-        np.full(len(M), np.inf),
-        np.where(M <= VECTOR_TOKENS, small_s, tiled_s),
+    sparse_roads = (
+        norm(unit_s, bound.decode_s, bound.select_s),
+        where(many, tiled_s, small_s),
         norm(dense_library_s + unpacked_s, bound.select_s),
-    ]
-    if native.any():
-        unit_s = library(
-            stored_bytes, how.matrix_peak_flop_per_s, energy * constants.sparse_energy_ratio, native
-        )
-        roads[1] = np.where(native, norm(unit_s, bound.decode_s, bound.select_s), np.inf)
-    road = np.where(sparse, 1 + np.argmin(roads[1:], axis=0), 0).astype(np.int8)
-    return Estimate(np.choose(road, roads) + wait_s, dense_time_s + wait_s, road)
+    )
+    time_s, road = where(sparse, np.inf, dense_time_s), np.int8(ROADS.index("dense"))
+    for place, road_s in enumerate(sparse_roads, start=1):
+        faster = sparse & (road_s < time_s)
+        time_s, road = where(faster, road_s, time_s), where(faster, np.int8(place), road)
+    wait_s = flush_s(flushed, device, constants)
+    return Estimate(time_s + wait_s, dense_time_s + wait_s, road)
 
 
 def dense_s(
@@ -127,22 +120,20 @@ def dense_s(
 ) -> Any:
     """Seconds of a dense product: a library has kernels for few tokens that are one long read (A25)."""
     streamed_s = stream_s(total_bytes, warm, device, constants, fused=False)
-    return np.where(tokens <= VECTOR_TOKENS, np.minimum(streamed_s, library_s), library_s)
+    return where(tokens <= VECTOR_TOKENS, np.minimum(streamed_s, library_s), library_s)
 
 
 def energy_ratio(value_bits: Any, on_vector_lanes: Any, constants: Constants) -> Any:
     """Joules of an operation on values so wide, over those of a dense 16-bit tensor operation."""
-    tensor = np.where(
-        value_bits <= 8, constants.byte_value_energy_ratio, np.where(value_bits == 32, 2.0, 1.0)
-    )
+    tensor = where(value_bits <= 8, constants.byte_value_energy_ratio, where(value_bits == 32, 2.0, 1.0))
     lanes = constants.vector_energy_joules_per_flop / constants.tensor_energy_joules_per_flop
-    return np.where(on_vector_lanes, lanes, tensor)
+    return where(on_vector_lanes, lanes, tensor)
 
 
 def flush_s(flushed: Any, device: Chip, constants: Constants) -> Any:
     """Seconds that a product waits after a flush, whichever kernel runs it: for events, and for dirty lines."""
     written_s = constants.cache_writeback_share * device.cache_bytes / device.dram_bytes_per_s
-    return np.where(flushed, constants.timed_alone_s + written_s, 0.0)
+    return where(flushed, constants.timed_alone_s + written_s, 0.0)
 
 
 def stream_s(total_bytes: Any, warm: Any, device: Chip, constants: Constants, *, fused: bool) -> Any:
@@ -165,8 +156,9 @@ def stream_s(total_bytes: Any, warm: Any, device: Chip, constants: Constants, *,
     """
     share = constants.fused_dram_share if fused else constants.stream_dram_share
     room = constants.cache_residency_share * device.cache_bytes
-    beyond = np.clip((total_bytes - room) / (constants.cache_overflow_ratio * room), 0.0, 1.0)
-    from_dram = np.where(warm, beyond, 1.0) * total_bytes
+    outgrown = (total_bytes - room) / (constants.cache_overflow_ratio * room)
+    beyond = np.minimum(np.maximum(outgrown, 0.0), 1.0)
+    from_dram = where(warm, beyond, 1.0) * total_bytes
     read_s = norm(
         from_dram / (device.dram_bytes_per_s * share),
         total_bytes / (device.cache_bytes_per_s * constants.cache_bandwidth_share),

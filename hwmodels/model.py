@@ -7,21 +7,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hwmodels import table
+from hwmodels import constants, table
 from hwmodels.answers import (
     PREDICTED_COLUMNS,
-    Answers,
+    Answer,
     Asked,
     Known,
     Way,
+    answer,
     instructions_of,
     interval_of,
     with_interval,
 )
-from hwmodels.bounds import EXECUTIONS, STAGES, Bound, Plan, plan
+from hwmodels.bounds import EXECUTIONS, STAGES, Plan, plan
 from hwmodels.constants import Constants
-from hwmodels.estimate import CACHE_STATES, ROADS
-from hwmodels.intervals import DECODE_TOKENS, PREFILL_TOKENS, REGIMES, Interval
+from hwmodels.estimate import CACHE_STATES
+from hwmodels.intervals import DECODE_TOKENS, PREFILL_TOKENS, REGIMES, Interval, regime_of
 from hwmodels.spec import HardwareSpec, load
 from hwmodels.traffic import Stream
 from nmsim import encodings, packing
@@ -29,6 +30,8 @@ from nmsim.errors import NmsimError, RowError
 from nmsim.pattern import Pattern
 from nmsim.records import VALUE_BITS, Case, Phase, Prediction, SparseOperand
 
+MAX_KEYS = 1 << 63
+"""Combinations that one int64 can number."""
 BLOCK_ROWS = 1 << 14
 """Rows computed at a time: their columns stay in a core's cache, and temporaries stay small."""
 
@@ -101,33 +104,30 @@ def _predict_case(case: Case, spec: HardwareSpec) -> Prediction:
         how = plan(spec, case.dtype, case.sparse_operand, case.pattern, case.encoding, case.packing)
     except NmsimError as error:
         raise RowError(f"case: {error}") from error
-    sizes = tuple(np.array([getattr(shape, name)], np.int64) for name in table.SHAPE_COLUMNS)
-    answers = Answers(1)
-    nothing = np.zeros(1, np.intp)
-    instructions = instructions_of(spec, [Way(case.dtype, case.pattern, case.encoding)], nothing, sizes[0])
-    asked = Asked(np.zeros(1, np.int8), np.zeros(1, np.int64), instructions)
-    bound, moved = answers.fill(slice(None), spec, _stack([how]), sizes, asked)
-    values: dict[str, Any] = {name: column.item() for name, column in answers.numbers.items()}
-    known = interval_of(spec, case.pattern, case.dtype, shape.M, int(answers.road[0]))
+    instructions = instructions_of(spec, Way(case.dtype, case.pattern, case.encoding), shape.M)
+    asked = Asked(CACHE_STATES.index(""), 0, instructions)
+    found = answer(spec, constants.load(), how, (shape.M, shape.N, shape.K), asked)
+    values: dict[str, Any] = {name: np.asarray(number).item() for name, number in found.numbers.items()}
+    known = interval_of(spec, case.pattern, case.dtype, regime_of(shape.M), int(found.road))
     values |= with_interval(values["predicted_speedup_vs_dense"], known)
     return Prediction(
         case=case,
         hardware=spec.id,
         execution=EXECUTIONS[how.execution],
-        bound=STAGES[int(answers.stage[0])],
-        explanation=_explain(bound, int(moved.total_bytes[0]), spec),
+        bound=STAGES[found.stage],
+        explanation=_explain(found, spec),
         **values,
     )
 
 
-def _explain(bound: Bound, moved_bytes: int, spec: HardwareSpec) -> str:
-    times = {stage: time_s.item() for stage, time_s in zip(STAGES, bound.stages, strict=True)}
+def _explain(found: Answer, spec: HardwareSpec) -> str:
+    times = dict(zip(STAGES, found.bound.stages, strict=True))
     first, second = sorted(STAGES, key=lambda stage: (-times[stage], STAGES.index(stage)))[:2]
     cause = ""
     if first == "memory":
         bandwidth = spec.dram_bandwidth_bytes_per_s.value
         rate = f"{bandwidth / 1e12:.4g} TB/s" if bandwidth >= 1e12 else f"{bandwidth / 1e9:.4g} GB/s"
-        cause = f"{moved_bytes / 1e6:.4g} MB at {rate} takes "
+        cause = f"{found.moved.total_bytes / 1e6:.4g} MB at {rate} takes "
     share = 100 * times[second] / times[first]
     return (
         f"{first}: {cause}{times[first] * 1e6:.4g} us; the next stage, {second}, takes "
@@ -146,60 +146,79 @@ def predict_table(cases: pd.DataFrame, spec: HardwareSpec, values: Constants | N
     state = np.array([*states, 0], np.int8)[codes]
     codes, counts = table.read_choice(cases, "threads", _threads, 0)
     threads = np.array([*counts, 0], np.int64)[codes]
-    first, place = _distinct((*sizes, kind_of_row, state, threads))
-    shape, kind = tuple(column[first] for column in sizes), kind_of_row[first]
-    asked = Asked(state[first], threads[first], instructions_of(spec, ways, kind, shape[0]))
-    stacked, answers = _stack(plans), Answers(len(first), values)
-    for start in range(0, len(first), BLOCK_ROWS):
-        rows = slice(start, start + BLOCK_ROWS)
-        part = Asked(asked.state[rows], asked.threads[rows], tuple(c[rows] for c in asked.instructions))  # type: ignore[arg-type]
-        answers.fill(rows, spec, _take(stacked, kind[rows]), tuple(column[rows] for column in shape), part)
-    numbers = answers.numbers | _intervals(answers, spec, shape[0], kind, ways)
-    execution = np.array([how.execution for how in plans], np.int8)
+    asks: Any = (kind_of_row, *sizes, state, threads)
+    first, place = _distinct(asks)
+    kind, M, N, K, state, threads = (column[first] for column in asks)
+    stacked, instructions = _stack(plans), _instructions(spec, ways, kind, M)
+    blocks = []
+    for start in range(0, max(len(first), 1), BLOCK_ROWS):
+        at = slice(start, start + BLOCK_ROWS)
+        asked = Asked(state[at], threads[at], (instructions[0, at], instructions[1, at]))
+        how, shape = _take(stacked, kind[at]), (M[at], N[at], K[at])
+        blocks.append(answer(spec, values or constants.load(), how, shape, asked))
+    numbers = {name: np.concatenate([block.numbers[name] for block in blocks]) for name in blocks[0].numbers}
+    stage = np.concatenate([block.stage for block in blocks])
+    known = _intervals(spec, ways, kind, M, np.concatenate([block.road for block in blocks]))
+    numbers |= with_interval(numbers["predicted_speedup_vs_dense"], known)
     added: dict[str, Any] = {name: column[place] for name, column in numbers.items()}
     added["hardware"] = _categories(np.zeros(len(cases), np.int8), (spec.id,))
-    added["execution"] = _categories(execution[kind_of_row], EXECUTIONS)
-    added["bound"] = _categories(answers.stage[place], STAGES)
-    return pd.concat(
-        [cases, pd.DataFrame({name: added[name] for name in PREDICTED_COLUMNS}, index=cases.index)], axis=1
-    )
+    added["execution"] = _categories(stacked.execution.astype(np.int8)[kind_of_row], EXECUTIONS)
+    added["bound"] = _categories(stage[place], STAGES)
+    answers = pd.DataFrame({name: added[name] for name in PREDICTED_COLUMNS}, index=cases.index, copy=False)
+    return pd.concat([cases, answers], axis=1)
+
+
+def _instructions(
+    spec: HardwareSpec, ways: list[Way], kind: NDArray[np.intp], tokens: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Instructions of all rows [2, rows]: one look-up for each kind and number of tokens that occurs on a CPU."""
+    if spec.family != "cpu":
+        return np.zeros((2, len(kind)))
+    example, codes = _distinct((kind, tokens))
+    counts = [instructions_of(spec, ways[kind[row]], int(tokens[row])) for row in example]
+    return np.array(counts).reshape(-1, 2).T[:, codes]
 
 
 def _intervals(
-    answers: Answers,
     spec: HardwareSpec,
-    tokens: NDArray[np.int64],
-    kind: NDArray[np.intp],
     ways: list[Way],
-) -> dict[str, NDArray[Any]]:
+    kind: NDArray[np.intp],
+    tokens: NDArray[np.int64],
+    road: NDArray[np.int8],
+) -> Known:
     """Error bars of all rows: one look-up for each kind, regime and road that occurs."""
     regime = np.searchsorted([DECODE_TOKENS + 1, PREFILL_TOKENS], tokens, side="right")
-    key = (kind * len(REGIMES) + regime) * len(ROADS) + answers.road
-    example, codes = _distinct((key,))
+    example, codes = _distinct((kind, regime, road))
     known = [
         interval_of(
-            spec, ways[kind[row]].pattern, ways[kind[row]].dtype, int(tokens[row]), int(answers.road[row])
+            spec, ways[kind[row]].pattern, ways[kind[row]].dtype, REGIMES[regime[row]], int(road[row])
         )
-        for row in example.tolist()
+        for row in example
     ]
-    per_row = Known(
+    return Known(
         Interval(*(np.array([k.interval[i] for k in known])[codes] for i in range(4))),  # type: ignore[arg-type]
         np.array([k.extrapolates for k in known], bool)[codes],  # type: ignore[arg-type]
     )
-    return with_interval(answers.numbers["predicted_speedup_vs_dense"], per_row)
 
 
-def _distinct(columns: tuple[NDArray[Any], ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """First row of each distinct combination, and the place of each row's combination among them.
+def _distinct(columns: tuple[NDArray[Any], ...]) -> tuple[NDArray[np.intp], NDArray[np.intp] | slice]:
+    """First row of each distinct combination of codes from 0, and the place of each row's combination among them.
 
-    A table asks about few distinct products: patterns and encodings repeat, and layers do.
+    A table often asks about few distinct products: patterns and encodings repeat, and layers do. Where hardly any row
+    repeats another, every row stands for itself.
     """
-    key = np.zeros(len(columns[0]), np.int64)
-    for column in columns:
-        codes, levels = pd.factorize(column)
-        key, _ = pd.factorize(key * max(len(levels), 1) + codes)
-    place, levels = pd.factorize(key)
-    first = np.empty(len(levels), np.intp)
+    key, keys = np.zeros(len(columns[0]), np.int64), 1
+    for codes in columns:
+        levels = int(codes.max(initial=0)) + 1
+        if keys * levels > MAX_KEYS:
+            (key, found), (codes, known) = pd.factorize(key), pd.factorize(codes)
+            keys, levels = len(found), len(known)
+        key, keys = key * levels + codes, keys * levels
+    ordered = np.sort(key)
+    if 2 * np.count_nonzero(np.diff(ordered)) >= len(key):  # numbering them would cost more than it saves
+        return np.arange(len(key)), slice(None)
+    place, found = pd.factorize(key)
+    first = np.empty(len(found), np.intp)
     first[place[::-1]] = np.arange(len(place) - 1, -1, -1)
     return first, place
 

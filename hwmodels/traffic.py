@@ -38,6 +38,17 @@ class Traffic:
         return self.values_bytes + self.metadata_bytes + self.dense_operand_bytes + self.output_bytes
 
 
+def where(condition: Any, yes: Any, no: Any) -> Any:
+    """Choose as `numpy.where` does; a plain condition chooses at the cost of a plain choice.
+
+    Examples
+    --------
+    >>> where(np.array([True, False]), 1, 2).tolist(), where(True, 1, 2)
+    ([1, 2], 1)
+    """
+    return np.where(condition, yes, no) if isinstance(condition, np.ndarray) else yes if condition else no
+
+
 class Stream(NamedTuple):
     """How the metadata of one (pattern, encoding, packing) adds up; numbers, or arrays of one entry a case.
 
@@ -196,13 +207,13 @@ def traffic(
     >>> int(moved.values_bytes), int(moved.metadata_bytes), int(moved.total_bytes)
     (16777216, 1835008, 18628608)
     """
-    sparse_rows = np.where(sparse_activations, M, N)
-    dense_rows = np.where(sparse_activations, N, M)
+    sparse_rows = where(sparse_activations, M, N)
+    dense_rows = where(sparse_activations, N, M)
     groups = sparse_rows * ceil_div(K, how.m)
     columns = K
-    if skip and np.any(sparse_activations):
-        columns = np.where(sparse_activations, fetched_columns(K, M, how), K)
-    output_bits = np.where(np.equal(value_bits, 32), 32, OUTPUT_BITS)
+    if skip and np.asarray(sparse_activations).any():
+        columns = where(sparse_activations, fetched_columns(K, M, how), K)
+    output_bits = where(value_bits == 32, 32, OUTPUT_BITS)
     return Traffic(
         values_bytes=ceil_div(groups * how.n * value_bits, 8),
         metadata_bytes=ceil_div(metadata_bits(groups, how), 8),

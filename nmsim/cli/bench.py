@@ -1,6 +1,7 @@
 """`nmsim bench`: how fast the codecs and the predictor are on this machine."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from nmsim.cli import console
 from nmsim.pattern import Pattern
 
 PREDICT_CASES = 1_000_000
+SINGLE_CASES = 2_000
 
 
 def bench(
@@ -46,18 +48,18 @@ def bench(
 
     for pattern in track(chosen, description="timing codecs", console=console.err, transient=True):
         speeds += codec_bench.measure(pattern, names, elems=elems, repetitions=repetitions, threads=threads)
-    rate = _predict_rate()
+    predicted = _predict_speed()
     if as_json:
         about = asdict(provenance.collect(provenance.command_line(), []))
-        console.print_json(
-            {"provenance": about, "codecs": [asdict(s) for s in speeds], "predict_cases_per_s": rate}
-        )
+        console.print_json({"provenance": about, "codecs": [asdict(s) for s in speeds], **predicted})
         return
+    repeats, distinct, single = (figure["p50"] for figure in predicted.values())
     console.print_table(
         "10⁹ elements per second, median (share of a copy of the masks; times its own speed on one core)",
         ["pattern", "encoding", "cores", "encode", "decode", "write stream", "read stream"],
         _lines(speeds),
-        note=f"predict: {rate['p50'] / 1e6:.2f} million cases per second on one core",
+        note=f"predict on one core: a table with repeats {repeats / 1e6:.2f} and one without {distinct / 1e6:.2f} "
+        f"million cases per second; a single case {single * 1e6:.0f} us",
     )
 
 
@@ -70,28 +72,44 @@ def _lines(speeds: list[codec_bench.Speed]) -> list[list[str]]:
     return [[*key, *cells, *[""] * (4 - len(cells))] for key, cells in table.items()]
 
 
-def _predict_rate() -> dict[str, float]:
-    """Cases per second of one `hwmodels.predict` call on a table of a million mixed rows."""
+def _predict_speed() -> dict[str, dict[str, float]]:
+    """Speed of `hwmodels.predict`: tables of a million mixed rows that repeat, or of distinct ones, and cases one by one."""
     import pandas as pd
 
     import hwmodels
+    from nmsim.records import Case, GemmShape
 
     rng = np.random.default_rng(0)
-    columns: dict[str, Any] = {
-        dimension: rng.choice([1, 4, 16, 64, 512, 4096, 14336], PREDICT_CASES) for dimension in "MNK"
-    }
+    repeats = pd.DataFrame(
+        {dimension: rng.choice([1, 4, 16, 64, 512, 4096, 14336], PREDICT_CASES) for dimension in "MNK"}
+    )
     for column, choices in (
         ("pattern", ["2:4", "4:8", "8:16", "16:32"]),
         ("encoding", ["bitmask", "index", "combinatorial", "joint"]),
         ("packing", ["bitstream", "byte"]),
         ("sparse_operand", ["weights", "activations"]),
     ):
-        columns[column] = rng.choice(choices, PREDICT_CASES)
-    table = pd.DataFrame(columns)
-    rates = []
-    for _ in range(4):
-        started = time.perf_counter()
-        hwmodels.predict(table, "h200")
-        rates.append(PREDICT_CASES / (time.perf_counter() - started))
-    low, median, high = np.percentile(rates[1:], [20, 50, 80])
-    return {"p20": float(low), "p50": float(median), "p80": float(high)}
+        repeats[column] = rng.choice(choices, PREDICT_CASES)
+    sizes = {dimension: rng.integers(1, 1 << 14, PREDICT_CASES) for dimension in "MK"}
+    distinct = repeats.assign(**sizes, N=rng.permutation(PREDICT_CASES) + 1)
+    single = [
+        Case(GemmShape(row.M, row.N, row.K), pattern=row.pattern, encoding=row.encoding)  # type: ignore[arg-type]
+        for row in distinct.head(SINGLE_CASES).itertuples()
+    ]
+    per_case_s = [_seconds(hwmodels.predict, case, "h200") for case in single]
+    rates = {
+        name: [PREDICT_CASES / _seconds(hwmodels.predict, table, "h200") for _ in range(4)]
+        for name, table in (("predict_cases_per_s", repeats), ("predict_distinct_cases_per_s", distinct))
+    }
+    found = {name: taken[1:] for name, taken in rates.items()}
+    found["predict_one_case_s"] = per_case_s[SINGLE_CASES // 10 :]
+    return {
+        name: dict(zip(("p20", "p50", "p80"), np.percentile(taken, [20, 50, 80]).tolist(), strict=True))
+        for name, taken in found.items()
+    }
+
+
+def _seconds(action: Callable[..., Any], *arguments: Any) -> float:
+    started = time.perf_counter()
+    action(*arguments)
+    return time.perf_counter() - started

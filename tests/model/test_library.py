@@ -274,6 +274,18 @@ def test_every_number_of_tokens_has_a_tile():
     assert (max(TILE_TOKENS), max(TILE_ROWS)) == (256, 256)
 
 
+@pytest.mark.parametrize("needed", [[True, False], [False, True]])
+def test_what_nobody_needs_is_not_looked_at(needed):
+    """It comes back as infinite, in a column and alone, and leaves the others as they are."""
+    device, values = chip(hwmodels.load("h100")), constants.load()
+    column = product([64, 2048], 4096, 4096, rate=989e12)
+    full = library_time_s(column, device, values)
+    found = library_time_s(column, device, values, np.array(needed))
+    assert found.tolist() == np.where(needed, full, inf).tolist()
+    numbers = Product(*(entries[0].item() for entries in column))
+    assert library_time_s(numbers, device, values, needed[0]) == found[0]
+
+
 def test_rows_do_not_touch_each_other():
     """The answer of a row is that of the row alone, whatever stands beside it."""
     rng = np.random.default_rng(0)

@@ -116,4 +116,5 @@ def test_bench_measures_what_it_says(nmsim):
     assert all(
         row["p20_elems_per_s"] <= row["p50_elems_per_s"] <= row["p80_elems_per_s"] for row in found["codecs"]
     )
-    assert found["predict_cases_per_s"]["p50"] > 0
+    assert found["predict_cases_per_s"]["p50"] > found["predict_distinct_cases_per_s"]["p50"]
+    assert 1 / found["predict_distinct_cases_per_s"]["p50"] < found["predict_one_case_s"]["p50"] < 1
