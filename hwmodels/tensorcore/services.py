@@ -1,0 +1,196 @@
+"""How long one block of a wave takes at each stage of the pipeline, and the bytes and actions behind it: closed forms.
+
+Compiled, and free of objects: a `Point`, a `Mapping`, and arrays to fill.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from hwmodels.tensorcore.mapping import Mapping
+from hwmodels.tensorcore.point import Point
+
+STAGES = ("dram", "l2", "shared", "prune", "decode", "select", "multiply", "accumulate", "write")
+"""In the order of the pipeline. `dram`: DRAM to L2. `l2`: L2 to shared memory. `shared`: shared memory to registers.
+`prune`: the online selector. `decode`: codes to positions. `select`: operand B to the lanes. `write`: sums to memory."""
+DRAM, L2, SHARED, PRUNE, DECODE, SELECT, MULTIPLY, ACCUMULATE, WRITE = range(9)
+IN_BLOCKS = 8
+"""Stages that work block by block; `write` works once a wave."""
+DRAM_BYTES, L2_BYTES = 9, 10
+"""Places in an array of services, behind the stages: bytes read from DRAM and out of L2."""
+SERVICES = 11
+
+
+@njit(cache=True, inline="always")
+def whole(size: float, access: float) -> float:
+    """Round up to whole accesses."""
+    return np.ceil(size / access) * access
+
+
+@njit(cache=True)
+def a_bytes(p: Point, rows: float, k: float, access: float) -> float:
+    """Bytes of a block of A as it is stored: values and metadata, each in whole accesses."""
+    if p.consumer:
+        return whole(rows * k * p.value_bits / 8.0, access)
+    groups = rows * np.ceil(k / p.a_m)
+    values = whole(groups * p.a_n * p.value_bits / 8.0, access)
+    if p.a_slot_bits == 0.0 and p.a_mean_bits == 0.0:
+        return values
+    codes = np.ceil(groups / p.a_groups_per_code)
+    bits = np.ceil(codes / p.a_codes_per_slot) * p.a_slot_bits + groups * p.a_mean_bits
+    return values + whole(np.ceil(bits / 8.0), access)
+
+
+@njit(cache=True)
+def b_bytes(p: Point, cols: float, k: float, tokens: float, access: float) -> float:
+    """Bytes of a block of B. Where unneeded columns are left out, those that `tokens` rows of A are expected to need."""
+    if p.skip:
+        needed = k * (1.0 - (1.0 - p.a_n / p.a_m) ** tokens)
+        return needed * whole(cols * p.value_bits / 8.0, access)
+    groups = cols * np.ceil(k / p.b_m)
+    values = whole(groups * p.b_n * p.value_bits / 8.0, access)
+    if p.b_slot_bits == 0.0 and p.b_mean_bits == 0.0:
+        return values
+    codes = np.ceil(groups / p.b_groups_per_code)
+    bits = np.ceil(codes / p.b_codes_per_slot) * p.b_slot_bits + groups * p.b_mean_bits
+    return values + whole(np.ceil(bits / 8.0), access)
+
+
+@njit(cache=True)
+def steps(p: Point, k: float) -> float:
+    """Cycles in which one strip of the array walks through a block."""
+    if p.dual:
+        return np.ceil(k * p.a_n / p.a_m * p.b_n / p.b_m / p.depth)
+    if not p.native:
+        return np.ceil(k / p.depth)
+    groups = np.ceil(k / p.a_m)
+    if p.depth > p.a_n:
+        return np.ceil(groups / np.floor(p.depth / p.a_n))
+    return groups * np.ceil(p.a_n / p.depth)
+
+
+@njit(cache=True)
+def offered_bytes(p: Point, k: float) -> float:
+    """Bytes of operand B that the array is offered while one strip walks through a block."""
+    if p.dual:
+        elems = k * p.b_n / p.b_m
+    elif not p.native:
+        elems = whole(k, p.depth)
+    else:
+        groups = np.ceil(k / p.a_m)
+        if p.depth > p.a_n:
+            groups = whole(groups, np.floor(p.depth / p.a_n))
+        elems = groups * p.a_m
+    return elems * p.array_cols * p.value_bits / 8.0
+
+
+@njit(cache=True)
+def strips(p: Point, rows: float, cols: float) -> float:
+    """Times that the array is laid over a tile."""
+    return np.ceil(rows / p.array_rows) * np.ceil(cols / p.array_cols)
+
+
+@njit(cache=True)
+def decoded_groups(p: Point, rows: float, cols: float, k: float) -> float:
+    """Groups that a core decodes for a block: again each time that registers take them in."""
+    groups = 0.0
+    if p.a_m > 1.0 and not p.consumer:
+        groups += rows * np.ceil(k / p.a_m) * np.ceil(cols / p.fragment_cols)
+    if p.b_m > 1.0:
+        groups += cols * np.ceil(k / p.b_m) * np.ceil(rows / p.fragment_rows)
+    return groups
+
+
+@njit(cache=True)
+def shared_bytes(p: Point, rows: float, cols: float, k: float) -> float:
+    """Bytes that registers take in from shared memory for a block."""
+    access = p.shared_access_bytes
+    of_a = a_bytes(p, rows, k, access) * np.ceil(cols / p.fragment_cols)
+    return of_a + b_bytes(p, cols, k, rows, access) * np.ceil(rows / p.fragment_rows)
+
+
+@njit(cache=True)
+def _wave_bytes(
+    p: Point, m: Mapping, rows: float, cols: float, k: float, access: float
+) -> tuple[float, float]:
+    """Bytes of one block of all tiles of a wave, each block of A and of B once."""
+    row_tiles, col_tiles = np.ceil(rows / m.tile_rows), np.ceil(cols / m.tile_cols)
+    last_rows, last_cols = rows - (row_tiles - 1.0) * m.tile_rows, cols - (col_tiles - 1.0) * m.tile_cols
+    of_a, of_b = a_bytes(p, last_rows, k, access), b_bytes(p, last_cols, k, rows, access)
+    if row_tiles > 1.0:
+        of_a += (row_tiles - 1.0) * a_bytes(p, m.tile_rows, k, access)
+    if p.skip:  # B lies along its columns, so that one of them is read in one go
+        of_b = b_bytes(p, cols, k, rows, access)
+    elif col_tiles > 1.0:
+        of_b += (col_tiles - 1.0) * b_bytes(p, m.tile_cols, k, rows, access)
+    return of_a, of_b
+
+
+@njit(cache=True)
+def _each_core_bytes(p: Point, m: Mapping, rows: float, cols: float, k: float, access: float) -> float:
+    """Bytes of one block of all tiles of a wave, where each core fetches its own."""
+    row_tiles, col_tiles = np.ceil(rows / m.tile_rows), np.ceil(cols / m.tile_cols)
+    last_rows, last_cols = rows - (row_tiles - 1.0) * m.tile_rows, cols - (col_tiles - 1.0) * m.tile_cols
+    total = 0.0
+    for of_rows, along_rows in ((m.tile_rows, row_tiles - 1.0), (last_rows, 1.0)):
+        for of_cols, along_cols in ((m.tile_cols, col_tiles - 1.0), (last_cols, 1.0)):
+            tiles = along_rows * along_cols
+            if tiles > 0.0:
+                total += tiles * (a_bytes(p, of_rows, k, access) + b_bytes(p, of_cols, k, of_rows, access))
+    return total
+
+
+@njit(cache=True)
+def fill(
+    p: Point, m: Mapping, rows: float, cols: float, new_a: bool, new_b: bool, written_bytes: float, k: float,
+    services: Any,
+) -> None:  # fmt: skip
+    """Fill in what one block of a wave of `rows` x `cols` elements of Y takes, in cycles, the slowest core counting.
+
+    `new_a`, `new_b`: it comes from DRAM. `written_bytes` of the wave before go there meanwhile.
+    """
+    of_a, of_b = _wave_bytes(p, m, rows, cols, k, p.dram_access_bytes)
+    read = (of_a if new_a else 0.0) + (of_b if new_b else 0.0)
+    services[DRAM_BYTES] = read
+    services[DRAM] = np.ceil((read + written_bytes) / p.dram_bytes_per_cycle)
+    if p.multicast:
+        of_a, of_b = _wave_bytes(p, m, rows, cols, k, p.l2_access_bytes)
+        services[L2_BYTES] = of_a + of_b
+    else:
+        services[L2_BYTES] = _each_core_bytes(p, m, rows, cols, k, p.l2_access_bytes)
+    services[L2] = np.ceil(services[L2_BYTES] / p.l2_bytes_per_cycle)
+    tile_rows, tile_cols = min(m.tile_rows, rows), min(m.tile_cols, cols)
+    services[SHARED] = np.ceil(shared_bytes(p, tile_rows, tile_cols, k) / p.shared_bytes_per_cycle)
+    services[PRUNE] = 0.0
+    if p.consumer:
+        services[PRUNE] = np.ceil(tile_rows * np.ceil(k / p.a_m) / p.selector_groups_per_cycle)
+    services[DECODE] = np.ceil(decoded_groups(p, tile_rows, tile_cols, k) / p.decoder_groups_per_cycle)
+    laid, walked = strips(p, tile_rows, tile_cols), steps(p, k)
+    feed = np.ceil(offered_bytes(p, k) / p.operand_b_bytes_per_cycle)
+    services[SELECT] = laid * max(walked, feed)
+    services[MULTIPLY] = laid * walked
+    sums = laid * np.ceil(walked / p.accumulate_steps) * p.array_rows * p.array_cols
+    services[ACCUMULATE] = np.ceil(2.0 * sums * p.accumulator_bits / 8.0 / p.accumulator_bytes_per_cycle)
+
+
+@njit(cache=True)
+def latency(p: Point, stage: int) -> float:
+    """Cycles between the end of a stage's work on a block and the moment the next stage has it."""
+    if stage == DRAM:
+        return p.dram_latency_cycles
+    if stage == L2:
+        return p.l2_latency_cycles
+    if stage == PRUNE and p.consumer:
+        return p.selector_latency_cycles
+    if stage == DECODE and ((p.a_m > 1.0 and not p.consumer) or p.b_m > 1.0):
+        return p.decoder_latency_cycles
+    return 0.0
+
+
+@njit(cache=True)
+def buffered_blocks(p: Point, stage: int) -> float:
+    """Blocks that fit between a stage and the next."""
+    if stage == DRAM:
+        return p.l2_blocks
+    return p.shared_blocks if stage == L2 else p.register_blocks
