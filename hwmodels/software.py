@@ -5,10 +5,10 @@ and the products with one token: they are those of a whole fused kernel, which i
 for time.
 """
 
-import math
 from dataclasses import dataclass
 
 from hwmodels.quantity import Quantity
+from hwmodels.tensorcore.selector import network
 from nmsim import encodings
 from nmsim.errors import EncodingError
 from nmsim.pattern import Pattern
@@ -121,12 +121,8 @@ def comparators(pattern: Pattern) -> int:
     >>> [comparators(Pattern(m // 2, m)) for m in (4, 8, 16, 32)]
     [4, 16, 56, 176]
     """
-    stages = math.ceil(math.log2(pattern.m)) - 1
-    if stages < 0:
-        return 0
-    half = 1 << stages
-    sorter = half * stages * (stages + 1) // 4
-    return 2 * sorter + half
+    half = 1 << max((pattern.m - 1).bit_length() - 1, 0)
+    return network(Pattern(half, 2 * half), "half").comparators if pattern.m > 1 else 0
 
 
 def select_cost(pattern: Pattern, encoding: str) -> SoftwareCost:

@@ -15,8 +15,11 @@ UNIT_SUFFIXES = {
     "_groups_per_s": "group per second",
     "_joules": "joule",
     "_joules_per_flop": "joule per floating-point operation",
+    "_joules_per_bit": "joule per bit read, written or moved",
+    "_joules_per_bit_mm": "joule per bit and millimetre",
     "_watts": "watt",
     "_um2": "square micrometre",
+    "_um2_per_bit": "square micrometre per stored bit",
     "_gates": "two-input NAND equivalent",
 }
 """Suffix of a name -> the unit it stands for. Base units inside; scale only when printing."""
