@@ -9,7 +9,7 @@
 ('expand', 'memory')
 
 `predict` returns an estimate with an error bar, fitted to measured rows, and the bound: the best case that a machine's
-published numbers allow.
+published numbers allow. `predict_core` and `simulate` are about sparse tensor cores that somebody may build, `sweep` about many of them.
 """
 
 from hwmodels.answers import PREDICTED_COLUMNS
@@ -18,21 +18,35 @@ from hwmodels.model import predict
 from hwmodels.native import NativeUnit
 from hwmodels.quantity import Quantity
 from hwmodels.spec import HardwareSpec, load, names
+from hwmodels.sweeps import pareto_front, sweep
+from hwmodels.tensorcore.answer import CoreAnswer, predict_core
+from hwmodels.tensorcore.core_file import core_names, load_core
+from hwmodels.tensorcore.record import SparseTensorCore
+from hwmodels.tensorcore.simulate import Simulation, simulate
 from hwmodels.workload import Layer, Model, cases, load_model, model_names
 
 __all__ = [
     "JUDGED_COLUMNS",
     "PREDICTED_COLUMNS",
+    "CoreAnswer",
     "HardwareSpec",
     "Layer",
     "Model",
     "NativeUnit",
     "Quantity",
+    "Simulation",
+    "SparseTensorCore",
     "cases",
+    "core_names",
     "load",
+    "load_core",
     "load_model",
     "model_names",
     "names",
+    "pareto_front",
     "predict",
+    "predict_core",
     "predict_rows",
+    "simulate",
+    "sweep",
 ]

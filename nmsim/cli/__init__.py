@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 import nmsim
-from nmsim.cli import bench, bits, calibrate, console, fit, measure, pack, predict, study, validate
+from nmsim.cli import (
+    bench,
+    bits,
+    calibrate,
+    console,
+    core,
+    fit,
+    measure,
+    pack,
+    predict,
+    study,
+    sweep,
+    validate,
+)
 from nmsim.errors import NmsimError
 
 BAD_INPUT = 2
@@ -25,7 +38,9 @@ app.command("pack")(pack.pack)
 app.command("unpack")(pack.unpack)
 app.command("inspect")(pack.inspect)
 app.command("predict")(predict.predict)
+app.command("core")(core.core)
 app.command("study")(study.study)
+app.command("sweep")(sweep.sweep)
 app.command("calibrate")(calibrate.calibrate)
 app.command("measure")(measure.measure)
 app.command("fit")(fit.fit)

@@ -52,7 +52,7 @@ def predict(
     """
     import hwmodels
 
-    gemm = _shape(shape)
+    gemm = read_shape(shape)
     machines = [hwmodels.load(name) for name in console.split_names(hardware or ["h200"], "hardware")]
     answers = [
         hwmodels.predict(
@@ -117,7 +117,8 @@ def _range(answer: Prediction) -> str:
     return f"{mark}{answer.predicted_speedup_low:.2f}-{answer.predicted_speedup_high:.2f}x"
 
 
-def _shape(text: str) -> GemmShape:
+def read_shape(text: str) -> GemmShape:
+    """Take the shape of a product from a command line."""
     parts = text.replace("x", ",").split(",")
     if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
         raise SpecError(f"shape {text!r}: expected M,N,K as three positive integers, such as 1,4096,4096")

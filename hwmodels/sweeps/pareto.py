@@ -1,0 +1,170 @@
+"""Pareto fronts: the rows of a table that no other row beats."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numba import njit
+from numpy.typing import NDArray
+
+from nmsim.errors import RowError
+
+BoolArray = NDArray[np.bool_]
+
+
+def pareto_front(
+    table: pd.DataFrame,
+    minimise: Sequence[str] = (),
+    maximise: Sequence[str] = (),
+    within: Sequence[str] = (),
+) -> BoolArray:
+    """Mark the rows that no other row beats: none is as good in every column and better in one.
+
+    Parameters
+    ----------
+    table : DataFrame
+    minimise, maximise : sequences of str
+        Numeric columns; at least one in all.
+    within : sequence of str
+        Columns whose values tell apart what cannot be compared, such as the layer and the number of tokens: a front for
+        each.
+
+    Returns
+    -------
+    bool array [rows]
+        Rows that are equal in all columns are on the front together. A row with a NaN never is.
+
+    Raises
+    ------
+    RowError
+        No column, an unknown or doubled one, or one that holds no numbers.
+
+    Source
+    ------
+    Two columns: a sort and a running minimum. More: rows in the order of the sum of their ranks, in which none can beat
+    one before it, each compared with the front so far: quick for any number of rows, as long as few are on the front.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"time_s": [1.0, 2.0, 2.0, 3.0], "area_um2": [9.0, 5.0, 6.0, 5.0]})
+    >>> pareto_front(table, minimise=["time_s", "area_um2"]).tolist()
+    [True, True, False, False]
+    """
+    names = [*minimise, *maximise]
+    if not names or len(set(names)) < len(names):
+        raise RowError(f"Pareto front: columns {names}: expected at least one, each once")
+    for name in (*names, *within):
+        if name not in table.columns:
+            there = list(map(str, table.columns))
+            near = difflib.get_close_matches(name, there, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise RowError(f"Pareto front: {name!r}: no such column.{hint} There are {', '.join(there)}")
+    for name in names:
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            raise RowError(f"Pareto front: {name!r}: expected a column of numbers, got {table[name].dtype}")
+    costs = np.column_stack(
+        [table[name].to_numpy(np.float64) * (1.0 if name in minimise else -1.0) for name in names]
+    )
+    front = np.zeros(len(table), bool)
+    known = np.flatnonzero(~np.isnan(costs).any(axis=1))
+    if not within:
+        front[known] = _front(costs[known])
+        return front
+    groups = table[list(within)].iloc[known].groupby(list(within), observed=True, dropna=False, sort=False)
+    for places in groups.indices.values():
+        of_group = known[places]
+        front[of_group] = _front(costs[of_group])
+    return front
+
+
+def _front(costs: NDArray[np.float64]) -> BoolArray:
+    """Mark the rows that no row beats, all columns being costs."""
+    if len(costs) == 0:
+        return np.zeros(0, bool)
+    if costs.shape[1] == 1:
+        least: BoolArray = costs[:, 0] == costs[:, 0].min()
+        return least
+    if costs.shape[1] == 2:
+        return _front_of_two(costs)
+    alive = np.flatnonzero(~_beaten_by_few(costs))
+    kept = costs[alive]
+    # Ranks instead of costs: sums of them are exact, and fair to columns of any unit.
+    ranks = np.column_stack([np.unique(column, return_inverse=True)[1] for column in kept.T])
+    order = np.argsort(ranks.sum(axis=1), kind="stable")
+    marks = np.zeros(len(costs), bool)
+    marks[alive[order]] = _filter(np.ascontiguousarray(ranks[order]))
+    return marks
+
+
+def _front_of_two(costs: NDArray[np.float64]) -> BoolArray:
+    order = np.lexsort((costs[:, 1], costs[:, 0]))
+    first, second = costs[order].T
+    best_before = np.append(np.inf, np.minimum.accumulate(second)[:-1])
+    starts = np.append(True, first[1:] != first[:-1])
+    group = np.cumsum(starts) - 1
+    # Rows of one first cost: the least second one counts, if all rows of lower first costs are worse in it.
+    least = second[starts][group]
+    lower_first = best_before[starts][group]
+    marks = np.zeros(len(costs), bool)
+    marks[order] = (second == least) & ((second < lower_first) | (np.isposinf(second) & (group == 0)))
+    return marks
+
+
+def _beaten_by_few(costs: NDArray[np.float64], few: int = 64) -> BoolArray:
+    """Mark rows that one of a few promising rows beats: quick, and most of a random table."""
+    finite = np.isfinite(costs).all(axis=1)
+    if not finite.any():
+        return np.zeros(len(costs), bool)
+    low = costs[finite].min(axis=0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        spread = costs[finite].max(axis=0) - low
+        spread[~(spread > 0)] = 1.0
+        sums = np.where(finite, ((costs - low) / spread).sum(axis=1), np.inf)
+    chosen = np.argpartition(sums, min(few, len(costs)) - 1)[:few]
+    beaten: BoolArray = _beaten(np.ascontiguousarray(costs), np.ascontiguousarray(costs[chosen]))
+    return beaten
+
+
+@njit(cache=True, nogil=True)
+def _beats(one: Any, other: Any) -> bool:
+    better = False
+    for column in range(len(one)):
+        if one[column] > other[column]:
+            return False
+        if one[column] < other[column]:
+            better = True
+    return better
+
+
+@njit(cache=True, nogil=True)
+def _beaten(costs: Any, few: Any) -> Any:
+    marks = np.zeros(len(costs), np.bool_)
+    for row in range(len(costs)):
+        for rival in range(len(few)):
+            if _beats(few[rival], costs[row]):
+                marks[row] = True
+                break
+    return marks
+
+
+@njit(cache=True, nogil=True)
+def _filter(rows: Any) -> Any:
+    """Mark the rows of the front, rows that may beat others coming first."""
+    marks = np.zeros(len(rows), np.bool_)
+    front = np.empty(len(rows), np.int64)
+    count = 0
+    for row in range(len(rows)):
+        beaten = False
+        for place in range(count):
+            if _beats(rows[front[place]], rows[row]):
+                beaten = True
+                # What beats one row is likely to beat the next: look at it earlier.
+                front[place], front[place // 2] = front[place // 2], front[place]
+                break
+        if not beaten:
+            front[count] = row
+            count += 1
+            marks[row] = True
+    return marks

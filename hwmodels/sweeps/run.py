@@ -1,0 +1,224 @@
+"""`sweep`: all points of a space, chunk by chunk, here or on any executor, into a table or a file."""
+
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import pandas as pd
+
+from hwmodels.sweeps.designs import refuse_useless_values
+from hwmodels.sweeps.evaluate import evaluator
+from hwmodels.sweeps.space import Space
+from hwmodels.sweeps.space_file import load_space
+from hwmodels.sweeps.tables import SUFFIXES, Parts, to_table, write_file
+from nmsim.errors import SpecError
+from nmsim.files.atomic import refuse_target
+from nmsim.units import ceil_div
+
+if TYPE_CHECKING:
+    import pyarrow
+
+CHUNK_POINTS = 1 << 17
+Progress = Callable[[int, int], None]
+"""Told the points that are done, and all points."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a sweep into a file did.
+
+    `refused` counts the points that do not exist by reason. `evaluated_points` are those of this run; the others were
+    there from an earlier one. `evaluate_s` ends when all points are known, `seconds` when they are in the file.
+    """
+
+    output: Path
+    points: int
+    refused: Mapping[str, int]
+    evaluated_points: int
+    evaluate_s: float
+    seconds: float
+
+    @property
+    def points_per_s(self) -> float:
+        """Points of this run over the seconds that it took to evaluate them and to keep them in parts."""
+        return self.evaluated_points / self.evaluate_s
+
+
+@overload
+def sweep(
+    space: str | Path | Mapping[str, Any] | Space,
+    *,
+    output: None = None,
+    executor: Executor | None = None,
+    chunk_points: int = CHUNK_POINTS,
+    in_flight: int | None = None,
+    progress: Progress | None = None,
+) -> pd.DataFrame: ...
+@overload
+def sweep(
+    space: str | Path | Mapping[str, Any] | Space,
+    *,
+    output: str | Path,
+    executor: Executor | None = None,
+    chunk_points: int = CHUNK_POINTS,
+    in_flight: int | None = None,
+    progress: Progress | None = None,
+    resume: bool = True,
+    force: bool = False,
+) -> Summary: ...
+def sweep(
+    space: str | Path | Mapping[str, Any] | Space,
+    *,
+    output: str | Path | None = None,
+    executor: Executor | None = None,
+    chunk_points: int = CHUNK_POINTS,
+    in_flight: int | None = None,
+    progress: Progress | None = None,
+    resume: bool = True,
+    force: bool = False,
+) -> pd.DataFrame | Summary:
+    """Evaluate a design space: cycles, time, bytes and actions of every point, beside the dense product on the same core.
+
+    Parameters
+    ----------
+    space : str, Path, mapping or Space
+        As for `load_space`.
+    output : str or Path, optional
+        A `.parquet` or `.csv` file to write, chunk by chunk in bounded memory. A run that was stopped goes on where it
+        was when it is started again; what it has done lies in a folder beside, named `<output>.parts`.
+    executor : concurrent.futures.Executor, optional
+        Where chunks are evaluated: threads, processes, or a cluster such as `dask.distributed.Client().get_executor()`.
+        In the calling thread when absent. Results come back here, and only here are files written.
+    chunk_points : int
+        Points that are evaluated, sent and kept together.
+    in_flight : int, optional
+        Chunks that the executor is given at a time; twice the cores of this machine when absent.
+    progress : callable, optional
+        Called with the points done and all points.
+    resume : bool
+        False: remove what an earlier run left, and begin anew.
+    force : bool
+        Replace the output.
+
+    Returns
+    -------
+    DataFrame, or Summary when there is an output
+        A row a point. Text columns are categories. `refused` says why there is no such point, its numbers being NaN; it
+        is empty elsewhere. `speedup_vs_dense` is against the dense product on the same core.
+
+    Raises
+    ------
+    SpecError
+        A space that is none, or with a value that no point takes.
+    ContainerError
+        The output exists, cannot be written, or has parts of another sweep beside it.
+
+    Examples
+    --------
+    >>> found = sweep({
+    ...     "core": {"base": "flexible-8x16"},
+    ...     "axes": {"pattern": ["2:4", "8:16"], "array_depth": [8, 16], "tokens": [1, 2048]},
+    ...     "workload": {"shapes": [[4096, 4096]]},
+    ... })
+    >>> len(found), bool(found["speedup_vs_dense"].max() > 1.5)
+    (8, True)
+    """
+    started = time.perf_counter()
+    loaded = load_space(space)
+    for name, value in (("chunk_points", chunk_points), ("in_flight", in_flight)):
+        if isinstance(value, bool) or not (value is None or (isinstance(value, int) and value > 0)):
+            raise SpecError(f"{name}={value!r}: expected a positive int")
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise SpecError(f"executor={executor!r}: expected a concurrent.futures.Executor")
+    chunks = ceil_div(loaded.points, chunk_points)
+    most = in_flight or 2 * (os.cpu_count() or 1)
+
+    def told(done: int) -> None:
+        if progress is not None:
+            progress(min(done * chunk_points, loaded.points), loaded.points)
+
+    def tables(wanted: Iterable[int]) -> Iterator[tuple[int, "pyarrow.Table"]]:
+        spans = ((chunk, chunk * chunk_points) for chunk in wanted)
+        ends = ((chunk, start, min(start + chunk_points, loaded.points)) for chunk, start in spans)
+        return _evaluated(loaded, ends, executor, most)
+
+    if output is None:
+        refuse_useless_values(evaluator(loaded).designs)
+        return _frame(tables(range(chunks)), told)
+    target = Path(output)
+    if target.suffix not in SUFFIXES:
+        raise SpecError(f"output {str(target)!r}: expected a name that ends in {' or '.join(SUFFIXES)}")
+    refuse_target(target, force)
+    refuse_useless_values(evaluator(loaded).designs)
+    parts = Parts(target, loaded, chunk_points, resume)
+    missing = list(parts.missing(chunks))
+    evaluated = 0
+    told(chunks - len(missing))
+    for done, (chunk, table) in enumerate(tables(missing), start=chunks - len(missing) + 1):
+        parts.write(chunk, table)
+        evaluated += len(table)
+        told(done)
+    evaluate_s = time.perf_counter() - started
+    refused: Counter[str] = Counter()
+    write_file(_counted(map(parts.read, range(chunks)), refused), target, loaded, force)
+    parts.remove()
+    seconds = time.perf_counter() - started
+    return Summary(target, loaded.points, dict(refused), evaluated, evaluate_s, seconds)
+
+
+def no_rows(space: Space) -> pd.DataFrame:
+    """The columns of a sweep, without rows: what can be asked of it before it is run."""
+    return _frame(iter([(0, to_table(evaluator(space).columns(0, 0)))]), lambda done: None)
+
+
+def evaluate_chunk(space: Space, start: int, stop: int) -> "pyarrow.Table":
+    """Evaluate the points `start` to `stop`: what an executor is asked to do."""
+    return to_table(evaluator(space).columns(start, stop))
+
+
+def _evaluated(
+    space: Space, spans: Iterable[tuple[int, int, int]], executor: Executor | None, most: int
+) -> Iterator[tuple[int, "pyarrow.Table"]]:
+    """Chunks in order, so many under way at a time; those not begun are called off when the caller stops."""
+    if executor is None:
+        for chunk, start, stop in spans:
+            yield chunk, evaluate_chunk(space, start, stop)
+        return
+    waiting: deque[tuple[int, Any]] = deque()
+    try:
+        for chunk, start, stop in spans:
+            waiting.append((chunk, executor.submit(evaluate_chunk, space, start, stop)))
+            if len(waiting) >= most:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    finally:
+        for _, future in waiting:
+            future.cancel()
+
+
+def _frame(tables: Iterator[tuple[int, "pyarrow.Table"]], told: Callable[[int], None]) -> pd.DataFrame:
+    import pyarrow as pa
+
+    found = []
+    for done, (_, table) in enumerate(tables, start=1):
+        found.append(table)
+        told(done)
+    frame: pd.DataFrame = pa.concat_tables(found).unify_dictionaries().to_pandas(split_blocks=True)
+    return frame
+
+
+def _counted(tables: Iterable["pyarrow.Table"], refused: Counter[str]) -> Iterator["pyarrow.Table"]:
+    """Pass tables on, and count the points that are refused by reason."""
+    for table in tables:
+        for count in table["refused"].value_counts().to_pylist():
+            if count["values"]:
+                refused[count["values"]] += count["counts"]
+        yield table
