@@ -1,0 +1,289 @@
+"""Energy of products on core designs: counted actions times what one of each takes, with low, nominal and high."""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.tensorcore.area import (
+    ADDER_BITS,
+    SPARSE_PARTS,
+    UnitAreas,
+    at_capacity,
+    gathered,
+    part_areas,
+    summed,
+    unit_areas,
+)
+from hwmodels.tensorcore.cost import Spread
+from hwmodels.tensorcore.cycles import Cycles, closed_form
+from hwmodels.tensorcore.mapping import mapping
+from hwmodels.tensorcore.point import Point, point
+from hwmodels.tensorcore.record import SparseTensorCore
+from hwmodels.tensorcore.simulate import Simulation
+from hwmodels.tensorcore.technology import Technology
+from hwmodels.tensorcore.unit_costs import UnitCosts, unit_costs
+from nmsim.errors import SpecError
+from nmsim.pattern import Pattern
+from nmsim.records import Case
+
+Floats = NDArray[np.float64]
+
+PARTS = (
+    "dram", "l2", "shared", "registers", "prune", "encode", "decode", "select", "multiply", "accumulate", "static",
+)  # fmt: skip
+"""Where energy goes. `l2` has the wires between it and the cores; `multiply` has gated and idle lanes."""
+PHRASES: Mapping[str, str] = {
+    "dram": "DRAM",
+    "l2": "L2 and the wires to it",
+    "shared": "shared memory",
+    "registers": "operands in registers",
+    "prune": "pruning",
+    "encode": "encoding",
+    "decode": "decoding",
+    "select": "selecting operands",
+    "multiply": "multiply-adds",
+    "accumulate": "partial sums",
+    "static": "static power",
+}
+L2_BANK_BYTES = 1 << 20
+"""Largest bank of L2 that an access reads (A50)."""
+UM2_PER_MM2 = 1e6
+SRAM_COSTS = (Technology.sram_read_joules_per_bit, Technology.sram_write_joules_per_bit)
+
+
+class Design(NamedTuple):
+    """A core and what is stored on it, ready for any number of products: see `design`."""
+
+    node_nm: Any
+    costs: UnitCosts
+    areas: UnitAreas
+
+
+@dataclass(frozen=True)
+class EnergyReport:
+    """Energy of one product.
+
+    Parameters
+    ----------
+    total : Spread
+        In joules.
+    parts : mapping of str to Spread
+        By `PARTS`, in joules.
+    explanation : str
+        One sentence that names the largest part.
+    """
+
+    total: Spread
+    parts: Mapping[str, Spread]
+    explanation: str
+
+
+def design(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> Design:
+    """Work out all that `energy_columns` wants of a core and a way to store; the shape of the case is without effect.
+
+    Raises
+    ------
+    SpecError, EncodingError
+        As `unit_costs`.
+
+    Examples
+    --------
+    >>> from hwmodels.tensorcore.core_file import load_core
+    >>> from nmsim.records import GemmShape
+    >>> design(load_core("dense"), Case(GemmShape(1, 1, 1))).node_nm
+    5
+    """
+    return Design(core.node_nm, unit_costs(core, case, other), unit_areas(core))
+
+
+def shared_write_bytes(p: Any, c: Any) -> Any:
+    """Count what enters the shared memories: every tile's blocks, and no less than leaves L2.
+
+    Parameters
+    ----------
+    p : Point
+    c : Cycles
+        Numbers, or arrays [n].
+
+    Returns
+    -------
+    float or float64 array [n]
+        In bytes, without what whole accesses add.
+    """
+    a_metadata = p.a_slot_bits / (p.a_codes_per_slot * p.a_groups_per_code) + p.a_mean_bits
+    b_metadata = p.b_slot_bits / (p.b_codes_per_slot * p.b_groups_per_code) + p.b_mean_bits
+    a_bits = np.where(p.consumer, p.value_bits, (p.a_n * p.value_bits + a_metadata) / p.a_m)
+    needed = 1 - (1 - p.a_n / p.a_m) ** np.minimum(c.tile_rows, p.a_rows)
+    b_bits = (p.b_n * p.value_bits + b_metadata) / p.b_m * np.where(p.skip, needed, 1.0)
+    tiles_a, tiles_b = np.ceil(p.a_rows / c.tile_rows), np.ceil(p.b_cols / c.tile_cols)
+    own = p.K * (p.a_rows * a_bits * tiles_b + p.b_cols * b_bits * tiles_a) / 8
+    return np.maximum(own, c.l2_read_bytes)
+
+
+def part_joules(of: Design, p: Any, c: Any) -> Iterator[tuple[str, Floats]]:
+    """Weigh the actions of products.
+
+    Parameters
+    ----------
+    of : Design
+        Of one product, arrays [3]; or of a row each, arrays [3, n] and `node_nm` [n].
+    p : Point
+    c : Cycles
+        Numbers, or arrays [n].
+
+    Yields
+    ------
+    tuple of str and float64 array [3] or [3, n]
+        Each of `PARTS` and its joules.
+    """
+    cost, node_nm = of.costs, of.node_nm
+    yield "dram", 8 * (c.dram_read_bytes + c.dram_write_bytes) * cost.dram_bit
+    areas = part_areas(of.areas, p, node_nm)
+    total_um2 = summed(areas.values())
+    dense_um2 = total_um2 - summed(areas[name] for name in SPARSE_PARTS)
+    bank_bytes = np.minimum(p.l2_bytes, L2_BANK_BYTES)
+    out, into = c.l2_read_bytes + c.dram_write_bytes, c.dram_read_bytes + c.dram_write_bytes
+    distance_mm = cost.l2_distance * np.sqrt(total_um2 / UM2_PER_MM2)
+    l2_read, l2_write = at_capacity(SRAM_COSTS, node_nm, bank_bytes)
+    yield "l2", 8 * (out * (l2_read + cost.wire_bit_mm * distance_mm) + into * l2_write)
+    read, write = at_capacity(SRAM_COSTS, node_nm, p.shared_bytes)
+    yield "shared", 8 * (c.shared_read_bytes * read + shared_write_bytes(p, c) * write)
+    positions = np.where(p.native, np.ceil(np.log2(p.a_m)), 0.0)
+    a_bits = c.macs / p.array_cols * (p.value_bits + positions)
+    yield "registers", (8 * (c.shared_read_bytes + c.operand_b_bytes) + a_bits) * cost.register_bit
+    pruned = np.where(p.consumer, c.pruned_groups, p.a_rows * np.ceil(p.K / p.a_m))
+    yield "prune", pruned * cost.prune
+    yield "encode", pruned * cost.encode
+    yield "decode", c.decoded_groups * cost.decode
+    offered = p.a_rows * p.b_cols * p.K
+    yield "select", np.where(p.native, c.effectual_macs * cost.select, offered * cost.passed)
+    idle = np.maximum(c.macs - c.effectual_macs, 0.0)
+    width = p.accumulator_bits / ADDER_BITS
+    multiply_add = cost.multiply + cost.add * width
+    yield "multiply", (c.effectual_macs + idle * cost.gated) * multiply_add
+    sums = c.accumulator_accesses + p.a_rows * p.b_cols
+    yield "accumulate", sums * p.accumulator_bits * cost.register_bit
+    cells = p.cores * p.array_rows * p.array_cols
+    operand_bits = p.depth * p.value_bits * (1 / p.array_rows + 1 / p.array_cols)
+    sum_bits = 2 * p.accumulator_bits / p.accumulate_steps
+    pace = cost.cell_multiply + cost.cell_add * width + (operand_bits + sum_bits) * cost.register_bit
+    yield "static", c.cycles * cells * pace * cost.static * (total_um2 / dense_um2)
+
+
+def energy(
+    case: Case,
+    core: SparseTensorCore,
+    other: Pattern | None = None,
+    simulation: Simulation | None = None,
+) -> EnergyReport:
+    """Add up the energy of one product on one core design.
+
+    Parameters
+    ----------
+    case : Case
+    core : SparseTensorCore
+    other : Pattern, optional
+        Of the other operand, on a dual-sided core.
+    simulation : Simulation, optional
+        Of this case: its counts, on real masks, take the place of the closed form's.
+
+    Returns
+    -------
+    EnergyReport
+
+    Raises
+    ------
+    RowError
+        As `point` and `mapping`.
+    SpecError, EncodingError
+        As `unit_costs`.
+
+    Source
+    ------
+    `docs/explanation/energy-and-area.md`.
+
+    Examples
+    --------
+    >>> from hwmodels.tensorcore.core_file import load_core
+    >>> from nmsim.records import GemmShape
+    >>> report = energy(Case(GemmShape(1, 4096, 4096), pattern="8:16"), load_core("flexible-8x16"))
+    >>> max(report.parts, key=lambda part: report.parts[part].nominal)
+    'dram'
+    """
+    p = point(core, case, other)
+    mapping(p)
+    counted = Cycles(*closed_form(np.array([p]))[0].tolist())
+    if simulation is not None:
+        same = {name for name in Cycles._fields if name in Simulation.__dataclass_fields__}
+        counted = counted._replace(**{name: getattr(simulation, name) for name in same})
+    found = part_joules(design(core, case, other), p, counted)
+    parts = {name: Spread(*joules.tolist()) for name, joules in found}
+    total = functools.reduce(Spread.__add__, parts.values())
+    return EnergyReport(total, MappingProxyType(parts), _explained(total, parts))
+
+
+def _explained(total: Spread, parts: Mapping[str, Spread]) -> str:
+    largest = max(PARTS, key=lambda name: parts[name].nominal)
+    low, nominal, high = (f"{end:.3g}" for end in (total.low, total.nominal, total.high))
+    share = parts[largest].nominal / total.nominal
+    return f"{PHRASES[largest]} take{_s(largest)} {share:.0%} of {nominal} J ({low} to {high})."
+
+
+def _s(part: str) -> str:
+    """The ending of the verb."""
+    return "" if part in ("registers", "multiply", "accumulate", "l2") else "s"
+
+
+def energy_columns(
+    designs: Sequence[Design], places: NDArray[np.int64], points: Floats, answers: Floats
+) -> dict[str, Floats]:
+    """Add up the energy of many products at once.
+
+    Parameters
+    ----------
+    designs : sequence of Design
+    places : int64 array [n]
+        Which of the designs each point is.
+    points : float64 array [n, fields of Point]
+        Their numbers take the place of the core's own.
+    answers : float64 array [n, fields of Cycles]
+        As `closed_form` gives them.
+
+    Returns
+    -------
+    dict of str to float64 array [n]
+        `energy_joules_low`, `energy_joules`, `energy_joules_high`; NaN where there is no answer.
+
+    Raises
+    ------
+    SpecError
+        Arrays of different lengths.
+
+    Examples
+    --------
+    >>> from hwmodels.tensorcore.core_file import load_core
+    >>> from nmsim.records import GemmShape
+    >>> core, case = load_core("flexible-8x16"), Case(GemmShape(64, 4096, 4096), pattern="8:16")
+    >>> points = np.array([point(core, case)])
+    >>> found = energy_columns([design(core, case)], np.array([0]), points, closed_form(points))
+    >>> bool(np.isclose(found["energy_joules"][0], energy(case, core).total.nominal))
+    True
+    """
+    if not len(places) == len(points) == len(answers):
+        raise SpecError(
+            f"{len(places)} places, {len(points)} points and {len(answers)} answers: expected as many of each"
+        )
+    used, rows = np.unique(places, return_inverse=True)
+    found = [designs[place] for place in used]
+    of_rows = Design(
+        np.array([each.node_nm for each in found])[rows],
+        gathered([each.costs for each in found], rows),
+        gathered([each.areas for each in found], rows),
+    )
+    total = summed(joules for _, joules in part_joules(of_rows, Point(*points.T), Cycles(*answers.T)))
+    return dict(zip(("energy_joules_low", "energy_joules", "energy_joules_high"), total, strict=True))
