@@ -9,7 +9,8 @@
 ('expand', 'memory')
 
 `predict` returns an estimate with an error bar, fitted to measured rows, and the bound: the best case that a machine's
-published numbers allow. `predict_core` and `simulate` are about sparse tensor cores that somebody may build, `sweep` about many of them.
+published numbers allow. `predict_core` and `simulate` are about sparse tensor cores that somebody may build, `sweep` about
+many of them.
 """
 
 from hwmodels.answers import PREDICTED_COLUMNS

@@ -8,7 +8,7 @@ for time.
 from dataclasses import dataclass
 
 from hwmodels.quantity import Quantity
-from hwmodels.tensorcore.selector import network
+from hwmodels.silicon.selector import network
 from nmsim import encodings
 from nmsim.errors import EncodingError
 from nmsim.pattern import Pattern

@@ -149,7 +149,7 @@ def core(
 
 def _record(machine: "SparseTensorCore", case: Case, other: str | None) -> dict[str, Any]:
     import hwmodels
-    from hwmodels.tensorcore.energy import energy
+    from hwmodels.silicon.energy import energy
 
     answer = hwmodels.predict_core(case, machine, other=other)
     used = energy(case, machine, Pattern.parse(other) if other else None).total

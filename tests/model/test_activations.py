@@ -10,22 +10,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwmodels.tensorcore.activations import online_pruning, online_prunings
-from hwmodels.tensorcore.break_even import (
+from hwmodels.pruning.activations import online_pruning, online_prunings
+from hwmodels.pruning.break_even import (
     RATE_STEP,
     batch_table,
     break_even_batch,
     break_even_selector,
     selector_table,
 )
+from hwmodels.pruning.overheads import mitigation_table
+from hwmodels.pruning.overlap import Arrival, exposed_epilogue, lane_cycles
+from hwmodels.pruning.stage_cost import Settings, StageCost
+from hwmodels.pruning.way import Way
 from hwmodels.tensorcore.core_file import load_core
 from hwmodels.tensorcore.cycles import Cycles, closed_form
-from hwmodels.tensorcore.overheads import mitigation_table
-from hwmodels.tensorcore.overlap import Arrival, exposed_epilogue, lane_cycles
 from hwmodels.tensorcore.point import point
 from hwmodels.tensorcore.simulate import random_mask
-from hwmodels.tensorcore.stage_cost import Settings, StageCost
-from hwmodels.tensorcore.way import Way
 from hwmodels.traffic import DENSE_STREAM, stream, traffic
 from nmsim import compress
 from nmsim.errors import RowError

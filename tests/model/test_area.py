@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwmodels.tensorcore import core_units
-from hwmodels.tensorcore.area import PARTS, SPARSE_PARTS, area, area_columns, unit_areas
-from hwmodels.tensorcore.cells import Cells
-from hwmodels.tensorcore.codecs import decoder
+from hwmodels.silicon import core_units
+from hwmodels.silicon.area import PARTS, SPARSE_PARTS, area, area_columns, unit_areas
+from hwmodels.silicon.cells import Cells
+from hwmodels.silicon.codecs import decoder
+from hwmodels.silicon.selector import selector_cells
+from hwmodels.silicon.structures import operand_select
+from hwmodels.silicon.technology import load
 from hwmodels.tensorcore.core_file import core_names, load_core
 from hwmodels.tensorcore.point import point
-from hwmodels.tensorcore.selector import selector_cells
-from hwmodels.tensorcore.structures import operand_select
-from hwmodels.tensorcore.technology import load
 from nmsim.errors import EncodingError, SpecError
 from nmsim.pattern import Pattern
 from nmsim.records import Case, GemmShape

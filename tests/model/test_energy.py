@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwmodels import constants
+from hwmodels.silicon.energy import PARTS, design, energy, energy_columns, shared_write_bytes
+from hwmodels.silicon.technology import load
+from hwmodels.silicon.unit_costs import unit_costs
 from hwmodels.tensorcore import services
 from hwmodels.tensorcore.core_file import core_names, load_core
 from hwmodels.tensorcore.cycles import PLACE, Cycles, closed_form
-from hwmodels.tensorcore.energy import PARTS, design, energy, energy_columns, shared_write_bytes
 from hwmodels.tensorcore.point import point
 from hwmodels.tensorcore.simulate import simulate
-from hwmodels.tensorcore.technology import load
-from hwmodels.tensorcore.unit_costs import unit_costs
 from nmsim.errors import EncodingError, RowError, SpecError
 from nmsim.pattern import Pattern
 from nmsim.records import Case, GemmShape

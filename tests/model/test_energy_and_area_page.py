@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from hwmodels.tensorcore.area import area
+from hwmodels.silicon.area import area
+from hwmodels.silicon.energy import energy
 from hwmodels.tensorcore.core_file import load_core
-from hwmodels.tensorcore.energy import energy
 from nmsim.records import Case, GemmShape
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/explanation/energy-and-area.md").read_text(

@@ -6,17 +6,17 @@ import math
 import numpy as np
 import pytest
 
-from hwmodels.tensorcore.criteria import CRITERIA
-from hwmodels.tensorcore.mitigations import MITIGATIONS, OF_WEIGHTS
-from hwmodels.tensorcore.overheads import (
+from hwmodels.pruning.criteria import CRITERIA
+from hwmodels.pruning.mitigations import MITIGATIONS, OF_WEIGHTS
+from hwmodels.pruning.overheads import (
     mitigation_names,
     mitigation_table,
     model_table,
     stage_costs,
     strongest_wait,
 )
-from hwmodels.tensorcore.selector import network
-from hwmodels.tensorcore.stage_cost import Settings
+from hwmodels.pruning.stage_cost import Settings
+from hwmodels.silicon.selector import network
 from nmsim import compress
 from nmsim.errors import NmsimError, RowError
 from nmsim.pattern import Pattern

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hwmodels.silicon import codecs, selector, structures
+from hwmodels.silicon.cells import FIELDS, Cells
+from hwmodels.silicon.technology import load
 from hwmodels.software import comparators as software_comparators
-from hwmodels.tensorcore import codecs, selector, structures
-from hwmodels.tensorcore.cells import FIELDS, Cells
-from hwmodels.tensorcore.technology import load
 from nmsim import encodings
 from nmsim.errors import EncodingError, SpecError
 from nmsim.pattern import Pattern

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwmodels.tensorcore.cells import LOGIC_CELLS, Cells
-from hwmodels.tensorcore.cost import CostRange, Spread
-from hwmodels.tensorcore.cost_tables import TABLES
-from hwmodels.tensorcore.technology import TECHNOLOGY_FILE, load
+from hwmodels.silicon.cells import LOGIC_CELLS, Cells
+from hwmodels.silicon.cost import CostRange, Spread
+from hwmodels.silicon.cost_tables import TABLES
+from hwmodels.silicon.technology import TECHNOLOGY_FILE, load
 from nmsim.errors import SpecError
 from nmsim.records import VALUE_BITS
 

@@ -1,12 +1,12 @@
 """Mitigations that run a second product beside the N:M one: low rank, rotation, outliers, salient columns.
 
-Names and conventions as in `hwmodels.tensorcore.mitigations`.
+Names and conventions as in `hwmodels.pruning.mitigations`.
 """
 
-from hwmodels.tensorcore.criteria import Stages
-from hwmodels.tensorcore.selector import comparators, key_bits
-from hwmodels.tensorcore.stage_cost import StageCost, Task, kept, offline, parameters, token_buffer
-from hwmodels.tensorcore.structures import index_bits
+from hwmodels.pruning.criteria import Stages
+from hwmodels.pruning.stage_cost import StageCost, Task, kept, offline, parameters, token_buffer
+from hwmodels.silicon.selector import comparators, key_bits
+from hwmodels.silicon.structures import index_bits
 from hwmodels.traffic import metadata_bits, stream
 from nmsim.errors import RowError
 from nmsim.pattern import Pattern
@@ -84,7 +84,7 @@ def outliers(task: Task) -> Stages:
         part="selector",
         formula=f"keep the {pattern.n} greatest of {pattern.m} keys: {one} comparators a window",
         why="a window is all that a choice depends on",
-        source="counted in hwmodels.tensorcore.selector",
+        source="counted in hwmodels.silicon.selector",
         selector_compares=one * windows,
         held_bytes=bits_to_bytes(pattern.m * key_bits(task.dtype)),
     )

@@ -4,12 +4,12 @@ import functools
 from collections.abc import Iterable
 from dataclasses import replace
 
-from hwmodels.tensorcore import codecs
-from hwmodels.tensorcore.cells import Cells
+from hwmodels.silicon import codecs
+from hwmodels.silicon.cells import Cells
+from hwmodels.silicon.selector import selector_cells
+from hwmodels.silicon.structures import mask_to_positions, operand_select
+from hwmodels.silicon.technology import load
 from hwmodels.tensorcore.record import Network, SelectorKind, SparseTensorCore
-from hwmodels.tensorcore.selector import selector_cells
-from hwmodels.tensorcore.structures import mask_to_positions, operand_select
-from hwmodels.tensorcore.technology import load
 from nmsim.pattern import Pattern
 
 
@@ -124,7 +124,7 @@ def _pruner_of(
 
 @functools.lru_cache(maxsize=1024)
 def decoder(pattern: Pattern, encoding: str, node_nm: float) -> Cells:
-    """Count the cells of a decoder at a technology node: `hwmodels.tensorcore.codecs.decoder`, remembered."""
+    """Count the cells of a decoder at a technology node: `hwmodels.silicon.codecs.decoder`, remembered."""
     return codecs.decoder(pattern, encoding, load(node_nm))
 
 

@@ -6,14 +6,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.tensorcore import core_units
-from hwmodels.tensorcore.area import adder_of, ends
-from hwmodels.tensorcore.cells import Cells
-from hwmodels.tensorcore.codecs import rom_decoder
-from hwmodels.tensorcore.cost import Spread
+from hwmodels.silicon import core_units
+from hwmodels.silicon.area import adder_of, ends
+from hwmodels.silicon.cells import Cells
+from hwmodels.silicon.codecs import rom_decoder
+from hwmodels.silicon.cost import Spread
+from hwmodels.silicon.structures import index_bits
+from hwmodels.silicon.technology import Technology, load
 from hwmodels.tensorcore.record import SparseTensorCore
-from hwmodels.tensorcore.structures import index_bits
-from hwmodels.tensorcore.technology import Technology, load
 from nmsim.pattern import Pattern
 from nmsim.records import VALUE_BITS, Case
 
@@ -85,7 +85,7 @@ def unit_costs(core: SparseTensorCore, case: Case, other: Pattern | None = None)
 
     Source
     ------
-    `technology.toml`; structures as in `hwmodels.tensorcore.core_units`; A30 to A39, A52 to A54.
+    `technology.toml`; structures as in `hwmodels.silicon.core_units`; A30 to A39, A52 to A54.
 
     Examples
     --------

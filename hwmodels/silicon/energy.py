@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.tensorcore.area import (
+from hwmodels.silicon.area import (
     ADDER_BITS,
     SPARSE_PARTS,
     UnitAreas,
@@ -19,14 +19,14 @@ from hwmodels.tensorcore.area import (
     summed,
     unit_areas,
 )
-from hwmodels.tensorcore.cost import Spread
+from hwmodels.silicon.cost import Spread
+from hwmodels.silicon.technology import Technology
+from hwmodels.silicon.unit_costs import UnitCosts, unit_costs
 from hwmodels.tensorcore.cycles import Cycles, closed_form
 from hwmodels.tensorcore.mapping import mapping
 from hwmodels.tensorcore.point import Point, point
 from hwmodels.tensorcore.record import SparseTensorCore
 from hwmodels.tensorcore.simulate import Simulation
-from hwmodels.tensorcore.technology import Technology
-from hwmodels.tensorcore.unit_costs import UnitCosts, unit_costs
 from nmsim.errors import SpecError
 from nmsim.pattern import Pattern
 from nmsim.records import Case

@@ -2,9 +2,9 @@
 
 import math
 
-from hwmodels.tensorcore.cells import Cells
-from hwmodels.tensorcore.structures import index_bits, mask_to_positions, prefix_sums, slot_lines
-from hwmodels.tensorcore.technology import Technology
+from hwmodels.silicon.cells import Cells
+from hwmodels.silicon.structures import index_bits, mask_to_positions, prefix_sums, slot_lines
+from hwmodels.silicon.technology import Technology
 from nmsim import encodings
 from nmsim.errors import EncodingError
 from nmsim.pattern import Pattern
@@ -35,7 +35,7 @@ def decoder(pattern: Pattern, encoding: str, technology: Technology) -> Cells:
 
     Examples
     --------
-    >>> from hwmodels.tensorcore import technology
+    >>> from hwmodels.silicon import technology
     >>> decoder(Pattern(2, 4), "index", technology.load(7)) == Cells()
     True
     >>> decoder(Pattern(2, 4), "combinatorial", technology.load(7)).rom_bits

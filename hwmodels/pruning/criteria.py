@@ -6,8 +6,8 @@ All counts are of the algorithm that `formula` states; a vector that depends on 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from hwmodels.tensorcore.selector import comparators, key_bits
-from hwmodels.tensorcore.stage_cost import StageCost, Task, offline, parameters, sequence_buffer, token_buffer
+from hwmodels.pruning.stage_cost import StageCost, Task, offline, parameters, sequence_buffer, token_buffer
+from hwmodels.silicon.selector import comparators, key_bits
 
 Stages = tuple[StageCost, ...]
 
@@ -17,7 +17,7 @@ def select(task: Task) -> StageCost:
 
     Source
     ------
-    `hwmodels.tensorcore.selector.comparators`.
+    `hwmodels.silicon.selector.comparators`.
 
     Examples
     --------
@@ -32,7 +32,7 @@ def select(task: Task) -> StageCost:
         part="selector",
         formula=f"keep the N greatest of M keys: {one} comparators of {key_bits(task.dtype)} bits and more a group",
         why="a group is all that a choice depends on",
-        source="counted in hwmodels.tensorcore.selector",
+        source="counted in hwmodels.silicon.selector",
         selector_compares=one * task.groups * task.shape.M,
     )
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
-from hwmodels.tensorcore.cells import LOGIC_CELLS, Cells
-from hwmodels.tensorcore.cost import CostRange, Spread
-from hwmodels.tensorcore.cost_tables import TABLES, power_law, read_costs
+from hwmodels.silicon.cells import LOGIC_CELLS, Cells
+from hwmodels.silicon.cost import CostRange, Spread
+from hwmodels.silicon.cost_tables import TABLES, power_law, read_costs
 from nmsim.errors import SpecError
 from nmsim.records import VALUE_BITS
 
@@ -26,7 +26,7 @@ class Technology:
     ----------
     node_nm : float
     costs : mapping of str to mapping of str to CostRange
-        By table and key, see `hwmodels.tensorcore.cost_tables.TABLES`.
+        By table and key, see `hwmodels.silicon.cost_tables.TABLES`.
 
     Source
     ------

@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from hwmodels.tensorcore.criteria import CRITERIA
-from hwmodels.tensorcore.mitigations import MITIGATIONS, OF_WEIGHTS
-from hwmodels.tensorcore.stage_cost import DEFAULT_SETTINGS, WAITS, Settings, StageCost, Task
+from hwmodels.pruning.criteria import CRITERIA
+from hwmodels.pruning.mitigations import MITIGATIONS, OF_WEIGHTS
+from hwmodels.pruning.stage_cost import DEFAULT_SETTINGS, WAITS, Settings, StageCost, Task
 from hwmodels.workload import Model, load_model
 from nmsim.errors import RowError
 from nmsim.pattern import Pattern
@@ -40,10 +40,10 @@ def stage_costs(
     dtype : str
         Value type, a key of `nmsim.records.VALUE_BITS`.
     criterion : str or None
-        A key of `hwmodels.tensorcore.criteria.CRITERIA`; None to leave the choice out. Without effect for weights, which
+        A key of `hwmodels.pruning.criteria.CRITERIA`; None to leave the choice out. Without effect for weights, which
         are pruned offline.
     mitigation : str or sequence of str
-        Keys of `hwmodels.tensorcore.mitigations.MITIGATIONS`, `+` between several.
+        Keys of `hwmodels.pruning.mitigations.MITIGATIONS`, `+` between several.
     operand : {"activations", "weights"}
     settings : Settings
 
@@ -58,7 +58,7 @@ def stage_costs(
 
     Source
     ------
-    Formula, the docstring of each function in `hwmodels.tensorcore.criteria` and `hwmodels.tensorcore.mitigations`.
+    Formula, the docstring of each function in `hwmodels.pruning.criteria` and `hwmodels.pruning.mitigations`.
 
     Examples
     --------

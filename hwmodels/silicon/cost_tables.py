@@ -7,8 +7,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from hwmodels.quantity import check_provenance
-from hwmodels.tensorcore.cells import LOGIC_CELLS
-from hwmodels.tensorcore.cost import CostRange, Spread
+from hwmodels.silicon.cells import LOGIC_CELLS
+from hwmodels.silicon.cost import CostRange, Spread
 from hwmodels.toml_table import checked_table
 from nmsim.errors import SpecError
 from nmsim.records import VALUE_BITS

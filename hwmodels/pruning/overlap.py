@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hwmodels.pruning.stage_cost import StageCost
 from hwmodels.tensorcore.cycles import Cycles
-from hwmodels.tensorcore.stage_cost import StageCost
 from nmsim.units import ceil_div
 
 SPECIAL_OPS = 8

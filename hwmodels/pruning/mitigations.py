@@ -7,9 +7,9 @@ X is [M, K] with tokens i and in features j, W is [N, K], `Xsp` is X pruned. Cou
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from hwmodels.tensorcore.criteria import Stages, vector
-from hwmodels.tensorcore.side_paths import outliers, r_sparse, rotation, salient_columns
-from hwmodels.tensorcore.stage_cost import (
+from hwmodels.pruning.criteria import Stages, vector
+from hwmodels.pruning.side_paths import outliers, r_sparse, rotation, salient_columns
+from hwmodels.pruning.stage_cost import (
     StageCost,
     Task,
     offline,

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.tensorcore.cells import Cells
-from hwmodels.tensorcore.core_units import decoder_cells, encoder_cells, pruner_cells, select_cells
-from hwmodels.tensorcore.cost import Spread
+from hwmodels.silicon.cells import Cells
+from hwmodels.silicon.core_units import decoder_cells, encoder_cells, pruner_cells, select_cells
+from hwmodels.silicon.cost import Spread
+from hwmodels.silicon.technology import Technology, load
 from hwmodels.tensorcore.mapping import BLOCK_BYTES
 from hwmodels.tensorcore.point import Point
 from hwmodels.tensorcore.record import SparseTensorCore
-from hwmodels.tensorcore.technology import Technology, load
 from nmsim.errors import SpecError
 from nmsim.records import VALUE_BITS
 
@@ -106,7 +106,7 @@ def unit_areas(core: SparseTensorCore) -> UnitAreas:
 
     Source
     ------
-    `technology.toml`; structures as in `hwmodels.tensorcore.core_units`; A51 and A54.
+    `technology.toml`; structures as in `hwmodels.silicon.core_units`; A51 and A54.
 
     Examples
     --------

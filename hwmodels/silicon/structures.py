@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterable
 from typing import Literal, get_args
 
-from hwmodels.tensorcore.cells import Cells
+from hwmodels.silicon.cells import Cells
 from nmsim.errors import SpecError
 from nmsim.pattern import Pattern
 from nmsim.units import ceil_div

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from hwmodels.tensorcore.activations import OnlinePruning, online_pruning, online_prunings
+from hwmodels.pruning.activations import OnlinePruning, online_pruning, online_prunings
+from hwmodels.pruning.way import Way
 from hwmodels.tensorcore.record import SparseTensorCore
-from hwmodels.tensorcore.way import Way
 from nmsim.errors import RowError
 from nmsim.records import Case, GemmShape
 
@@ -60,7 +60,7 @@ def batch_table(
     core : SparseTensorCore
     tokens : iterable of int
     way, **changes
-        As `hwmodels.tensorcore.activations.online_pruning`.
+        As `hwmodels.pruning.activations.online_pruning`.
 
     Returns
     -------
@@ -127,7 +127,7 @@ def break_even_batch(
     most_tokens : int
         Every number from 1 to this is tried.
     way, **changes
-        As `hwmodels.tensorcore.activations.online_pruning`.
+        As `hwmodels.pruning.activations.online_pruning`.
 
     Returns
     -------
@@ -170,7 +170,7 @@ def break_even_selector(
     case : Case
     core : SparseTensorCore
     way, **changes
-        As `hwmodels.tensorcore.activations.online_pruning`; its selector rate is not read.
+        As `hwmodels.pruning.activations.online_pruning`; its selector rate is not read.
 
     Returns
     -------

@@ -4,9 +4,9 @@ import functools
 from collections.abc import Iterator
 from typing import NamedTuple, get_args
 
-from hwmodels.tensorcore.cells import Cells
+from hwmodels.silicon.cells import Cells
+from hwmodels.silicon.structures import index_bits, popcount
 from hwmodels.tensorcore.record import SelectorKind
-from hwmodels.tensorcore.structures import index_bits, popcount
 from nmsim.errors import SpecError
 from nmsim.pattern import Pattern
 from nmsim.records import VALUE_BITS

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from hwmodels.tensorcore.overheads import mitigation_names
+from hwmodels.pruning.overheads import mitigation_names
+from hwmodels.pruning.stage_cost import DEFAULT_SETTINGS, Settings
 from hwmodels.tensorcore.record import Placement, SelectorKind
-from hwmodels.tensorcore.stage_cost import DEFAULT_SETTINGS, Settings
 from nmsim.errors import RowError
 
 VECTOR_OPS_PER_CYCLE = 128
@@ -22,9 +22,9 @@ class Way:
     placement : {"producer", "consumer"} or None
         The core's own when None.
     criterion : str
-        A key of `hwmodels.tensorcore.criteria.CRITERIA` that gives N:M.
+        A key of `hwmodels.pruning.criteria.CRITERIA` that gives N:M.
     mitigation : str or sequence of str
-        Of `hwmodels.tensorcore.mitigations.MITIGATIONS`, `+` between several.
+        Of `hwmodels.pruning.mitigations.MITIGATIONS`, `+` between several.
     selector_groups_per_cycle : float or None
         Of one core; the core's own when None. Fractions are allowed, `inf` is a selector that takes no time.
     selector_kind : {"all_pairs", "bitonic", "half"} or None

@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hwmodels.pruning.overheads import stage_costs, strongest_wait
+from hwmodels.pruning.overlap import Arrival, exposed_epilogue, lane_cycles
+from hwmodels.pruning.stage_cost import StageCost
+from hwmodels.pruning.way import Way
+from hwmodels.silicon.selector import key_bits
+from hwmodels.silicon.structures import index_bits
 from hwmodels.tensorcore.cycles import Cycles, closed_form
 from hwmodels.tensorcore.mapping import mapping
-from hwmodels.tensorcore.overheads import stage_costs, strongest_wait
-from hwmodels.tensorcore.overlap import Arrival, exposed_epilogue, lane_cycles
 from hwmodels.tensorcore.point import Point, point
 from hwmodels.tensorcore.record import Placement, SelectorKind, SparseTensorCore
-from hwmodels.tensorcore.selector import key_bits
-from hwmodels.tensorcore.stage_cost import StageCost
-from hwmodels.tensorcore.structures import index_bits
-from hwmodels.tensorcore.way import Way
 from hwmodels.traffic import fetched_columns, metadata_bits, stream
 from nmsim.errors import RowError
 from nmsim.pattern import Pattern

@@ -1,0 +1,1 @@
+"""Pruning activations online: what criteria and mitigations cost, where the selector stands, when it breaks even."""
