@@ -15,6 +15,7 @@ from hwmodels.sweeps.space import DENSE, GATHERED, STAND_IN, Space, Stored
 from hwmodels.tensorcore.point import Point, execution, point
 from hwmodels.tensorcore.record import SparseTensorCore
 from nmsim.errors import NmsimError, SpecError
+from nmsim.pattern import Pattern
 from nmsim.records import Case
 
 Integers = NDArray[np.int64]
@@ -27,7 +28,8 @@ NONE = -1
 
 
 class Design(NamedTuple):
-    """One combination: a core with its words and flags, and a case whose shape stands for any.
+    """One combination: a core with its words and flags, a case whose shape stands for any, and
+    the second pattern, if any.
 
     `metadata_bits_per_elem` is that of what is stored of the sparse operand, per element before pruning. `refused` says
     why there is no such point; `core` and `row` are None then.
@@ -35,6 +37,7 @@ class Design(NamedTuple):
 
     core: SparseTensorCore | None
     case: Case
+    other: Pattern | None
     row: Point | None
     execution: str
     metadata_bits_per_elem: float
@@ -120,14 +123,15 @@ class Designs:
         """Put one combination together: `digits` of the core, of `core_axes`, of the value type and of the way to store."""
         *of_core, dtype, way = digits
         case = self.stored[way].case(self.space.dtypes[dtype])
+        other = self.stored[way].other
         core = self._core(tuple(of_core))
         if isinstance(core, str):
-            return Design(None, case, None, "", np.nan, core)
+            return Design(None, case, other, None, "", np.nan, core)
         try:
-            row = point(core, case, self.stored[way].other)
+            row = point(core, case, other)
         except NmsimError as error:
-            return Design(None, case, None, "", np.nan, str(error))
-        return Design(core, case, row, execution(core, case), _metadata_bits_per_elem(row), "")
+            return Design(None, case, other, None, "", np.nan, str(error))
+        return Design(core, case, other, row, execution(core, case), _metadata_bits_per_elem(row), "")
 
     def _core(self, digits: tuple[int, ...]) -> SparseTensorCore | str:
         """A core with its words, flags and widths put in, or what is wrong with it."""

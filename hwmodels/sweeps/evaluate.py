@@ -7,9 +7,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from hwmodels.sweeps.costs import COST_STEPS
 from hwmodels.sweeps.designs import Designs
 from hwmodels.sweeps.space import DENSE, GATHERED, Space
-from hwmodels.sweeps.steps import STEPS, Block
+from hwmodels.sweeps.steps import STEPS, Block, Step
 from hwmodels.tensorcore.cycles import LIMITS, Cycles, closed_form
 from hwmodels.tensorcore.point import EXECUTIONS, Point
 from hwmodels.tensorcore.record import WORDS
@@ -74,7 +75,8 @@ class Evaluator:
         of_one = OF_ONE_PRODUCT if space.by_layer else ()
         kept = [name for name in Cycles._fields[LIMIT + 1 :] if name in of_one or name not in OF_ONE_PRODUCT]
         self._kept = [Cycles._fields.index(name) for name in kept]
-        added = [column for step in STEPS for column in step.columns]
+        self.steps: tuple[Step, ...] = (*STEPS, *(COST_STEPS if space.costs else ()))
+        added = [column for step in self.steps for column in step.columns]
         self._row = {name: row for row, name in enumerate((*DERIVED, *kept, *added))}
 
     def columns(self, start: int, stop: int) -> Columns:
@@ -115,12 +117,12 @@ class Evaluator:
     ) -> None:
         """Fill in the columns of one block."""
         places[:] = self.designs.places(digits)
-        answers = self._answers(self.designs, places, digits)
+        answers = self._answers(self.designs, places, digits, self.steps)
         # The ways to store are innermost: those of one dense product stand side by side.
         dense = indices // self._lengths[-1]
         new = np.append(True, dense[1:] != dense[:-1])
         dense_digits = digits[:, new]
-        baseline = self._answers(self.dense, self.dense.places(dense_digits), dense_digits).found[:, 0]
+        baseline = self._answers(self.dense, self.dense.places(dense_digits), dense_digits, ()).found[:, 0]
         cycles = answers.found[:, 0]
         dense_cycles = baseline[np.cumsum(new) - 1]
         row = self._row
@@ -135,16 +137,18 @@ class Evaluator:
         numbers[row["utilisation"]] = numbers[row["effectual_macs"]] / numbers[row["peak_macs"]]
         limits[:] = np.where(np.isnan(cycles), -1.0, answers.found[:, LIMIT]) + 1.0
 
-    def _answers(self, designs: Designs, places: Integers, digits: Integers) -> Answers:
+    def _answers(
+        self, designs: Designs, places: Integers, digits: Integers, steps: tuple[Step, ...]
+    ) -> Answers:
         """Evaluate the products of rows, and add them up."""
         works, tokens = digits[-2], self._tokens[digits[-3]]
         if self.space.by_layer:
-            return self._of_products(designs, places, digits, works, tokens)
+            return self._of_products(designs, places, digits, works, tokens, steps)
         lengths = self._products[works]
         owner = np.repeat(np.arange(len(works)), lengths)
         first = np.cumsum(lengths) - lengths
         product = self._first[works][owner] + np.arange(len(owner)) - first[owner]
-        answers = self._of_products(designs, places[owner], digits[:, owner], product, tokens[owner])
+        answers = self._of_products(designs, places[owner], digits[:, owner], product, tokens[owner], steps)
         counts = self._counts[product]
         found = np.add.reduceat(answers.found * counts[:, None], first, axis=0)
         longest = answers.found[:, 0] * counts
@@ -152,22 +156,23 @@ class Evaluator:
         found[:, LIMIT] = np.nan
         found[owner[at_most], LIMIT] = answers.found[at_most, LIMIT]
         added = np.add.reduceat(answers.added * counts, first, axis=1)
-        for place, adds_up in enumerate(step.adds_up for step in STEPS for _ in step.columns):
+        for place, adds_up in enumerate(step.adds_up for step in steps for _ in step.columns):
             if not adds_up:
                 added[place] = answers.added[place, first]
         return Answers(found, added)
 
     def _of_products(
-        self, designs: Designs, places: Integers, digits: Integers, product: Integers, tokens: Floats
-    ) -> Answers:
+        self, designs: Designs, places: Integers, digits: Integers, product: Integers, tokens: Floats,
+        steps: tuple[Step, ...],
+    ) -> Answers:  # fmt: skip
         """Evaluate one product a row; NaN where the design is refused, or no tile fits."""
         live = designs.live[places]
         if not live.all():
             found = np.full((len(places), len(Cycles._fields)), np.nan)
-            added = np.full((sum(len(step.columns) for step in STEPS), len(places)), np.nan)
+            added = np.full((sum(len(step.columns) for step in steps), len(places)), np.nan)
             if live.any():
                 of_live = self._of_products(
-                    designs, places[live], digits[:, live], product[live], tokens[live]
+                    designs, places[live], digits[:, live], product[live], tokens[live], steps
                 )
                 found[live], added[:, live] = of_live
             return Answers(found, added)
@@ -180,7 +185,8 @@ class Evaluator:
             points[:, field] = values[digits[axis]]
         found = closed_form(points)
         block = Block(points, found, places, designs.found)
-        return Answers(found, np.concatenate([step.values(block) for step in STEPS]))
+        columns = [step.values(block) for step in steps]
+        return Answers(found, np.concatenate(columns) if columns else np.empty((0, len(places))))
 
     def _axes(self, digits: Integers) -> Columns:
         """Columns of what a point is."""

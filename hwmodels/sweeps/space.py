@@ -96,6 +96,8 @@ class Space:
         Of each (work, dtype, stored), in this order. The user's; higher is better.
     dual : bool
         The space has an axis `other_pattern`.
+    costs : bool
+        Add energy and area.
     """
 
     cores: tuple[SparseTensorCore, ...]
@@ -108,6 +110,7 @@ class Space:
     seed: int = 0
     quality: tuple[float, ...] | None = field(default=None, repr=False)
     dual: bool = False
+    costs: bool = True
 
     @property
     def lengths(self) -> tuple[int, ...]:

@@ -93,7 +93,7 @@ def load_space(space: str | Path | Mapping[str, Any] | Space) -> Space:
 
 
 def _space(document: Mapping[str, Any], folder: Path) -> Space:
-    tables = checked_table(dict(document), "", ("axes", "workload"), ("core", "sample", "quality"))
+    tables = checked_table(dict(document), "", ("axes", "workload"), ("core", "sample", "quality", "costs"))
     axes = tables["axes"]
     if not isinstance(axes, dict):
         raise SpecError(f"axes: expected a table, got {axes!r}")
@@ -125,7 +125,10 @@ def _space(document: Mapping[str, Any], folder: Path) -> Space:
         sample_points=_at(sample, "sample", "points", 1) if "sample" in tables else None,
         seed=_at(sample, "sample", "seed", 0) if "seed" in sample else 0,
         dual="other_pattern" in axes,
+        costs=tables.get("costs", True),
     )
+    if not isinstance(space.costs, bool):
+        raise SpecError(f"costs={space.costs!r}: expected true or false")
     if space.product_points > MAX_POINTS:
         raise SpecError(f"axes: {space.product_points} points: expected at most 2**60")
     if space.points > space.product_points:

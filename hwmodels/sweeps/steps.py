@@ -46,4 +46,4 @@ def peak_macs(block: Block) -> Floats:
 
 
 STEPS: tuple[Step, ...] = (Step(("peak_macs",), True, peak_macs),)
-"""In the order of their columns. A step that is added here is a column of every sweep."""
+"""In the order of their columns. A step that is added here is a column of every sweep; costs have steps of their own."""

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from hwmodels.sweeps import Summary
 
-COSTS = "time_s,dram_read_bytes"
+COSTS = "time_s,energy_joules,area_um2"
+WITHOUT_COSTS = "time_s,dram_read_bytes"
 SPEED_FROM_POINTS = 100_000
 """Fewer say more about the start than about the speed."""
 SHOWN = ("time_s", "speedup_vs_dense", "limit")
@@ -40,8 +41,8 @@ def sweep(
         list[str] | None,
         typer.Option(
             "--pareto",
-            help=f"Columns to minimise in the Pareto front of each work. Default {COSTS}, and the quality as well where "
-            "the space has one.",
+            help=f"Columns to minimise in the Pareto front of each work. Default {COSTS}; {WITHOUT_COSTS} where the "
+            "space says costs = false.",
         ),
     ] = None,
     maximise: Annotated[
@@ -75,7 +76,7 @@ def sweep(
 
     loaded = load_space(space)
     target = output or space.with_suffix(".parquet")
-    costs = console.split_names(pareto or [COSTS], "column for --pareto")
+    costs = console.split_names(pareto or [COSTS if loaded.costs else WITHOUT_COSTS], "column for --pareto")
     gains = console.split_names(maximise or (["quality"] if loaded.quality is not None else []))
     hwmodels.pareto_front(no_rows(loaded), costs, gains)
     if front is not None:

@@ -1,6 +1,7 @@
 """Sweeps: every row is what one point says, however points are cut into chunks, wherever they are evaluated."""
 
 import concurrent.futures
+import dataclasses
 import itertools
 import json
 
@@ -9,6 +10,8 @@ import pandas as pd
 import pytest
 
 import hwmodels
+from hwmodels.silicon.area import area
+from hwmodels.silicon.energy import energy
 from hwmodels.sweeps import evaluate, highlights, load_space, steps
 from hwmodels.sweeps.run import evaluate_chunk
 from hwmodels.tensorcore.core_file import load_core
@@ -190,6 +193,34 @@ def test_a_step_adds_columns(monkeypatch):
         assert found["a_rows"].tolist() == [4096, 4096]
     finally:
         evaluate.evaluator.cache_clear()
+
+
+def test_energy_and_area_are_those_of_a_single_case():
+    document = {
+        "axes": {"core": ["flexible-8x16", "dual-sided-8x16"], "pattern": ["dense", "8:16"], "tokens": [1, 300],
+                 "decoder_groups_per_cycle": [2, 16], "other_pattern": ["dense", "8:16"]},
+        "workload": {"shapes": [[512, 1024]]},
+    }  # fmt: skip
+    found = hwmodels.sweep(document)
+    seen = 0
+    for row in found[found["refused"] == ""].itertuples():
+        core = dataclasses.replace(load_core(row.core), decoder_groups_per_cycle=row.decoder_groups_per_cycle)
+        pattern = None if row.pattern == "dense" else row.pattern
+        other = None if row.other_pattern == "dense" else Pattern.parse(row.other_pattern)
+        case = Case(GemmShape(row.tokens, 512, 1024), pattern=pattern)
+        used, size = energy(case, core, other).total, area(core).total
+        assert row.energy_joules == pytest.approx(used.nominal, rel=1e-9, abs=0)
+        assert row.energy_joules_low == pytest.approx(used.low, rel=1e-9, abs=0)
+        assert row.area_um2_high == pytest.approx(size.high, rel=1e-9, abs=0)
+        seen += other is not None
+    assert seen == 4
+
+
+def test_a_node_without_known_costs_has_none():
+    found = hwmodels.sweep({**SMALL, "axes": {"pattern": ["8:16"], "node_nm": [3, 5]}})
+    assert found["cycles"].notna().all()
+    unknown = [node == 3 for node in found["node_nm"]]
+    assert found["energy_joules"].isna().tolist() == found["area_um2"].isna().tolist() == unknown
 
 
 def test_a_value_that_no_point_takes_is_refused_at_once():

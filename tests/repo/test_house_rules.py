@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from nmsim.cli import app
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("nmsim", "hwmodels", "kernels", "validate")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -158,9 +160,7 @@ def version_tuple(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
 
 
-@pytest.mark.parametrize(
-    "verb", ["bits", "pack", "unpack", "inspect", "predict", "study", "fit", "bench", "help"]
-)
+@pytest.mark.parametrize("verb", [command.name for command in app.registered_commands])
 def test_every_verb_explains_itself(verb):
     answer = run(sys.executable, "-m", "nmsim.cli", verb, "--help")
     assert answer.returncode == 0, answer.stderr

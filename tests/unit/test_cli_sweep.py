@@ -43,12 +43,24 @@ def test_a_space_becomes_a_file_and_a_few_lines(nmsim, folder):
     for speedup in best:
         assert f"{speedup:.2f}x" in text
     front = pd.read_csv("front.csv")
-    assert f"Pareto front over time_s, dram_read_bytes (least), for each work: {len(front)} points" in text
+    assert (
+        f"Pareto front over time_s, energy_joules, area_um2 (least), for each work: {len(front)} points"
+        in text
+    )
     assert set(front["tokens"]) == {1, 512}
     for _, row in front.iterrows():
         work = table[table["tokens"] == row["tokens"]]
-        better = (work["time_s"] <= row["time_s"]) & (work["dram_read_bytes"] < row["dram_read_bytes"])
-        assert not better.any()
+        better = (work["time_s"] <= row["time_s"]) & (work["energy_joules"] < row["energy_joules"])
+        assert not (better & (work["area_um2"] <= row["area_um2"])).any()
+
+
+def test_a_space_without_costs(nmsim, folder):
+    text = (folder / "space.toml").read_text()
+    (folder / "space.toml").write_text("costs = false\n" + text)
+    code, text, _ = nmsim("sweep", "space.toml", "-o", "out.parquet")
+    assert code == 0
+    assert "Pareto front over time_s, dram_read_bytes (least)" in text
+    assert "energy_joules" not in pd.read_parquet("out.parquet")
 
 
 def test_json_says_the_same(nmsim, folder):
@@ -83,7 +95,7 @@ def test_a_quality_is_on_the_front(nmsim, folder):
         stream.write('[quality]\nfile = "quality.csv"\n')
     code, text, _ = nmsim("sweep", "--front", "front.csv")
     assert code == 0
-    assert "Pareto front over time_s, dram_read_bytes (least), quality (most), for each work" in text
+    assert "Pareto front over time_s, energy_joules, area_um2 (least), quality (most), for each work" in text
     assert set(pd.read_csv("front.csv")["pattern"]) == {"dense", "2:4", "8:16"}
 
 
