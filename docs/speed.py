@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from nmsim.cli.model_bench import FIGURES
+
 ROWS = Path(__file__).resolve().parent / "reference" / "speed.json"
 
 HEAD = """# Speed
@@ -22,7 +24,7 @@ GOALS = """## Against the goals
 | `bitmask` and `index` no slower | `bitmask` yes; `index` at 8:16 within 5 % either way, and above the same goals (17.7, 28.2); at 16:32, where its codes take 80 bits, it is 5 times slower than `combinatorial` |
 | 16:32 within 4x of 8:16 | `combinatorial` encode yes (1.7x); **decode missed**: 6 to 7x |
 | two cores at least 1.7x | **not always**: codes of 134 M elements, `combinatorial` and `joint` 1.4x to 1.8x, `bitmask` 1.2x to 1.5x, streams 1.0x to 1.7x; two processes, one a core, gain 1.7x to 1.8x together |
-| `predict`, table of a million cases: 1 M cases/s | 1.8 to 2.3 M |
+MODEL_GOALS
 
 **Why 16:32 decoding is slow, and what would move it.** A 30-bit code is resolved byte by byte, each step a guide lookup, a
 comparison, a subtraction and the next table's choice: about 55 instructions in one chain of dependent loads, the last of them
@@ -45,8 +47,25 @@ is the copy of the masks: one read and one write of M bits a group.
 
 def page() -> str:
     """The whole page as Markdown."""
-    runs = json.loads(ROWS.read_text(encoding="utf-8"))["runs"]
-    return "\n".join([HEAD, *(_run(run) for run in runs), GOALS])
+    rows = json.loads(ROWS.read_text(encoding="utf-8"))
+    return "\n".join([HEAD, *(_run(run) for run in rows["runs"]), *_models(rows["models"]), GOALS])
+
+
+def _models(runs: list[dict[str, Any]]) -> list[str]:
+    """The models' figures: a line a figure, a column a run."""
+    if not runs:
+        return []
+    commits = " | ".join(f"{run['timestamp_utc']}, {run['commit'][:10]}" for run in runs)
+    lines = [
+        f"## `{runs[0]['command']}`\n",
+        f"{runs[0]['machine']}. One core; medians, and the 20th and 80th percentiles.\n",
+        f"| figure | unit | {commits} |",
+        "|---|---|" + "---|" * len(runs),
+    ]
+    for name, figure in FIGURES.items():
+        cells = " | ".join("**{1}** ({2})".format(*figure.line(run[name])) for run in runs)
+        lines.append(f"| {figure.title} | {figure.unit} | {cells} |")
+    return ["\n".join(lines) + "\n"]
 
 
 def _run(run: dict[str, Any]) -> str:

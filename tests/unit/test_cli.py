@@ -6,6 +6,8 @@ import re
 import pytest
 
 from nmsim import __version__
+from nmsim.cli import model_bench
+from nmsim.records import GemmShape
 
 
 def test_bits_as_json(nmsim):
@@ -116,5 +118,18 @@ def test_bench_measures_what_it_says(nmsim):
     assert all(
         row["p20_elems_per_s"] <= row["p50_elems_per_s"] <= row["p80_elems_per_s"] for row in found["codecs"]
     )
-    assert found["predict_cases_per_s"]["p50"] > found["predict_distinct_cases_per_s"]["p50"]
-    assert 1 / found["predict_distinct_cases_per_s"]["p50"] < found["predict_one_case_s"]["p50"] < 1
+
+
+def test_bench_of_the_models(nmsim, monkeypatch):
+    monkeypatch.setattr(model_bench, "PREDICT_CASES", 2000)
+    monkeypatch.setattr(model_bench, "SINGLE_CASES", 20)
+    monkeypatch.setattr(model_bench, "LAYER", GemmShape(64, 512, 512))
+    monkeypatch.setattr(model_bench, "COPIES", 2)
+    monkeypatch.setattr(model_bench, "SWEPT", {"pattern": ["8:16"], "tokens": [1, 64]})
+    _, out, _ = nmsim("bench", "--models", "--json")
+    found = json.loads(out)
+    assert set(found) == {"provenance", *model_bench.FIGURES}
+    for name in model_bench.FIGURES:
+        assert 0 < found[name]["p20"] <= found[name]["p50"] <= found[name]["p80"]
+    _, out, _ = nmsim("bench", "--models")
+    assert re.search(r"closed form of a core +[\d.e+-]+ ", out)
