@@ -115,12 +115,13 @@ def speedup_vs_pattern(
     *,
     operand: str = "weights",
     steps: Sequence[Step] | None = None,
+    hollow: str = "expanded in software",
     theme: Theme = LIGHT,
 ) -> tuple[Figure, AxesGrid]:
     """Draw the predicted speedup over patterns: a row a machine, a column a step, a marker an encoding.
 
-    A filled marker says that the machine's sparse unit takes pattern and encoding as they are, a hollow one that
-    software expands them.
+    A filled marker says that the machine's sparse unit takes pattern and encoding as they are, a hollow one that it
+    does not.
 
     Parameters
     ----------
@@ -129,6 +130,8 @@ def speedup_vs_pattern(
     operand : {"weights", "activations"}
     steps : sequence of (phase, tokens), optional
         Columns; `choose_steps` of the table when absent.
+    hollow : str
+        What the legend says of hollow markers.
     theme : Theme
 
     Returns
@@ -148,7 +151,7 @@ def speedup_vs_pattern(
     dodge = np.linspace(-0.27, 0.27, len(encodings)) if len(encodings) > 1 else np.zeros(1)
     for machine, panels in zip(machines, grid, strict=True):
         for step, ax in zip(shown, panels, strict=True):
-            _speedup_axis(ax, rows[SPEEDUP], theme)
+            speedup_axis(ax, rows[SPEEDUP], theme)
             here = _at(rows, machine, step)
             for place, encoding in enumerate(encodings):
                 found = here[here["encoding"] == encoding].set_index("pattern").reindex(patterns)
@@ -173,7 +176,7 @@ def speedup_vs_pattern(
     plain: dict[str, Any] = {"marker": "o", "linestyle": "none", "color": theme.ink, "markersize": 5}
     handles += [
         Line2D([], [], label="native sparse unit", **plain),
-        Line2D([], [], label="expanded in software", markerfacecolor=theme.paper, **plain),
+        Line2D([], [], label=hollow, markerfacecolor=theme.paper, **plain),
         Patch(facecolor=theme.loss, label="slower than dense"),
     ]
     add_legend(fig, handles, theme)
@@ -211,7 +214,7 @@ def speedup_vs_tokens(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Fig
     for ax in list(grid.flat)[len(machines) :]:
         ax.set_visible(False)
     for machine, ax in zip(machines, grid.flat, strict=False):
-        _speedup_axis(ax, rows[SPEEDUP], theme)
+        speedup_axis(ax, rows[SPEEDUP], theme)
         here = rows[rows["hardware"] == machine]
         for (operand, pattern, _), curve in here.groupby(["sparse_operand", "pattern", "phase"]):
             place = patterns.index(pattern)
@@ -358,7 +361,8 @@ def panel_grid(
     return fig, grid
 
 
-def _speedup_axis(ax: Axes, speedups: Any, theme: Theme) -> None:
+def speedup_axis(ax: Axes, speedups: Any, theme: Theme) -> None:
+    """Make room for speedups from a little below 1 up, and shade what is slower than dense."""
     low, high = min(0.9, float(speedups.min()) - 0.06), max(1.1, float(speedups.max()) + 0.1)
     ax.axhspan(low, 1.0, color=theme.loss, zorder=0)
     ax.axhline(1.0, color=theme.ink, linewidth=0.8, zorder=1)

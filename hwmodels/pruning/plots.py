@@ -82,7 +82,7 @@ def break_even_batch(
             colour = _placement_colour(str(placement), theme)
             ax.plot(curve["tokens"], curve["speedup_vs_dense"], color=colour, linewidth=2, zorder=4,
                     linestyle=PLACEMENTS[str(placement)])  # fmt: skip
-            _mark_ends(ax, curve, at_least, colour, 8 if placement == "producer" else -14, theme)
+            _mark_ends(ax, curve, at_least, str(placement), theme)
         weights = some.drop_duplicates("tokens")
         ax.plot(weights["tokens"], weights["weights"], color=theme.series[-1], linewidth=1.6, zorder=3)
         _token_axis(ax, some["tokens"])
@@ -141,14 +141,15 @@ def _panels(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     ]
 
 
-def _mark_ends(ax: Axes, curve: pd.DataFrame, at_least: float, colour: str, up: int, theme: Theme) -> None:
+def _mark_ends(ax: Axes, curve: pd.DataFrame, at_least: float, placement: str, theme: Theme) -> None:
     """Mark the last row before a loss and the first after the last one, with their tokens."""
     gains = (curve["speedup_vs_dense"] >= at_least).tolist()
     tokens, speedup = curve["tokens"].tolist(), curve["speedup_vs_dense"].tolist()
     if all(gains) or not any(gains):
         return
     first_loss, last_loss = gains.index(False), len(gains) - 1 - gains[::-1].index(False)
-    for place, text in ((first_loss - 1, "up to {}"), (last_loss + 1, "from {}")):
+    above, colour = placement == "producer", _placement_colour(placement, theme)
+    for place, text, right in ((first_loss - 1, "up to {}", above), (last_loss + 1, "from {}", False)):
         if not 0 <= place < len(gains):
             continue
         ax.plot(
@@ -160,9 +161,10 @@ def _mark_ends(ax: Axes, curve: pd.DataFrame, at_least: float, colour: str, up: 
             markeredgecolor=theme.paper,
             zorder=6,
         )
-        ax.annotate(text.format(tokens[place]), (tokens[place], speedup[place]),
-                    (7 if place < first_loss else -7, up), textcoords="offset points", fontsize=8, color=theme.ink,
-                    ha="left" if place < first_loss else "right", zorder=7)  # fmt: skip
+        offset = (7 if right else -7, 6 if above else -14)
+        ax.annotate(text.format(tokens[place]), (tokens[place], speedup[place]), offset, textcoords="offset points",
+                    fontsize=8, color=theme.ink, ha="left" if right else "right", zorder=7,
+                    bbox={"facecolor": theme.paper, "edgecolor": "none", "pad": 0.6, "alpha": 0.8})  # fmt: skip
 
 
 def _token_axis(ax: Axes, tokens: pd.Series) -> None:
