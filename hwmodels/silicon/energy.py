@@ -158,7 +158,8 @@ def part_joules(of: Design, p: Any, c: Any) -> Iterator[tuple[str, Floats]]:
     yield "registers", (8 * (c.shared_read_bytes + c.operand_b_bytes) + a_bits) * cost.register_bit
     pruned = np.where(p.consumer, c.pruned_groups, p.a_rows * np.ceil(p.K / p.a_m))
     yield "prune", pruned * cost.prune
-    yield "encode", pruned * cost.encode
+    # At the consumer positions go straight to the select network.
+    yield "encode", np.where(p.consumer, 0.0, pruned) * cost.encode
     yield "decode", c.decoded_groups * cost.decode
     offered = p.a_rows * p.b_cols * p.K
     yield "select", np.where(p.native, c.effectual_macs * cost.select, offered * cost.passed)

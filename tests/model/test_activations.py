@@ -22,6 +22,7 @@ from hwmodels.pruning.overheads import mitigation_table
 from hwmodels.pruning.overlap import Arrival, exposed_epilogue, lane_cycles
 from hwmodels.pruning.stage_cost import Settings, StageCost
 from hwmodels.pruning.way import Way
+from hwmodels.silicon.energy import energy
 from hwmodels.tensorcore.core_file import load_core
 from hwmodels.tensorcore.cycles import Cycles, closed_form
 from hwmodels.tensorcore.point import point
@@ -476,3 +477,19 @@ def test_the_page_shows_what_mitigations_count():
         counts = [row[f"{what}_per_token"] for what in ("multiplies", "adds", "compares", "macs")]
         share = f"{100 * row.share_of_sparse_macs:.1f} %" if row.macs_per_token else ""
         assert cells == [row.waits_for, str(row.passes), *(f"{count:.0f}" for count in counts), share]
+
+
+def test_the_page_says_what_selecting_takes_in_joules():
+    core = load_core("flexible-8x16")
+    page = PAGE.read_text(encoding="utf-8")
+    for tokens in (1, 4096):
+        shape = GemmShape(tokens, 14336, 4096)
+        dense = energy(Case(shape), core).total.nominal
+        for placement in ("producer", "consumer"):
+            placed = dataclasses.replace(core, selector_placement=placement)
+            case = Case(shape, pattern="8:16", encoding="combinatorial", sparse_operand="activations")
+            used = energy(case, placed)
+            share = used.parts["prune"].nominal / used.total.nominal
+            line = f"| {tokens} | {placement} | {used.total.nominal / dense:.2f} | {100 * share:.2f} % |"
+            assert line in page
+            assert (used.parts["encode"].nominal == 0) == (placement == "consumer")
