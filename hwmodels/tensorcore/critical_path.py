@@ -6,155 +6,119 @@ either loop, and all blocks of a wave are alike but for the last one. Every path
 that the result is a lower bound.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import njit
 
 from hwmodels.tensorcore.services import ACCUMULATE, IN_BLOCKS, MULTIPLY, SELECT, WRITE
+from hwmodels.tensorcore.waves import Waves, prepare
 
 
-class Waves(NamedTuple):
-    """The waves of a product: `full` and `tail` are cycles [3, 3, 9 or more] of a block by kind of wave and stage.
-
-    `tail` is that of a wave's last block. `outers`, `inners`: kinds along either loop, 1 to 3, of `outer` x `inner` waves
-    of `blocks` blocks. `latency`, `room`: behind each stage, in cycles and blocks [8]. `sums`: waves that there is room for
-    the sums of. `drain`: cycles by which the last write takes longer than its kind. `places`
-    [4], `values` [3, 4]: scratch, for places that come into question and the cycles of paths that end there.
-    """
-
-    full: Any
-    tail: Any
-    outers: int
-    inners: int
-    outer: float
-    inner: float
-    blocks: float
-    latency: Any
-    room: Any
-    sums: float
-    drain: float
-    places: Any
-    values: Any
-
-
-@njit(cache=True, inline="always")
-def count(place: int, kinds: int, waves: float) -> float:
-    """Waves of a kind along one loop."""
-    return waves - 2.0 if kinds == 3 and place == 1 else 1.0
-
-
-@njit(cache=True)
-def fill_busy(w: Waves, busy: Any) -> None:
-    """Fill in the cycles [9] that each stage works."""
-    busy[:] = 0.0
-    for o in range(w.outers):
-        for i in range(w.inners):
-            waves = count(o, w.outers, w.outer) * count(i, w.inners, w.inner)
-            for stage in range(IN_BLOCKS):
-                busy[stage] += waves * ((w.blocks - 1.0) * w.full[o, i, stage] + w.tail[o, i, stage])
-            busy[WRITE] += waves * w.full[o, i, WRITE]
-    busy[WRITE] += w.drain
-
-
-@njit(cache=True)
-def longest_path(w: Waves, busy: Any) -> tuple[float, int]:
+@njit(cache=True, error_model="numpy")
+def longest_path(w: Waves) -> tuple[float, int]:
     """Find the longest path.
 
     Parameters
     ----------
     w : Waves
-    busy : float64 array [9]
-        From `fill_busy`.
+        Added up.
 
     Returns
     -------
     tuple of float and int
         Cycles, and the stage that the path stays at; 9 and the stage where it is the buffers behind that stage.
     """
-    head, behind = 0.0, w.full[w.outers - 1, w.inners - 1, WRITE] + w.drain
-    last = w.tail[w.outers - 1, w.inners - 1]
-    first = w.tail[0, 0] if w.blocks == 1.0 else w.full[0, 0]
+    prepare(w)
+    busy = w.totals
+    home, at_least = 0, 0.0
     for stage in range(IN_BLOCKS):
-        behind += last[stage] + w.latency[stage]
-    longest, limit, filled = 0.0, 0, 0.0
-    for stage in range(IN_BLOCKS):
-        behind -= last[stage]
-        path = head + busy[stage] + behind
-        if path > longest or (path == longest and stage == MULTIPLY):
-            longest, limit = path, stage
-        behind -= w.latency[stage]
-        if stage + 1 < IN_BLOCKS:
-            path = head + _waiting(w, stage) + behind - last[stage + 1]
-            if path > longest:
-                longest, limit = path, IN_BLOCKS + 1 + stage
-        rest = (w.blocks - 1.0) * w.full[0, 0, stage] + w.tail[0, 0, stage] + head
-        for after in range(stage, IN_BLOCKS):
-            rest += w.latency[after] + (w.tail[0, 0, after] if after > stage else 0.0)
-        filled = max(filled, rest)
-        head += first[stage] + w.latency[stage]
-    path = filled + busy[WRITE]
-    if path > longest:
-        longest, limit = path, WRITE
-    path = _writing(w)
-    for stage in range(MULTIPLY):
-        path += first[stage] + w.latency[stage]
-    if path > longest:
-        longest, limit = path, MULTIPLY
-    home = 0
-    for stage in range(1, IN_BLOCKS):
+        at_least = max(at_least, w.head[stage] + busy[stage] + w.behind[stage])
         if busy[stage] > busy[home]:
             home = stage
-    longest = max(longest, _changing(w, home))
-    return longest, limit
+    w.places[0] = home
+    longest, limit = 0.0, 0
+    for stage in range(IN_BLOCKS):
+        path = w.head[stage] + busy[stage] + w.behind[stage]
+        if path > longest or (path == longest and stage == MULTIPLY):
+            longest, limit = path, stage
+        if stage + 1 < IN_BLOCKS and _may_wait(w, stage, at_least):
+            path = w.head[stage] + _waiting(w, stage) + w.behind[stage + 1]
+            if path > longest:
+                longest, limit = path, IN_BLOCKS + 1 + stage
+    path = _filling(w) + busy[WRITE]
+    if path > longest:
+        longest, limit = path, WRITE
+    path = w.head[MULTIPLY] + _writing(w)
+    if path > longest:
+        longest, limit = path, MULTIPLY
+    return max(longest, _changing(w)), limit
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
+def _filling(w: Waves) -> float:
+    """Cycles of the longest path through the first wave, until it is ready to be written."""
+    first, last = w.full[0], w.tail[0]
+    longest, behind = 0.0, 0.0
+    for stage in range(IN_BLOCKS - 1, -1, -1):
+        behind += w.latency[stage] + last[stage]
+        longest = max(longest, w.head[stage] + (w.blocks - 1.0) * first[stage] + behind)
+    return longest
+
+
+@njit(cache=True, error_model="numpy")
 def _writing(w: Waves) -> float:
     """Cycles, from the first multiplication on, of a path over waves that wait for room for their sums.
 
     Within a wave it stays at the multipliers, or goes back and forth between them and a neighbour.
     """
-    least = np.inf
-    for o in range(w.outers):
-        for i in range(w.inners):
-            least = min(least, _one_wave(w, o, i))
+    least, most = np.inf, 0.0
+    for kind in range(w.kinds):
+        one = _one_wave(w, kind)
+        least, most = min(least, one), max(most, one)
     path = np.ceil(w.outer * w.inner / w.sums) * least
-    for o in range(w.outers):
-        for i in range(w.inners):
-            waves = count(o, w.outers, w.outer) * count(i, w.inners, w.inner)
-            path += np.floor(waves / w.sums) * (_one_wave(w, o, i) - least)
+    if most > least:
+        for kind in range(w.kinds):
+            path += np.floor(w.waves[kind] / w.sums) * (_one_wave(w, kind) - least)
     return path + w.drain if w.sums == 1.0 else path
 
 
-@njit(cache=True)
-def _one_wave(w: Waves, o: int, i: int) -> float:
+@njit(cache=True, error_model="numpy")
+def _one_wave(w: Waves, kind: int) -> float:
     """Cycles of one wave from its first multiplication until its sums are written."""
-    full, tail = w.full[o, i], w.tail[o, i]
-    before = w.blocks - 1.0
-    path = before * full[MULTIPLY]
+    full, tail = w.full[kind], w.tail[kind]
+    path = (w.blocks - 1.0) * full[MULTIPLY]
     for other, at in ((SELECT, SELECT), (ACCUMULATE, MULTIPLY)):
-        rounds = np.floor(before / w.room[at])
-        both = rounds * (full[MULTIPLY] + full[other] + w.latency[at])
+        both = w.rounds[at] * (full[MULTIPLY] + full[other] + w.latency[at])
         both -= full[other] - tail[other]
-        path = max(path, both + (before - rounds * w.room[at]) * full[MULTIPLY])
+        path = max(path, both + w.left[at] * full[MULTIPLY])
     return path + tail[MULTIPLY] + tail[ACCUMULATE] + full[WRITE]
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
+def _may_wait(w: Waves, stage: int, at_least: float) -> bool:
+    """Say whether `_waiting` may find a path of so many cycles; an upper bound that costs less than the path."""
+    room, total = w.room[stage], w.blocks * w.outer * w.inner
+    first = w.full[0]
+    left_over = (room - 1.0) * (2.0 * w.slowest + w.delay)
+    both = first[stage] + first[stage + 1] + w.latency[stage]
+    rounds = w.totals[stage] + w.totals[stage + 1] + total * w.latency[stage] + (room - 1.0) * both
+    return rounds + room * (w.head[stage] + w.behind[stage + 1] + left_over) >= room * at_least
+
+
+@njit(cache=True, error_model="numpy")
 def _least(w: Waves, stage: int, also: int) -> float:
     """Fewest cycles that two stages together (or one, given twice: its double) take for a block of any wave."""
     least = np.inf
-    for o in range(w.outers):
-        for i in range(w.inners):
-            one, other = w.full[o, i], w.tail[o, i]
-            least = min(least, other[stage] + other[also])
-            if w.blocks > 1.0:
-                least = min(least, one[stage] + one[also])
+    for kind in range(w.kinds):
+        one, other = w.full[kind], w.tail[kind]
+        least = min(least, other[stage] + other[also])
+        if w.blocks > 1.0:
+            least = min(least, one[stage] + one[also])
     return least
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _waiting(w: Waves, stage: int) -> float:
     """Cycles of a path that goes back and forth between a stage and the next, over the room between them.
 
@@ -164,19 +128,17 @@ def _waiting(w: Waves, stage: int) -> float:
     room, total = w.room[stage], w.blocks * w.outer * w.inner
     rounds = np.ceil(total / room)
     path = rounds * (least + w.latency[stage])
-    for o in range(w.outers):
-        for i in range(w.inners):
-            waves = count(o, w.outers, w.outer) * count(i, w.inners, w.inner)
-            more = w.full[o, i, stage] + w.full[o, i, stage + 1] - least
-            even = (
-                w.tail[o, i, stage] + w.tail[o, i, stage + 1] == w.full[o, i, stage] + w.full[o, i, stage + 1]
-            )
-            if more > 0.0:
-                path += waves * np.floor((w.blocks if even else w.blocks - 1.0) / room) * more
+    in_wave = np.floor(w.blocks / room)
+    for kind in range(w.kinds):
+        full, tail = w.full[kind], w.tail[kind]
+        both = full[stage] + full[stage + 1]
+        if both > least:
+            even = tail[stage] + tail[stage + 1] == both
+            path += w.waves[kind] * (in_wave if even else w.rounds[stage]) * (both - least)
     return path + _left_over(w, total - 1.0 - (rounds - 1.0) * room, stage)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _left_over(w: Waves, blocks: float, beside: int) -> float:
     """Cycles that a path gains on so few blocks before or after it waits behind the stage `beside`.
 
@@ -189,7 +151,7 @@ def _left_over(w: Waves, blocks: float, beside: int) -> float:
         for stage in range(beside + 1, IN_BLOCKS):
             gained = max(gained, blocks * _least(w, stage, stage) / 2.0)
         return gained
-    last, tail = w.full[w.outers - 1, w.inners - 1], w.tail[w.outers - 1, w.inners - 1]
+    last, tail = w.full[w.kinds - 1], w.tail[w.kinds - 1]
     stay = 0.0
     for stage in range(beside + 1, IN_BLOCKS):
         stay = max(stay, (blocks - 1.0) * last[stage] + tail[stage])
@@ -201,7 +163,7 @@ def _left_over(w: Waves, blocks: float, beside: int) -> float:
         if rounds > 0.0:
             gained = max(gained, both + (blocks - rounds * w.room[stage]) * tail[stage + 1])
     if blocks < w.blocks - 1.0:
-        first = w.full[0, 0]
+        first = w.full[0]
         stay = 0.0
         for stage in range(beside + 1):
             stay = max(stay, first[stage])
@@ -213,128 +175,133 @@ def _left_over(w: Waves, blocks: float, beside: int) -> float:
     return gained
 
 
-@njit(cache=True)
-def _rate(w: Waves, o: int, i: int, place: int) -> float:
-    """Cycles a block of a kind of wave takes at a place: a stage, or from 8 on the room behind stage `place - 8`."""
-    services = w.full[o, i]
-    if place < IN_BLOCKS:
-        return services[place]
-    stage = place - IN_BLOCKS
-    return (services[stage] + w.latency[stage] + services[stage + 1]) / w.room[stage]
-
-
-@njit(cache=True)
-def _slowest(w: Waves, o: int, i: int) -> int:
+@njit(cache=True, error_model="numpy")
+def _slowest(w: Waves, kind: int) -> int:
+    """Where a block of a kind of wave takes longest: a stage, or from 8 on the room behind stage `place - 8`."""
+    services = w.full[kind]
     place = 0
-    for other in range(1, 2 * IN_BLOCKS - 1):
-        if _rate(w, o, i, other) > _rate(w, o, i, place):
-            place = other
+    for stage in range(1, IN_BLOCKS):
+        if services[stage] > services[place]:
+            place = stage
+    slowest = services[place]
+    for stage in range(IN_BLOCKS - 1):
+        both = services[stage] + w.latency[stage] + services[stage + 1]
+        if both / w.room[stage] > slowest:
+            place, slowest = IN_BLOCKS + stage, both / w.room[stage]
     return place
 
 
-@njit(cache=True)
-def _left(w: Waves, place: int, blocks: float) -> float:
-    """Blocks of the last so many of a wave that go by after a path has waited for the last time."""
+@njit(cache=True, error_model="numpy")
+def _at(w: Waves, kind: int, place: int) -> float:
+    """Cycles of a path over the blocks of a wave at one place."""
+    full, tail = w.full[kind], w.tail[kind]
     if place < IN_BLOCKS:
-        return 0.0
-    return blocks - 1.0 - np.floor((blocks - 1.0) / w.room[place - IN_BLOCKS]) * w.room[place - IN_BLOCKS]
+        return (w.blocks - 1.0) * full[place] + tail[place]
+    stage = place - IN_BLOCKS
+    return _there_and_back(w, kind, stage, w.rounds[stage], w.left[stage])
 
 
-@njit(cache=True)
-def _at(w: Waves, o: int, i: int, place: int, blocks: float) -> float:
+@njit(cache=True, error_model="numpy")
+def _at_last(w: Waves, kind: int, place: int, blocks: float) -> float:
     """Cycles of a path over the last so many blocks of a wave at one place."""
-    full, tail = w.full[o, i], w.tail[o, i]
+    full, tail = w.full[kind], w.tail[kind]
     if place < IN_BLOCKS:
         return (blocks - 1.0) * full[place] + tail[place]
     stage = place - IN_BLOCKS
-    both, left = full[stage] + w.latency[stage] + full[stage + 1], _left(w, place, blocks)
-    path = (blocks - 1.0 - left) / w.room[stage] * both
+    rounds = np.floor((blocks - 1.0) / w.room[stage])
+    return _there_and_back(w, kind, stage, rounds, blocks - 1.0 - rounds * w.room[stage])
+
+
+@njit(cache=True, error_model="numpy")
+def _there_and_back(w: Waves, kind: int, stage: int, rounds: float, left: float) -> float:
+    """Cycles of a path that waits so often behind a stage, and for `left` blocks no more, up to the last of a wave."""
+    full, tail = w.full[kind], w.tail[kind]
+    both = full[stage] + w.latency[stage] + full[stage + 1]
     if left == 0.0:
-        return path + tail[stage] + w.latency[stage] + tail[stage + 1]
-    return path + both + (left - 1.0) * full[stage + 1] + tail[stage + 1]
+        return rounds * both + tail[stage] + w.latency[stage] + tail[stage + 1]
+    return (rounds + 1.0) * both + (left - 1.0) * full[stage + 1] + tail[stage + 1]
 
 
-@njit(cache=True)
-def _changing(w: Waves, home: int) -> float:
-    """Cycles of the longest path that stays at one place within a wave, but changes between waves where that pays."""
+@njit(cache=True, error_model="numpy")
+def _changing(w: Waves) -> float:
+    """Cycles of the longest path that stays at one place within a wave, but changes between waves where that pays.
+
+    The places are the first of `places`, and those where kinds of waves are slowest.
+    """
     places, values = w.places, w.values
-    places[0], known = home, 1
-    for o in range(w.outers):
-        for i in range(w.inners):
-            place = _slowest(w, o, i)
-            new = known < len(places)
-            for other in range(known):
-                new = new and places[other] != place
-            if new:
-                places[known] = place
-                known += 1
+    known = 1
+    for kind in range(w.kinds):
+        place = _slowest(w, kind)
+        new = known < len(places)
+        for other in range(known):
+            new = new and places[other] != place
+        if new:
+            places[known] = place
+            known += 1
     if known == 1:
         return 0.0
     chosen, paths, cycle = places[:known], values[0, :known], values[1, :known]
     scratch = values[2, :known]
+    first: Any = np.int64(0)  # as a literal, numba would compile all that it is passed to once more
     for place in range(known):
-        paths[place] = 0.0
-        for stage in range(_entry(chosen[place])):
-            paths[place] += (w.tail if w.blocks == 1.0 else w.full)[0, 0, stage] + w.latency[stage]
-        paths[place] += _at(w, 0, 0, chosen[place], w.blocks)
+        entry = _entry(chosen[place])
+        paths[place] = w.head[entry] + _at(w, first, chosen[place])
     for o in range(w.outers):
+        start = o * w.inners
         if o > 0:
-            _go(w, chosen, paths, scratch, o - 1, w.inners - 1, o, 0)
-        _go_along(w, chosen, paths, scratch, o)
+            _go(w, chosen, paths, scratch, start - 1, start)
+        _go_along(w, chosen, paths, scratch, start)
         if o == 1 and w.outers == 3 and w.outer > 3.0:
             # The further rounds between the first and the last one: whoever comes back to its place goes on so.
             for place in range(known):
                 cycle[:] = -np.inf
                 cycle[place] = 0.0
-                _go(w, chosen, cycle, scratch, 1, w.inners - 1, 1, 0)
-                _go_along(w, chosen, cycle, scratch, 1)
+                _go(w, chosen, cycle, scratch, start + w.inners - 1, start)
+                _go_along(w, chosen, cycle, scratch, start)
                 paths[place] += (w.outer - 3.0) * cycle[place]
-    last_o, last_i = w.outers - 1, w.inners - 1
     longest = 0.0
     for place in range(known):
         left = _exit(chosen[place])
-        for stage in range(left, IN_BLOCKS):
-            paths[place] += w.latency[stage] + (w.tail[last_o, last_i, stage] if stage > left else 0.0)
-        longest = max(longest, paths[place])
-    return longest + w.full[last_o, last_i, WRITE] + w.drain
+        longest = max(longest, paths[place] + w.behind[left])
+    return longest
 
 
-@njit(cache=True)
-def _go_along(w: Waves, chosen: Any, paths: Any, scratch: Any, o: int) -> None:
+@njit(cache=True, error_model="numpy")
+def _go_along(w: Waves, chosen: Any, paths: Any, scratch: Any, start: int) -> None:
     """Prolong paths that end in the first wave of a round to its last."""
-    for i in range(1, w.inners):
-        _go(w, chosen, paths, scratch, o, i - 1, o, i)
-        if i == 1 and w.inners == 3 and w.inner > 3.0:
+    for kind in range(start + 1, start + w.inners):
+        _go(w, chosen, paths, scratch, kind - 1, kind)
+        if kind == start + 1 and w.inners == 3 and w.inner > 3.0:
             for place in range(len(chosen)):
-                again = _change(w, chosen[place], chosen[place], o, 1, o, 1)
-                paths[place] += (w.inner - 3.0) * (again + _at(w, o, 1, chosen[place], w.blocks))
+                again = _change(w, chosen[place], chosen[place], kind, kind)
+                paths[place] += (w.inner - 3.0) * (again + _at(w, kind, chosen[place]))
 
 
-@njit(cache=True)
-def _go(w: Waves, chosen: Any, paths: Any, scratch: Any, o: int, i: int, next_o: int, next_i: int) -> None:
+@njit(cache=True, error_model="numpy")
+def _go(w: Waves, chosen: Any, paths: Any, scratch: Any, kind: int, following: int) -> None:
     """Prolong the longest paths that end at each place by the next wave."""
     for after in range(len(chosen)):
         best = -np.inf
         for before in range(len(chosen)):
             if paths[before] > -np.inf:
-                gained = _change(w, chosen[before], chosen[after], o, i, next_o, next_i)
+                gained = _change(w, chosen[before], chosen[after], kind, following)
                 best = max(best, paths[before] + gained)
-        scratch[after] = best + _at(w, next_o, next_i, chosen[after], w.blocks)
+        scratch[after] = best + _at(w, following, chosen[after])
     paths[:] = scratch
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _entry(place: int) -> int:
     return place if place < IN_BLOCKS else place - IN_BLOCKS
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _exit(place: int) -> int:
     return place if place < IN_BLOCKS else place - IN_BLOCKS + 1
 
 
-@njit(cache=True)
-def _change(w: Waves, before: int, after: int, o: int, i: int, next_o: int, next_i: int) -> float:
+@njit(cache=True, error_model="numpy")
+def _change(w: Waves, before: int, after: int, kind: int, following: int) -> float:
     """Cycles that a path gains between two waves, going from one place to another.
 
     Downstream it takes the last block along. Upstream it goes from free room to free room, and passes over as many blocks as
@@ -344,21 +311,21 @@ def _change(w: Waves, before: int, after: int, o: int, i: int, next_o: int, next
     gained = 0.0
     if one == other:
         if one == MULTIPLY and w.sums == 1.0:
-            gained = w.tail[o, i, ACCUMULATE] + w.full[o, i, WRITE]
+            gained = w.tail[kind, ACCUMULATE] + w.full[kind, WRITE]
         return gained
     if other > one:
         for stage in range(one, other):
-            gained += w.latency[stage] + w.tail[o, i, stage + 1]
+            gained += w.latency[stage] + w.tail[kind, stage + 1]
         return gained
     ahead = 0.0
     for stage in range(other, one):
         ahead += w.room[stage]
         if stage > other:
-            gained += min(w.full[o, i, stage], w.tail[o, i, stage], w.full[next_o, next_i, stage])
+            gained += min(w.full[kind, stage], w.tail[kind, stage], w.full[following, stage])
     if ahead > w.blocks - 1.0:
         return -np.inf
-    lost = _at(w, next_o, next_i, after, w.blocks)
-    lost -= _at(w, next_o, next_i, after, w.blocks - ahead + 1.0)
-    if before < IN_BLOCKS or (before == after and _left(w, before, w.blocks) == ahead - 1.0):
-        lost = min(lost, (ahead - 1.0) * w.full[o, i, one])
+    lost = _at(w, following, after)
+    lost -= _at_last(w, following, after, w.blocks - ahead + 1.0)
+    if before < IN_BLOCKS or (before == after and w.left[before - IN_BLOCKS] == ahead - 1.0):
+        lost = min(lost, (ahead - 1.0) * w.full[kind, one])
     return gained - lost

@@ -13,10 +13,23 @@ from numba.np.unsafe import ndarray as fixed
 from numpy.typing import NDArray
 
 from hwmodels.tensorcore import services
-from hwmodels.tensorcore.critical_path import Waves, count, fill_busy, longest_path
-from hwmodels.tensorcore.mapping import Mapping, choose
+from hwmodels.tensorcore.critical_path import longest_path
+from hwmodels.tensorcore.mapping import POINT, Mapping, choose
 from hwmodels.tensorcore.point import Point
-from hwmodels.tensorcore.services import DRAM_BYTES, IN_BLOCKS, L2_BYTES, SERVICES, STAGES, WRITE
+from hwmodels.tensorcore.services import (
+    DRAM_BYTES,
+    GROUPS,
+    IN_BLOCKS,
+    L2_BYTES,
+    OFFERED_BYTES,
+    SERVICES,
+    SHARED_BYTES,
+    STAGES,
+    STEPS,
+    SUMS,
+    WRITE,
+)
+from hwmodels.tensorcore.waves import WAVES, Waves, add_up
 
 LIMITS = (
     *STAGES,
@@ -63,19 +76,8 @@ class Cycles(NamedTuple):
     wave_cols: Any
 
 
-class Scratch(NamedTuple):
-    """Room that the points of a table share: the fields of `Waves` by these names."""
-
-    full: Any
-    tail: Any
-    latency: Any
-    room: Any
-    places: Any
-    values: Any
-
-
 _as_tuple: Any = fixed.to_fixed_tuple
-N_POINT, N_MAPPING, N_CYCLES = len(Point._fields), len(Mapping._fields), len(Cycles._fields)
+N_MAPPING, N_CYCLES = len(Mapping._fields), len(Cycles._fields)
 PLACE = {name: place for place, name in enumerate(Cycles._fields)}
 STAGE_AT = PLACE["dram_cycles"]
 TRAFFIC_AT = PLACE["dram_read_bytes"]
@@ -105,7 +107,7 @@ def closed_form(
     >>> from hwmodels.tensorcore.point import point
     >>> from nmsim.records import Case, GemmShape
     >>> dense = point(load_core("dense"), Case(GemmShape(4096, 4096, 4096)))
-    >>> Cycles(*closed_form(np.array([dense]))[0]).macs == 4096**3
+    >>> Cycles(*closed_form(np.array([dense]))[0].tolist()).macs == 4096**3
     True
     """
     rows = np.ascontiguousarray(points, np.float64)
@@ -113,101 +115,133 @@ def closed_form(
     if mappings is not None:
         chosen[:] = mappings
     answers = np.full((len(rows), N_CYCLES), np.nan)
-    _fill_table(rows, chosen, mappings is None, answers)
+    _fill_table(rows.view(POINT)[:, 0], chosen, mappings is None, np.zeros(1, WAVES)[0], answers)
     return answers
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _fill_table(rows: Any, mappings: Any, by_rule: bool, answers: Any) -> None:
-    scratch = Scratch(
-        np.empty((3, 3, SERVICES)), np.empty((3, 3, SERVICES)), np.empty(IN_BLOCKS), np.empty(IN_BLOCKS),
-        np.empty(4, np.int64), np.empty((3, 4)),
-    )  # fmt: skip
+def _fill_table(rows: Any, mappings: Any, by_rule: bool, w: Waves, answers: Any) -> None:
     for row in range(len(rows)):
-        p = Point(*_as_tuple(rows[row], N_POINT))
+        p = rows[row]
         m = choose(p) if by_rule else Mapping(*_as_tuple(mappings[row], N_MAPPING))
         if m.tile_k > 0.0:
-            _evaluate(p, m, scratch, answers[row])
+            _evaluate(p, m, w, answers[row])
 
 
 @njit(cache=True, error_model="numpy")
-def _extent(total: float, tiles: float, place: float) -> float:
-    """Rows (or columns) of Y in the wave at `place` along one loop, of at most so many a wave."""
-    return min(total - place * tiles, tiles)
+def _kinds(waves: float) -> int:
+    """Kinds of waves along one loop: the first, those between, the last."""
+    return int(min(waves, 3.0))
 
 
 @njit(cache=True, error_model="numpy")
-def _evaluate(p: Point, m: Mapping, s: Any, answer: Any) -> None:
-    full, tail, latency, room = s.full, s.tail, s.latency, s.room
-    wave_rows, wave_cols = m.wave_rows * m.tile_rows, m.wave_cols * m.tile_cols
-    row_waves, col_waves = np.ceil(p.a_rows / wave_rows), np.ceil(p.b_cols / wave_cols)
-    outer, inner = (row_waves, col_waves) if m.inner_cols else (col_waves, row_waves)
-    outers, inners = int(min(outer, 3.0)), int(min(inner, 3.0))
-    blocks = np.ceil(p.K / m.tile_k)
-    last_k = p.K - (blocks - 1.0) * m.tile_k
-    dram_read, l2_read, written = 0.0, 0.0, 0.0
-    for o in range(outers):
-        o_place = outer - 1.0 if o == outers - 1 else float(o)
-        for i in range(inners):
-            i_place = inner - 1.0 if i == inners - 1 else float(i)
-            place = (o_place, i_place) if m.inner_cols else (i_place, o_place)
-            rows, cols = _extent(p.a_rows, wave_rows, place[0]), _extent(p.b_cols, wave_cols, place[1])
-            first_outer, first_inner = o_place == 0.0, i_place == 0.0
-            new_a = (first_inner if m.inner_cols else first_outer) or not m.keep_a
-            new_b = (first_outer if m.inner_cols else first_inner) or not m.keep_b
-            services.fill(p, m, rows, cols, new_a, new_b, written / blocks, m.tile_k, full[o, i])
-            if last_k == m.tile_k:
-                tail[o, i, :] = full[o, i, :]
-            else:
-                services.fill(p, m, rows, cols, new_a, new_b, written / blocks, last_k, tail[o, i])
-            written = np.ceil(rows * cols * p.output_bits / 8.0)
-            full[o, i, WRITE] = np.ceil(written / p.l2_bytes_per_cycle)
-            tail[o, i, WRITE] = full[o, i, WRITE]
-            waves = count(o, outers, outer) * count(i, inners, inner)
-            dram_read += waves * ((blocks - 1.0) * full[o, i, DRAM_BYTES] + tail[o, i, DRAM_BYTES])
-            l2_read += waves * ((blocks - 1.0) * full[o, i, L2_BYTES] + tail[o, i, L2_BYTES])
-    for stage in range(IN_BLOCKS):
-        latency[stage], room[stage] = services.latency(p, stage), services.buffered_blocks(p, stage)
-    drain = max(0.0, np.ceil(written / p.dram_bytes_per_cycle) - full[outers - 1, inners - 1, WRITE])
-    w = Waves(
-        full, tail, outers, inners, outer, inner, blocks, latency, room, p.accumulator_buffers, drain, s.places, s.values
-    )  # fmt: skip
-    busy = answer[STAGE_AT : STAGE_AT + WRITE + 1]
-    fill_busy(w, busy)
-    answer[0], answer[1] = longest_path(w, busy)
-    answer[TRAFFIC_AT] = dram_read
-    answer[TRAFFIC_AT + 1] = np.ceil(p.a_rows * p.b_cols * p.output_bits / 8.0)
-    answer[TRAFFIC_AT + 2] = l2_read
+def _evaluate(p: Point, m: Mapping, w: Waves, answer: Any) -> None:
+    """Fill in the answer for one point; `w` is room that the points of a table share."""
+    row_waves = np.ceil(p.a_rows / (m.wave_rows * m.tile_rows))
+    col_waves = np.ceil(p.b_cols / (m.wave_cols * m.tile_cols))
+    w.outer, w.inner = (row_waves, col_waves) if m.inner_cols else (col_waves, row_waves)
+    w.outers, w.inners = _kinds(w.outer), _kinds(w.inner)
+    w.kinds = w.outers * w.inners
+    w.blocks = np.ceil(p.K / m.tile_k)
+    w.sums = p.accumulator_buffers
     answer[WORK_AT:MAPPED_AT] = 0.0
-    _add_work(p, m, blocks, last_k, answer[WORK_AT:MAPPED_AT])
-    answer[MAPPED_AT - 1] = outer * inner
+    _add_work(p, m, w.work, answer[WORK_AT:MAPPED_AT])
+    _fill_kinds(p, m, w)
+    for stage in range(IN_BLOCKS):
+        w.latency[stage], w.room[stage] = services.latency(p, stage), services.buffered_blocks(p, stage)
+    add_up(w)
+    answer[0], answer[1] = longest_path(w)
+    for stage in range(len(STAGES)):
+        answer[STAGE_AT + stage] = w.totals[stage]
+    answer[TRAFFIC_AT] = w.totals[DRAM_BYTES]
+    answer[TRAFFIC_AT + 1] = np.ceil(p.a_rows * p.b_cols * p.output_bits / 8.0)
+    answer[TRAFFIC_AT + 2] = w.totals[L2_BYTES]
+    answer[MAPPED_AT - 1] = w.outer * w.inner
     for place_of, value in enumerate((m.tile_rows, m.tile_cols, m.tile_k, m.wave_rows, m.wave_cols)):
         answer[MAPPED_AT + place_of] = value
 
 
 @njit(cache=True, error_model="numpy")
-def _add_work(p: Point, m: Mapping, blocks: float, last_k: float, work: Any) -> None:
-    """Add up what the cores do over all tiles: shared bytes, operand B, multiply-adds, groups, sums, as in `Cycles`."""
-    row_tiles, col_tiles = np.ceil(p.a_rows / m.tile_rows), np.ceil(p.b_cols / m.tile_cols)
-    last_rows, last_cols = (
-        p.a_rows - (row_tiles - 1.0) * m.tile_rows,
-        p.b_cols - (col_tiles - 1.0) * m.tile_cols,
-    )
-    for rows, along_rows in ((m.tile_rows, row_tiles - 1.0), (last_rows, 1.0)):
-        for cols, along_cols in ((m.tile_cols, col_tiles - 1.0), (last_cols, 1.0)):
-            for k, along_k in ((m.tile_k, blocks - 1.0), (last_k, 1.0)):
-                times = along_rows * along_cols * along_k
-                if times == 0.0:
+def _copy(w: Waves, kind: int, to: int) -> None:
+    """Give one kind of wave the services of another."""
+    for place in range(SERVICES):
+        w.full[to, place], w.tail[to, place] = w.full[kind, place], w.tail[kind, place]
+
+
+@njit(cache=True, error_model="numpy")
+def _fill_kind(p: Point, m: Mapping, rows: float, cols: float, last_k: float, w: Waves, kind: int) -> None:
+    """Fill in what a block of a wave of `rows` x `cols` elements of Y takes, but for DRAM and the write."""
+    full, tail = w.full[kind], w.tail[kind]
+    row, col = int(rows < m.tile_rows), int(cols < m.tile_cols)
+    services.fill(p, m, rows, cols, m.tile_k, w.work[row, col, 0], full)
+    if last_k < m.tile_k:
+        services.fill(p, m, rows, cols, last_k, w.work[row, col, 1], tail)
+    else:
+        for place in range(SERVICES):
+            tail[place] = full[place]
+
+
+@njit(cache=True, error_model="numpy")
+def _fill_kinds(p: Point, m: Mapping, w: Waves) -> None:
+    """Fill in what a block of each kind of wave takes; kinds differ by their edges, and by what comes from DRAM."""
+    last_k = p.K - (w.blocks - 1.0) * m.tile_k
+    wave_rows, wave_cols = m.wave_rows * m.tile_rows, m.wave_cols * m.tile_cols
+    o_total, i_total = (p.a_rows, p.b_cols) if m.inner_cols else (p.b_cols, p.a_rows)
+    o_most, i_most = (wave_rows, wave_cols) if m.inner_cols else (wave_cols, wave_rows)
+    written, o_before, i_before = 0.0, 0.0, 0.0
+    for o in range(w.outers):
+        o_place = w.outer - 1.0 if o == w.outers - 1 else float(o)
+        o_size = min(o_total - o_place * o_most, o_most)
+        for i in range(w.inners):
+            i_place = w.inner - 1.0 if i == w.inners - 1 else float(i)
+            i_size = min(i_total - i_place * i_most, i_most)
+            kind = o * w.inners + i
+            if o_size == o_before:
+                _copy(w, kind - w.inners, kind)
+            elif i > 0 and i_size == i_before:
+                _copy(w, kind - 1, kind)
+            else:
+                rows, cols = (o_size, i_size) if m.inner_cols else (i_size, o_size)
+                _fill_kind(p, m, rows, cols, last_k, w, kind)
+            i_before = i_size
+            full, tail = w.full[kind], w.tail[kind]
+            new_a = (i_place if m.inner_cols else o_place) == 0.0 or not m.keep_a
+            new_b = (o_place if m.inner_cols else i_place) == 0.0 or not m.keep_b
+            services.fill_dram(p, new_a, new_b, written / w.blocks, full)
+            services.fill_dram(p, new_a, new_b, written / w.blocks, tail)
+            written = np.ceil(o_size * i_size * p.output_bits / 8.0)
+            full[WRITE] = tail[WRITE] = np.ceil(written / p.l2_bytes_per_cycle)
+            along_outer = w.outer - 2.0 if w.outers == 3 and o == 1 else 1.0
+            w.waves[kind] = along_outer * (w.inner - 2.0 if w.inners == 3 and i == 1 else 1.0)
+        o_before = o_size
+    w.drain = max(0.0, np.ceil(written / p.dram_bytes_per_cycle) - w.full[w.kinds - 1, WRITE])
+
+
+@njit(cache=True, error_model="numpy")
+def _add_work(p: Point, m: Mapping, works: Any, added: Any) -> None:
+    """Fill in the work on blocks of whole tiles and of those at the edges, and add it up over all, as in `Cycles`.
+
+    `works` [2, 2, 2, places]: along the rows, the columns and K, whole or left over; only of those that there are.
+    """
+    row_tiles, last_rows = services.cut(p.a_rows, m.tile_rows)
+    col_tiles, last_cols = services.cut(p.b_cols, m.tile_cols)
+    blocks, last_k = services.cut(p.K, m.tile_k)
+    for row, (rows, along_rows) in enumerate(((m.tile_rows, row_tiles), (last_rows, 1.0))):
+        for col, (cols, along_cols) in enumerate(((m.tile_cols, col_tiles), (last_cols, 1.0))):
+            for part, (k, along_k) in enumerate(((m.tile_k, blocks), (last_k, 1.0))):
+                tiles = along_rows * along_cols
+                if tiles * rows * cols * k == 0.0:
                     continue
-                laid, walked = services.strips(p, rows, cols), services.steps(p, k)
-                sums = p.array_rows * p.array_cols
-                work[0] += times * services.shared_bytes(p, rows, cols, k)
-                work[1] += times * laid * services.offered_bytes(p, k)
-                work[2] += times * laid * walked * sums * p.depth
-                work[4] += times * services.decoded_groups(p, rows, cols, k)
-                work[6] += times * laid * np.ceil(walked / p.accumulate_steps) * sums * 2.0
+                times = tiles * along_k
+                work = works[row, col, part]
+                services.fill_work(p, rows, cols, k, work)
+                added[0] += times * work[SHARED_BYTES]
+                added[1] += times * work[OFFERED_BYTES]
+                added[2] += times * work[STEPS] * p.array_rows * p.array_cols * p.depth
+                added[4] += times * work[GROUPS]
+                added[6] += times * work[SUMS]
     in_groups = p.K % p.a_m
     kept = (p.K - in_groups) / p.a_m * p.a_n + min(p.a_n, in_groups)
-    work[3] = p.a_rows * p.b_cols * kept * p.b_n / p.b_m
+    added[3] = p.a_rows * p.b_cols * kept * p.b_n / p.b_m
     if p.consumer:
-        work[5] = p.a_rows * np.ceil(p.K / p.a_m) * col_tiles
+        added[5] = p.a_rows * np.ceil(p.K / p.a_m) * np.ceil(p.b_cols / m.tile_cols)

@@ -17,6 +17,12 @@ BLOCK_BYTES = 128
 """Bytes of a dense row of a block along K: what one line of shared memory holds."""
 REUSE_WEIGHT_ELEMS = 32.0
 """Elements whose fetch from beyond the core a tile is charged for, in multiply-adds, against its own (A43)."""
+CHARGES = tuple(
+    tuple(1.0 + REUSE_WEIGHT_ELEMS * (1 / rows + 1 / cols) for cols in TILE_COLS) for rows in TILE_ROWS
+)
+"""What the work of each tile is charged, for its fetches: times its multiply-adds."""
+ROUNDING = 1e-9
+"""Share by which a bound is lowered, so that no rounding makes it one too many."""
 
 
 class Mapping(NamedTuple):
@@ -38,58 +44,79 @@ class Mapping(NamedTuple):
     keep_b: Any
 
 
+POINT = np.dtype([(name, np.float64) for name in Point._fields])
+"""A row of a table of points, as compiled code takes it: where it lies, not a copy of all its numbers."""
 INFEASIBLE = Mapping(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True, error_model="numpy")
 def _ceil_div(a: float, b: float) -> float:
     return np.ceil(a / b)
 
 
-@njit(cache=True)
-def _block_depth(p: Point, rows: float, cols: float) -> float:
-    """Longest block along K that fits into shared memory, in elements; 0 where none does."""
+class Room(NamedTuple):
+    """What the depth of a block depends on besides its tile: `unit` and `wanted` in elements, `a_bits`, `b_bits` of each."""
+
+    unit: float
+    wanted: float
+    room_bits: float
+    a_bits: float
+    b_bits: float
+
+
+@njit(cache=True, error_model="numpy")
+def _room(p: Point) -> Room:
+    """Say what blocks along K come in, how long they are best, and the shared memory for one of them."""
     unit = max(p.a_m, p.b_m)
     if p.native and p.depth > p.a_n:
         unit = max(unit, np.floor(p.depth / p.a_n) * p.a_m)
     if p.dual:
         unit *= np.ceil(p.depth * p.a_m / p.a_n * p.b_m / p.b_n / unit)
-    wanted = max(unit, np.floor(8.0 * BLOCK_BYTES / p.value_bits / unit) * unit)
-    if p.dual:
         wanted = unit * p.match_windows
+    else:
+        wanted = max(unit, np.floor(8.0 * BLOCK_BYTES / p.value_bits / unit) * unit)
     wanted = min(wanted, _ceil_div(p.K, unit) * unit)
     a_bits = p.value_bits * (1.0 if p.consumer else p.a_n / p.a_m) + (0.0 if p.consumer else 2.0)
     b_bits = p.value_bits * p.b_n / p.b_m + (2.0 if p.b_n < p.b_m else 0.0)
-    room_bits = 8.0 * p.shared_bytes / p.shared_blocks
-    fits = np.floor(room_bits / (rows * a_bits + cols * b_bits) / unit) * unit
-    return min(wanted, fits)
+    return Room(unit, wanted, 8.0 * p.shared_bytes / p.shared_blocks, a_bits, b_bits)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
+def _depth(room: Room, rows: float, cols: float) -> float:
+    """Longest block along K that fits into shared memory, in elements; 0 where none does."""
+    fits = np.floor(room.room_bits / (rows * room.a_bits + cols * room.b_bits) / room.unit) * room.unit
+    return min(room.wanted, fits)
+
+
+@njit(cache=True, error_model="numpy")
 def choose(p: Point) -> Mapping:
     """Choose by rule: the tile with the least quantised work, charged for what it fetches; bandwidths play no part."""
     best, tile_rows, tile_cols = np.inf, 0.0, 0.0
     sums_elems = 8.0 * p.accumulator_bytes / (p.accumulator_bits * p.accumulator_buffers)
-    for rows in TILE_ROWS:
+    room = _room(p)
+    # No tile does less than the product itself: most need no division to be ruled out.
+    product = p.a_rows * p.b_cols / p.cores * (1.0 - ROUNDING)
+    for row, rows in enumerate(TILE_ROWS):
         if rows >= 2.0 * p.a_rows and rows > TILE_ROWS[-1]:
             continue
-        for cols in TILE_COLS:
+        for col, cols in enumerate(TILE_COLS):
             if (cols >= 2.0 * p.b_cols and cols > TILE_COLS[-1]) or rows * cols > sums_elems:
                 continue
-            if _block_depth(p, rows, cols) == 0.0:
+            charge = CHARGES[row][col]
+            if product * charge > best:
                 continue
             strips = _ceil_div(rows, p.array_rows) * _ceil_div(cols, p.array_cols)
             tiles = _ceil_div(p.a_rows, rows) * _ceil_div(p.b_cols, cols)
             work = _ceil_div(tiles, p.cores) * strips * p.array_rows * p.array_cols
-            work *= 1.0 + REUSE_WEIGHT_ELEMS * (1.0 / rows + 1.0 / cols)
-            if work < best:
+            work *= charge
+            if work < best and _depth(room, rows, cols) > 0.0:
                 best, tile_rows, tile_cols = work, rows, cols
     if best == np.inf:
         return INFEASIBLE
     return with_waves(p, tile_rows, tile_cols)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def with_waves(p: Point, tile_rows: float, tile_cols: float) -> Mapping:
     """Complete a mapping of these tiles: the fewest waves, of these the squarest, in the order that rereads least."""
     row_tiles, col_tiles = _ceil_div(p.a_rows, tile_rows), _ceil_div(p.b_cols, tile_cols)
@@ -117,13 +144,18 @@ def with_waves(p: Point, tile_rows: float, tile_cols: float) -> Mapping:
     cols_first = a_total * (1.0 if keep_a else col_waves) + b_total * (1.0 if keep_b else row_waves)
     keep_all_a = b_strip + a_total <= p.l2_bytes
     rows_first = a_total * (1.0 if keep_all_a else col_waves) + b_total * (1.0 if keep_a else row_waves)
-    depth = _block_depth(p, tile_rows, tile_cols)
+    depth = _depth(_room(p), tile_rows, tile_cols)
     if cols_first <= rows_first:
         inner_cols, keep_one, keep_other = 1.0, keep_a, keep_b
     else:
         inner_cols, keep_one, keep_other = 0.0, keep_all_a, keep_a
     kept_a, kept_b = 1.0 if keep_one else 0.0, 1.0 if keep_other else 0.0
     return Mapping(tile_rows, tile_cols, depth, wave_rows, wave_cols, inner_cols, kept_a, kept_b)
+
+
+def as_record(p: Point) -> Any:
+    """Make a record of a point, as compiled code takes it."""
+    return np.array([p]).view(POINT)[0, 0]
 
 
 def mapping(p: Point, tile: tuple[int, int] | None = None) -> Mapping:
@@ -145,13 +177,13 @@ def mapping(p: Point, tile: tuple[int, int] | None = None) -> Mapping:
         No tile fits into the partial sums and the shared memory of a core.
     """
     if tile is None:
-        found = choose(p)
+        found = choose(as_record(p))
     else:
         rows, cols = (float(part) for part in tile)
         if not (rows >= 1 and cols >= 1):
             raise RowError(f"tile={tile!r}: expected two positive ints")
         fits = rows * cols * p.accumulator_bits * p.accumulator_buffers <= 8 * p.accumulator_bytes
-        found = with_waves(p, rows, cols) if fits else INFEASIBLE
+        found = with_waves(as_record(p), rows, cols) if fits else INFEASIBLE
     if found.tile_k == 0:
         what = "no tile" if tile is None else f"tile {tile[0]}x{tile[1]}"
         raise RowError(

@@ -17,18 +17,22 @@ STAGES = ("dram", "l2", "shared", "prune", "decode", "select", "multiply", "accu
 DRAM, L2, SHARED, PRUNE, DECODE, SELECT, MULTIPLY, ACCUMULATE, WRITE = range(9)
 IN_BLOCKS = 8
 """Stages that work block by block; `write` works once a wave."""
-DRAM_BYTES, L2_BYTES = 9, 10
-"""Places in an array of services, behind the stages: bytes read from DRAM and out of L2."""
-SERVICES = 11
+DRAM_BYTES, L2_BYTES, A_BYTES, B_BYTES = 9, 10, 11, 12
+"""Places in an array of services, behind the stages: bytes read from DRAM and out of L2, and those of A and of B in DRAM."""
+SERVICES = 13
+SHARED_BYTES, OFFERED_BYTES, STEPS, FEEDS, GROUPS, SUMS = range(6)
+"""Places in an array of the work on one block of one tile: bytes from shared memory and of operand B, cycles of the array
+and of what feeds it, groups decoded, partial sums read and written."""
+WORKS = 6
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True, error_model="numpy")
 def whole(size: float, access: float) -> float:
     """Round up to whole accesses."""
     return np.ceil(size / access) * access
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def a_bytes(p: Point, rows: float, k: float, access: float) -> float:
     """Bytes of a block of A as it is stored: values and metadata, each in whole accesses."""
     if p.consumer:
@@ -42,7 +46,7 @@ def a_bytes(p: Point, rows: float, k: float, access: float) -> float:
     return values + whole(np.ceil(bits / 8.0), access)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def b_bytes(p: Point, cols: float, k: float, tokens: float, access: float) -> float:
     """Bytes of a block of B. Where unneeded columns are left out, those that `tokens` rows of A are expected to need."""
     if p.skip:
@@ -57,7 +61,7 @@ def b_bytes(p: Point, cols: float, k: float, tokens: float, access: float) -> fl
     return values + whole(np.ceil(bits / 8.0), access)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def steps(p: Point, k: float) -> float:
     """Cycles in which one strip of the array walks through a block."""
     if p.dual:
@@ -70,7 +74,7 @@ def steps(p: Point, k: float) -> float:
     return groups * np.ceil(p.a_n / p.depth)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def offered_bytes(p: Point, k: float) -> float:
     """Bytes of operand B that the array is offered while one strip walks through a block."""
     if p.dual:
@@ -85,13 +89,13 @@ def offered_bytes(p: Point, k: float) -> float:
     return elems * p.array_cols * p.value_bits / 8.0
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def strips(p: Point, rows: float, cols: float) -> float:
     """Times that the array is laid over a tile."""
     return np.ceil(rows / p.array_rows) * np.ceil(cols / p.array_cols)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def decoded_groups(p: Point, rows: float, cols: float, k: float) -> float:
     """Groups that a core decodes for a block: again each time that registers take them in."""
     groups = 0.0
@@ -102,7 +106,7 @@ def decoded_groups(p: Point, rows: float, cols: float, k: float) -> float:
     return groups
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def shared_bytes(p: Point, rows: float, cols: float, k: float) -> float:
     """Bytes that registers take in from shared memory for a block."""
     access = p.shared_access_bytes
@@ -110,71 +114,98 @@ def shared_bytes(p: Point, rows: float, cols: float, k: float) -> float:
     return of_a + b_bytes(p, cols, k, rows, access) * np.ceil(rows / p.fragment_rows)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
+def fill_work(p: Point, rows: float, cols: float, k: float, work: Any) -> None:
+    """Fill in the work on one block of one tile."""
+    laid, walked = strips(p, rows, cols), steps(p, k)
+    work[SHARED_BYTES] = shared_bytes(p, rows, cols, k)
+    offered = offered_bytes(p, k)
+    work[OFFERED_BYTES] = laid * offered
+    work[STEPS] = laid * walked
+    work[FEEDS] = laid * np.ceil(offered / p.operand_b_bytes_per_cycle)
+    work[GROUPS] = decoded_groups(p, rows, cols, k)
+    work[SUMS] = laid * np.ceil(walked / p.accumulate_steps) * p.array_rows * p.array_cols * 2.0
+
+
+@njit(cache=True, error_model="numpy")
+def cut(total: float, part: float) -> tuple[float, float]:
+    """Cut a length into whole parts: their number, and the length of what is left over."""
+    parts = np.floor(total / part)
+    return parts, total - parts * part
+
+
+@njit(cache=True, error_model="numpy")
 def _wave_bytes(
     p: Point, m: Mapping, rows: float, cols: float, k: float, access: float
 ) -> tuple[float, float]:
     """Bytes of one block of all tiles of a wave, each block of A and of B once."""
-    row_tiles, col_tiles = np.ceil(rows / m.tile_rows), np.ceil(cols / m.tile_cols)
-    last_rows, last_cols = rows - (row_tiles - 1.0) * m.tile_rows, cols - (col_tiles - 1.0) * m.tile_cols
-    of_a, of_b = a_bytes(p, last_rows, k, access), b_bytes(p, last_cols, k, rows, access)
-    if row_tiles > 1.0:
-        of_a += (row_tiles - 1.0) * a_bytes(p, m.tile_rows, k, access)
+    row_tiles, last_rows = cut(rows, m.tile_rows)
+    of_a, of_b = 0.0, 0.0
+    if row_tiles > 0.0:
+        of_a += row_tiles * a_bytes(p, m.tile_rows, k, access)
+    if last_rows > 0.0:
+        of_a += a_bytes(p, last_rows, k, access)
     if p.skip:  # B lies along its columns, so that one of them is read in one go
-        of_b = b_bytes(p, cols, k, rows, access)
-    elif col_tiles > 1.0:
-        of_b += (col_tiles - 1.0) * b_bytes(p, m.tile_cols, k, rows, access)
+        return of_a, b_bytes(p, cols, k, rows, access)
+    col_tiles, last_cols = cut(cols, m.tile_cols)
+    if col_tiles > 0.0:
+        of_b += col_tiles * b_bytes(p, m.tile_cols, k, rows, access)
+    if last_cols > 0.0:
+        of_b += b_bytes(p, last_cols, k, rows, access)
     return of_a, of_b
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _each_core_bytes(p: Point, m: Mapping, rows: float, cols: float, k: float, access: float) -> float:
     """Bytes of one block of all tiles of a wave, where each core fetches its own."""
-    row_tiles, col_tiles = np.ceil(rows / m.tile_rows), np.ceil(cols / m.tile_cols)
-    last_rows, last_cols = rows - (row_tiles - 1.0) * m.tile_rows, cols - (col_tiles - 1.0) * m.tile_cols
-    total = 0.0
-    for of_rows, along_rows in ((m.tile_rows, row_tiles - 1.0), (last_rows, 1.0)):
-        for of_cols, along_cols in ((m.tile_cols, col_tiles - 1.0), (last_cols, 1.0)):
-            tiles = along_rows * along_cols
-            if tiles > 0.0:
-                total += tiles * (a_bytes(p, of_rows, k, access) + b_bytes(p, of_cols, k, of_rows, access))
+    of_a, of_b = _wave_bytes(p, m, rows, cols, k, access)
+    if not p.skip:
+        return of_a * np.ceil(cols / m.tile_cols) + of_b * np.ceil(rows / m.tile_rows)
+    row_tiles, last_rows = cut(rows, m.tile_rows)
+    col_tiles, last_cols = cut(cols, m.tile_cols)
+    total = of_a * np.ceil(cols / m.tile_cols)
+    for of_rows, along_rows in ((m.tile_rows, row_tiles), (last_rows, 1.0)):
+        for of_cols, along_cols in ((m.tile_cols, col_tiles), (last_cols, 1.0)):
+            if along_rows * along_cols * of_rows * of_cols > 0.0:
+                total += along_rows * along_cols * b_bytes(p, of_cols, k, of_rows, access)
     return total
 
 
-@njit(cache=True)
-def fill(
-    p: Point, m: Mapping, rows: float, cols: float, new_a: bool, new_b: bool, written_bytes: float, k: float,
-    services: Any,
-) -> None:  # fmt: skip
-    """Fill in what one block of a wave of `rows` x `cols` elements of Y takes, in cycles, the slowest core counting.
+@njit(cache=True, error_model="numpy")
+def fill_dram(p: Point, new_a: bool, new_b: bool, written_bytes: float, services: Any) -> None:
+    """Fill in what one block of a wave takes from DRAM, behind `fill`.
 
     `new_a`, `new_b`: it comes from DRAM. `written_bytes` of the wave before go there meanwhile.
     """
-    of_a, of_b = _wave_bytes(p, m, rows, cols, k, p.dram_access_bytes)
-    read = (of_a if new_a else 0.0) + (of_b if new_b else 0.0)
+    read = (services[A_BYTES] if new_a else 0.0) + (services[B_BYTES] if new_b else 0.0)
     services[DRAM_BYTES] = read
     services[DRAM] = np.ceil((read + written_bytes) / p.dram_bytes_per_cycle)
+
+
+@njit(cache=True, error_model="numpy")
+def fill(p: Point, m: Mapping, rows: float, cols: float, k: float, work: Any, services: Any) -> None:
+    """Fill in what one block of a wave of `rows` x `cols` elements of Y takes, in cycles, the slowest core counting.
+
+    `work` is that of its largest tile.
+    """
+    services[A_BYTES], services[B_BYTES] = _wave_bytes(p, m, rows, cols, k, p.dram_access_bytes)
     if p.multicast:
         of_a, of_b = _wave_bytes(p, m, rows, cols, k, p.l2_access_bytes)
         services[L2_BYTES] = of_a + of_b
     else:
         services[L2_BYTES] = _each_core_bytes(p, m, rows, cols, k, p.l2_access_bytes)
     services[L2] = np.ceil(services[L2_BYTES] / p.l2_bytes_per_cycle)
-    tile_rows, tile_cols = min(m.tile_rows, rows), min(m.tile_cols, cols)
-    services[SHARED] = np.ceil(shared_bytes(p, tile_rows, tile_cols, k) / p.shared_bytes_per_cycle)
+    services[SHARED] = np.ceil(work[SHARED_BYTES] / p.shared_bytes_per_cycle)
     services[PRUNE] = 0.0
     if p.consumer:
-        services[PRUNE] = np.ceil(tile_rows * np.ceil(k / p.a_m) / p.selector_groups_per_cycle)
-    services[DECODE] = np.ceil(decoded_groups(p, tile_rows, tile_cols, k) / p.decoder_groups_per_cycle)
-    laid, walked = strips(p, tile_rows, tile_cols), steps(p, k)
-    feed = np.ceil(offered_bytes(p, k) / p.operand_b_bytes_per_cycle)
-    services[SELECT] = laid * max(walked, feed)
-    services[MULTIPLY] = laid * walked
-    sums = laid * np.ceil(walked / p.accumulate_steps) * p.array_rows * p.array_cols
-    services[ACCUMULATE] = np.ceil(2.0 * sums * p.accumulator_bits / 8.0 / p.accumulator_bytes_per_cycle)
+        services[PRUNE] = np.ceil(min(m.tile_rows, rows) * np.ceil(k / p.a_m) / p.selector_groups_per_cycle)
+    services[DECODE] = np.ceil(work[GROUPS] / p.decoder_groups_per_cycle)
+    services[SELECT] = max(work[STEPS], work[FEEDS])
+    services[MULTIPLY] = work[STEPS]
+    services[ACCUMULATE] = np.ceil(work[SUMS] * p.accumulator_bits / 8.0 / p.accumulator_bytes_per_cycle)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def latency(p: Point, stage: int) -> float:
     """Cycles between the end of a stage's work on a block and the moment the next stage has it."""
     if stage == DRAM:
@@ -188,7 +219,7 @@ def latency(p: Point, stage: int) -> float:
     return 0.0
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def buffered_blocks(p: Point, stage: int) -> float:
     """Blocks that fit between a stage and the next."""
     if stage == DRAM:
