@@ -15,6 +15,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
+import core_designs  # noqa: E402
 import estimate_constants  # noqa: E402
 import judged  # noqa: E402
 import matplotlib  # noqa: E402
@@ -26,6 +27,9 @@ from matplotlib.figure import Figure  # noqa: E402
 
 import hwmodels  # noqa: E402
 from hwmodels import plots  # noqa: E402
+from hwmodels.pruning import plots as pruning_plots  # noqa: E402
+from hwmodels.tensorcore import plots as core_plots  # noqa: E402
+from hwmodels.tensorcore.roof_plots import roof_surface  # noqa: E402
 from nmsim import Pattern, formats  # noqa: E402
 from validate import bits, judge_plots, own_machine, whole_model  # noqa: E402
 from validate.break_even_plots import break_even  # noqa: E402
@@ -42,8 +46,10 @@ PAGES = {
 GALLERY = ROOT / "docs" / "gallery"
 DRAWN_BY = (
     "hwmodels/plots.py",
+    *(f"hwmodels/tensorcore/{name}.py" for name in ("plots", "roof_plots", "pareto_plots")),
+    "hwmodels/pruning/plots.py",
     *(f"validate/{name}.py" for name in ("plots", "judge_plots", "break_even_plots", "own_machine")),
-    *("docs/generate.py", "docs/judged.py"),
+    *("docs/generate.py", "docs/judged.py", "docs/core_designs.py"),
 )
 
 PATTERNS = [Pattern.parse(text) for text in ("2:4", "4:8", "8:16", "16:32")]
@@ -81,6 +87,11 @@ TABLES = {
     "judged": judged.judged,
     "break_even": judged.mapped,
     "measured_on_predicted": judged.own,
+    "cores": core_designs.presets,
+    "core_roofs": core_designs.roofs,
+    "online_pruning": core_designs.activations,
+    "selectors": core_designs.selectors,
+    "core_designs": core_designs.designs,
 }
 FIGURES = {
     "bytes_per_element": Drawn("bytes_per_element", lambda table: bytes_per_element(table)[0]),
@@ -99,6 +110,16 @@ FIGURES = {
     "break_even_unmeasured": Drawn(
         "break_even", lambda table: break_even(table, judged.points(), judged.without_points())[0]
     ),
+    "core_speedup_vs_pattern": Drawn("cores", lambda table: core_plots.speedup_vs_pattern(table)[0]),
+    "core_time_by_stage": Drawn(
+        "cores", lambda table: core_plots.time_by_stage(core_designs.one_encoding(table))[0]
+    ),
+    "core_roof_surface": Drawn("core_roofs", lambda table: roof_surface(table, core_designs.roof_core())[0]),
+    "break_even_batch": Drawn("online_pruning", lambda table: pruning_plots.break_even_batch(table)[0]),
+    "selector_need": Drawn(
+        "selectors", lambda table: pruning_plots.selector_need(table, built_groups_per_cycle=4)[0]
+    ),
+    "core_pareto": Drawn("core_designs", core_designs.fronts),
 }
 
 

@@ -6,7 +6,7 @@
 >>> out = Path(tempfile.mkdtemp()) / "study"
 >>> found = run_study(None, "llama-3.1-8b", ["h200"], ["8:16"], ["index"], "bitstream", [1], [], out)
 >>> sorted(path.name for path in out.iterdir() if path.suffix == ".csv")
-['bits.csv', 'model.csv', 'study.csv']
+['bits.csv', 'cores.csv', 'model.csv', 'study.csv']
 
 Reads files and predictions; never runs a kernel.
 """

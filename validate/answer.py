@@ -79,6 +79,30 @@ def times(speedup: float) -> str:
     return f"{speedup:.2f}×"
 
 
+def span(speedups: "pd.Series[Any]") -> str:
+    """Print the least and the greatest speedup, once where they print alike.
+
+    Examples
+    --------
+    >>> span(pd.Series([1.561, 1.2])), span(pd.Series([1.2, 1.2001]))
+    ('1.20× to 1.56×', '1.20×')
+    """
+    return " to ".join(dict.fromkeys((times(speedups.min()), times(speedups.max()))))
+
+
+def heat(speedup: float) -> int:
+    """Shade a cell: -1 a loss, 0 does not pay, 1 to 4 more and more.
+
+    Examples
+    --------
+    >>> heat(0.9), heat(1.0), heat(1.8)
+    (-1, 0, 4)
+    """
+    if speedup < 0.995:
+        return -1
+    return sum(speedup >= edge for edge in (PAYS_FROM, 1.25, 1.5, 1.75))
+
+
 def reach(row: "pd.Series[Any]") -> str:
     """Say how far an estimated speedup is to be trusted: the range of comparable measurements, or that there is none.
 
@@ -130,7 +154,7 @@ def _best(
         )
         if imagined:
             machines = machines.replace(" reach", f" ({imagined} of them hypothetical) reach")
-        rest = f"; {machines} an estimated {_span(others)} vs dense, each with its best pattern and code"
+        rest = f"; {machines} an estimated {span(others)} vs dense, each with its best pattern and code"
     return (
         f"In {in_words(first)}, pruned {operand} bring an estimated {times(top[SPEEDUP])} vs dense "
         f"({_reach_in_words(top)}) over all linear layers "
@@ -190,7 +214,7 @@ def _limits(
     elif len(paying) == len(pairs):
         which = "the one pair of machine and pattern" if len(pairs) == 1 else f"all {_pairs(len(pairs))}"
         verb = "s" if len(pairs) == 1 else ""
-        parts = [f"{head} {which} pay{verb}, an estimated {_span(pairs[SPEEDUP])} vs dense"]
+        parts = [f"{head} {which} pay{verb}, an estimated {span(pairs[SPEEDUP])} vs dense"]
     else:
         native = set(pairs.index[pairs["execution"] == "native"])
         verb = "pays" if len(paying) == 1 else "pay"
@@ -237,11 +261,6 @@ def _bits_of(bits: pd.DataFrame, row: pd.Series) -> pd.Series:
         0
     ]
     return found
-
-
-def _span(speedups: pd.Series) -> str:
-    """Least and greatest speedup, once where they print alike."""
-    return " to ".join(dict.fromkeys((times(speedups.min()), times(speedups.max()))))
 
 
 def _pairs(count: int) -> str:

@@ -18,9 +18,11 @@ from matplotlib.figure import Figure
 
 from hwmodels import HardwareSpec, plots
 from hwmodels.plots import DARK, LIGHT, Step, Theme
+from hwmodels.tensorcore.core_file import load_core
 from nmsim.units import format_bytes
-from validate import assumptions, own_machine, trust
-from validate.answer import PAYS_FROM, Answer, reach, times
+from validate import assumptions, core_section, own_machine, trust
+from validate.answer import PAYS_FROM, Answer, heat, reach, times
+from validate.cores import BASE
 from validate.plots import bytes_per_element
 from validate.provenance import Provenance
 from validate.whole_model import DENSE, EXTRAPOLATED_SHARE, TIE, fastest
@@ -73,6 +75,7 @@ class Findings:
     machines: tuple[HardwareSpec, ...]
     model: pd.DataFrame
     bits: pd.DataFrame
+    cores: pd.DataFrame
     answer: Answer
     provenance: Provenance
     files: Mapping[str, str]
@@ -100,6 +103,8 @@ def draw(found: Findings) -> dict[str, Drawing]:
         else _drawn(name, lambda theme, name=name: _figure(found, name, theme))  # type: ignore[misc]
         for name in FIGURES
     }
+    for name in core_section.FIGURES if len(found.cores) else ():
+        drawings[name] = _drawn(name, lambda theme, name=name: core_section.figure(found.cores, name, theme))  # type: ignore[misc]
     if found.own is not None:
         own = found.own
         drawings[own_machine.FIGURE] = _drawn(
@@ -167,6 +172,7 @@ def sections(found: Findings) -> list[Section]:
             "tokens.html.j2",
             {**common, "rows": tables.get("activations") if len(tables) > 1 else None},
         ),
+        _core_section(found, ends),
         Section(
             "trust",
             "How far to trust this",
@@ -193,6 +199,16 @@ def sections(found: Findings) -> list[Section]:
             "provenance", "Where this is from", "provenance.html.j2", {"found": found, "bytes": format_bytes}
         ),
     ]
+
+
+def _core_section(found: Findings, ends: Sequence[Step]) -> Section:
+    """A tensor core that takes the patterns: empty where it does not take the value type."""
+    context: dict[str, Any] = {"steps": [(phase, str(tokens)) for phase, tokens in ends], "base": BASE}
+    context |= {"dtype": found.dtype, "dtypes": load_core(BASE).dtypes, "rows": [], "sentences": []}
+    if len(found.cores):
+        context["rows"] = core_section.rows(found.cores, ends)
+        context["sentences"] = core_section.sentences(found.cores)
+    return Section("cores", "A tensor core that takes the pattern", "cores.html.j2", context)
 
 
 def _own_section(own: pd.DataFrame, doubts: Sequence[str]) -> Section:
@@ -255,20 +271,13 @@ def _cell(found: pd.DataFrame) -> dict[str, Any]:
     (row,) = found.reset_index().to_dict("records")
     return {
         "text": times(row[SPEEDUP]),
-        "heat": _heat(row[SPEEDUP]),
+        "heat": heat(row[SPEEDUP]),
         "pattern": row["pattern"],
         "encoding": row["encoding"],
         "bound": row["bound"],
         "reach": reach(row),
         "native": row["execution"] == "native",
     }
-
-
-def _heat(speedup: float) -> int:
-    """Shade of a cell: -1 a loss, 0 does not pay, 1 to 4 more and more."""
-    if speedup < 0.995:
-        return -1
-    return sum(speedup >= edge for edge in (PAYS_FROM, 1.25, 1.5, 1.75))
 
 
 def _of(table: pd.DataFrame, operand: str) -> pd.DataFrame:

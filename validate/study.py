@@ -5,7 +5,7 @@ Everything that can be wrong with the input is refused before any work; files ap
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from nmsim import encodings as codecs
 from nmsim import packing as packings
 from nmsim.errors import NmsimError
 from nmsim.pattern import Pattern
-from validate import own_machine, report
+from validate import core_section, own_machine, report
 from validate.answer import Answer, answer
 from validate.bits import bits_per_element, measure_checkpoint, open_weights
+from validate.cores import BASE, chosen, core_table
 from validate.example_checkpoint import FILE_NAME, write_example
 from validate.own_machine import OwnMachine, own_rows
 from validate.plain import records
@@ -42,6 +43,10 @@ FILES = {
     "study.json": "the answer, the best of each machine, the bits and the provenance, for programs",
 } | {f"{name}.png": "the figure of that name on this page" for name in report.FIGURES}
 """What a study writes."""
+CORE_FILES = {
+    "cores.csv": "a row a core, step and way to store it: cycles, energy and area of a tensor core that takes the pattern",
+} | {f"{name}.png": "the figure of that name on this page" for name in core_section.FIGURES}
+"""What it writes besides when that tensor core takes the value type."""
 OWN_FILES = {
     "rows.csv": "sparse products timed on the machine that made this page, a row a case",
     "this-machine.toml": "that machine, calibrated by micro-benchmarks alone, for --hardware",
@@ -57,13 +62,15 @@ MEASURED_SHARE, ENCODED_SHARE, DRAWN_SHARE = 0.4, 0.7, 0.95
 class StudyResult:
     """What a study has found and where it was written.
 
-    `study`, `model` and `bits` are the tables of the CSV files; `bits_per_elem` is the sum of `bits` over tensors.
+    `study`, `model`, `bits` and `cores` are the tables of the CSV files; `bits_per_elem` is the sum of `bits` over tensors.
+    `cores` is empty where the tensor core of `validate.cores` does not take the value type; then it is no file.
     """
 
     folder: Path
     study: pd.DataFrame
     model: pd.DataFrame
     bits: pd.DataFrame
+    cores: pd.DataFrame
     bits_per_elem: pd.DataFrame
     answer: Answer
     summary: dict[str, Any]
@@ -84,6 +91,7 @@ class _Plan:
     encodings: tuple[str, ...]
     packing: str
     predictions: pd.DataFrame
+    cores: pd.DataFrame
 
 
 def run_study(
@@ -193,9 +201,10 @@ def run_study(
             machines=plan.machines,
             model=whole,
             bits=sums,
+            cores=plan.cores,
             answer=answer(whole, sums, model_name=plan.model.name, dtype=dtype, names=names),
             provenance=collect(command, inputs),
-            files=FILES | (OWN_FILES if own else {}),
+            files=FILES | (CORE_FILES if len(plan.cores) else {}) | (OWN_FILES if own else {}),
             own=own_rows(own.rows, own.hardware) if own else None,
             doubts=own.doubts if own else (),
         )
@@ -203,9 +212,12 @@ def run_study(
         drawings = report.draw(found)
         tell("writing", DRAWN_SHARE)
         summary = _summary(found)
-        _write(work, plan.predictions, whole, bits, summary, drawings, report.render(found, drawings))
+        tables = {"study": plan.predictions, "model": whole, "bits": bits}
+        if len(plan.cores):
+            tables["cores"] = plan.cores
+        _write(work, tables, summary, drawings, report.render(found, drawings))
     tell("", 1.0)
-    return StudyResult(folder, plan.predictions, whole, bits, sums, found.answer, summary)
+    return StudyResult(folder, plan.predictions, whole, bits, plan.cores, sums, found.answer, summary)
 
 
 def _checked(
@@ -239,7 +251,8 @@ def _checked(
     operands = ("weights", "activations") if activations else ("weights",)
     cases = case_table(loaded, kept, codes, policy, batches, prefill, operands, dtype)
     predictions = predict_layers(cases, machines)
-    return _Plan(loaded, tuple(machines), tuple(kept), tuple(codes), policy, predictions)
+    cores = core_table(loaded, kept, codes, policy, batches, prefill, dtype)
+    return _Plan(loaded, tuple(machines), tuple(kept), tuple(codes), policy, predictions, cores)
 
 
 def _refuse_twice(name: str, values: Sequence[object]) -> None:
@@ -260,6 +273,11 @@ def _summary(found: report.Findings) -> dict[str, Any]:
         "speedups_are": "estimates vs the dense model on the same machine; best cases are bound_speedup_vs_dense",
         "best_encoding_of_each_pattern": records(best),
         "bits_per_element": records(found.bits),
+        "tensor_core": {
+            "chip": BASE,
+            "says": core_section.sentences(found.cores) if len(found.cores) else [],
+            "best_encoding_of_each_pattern": records(chosen(found.cores)) if len(found.cores) else [],
+        },
         "files": list(found.files),
         "provenance": found.provenance.as_dict(),
     }
@@ -267,14 +285,12 @@ def _summary(found: report.Findings) -> dict[str, Any]:
 
 def _write(
     folder: Path,
-    study: pd.DataFrame,
-    model: pd.DataFrame,
-    bits: pd.DataFrame,
+    tables: Mapping[str, pd.DataFrame],
     summary: dict[str, Any],
     drawings: dict[str, report.Drawing],
     page: str,
 ) -> None:
-    for name, table in (("study", study), ("model", model), ("bits", bits)):
+    for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False, float_format=CSV_FLOATS, lineterminator="\n")
     (folder / "study.json").write_text(
         json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"

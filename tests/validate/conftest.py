@@ -46,6 +46,6 @@ def study(tiny, tmp_path_factory) -> SimpleNamespace:
     found = run_study(
         tiny.weights, tiny.config, **ARGUMENTS, out_dir=folder, progress=lambda *args: told.append(args)
     )
-    tables = {name: pd.read_csv(folder / f"{name}.csv") for name in ("study", "model", "bits")}
+    tables = {name: pd.read_csv(folder / f"{name}.csv") for name in ("study", "model", "bits", "cores")}
     page = (folder / "report.html").read_text(encoding="utf-8")
     return SimpleNamespace(found=found, folder=Path(folder), page=page, told=told, **tables)

@@ -16,19 +16,20 @@ from nmsim.records import Case, GemmShape
 from nmsim.units import UNIT_SUFFIXES
 from validate import report, run_study
 from validate.bits import BITS_COLUMNS, bits_per_element, measured_row
-from validate.study import FILES
+from validate.study import CORE_FILES, FILES
 from validate.whole_model import MODEL_COLUMNS, STUDY_COLUMNS, fastest
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
 def test_all_files_are_there_and_are_what_they_say(study):
-    assert {path.name for path in study.folder.iterdir()} == set(FILES)
+    files = FILES | CORE_FILES
+    assert {path.name for path in study.folder.iterdir()} == set(files)
     for path in study.folder.glob("*.png"):
         assert path.read_bytes().startswith(PNG_START)
     summary = json.loads((study.folder / "study.json").read_text(encoding="utf-8"))
     assert summary == json.loads(json.dumps(study.found.summary))
-    assert set(summary["files"]) == set(FILES)
+    assert set(summary["files"]) == set(files)
 
 
 def test_tables_have_their_columns_and_names_carry_units(study):
