@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from hwmodels.silicon.cells import Cells
 from hwmodels.silicon.core_units import decoder_cells, encoder_cells, pruner_cells, select_cells
 from hwmodels.silicon.cost import Spread
 from hwmodels.silicon.technology import Technology, load
+from hwmodels.tensorcore.core_file import load_core
 from hwmodels.tensorcore.mapping import BLOCK_BYTES
 from hwmodels.tensorcore.point import Point
 from hwmodels.tensorcore.record import SparseTensorCore
@@ -195,13 +197,13 @@ def at_capacity(
     return found if np.ndim(node_nm + capacity_bytes) else [each[:, 0] for each in found]
 
 
-@functools.lru_cache(maxsize=4096)
-def area(core: SparseTensorCore) -> AreaReport:
+def area(core: str | Path | SparseTensorCore) -> AreaReport:
     """Add up the area of a core design.
 
     Parameters
     ----------
-    core : SparseTensorCore
+    core : str, Path or SparseTensorCore
+        As for `load_core`.
 
     Returns
     -------
@@ -223,6 +225,11 @@ def area(core: SparseTensorCore) -> AreaReport:
     >>> report.total.nominal > area(load_core("dense")).total.nominal
     True
     """
+    return _area(load_core(core))
+
+
+@functools.lru_cache(maxsize=4096)
+def _area(core: SparseTensorCore) -> AreaReport:
     found = part_areas(unit_areas(core), core, core.node_nm)
     parts = {name: Spread(*found[name].tolist()) for name in PARTS}
     total = functools.reduce(Spread.__add__, parts.values())

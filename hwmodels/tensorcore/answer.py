@@ -12,6 +12,7 @@ from hwmodels.tensorcore.mapping import Mapping, mapping
 from hwmodels.tensorcore.point import execution, point
 from hwmodels.tensorcore.record import SparseTensorCore
 from hwmodels.tensorcore.services import STAGES
+from nmsim.errors import RowError
 from nmsim.pattern import Pattern
 from nmsim.records import VALUE_BITS, Case
 
@@ -95,8 +96,10 @@ def predict_core(
     >>> case = Case(GemmShape(4096, 4096, 4096), pattern="8:16", encoding="combinatorial")
     >>> answer = predict_core(case, "flexible-8x16")
     >>> answer.limit, round(answer.speedup_vs_dense, 2)
-    ('shared', 1.56)
+    ('shared', 1.74)
     """
+    if not isinstance(case, Case):
+        raise RowError(f"case of type {type(case).__name__}: expected a Case")
     machine = load_core(core)
     second = Pattern.parse(other) if isinstance(other, str) else other
     p = point(machine, case, second)
@@ -153,7 +156,9 @@ def explain(found: Cycles, stages: dict[str, Any]) -> str:
     share = stages[first] / found.cycles
     text = f"{STAGE_WORDS[first]} works {stages[first]} of {found.cycles:.0f} cycles ({share:.0%})"
     limit = LIMITS[int(found.limit)]
-    if limit != first and limit not in STAGES:
+    if limit == "latency":
+        text = f"latency takes most of {found.cycles:.0f} cycles; {STAGE_WORDS[first]} works {stages[first]} ({share:.0%})"
+    elif limit != first and limit not in STAGES:
         one, other = limit.removesuffix(" waiting").split(" and ")
         text += f", held up where {STAGE_WORDS[one]} and {STAGE_WORDS[other]} wait for room between them"
     return (

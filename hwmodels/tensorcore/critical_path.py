@@ -326,6 +326,6 @@ def _change(w: Waves, before: int, after: int, kind: int, following: int) -> flo
         return -np.inf
     lost = _at(w, following, after)
     lost -= _at_last(w, following, after, w.blocks - ahead + 1.0)
-    if before < IN_BLOCKS or (before == after and w.left[before - IN_BLOCKS] == ahead - 1.0):
+    if before < IN_BLOCKS:
         lost = min(lost, (ahead - 1.0) * w.full[kind, one])
     return gained - lost

@@ -34,8 +34,11 @@ from hwmodels.tensorcore.waves import WAVES, Waves, add_up
 LIMITS = (
     *STAGES,
     *(f"{one} and {other} waiting" for one, other in itertools.pairwise(STAGES[:IN_BLOCKS])),
+    "latency",
 )
-"""What `limit` stands for: a stage, or two stages that wait for the room between them."""
+"""What `limit` stands for: a stage; two stages that wait for the room between them; or latency, where no stage works for
+half of the time: filling the pipeline and emptying it."""
+LATENCY = len(LIMITS) - 1
 
 
 class Cycles(NamedTuple):
@@ -153,6 +156,8 @@ def _evaluate(p: Point, m: Mapping, w: Waves, answer: Any) -> None:
     answer[0], answer[1] = longest_path(w)
     for stage in range(len(STAGES)):
         answer[STAGE_AT + stage] = w.totals[stage]
+    if answer[1] <= WRITE and w.totals[int(answer[1])] < 0.5 * answer[0]:
+        answer[1] = LATENCY
     answer[TRAFFIC_AT] = w.totals[DRAM_BYTES]
     answer[TRAFFIC_AT + 1] = np.ceil(p.a_rows * p.b_cols * p.output_bits / 8.0)
     answer[TRAFFIC_AT + 2] = w.totals[L2_BYTES]
@@ -239,9 +244,9 @@ def _add_work(p: Point, m: Mapping, works: Any, added: Any) -> None:
                 added[1] += times * work[OFFERED_BYTES]
                 added[2] += times * work[STEPS] * p.array_rows * p.array_cols * p.depth
                 added[4] += times * work[GROUPS]
+                if p.consumer:
+                    added[5] += times * services.pruned_groups(p, rows, cols, k)
                 added[6] += times * work[SUMS]
     in_groups = p.K % p.a_m
     kept = (p.K - in_groups) / p.a_m * p.a_n + min(p.a_n, in_groups)
     added[3] = p.a_rows * p.b_cols * kept * p.b_n / p.b_m
-    if p.consumer:
-        added[5] = p.a_rows * np.ceil(p.K / p.a_m) * np.ceil(p.b_cols / m.tile_cols)

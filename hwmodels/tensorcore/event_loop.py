@@ -23,7 +23,8 @@ EVENTS_A_CALL = 4_000_000
 class Tables(NamedTuple):
     """What blocks take: int64 [row tiles, blocks] of A, [column tiles, blocks] of B, and by pair of tiles.
 
-    `used_by_*`: columns along K in use, by row tile and by wave of them [.., blocks].
+    `used_by_*`: columns along K in use, by row tile and by wave of them [.., blocks]; `used_at_once`: those fetched for a
+    wave, and for all that come after it where L2 keeps them.
     """
 
     a_dram: Integers
@@ -34,13 +35,14 @@ class Tables(NamedTuple):
     b_shared: Integers
     used_by_tile: Integers
     used_by_wave: Integers
+    used_at_once: Integers
     steps: Integers
     selects: Integers
     matched: NDArray[np.int32]
     a_groups: Integers
     b_groups: Integers
     pruned: Integers
-    offered_bytes: Integers
+    offered_bits: Integers
     tile_rows: Integers
     tile_cols: Integers
 
@@ -193,7 +195,7 @@ def _simulate(
                     s.seen_b[col, block] = epoch_b
             if c.skip:
                 column_bytes = _up(new_cols * c.value_bits, 8 * c.dram_access_bytes) * c.dram_access_bytes
-                read += column_bytes * t.used_by_wave[wave_row, block]
+                read += column_bytes * t.used_at_once[wave_row, block]
             totals[0] += read
             work = np.int64(np.ceil((read + scalars[_WRITTEN] / n_blocks) / c.dram_bytes_per_cycle))
             start = scalars[_DRAM_FREE]
@@ -245,23 +247,23 @@ def _simulate(
                     else:
                         steps, selects = t.steps[row, block] * col_strips, t.selects[row, block] * col_strips
                     strips = row_strips * col_strips
-                    feed = strips * _up(t.offered_bytes[block], c.operand_b_bytes_per_cycle)
+                    feed = strips * _up(t.offered_bits[block], 8 * c.operand_b_bytes_per_cycle)
                     if c.accumulate_steps == 1:
                         sums = steps
                     else:
                         sums = strips * _up(_up(steps, strips), c.accumulate_steps)
                     took[2] = _up(shared, c.shared_bytes_per_cycle)
-                    took[3] = _up(t.pruned[row, block], c.selector_groups_per_cycle)
+                    took[3] = _up(t.pruned[row, block] * passes_a, c.selector_groups_per_cycle)
                     took[4] = _up(groups, c.decoder_groups_per_cycle)
                     took[5] = max(selects, feed)
                     took[6] = steps
                     sum_bits = 2 * sums * c.array_rows * c.array_cols * c.sum_bits
                     took[7] = _up(sum_bits, 8 * c.accumulator_bytes_per_cycle)
                     totals[2] += shared
-                    totals[3] += strips * t.offered_bytes[block]
+                    totals[3] += strips * t.offered_bits[block]
                     totals[4] += steps
                     totals[5] += groups
-                    totals[6] += t.pruned[row, block]
+                    totals[6] += t.pruned[row, block] * passes_a
                     totals[7] += sums
                     count = s.begun[core]
                     arrived = ready

@@ -15,14 +15,16 @@ TILE_ROWS = (256.0, 128.0, 64.0, 32.0, 16.0)
 TILE_COLS = (256.0, 128.0, 64.0, 32.0, 16.0, 8.0)
 BLOCK_BYTES = 128
 """Bytes of a dense row of a block along K: what one line of shared memory holds."""
-REUSE_WEIGHT_ELEMS = 32.0
-"""Elements whose fetch from beyond the core a tile is charged for, in multiply-adds, against its own (A43)."""
-CHARGES = tuple(
-    tuple(1.0 + REUSE_WEIGHT_ELEMS * (1 / rows + 1 / cols) for cols in TILE_COLS) for rows in TILE_ROWS
-)
-"""What the work of each tile is charged, for its fetches: times its multiply-adds."""
-ROUNDING = 1e-9
-"""Share by which a bound is lowered, so that no rounding makes it one too many."""
+MACS_AN_ELEM = 32.0
+"""Multiply-adds that an element from shared memory is charged, whatever the core (A43)."""
+MACS_AN_L2_ELEM = 64.0
+"""Multiply-adds of all cores that an element out of L2 is charged (A43)."""
+BLOCK_CYCLES = 96.0
+"""Cycles that a block is charged at least: latency, over the blocks in flight (A43)."""
+MACS_A_DRAM_ELEM = 200.0
+"""Multiply-adds that an element from DRAM is charged, whatever the core (A43)."""
+TIE = 0.05
+"""Share of the smaller costs that is added to the largest."""
 
 
 class Mapping(NamedTuple):
@@ -55,8 +57,10 @@ def _ceil_div(a: float, b: float) -> float:
 
 
 class Room(NamedTuple):
-    """What the depth of a block depends on besides its tile: `unit` and `wanted` in elements, `a_bits`, `b_bits` of each."""
+    """What the depth of a block depends on besides its tile: `group`, `unit` (whole windows of the array) and `wanted` in
+    elements, `a_bits`, `b_bits` of each."""
 
+    group: float
     unit: float
     wanted: float
     room_bits: float
@@ -67,7 +71,7 @@ class Room(NamedTuple):
 @njit(cache=True, error_model="numpy")
 def _room(p: Point) -> Room:
     """Say what blocks along K come in, how long they are best, and the shared memory for one of them."""
-    unit = max(p.a_m, p.b_m)
+    group = unit = max(p.a_m, p.b_m)
     if p.native and p.depth > p.a_n:
         unit = max(unit, np.floor(p.depth / p.a_n) * p.a_m)
     if p.dual:
@@ -76,81 +80,138 @@ def _room(p: Point) -> Room:
     else:
         wanted = max(unit, np.floor(8.0 * BLOCK_BYTES / p.value_bits / unit) * unit)
     wanted = min(wanted, _ceil_div(p.K, unit) * unit)
-    a_bits = p.value_bits * (1.0 if p.consumer else p.a_n / p.a_m) + (0.0 if p.consumer else 2.0)
+    a_bits = p.value_bits * (1.0 if p.consumer else p.a_n / p.a_m)
+    a_bits += 2.0 if p.a_n < p.a_m and not p.consumer else 0.0
     b_bits = p.value_bits * p.b_n / p.b_m + (2.0 if p.b_n < p.b_m else 0.0)
-    return Room(unit, wanted, 8.0 * p.shared_bytes / p.shared_blocks, a_bits, b_bits)
+    return Room(group, unit, wanted, 8.0 * p.shared_bytes / p.shared_blocks, a_bits, b_bits)
 
 
 @njit(cache=True, error_model="numpy")
 def _depth(room: Room, rows: float, cols: float) -> float:
     """Longest block along K that fits into shared memory, in elements; 0 where none does."""
-    fits = np.floor(room.room_bits / (rows * room.a_bits + cols * room.b_bits) / room.unit) * room.unit
-    return min(room.wanted, fits)
+    elems = room.room_bits / (rows * room.a_bits + cols * room.b_bits)
+    unit = room.unit if elems >= room.unit else room.group
+    return min(room.wanted, np.floor(elems / unit) * unit)
 
 
 @njit(cache=True, error_model="numpy")
 def choose(p: Point) -> Mapping:
-    """Choose by rule: the tile with the least quantised work, charged for what it fetches; bandwidths play no part."""
-    best, tile_rows, tile_cols = np.inf, 0.0, 0.0
+    """Choose by rule the tile and the waves of least cost: see `_try_waves`. Bandwidths play no part."""
+    best, tile_rows, tile_cols, wave_rows, wave_cols = np.inf, 0.0, 0.0, 0.0, 0.0
     sums_elems = 8.0 * p.accumulator_bytes / (p.accumulator_bits * p.accumulator_buffers)
     room = _room(p)
-    # No tile does less than the product itself: most need no division to be ruled out.
-    product = p.a_rows * p.b_cols / p.cores * (1.0 - ROUNDING)
-    for row, rows in enumerate(TILE_ROWS):
+    for rows in TILE_ROWS:
         if rows >= 2.0 * p.a_rows and rows > TILE_ROWS[-1]:
             continue
-        for col, cols in enumerate(TILE_COLS):
+        for cols in TILE_COLS:
             if (cols >= 2.0 * p.b_cols and cols > TILE_COLS[-1]) or rows * cols > sums_elems:
                 continue
-            charge = CHARGES[row][col]
-            if product * charge > best:
+            depth = _depth(room, rows, cols)
+            if depth == 0.0:
                 continue
-            strips = _ceil_div(rows, p.array_rows) * _ceil_div(cols, p.array_cols)
-            tiles = _ceil_div(p.a_rows, rows) * _ceil_div(p.b_cols, cols)
-            work = _ceil_div(tiles, p.cores) * strips * p.array_rows * p.array_cols
-            work *= charge
-            if work < best and _depth(room, rows, cols) > 0.0:
-                best, tile_rows, tile_cols = work, rows, cols
+            cost, of_rows, of_cols = _try_waves(p, rows, cols, depth, best)
+            if cost < best:
+                best, tile_rows, tile_cols, wave_rows, wave_cols = cost, rows, cols, of_rows, of_cols
     if best == np.inf:
         return INFEASIBLE
-    return with_waves(p, tile_rows, tile_cols)
+    return _completed(p, tile_rows, tile_cols, wave_rows, wave_cols)
 
 
 @njit(cache=True, error_model="numpy")
 def with_waves(p: Point, tile_rows: float, tile_cols: float) -> Mapping:
-    """Complete a mapping of these tiles: the fewest waves, of these the squarest, in the order that rereads least."""
+    """Complete a mapping of these tiles with the waves of least cost."""
+    depth = _depth(_room(p), tile_rows, tile_cols)
+    if depth == 0.0:
+        return INFEASIBLE
+    _, wave_rows, wave_cols = _try_waves(p, tile_rows, tile_cols, depth, np.inf)
+    return _completed(p, tile_rows, tile_cols, wave_rows, wave_cols)
+
+
+@njit(cache=True, error_model="numpy")
+def _tile_cost(p: Point, rows: float, cols: float, depth: float) -> float:
+    """Cost of a tile in blocks of a depth, in multiply-adds of a core for each element along K: its own, or its fetches."""
+    density = (p.a_n / p.a_m if p.native else 1.0) * (p.b_n / p.b_m if p.dual else 1.0)
+    strips = _ceil_div(rows, p.array_rows) * _ceil_div(cols, p.array_cols)
+    macs = strips * p.array_rows * p.array_cols * density
+    of_a = rows * (1.0 if p.consumer else p.a_n / p.a_m) * _ceil_div(cols, p.fragment_cols)
+    of_b = cols * p.b_n / p.b_m * _ceil_div(rows, p.fragment_rows)
+    least = BLOCK_CYCLES * p.array_rows * p.array_cols * p.depth / depth
+    read = max(MACS_AN_ELEM * (of_a + of_b), least)
+    return max(macs, read) + TIE * min(macs, read)
+
+
+@njit(cache=True, error_model="numpy")
+def _try_waves(
+    p: Point, tile_rows: float, tile_cols: float, depth: float, best: float
+) -> tuple[float, float, float]:
+    """Find the waves of least cost for a tile: their cost, their rows and their columns of tiles.
+
+    The cost is that of all waves of such tiles, or of the bytes from DRAM, whichever is larger. `best` is a cost that is known
+    already: a search that cannot beat it is spared.
+    """
     row_tiles, col_tiles = _ceil_div(p.a_rows, tile_rows), _ceil_div(p.b_cols, tile_cols)
-    fewest, least, wave_rows, wave_cols = np.inf, np.inf, 1.0, 1.0
-    cols = 1.0
+    work = _tile_cost(p, tile_rows, tile_cols, depth)
+    a_share, b_share = 1.0 if p.consumer else p.a_n / p.a_m, p.b_n / p.b_m
+    least, wave_rows, wave_cols = np.inf, 0.0, 0.0
+    if work * _ceil_div(row_tiles * col_tiles, p.cores) >= best:
+        return least, wave_rows, wave_cols
+    per_byte = MACS_A_DRAM_ELEM * 8.0 / p.value_bits / (p.cores * p.K)
+    side = 1.0
     while True:
-        cols = min(cols, col_tiles, p.cores)
-        rows = min(row_tiles, np.floor(p.cores / cols))
-        waves = _ceil_div(row_tiles, rows) * _ceil_div(col_tiles, cols)
-        edge = rows * tile_rows + cols * tile_cols
-        if waves < fewest or (waves == fewest and edge < least):
-            fewest, least, wave_rows, wave_cols = waves, edge, rows, cols
-        if cols >= min(col_tiles, p.cores):
+        side = min(side, p.cores)
+        for turn in range(2):
+            # Powers of two along one side, and what is left of the cores along the other.
+            if turn == 0:
+                of_cols = min(col_tiles, side)
+                of_rows = min(row_tiles, np.floor(p.cores / of_cols))
+            else:
+                of_rows = min(row_tiles, side)
+                of_cols = min(col_tiles, np.floor(p.cores / of_rows))
+            moved = of_rows * tile_rows * a_share * (1.0 if p.multicast else of_cols)
+            moved += of_cols * tile_cols * b_share * (1.0 if p.multicast else of_rows)
+            each = max(work, MACS_AN_L2_ELEM * moved / p.cores)
+            all_work = each * _ceil_div(row_tiles, of_rows) * _ceil_div(col_tiles, of_cols)
+            if all_work < least:
+                read = _read_bytes(p, tile_rows, tile_cols, of_rows, of_cols)[0] * per_byte
+                cost = max(all_work, read) + TIE * min(all_work, read)
+                if cost < least:
+                    least, wave_rows, wave_cols = cost, of_rows, of_cols
+        if side >= p.cores or side >= max(row_tiles, col_tiles):
             break
-        cols *= 2.0
+        side *= 2.0
+    return least, wave_rows, wave_cols
+
+
+@njit(cache=True, error_model="numpy")
+def _read_bytes(
+    p: Point, tile_rows: float, tile_cols: float, wave_rows: float, wave_cols: float
+) -> tuple[float, float, float, float]:
+    """Values that come from DRAM in the better of two orders: bytes, and `inner_cols`, `keep_a`, `keep_b` of that order."""
     a_bytes = p.value_bits / 8.0 * (1.0 if p.consumer else p.a_n / p.a_m)
     b_bytes = p.value_bits / 8.0 * p.b_n / p.b_m
     a_total, b_total = p.a_rows * p.K * a_bytes, p.b_cols * p.K * b_bytes
     a_strip = min(p.a_rows, wave_rows * tile_rows) * p.K * a_bytes
     b_strip = min(p.b_cols, wave_cols * tile_cols) * p.K * b_bytes
-    row_waves, col_waves = _ceil_div(row_tiles, wave_rows), _ceil_div(col_tiles, wave_cols)
+    row_waves, col_waves = (
+        _ceil_div(p.a_rows, wave_rows * tile_rows),
+        _ceil_div(p.b_cols, wave_cols * tile_cols),
+    )
     # Columns first: A's strip stays for the columns, B as a whole for the rows. Rows first: the other way round.
-    keep_a = a_strip + b_strip <= p.l2_bytes
-    keep_b = a_strip + b_total <= p.l2_bytes
-    cols_first = a_total * (1.0 if keep_a else col_waves) + b_total * (1.0 if keep_b else row_waves)
-    keep_all_a = b_strip + a_total <= p.l2_bytes
-    rows_first = a_total * (1.0 if keep_all_a else col_waves) + b_total * (1.0 if keep_a else row_waves)
-    depth = _depth(_room(p), tile_rows, tile_cols)
+    strips_fit = a_strip + b_strip <= p.l2_bytes
+    b_fits, a_fits = a_strip + b_total <= p.l2_bytes, b_strip + a_total <= p.l2_bytes
+    cols_first = a_total * (1.0 if strips_fit else col_waves) + b_total * (1.0 if b_fits else row_waves)
+    rows_first = a_total * (1.0 if a_fits else col_waves) + b_total * (1.0 if strips_fit else row_waves)
+    kept_strips = 1.0 if strips_fit else 0.0
     if cols_first <= rows_first:
-        inner_cols, keep_one, keep_other = 1.0, keep_a, keep_b
-    else:
-        inner_cols, keep_one, keep_other = 0.0, keep_all_a, keep_a
-    kept_a, kept_b = 1.0 if keep_one else 0.0, 1.0 if keep_other else 0.0
-    return Mapping(tile_rows, tile_cols, depth, wave_rows, wave_cols, inner_cols, kept_a, kept_b)
+        return cols_first, 1.0, kept_strips, 1.0 if b_fits else 0.0
+    return rows_first, 0.0, 1.0 if a_fits else 0.0, kept_strips
+
+
+@njit(cache=True, error_model="numpy")
+def _completed(p: Point, tile_rows: float, tile_cols: float, wave_rows: float, wave_cols: float) -> Mapping:
+    _, inner_cols, keep_a, keep_b = _read_bytes(p, tile_rows, tile_cols, wave_rows, wave_cols)
+    depth = _depth(_room(p), tile_rows, tile_cols)
+    return Mapping(tile_rows, tile_cols, depth, wave_rows, wave_cols, inner_cols, keep_a, keep_b)
 
 
 def as_record(p: Point) -> Any:
@@ -179,9 +240,9 @@ def mapping(p: Point, tile: tuple[int, int] | None = None) -> Mapping:
     if tile is None:
         found = choose(as_record(p))
     else:
-        rows, cols = (float(part) for part in tile)
-        if not (rows >= 1 and cols >= 1):
+        if len(tile) != 2 or not all(isinstance(part, int) and part >= 1 for part in tile):
             raise RowError(f"tile={tile!r}: expected two positive ints")
+        rows, cols = (float(part) for part in tile)
         fits = rows * cols * p.accumulator_bits * p.accumulator_buffers <= 8 * p.accumulator_bytes
         found = with_waves(as_record(p), rows, cols) if fits else INFEASIBLE
     if found.tile_k == 0:

@@ -6,6 +6,7 @@ the other. Names as in `hwmodels.tensorcore.record`, all floats, so that compile
 
 from typing import Any, NamedTuple
 
+from hwmodels.table import MAX_DIMENSION, SHAPE_COLUMNS
 from hwmodels.tensorcore.record import SparseTensorCore
 from hwmodels.traffic import DENSE_STREAM, OUTPUT_BITS, stream
 from nmsim import encodings
@@ -118,6 +119,11 @@ def point(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> P
     >>> found.a_rows, found.b_cols, found.depth, found.native
     (4096.0, 1.0, 16.0, 1.0)
     """
+    if not isinstance(case, Case):
+        raise RowError(f"case of type {type(case).__name__}: expected a Case")
+    for name in SHAPE_COLUMNS:
+        if getattr(case.shape, name) > MAX_DIMENSION:
+            raise RowError(f"case {name}={getattr(case.shape, name)}: expected at most {MAX_DIMENSION}")
     if case.dtype not in core.dtypes:
         raise RowError(f"dtype {case.dtype!r}: {core.id} takes {', '.join(core.dtypes)}")
     online = case.pattern is not None and case.sparse_operand == "activations"
@@ -130,9 +136,9 @@ def point(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> P
     if other is not None:
         if not core.dual_sided or other not in core.patterns:
             raise RowError(f"second pattern {other}: {core.id} does not skip zeros of both operands by it")
-        if execution(core, case) != "native":
+        if case.pattern is None or execution(core, case) != "native":
             raise RowError(
-                f"second pattern {other}: the first one, {case.pattern}, is not native to {core.id}"
+                f"second pattern {other}: the first one, {case.pattern or 'dense'}, is not native to {core.id}"
             )
     consumer = online and core.selector_placement == "consumer"
     if consumer and not core.selector_groups_per_cycle:

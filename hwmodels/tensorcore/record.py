@@ -67,6 +67,8 @@ NUMBERS: Mapping[str, Number] = {
 }  # fmt: skip
 """Numbers of a core by name. Rates of the array, decoder, selector, registers and shared memory are those of one core;
 those of L2 and DRAM are of the whole chip."""
+MOST = 1e15
+"""More of anything is a slip."""
 FLAGS: Mapping[str, str] = {"dual_sided": "select", "column_skip": "l2", "multicast": "l2"}
 WORDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "select_network": ("select", get_args(Network)),
@@ -209,8 +211,23 @@ class SparseTensorCore:
             _check_word(name, getattr(self, name), allowed)
         for dtype in self.dtypes:
             _check_word("dtypes", dtype, tuple(VALUE_BITS))
-            if VALUE_BITS[dtype] > self.lane_bits * self.array_depth:
-                raise SpecError(f"dtypes: {dtype!r} is wider than the array, {self.lane_bits} bits a lane")
+            bits = VALUE_BITS[dtype]
+            if bits > self.lane_bits * self.array_depth or max(bits, self.lane_bits) % min(
+                bits, self.lane_bits
+            ):
+                raise SpecError(
+                    f"dtypes: {dtype!r} of {bits} bits does not fill whole lanes of {self.lane_bits} bits, "
+                    f"{self.array_depth} of them"
+                )
+            if bits > self.accumulator_bits:
+                raise SpecError(f"accumulator_bits={self.accumulator_bits}: narrower than a value of {dtype}")
+        for name in LISTS:
+            entries = getattr(self, name)
+            for entry in entries:
+                if entries.count(entry) > 1:
+                    raise SpecError(
+                        f"{name}: {entry} is given {entries.count(entry)} times, expected each once"
+                    )
         if not self.dtypes:
             raise SpecError("dtypes=(): expected at least one value type")
         for operand in self.sparse_operands:
@@ -262,6 +279,8 @@ def _check_number(name: str, value: Any, number: Number) -> None:
     if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
         what = "a whole number" if number.whole else "a number"
         raise SpecError(f"{name}={value!r} (type {type(value).__name__}): expected {what} of {number.unit}")
+    if value > MOST:
+        raise SpecError(f"{name}={value!r}: expected at most {MOST:g} {number.unit}")
     if value < number.least:
         raise SpecError(f"{name}={value!r}: expected at least {number.least:g} {number.unit}")
 

@@ -107,6 +107,12 @@ def decoded_groups(p: Point, rows: float, cols: float, k: float) -> float:
 
 
 @njit(cache=True, error_model="numpy")
+def pruned_groups(p: Point, rows: float, cols: float, k: float) -> float:
+    """Groups that a core prunes for a block, where it does so on loading: again each time that registers take them in."""
+    return rows * np.ceil(k / p.a_m) * np.ceil(cols / p.fragment_cols)
+
+
+@njit(cache=True, error_model="numpy")
 def shared_bytes(p: Point, rows: float, cols: float, k: float) -> float:
     """Bytes that registers take in from shared memory for a block."""
     access = p.shared_access_bytes
@@ -136,9 +142,9 @@ def cut(total: float, part: float) -> tuple[float, float]:
 
 @njit(cache=True, error_model="numpy")
 def _wave_bytes(
-    p: Point, m: Mapping, rows: float, cols: float, k: float, access: float
+    p: Point, m: Mapping, rows: float, cols: float, k: float, access: float, tokens: float
 ) -> tuple[float, float]:
-    """Bytes of one block of all tiles of a wave, each block of A and of B once."""
+    """Bytes of one block of all tiles of a wave, each block of A and of B once, of B what `tokens` rows of A need."""
     row_tiles, last_rows = cut(rows, m.tile_rows)
     of_a, of_b = 0.0, 0.0
     if row_tiles > 0.0:
@@ -146,19 +152,19 @@ def _wave_bytes(
     if last_rows > 0.0:
         of_a += a_bytes(p, last_rows, k, access)
     if p.skip:  # B lies along its columns, so that one of them is read in one go
-        return of_a, b_bytes(p, cols, k, rows, access)
+        return of_a, b_bytes(p, cols, k, tokens, access)
     col_tiles, last_cols = cut(cols, m.tile_cols)
     if col_tiles > 0.0:
-        of_b += col_tiles * b_bytes(p, m.tile_cols, k, rows, access)
+        of_b += col_tiles * b_bytes(p, m.tile_cols, k, tokens, access)
     if last_cols > 0.0:
-        of_b += b_bytes(p, last_cols, k, rows, access)
+        of_b += b_bytes(p, last_cols, k, tokens, access)
     return of_a, of_b
 
 
 @njit(cache=True, error_model="numpy")
 def _each_core_bytes(p: Point, m: Mapping, rows: float, cols: float, k: float, access: float) -> float:
     """Bytes of one block of all tiles of a wave, where each core fetches its own."""
-    of_a, of_b = _wave_bytes(p, m, rows, cols, k, access)
+    of_a, of_b = _wave_bytes(p, m, rows, cols, k, access, rows)
     if not p.skip:
         return of_a * np.ceil(cols / m.tile_cols) + of_b * np.ceil(rows / m.tile_rows)
     row_tiles, last_rows = cut(rows, m.tile_rows)
@@ -188,9 +194,11 @@ def fill(p: Point, m: Mapping, rows: float, cols: float, k: float, work: Any, se
 
     `work` is that of its largest tile.
     """
-    services[A_BYTES], services[B_BYTES] = _wave_bytes(p, m, rows, cols, k, p.dram_access_bytes)
+    # What L2 keeps of B is fetched once, for all rows that will need it.
+    tokens = p.a_rows if m.keep_b else rows
+    services[A_BYTES], services[B_BYTES] = _wave_bytes(p, m, rows, cols, k, p.dram_access_bytes, tokens)
     if p.multicast:
-        of_a, of_b = _wave_bytes(p, m, rows, cols, k, p.l2_access_bytes)
+        of_a, of_b = _wave_bytes(p, m, rows, cols, k, p.l2_access_bytes, rows)
         services[L2_BYTES] = of_a + of_b
     else:
         services[L2_BYTES] = _each_core_bytes(p, m, rows, cols, k, p.l2_access_bytes)
@@ -198,7 +206,8 @@ def fill(p: Point, m: Mapping, rows: float, cols: float, k: float, work: Any, se
     services[SHARED] = np.ceil(work[SHARED_BYTES] / p.shared_bytes_per_cycle)
     services[PRUNE] = 0.0
     if p.consumer:
-        services[PRUNE] = np.ceil(min(m.tile_rows, rows) * np.ceil(k / p.a_m) / p.selector_groups_per_cycle)
+        groups = pruned_groups(p, min(m.tile_rows, rows), min(m.tile_cols, cols), k)
+        services[PRUNE] = np.ceil(groups / p.selector_groups_per_cycle)
     services[DECODE] = np.ceil(work[GROUPS] / p.decoder_groups_per_cycle)
     services[SELECT] = max(work[STEPS], work[FEEDS])
     services[MULTIPLY] = work[STEPS]

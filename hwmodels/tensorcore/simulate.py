@@ -6,6 +6,7 @@ the mask (`hwmodels.tensorcore.blocks`): kept elements, code lengths, collisions
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from hwmodels.tensorcore import blocks
 from hwmodels.tensorcore.blocks import BoolArray, Cut, Integers
+from hwmodels.tensorcore.core_file import load_core
 from hwmodels.tensorcore.event_loop import Machine, Progress, Tables, run
 from hwmodels.tensorcore.mapping import Mapping, mapping
 from hwmodels.tensorcore.point import Point, execution, point
@@ -58,10 +60,10 @@ def random_mask(rows: int, K: int, pattern: Pattern, seed: int = 0) -> BoolArray
 
 def simulate(
     case: Case,
-    core: SparseTensorCore,
+    core: str | Path | SparseTensorCore,
     *,
     mask: BoolArray | None = None,
-    other: Pattern | None = None,
+    other: Pattern | str | None = None,
     other_mask: BoolArray | None = None,
     tile: tuple[int, int] | None = None,
     seed: int = 0,
@@ -73,10 +75,11 @@ def simulate(
     ----------
     case : Case
         With a pattern, or without one: then dense, or with a mask unstructured, stored behind a bitmask.
-    core : SparseTensorCore
+    core : str, Path or SparseTensorCore
+        As for `load_core`.
     mask : bool array [rows of A, K], optional
         What A keeps: W [N, K], or X [M, K] for sparse activations. Drawn at random where a pattern wants one.
-    other : Pattern, optional
+    other : Pattern or its text, optional
         Of the other operand, on a dual-sided core.
     other_mask : bool array [columns of B, K], optional
         What B keeps.
@@ -93,7 +96,7 @@ def simulate(
     Raises
     ------
     RowError
-        As `point` and `mapping`; a mask of another shape or type.
+        As `point` and `mapping`; a mask of another shape or type, or without a pattern on a core that skips nothing.
     PatternError
         A mask that does not follow the pattern.
 
@@ -103,16 +106,18 @@ def simulate(
 
     Examples
     --------
-    >>> from hwmodels.tensorcore.core_file import load_core
     >>> from nmsim.records import GemmShape
     >>> case = Case(GemmShape(256, 1024, 1024), pattern="8:16")
-    >>> simulate(case, load_core("flexible-8x16")).effectual_macs == 256 * 1024 * 1024 // 2
+    >>> simulate(case, "flexible-8x16").effectual_macs == 256 * 1024 * 1024 // 2
     True
     """
+    core, other = load_core(core), Pattern.parse(other) if isinstance(other, str) else other
     p = point(core, case, other)
     m = mapping(p, tile)
     rows, cols, K = int(p.a_rows), int(p.b_cols), case.shape.K
     kept = _checked_mask("mask", mask, (rows, K))
+    if kept is not None and case.pattern is None and not core.patterns:
+        raise RowError(f"mask without a pattern: {core.id} skips nothing; expected a core with patterns")
     if kept is None and case.pattern is not None:
         kept = random_mask(rows, K, case.pattern, seed)
     other_kept = _checked_mask("other_mask", other_mask, (cols, K))
@@ -130,7 +135,7 @@ def simulate(
         dram_read_bytes=totals[0],
         l2_read_bytes=totals[1],
         shared_read_bytes=totals[2],
-        operand_b_bytes=totals[3],
+        operand_b_bytes=totals[3] // 8,
         macs=totals[4] * core.array_rows * core.array_cols * core.depth(VALUE_BITS[case.dtype]),
         effectual_macs=pairs,
         decoded_groups=totals[5],
@@ -196,8 +201,9 @@ class _Product:
         pruned = np.zeros_like(a_groups)
         if self.case.pattern is not None and self.point.consumer:
             pruned = blocks.group_counts(a, self.case.pattern.m)
-        elif self.case.pattern is not None:
-            a_groups = blocks.group_counts(a, self.case.pattern.m)
+        elif self.kept is not None:
+            m = self.case.pattern.m if self.case.pattern else max(one.m for one in core.patterns)
+            a_groups = blocks.group_counts(a, m) if m > 1 else a_groups
         if self.other is not None:
             b_groups = blocks.group_counts(b, self.other.m)
         used_by_tile = used_by_wave = np.multiply.outer(np.ones(len(a.row_starts), np.int64), a.block_k)
@@ -205,6 +211,10 @@ class _Product:
             used_by_tile = blocks.used_columns(self.kept, a)
             wide = Cut(a.rows, a.K, a.tile * int(self.mapping.wave_rows), a.depth)
             used_by_wave = blocks.used_columns(self.kept, wide)
+        used_at_once = used_by_wave
+        if self.point.skip and self.kept is not None and self.mapping.keep_b:
+            everyone = blocks.used_columns(self.kept, Cut(a.rows, a.K, a.rows, a.depth))
+            used_at_once = np.repeat(everyone, len(used_by_wave), axis=0)
         of_a, of_b = self._bytes_of_a(), self._bytes_of_b()
         found = Tables(
             a_dram=of_a[0],
@@ -215,13 +225,14 @@ class _Product:
             b_shared=of_b[2],
             used_by_tile=used_by_tile,
             used_by_wave=used_by_wave,
+            used_at_once=used_at_once,
             steps=steps,
             selects=selects,
             matched=matched,
             a_groups=a_groups,
             b_groups=b_groups,
             pruned=pruned,
-            offered_bytes=np.asarray(offered * core.array_cols * self.bits // 8, np.int64),
+            offered_bits=np.asarray(offered * core.array_cols * self.bits, np.int64),
             tile_rows=a.tile_rows,
             tile_cols=b.tile_rows,
         )

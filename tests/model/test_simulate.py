@@ -170,6 +170,41 @@ def test_more_of_anything_never_costs_cycles(name):
         assert simulate(case, better).cycles <= simulate(case, core).cycles
 
 
+def test_columns_that_are_kept_are_those_that_any_token_will_need():
+    core = dataclasses.replace(
+        load_core("flexible-8x16"), column_skip=True, patterns=(Pattern(1, 32),), cores=4
+    )
+    mask = np.zeros((128, 1024), bool)
+    mask[:64, ::32] = True
+    mask[64:, 1::32] = True
+    case = Case(GemmShape(128, 64, 1024), pattern="1:32", sparse_operand="activations")
+    seen = simulate(case, core, mask=mask, tile=(16, 64))
+    assert seen.waves > 1
+    whole = simulate(case, dataclasses.replace(core, column_skip=False), mask=mask, tile=(16, 64))
+    assert whole.dram_read_bytes - seen.dram_read_bytes == (1024 - 64) * 64 * 2
+
+
+def test_a_core_that_skips_nothing_refuses_a_mask_without_a_pattern():
+    with pytest.raises(RowError, match="dense skips nothing"):
+        simulate(Case(GemmShape(8, 64, 128)), "dense", mask=np.ones((64, 128), bool))
+
+
+def test_patterns_that_keep_all_are_not_decoded():
+    core = dataclasses.replace(
+        load_core("flexible-8x16"), patterns=(Pattern(1, 1),), decoder_groups_per_cycle=1
+    )
+    closed, seen = both(Case(GemmShape(64, 256, 512), pattern="1:1"), core)
+    assert seen.cycles >= closed.cycles
+    assert seen.decoded_groups == closed.decoded_groups == 0
+
+
+def test_names_and_texts_do_as_well():
+    case = Case(GemmShape(16, 64, 256), pattern="8:16")
+    assert simulate(case, "dual-sided-8x16", other="8:16") == simulate(
+        case, load_core("dual-sided-8x16"), other=Pattern(8, 16)
+    )
+
+
 def test_progress_reaches_the_end():
     shares = []
     simulate(Case(GemmShape(512, 512, 512)), load_core("dense"), progress=shares.append)
