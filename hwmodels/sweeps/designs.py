@@ -100,7 +100,10 @@ class Designs:
         places = self._place[ids]
         if places.min(initial=0) == NONE:
             with self._lock:
-                self._add(np.unique(ids[self._place[ids] == NONE]))
+                # Another thread may have added them while this one waited.
+                new = np.unique(ids[self._place[ids] == NONE])
+                if len(new):
+                    self._add(new)
             places = self._place[ids]
         known: Integers = places.astype(np.int64)
         return known

@@ -1,7 +1,7 @@
 """Pareto fronts: the rows of a table that no other row beats."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ def pareto_front(
     Raises
     ------
     RowError
-        No column, an unknown or doubled one, or one that holds no numbers.
+        No column, an unknown or doubled one, or one that holds no numbers; what is no table, or no list of columns.
 
     Source
     ------
@@ -52,6 +52,10 @@ def pareto_front(
     >>> pareto_front(table, minimise=["time_s", "area_um2"]).tolist()
     [True, True, False, False]
     """
+    if not isinstance(table, pd.DataFrame):
+        raise RowError(f"Pareto front: table of type {type(table).__name__}: expected a pandas DataFrame")
+    for what, given in (("minimise", minimise), ("maximise", maximise), ("within", within)):
+        _refuse_no_list(what, given)
     names = [*minimise, *maximise]
     if not names or len(set(names)) < len(names):
         raise RowError(f"Pareto front: columns {names}: expected at least one, each once")
@@ -77,6 +81,14 @@ def pareto_front(
         of_group = known[places]
         front[of_group] = _front(costs[of_group])
     return front
+
+
+def _refuse_no_list(what: str, given: Any) -> None:
+    listed = isinstance(given, Iterable) and not isinstance(given, str)
+    if listed and all(isinstance(name, str) for name in given):
+        return
+    example = given if isinstance(given, str) else "time_s"
+    raise RowError(f"Pareto front: {what}={given!r}: expected a list of columns, such as {[example]}")
 
 
 def _front(costs: NDArray[np.float64]) -> BoolArray:

@@ -33,10 +33,13 @@ def read_quality(path: Path, space: Space) -> tuple[float, ...]:
         space, or a point of the space that no row matches.
     """
     try:
-        lines = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
+        lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (OSError, UnicodeDecodeError) as error:
         raise RowError(f"{path}: cannot be read: {error}") from error
     header = lines[0] if lines else []
+    for name in header:
+        if name != name.strip():
+            raise RowError(f"{path}: column {name!r}: expected a name without spaces around it")
     keys = tuple(name for name in header if name != "quality")
     if "quality" not in header or not keys or not set(keys) <= set(KEYS) or len(set(header)) < len(header):
         raise RowError(

@@ -1,5 +1,6 @@
 """`sweep`: all points of a space, chunk by chunk, here or on any executor, into a table or a file."""
 
+import functools
 import os
 import time
 from collections import Counter, deque
@@ -13,9 +14,10 @@ import pandas as pd
 
 from hwmodels.sweeps.designs import refuse_useless_values
 from hwmodels.sweeps.evaluate import evaluator
+from hwmodels.sweeps.parts import Parts
 from hwmodels.sweeps.space import Space
 from hwmodels.sweeps.space_file import load_space
-from hwmodels.sweeps.tables import SUFFIXES, Parts, to_table, write_file
+from hwmodels.sweeps.tables import SUFFIXES, to_table, write_file
 from nmsim.errors import SpecError
 from nmsim.files.atomic import refuse_target
 from nmsim.units import ceil_div
@@ -46,7 +48,7 @@ class Summary:
     @property
     def points_per_s(self) -> float:
         """Points of this run over the seconds that it took to evaluate them and to keep them in parts."""
-        return self.evaluated_points / self.evaluate_s
+        return self.evaluated_points / self.evaluate_s if self.evaluated_points else 0.0
 
 
 @overload
@@ -90,7 +92,8 @@ def sweep(
         As for `load_space`.
     output : str or Path, optional
         A `.parquet` or `.csv` file to write, chunk by chunk in bounded memory. A run that was stopped goes on where it
-        was when it is started again; what it has done lies in a folder beside, named `<output>.parts`.
+        was when it is started again; what it has done lies in a folder beside, named `<output>.parts`. One that was
+        killed when the output was complete is done: the folder goes.
     executor : concurrent.futures.Executor, optional
         Where chunks are evaluated: threads, processes, or a cluster such as `dask.distributed.Client().get_executor()`.
         In the calling thread when absent. Results come back here, and only here are files written.
@@ -150,12 +153,20 @@ def sweep(
     if output is None:
         refuse_useless_values(evaluator(loaded).designs)
         return _frame(tables(range(chunks)), told)
+    if not isinstance(output, str | Path):
+        raise SpecError(f"output={output!r} (type {type(output).__name__}): expected the name of a file")
     target = Path(output)
     if target.suffix not in SUFFIXES:
         raise SpecError(f"output {str(target)!r}: expected a name that ends in {' or '.join(SUFFIXES)}")
+    parts = Parts(target, loaded, chunk_points)
+    if resume and not force and (merged := parts.merged()) is not None:
+        parts.remove()
+        told(chunks)
+        seconds = time.perf_counter() - started
+        return Summary(target, loaded.points, merged, 0, seconds, seconds)
     refuse_target(target, force)
     refuse_useless_values(evaluator(loaded).designs)
-    parts = Parts(target, loaded, chunk_points, resume)
+    parts.open(resume)
     missing = list(parts.missing(chunks))
     evaluated = 0
     told(chunks - len(missing))
@@ -165,7 +176,8 @@ def sweep(
         told(done)
     evaluate_s = time.perf_counter() - started
     refused: Counter[str] = Counter()
-    write_file(_counted(map(parts.read, range(chunks)), refused), target, loaded, force)
+    tables_of_parts = _counted(map(parts.read, range(chunks)), refused)
+    write_file(tables_of_parts, target, loaded, force, functools.partial(parts.mark_merged, refused))
     parts.remove()
     seconds = time.perf_counter() - started
     return Summary(target, loaded.points, dict(refused), evaluated, evaluate_s, seconds)

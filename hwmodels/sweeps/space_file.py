@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from hwmodels.sweeps.quality import read_quality
 from hwmodels.sweeps.space import DENSE, GATHERED, MAX_POINTS, NOTHING, Axis, Product, Space, Stored, Work
+from hwmodels.table import MAX_DIMENSION
 from hwmodels.tensorcore.core_file import load_core
 from hwmodels.tensorcore.record import FLAGS, NUMBERS, WORDS, SparseTensorCore
 from hwmodels.toml_table import checked_table
@@ -20,6 +21,9 @@ from nmsim.errors import NmsimError, SpecError
 from nmsim.pattern import Pattern
 from nmsim.records import VALUE_BITS, SparseOperand
 
+MAX_NUMBER = 1 << 53
+"""Largest number of a core on an axis: all whole ones up to it are exact in a float64."""
+MAX_SEED = (1 << 64) - 1
 EXAMPLE_FILE = Path(__file__).parents[1] / "data" / "example-space.toml"
 CASE_AXES = (
     "core", "pattern", "other_pattern", "encoding", "packing", "sparse_operand", "dtype", "tokens",
@@ -79,6 +83,10 @@ def load_space(space: str | Path | Mapping[str, Any] | Space) -> Space:
         return space
     if isinstance(space, Mapping):
         return _space(space, Path())
+    if not isinstance(space, str | Path):
+        raise SpecError(
+            f"space={space!r} (type {type(space).__name__}): expected the path of a TOML file, a mapping or a Space"
+        )
     path = Path(space)
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -108,6 +116,10 @@ def _space(document: Mapping[str, Any], folder: Path) -> Space:
             )
     cores = _cores(tables.get("core"), axes, folder)
     swept = tuple(Axis(name, _list(axes, name)) for name in axes if name in CORE_AXES)
+    for axis in swept:
+        for value in axis.values:
+            if isinstance(value, int) and abs(value) > MAX_NUMBER:
+                raise SpecError(f"axes.{axis.name}: {value}: expected at most 2**53")
     for axis, core in itertools.product(swept, cores):
         for value in axis.values if axis.name in GATHERED else ():
             try:
@@ -122,8 +134,8 @@ def _space(document: Mapping[str, Any], folder: Path) -> Space:
         tokens=_values(axes, "tokens", (1,), _whole),
         works=_works(tables["workload"], folder),
         stored=_stored(axes),
-        sample_points=_at(sample, "sample", "points", 1) if "sample" in tables else None,
-        seed=_at(sample, "sample", "seed", 0) if "seed" in sample else 0,
+        sample_points=_at(sample, "points", 1, MAX_POINTS) if "sample" in tables else None,
+        seed=_at(sample, "seed", 0, MAX_SEED) if "seed" in sample else 0,
         dual="other_pattern" in axes,
         costs=tables.get("costs", True),
     )
@@ -196,6 +208,11 @@ def _works(workload: Any, folder: Path) -> tuple[Work, ...]:
         known = {layer.name: layer for layer in model.layers}
         pruned = tuple(layer.name for layer in model.layers if layer.pruned)
         chosen = [known[layer] for layer in _values(table, "layers", pruned, _one_of(tuple(known)))]
+        for each, what in itertools.product(chosen, ("N", "K", "count")):
+            if (value := getattr(each, what)) > MAX_DIMENSION:
+                raise SpecError(
+                    f"workload.model: {model.name}, layer {each.name}: {what}={value}: expected at most {MAX_DIMENSION}"
+                )
         if per == "layer":
             works += (
                 Work(model.name, each.name, each.count, (Product(each.N, each.K, 1),)) for each in chosen
@@ -253,8 +270,8 @@ def _one_of(allowed: tuple[str, ...]) -> Callable[[Any], str]:
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise SpecError(f"{value!r}: expected a positive whole number")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_DIMENSION:
+        raise SpecError(f"{value!r}: expected a positive whole number up to {MAX_DIMENSION}")
     return value
 
 
@@ -264,8 +281,10 @@ def _shape(value: Any) -> tuple[int, int]:
     return _whole(value[0]), _whole(value[1])
 
 
-def _at(table: dict[str, Any], section: str, name: str, least: int) -> int:
-    value = table[name]
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SpecError(f"{section}.{name}={value!r}: expected a whole number of at least {least}")
+def _at(sample: dict[str, Any], name: str, least: int, most: int) -> int:
+    value = sample[name]
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise SpecError(
+            f"sample.{name}={value!r}: expected a whole number of at least {least}, at most {most}"
+        )
     return value

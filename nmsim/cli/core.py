@@ -4,20 +4,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from nmsim.cli import console
+from nmsim.cli.core_rows import DENSE, record, show
 from nmsim.cli.predict import read_shape
 from nmsim.cli.progress import share_bar
 from nmsim.errors import NmsimError, SpecError
 from nmsim.files import atomic
 from nmsim.pattern import Pattern
-from nmsim.records import Case
+from nmsim.records import Case, GemmShape
 
 if TYPE_CHECKING:
     from hwmodels import SparseTensorCore
 
-DENSE = "dense"
+FLOATS = ("float", "bfloat")
+"""What the names of floating-point dtypes begin with, those of eight bits and fewer included."""
 
 
 def core(
@@ -39,7 +43,8 @@ def core(
         list[str] | None, typer.Option("--encoding", "--encodings", "-e", help="Encodings. Default bitmask.")
     ] = None,
     other: Annotated[
-        str | None, typer.Option("--other", help="Pattern of the other operand, on a dual-sided core.")
+        str | None,
+        typer.Option("--other", help="Pattern of the other operand, on a dual-sided core, or dense."),
     ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="Value type. Default: the first that the core takes.")
@@ -62,6 +67,9 @@ def core(
         Path | None,
         typer.Option("--write", help="Write the core as a .toml file to edit, and do nothing else."),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Replace an existing file of --write.")
+    ] = False,
     names: Annotated[
         bool, typer.Option("--list", help="List the cores that ship, and do nothing else.")
     ] = False,
@@ -70,7 +78,8 @@ def core(
     """Predict the cycles of Y[M,N] = X[M,K] W[N,K]^T on sparse tensor cores, with the stage that limits them.
 
     Cycles are those of a closed form of the pipeline from DRAM to the sums, a lower bound of what --simulate sees block by
-    block. Energy is a nominal figure with its range. These cores are designs: nobody sells them.
+    block; with --other they are no bound. Energy is a nominal figure with its range. These cores are designs that nobody
+    sells.
     """
     import hwmodels
 
@@ -79,15 +88,19 @@ def core(
         return
     machines = [hwmodels.load_core(name) for name in console.split_names(cores or ["flexible-8x16"], "core")]
     if write is not None:
-        _write(machines, write)
+        _write(machines, write, force)
         return
     if shape is None:
         raise SpecError("no shape given: expected M,N,K, such as nmsim core 1,4096,4096")
+    if tensor is not None and weights is None:
+        raise NmsimError(f"--tensor {tensor}: expected --weights with the checkpoint it is in")
     if weights is not None and not simulated:
         raise NmsimError("--weights: only a simulation looks at masks; expected --simulate as well")
     if weights is not None and sparse_operand != "weights":
         raise NmsimError(f"--weights: expected sparse weights, got sparse {sparse_operand}")
-    gemm = read_shape(shape)
+    gemm = _bounded(read_shape(shape))
+    second = None if other in (None, DENSE) else Pattern.parse(other)
+    values = _values(weights, tensor) if weights is not None else None
     cases = [
         (
             machine,
@@ -104,135 +117,110 @@ def core(
         for text in console.split_names(pattern or ["2:4", "4:8", "8:16"], "pattern")
         for name in console.split_names(encoding or ["bitmask"], "encoding")[: 1 if text == DENSE else None]
     ]
-    records, taken = [], []
-    for machine, case in cases:
-        try:
-            records.append(_record(machine, case, other))
-            taken.append((machine, case))
-        except NmsimError as error:
-            if len(cases) == 1:
-                raise
-            console.err.print(f"left out: {error}", highlight=False, markup=False)
+    records, taken = _predicted(cases, second)
     if not taken:
         raise NmsimError("nothing left to predict: expected a pattern and an encoding that a core takes")
     if simulated:
-        values = _values(weights, tensor)
         with share_bar() as tell:
             for place, (machine, case) in enumerate(taken):
                 name = f"{case.pattern or DENSE} on {machine.id}"
                 records[place] |= _simulate(
                     machine,
                     case,
-                    other,
+                    second,
                     values,
                     lambda share, place=place, name=name: tell(name, (place + share) / len(taken)),
                 )
     if as_json:
         console.print_json(records)
         return
-    columns = {
-        "core": "core", "pattern": "pattern", "encoding": "encoding", "cycles": "cycles", "simulated_cycles": "simulated",
-        "time_us": "time µs", "speedup": "speedup vs dense", "utilisation": "used", "limit": "limited by",
-        "next": "next", "energy": "energy µJ", "execution": "execution",
-    }  # fmt: skip
-    if not simulated:
-        del columns["simulated_cycles"]
-    console.print_table(
-        f"M={gemm.M}, N={gemm.N}, K={gemm.K}, sparse {sparse_operand}",
-        list(columns.values()),
-        [[_cell(record, name) for name in columns] for record in records],
-        note="Against the dense product on the same core. Used: effectual multiply-adds of what all arrays could do.",
-    )
-    if len(records) == 1:
-        console.out.print(f"{records[0]['explanation']}.", highlight=False)
+    beside = f", other operand {second}" if second else ""
+    title = f"M={gemm.M}, N={gemm.N}, K={gemm.K}, sparse {sparse_operand}{beside}"
+    show(records, title, bound=second is None)
 
 
-def _record(machine: "SparseTensorCore", case: Case, other: str | None) -> dict[str, Any]:
-    import hwmodels
-    from hwmodels.silicon.energy import energy
-
-    answer = hwmodels.predict_core(case, machine, other=other)
-    used = energy(case, machine, Pattern.parse(other) if other else None).total
-    found: dict[str, Any] = asdict(answer)
-    del found["case"], found["mapping"]
-    return {
-        "core": found.pop("core"),
-        **asdict(case.shape),
-        "dtype": case.dtype,
-        "pattern": str(case.pattern) if case.pattern else DENSE,
-        "other_pattern": other,
-        "sparse_operand": case.sparse_operand,
-        "encoding": case.encoding,
-        "packing": case.packing,
-        **found,
-        "mapping": {name: int(value) for name, value in answer.mapping._asdict().items()},
-        "energy_joules_low": used.low,
-        "energy_joules": used.nominal,
-        "energy_joules_high": used.high,
-    }
-
-
-def _cell(record: dict[str, Any], name: str) -> str:
-    if name == "time_us":
-        return f"{record['time_s'] * 1e6:.4g}"
-    if name == "speedup":
-        return f"{record['speedup_vs_dense']:.2f}x"
-    if name == "utilisation":
-        return f"{record['utilisation']:.0%}"
-    if name == "next":
-        return _next(record)
-    if name == "energy":
-        ends = (record[f"energy_joules{end}"] * 1e6 for end in ("", "_low", "_high"))
-        nominal, low, high = (f"{end:.3g}" for end in ends)
-        return f"{nominal} ({low}-{high})"
-    return str(record[name])
+def _predicted(
+    cases: list[tuple["SparseTensorCore", Case]], other: Pattern | None
+) -> tuple[list[dict[str, Any]], list[tuple["SparseTensorCore", Case]]]:
+    """Records of the cases that their cores take, and these cases; why others are left out goes to standard error."""
+    records, taken = [], []
+    left_out: dict[tuple[str, str, str], list[str]] = {}
+    problems: dict[str, None] = {}
+    for machine, case in cases:
+        try:
+            if other is not None and case.pattern is None:
+                raise NmsimError(f"pattern {DENSE}: expected a pattern N:M beside --other {other}")
+            found, problem = record(machine, case, other)
+        except NmsimError as error:
+            if len(cases) == 1:
+                raise
+            patterns = left_out.setdefault((machine.id, case.encoding, str(error)), [])
+            patterns += [str(case.pattern)] if case.pattern else []
+            continue
+        records.append(found)
+        taken.append((machine, case))
+        if problem:
+            problems[problem] = None
+    for (_, _, text), patterns in left_out.items():
+        whose = f" for {', '.join(patterns)}" if patterns else ""
+        _warn(f"left out{whose}: {text}")
+    for problem in problems:
+        _warn(f"no energy: {problem}")
+    return records, taken
 
 
-def _next(record: dict[str, Any]) -> str:
-    """The stage that works longest after the one that limits, and its share of the cycles."""
-    stages = {name: cycles for name, cycles in record["stage_cycles"].items() if name != record["limit"]}
-    if stages.get("select") == record["stage_cycles"]["multiply"]:
-        del stages["select"]
-    name = max(stages, key=lambda stage: stages[stage])
-    return f"{name} {stages[name] / record['cycles']:.0%}"
+def _warn(text: str) -> None:
+    console.err.print(text, highlight=False, markup=False)
 
 
-def _values(weights: Path | None, tensor: str | None) -> Any:
-    """The tensor whose mask is simulated, or None."""
-    if weights is None:
-        if tensor is not None:
-            raise NmsimError(f"--tensor {tensor}: expected --weights with the checkpoint it is in")
-        return None
+def _bounded(shape: GemmShape) -> GemmShape:
+    """The shape as it is, if byte counts of it stay whole numbers that a machine has."""
+    from hwmodels.table import MAX_DIMENSION
+
+    for name, value in asdict(shape).items():
+        if value > MAX_DIMENSION:
+            raise SpecError(f"shape {name}={value}: expected at most {MAX_DIMENSION}")
+    return shape
+
+
+def _values(weights: Path, tensor: str | None) -> NDArray[Any]:
+    """The tensor whose mask is simulated."""
     from nmsim.files.reader import RawTensor
     from nmsim.files.sharded import open_checkpoint
 
     with open_checkpoint(weights) as checkpoint:
+        some = ", ".join(checkpoint.names[:6])
+        if tensor is None:
+            raise NmsimError(f"--weights: expected --tensor as well, one of {some}")
         for file in checkpoint.files:
             if tensor in file.tensors:
                 values = file.array(tensor)
                 break
         else:
-            some = ", ".join(checkpoint.names[:6])
             raise NmsimError(
                 f"--tensor {tensor}: not in {weights}; expected one of its names, such as {some}"
             )
-    if isinstance(values, RawTensor) or values.ndim != 2:
+    if isinstance(values, RawTensor) or values.ndim != 2 or not values.dtype.name.startswith(FLOATS):
         raise NmsimError(
-            f"--tensor {tensor}: expected a matrix of numbers [N, K], got {values.dtype} {list(values.shape)}"
+            f"--tensor {tensor}: expected a matrix of floating-point numbers [N, K], got {values.dtype} "
+            f"{list(values.shape)}"
+        )
+    bad = values.size - int(np.isfinite(values).sum())
+    if bad:
+        raise NmsimError(
+            f"--tensor {tensor}: {bad} of {values.size} values are infinite or no number, expected finite ones"
         )
     return values
 
 
 def _simulate(
-    machine: "SparseTensorCore", case: Case, other: str | None, values: Any, progress: Any
+    machine: "SparseTensorCore", case: Case, other: Pattern | None, values: Any, progress: Any
 ) -> dict[str, Any]:
     import hwmodels
     from nmsim import prune
 
     mask = prune(values, case.pattern) if values is not None and case.pattern is not None else None
-    seen = hwmodels.simulate(
-        case, machine, mask=mask, other=Pattern.parse(other) if other else None, progress=progress
-    )
+    seen = hwmodels.simulate(case, machine, mask=mask, other=other, progress=progress)
     return {
         "simulated_cycles": seen.cycles,
         "simulated_busy_cycles": seen.busy_cycles,
@@ -241,15 +229,14 @@ def _simulate(
     }
 
 
-def _write(machines: list["SparseTensorCore"], path: Path) -> None:
+def _write(machines: list["SparseTensorCore"], path: Path, force: bool) -> None:
     from hwmodels.tensorcore.core_file import to_toml
 
     if len(machines) != 1:
         raise NmsimError(f"--write: expected one core, got {len(machines)}")
     if path.suffix != ".toml":
         raise NmsimError(f"--write {path}: expected a name that ends in .toml")
-    atomic.refuse_target(path, force=False)
-    with atomic.new_file(path) as file:
+    with atomic.new_file(path, force=force) as file:
         file.write(to_toml(machines[0]).encode())
     console.out.print(f"wrote {path}", highlight=False)
 

@@ -1,6 +1,7 @@
 """`nmsim sweep`: a design space, point by point, into a table; the best points and the Pareto front of it."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,8 @@ import typer
 
 from nmsim.cli import console
 from nmsim.cli.progress import share_bar
+from nmsim.cli.scaled import UM2_PER_MM2, joules_unit, short
+from nmsim.errors import ContainerError, SpecError
 from nmsim.files.atomic import new_file, refuse_target
 
 if TYPE_CHECKING:
@@ -74,14 +77,20 @@ def sweep(
     from hwmodels.sweeps import load_space, no_rows
     from hwmodels.sweeps.highlights import highlights
 
+    if not space.exists():
+        raise SpecError(
+            f"{space}: cannot be read: no such file; nmsim sweep {space} --example writes one to begin with"
+        )
     loaded = load_space(space)
     target = output or space.with_suffix(".parquet")
     costs = console.split_names(pareto or [COSTS if loaded.costs else WITHOUT_COSTS], "column for --pareto")
     gains = console.split_names(maximise or (["quality"] if loaded.quality is not None else []))
     hwmodels.pareto_front(no_rows(loaded), costs, gains)
     if front is not None:
-        refuse_target(front, force, sources=[space, target])
-    with share_bar() as told, _threads(workers) as executor:
+        if front.resolve() == target.resolve():
+            raise ContainerError(f"--front {front}: is the file of all points, expected another name")
+        refuse_target(front, force, sources=[space])
+    with _told_when_stopped(target), share_bar() as told, _threads(workers) as executor:
         done = hwmodels.sweep(
             loaded,
             output=target,
@@ -123,6 +132,24 @@ def _threads(workers: int) -> Iterator[Executor | None]:
         yield pool
 
 
+@contextlib.contextmanager
+def _told_when_stopped(target: Path) -> Iterator[None]:
+    """Say on standard error what is kept when a signal stops the work."""
+    from hwmodels.sweeps import kept_points
+
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        kept, points = kept_points(target) or (0, 0)
+        what = (
+            f"{kept:,} of {points:,} points kept in {target}.parts; the same command goes on"
+            if kept
+            else "none of the points kept; the same command begins anew"
+        )
+        console.err.print(f"stopped: {what}", highlight=False, markup=False)
+        raise
+
+
 def _record(done: "Summary") -> dict[str, Any]:
     return {
         "output": str(done.output),
@@ -156,24 +183,25 @@ def _show(done: "Summary", best: "pd.DataFrame") -> None:
         for name in best.columns
         if name not in (*SHOWN, "refused", "count") and (best[name].nunique() > 1 or name == "pattern")
     ]
+    columns = dict(_column(name, best[name].tolist()) for name in told)
+    columns["time µs"] = [f"{time_s * 1e6:.4g}" for time_s in best["time_s"]]
+    columns["speedup vs dense"] = [f"{speedup:.2f}x" for speedup in best["speedup_vs_dense"]]
+    columns["bound by"] = best["limit"].tolist()
     console.print_table(
         "Greatest speedups vs dense",
-        [*told, "time µs", "speedup vs dense", "bound by"],
-        [
-            (
-                *(_cell(row[name]) for name in told),
-                f"{row['time_s'] * 1e6:.4g}",
-                f"{row['speedup_vs_dense']:.2f}x",
-                row["limit"],
-            )
-            for _, row in best.iterrows()
-        ],
+        list(columns),
+        list(zip(*columns.values(), strict=True)),
         note="Against the dense product on the same core; columns that all of these share are left out.",
     )
 
 
-def _cell(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+def _column(name: str, values: list[Any]) -> tuple[str, list[str]]:
+    """Heading and cells of a column, areas and energies in units for people."""
+    if "_um2" in name or "_joules" in name:
+        unit, per = ("mm²", 1 / UM2_PER_MM2) if "_um2" in name else joules_unit(values)
+        heading = f"{name.replace('_um2', '').replace('_joules', '')} {unit}"
+        return heading, ["-" if math.isnan(value) else short(value * per) for value in values]
+    return name, [f"{value:.6g}" if isinstance(value, float) else str(value) for value in values]
 
 
 def _say(text: str) -> None:

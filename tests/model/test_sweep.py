@@ -4,6 +4,8 @@ import concurrent.futures
 import dataclasses
 import itertools
 import json
+import pathlib
+import threading
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,9 @@ import pytest
 import hwmodels
 from hwmodels.silicon.area import area
 from hwmodels.silicon.energy import energy
-from hwmodels.sweeps import evaluate, highlights, load_space, steps
+from hwmodels.sweeps import evaluate, highlights, kept_points, load_space, steps
+from hwmodels.sweeps.designs import Designs
+from hwmodels.sweeps.parts import Parts
 from hwmodels.sweeps.run import evaluate_chunk
 from hwmodels.tensorcore.core_file import load_core
 from hwmodels.tensorcore.cycles import LIMITS, Cycles, closed_form
@@ -283,6 +287,25 @@ def test_a_sample_is_rows_of_the_product():
     pd.testing.assert_frame_equal(hwmodels.sweep(space, chunk_points=5), rows)
 
 
+def test_a_design_that_another_thread_has_added_meanwhile_is_not_added_twice():
+    designs = Designs(load_space(SMALL))
+    digits = np.zeros((len(designs.space.lengths), 1), np.int64)
+
+    class Late:
+        """A lock that is free only when another thread has done the same work."""
+
+        def __enter__(self):
+            designs._lock = threading.Lock()
+            designs.places(digits)
+
+        def __exit__(self, *error):
+            pass
+
+    designs._lock = Late()
+    assert designs.places(digits).tolist() == [0]
+    assert len(designs.found) == len(designs.rows) == 1
+
+
 def test_threads_give_the_same():
     whole = hwmodels.sweep(SMALL)
     with concurrent.futures.ThreadPoolExecutor(3) as threads:
@@ -431,6 +454,81 @@ def test_a_damaged_part_is_named(tmp_path, monkeypatch):
     assert hwmodels.sweep(SMALL, output=output, chunk_points=10).evaluated_points == 10
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+@pytest.mark.parametrize("removed_files", [0, 2, 6])
+def test_a_run_killed_when_all_was_written_is_done(tmp_path, monkeypatch, suffix, removed_files):
+    output = tmp_path / f"a{suffix}"
+    document = {**SMALL, "axes": SMALL["axes"] | {"accumulator_bytes": [1, 131072]}}
+    expected = hwmodels.sweep(document, output=tmp_path / f"b{suffix}", chunk_points=20)
+    assert expected.refused
+
+    def killed(parts):
+        files = [*sorted(parts.folder.glob("part-*")), parts.folder / "manifest.json"]
+        for file in files[:removed_files]:
+            file.unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Parts, "remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            hwmodels.sweep(document, output=output, chunk_points=20)
+    assert kept_points(output) == (96, 96)
+    whole, told = output.read_bytes(), []
+    summary = hwmodels.sweep(document, output=output, chunk_points=20, progress=lambda *at: told.append(at))
+    assert (summary.points, summary.evaluated_points, summary.points_per_s) == (96, 0, 0)
+    assert (summary.refused, told) == (expected.refused, [(96, 96)])
+    assert output.read_bytes() == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == [output.name, f"b{suffix}"]
+    with pytest.raises(ContainerError, match="exists already"):
+        hwmodels.sweep(document, output=output, chunk_points=20)
+
+
+@pytest.mark.parametrize("doctored", ["file", "manifest", "space"])
+def test_a_file_that_parts_did_not_become_is_kept(tmp_path, monkeypatch, doctored):
+    output, document = tmp_path / "a.csv", SMALL
+    with monkeypatch.context() as patch:
+        patch.setattr(Parts, "remove", lambda parts: None)
+        hwmodels.sweep(SMALL, output=output, chunk_points=10)
+    merged = tmp_path / "a.csv.parts" / "merged.json"
+    if doctored == "file":
+        output.write_text("mine")
+    elif doctored == "manifest":
+        merged.write_text(merged.read_text()[:-9])
+    else:
+        document = {**SMALL, "costs": False}
+    before = output.read_bytes()
+    with pytest.raises(ContainerError, match="exists already"):
+        hwmodels.sweep(document, output=output, chunk_points=10)
+    assert output.read_bytes() == before
+    assert len(list(merged.parent.glob("part-*"))) == 5
+
+
+def test_a_folder_that_takes_no_parts_is_named(tmp_path, monkeypatch):
+    def refused(path, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(pathlib.Path, "mkdir", refused)
+    with pytest.raises(ContainerError) as caught:
+        hwmodels.sweep(SMALL, output=tmp_path / "a.csv")
+    assert str(caught.value) == (
+        f"{tmp_path}/a.csv: cannot be written: no folder {tmp_path}/a.csv.parts can be made (Permission denied)"
+    )
+
+
+def test_points_that_are_kept_are_counted(tmp_path, monkeypatch):
+    output = tmp_path / "a.csv"
+    assert kept_points(output) is None
+    with monkeypatch.context() as patch:
+        stopped_after(3, patch)
+        with pytest.raises(KeyboardInterrupt):
+            hwmodels.sweep(SMALL, output=output, chunk_points=10)
+    assert kept_points(output) == (30, 48)
+    (tmp_path / "a.csv.parts" / "part-000004.arrow").touch()
+    assert kept_points(output) == (38, 48)
+    (tmp_path / "a.csv.parts" / "manifest.json").write_text("[")
+    assert kept_points(output) is None
+
+
 def test_nothing_is_replaced_unasked(tmp_path):
     output = tmp_path / "a.parquet"
     output.write_text("mine")
@@ -483,6 +581,7 @@ def test_few_chunks_are_under_way_at_a_time():
         ({"chunk_points": 0}, "chunk_points=0: expected a positive int"),
         ({"in_flight": True}, "in_flight=True: expected a positive int"),
         ({"executor": 3}, "executor=3: expected a concurrent.futures.Executor"),
+        ({"output": 3}, "output=3 (type int): expected the name of a file"),
     ],
 )
 def test_bad_options_are_named(options, text):

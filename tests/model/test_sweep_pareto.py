@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import hwmodels
 from nmsim.errors import RowError
 
+TABLE = pd.DataFrame({"a": [1], "text": ["x"]})
 NUMBERS = st.sampled_from([0.0, -0.0, 1.0, 2.0, 3.0, np.inf, -np.inf, np.nan, 1e300, -1e308, 1e308])
 
 
@@ -86,4 +87,20 @@ def test_a_million_rows_take_a_moment():
 def test_bad_columns_are_named(minimise, maximise, within, text):
     with pytest.raises(RowError) as caught:
         hwmodels.pareto_front(pd.DataFrame({"a": [1], "text": ["x"]}), minimise, maximise, within)
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "columns", "text"),
+    [
+        ([1, 2], {"minimise": ["a"]}, "table of type list: expected a pandas DataFrame"),
+        (TABLE, {"minimise": "a"}, "minimise='a': expected a list of columns, such as ['a']"),
+        (TABLE, {"minimise": ["a"], "within": "text"}, "within='text': expected a list of columns"),
+        (TABLE, {"minimise": ["a"], "maximise": 3}, "maximise=3: expected a list of columns"),
+        (TABLE, {"minimise": [["a"]]}, "minimise=[['a']]: expected a list of columns"),
+    ],
+)  # fmt: skip
+def test_what_is_no_table_or_no_list_is_named(table, columns, text):
+    with pytest.raises(RowError) as caught:
+        hwmodels.pareto_front(table, **columns)
     assert text in str(caught.value)

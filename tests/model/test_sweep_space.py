@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import math
 import pickle
 
@@ -11,6 +12,7 @@ import pytest
 import hwmodels
 from hwmodels.sweeps import EXAMPLE_FILE, load_space
 from hwmodels.tensorcore.core_file import load_core, to_toml
+from hwmodels.workload import WORKLOAD_FOLDER
 from nmsim.errors import NmsimError, RowError, SpecError
 from nmsim.pattern import Pattern
 
@@ -122,6 +124,13 @@ def test_the_digest_tells_spaces_apart():
         (changed(sample={"points": 0}), "sample.points=0: expected a whole number of at least 1"),
         (changed(sample={"points": 1, "seed": -1}), "sample.seed=-1"),
         (changed(quality={"file": 3}), "quality.file=3"),
+        (axes(tokens=[10**20]), "axes.tokens: 100000000000000000000: expected a positive whole number up to 268435456"),
+        (axes(tokens=[(1 << 28) + 1]), "axes.tokens: 268435457: expected a positive whole number up to 268435456"),
+        (changed(workload={"shapes": [[1, 1 << 40]]}), "workload.shapes: 1099511627776: expected a positive whole"),
+        (axes(l2_bytes=[10**30]), "axes.l2_bytes: 1000000000000000000000000000000: expected at most 2**53"),
+        (changed(sample={"points": 1, "seed": 1 << 64}), "sample.seed=18446744073709551616: expected a whole number of"),
+        (None, "space=None (type NoneType): expected the path of a TOML file, a mapping or a Space"),
+        (3, "space=3 (type int): expected the path of a TOML file"),
     ],
 )  # fmt: skip
 def test_bad_entries_are_named(document, text):
@@ -166,6 +175,7 @@ def test_a_core_comes_once(tmp_path):
         ("pattern,quality\n2:4,good\n", "line 2: quality='good': expected a number"),
         ("pattern,quality\n2:4,nan\n", "line 2: quality='nan': expected a number"),
         ("pattern,quality\n2:4\n", "line 2: 1 cells: expected 2"),
+        ("pattern, quality\n2:4,1\n", "column ' quality': expected a name without spaces around it"),
     ],
 )
 def test_a_quality_file_has_to_match(tmp_path, text, problem):
@@ -174,6 +184,20 @@ def test_a_quality_file_has_to_match(tmp_path, text, problem):
     with pytest.raises(RowError) as caught:
         load_space(changed(quality={"file": str(file)}))
     assert problem in str(caught.value)
+
+
+def test_a_quality_file_may_begin_with_a_byte_order_mark(tmp_path):
+    file = tmp_path / "quality.csv"
+    file.write_text("pattern,quality\n2:4,1\n8:16,2\n", encoding="utf-8-sig")
+    assert load_space(changed(quality={"file": str(file)})).quality == (1.0, 2.0)
+
+
+def test_a_layer_too_large_to_count_is_named(tmp_path):
+    shipped = json.loads((WORKLOAD_FOLDER / "llama-3.1-8b.json").read_text())
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(shipped["config"] | {"intermediate_size": 1 << 40}))
+    with pytest.raises(SpecError, match="layer gate: N=1099511627776: expected at most 268435456"):
+        load_space(changed(workload={"model": str(file)}))
 
 
 def test_quality_may_depend_on_all_that_is_stored_and_on_the_layer(tmp_path):

@@ -1,10 +1,14 @@
+import dataclasses
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from hwmodels import core_names, load_core
+from hwmodels.tensorcore.core_file import to_toml
+from nmsim.cli.scaled import short
 
 
 def test_cores_are_listed(nmsim):
@@ -37,9 +41,10 @@ def test_what_a_core_does_not_take_is_left_out_aloud(nmsim):
     )
     assert code == 0
     assert [row["core"] for row in json.loads(out)] == ["flexible-8x16"]
-    assert "left out: encoding 'index': dense decodes bitmask" in err
+    assert "left out for 8:16: encoding 'index': dense decodes bitmask\n" in err
     code, _, err = nmsim("core", "64,512,512", "-c", "dense", "-p", "2:4,8:16", "-e", "index")
     assert code == 2
+    assert err.startswith("left out for 2:4, 8:16: encoding 'index': dense decodes bitmask\nnmsim: nothing")
     assert "nothing left to predict" in err
 
 
@@ -54,6 +59,9 @@ def test_a_simulation_on_the_mask_of_a_checkpoint(nmsim, tmp_path):
     assert code == 0
     assert row["simulated_cycles"] >= row["cycles"]
     assert row["simulated_effectual_macs"] == 64 * 256 * 512 // 2
+    narrow = {"up": rng.standard_normal((8, 32)).astype(ml_dtypes.bfloat16)}
+    safetensors.numpy.save_file(narrow, path)
+    assert nmsim("core", "1,8,32", "-p", "8:16", "--simulate", "-w", path, "-t", "up")[0] == 0
 
 
 def test_two_sparse_operands(nmsim):
@@ -63,6 +71,48 @@ def test_two_sparse_operands(nmsim):
     (row,) = json.loads(out)
     assert code == 0
     assert row["simulated_effectual_macs"] == pytest.approx(64 * 128 * 512 / 4, rel=0.02)
+    code, out, err = nmsim(
+        "core", "64,128,512", "-c", "dual-sided-8x16", "-p", "dense,8:16", "--other", "8:16"
+    )  # fmt: skip
+    assert code == 0
+    assert "M=64, N=128, K=512, sparse weights, other operand 8:16\n" in out
+    assert "pairs that arrive evenly, and no bound" in out
+    assert err == "left out: pattern dense: expected a pattern N:M beside --other 8:16\n"
+
+
+def test_another_operand_that_is_dense_is_none(nmsim):
+    plain = nmsim("core", "64,128,512", "-p", "dense,8:16")
+    assert nmsim("core", "64,128,512", "-p", "dense,8:16", "--other", "dense") == plain
+    assert "no bound" not in plain[1]
+    rows = [line.split()[:3] for line in plain[1].splitlines() if " flexible-8x16 " in line]
+    assert rows == [["flexible-8x16", "dense", "-"], ["flexible-8x16", "8:16", "bitmask"]]
+
+
+def test_energy_that_nobody_can_tell_is_left_open(nmsim, tmp_path):
+    path = tmp_path / "small.toml"
+    core = load_core("flexible-8x16")
+    path.write_text(to_toml(dataclasses.replace(core, id="small", node_nm=3)))
+    code, out, err = nmsim("core", "64,128,512", "-c", path, "-p", "2:4,8:16")
+    assert code == 0
+    assert err.startswith("no energy: ")
+    assert err.count("no energy") == 1
+    assert "3" in err
+    assert [line.split()[-2] for line in out.splitlines() if " small " in line] == ["-", "-"]
+    code, out, err = nmsim("core", "64,128,512", "-c", f"{path},flexible-8x16", "-p", "8:16", "--json")
+    small, other = json.loads(out)
+    assert code == 0
+    assert small["energy_joules_low"] is small["energy_joules"] is small["energy_joules_high"] is None
+    assert other["energy_joules"] > 0
+
+
+@pytest.mark.parametrize(("shape", "unit"), [("64,128,512", "µJ"), ("4096,4096,4096", "mJ")])
+def test_energy_is_told_in_a_unit_that_fits(nmsim, shape, unit):
+    (row,) = json.loads(nmsim("core", shape, "-p", "8:16", "--json")[1])
+    factor = {"µJ": 1e6, "mJ": 1e3}[unit]
+    _, out, _ = nmsim("core", shape, "-p", "8:16")
+    assert f"energy {unit}" in out
+    ends = [short(row[f"energy_joules{end}"] * factor) for end in ("", "_low", "_high")]
+    assert "{} ({}-{})".format(*ends) in out
 
 
 def test_a_core_is_written_to_be_edited(nmsim, tmp_path):
@@ -73,6 +123,10 @@ def test_a_core_is_written_to_be_edited(nmsim, tmp_path):
     code, _, err = nmsim("core", "--write", path)
     assert code == 2
     assert "exists already" in err
+    path.write_text("mine")
+    code, _, _ = nmsim("core", "-c", "dense", "--write", path, "--force")
+    assert code == 0
+    assert load_core(path) == load_core("dense")
 
 
 @pytest.mark.parametrize(
@@ -85,6 +139,10 @@ def test_a_core_is_written_to_be_edited(nmsim, tmp_path):
         (("1,2,3", "-w", "x.safetensors"), "expected --simulate as well"),
         (("1,2,3", "--simulate", "-t", "up"), "--tensor up: expected --weights"),
         (("1,2,3", "-p", "8:16", "--other", "8:16"), "second pattern 8:16: flexible-8x16 does not skip"),
+        (("1,2,3", "-t", "up"), "--tensor up: expected --weights"),
+        (("1,2,3", "-p", "dense", "--other", "8:16"), "pattern dense: expected a pattern N:M beside --other 8:16"),
+        (("1,268435457,3", "--simulate"), "shape N=268435457: expected at most 268435456"),
+        (("1,2,99999999999999999999",), "shape K=99999999999999999999: expected at most 268435456"),
         (("--write", "mine.txt"), "expected a name that ends in .toml"),
         (("-c", "dense,flexible-8x16", "--write", "x.toml"), "expected one core, got 2"),
     ],
@@ -97,8 +155,21 @@ def test_bad_input(nmsim, arguments, problem):
 
 def test_a_tensor_that_is_not_there_or_no_matrix(nmsim, tmp_path):
     path = tmp_path / "w.safetensors"
-    safetensors.numpy.save_file({"bias": np.zeros(8, np.float32)}, path)
-    for tensor, problem in (("up", "not in"), ("bias", "expected a matrix of numbers [N, K]")):
+    tensors = {
+        "bias": np.zeros(8, np.float32),
+        "whole": np.zeros((8, 8), np.int32),
+        "open": np.full((8, 8), np.inf, np.float16),
+    }
+    safetensors.numpy.save_file(tensors, path)
+    code, _, err = nmsim("core", "1,8,8", "-p", "2:4", "--simulate", "-w", path)
+    assert code == 2
+    assert "--weights: expected --tensor as well, one of bias, whole, open" in err
+    for tensor, problem in (
+        ("up", "not in"),
+        ("bias", "expected a matrix of floating-point numbers [N, K], got float32 [8]"),
+        ("whole", "expected a matrix of floating-point numbers [N, K], got int32 [8, 8]"),
+        ("open", "--tensor open: 64 of 64 values are infinite or no number, expected finite ones"),
+    ):
         code, _, err = nmsim("core", "1,8,8", "-p", "2:4", "--simulate", "-w", path, "-t", tensor)
         assert code == 2
         assert problem in err

@@ -2,11 +2,15 @@
 
 import itertools
 import json
+import os
+import signal
+import time
 
 import pandas as pd
 import pytest
 
 from hwmodels.sweeps import run
+from nmsim.cli.scaled import short
 
 SPACE = """
 [core]
@@ -110,11 +114,35 @@ def test_a_stopped_run_goes_on(nmsim, folder, monkeypatch):
     monkeypatch.setattr(run, "CHUNK_POINTS", 4)
     monkeypatch.setattr(run.sweep, "__kwdefaults__", {**run.sweep.__kwdefaults__, "chunk_points": 4})
     monkeypatch.setattr(run, "evaluate_chunk", failing)
-    assert nmsim("sweep")[0] != 0
+    code, _, err = nmsim("sweep")
+    assert code != 0
+    assert "stopped: 12 of 20 points kept in space.parquet.parts; the same command goes on\n" in err
     assert not (folder / "space.parquet").exists()
     code, text, _ = nmsim("sweep")
     assert code == 0
     assert "20 points in space.parquet, 12 of them by an earlier run" in text
+
+
+def test_a_run_that_is_terminated_at_once_says_that_nothing_is_kept(nmsim, folder, monkeypatch):
+    def terminated(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    monkeypatch.setattr(run, "evaluate_chunk", terminated)
+    code, _, err = nmsim("sweep")
+    assert (code, err) == (143, "stopped: none of the points kept; the same command begins anew\n")
+
+
+def test_areas_and_energies_are_told_in_units_for_people(nmsim, folder):
+    code, text, _ = nmsim("sweep", "-o", "out.parquet")
+    assert code == 0
+    assert "area mm²" in text
+    assert "energy µJ" in text
+    best = pd.read_parquet("out.parquet").nlargest(1, "speedup_vs_dense").iloc[0]
+    (line,) = [line for line in text.splitlines() if f"{best['speedup_vs_dense']:.2f}x" in line][:1]
+    assert f" {short(best['area_um2'] / 1e6)} " in line
+    assert f" {short(best['energy_joules'] * 1e6)} " in line
+    assert "e+" not in text
 
 
 def test_the_example_runs(nmsim, folder):
@@ -137,6 +165,12 @@ def test_the_example_runs(nmsim, folder):
         (["--pareto", ","], "no column for --pareto given"),
         (["--maximise", "limit"], "'limit': expected a column of numbers"),
         (["--front", "space.toml"], "space.toml: is the input itself"),
+        (
+            ["-o", "c.csv", "--front", "c.csv"],
+            "--front c.csv: is the file of all points, expected another name",
+        ),
+        (["-o", "c.csv", "--front", "./c.csv", "-f"], "--front c.csv: is the file of all points"),
+        (["none.toml"], "no such file; nmsim sweep none.toml --example writes one to begin with"),
     ],
 )
 def test_mistakes_cost_no_work(nmsim, folder, arguments, text):

@@ -1,0 +1,178 @@
+"""What a sweep has done so far, kept beside its output, so that a run which was stopped can go on."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hwmodels.sweeps.space import Space
+from hwmodels.sweeps.tables import versions
+from nmsim.errors import ContainerError
+from nmsim.files.atomic import new_file
+
+if TYPE_CHECKING:
+    import pyarrow
+
+MANIFEST = "manifest.json"
+MERGED = "merged.json"
+
+
+class Parts:
+    """The chunks of a sweep that are done, a file each, in a folder beside the output that goes when all are.
+
+    Parameters
+    ----------
+    output : Path
+    space : Space
+    chunk_points : int
+    """
+
+    def __init__(self, output: Path, space: Space, chunk_points: int) -> None:
+        self.output, self.folder = output, _folder(output)
+        manifest = {"space": space.digest, "points": space.points, "chunk_points": chunk_points}
+        self._text = json.dumps(manifest | {"versions": versions()}, indent=1) + "\n"
+
+    def open(self, resume: bool) -> None:
+        """Make the folder.
+
+        Parameters
+        ----------
+        resume : bool
+            Go on with parts of an earlier run; otherwise remove them.
+
+        Raises
+        ------
+        ContainerError
+            There are parts of another space, or cut otherwise, or by another version of what computes them; or the folder
+            cannot be made.
+        """
+        file = self.folder / MANIFEST
+        if not resume:
+            self.remove()
+        if file.exists():
+            if (found := file.read_text(encoding="utf-8")) != self._text:
+                raise ContainerError(
+                    f"{self.folder}: holds parts of another sweep ({_difference(found, self._text)}): expected the same "
+                    "space, chunks and versions; finish that sweep, or start this one anew (resume=False, --restart)"
+                )
+            return
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ContainerError(
+                f"{self.output}: cannot be written: no folder {self.folder} can be made ({error.strerror or error})"
+            ) from error
+        with new_file(file, force=True) as stream:
+            stream.write(self._text.encode())
+
+    def file(self, chunk: int) -> Path:
+        """Where a chunk is kept."""
+        return self.folder / f"part-{chunk:06}.arrow"
+
+    def write(self, chunk: int, table: "pyarrow.Table") -> None:
+        """Keep a chunk."""
+        import pyarrow as pa
+
+        with (
+            new_file(self.file(chunk), force=True) as stream,
+            pa.ipc.new_file(stream, table.schema) as writer,
+        ):
+            writer.write_table(table)
+
+    def read(self, chunk: int) -> "pyarrow.Table":
+        """Read a chunk back.
+
+        Raises
+        ------
+        ContainerError
+            It is damaged.
+        """
+        import pyarrow as pa
+
+        try:
+            with pa.memory_map(str(self.file(chunk))) as source, pa.ipc.open_file(source) as reader:
+                return reader.read_all()
+        except pa.ArrowInvalid as error:
+            raise ContainerError(
+                f"{self.file(chunk)}: is damaged ({error}): remove it and run again"
+            ) from error
+
+    def missing(self, chunks: int) -> Iterator[int]:
+        """Chunks that are not done."""
+        return (chunk for chunk in range(chunks) if not self.file(chunk).exists())
+
+    def mark_merged(self, refused: Mapping[str, int], status: os.stat_result) -> None:
+        """Note which file the parts have become, and its refusals, so that it is known whatever happens to them."""
+        about = {"of": self._text, "output": _identity(status), "refused": dict(refused)}
+        with new_file(self.folder / MERGED, force=True) as stream:
+            stream.write(json.dumps(about).encode())
+
+    def merged(self) -> dict[str, int] | None:
+        """Refusals of the output, if it is what parts of this very sweep have become, and nobody has written since."""
+        try:
+            about = json.loads((self.folder / MERGED).read_text(encoding="utf-8"))
+            if about["of"] != self._text or about["output"] != _identity(self.output.stat()):
+                return None
+            refused: dict[str, int] = about["refused"]
+            return refused
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def remove(self) -> None:
+        """Remove all parts, then the manifest, then the mark: what is left after an interruption is still known."""
+        for part in self.folder.glob("part-*.arrow"):
+            part.unlink()
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+
+
+def kept_points(output: Path) -> tuple[int, int] | None:
+    """Count the points that a run which was stopped has kept, and all points of its space; None where there are none.
+
+    Parameters
+    ----------
+    output : Path
+        What the run was to write.
+
+    Returns
+    -------
+    tuple of two int, or None
+
+    Examples
+    --------
+    >>> kept_points(Path("never-begun.parquet")) is None
+    True
+    """
+    folder = _folder(output)
+    try:
+        merged = (folder / MERGED).exists()
+        about = json.loads((folder / (MERGED if merged else MANIFEST)).read_text(encoding="utf-8"))
+        about = json.loads(about["of"]) if merged else about
+        points, chunk_points = about["points"], about["chunk_points"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if merged:
+        return points, points
+    chunks = (int(file.stem.removeprefix("part-")) for file in folder.glob("part-*.arrow"))
+    return sum(min(chunk_points, points - chunk * chunk_points) for chunk in chunks), points
+
+
+def _folder(output: Path) -> Path:
+    return output.with_name(f"{output.name}.parts")
+
+
+def _identity(status: os.stat_result) -> list[int]:
+    """What tells a file from one that somebody has written since."""
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _difference(found: str, expected: str) -> str:
+    try:
+        old, new = json.loads(found), json.loads(expected)
+        names = [name for name in new if old.get(name) != new[name]]
+        return ", ".join(f"{name} {old.get(name)!r}, now {new[name]!r}" for name in names)
+    except (json.JSONDecodeError, AttributeError):
+        return f"{MANIFEST} is damaged"
