@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from hwmodels.silicon.area import (
     ADDER_BITS,
+    MEMORY_PARTS,
     SPARSE_PARTS,
     UnitAreas,
     at_capacity,
@@ -22,6 +24,7 @@ from hwmodels.silicon.area import (
 from hwmodels.silicon.cost import Spread
 from hwmodels.silicon.technology import Technology
 from hwmodels.silicon.unit_costs import UnitCosts, unit_costs
+from hwmodels.tensorcore.core_file import load_core
 from hwmodels.tensorcore.cycles import Cycles, closed_form
 from hwmodels.tensorcore.mapping import mapping
 from hwmodels.tensorcore.point import Point, point
@@ -53,6 +56,8 @@ PHRASES: Mapping[str, str] = {
 L2_BANK_BYTES = 1 << 20
 """Largest bank of L2 that an access reads (A50)."""
 UM2_PER_MM2 = 1e6
+ARRAYS_SHARE = 0.85
+"""Arrays and registers in what is modelled of a chip, where the share of static power was taken (A52)."""
 SRAM_COSTS = (Technology.sram_read_joules_per_bit, Technology.sram_write_joules_per_bit)
 
 
@@ -173,12 +178,13 @@ def part_joules(of: Design, p: Any, c: Any) -> Iterator[tuple[str, Floats]]:
     operand_bits = p.depth * p.value_bits * (1 / p.array_rows + 1 / p.array_cols)
     sum_bits = 2 * p.accumulator_bits / p.accumulate_steps
     pace = cost.cell_multiply + cost.cell_add * width + (operand_bits + sum_bits) * cost.register_bit
-    yield "static", c.cycles * cells * pace * cost.static * (total_um2 / dense_um2)
+    arrays_um2 = dense_um2 - sum(areas[name] for name in MEMORY_PARTS)
+    yield "static", c.cycles * cells * pace * cost.static * (ARRAYS_SHARE * total_um2 / arrays_um2)
 
 
 def energy(
     case: Case,
-    core: SparseTensorCore,
+    core: str | Path | SparseTensorCore,
     other: Pattern | None = None,
     simulation: Simulation | None = None,
 ) -> EnergyReport:
@@ -187,7 +193,8 @@ def energy(
     Parameters
     ----------
     case : Case
-    core : SparseTensorCore
+    core : str, Path or SparseTensorCore
+        As for `load_core`.
     other : Pattern, optional
         Of the other operand, on a dual-sided core.
     simulation : Simulation, optional
@@ -210,12 +217,12 @@ def energy(
 
     Examples
     --------
-    >>> from hwmodels.tensorcore.core_file import load_core
     >>> from nmsim.records import GemmShape
-    >>> report = energy(Case(GemmShape(1, 4096, 4096), pattern="8:16"), load_core("flexible-8x16"))
+    >>> report = energy(Case(GemmShape(1, 4096, 4096), pattern="8:16"), "flexible-8x16")
     >>> max(report.parts, key=lambda part: report.parts[part].nominal)
     'dram'
     """
+    core = load_core(core)
     p = point(core, case, other)
     mapping(p)
     counted = Cycles(*closed_form(np.array([p]))[0].tolist())

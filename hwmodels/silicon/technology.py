@@ -133,7 +133,7 @@ class Technology:
         return self._laid_out(logic) + self.cost("rom_um2_per_bit", "rom").times(cells.rom_bits)
 
     def joules(self, cells: Cells) -> Spread:
-        """Energy of using a structure once, without its ROM: each gate as one of an adder at work (assumption A39)."""
+        """Energy of using a structure once, without its ROM: each gate as one of an int8 multiplier at work (A39)."""
         logic = self.gates(replace(cells, flip_flop=0)).times(self.cost("logic_joules", "gate").spread)
         return logic + self.cost("logic_joules", "flip_flop").times(cells.flip_flop)
 

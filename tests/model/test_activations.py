@@ -26,7 +26,7 @@ from hwmodels.silicon.energy import energy
 from hwmodels.tensorcore.core_file import load_core
 from hwmodels.tensorcore.cycles import Cycles, closed_form
 from hwmodels.tensorcore.point import point
-from hwmodels.tensorcore.simulate import random_mask
+from hwmodels.tensorcore.simulate import random_mask, simulate
 from hwmodels.traffic import DENSE_STREAM, stream, traffic
 from nmsim import compress
 from nmsim.errors import RowError
@@ -444,6 +444,40 @@ def test_the_page_shows_what_is_computed():
         case, core = case_of(4096, pattern=pattern), load_core("flexible-16x32")
         expected = [rate for place in PLACES for rate in break_even_selector(case, core, placement=place)]
         assert [float(one) for one in groups] == expected
+
+
+def test_the_page_says_what_lies_between_decode_and_prefill():
+    found = online_prunings([case_of(tokens) for tokens in range(1, 1025)], FLEXIBLE, Way())
+    dense = np.array([one.speedup_vs_dense for one in found])
+    weights = np.array([one.speedup_vs_sparse_weights for one in found])
+    gap, middle, prefill = slice(4, 128), slice(128, 256), slice(256, 1024)
+    page = " ".join(PAGE.read_text(encoding="utf-8").split())
+    sayings = (
+        f"bring at most {100 * dense[gap].max() - 100:.0f} %, while sparse weights are at least 1.7 times as fast",
+        f"gain {100 * dense[middle].min() - 100:.0f} to {100 * dense[middle].max() - 100:.0f} %, and reach "
+        f"{weights[middle].min():.2f} to {weights[middle].max():.2f} of the speed",
+        f"are {weights[prefill].min():.2f} to {weights[prefill].max():.2f} times as fast",
+    )
+    assert [saying for saying in sayings if saying not in page] == []
+    assert 1.7 <= (dense[gap] / weights[gap]).min() < 1.8
+
+
+def test_the_page_says_what_better_tiles_would_leave_of_a_gain():
+    sparse = case_of(160)
+    ways = {
+        "dense product": Case(sparse.shape),
+        "sparse weights": dataclasses.replace(sparse, sparse_operand="weights"),
+    }
+    wider = {name: simulate(case, FLEXIBLE, tile=(64, 256)).cycles for name, case in ways.items()}
+    off = {name: 100 - 100 * wider[name] / simulate(case, FLEXIBLE).cycles for name, case in ways.items()}
+    ahead = 100 * wider["dense product"] / simulate(sparse, FLEXIBLE).cycles - 100
+    said = (
+        f"with 160 tokens, tiles of 64 outputs and 256 tokens would take {off['dense product']:.0f} % off the dense product "
+        f"and {off['sparse weights']:.0f} % off that of sparse weights, and leave sparse activations {ahead:.0f} % ahead"
+    )
+    assert said in " ".join(PAGE.read_text(encoding="utf-8").split())
+    gain = 100 * online_pruning(sparse, FLEXIBLE).speedup_vs_dense - 100
+    assert ahead < min(gain / 2, 5)
 
 
 NAMES = {
