@@ -1,4 +1,7 @@
-"""Activations that are pruned online on one core: what the selector and the mitigations cost, and what the pattern brings."""
+"""Activations that are pruned online on one core: what the selector and the mitigations cost, and what the pattern brings.
+
+Encoding keeps pace with selecting (A46).
+"""
 
 import dataclasses
 import math

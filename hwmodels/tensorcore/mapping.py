@@ -1,6 +1,6 @@
 """How a product is cut up: tiles of Y, blocks along K, and the rectangle of tiles that the cores do at a time.
 
-A mapping is a decision, not a cost: closed form and simulator are given the same one.
+A mapping is a decision, not a cost: closed form and simulator are given the same one. What L2 keeps of it: A44.
 """
 
 from typing import Any, NamedTuple
@@ -11,13 +11,15 @@ from numba import njit
 from hwmodels.tensorcore.point import Point
 from nmsim.errors import RowError
 
-TILE_ROWS = (256.0, 128.0, 64.0, 32.0, 16.0)
+TILE_ROWS = (64.0, 128.0, 256.0, 32.0, 16.0)
 TILE_COLS = (256.0, 128.0, 64.0, 32.0, 16.0, 8.0)
+"""Likely ones first: what cannot beat them is ruled out at once."""
+SMALLEST_ROWS, SMALLEST_COLS = 16.0, 8.0
 BLOCK_BYTES = 128
 """Bytes of a dense row of a block along K: what one line of shared memory holds."""
 MACS_AN_ELEM = 32.0
 """Multiply-adds that an element from shared memory is charged, whatever the core (A43)."""
-MACS_AN_L2_ELEM = 64.0
+MACS_AN_L2_ELEM = 128.0
 """Multiply-adds of all cores that an element out of L2 is charged (A43)."""
 BLOCK_CYCLES = 96.0
 """Cycles that a block is charged at least: latency, over the blocks in flight (A43)."""
@@ -101,10 +103,10 @@ def choose(p: Point) -> Mapping:
     sums_elems = 8.0 * p.accumulator_bytes / (p.accumulator_bits * p.accumulator_buffers)
     room = _room(p)
     for rows in TILE_ROWS:
-        if rows >= 2.0 * p.a_rows and rows > TILE_ROWS[-1]:
+        if rows >= 2.0 * p.a_rows and rows > SMALLEST_ROWS:
             continue
         for cols in TILE_COLS:
-            if (cols >= 2.0 * p.b_cols and cols > TILE_COLS[-1]) or rows * cols > sums_elems:
+            if (cols >= 2.0 * p.b_cols and cols > SMALLEST_COLS) or rows * cols > sums_elems:
                 continue
             depth = _depth(room, rows, cols)
             if depth == 0.0:
@@ -151,34 +153,34 @@ def _try_waves(
     """
     row_tiles, col_tiles = _ceil_div(p.a_rows, tile_rows), _ceil_div(p.b_cols, tile_cols)
     work = _tile_cost(p, tile_rows, tile_cols, depth)
-    a_share, b_share = 1.0 if p.consumer else p.a_n / p.a_m, p.b_n / p.b_m
-    least, wave_rows, wave_cols = np.inf, 0.0, 0.0
+    least, wave_rows, wave_cols = best, 0.0, 0.0
     if work * _ceil_div(row_tiles * col_tiles, p.cores) >= best:
         return least, wave_rows, wave_cols
-    per_byte = MACS_A_DRAM_ELEM * 8.0 / p.value_bits / (p.cores * p.K)
-    side = 1.0
-    while True:
-        side = min(side, p.cores)
-        for turn in range(2):
-            # Powers of two along one side, and what is left of the cores along the other.
-            if turn == 0:
-                of_cols = min(col_tiles, side)
-                of_rows = min(row_tiles, np.floor(p.cores / of_cols))
-            else:
-                of_rows = min(row_tiles, side)
-                of_cols = min(col_tiles, np.floor(p.cores / of_rows))
+    a_share, b_share = 1.0 if p.consumer else p.a_n / p.a_m, p.b_n / p.b_m
+    once = (p.a_rows * a_share + p.b_cols * b_share) * MACS_A_DRAM_ELEM / p.cores
+    for turn in range(2):
+        # Powers of two along one side, and what is left of the cores along the other.
+        along, across = (col_tiles, row_tiles) if turn == 0 else (row_tiles, col_tiles)
+        side = 1.0 if across > 1.0 else min(along, p.cores)
+        while True:
+            side = min(side, along, p.cores)
+            other = min(across, np.floor(p.cores / side))
+            of_rows, of_cols = (other, side) if turn == 0 else (side, other)
             moved = of_rows * tile_rows * a_share * (1.0 if p.multicast else of_cols)
             moved += of_cols * tile_cols * b_share * (1.0 if p.multicast else of_rows)
             each = max(work, MACS_AN_L2_ELEM * moved / p.cores)
             all_work = each * _ceil_div(row_tiles, of_rows) * _ceil_div(col_tiles, of_cols)
-            if all_work < least:
-                read = _read_bytes(p, tile_rows, tile_cols, of_rows, of_cols)[0] * per_byte
+            if max(all_work, once) + TIE * min(all_work, once) < least:
+                read = _read_bytes(p, tile_rows, tile_cols, of_rows, of_cols)[0]
+                read *= MACS_A_DRAM_ELEM * 8.0 / p.value_bits / (p.cores * p.K)
                 cost = max(all_work, read) + TIE * min(all_work, read)
                 if cost < least:
                     least, wave_rows, wave_cols = cost, of_rows, of_cols
-        if side >= p.cores or side >= max(row_tiles, col_tiles):
+            if side >= along or side >= p.cores:
+                break
+            side *= 2.0
+        if col_tiles == 1.0 or row_tiles * col_tiles <= p.cores:
             break
-        side *= 2.0
     return least, wave_rows, wave_cols
 
 

@@ -1,6 +1,6 @@
 """How long one block of a wave takes at each stage of the pipeline, and the bytes and actions behind it: closed forms.
 
-Compiled, and free of objects: a `Point`, a `Mapping`, and arrays to fill.
+Compiled, and free of objects: a `Point`, a `Mapping`, and arrays to fill. How blocks lie in memory: A42.
 """
 
 from typing import Any

@@ -280,6 +280,6 @@ def test_every_assumption_named_in_code_and_specs_is_listed():
     listed = (root.parent / "docs/explanation/assumptions.md").read_text(encoding="utf-8")
     defined = set(re.findall(r"^\| (A\d+) \|", listed, flags=re.M))
     named = set()
-    for file in [*root.glob("*.py"), *SPEC_FOLDER.glob("*.toml")]:
-        named |= set(re.findall(r"(?<!NVIDIA )\bA\d{1,2}\b", file.read_text(encoding="utf-8")))
+    for file in [*root.rglob("*.py"), *root.rglob("*.toml")]:
+        named |= set(re.findall(r"(?<!NVIDIA )\bA\d{2}\b|\bA[1-9]\b", file.read_text(encoding="utf-8")))
     assert named == defined
