@@ -1,0 +1,136 @@
+"""What is to be done beside a product of pruned activations: a record, checked once."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nmsim.errors import PatternError
+
+TOKEN_SHIFTS = ("mean", "median")
+"""Shifts that are found anew for each token. The median is the lower one of two."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """Mitigations of one linear layer, Y = X W^T with X [L, K] and W [O, K], in the order in which they are applied.
+
+    1. `rotation` Q: X Q and W Q in place of X and W (La RoSA).
+    2. `equalise` s: X / s and W s in place of X and W (SmoothQuant-like).
+    3. `shift` eta: the choice is made on X - eta, and what is kept of it is shifted back (D-PTS, S-PTS, L-PTS).
+    4. `variance`: what is kept of token i is scaled by v_i = sqrt(Var_j(x_ij - eta_i) / max(Var_j(kept), 1e-9)), variances
+       unbiased, zeros included (VAR).
+    5. The product. To it are added `kept_bias` times what is kept, `dropped_bias` times what is dropped, and for `low_rank`
+       A, B what is dropped times B^T A^T (R-Sparse).
+    6. `scale` s and `bias` b: Y (1 + s) + b (learnable diagonal).
+
+    The authors' code has each of these, and of combinations only variance with scale and bias; this order of the others is
+    ours. What `kept_bias`, `dropped_bias` and `low_rank` see is X - eta, not yet scaled by v.
+
+    Parameters
+    ----------
+    shift : {"none", "mean", "median"}, float or array [K]
+        Of each token, one number for all (S-PTS), or one for each in feature (L-PTS).
+    variance : bool
+    scale, bias : array [O], optional
+    kept_bias, dropped_bias : array [K], optional
+    low_rank : (A [O, r], B [r, K]), optional
+    equalise : {"none", "dynamic"} or array [K]
+        Dynamic: s_j = sqrt(max_i |x_ij| / max_o |w_oj|) of the tokens at hand, 1 where either is zero.
+    rotation : array [K, K], optional
+        Orthogonal.
+
+    Raises
+    ------
+    PatternError
+        A word that is none of these, a number that is not finite, a factor of `equalise` that is not above zero, or parts of
+        `low_rank` that do not fit together. Lengths are checked against a layer when there is one.
+
+    Source
+    ------
+    Formulas, linear_act_sp.py of the code of arXiv 2509.22166; low rank: R-Sparse as that code has it.
+
+    Examples
+    --------
+    >>> Recipe(shift="mean", variance=True).shift
+    'mean'
+    """
+
+    shift: str | float | NDArray[Any] = "none"
+    variance: bool = False
+    scale: NDArray[Any] | None = None
+    bias: NDArray[Any] | None = None
+    kept_bias: NDArray[Any] | None = None
+    dropped_bias: NDArray[Any] | None = None
+    low_rank: tuple[NDArray[Any], NDArray[Any]] | None = None
+    equalise: str | NDArray[Any] = "none"
+    rotation: NDArray[Any] | None = None
+
+    def __post_init__(self) -> None:
+        _check_words("shift", self.shift, ("none", *TOKEN_SHIFTS))
+        _check_words("equalise", self.equalise, ("none", "dynamic"))
+        for name in ("shift", "scale", "bias", "kept_bias", "dropped_bias", "equalise", "rotation"):
+            _check_numbers(name, getattr(self, name))
+        if not isinstance(self.equalise, str) and not (np.asarray(self.equalise) > 0).all():
+            raise PatternError("recipe: equalise has a factor of zero or less, expected all above zero")
+        if self.low_rank is not None:
+            a, b = self.low_rank
+            _check_numbers("low_rank", a)
+            _check_numbers("low_rank", b)
+            if np.ndim(a) != 2 or np.ndim(b) != 2 or a.shape[1] != b.shape[0]:
+                raise PatternError(
+                    f"recipe: low_rank has shapes {np.shape(a)} and {np.shape(b)}: expected [O, r] and [r, K]"
+                )
+
+    @property
+    def shifts_tokens(self) -> bool:
+        """Each token has a shift of its own."""
+        return isinstance(self.shift, str) and self.shift in TOKEN_SHIFTS
+
+    @property
+    def equalises_dynamically(self) -> bool:
+        """The factors are found anew for the tokens at hand."""
+        return isinstance(self.equalise, str) and self.equalise == "dynamic"
+
+    def check(self, out_features: int, in_features: int) -> None:
+        """Hold the lengths of all vectors against a layer.
+
+        Raises
+        ------
+        PatternError
+            One that is of another length, or a variance of a single in feature.
+        """
+        expected: dict[str, tuple[Any, tuple[int, ...]]] = {
+            "shift": (self.shift, (in_features,)),
+            "scale": (self.scale, (out_features,)),
+            "bias": (self.bias, (out_features,)),
+            "kept_bias": (self.kept_bias, (in_features,)),
+            "dropped_bias": (self.dropped_bias, (in_features,)),
+            "equalise": (self.equalise, (in_features,)),
+            "rotation": (self.rotation, (in_features, in_features)),
+        }
+        if self.low_rank is not None:
+            rank = len(self.low_rank[1])
+            expected["low_rank A"] = (self.low_rank[0], (out_features, rank))
+            expected["low_rank B"] = (self.low_rank[1], (rank, in_features))
+        for name, (value, shape) in expected.items():
+            if value is None or isinstance(value, str) or (name == "shift" and np.ndim(value) == 0):
+                continue
+            if np.shape(value) != shape:
+                raise PatternError(f"recipe: {name} has shape {np.shape(value)}: expected {shape}")
+        if self.variance and in_features < 2:
+            raise PatternError("recipe: variance with one in feature: expected at least two")
+
+
+def _check_words(name: str, value: Any, words: tuple[str, ...]) -> None:
+    if isinstance(value, str) and value not in words:
+        raise PatternError(f"recipe: {name}={value!r}: expected one of {', '.join(words)}, or numbers")
+
+
+def _check_numbers(name: str, value: Any) -> None:
+    if value is None or isinstance(value, str):
+        return
+    numbers = np.asarray(value)
+    if numbers.dtype.kind not in "fiu" or not np.isfinite(numbers).all():
+        raise PatternError(f"recipe: {name} holds what is no finite number, expected numbers")

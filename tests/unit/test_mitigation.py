@@ -1,0 +1,178 @@
+"""Recipes that are refused, parameters that are fitted, and golden models worked by hand."""
+
+import numpy as np
+import pytest
+
+from nmsim.errors import PatternError
+from nmsim.mitigation import Recipe, fit, golden, rewrite, split, split_columns, weights
+
+X = np.array([[1.0, 5.0, 3.0, 3.0], [-2.0, 0.0, 6.0, 4.0]])
+W = np.array([[1.0, 0.0, 2.0, -1.0], [0.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
+
+
+class TestByHand:
+    """2:4 of two tokens; the numbers are worked on paper from the formulas."""
+
+    def test_magnitude(self):
+        # Kept: 5 and the first 3; 6 and 4.
+        assert golden.linear(X, W, "2:4").tolist() == [[6.0, 8.0, 8.0], [8.0, 10.0, 10.0]]
+
+    def test_mean(self):
+        # Means 3 and 2. Shifted [-2, 2, 0, 0] keeps -2, 2; [-4, -2, 4, 2] keeps -4, 4. Put back: as they were; [-2, 2, 6, 2].
+        found = golden.linear(X, W, "2:4", Recipe(shift="mean"))
+        assert found.tolist() == [[4.0, 11.0, 12.0], [8.0, 10.0, 8.0]]
+
+    def test_lower_median(self):
+        # Sorted 1 3 3 5 and -2 0 4 6: 3 and 0.
+        found = golden.linear(X, W, "2:4", Recipe(shift="median"))
+        assert found.tolist() == [[4.0, 11.0, 12.0], [8.0, 10.0, 10.0]]
+
+    def test_one_shift_for_all(self):
+        # X - 3: [-2, 2, 0, 0]; [-5, -3, 3, 1] keeps -5, -3. Back: [1, 5, 3, 3]; [-2, 0, 3, 3].
+        found = golden.linear(X, W, "2:4", Recipe(shift=3.0))
+        assert found.tolist() == [[4.0, 11.0, 12.0], [1.0, 6.0, 4.0]]
+
+    def test_variance(self):
+        # Token 1: squares 44, sum 12, Q = 44 - 36 = 8; kept 5, 3: 34 - 16 = 18. Token 2: 56 - 16 = 40; 6, 4: 52 - 25 = 27.
+        found = golden.linear(X, W, "2:4", Recipe(variance=True))
+        factors = np.sqrt([[8 / 18], [40 / 27]])
+        np.testing.assert_allclose(found, factors * [[6.0, 8.0, 8.0], [8.0, 10.0, 10.0]], rtol=1e-15)
+
+    def test_scale_and_bias_come_last(self):
+        recipe = Recipe(scale=np.array([1.0, 0.0, -1.0]), bias=np.array([0.5, 0.0, 7.0]))
+        assert golden.linear(X, W, "2:4", recipe).tolist() == [[12.5, 8.0, 7.0], [16.5, 10.0, 7.0]]
+
+    def test_biases_of_tokens(self):
+        # b = [1, 2, 3, 4]. Kept 5, 3: 10 + 9; dropped 1, 3: 1 + 12.
+        b = np.array([1.0, 2.0, 3.0, 4.0])
+        assert golden.linear(X, W, "2:4", Recipe(kept_bias=b))[0].tolist() == [25.0, 27.0, 27.0]
+        assert golden.linear(X, W, "2:4", Recipe(dropped_bias=b))[0].tolist() == [19.0, 21.0, 21.0]
+
+    def test_low_rank(self):
+        # Dropped 1 and 3 at places 1 and 4; B sums them up to 4, A hands out 1, 10, 100 times as much.
+        recipe = Recipe(low_rank=(np.array([[1.0], [10.0], [100.0]]), np.ones((1, 4))))
+        assert golden.linear(X, W, "2:4", recipe)[0].tolist() == [10.0, 48.0, 408.0]
+
+    def test_static_equalisation(self):
+        # X / s = [1, 5, .75, 1.5] keeps 5 and 1.5, that is 5 and 3 at the last place.
+        recipe = Recipe(equalise=np.array([1.0, 1.0, 4.0, 2.0]))
+        assert golden.linear(X[:1], W, "2:4", recipe).tolist() == [[-3.0, 8.0, 8.0]]
+
+    def test_variance_correction_of_a_row(self):
+        # [1, 0, 2, -1] keeps 1 and 2: Q = 6 - 1 = 5 before, 5 - 9/4 = 11/4 after.
+        mask = np.array([[True, False, True, False]])
+        found = weights.corrected(W[:1], mask)
+        np.testing.assert_allclose(found, np.sqrt(20 / 11) * np.array([[1.0, 0.0, 2.0, 0.0]]), rtol=1e-15)
+
+
+class TestFit:
+    rng = np.random.default_rng(3)
+    x, weight = rng.normal(1, 1, (40, 32)), rng.normal(size=(12, 32))
+    dense = x @ weight.T
+
+    def error(self, recipe):
+        return np.square(golden.linear(self.x, self.weight, "2:4", recipe) - self.dense).sum()
+
+    def test_scale_and_bias_are_the_best_there_are(self):
+        s, b = fit.scale_and_bias(golden.linear(self.x, self.weight, "2:4"), self.dense)
+        best = self.error(Recipe(scale=s, bias=b))
+        assert best < self.error(Recipe())
+        for step in (1e-3, -1e-3):
+            assert self.error(Recipe(scale=s + step, bias=b)) > best
+            assert self.error(Recipe(scale=s, bias=b + step)) > best
+
+    def test_a_constant_output_is_left_alone(self):
+        s, b = fit.scale_and_bias(np.full((3, 1), 2.0), np.array([[5.0], [6.0], [7.0]]))
+        assert (s.tolist(), b.tolist()) == ([0.0], [4.0])
+
+    def test_low_rank_is_the_best_of_its_rank(self):
+        dropped = np.where(np.abs(self.x) < 1, self.x, 0)
+        wanted = dropped @ self.weight.T
+        values = np.linalg.svd(wanted, compute_uv=False)
+        for rank in (1, 5, 12):
+            a, b = fit.low_rank(dropped, self.weight, rank)
+            assert (a.shape, b.shape) == ((12, rank), (rank, 32))
+            left = np.square(wanted - dropped @ b.T @ a.T).sum()
+            assert left == pytest.approx(np.square(values[rank:]).sum(), abs=1e-9)
+
+    def test_token_bias_lowers_the_mean_error(self):
+        plain = golden.linear(self.x, self.weight, "2:4")
+        kept = rewrite.select(self.x, "2:4", rewrite.prepare(self.weight)).values
+        b = fit.token_bias(kept, self.dense - plain)
+        assert self.error(Recipe(kept_bias=b)) < self.error(Recipe())
+
+    def test_static_shift_is_a_mean_of_means_of_lower_medians(self):
+        batches = [np.array([[0.0, 1.0, 5.0, 9.0]]), np.array([[2.0, 2.0, 3.0, 4.0], [4.0, 4.0, 4.0, 4.0]])]
+        assert fit.static_shift(batches) == 2.0  # (1 + (2 + 4) / 2) / 2
+        assert fit.static_shift(batches, calls=1) == 1.0
+
+    def test_channel_shift(self):
+        assert fit.channel_shift(X).tolist() == [-0.5, 2.5, 4.5, 3.5]
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("call", "said"),
+        [
+            (lambda: Recipe(shift="mode"), "shift='mode': expected one of none, mean, median, or numbers"),
+            (lambda: Recipe(equalise="static"), "equalise='static': expected one of none, dynamic"),
+            (lambda: Recipe(shift=np.nan), "shift holds what is no finite number"),
+            (lambda: Recipe(scale=np.array(["a"])), "scale holds what is no finite number"),
+            (lambda: Recipe(equalise=np.zeros(4)), "a factor of zero or less"),
+            (
+                lambda: Recipe(low_rank=(np.ones((3, 2)), np.ones((3, 4)))),
+                "(3, 2) and (3, 4): expected [O, r] and [r, K]",
+            ),
+            (
+                lambda: golden.linear(X, W, "2:4", Recipe(scale=np.ones(4))),
+                "scale has shape (4,): expected (3,)",
+            ),
+            (
+                lambda: golden.linear(X, W, "2:4", Recipe(bias=np.ones(4))),
+                "bias has shape (4,): expected (3,)",
+            ),
+            (
+                lambda: rewrite.linear(X, W, "2:4", Recipe(shift=np.ones(3))),
+                "shift has shape (3,): expected (4,)",
+            ),
+            (
+                lambda: golden.linear(X, W, "2:4", Recipe(low_rank=(np.ones((2, 1)), np.ones((1, 4))))),
+                "low_rank A has shape (2, 1): expected (3, 1)",
+            ),
+            (
+                lambda: golden.linear(X[:, :1], W[:, :1], "1:1", Recipe(variance=True)),
+                "variance with one in feature",
+            ),
+            (lambda: golden.linear(X[:, :3], W, "2:4"), "x has 3 in features, weight 4: expected the same"),
+            (
+                lambda: rewrite.linear(X[:, :3], W, "2:4"),
+                "x has shape (2, 3): expected [L, 4], K of the weights",
+            ),
+            (lambda: rewrite.prepare(W.astype(int)), "dtype int64: expected [O, K] of float32 or float64"),
+            (lambda: split(X, "2:4", first="rows"), "first='rows': expected one of outliers, pattern"),
+            (lambda: split(X, "2:4", scores=np.full_like(X, np.inf)), "not finite"),
+            (lambda: split_columns(X, "2:4", 5), "columns=5: expected an int from 0 to 4"),
+            (
+                lambda: split_columns(X, "2:4", 1, saliency=np.ones(3)),
+                "saliency has shape (3,): expected (4,)",
+            ),
+            (
+                lambda: weights.corrected(W, np.ones((3, 3), bool)),
+                "mask has shape (3, 3): expected that of the weights",
+            ),
+            (
+                lambda: weights.corrected(W, W > 0, per="group"),
+                "per='group': expected one of row, column, tensor",
+            ),
+            (lambda: weights.correction_factors(W[:1], W[:1] > 0, per="column"), "a variance of one number"),
+            (lambda: weights.choose_equalised(W, "2:4", np.zeros(4)), "expected all above zero"),
+            (lambda: fit.static_shift([]), "no batch of tokens"),
+            (lambda: fit.scale_and_bias(X, W), "y has shape (2, 4), target (3, 4)"),
+            (lambda: fit.token_bias(X, W), "part has 2 tokens, error 3"),
+            (lambda: fit.low_rank(X, W, 3), "rank=3: expected an int from 1 to 2"),
+        ],
+    )
+    def test_says_what_and_what_was_expected(self, call, said):
+        with pytest.raises(PatternError) as error:
+            call()
+        assert said in str(error.value)
