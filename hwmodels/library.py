@@ -15,11 +15,11 @@ from math import inf
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from hwmodels.chip import REFERENCE_FLOP_PER_CORE_CYCLE, Chip
 from hwmodels.constants import Constants
+from nmsim.jit import njit
 
 Array = NDArray[np.float64]
 

@@ -7,10 +7,10 @@ narrowest dtype, or rows of uint64 when one takes more than 64 bits.
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from nmsim import parallel, words
+from nmsim.jit import njit
 from nmsim.units import ceil_div
 from nmsim.words import Words
 

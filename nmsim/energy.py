@@ -4,10 +4,10 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from nmsim import dtypes, parallel
+from nmsim.jit import njit
 
 CHUNK_ELEMS = 1 << 20
 

@@ -8,11 +8,11 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from nmsim import dtypes, words
 from nmsim.errors import PatternError
+from nmsim.jit import njit
 from nmsim.pattern import Pattern
 from nmsim.words import Words
 

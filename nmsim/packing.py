@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from nmsim import bitstream, words
 from nmsim.bitstream import Slots, Spacing
 from nmsim.errors import BitstreamError
+from nmsim.jit import njit
 from nmsim.units import bits_to_bytes, ceil_div
 from nmsim.words import Words
 

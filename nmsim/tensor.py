@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from nmsim import dtypes, encodings, packing, parallel
 from nmsim import mask as masks
 from nmsim.errors import BitstreamError, PatternError
+from nmsim.jit import njit
 from nmsim.mask import BoolArray
 from nmsim.packing import parse as parse_policy
 from nmsim.pattern import Pattern

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from nmsim.errors import EncodingError, NmsimError
+from nmsim.jit import njit
 from nmsim.units import ceil_div
 
 Words = NDArray[np.unsignedinteger[Any]]

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numba import njit
 from numpy.typing import NDArray
 
 from nmsim.errors import RowError
+from nmsim.jit import njit
 
 BoolArray = NDArray[np.bool_]
 

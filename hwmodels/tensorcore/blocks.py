@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from nmsim import encodings, mask, packing
 from nmsim.errors import RowError
+from nmsim.jit import njit
 from nmsim.pattern import Pattern
 
 Integers = NDArray[np.int64]

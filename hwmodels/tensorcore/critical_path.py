@@ -9,10 +9,10 @@ that the result is a lower bound.
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from hwmodels.tensorcore.services import ACCUMULATE, IN_BLOCKS, MULTIPLY, SELECT, WRITE
 from hwmodels.tensorcore.waves import Waves, prepare
+from nmsim.jit import njit
 
 
 @njit(cache=True, error_model="numpy")

@@ -8,7 +8,6 @@ import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numba.np.unsafe import ndarray as fixed
 from numpy.typing import NDArray
 
@@ -30,6 +29,7 @@ from hwmodels.tensorcore.services import (
     WRITE,
 )
 from hwmodels.tensorcore.waves import WAVES, Waves, add_up
+from nmsim.jit import njit
 
 LIMITS = (
     *STAGES,

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from hwmodels.tensorcore.blocks import Integers
 from hwmodels.tensorcore.record import SparseTensorCore
 from hwmodels.tensorcore.services import IN_BLOCKS
+from nmsim.jit import njit
 
 Progress = Callable[[float], None]
 """Called with the share of the simulation that is done, 0 to 1."""

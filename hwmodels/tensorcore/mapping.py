@@ -6,10 +6,10 @@ A mapping is a decision, not a cost: closed form and simulator are given the sam
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from hwmodels.tensorcore.point import Point
 from nmsim.errors import RowError
+from nmsim.jit import njit
 
 TILE_ROWS = (64.0, 128.0, 256.0, 32.0, 16.0)
 TILE_COLS = (256.0, 128.0, 64.0, 32.0, 16.0, 8.0)

@@ -6,10 +6,10 @@ Compiled, and free of objects: a `Point`, a `Mapping`, and arrays to fill. How b
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from hwmodels.tensorcore.mapping import Mapping
 from hwmodels.tensorcore.point import Point
+from nmsim.jit import njit
 
 STAGES = ("dram", "l2", "shared", "prune", "decode", "select", "multiply", "accumulate", "write")
 """In the order of the pipeline. `dram`: DRAM to L2. `l2`: L2 to shared memory. `shared`: shared memory to registers.

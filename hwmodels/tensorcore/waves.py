@@ -6,9 +6,9 @@ One record, shared by all points of a table, so that compiled code is handed whe
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from hwmodels.tensorcore.services import IN_BLOCKS, SERVICES, WORKS, WRITE
+from nmsim.jit import njit
 
 WAVES = np.dtype(
     [

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from kernels.cpu import jit, tables
 from kernels.cpu.recipe import DENSE_STEP_ELEMS, Recipe, recipe_for
 from kernels.cpu.weights import SparseWeights, aligned
 from nmsim import encodings
+from nmsim.jit import njit
 from nmsim.pattern import Pattern
 
 NO_METADATA = np.zeros((1, 1), np.uint8)

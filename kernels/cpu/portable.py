@@ -3,10 +3,10 @@
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from kernels.cpu.weights import SparseWeights
+from nmsim.jit import njit
 from nmsim.words import popcount
 
 BLOCK_ELEMS = 1 << 16

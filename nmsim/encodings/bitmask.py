@@ -3,9 +3,9 @@
 from functools import partial
 
 import numpy as np
-from numba import njit
 
 from nmsim.encodings.base import Encoding, EncodingSpec, Kernel
+from nmsim.jit import njit
 from nmsim.pattern import Pattern
 from nmsim.words import popcount
 

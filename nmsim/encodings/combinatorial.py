@@ -11,11 +11,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from nmsim import words
 from nmsim.encodings.base import Encoding, EncodingSpec, Kernel
+from nmsim.jit import njit
 from nmsim.pattern import Pattern
 from nmsim.units import ceil_div
 from nmsim.words import BYTE, MACHINE_WORD, popcount

@@ -5,12 +5,12 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from nmsim import bitstream, packing, words
 from nmsim.encodings.base import Encoding, EncodingSpec, Kernel
 from nmsim.errors import BitstreamError, EncodingError
+from nmsim.jit import njit
 from nmsim.pattern import Pattern
 from nmsim.units import bits_to_bytes
 from nmsim.words import Words

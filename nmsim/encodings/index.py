@@ -4,11 +4,11 @@ import functools
 from functools import partial
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from nmsim import words
 from nmsim.encodings.base import Encoding, EncodingSpec, Kernel
+from nmsim.jit import njit
 from nmsim.pattern import Pattern
 from nmsim.words import BYTE, MACHINE_WORD, Words, popcount
 

@@ -1,12 +1,12 @@
 """Joint: one code for G groups together, the number whose digits in base C(M, N) are their combinatorial codes."""
 
 import numpy as np
-from numba import njit
 
 from nmsim import words
 from nmsim.encodings.base import Encoding, EncodingSpec, Kernel
 from nmsim.encodings.combinatorial import Combinatorial
 from nmsim.errors import EncodingError
+from nmsim.jit import njit
 from nmsim.pattern import Pattern
 
 MAX_GROUPS = 4096
