@@ -14,7 +14,7 @@ from hwmodels.spec import (
     UNIT_RATES,
     HardwareSpec,
 )
-from hwmodels.toml_table import toml_value
+from hwmodels.toml_table import toml_head, toml_value
 
 
 def to_toml(spec: HardwareSpec, comment: str = "") -> str:
@@ -40,11 +40,7 @@ def to_toml(spec: HardwareSpec, comment: str = "") -> str:
 
 
 def _lines(spec: HardwareSpec, comment: str) -> Iterator[str]:
-    if comment:
-        yield from (f"# {line}".rstrip() for line in comment.splitlines())
-        yield ""
-    for name in HEADER:
-        yield f"{name} = {toml_value(getattr(spec, name))}"
+    yield from toml_head(spec, HEADER, comment)
     for part, required in NUMBERS.items():
         yield from ("", f"[{part}]")
         yield from _numbers(spec, (*required, *OPTIONAL_NUMBERS[part]))

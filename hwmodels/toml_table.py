@@ -2,6 +2,7 @@
 
 import difflib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from nmsim.errors import SpecError
@@ -63,3 +64,15 @@ def toml_value(value: object) -> str:
         return f"[{', '.join(map(toml_value, value))}]"
     # JSON's strings are TOML's, but for DEL, which TOML wants escaped.
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def toml_head(record: object, keys: Iterable[str], comment: str = "") -> list[str]:
+    """Write what a file begins with: lines of comment and an empty one, then keys that stand in no table.
+
+    Examples
+    --------
+    >>> toml_head(range(2, 9), ["start"], "Made by hand.")
+    ['# Made by hand.', '', 'start = 2']
+    """
+    lines = [*(f"# {line}".rstrip() for line in comment.splitlines()), ""] if comment else []
+    return lines + [f"{key} = {toml_value(getattr(record, key))}" for key in keys]

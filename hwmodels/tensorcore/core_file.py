@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from hwmodels.tensorcore.record import FLAGS, LISTS, NUMBERS, WORDS, SparseTensorCore
-from hwmodels.toml_table import checked_table, toml_value
+from hwmodels.toml_table import checked_table, toml_head, toml_value
 from nmsim.errors import NmsimError, SpecError
 from nmsim.pattern import Pattern
 
@@ -130,7 +130,7 @@ def to_toml(core: SparseTensorCore, comment: str = "") -> str:
     ----------
     core : SparseTensorCore
     comment : str
-        What the file begins with; one comment line a line.
+        What the file begins with, line by line.
 
     Returns
     -------
@@ -141,8 +141,7 @@ def to_toml(core: SparseTensorCore, comment: str = "") -> str:
     >>> to_toml(load_core("dense")).splitlines()[0]
     'id = "dense"'
     """
-    lines = [f"# {line}".rstrip() for line in comment.splitlines()]
-    lines += [f"{name} = {toml_value(getattr(core, name))}" for name in HEADER]
+    lines = toml_head(core, HEADER, comment)
     for section in SECTIONS:
         lines += ["", f"[{section}]"]
         keys = (key for key, where in SECTION_OF.items() if where == section)
