@@ -20,6 +20,8 @@ FloatArray = NDArray[np.float64]
 
 CLIP_QUANTILES = (0.005, 0.995)
 """Weights between these two quantiles give the mean and the deviation by which Amber-Pruner normalises all of them."""
+ROWS_AT_A_TIME = 256
+"""Of weights, where whole matrices need not be copied."""
 
 
 def magnitude(x: NDArray[Any]) -> FloatArray:
@@ -115,12 +117,16 @@ def amber_vector(weight: NDArray[Any]) -> FloatArray:
     weight = matrix("weight", weight)
     low, high = np.quantile(weight, CLIP_QUANTILES)
     inner = weight[(weight >= low) & (weight <= high)]
-    sigma = float(inner.std(ddof=1)) if inner.size > 1 else 0.0
+    mu, sigma = float(inner.mean()), float(inner.std(ddof=1)) if inner.size > 1 else 0.0
+    del inner
     if sigma == 0:
         raise PatternError(
             "amber: weights between the quantiles 0.5 % and 99.5 % are all equal, expected some that differ"
         )
-    norms = np.sqrt(np.square((weight - inner.mean()) / sigma).sum(axis=0))
+    squares = np.zeros(weight.shape[1])
+    for first in range(0, len(weight), ROWS_AT_A_TIME):
+        squares += np.square((weight[first : first + ROWS_AT_A_TIME] - mu) / sigma).sum(axis=0)
+    norms = np.sqrt(squares)
     if norms.min() == 0:
         raise PatternError(
             f"amber: column {int(norms.argmin())} of the weights equals their mean throughout, expected one that differs"

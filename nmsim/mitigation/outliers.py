@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from nmsim import dtypes
 from nmsim.errors import PatternError
 from nmsim.mask import BoolArray, as_pattern, prune
 from nmsim.pattern import Pattern
@@ -41,8 +42,8 @@ def split(
     With the outliers first, the n greatest of a window are taken out, and each group chooses among what is left to it; where
     that is less than N, it keeps all and its code is completed with stored zeros. With the pattern first, each group keeps its
     N greatest, and the outliers are the n greatest of a window among what was dropped. The two store as much. The second
-    keeps at least as much energy, since no other choice of N a group and n a window keeps more; the first is what is wanted
-    where outliers are stored with more bits.
+    keeps at least as much energy, since no other choice of N a group and n a window keeps more, and a group need not wait for
+    its window; the first is what is wanted where outliers are stored with more bits.
 
     Parameters
     ----------
@@ -133,7 +134,7 @@ def split_columns(
     if saliency is None:
         values: NDArray[Any] = x.astype(np.float32 if x.dtype != np.float64 else np.float64, copy=False)
         saliency = np.square(values).sum(axis=0)
-    saliency = np.asarray(saliency)
+    saliency = np.asarray(saliency, np.float64)
     if saliency.shape != x.shape[1:] or np.isnan(saliency).any():
         raise PatternError(
             f"saliency has shape {saliency.shape}: expected {x.shape[1:]} numbers, none of them NaN"
@@ -147,9 +148,14 @@ def _choose_rest(
     x: NDArray[Any], pattern: Pattern, taken: BoolArray, scores: NDArray[Any] | None
 ) -> BoolArray:
     """Choose among what is not taken: an element that is taken ranks below all others and is not kept."""
+    ranked: NDArray[Any]
     if scores is None:
-        scores = np.abs(np.asarray(x)).astype(np.float64 if np.asarray(x).dtype == np.float64 else np.float32)
-    ranked = np.where(taken, -np.inf, scores)
+        keys = dtypes.magnitude_keys(np.asarray(x))
+        wide = keys.astype(np.uint32 if keys.itemsize <= 2 else np.uint64)
+        # One more for all but the last two numbers of uint64, which become equal.
+        ranked = np.where(taken, 0, np.minimum(wide, wide.dtype.type(-1 % (1 << 8 * wide.itemsize) - 1)) + 1).astype(wide.dtype)
+    else:
+        ranked = np.where(taken, -np.inf, scores)
     found: BoolArray = prune(x, pattern, scores=ranked) & ~taken
     return found
 

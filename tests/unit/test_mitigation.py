@@ -110,6 +110,29 @@ class TestFit:
         assert fit.channel_shift(X).tolist() == [-0.5, 2.5, 4.5, 3.5]
 
 
+class TestOddNumbers:
+    def test_the_least_integer_is_the_greatest_magnitude(self):
+        x = np.array([[-128, 5, 3, -128]], np.int8)
+        for first in ("outliers", "pattern"):
+            assert split(x, "1:4", "1:4", first=first).kept.tolist() == [[True, False, False, True]]
+
+    def test_integers_that_no_float_tells_apart(self):
+        x = np.array([[2**62, 2**62 + 1, 5, 7]], np.int64)
+        assert split(x, "1:4", "1:4").nm.tolist() == [[True, False, False, False]]
+        assert split(x[:, [0, 2, 1, 3]], "1:4", "1:4", first="pattern").outliers.tolist() == [
+            [True, False, False, False]
+        ]
+
+    def test_the_least_number_ranks_above_what_is_taken(self):
+        parts = split(np.zeros((1, 4)), "2:4", "1:4")
+        assert parts.outliers.tolist() == [[True, False, False, False]]
+        assert parts.nm.tolist() == [[False, True, True, False]]
+
+    def test_infinity_and_nan_are_not_lost(self):
+        x = np.array([[np.inf, 1.0, np.nan, 2.0]], np.float32)
+        assert split(x, "1:4", "1:4").kept.tolist() == [[True, False, True, False]]
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ("call", "said"),
