@@ -5,6 +5,7 @@ All counts are of the algorithm that `formula` states; a vector that depends on 
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from hwmodels.pruning.stage_cost import StageCost, Task, offline, parameters, sequence_buffer, token_buffer
 from hwmodels.silicon.selector import comparators, key_bits
@@ -55,6 +56,20 @@ def vector(task: Task, name: str, formula: str, source_of_vector: str) -> Stages
     return scored, select(task), offline(f"{name} vector", source_of_vector)
 
 
+def second_pass(task: Task, name: str, formula: str) -> StageCost:
+    """Multiply magnitudes by a vector of K elements that all tokens of the sequence went into."""
+    return StageCost(
+        name=name,
+        part="selector",
+        formula=formula,
+        why="on the second pass over X",
+        waits_for="sequence",
+        passes=2,
+        multiplies=task.shape.M * task.shape.K,
+        shared_read_bytes=task.row_bytes,
+    )
+
+
 def amber(task: Task) -> Stages:
     """Amber-Pruner: |x_j| f_j, where f is the norm of a column of the normalised weights."""
     how = "f_j = |What_:,j| / min_k |What_:,k|, What = (W - mu) / sigma of weights between quantiles 0.5 % and 99.5 %"
@@ -90,16 +105,7 @@ def clact(task: Task) -> Stages:
         specials=K,
         **sequence_buffer(task),
     )
-    scored = StageCost(
-        name="clact score",
-        part="selector",
-        formula="|x_ij| c_j",
-        why="on the second pass over X",
-        waits_for="sequence",
-        passes=2,
-        multiplies=tokens * K,
-        shared_read_bytes=task.row_bytes,
-    )
+    scored = second_pass(task, "clact score", "|x_ij| c_j")
     return norms, scored, select(task)
 
 
@@ -110,26 +116,43 @@ def unstructured(task: Task) -> Stages:
     (K comparisons, K additions, and one comparison with k). A last pass takes what is above it, and as many of its equals
     as are missing: a key above it or, first come first served, equal to it.
     """
-    tokens, K = task.shape.M, task.shape.K
-    bits = key_bits(task.dtype)
+    waits = token_buffer(task, key_bits(task.dtype) + 1)
+    return _greatest(task, "unstructured", "token", task.shape.M, waits)
+
+
+def unstructured_global(task: Task) -> Stages:
+    """Keep the k greatest magnitudes of all L tokens together, k = L K N/M: the whole tensor is one row of `unstructured`.
+
+    A token that is small beside the others may keep nothing. All tokens wait in L2, and are read from there for every pass.
+    With one token the choice is that of `unstructured`.
+    """
+    if task.shape.M == 1:
+        return unstructured(task)
+    waits = sequence_buffer(task, key_bits(task.dtype) + 1)
+    return _greatest(task, "unstructured_global", "sequence", 1, waits)
+
+
+def _greatest(task: Task, name: str, row: str, rows: int, waits: Mapping[str, Any]) -> Stages:
+    """The two stages that keep the k greatest of each of so many rows of equal length."""
+    bits, elems = key_bits(task.dtype), task.shape.M * task.shape.K
     found = StageCost(
-        name="unstructured threshold",
+        name=f"{name} threshold",
         part="producer",
-        formula="largest t with count(|x_j| >= t) >= k, bit by bit",
-        why="the threshold depends on the last element of the token",
-        compares=tokens * bits * (K + 1),
-        adds=tokens * bits * K,
-        **token_buffer(task, bits + 1),
+        formula="largest t with count(|x| >= t) >= k, bit by bit",
+        why=f"the threshold depends on the last element of the {row}",
+        compares=bits * (elems + rows),
+        adds=bits * elems,
+        **waits,
     )
     taken = StageCost(
-        name="unstructured choice",
+        name=f"{name} choice",
         part="selector",
-        formula="|x_j| > t, or |x_j| = t and fewer than k - count(|x| > t) equals so far",
-        why="on the last pass over the token",
-        waits_for="token",
-        passes=bits + 1,
-        compares=tokens * 3 * K,
-        adds=tokens * (K + 1),
+        formula="|x| > t, or |x| = t and fewer than k - count(|x| > t) equals so far",
+        why=f"on the last pass over the {row}",
+        waits_for=found.waits_for,
+        passes=found.passes,
+        compares=3 * elems,
+        adds=elems + rows,
     )
     return found, taken
 
@@ -142,6 +165,7 @@ CRITERIA: Mapping[str, Callable[[Task], Stages]] = MappingProxyType(
         "weight_variance": weight_variance,
         "channel_vector": channel_vector,
         "unstructured": unstructured,
+        "unstructured_global": unstructured_global,
     }
 )
-"""Name -> the stages it takes. All but `unstructured` end in an N:M mask."""
+"""Name -> the stages it takes. All but the two unstructured ones end in an N:M mask."""

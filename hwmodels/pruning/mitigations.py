@@ -7,7 +7,7 @@ X is [M, K] with tokens i and in features j, W is [N, K], `Xsp` is X pruned. Cou
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from hwmodels.pruning.criteria import Stages, vector
+from hwmodels.pruning.criteria import Stages, second_pass, vector
 from hwmodels.pruning.side_paths import outliers, r_sparse, rotation, salient_columns
 from hwmodels.pruning.stage_cost import (
     StageCost,
@@ -33,32 +33,34 @@ def _shifted(task: Task, name: str, formula: str, passes: int, vector_bytes: int
     )
 
 
-def _bias(task: Task, name: str, formula: str) -> StageCost:
-    """Y + b with a constant b of N elements."""
+def _on_outputs(
+    task: Task, name: str, formula: str, why: str, *, multiplies: int = 0, adds: int = 0, vectors: int = 0
+) -> StageCost:
+    """So many operations on every element of Y, with so many vectors of N parameters."""
+    outputs = task.shape.M * task.shape.N
     return StageCost(
-        name=f"{name} bias",
+        name=name,
         part="epilogue",
         formula=formula,
-        why="b is known before X is; free where the layer has a bias already",
+        why=why,
         passes=0,
-        adds=task.shape.M * task.shape.N,
-        **parameters(task.out_row_bytes),
+        multiplies=multiplies * outputs,
+        adds=adds * outputs,
+        **parameters(vectors * task.out_row_bytes),
     )
+
+
+def _bias(task: Task, name: str, formula: str) -> StageCost:
+    """Y + b with a constant b of N elements."""
+    why = "b is known before X is; free where the layer has a bias already"
+    return _on_outputs(task, f"{name} bias", formula, why, adds=1, vectors=1)
 
 
 def _rank_one(task: Task, name: str) -> StageCost:
     """Y + eta_i r with the row sums r of the weights."""
-    tokens, N = task.shape.M, task.shape.N
-    return StageCost(
-        name=f"{name} restore",
-        part="epilogue",
-        formula="Y_io + eta_i r_o, r = W 1",
-        why="eta_i is known long before the row is; adding it to Xsp would make X dense again",
-        passes=0,
-        multiplies=tokens * N,
-        adds=tokens * N,
-        **parameters(task.out_row_bytes),
-    )
+    why = "eta_i is known long before the row is; adding it to Xsp would make X dense again"
+    formula = "Y_io + eta_i r_o, r = W 1"
+    return _on_outputs(task, f"{name} restore", formula, why, multiplies=1, adds=1, vectors=1)
 
 
 def dpts_mean(task: Task) -> Stages:
@@ -136,35 +138,19 @@ def var(task: Task) -> Stages:
         compares=tokens,
         specials=2 * tokens,
     )
-    scaled = StageCost(
-        name="var scale",
-        part="epilogue",
-        formula="v_i Y_io",
-        why="a factor of the whole token",
-        passes=0,
-        multiplies=tokens * task.shape.N,
-    )
+    scaled = _on_outputs(task, "var scale", "v_i Y_io", "a factor of the whole token", multiplies=1)
     return moments, scaled
 
 
 def scale_shift(task: Task) -> Stages:
     """Learnable diagonal: (Xsp W^T) (1 + s) + b. Free where 1 + s is folded into W, and b into the layer's bias."""
-    tokens, N = task.shape.M, task.shape.N
-    applied = StageCost(
-        name="scale_shift apply",
-        part="epilogue",
-        formula="Y_io g_o + b_o, g = 1 + s",
-        why="two vectors that are known before X is",
-        passes=0,
-        multiplies=tokens * N,
-        adds=tokens * N,
-        **parameters(2 * task.out_row_bytes),
-    )
+    formula, why = "Y_io g_o + b_o, g = 1 + s", "two vectors that are known before X is"
+    applied = _on_outputs(task, "scale_shift apply", formula, why, multiplies=1, adds=1, vectors=2)
     return applied, offline("scale_shift training", "s and b learned, block by block")
 
 
 def _token_bias(task: Task, name: str, formula: str, elements: int, why: str) -> Stages:
-    tokens, N = task.shape.M, task.shape.N
+    tokens = task.shape.M
     dot = StageCost(
         name=f"{name} dot",
         part="selector",
@@ -174,14 +160,7 @@ def _token_bias(task: Task, name: str, formula: str, elements: int, why: str) ->
         adds=tokens * max(0, elements - 1),
         **parameters(task.row_bytes),
     )
-    added = StageCost(
-        name=f"{name} add",
-        part="epilogue",
-        formula="Y_io + d_i",
-        why="one number a token",
-        passes=0,
-        adds=tokens * N,
-    )
+    added = _on_outputs(task, f"{name} add", "Y_io + d_i", "one number a token", adds=1)
     return dot, added, offline(f"{name} training", "b learned")
 
 
@@ -216,16 +195,7 @@ def smooth_dynamic(task: Task) -> Stages:
         **sequence_buffer(task)
         | {"dram_read_bytes": task.row_bytes, "l2_read_bytes": (tokens + 1) * task.row_bytes},
     )
-    scored = StageCost(
-        name="smooth_dynamic score",
-        part="selector",
-        formula="|x_ij| (1 / s_j)",
-        why="on the second pass over X",
-        waits_for="sequence",
-        passes=2,
-        multiplies=tokens * K,
-        shared_read_bytes=task.row_bytes,
-    )
+    scored = second_pass(task, "smooth_dynamic score", "|x_ij| (1 / s_j)")
     return scales, scored, offline("smooth_dynamic weights", "w_j = max_o |W_oj|")
 
 

@@ -2,13 +2,13 @@
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 
 from hwmodels.pruning.criteria import CRITERIA
 from hwmodels.pruning.mitigations import MITIGATIONS, OF_WEIGHTS
-from hwmodels.pruning.stage_cost import DEFAULT_SETTINGS, WAITS, Settings, StageCost, Task
+from hwmodels.pruning.stage_cost import DEFAULT_SETTINGS, WAITS, Settings, StageCost, Task, kept
 from hwmodels.workload import Model, load_model
 from nmsim.errors import RowError
 from nmsim.pattern import Pattern
@@ -54,7 +54,7 @@ def stage_costs(
     Raises
     ------
     RowError
-        An unknown name, or a mitigation of activations for sparse weights.
+        An unknown name, operand or value type, or a mitigation of activations for sparse weights.
 
     Source
     ------
@@ -69,6 +69,8 @@ def stage_costs(
     parsed = Pattern.parse(pattern) if isinstance(pattern, str) else pattern
     if dtype not in VALUE_BITS:
         raise RowError(f"dtype={dtype!r}: expected one of {', '.join(VALUE_BITS)}")
+    if operand not in get_args(SparseOperand):
+        raise RowError(f"operand={operand!r}: expected one of {', '.join(get_args(SparseOperand))}")
     task = Task(shape, parsed, dtype, operand, settings)
     found: list[StageCost] = []
     if criterion is not None and operand == "activations":
@@ -129,9 +131,9 @@ def mitigation_table(
     Returns
     -------
     pandas.DataFrame
-        One row for each phase and name. `*_per_token`: operations; `share_of_sparse_macs`: multiply-adds beside the
-        product relative to its effectual ones; `*_bytes`: of the whole layer and phase; `waits_for`, `passes`, `streams`,
-        `parts`, `formula`.
+        One row for each phase and name. `*_per_token`: operations; `macs_per_token`: multiply-adds beside the product,
+        `share_of_sparse_macs` those relative to its effectual ones, `sparse_macs_per_token`. `*_bytes`: of the whole layer
+        and phase. `waits_for`, `passes`, `streams`, `parts`, `formula`.
 
     Raises
     ------
@@ -168,7 +170,7 @@ def mitigation_table(
 
 def _row(stages: Sequence[StageCost], shape: GemmShape, pattern: Pattern | str) -> dict[str, Any]:
     parsed = Pattern.parse(pattern) if isinstance(pattern, str) else pattern
-    sparse_macs = shape.N * Task(shape, parsed, "bf16").kept
+    sparse_macs = shape.N * kept(shape.K, parsed)
     totals = {name: sum(getattr(stage, name) for stage in stages) for name in (*PER_TOKEN, *BYTES)}
     per_token = {f"{name}_per_token": totals[name] / shape.M for name in PER_TOKEN}
     return {
@@ -177,6 +179,7 @@ def _row(stages: Sequence[StageCost], shape: GemmShape, pattern: Pattern | str) 
         "streams": all(stage.streams for stage in stages),
         "passes": max(1, *(stage.passes for stage in stages)),
         **per_token,
+        "sparse_macs_per_token": sparse_macs,
         "share_of_sparse_macs": per_token["macs_per_token"] / sparse_macs,
         **{name: totals[name] for name in BYTES},
         "formula": "; ".join(stage.formula for stage in stages),
@@ -189,6 +192,7 @@ def model_table(
     dtype: str = "bf16",
     *,
     tokens: int = 4096,
+    operand: SparseOperand = "activations",
     settings: Settings = DEFAULT_SETTINGS,
 ) -> pd.DataFrame:
     """Tabulate `mitigation_table` for all pruned layers of a model, with `layer` and `count` in front.
@@ -197,7 +201,7 @@ def model_table(
     ----------
     model : str or Model
         As `hwmodels.workload.load_model`.
-    pattern, dtype, settings
+    pattern, dtype, operand, settings
         As `mitigation_table`.
     tokens : int
         Of prefill.
@@ -219,8 +223,45 @@ def model_table(
     tables = []
     for layer in load_model(model).layers:
         if layer.pruned:
-            table = mitigation_table(GemmShape(tokens, layer.N, layer.K), pattern, dtype, settings=settings)
+            shape = GemmShape(tokens, layer.N, layer.K)
+            table = mitigation_table(shape, pattern, dtype, operand=operand, settings=settings)
             table.insert(0, "count", layer.count)
             table.insert(0, "layer", layer.name)
             tables.append(table)
     return pd.concat(tables, ignore_index=True)
+
+
+def sum_layers(table: pd.DataFrame) -> pd.DataFrame:
+    """Add up the layers of a `model_table`: operations of a token through all of them, bytes of one pass.
+
+    Each layer makes its own choice here, though layers with the same X (q, k and v; gate and up) could share one.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Of `model_table`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each phase and name, `layer` "all" and `count` the number of layers. `held_bytes` is that of the layer that
+        holds most, since layers follow one another; `share_of_sparse_macs` is of all sums.
+
+    Examples
+    --------
+    >>> total = sum_layers(model_table("llama-3.1-8b", "8:16"))
+    >>> row = total.query("name == 'bias1' and phase == 'decode'")
+    >>> int(row["count"].item()), int(row.macs_per_token.item()), int(row.multiplies_per_token.item())
+    (224, 0, 622592)
+    """
+    keys = ["name", "kind", "phase", "tokens"]
+    columns = [str(name) for name in table.columns]
+    summed = [name for name in columns if name.endswith(("_per_token", "_bytes")) and name != "held_bytes"]
+    weighted = table.assign(**{name: table[name] * table["count"] for name in summed})
+    how = dict.fromkeys(columns, "first") | dict.fromkeys([*summed, "count"], "sum") | {"held_bytes": "max"}
+    found = weighted.groupby(keys, sort=False, as_index=False).agg(
+        {name: rule for name, rule in how.items() if name not in keys}
+    )
+    found["layer"] = "all"
+    found["share_of_sparse_macs"] = found["macs_per_token"] / found["sparse_macs_per_token"]
+    return found[columns]

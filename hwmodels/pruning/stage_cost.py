@@ -216,13 +216,13 @@ def token_buffer(task: Task, passes: int) -> dict[str, Any]:
     }
 
 
-def sequence_buffer(task: Task) -> dict[str, Any]:
-    """All tokens wait in L2, and are read again."""
+def sequence_buffer(task: Task, passes: int = 2) -> dict[str, Any]:
+    """All tokens wait in L2, and are read again for every pass but the first."""
     whole = task.shape.M * task.row_bytes
     return {
         "waits_for": "sequence",
-        "passes": 2,
+        "passes": passes,
         "l2_written_bytes": whole,
-        "l2_read_bytes": whole,
+        "l2_read_bytes": (passes - 1) * whole,
         "held_bytes": whole,
     }

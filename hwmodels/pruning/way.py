@@ -57,8 +57,8 @@ class Way:
         object.__setattr__(self, "mitigation", mitigation_names(self.mitigation))
         if self.placement not in (None, *get_args(Placement)):
             raise RowError(f"placement={self.placement!r}: expected one of {', '.join(get_args(Placement))}")
-        if self.criterion == "unstructured":
-            raise RowError("criterion='unstructured': leaves no N:M pattern for a core to skip by")
+        if self.criterion.startswith("unstructured"):
+            raise RowError(f"criterion={self.criterion!r}: leaves no N:M pattern for a core to skip by")
         if self.selector_groups_per_cycle is not None and not self.selector_groups_per_cycle > 0:
             raise RowError(
                 f"selector_groups_per_cycle={self.selector_groups_per_cycle!r}: expected a positive number"

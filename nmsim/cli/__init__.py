@@ -15,6 +15,7 @@ from nmsim.cli import (
     core,
     fit,
     measure,
+    mitigations,
     pack,
     predict,
     study,
@@ -39,6 +40,7 @@ app.command("unpack")(pack.unpack)
 app.command("inspect")(pack.inspect)
 app.command("predict")(predict.predict)
 app.command("core")(core.core)
+app.command("mitigations")(mitigations.mitigations)
 app.command("study")(study.study)
 app.command("sweep")(sweep.sweep)
 app.command("calibrate")(calibrate.calibrate)

@@ -395,6 +395,10 @@ def test_a_mitigation_never_speeds_up(tokens, name):
         ),
         (lambda: Way(placement="between"), "placement='between': expected one of producer, consumer"),
         (lambda: Way(criterion="unstructured"), "leaves no N:M pattern"),
+        (
+            lambda: Way(criterion="unstructured_global"),
+            "criterion='unstructured_global': leaves no N:M pattern",
+        ),
         (lambda: Way(selector_groups_per_cycle=0), "selector_groups_per_cycle=0: expected a positive number"),
         (lambda: Way(selector_groups_per_cycle=math.nan), "expected a positive number"),
         (lambda: Way(vector_ops_per_cycle=-1), "vector_ops_per_cycle=-1: expected a positive number"),

@@ -1,4 +1,4 @@
-"""Criteria and mitigations: numbers counted by running them on numbers that count, and the identities behind the rewrites."""
+"""Criteria and mitigations: each run in its cheap form on numbers that count; the result is that of the golden model."""
 
 import itertools
 import math
@@ -14,11 +14,14 @@ from hwmodels.pruning.overheads import (
     model_table,
     stage_costs,
     strongest_wait,
+    sum_layers,
 )
 from hwmodels.pruning.stage_cost import Settings
 from hwmodels.silicon.selector import network
 from nmsim import compress
+from nmsim import criteria as golden_criteria
 from nmsim.errors import NmsimError, RowError
+from nmsim.mitigation import Recipe, golden, split, split_columns
 from nmsim.pattern import Pattern
 from nmsim.records import GemmShape
 
@@ -153,37 +156,45 @@ def bisected(t, numbers, at_least, bits=BITS):
 
 def run_clact(t, X, W, pattern, rng):
     if len(X) == 1:
-        return X * masks(X, pattern) @ W.T, X * masks(X * X, pattern) @ W.T
+        return X * masks(X, pattern) @ W.T, golden.linear(X, W, pattern, criterion="clact")
     rows = [t.row(row) for row in X]
     norms = [t.sqrt(total([row[j] * row[j] for row in rows])) for j in range(X.shape[1])]
     scores = plains([[x * norm for x, norm in zip(row, norms, strict=True)] for row in rows])
-    of_code = np.abs(X) * np.linalg.norm(X, axis=0) / np.linalg.norm(X, axis=1)[:, None]
-    return X * masks(scores, pattern) @ W.T, X * masks(of_code, pattern) @ W.T
+    return X * masks(scores, pattern) @ W.T, golden.linear(X, W, pattern, criterion="clact")
 
 
 def run_vector(t, X, W, pattern, rng):
     f = W.var(axis=0)
     scores = plains([[x * fj for x, fj in zip(t.row(row), f, strict=True)] for row in X])
-    return X * masks(scores, pattern) @ W.T, X * masks(X * f, pattern) @ W.T
+    return X * masks(scores, pattern) @ W.T, golden.linear(X, W, pattern, criterion="weight_variance")
 
 
 def run_unstructured(t, X, W, pattern, rng):
     # Magnitudes that repeat, so that equals of the threshold have to be told apart.
     X = np.sign(X) * (np.abs(X) // 20)
     k = X.shape[1] * pattern.n // pattern.m
-    kept = np.zeros(X.shape, bool)
-    for i, row in enumerate(np.abs(X)):
-        keys = t.row(row)
-        threshold, above = bisected(t, keys, k)
-        missing, seen = Number(k, t) - above, Number(0, t)
-        for j, key in enumerate(keys):
-            greater, equal, wanted = key > threshold, key == threshold, seen < missing
-            seen = seen + equal
-            kept[i, j] = greater or (equal and wanted)
-    expected = np.zeros(X.shape, bool)
-    for i, row in enumerate(np.abs(X)):
-        expected[i, sorted(range(len(row)), key=lambda j: (-row[j], j))[:k]] = True
-    return X * kept @ W.T, X * expected @ W.T
+    kept = np.array([greatest(t, row, k) for row in np.abs(X)])
+    return X * kept @ W.T, golden.linear(X, W, pattern, criterion="unstructured")
+
+
+def run_unstructured_global(t, X, W, pattern, rng):
+    X = np.sign(X) * (np.abs(X) // 20)
+    k = X.size * pattern.n // pattern.m
+    kept = greatest(t, np.abs(X).ravel(), k).reshape(X.shape)
+    return X * kept @ W.T, golden.linear(X, W, pattern, criterion="unstructured_global")
+
+
+def greatest(t, magnitudes, k):
+    """The k greatest by a threshold that is found bit by bit."""
+    keys = t.row(magnitudes)
+    threshold, above = bisected(t, keys, k)
+    missing, seen = Number(k, t) - above, Number(0, t)
+    kept = np.zeros(len(keys), bool)
+    for j, key in enumerate(keys):
+        greater, equal, wanted = key > threshold, key == threshold, seen < missing
+        seen = seen + equal
+        kept[j] = greater or (equal and wanted)
+    return kept
 
 
 def _shift_and_restore(t, X, W, pattern, etas, rows):
@@ -191,43 +202,42 @@ def _shift_and_restore(t, X, W, pattern, etas, rows):
     Xs = plains(shifted)
     Y = [t.row(row) for row in Xs * masks(Xs, pattern) @ W.T]
     r = W.sum(axis=1)
-    Y = [[y + eta * ro for y, ro in zip(row, r, strict=True)] for row, eta in zip(Y, etas, strict=True)]
-    eta = np.array([[plain(one)] for one in etas])
-    return plains(Y), ((X - eta) * masks(X - eta, pattern) + eta) @ W.T, eta
+    return plains(
+        [[y + eta * ro for y, ro in zip(row, r, strict=True)] for row, eta in zip(Y, etas, strict=True)]
+    )
 
 
 def run_dpts_mean(t, X, W, pattern, rng):
     rows = [t.row(row) for row in X]
     etas = [total(row) * (1 / len(row)) for row in rows]
-    ours, theirs, eta = _shift_and_restore(t, X, W, pattern, etas, rows)
-    assert np.allclose(eta[:, 0], X.mean(axis=1))
-    return ours, theirs
+    ours = _shift_and_restore(t, X, W, pattern, etas, rows)
+    return ours, golden.linear(X, W, pattern, Recipe(shift="mean"))
 
 
 def run_dpts_median(t, X, W, pattern, rng):
     K = X.shape[1]
     # Whole values with their order kept, as the bits of a float or an int8 can be given.
     ordered = [t.row(row + 128) for row in X]
-    found = [bisected(t, row, K - (K - 1) // 2)[0] - 128 for row in ordered]
-    etas = [Number(value, t) for value in found]
-    ours, theirs, eta = _shift_and_restore(t, X, W, pattern, etas, [t.row(row) for row in X])
-    assert (eta[:, 0] == np.sort(X, axis=1)[:, (K - 1) // 2]).all()
-    return ours, theirs
+    etas = [Number(bisected(t, row, K - (K - 1) // 2)[0] - 128, t) for row in ordered]
+    ours = _shift_and_restore(t, X, W, pattern, etas, [t.row(row) for row in X])
+    return ours, golden.linear(X, W, pattern, Recipe(shift="median"))
 
 
 def _shift_and_bias(t, X, W, pattern, eta):
     Xs = plains([[x - e for x, e in zip(t.row(row), eta, strict=True)] for row in X])
     bias = W @ eta
     Y = [[y + b for y, b in zip(t.row(row), bias, strict=True)] for row in Xs * masks(Xs, pattern) @ W.T]
-    return plains(Y), ((X - eta) * masks(X - eta, pattern) + eta) @ W.T
+    return plains(Y)
 
 
 def run_spts(t, X, W, pattern, rng):
-    return _shift_and_bias(t, X, W, pattern, np.full(X.shape[1], 0.5))
+    ours = _shift_and_bias(t, X, W, pattern, np.full(X.shape[1], 0.5))
+    return ours, golden.linear(X, W, pattern, Recipe(shift=0.5))
 
 
 def run_lpts(t, X, W, pattern, rng):
-    return _shift_and_bias(t, X, W, pattern, rng.normal(size=X.shape[1]))
+    eta = rng.normal(size=X.shape[1])
+    return _shift_and_bias(t, X, W, pattern, eta), golden.linear(X, W, pattern, Recipe(shift=eta))
 
 
 def run_var(t, X, W, pattern, rng):
@@ -243,35 +253,35 @@ def run_var(t, X, W, pattern, rng):
         floor = Number(1e-9 * (K - 1), t)
         v = t.sqrt(spread / (spread_left if spread_left > floor else floor))
         Y.append([one * v for one in t.row(y)])
-    Xsp = X * mask
-    v = np.sqrt(X.var(axis=1, ddof=1) / np.maximum(Xsp.var(axis=1, ddof=1), 1e-9))
-    return plains(Y), (v[:, None] * Xsp) @ W.T
+    return plains(Y), golden.linear(X, W, pattern, Recipe(variance=True))
 
 
 def run_scale_shift(t, X, W, pattern, rng):
     s, b = rng.normal(size=(2, len(W)))
     dense = X * masks(X, pattern) @ W.T
     Y = [[y * (1 + so) + bo for y, so, bo in zip(t.row(row), s, b, strict=True)] for row in dense]
-    return plains(Y), dense * (1 + s) + b
+    return plains(Y), golden.linear(X, W, pattern, Recipe(scale=s, bias=b))
 
 
-def _dot_and_add(t, X, W, pattern, rng, chosen):
-    b = rng.normal(size=X.shape[1])
-    Xsp = X * masks(X, pattern)
+def _dot_and_add(t, X, W, pattern, b, chosen):
     Y = []
-    for row, which, y in zip(X, chosen, Xsp @ W.T, strict=True):
+    for row, which, y in zip(X, chosen, X * masks(X, pattern) @ W.T, strict=True):
         terms = [x * bj for x, bj in itertools.compress(zip(t.row(row), b, strict=True), which)]
         dot = total(terms)
         Y.append([one + dot for one in t.row(y)])
-    return plains(Y), Xsp @ W.T + (X * chosen @ b)[:, None]
+    return plains(Y)
 
 
 def run_bias1(t, X, W, pattern, rng):
-    return _dot_and_add(t, X, W, pattern, rng, masks(X, pattern))
+    b = rng.normal(size=X.shape[1])
+    ours = _dot_and_add(t, X, W, pattern, b, masks(X, pattern))
+    return ours, golden.linear(X, W, pattern, Recipe(kept_bias=b))
 
 
 def run_bias2(t, X, W, pattern, rng):
-    return _dot_and_add(t, X, W, pattern, rng, ~masks(X, pattern))
+    b = rng.normal(size=X.shape[1])
+    ours = _dot_and_add(t, X, W, pattern, b, ~masks(X, pattern))
+    return ours, golden.linear(X, W, pattern, Recipe(dropped_bias=b))
 
 
 def product(t, A, B):
@@ -285,26 +295,25 @@ def product(t, A, B):
 def run_r_sparse(t, X, W, pattern, rng):
     A, B = rng.normal(size=(len(W), RANK)), rng.normal(size=(RANK, X.shape[1]))
     Xsp = X * masks(X, pattern)
-    return Xsp @ W.T + product(t, product(t, X - Xsp, B), A), Xsp @ W.T + (X - Xsp) @ B.T @ A.T
+    ours = Xsp @ W.T + product(t, product(t, X - Xsp, B), A)
+    return ours, golden.linear(X, W, pattern, Recipe(low_rank=(A, B)))
 
 
 def run_smooth_dynamic(t, X, W, pattern, rng):
     w = np.abs(W).max(axis=0)
-    s = np.sqrt(np.abs(X).max(axis=0) / w)
-    theirs = ((X / s) * masks(X / s, pattern)) @ (W * s).T
     if len(X) == 1:
         scores = plains([[x * wj for x, wj in zip(t.row(np.abs(X[0])), w, strict=True)]])
     else:
         rows = [t.row(row) for row in np.abs(X)]
         inverse = [t.sqrt(Number(w[j], t) / t.greatest([row[j] for row in rows])) for j in range(X.shape[1])]
         scores = plains([[x * one for x, one in zip(row, inverse, strict=True)] for row in rows])
-    return X * masks(scores, pattern) @ W.T, theirs
+    return X * masks(scores, pattern) @ W.T, golden.linear(X, W, pattern, Recipe(equalise="dynamic"))
 
 
 def run_rotation(t, X, W, pattern, rng):
     Q = np.linalg.qr(rng.normal(size=(X.shape[1],) * 2))[0]
     XQ = product(t, X, Q.T)
-    return XQ * masks(XQ, pattern) @ (W @ Q).T, (X @ Q) * masks(X @ Q, pattern) @ (W @ Q).T
+    return XQ * masks(XQ, pattern) @ (W @ Q).T, golden.linear(X, W, pattern, Recipe(rotation=Q))
 
 
 def run_outliers(t, X, W, pattern, rng):
@@ -316,7 +325,7 @@ def run_outliers(t, X, W, pattern, rng):
     for i, o in itertools.product(range(len(X)), range(len(W))):
         for j in np.flatnonzero(outlying[i]):
             Y[i, o] = t.mac(Y[i, o], rest[i, j], W[o, j])
-    return Y, X * (mask | outlying) @ W.T
+    return Y, X * split(X, pattern, Pattern(OUTLIERS, WINDOW), first="pattern").kept @ W.T
 
 
 def run_salient_columns(t, X, W, pattern, rng):
@@ -324,13 +333,12 @@ def run_salient_columns(t, X, W, pattern, rng):
     rest = X.copy()
     rest[:, columns] = 0
     sparse = rest * masks(rest, pattern) @ W.T
-    mask = masks(rest, pattern)
-    mask[:, columns] = True
-    return sparse + product(t, X[:, columns], W[:, columns]), X * mask @ W.T
+    kept = split_columns(X, pattern, COLUMNS, saliency=np.isin(np.arange(X.shape[1]), columns)).kept
+    return sparse + product(t, X[:, columns], W[:, columns]), X * kept @ W.T
 
 
 def run_magnitude(t, X, W, pattern, rng):
-    return X * masks(X, pattern) @ W.T, X * masks(X, pattern) @ W.T
+    return X * masks(X, pattern) @ W.T, golden.linear(X, W, pattern)
 
 
 RANK, OUTLIERS, WINDOW, COLUMNS = 3, 1, 4, 5
@@ -380,7 +388,7 @@ def test_static_smoothing_changes_nothing_but_the_choice():
     X, W, rng = drawn((3, 4, 32))
     s = rng.uniform(0.5, 2.0, size=32)
     mask = masks(X / s, Pattern(8, 16))
-    assert np.allclose((X / s * mask) @ (W * s).T, (X * mask) @ W.T)
+    assert np.allclose(golden.linear(X, W, "8:16", Recipe(equalise=s)), (X * mask) @ W.T)
 
 
 @pytest.mark.parametrize("kind", ["half", "bitonic", "all_pairs"])
@@ -453,21 +461,28 @@ def test_what_waits_is_kept_and_read_again():
         assert summed(stages, "shared_written_bytes") == 16 * token
         assert summed(stages, "shared_read_bytes") == (passes - 1) * 16 * token
         assert summed(stages, "held_bytes") == token
-    for name in ("clact", "smooth_dynamic"):
+    of_parameters = {"clact": 0, "smooth_dynamic": token, "unstructured_global": 0}
+    for name, passes in (("clact", 2), ("smooth_dynamic", 2), ("unstructured_global", 16)):
         stages = costs_of(name, shape, Pattern(8, 16), dtype="fp16")
-        assert (strongest_wait(stages), max(stage.passes for stage in stages)) == ("sequence", 2)
+        assert (strongest_wait(stages), max(stage.passes for stage in stages)) == ("sequence", passes)
         assert summed(stages, "l2_written_bytes") == summed(stages, "held_bytes") == 16 * token
+        assert summed(stages, "l2_read_bytes") == (passes - 1) * 16 * token + of_parameters[name]
 
 
 def test_what_streams():
     table = mitigation_table(GemmShape(4096, 4096, 4096), "8:16").set_index(["phase", "name"]).streams
-    waiting = {"unstructured", "dpts_mean", "dpts_median", "rotation"}
+    waiting = {"unstructured", "unstructured_global", "dpts_mean", "dpts_median", "rotation"}
     assert set(table["decode"].index[~table["decode"]]) == waiting
     assert set(table["prefill"].index[~table["prefill"]]) == waiting | {"clact", "smooth_dynamic"}
 
 
-def test_one_token_makes_clact_the_magnitude():
-    assert costs_of("clact", (1, 8, 64), Pattern(8, 16)) == costs_of("magnitude", (1, 8, 64), Pattern(8, 16))
+@pytest.mark.parametrize(("name", "same"), [("clact", "magnitude"), ("unstructured_global", "unstructured")])
+def test_one_token_makes_the_choices_of_a_sequence_those_of_a_token(name, same):
+    assert costs_of(name, (1, 8, 64), Pattern(8, 16)) == costs_of(same, (1, 8, 64), Pattern(8, 16))
+
+
+def test_names_are_those_of_the_golden_models():
+    assert set(CRITERIA) == set(golden_criteria.CRITERIA)
 
 
 def test_more_never_costs_less():
@@ -502,6 +517,25 @@ def test_tables_have_a_row_for_each_name_and_phase():
     # Squares and four more a token, and a multiplication for each of 4096 outputs.
     assert o.multiplies_per_token.item() == 4096 + 4 + 4096
     assert o["count"].item() == 32
+    of_weights = model_table("llama-3.1-8b", "8:16", tokens=128, operand="weights")
+    assert set(of_weights.name) == set(OF_WEIGHTS)
+
+
+def test_the_sum_over_a_model_is_that_of_its_layers():
+    settings = Settings(rank=64)
+    total = sum_layers(model_table("qwen2.5-7b", "8:16", tokens=64, settings=settings))
+    assert len(total) == 2 * (len(CRITERIA) + len(MITIGATIONS))
+    assert set(total["count"]) == {28 * 7}
+    rows = total[total.phase == "prefill"].set_index("name")
+    # q and o, k and v, gate and up, down: out and in features.
+    shapes = [(3584, 3584)] * 2 + [(512, 3584)] * 2 + [(18944, 3584)] * 2 + [(3584, 18944)]
+    macs = 28 * sum(64 * (N + K) for N, K in shapes)
+    assert rows.macs_per_token["r_sparse"] == macs
+    assert rows.share_of_sparse_macs["r_sparse"] == macs / (28 * sum(N * K // 2 for N, K in shapes))
+    assert rows.parameter_bytes["r_sparse"] == 2 * macs
+    assert rows.adds_per_token["spts"] == 28 * sum(N + K for N, K in shapes)
+    assert rows.held_bytes["clact"] == 64 * 2 * 18944
+    assert rows.l2_written_bytes["clact"] == 28 * 64 * 2 * sum(K for _, K in shapes)
 
 
 @pytest.mark.parametrize(
@@ -515,6 +549,7 @@ def test_tables_have_a_row_for_each_name_and_phase():
             "of activations; with sparse weights: scale_shift",
         ),
         ({"mitigation": "salient_columns", "settings": Settings(columns=65)}, "65: expected at most K, 64"),
+        ({"operand": "weight"}, "operand='weight': expected one of weights, activations"),
         ({"dtype": "fp7"}, "dtype='fp7': expected one of"),
         ({"pattern": "9:8"}, "9:8"),
     ],
