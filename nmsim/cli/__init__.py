@@ -20,6 +20,7 @@ from nmsim.cli import (
     predict,
     study,
     sweep,
+    threshold,
     validate,
 )
 from nmsim.errors import NmsimError
@@ -43,6 +44,7 @@ app.command("core")(core.core)
 app.command("mitigations")(mitigations.mitigations)
 app.command("study")(study.study)
 app.command("sweep")(sweep.sweep)
+app.command("threshold")(threshold.threshold)
 app.command("calibrate")(calibrate.calibrate)
 app.command("measure")(measure.measure)
 app.command("fit")(fit.fit)

@@ -1,0 +1,181 @@
+"""`nmsim threshold`: the dense models that are as small, as fast and as frugal as a pruned one, which has to beat them."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nmsim.cli import console
+from nmsim.cli.progress import share_bar
+from nmsim.cli.threshold_rows import NONE, Row, beside, show
+from nmsim.errors import NmsimError, RowError
+from nmsim.files.atomic import new_file, refuse_target
+
+if TYPE_CHECKING:
+    from hwmodels.threshold import QuantisedDense, Stored
+
+MODEL = "llama-3.1-8b"
+PATTERNS = "2:4,8:16"
+ENCODINGS = "combinatorial"
+QUANTISED = "8,4,3"
+
+
+def threshold(
+    model: Annotated[
+        str, typer.Argument(help="A shipped model, a Hugging Face config.json, or its folder.")
+    ] = MODEL,
+    pattern: Annotated[
+        list[str] | None,
+        typer.Option("--pattern", "--patterns", "-p", help=f"Patterns N:M, N kept. Default {PATTERNS}."),
+    ] = None,
+    encoding: Annotated[
+        list[str] | None,
+        typer.Option("--encoding", "--encodings", "-e", help=f"Encodings. Default {ENCODINGS}."),
+    ] = None,
+    packing: Annotated[
+        str, typer.Option(help="bitstream, no_straddle[:W], power_of_two or byte.")
+    ] = "bitstream",
+    outliers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--outliers",
+            "-x",
+            help="What is kept beside the N:M part: none, n:m (n of m elements, such as 8:256), or columns:C (whole columns "
+            "along K). Default none.",
+        ),
+    ] = None,
+    outlier_encoding: Annotated[
+        str, typer.Option("--outlier-encoding", help="Encoding of n:m outliers.")
+    ] = "combinatorial",
+    dtype: Annotated[
+        str, typer.Option(help="Value type of the pruned layers: bf16, fp16, fp8, int8, int4 ...")
+    ] = "bf16",
+    side_dtype: Annotated[
+        str | None, typer.Option("--side-dtype", help="Value type of outliers and columns. Default --dtype.")
+    ] = None,
+    rest_dtype: Annotated[
+        str, typer.Option("--rest-dtype", help="Value type of output head and embedding.")
+    ] = "bf16",
+    group: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Elements along K that share a scale, where values have fewer than 16 bits; 0: no scales.",
+        ),
+    ] = 128,
+    scale_bits: Annotated[int, typer.Option("--scale-bits", min=0, help="Bits of a scale.")] = 16,
+    quantised: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--quantised",
+            "-q",
+            help=f"Bits of the values of dense models to compare with. Default {QUANTISED}.",
+        ),
+    ] = None,
+    hardware: Annotated[
+        list[str] | None,
+        typer.Option("--hardware", "-H", help="Machines by name, or hardware TOML files. Default h200."),
+    ] = None,
+    core: Annotated[
+        str, typer.Option("--core", "-c", help="Core design whose energy counts: a name or a .toml file.")
+    ] = "flexible-8x16",
+    tokens: Annotated[int, typer.Option("--tokens", "-t", min=1, help="Sequences decoded together.")] = 1,
+    step: Annotated[
+        int, typer.Option(min=1, help="Widths of dense models are multiples of so many elements.")
+    ] = 16,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="CSV file to write: a row a machine and way to store."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an existing file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Find the dense models that are as small, as fast and as frugal as a pruned one: the Performance Threshold.
+
+    A pruned model is worth having where it is more accurate than these. Bytes are counted exactly, norms and biases left
+    out. Time (predicted, with its range) and energy (nominal, with that of low and high costs) are of the linear layers in
+    one decode step. Dense models have the same depth, vocabulary and value types, and all widths in proportion.
+    """
+    import hwmodels
+    from hwmodels.threshold import Stored, quantised_dense
+
+    if output is not None:
+        refuse_target(output, force)
+    loaded = hwmodels.load_model(model)
+    machines = [hwmodels.load(name) for name in console.split_names(hardware or ["h200"], "hardware")]
+    design = hwmodels.load_core(core)
+    common: dict[str, Any] = {
+        "packing": packing, "dtype": dtype, "side_dtype": side_dtype, "rest_dtype": rest_dtype, "group_elems": group,
+        "scale_bits": scale_bits, "outlier_encoding": outlier_encoding,
+    }  # fmt: skip
+    ways = [
+        Stored(pattern=text, encoding=name, **beside(kept), **common)  # type: ignore[arg-type]
+        for text in console.split_names(pattern or [PATTERNS], "pattern")
+        for name in console.split_names(encoding or [ENCODINGS], "encoding")
+        for kept in console.split_names(outliers or [NONE], "outliers")
+    ]
+    bits = [_bits(word) for word in console.split_names(quantised or [QUANTISED])]
+    problems: dict[str, None] = {}
+    rows: list[Row] = []
+    with share_bar() as tell:
+        narrow = {
+            machine.id: [quantised_dense(loaded, ways[0], each, machine, design, tokens) for each in bits]
+            for machine in machines
+        }
+        asked = [(machine, how) for machine in machines for how in ways]
+        for place, (machine, how) in enumerate(asked):
+            tell(f"{how.pattern} on {machine.id}", place / len(asked))
+            rows.append(_row(loaded, how, machine, design, tokens, step, narrow[machine.id], problems))
+    for problem in problems:
+        console.err.print(problem, highlight=False, markup=False)
+    records = [row.record() for row in rows]
+    if output is not None:
+        import pandas as pd
+
+        with new_file(output, force=force) as stream:
+            pd.DataFrame(records).to_csv(stream, index=False)
+    if as_json:
+        told = [
+            {"hardware": name, "core": design.id, **asdict(each)}
+            for name, all_ in narrow.items()
+            for each in all_
+        ]
+        console.print_json({"pruned": records, "quantised": told})
+        return
+    show(rows, narrow, design.id)
+
+
+def _row(
+    model: Any,
+    how: "Stored",
+    machine: Any,
+    design: Any,
+    tokens: int,
+    step: int,
+    narrow: list["QuantisedDense"],
+    problems: dict[str, None],
+) -> Row:
+    """All three thresholds of one pruned model; why one of them is not told goes into `problems`."""
+    from hwmodels.threshold import equal_energy, equal_memory, equal_time, footprint
+
+    memory = equal_memory(model, how, step_elems=step)
+    time = energy = None
+    try:
+        time = equal_time(model, how, machine, tokens=tokens, step_elems=step)
+    except NmsimError as error:
+        problems[f"no time on {machine.id}: {error}"] = None
+    try:
+        energy = equal_energy(model, how, design, tokens=tokens, step_elems=step)
+    except NmsimError as error:
+        problems[f"no energy on {design.id}: {error}"] = None
+    return Row(
+        model.name, how, footprint(model, how), footprint(model, how.dense()), machine.id, design.id, tokens,
+        memory, time, energy, tuple(narrow),
+    )  # fmt: skip
+
+
+def _bits(word: str) -> int:
+    if not (word.isascii() and word.isdigit()):
+        raise RowError(f"--quantised {word!r}: expected bits of a value, such as {QUANTISED}")
+    return int(word)

@@ -1,0 +1,115 @@
+import csv
+import json
+
+import pytest
+
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 1024,
+}
+
+
+def test_a_table_and_a_sentence(nmsim):
+    code, out, err = nmsim("threshold", "-p", "8:16", "-H", "h200,h200-8x16")
+    assert (code, err) == (0, "")
+    assert "55.5%" in out
+    lines = [line.split() for line in out.splitlines() if line.startswith("  8:16 ")]
+    assert [line[3:5] for line in lines[1:]] == [
+        ["memory", "-"], ["time", "h200"], ["time", "h200-8x16"], ["energy", "flexible-8x16"],
+    ]  # fmt: skip
+    assert "8:16 combinatorial: A dense model of 4.90 B parameters is as small; one of " in out
+    assert "as fast on h200-8x16" in out
+    assert "dense values of 8 bits (8.125 bits an element with scales)" in out
+
+
+def test_json_says_the_same_as_the_csv(nmsim, tmp_path):
+    path = tmp_path / "threshold.csv"
+    asked = ("threshold", "-p", "2:4,8:16", "-x", "none,8:256,columns:128", "--json", "-o", path)
+    code, out, err = nmsim(*asked)
+    assert (code, err) == (0, "")
+    records = json.loads(out)["pruned"]
+    with path.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(records) == len(rows) == 6
+    for record, row in zip(records, rows, strict=True):
+        assert list(record) == list(row)
+        assert float(row["time_width"]) == record["time_width"]
+        assert record["time_low_width"] < record["time_width"] < record["time_high_width"]
+        assert record["memory_params_elems"] < 8_029_995_008
+    assert records[3]["bits_per_element"] == 8.875
+    assert records[3]["linear_params_elems"] == round(8.875 / 16 * records[3]["pruned_elems"])
+    assert [(record["outliers"], record["columns"]) for record in records[:3]] == [
+        (None, 0), ("8:256", 0), (None, 128),
+    ]  # fmt: skip
+    code, _, err = nmsim(*asked, "-H", "h9000")
+    assert code == 2
+    assert "exists" in err
+    assert nmsim(*asked, "--force")[0] == 0
+
+
+def test_a_model_from_its_config(nmsim, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
+    code, out, _ = nmsim("threshold", tmp_path, "-p", "2:4", "-e", "bitmask", "--json")
+    (record,) = json.loads(out)["pruned"]
+    assert code == 0
+    assert record["pruned_elems"] == 2 * (4 * 256 * 256 + 3 * 512 * 256)
+    assert record["bits_per_element"] == 9.0
+    assert record["memory_hidden_elems"] % 16 == 0
+
+
+def test_what_a_machine_does_not_take_is_left_open(nmsim):
+    code, out, err = nmsim("threshold", "-p", "8:16", "--dtype", "int4", "--json")
+    (record,) = json.loads(out)["pruned"]
+    assert code == 0
+    assert "no time on h200: " in err
+    assert "no energy on flexible-8x16: dtype 'int4': flexible-8x16 takes" in err
+    assert record["bits_per_element"] == 2 + 0.875 + 0.125
+    assert record["time_width"] is record["pruned_time_s"] is record["energy_width"] is None
+    assert (
+        record["statement"]
+        == "A dense model of 6.42 B parameters is as small: the pruned model has to beat it."
+    )
+    code, out, _ = nmsim("threshold", "-p", "8:16", "-e", "bitmask", "--dtype", "int4", "--group", "64")
+    assert code == 0
+    assert "dense values of 3 bits (3.25 bits an element with scales)" in out
+    assert " time " not in out
+
+
+def test_the_model_itself_unpruned_is_no_quantised_competitor(nmsim):
+    def statement(bits):
+        _, out, _ = nmsim(
+            "threshold", "-p", "15:16", "-e", "bitmask", "--dtype", "int8", "-q", bits, "--json"
+        )
+        return json.loads(out)["pruned"][0]["statement"]
+
+    assert "dense values of" not in statement("8")
+    assert "dense values of 7 bits" in statement("8,7,4")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["gpt-5"], "model 'gpt-5'"),
+        (["-p", "8-16"], "pattern '8-16'"),
+        (["-e", "morse"], "morse"),
+        (["-x", "columns:0"], "--outliers 'columns:0': expected columns:C with a positive number"),
+        (["-x", "many"], "pattern 'many'"),
+        (["-q", "four"], "--quantised 'four': expected bits of a value, such as 8,4,3"),
+        (["-q", "16"], "value_bits=16: expected 1 to 15"),
+        (["--dtype", "fp7"], "dtype='fp7'"),
+        (["-x", ","], "no outliers given"),
+        (["-H", "h9000"], "h9000"),
+        (["-c", "tubes"], "tubes"),
+        (["--step", "8192"], "step_elems=8192: expected 1 to the hidden size of llama-3.1-8b, 4096"),
+        (["-x", "columns:9999"], "columns=9999: expected at most those of q, 4096"),
+    ],
+)
+def test_bad_input_is_one_line(nmsim, arguments, text):
+    code, out, err = nmsim("threshold", *arguments)
+    assert (code, out) == (2, "")
+    assert text in err
+    assert err.count("\n") == 1
