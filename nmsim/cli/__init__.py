@@ -18,6 +18,7 @@ from nmsim.cli import (
     mitigations,
     pack,
     predict,
+    quality,
     study,
     sweep,
     threshold,
@@ -43,6 +44,7 @@ app.command("predict")(predict.predict)
 app.command("core")(core.core)
 app.command("mitigations")(mitigations.mitigations)
 app.command("study")(study.study)
+app.command("quality")(quality.quality)
 app.command("sweep")(sweep.sweep)
 app.command("threshold")(threshold.threshold)
 app.command("calibrate")(calibrate.calibrate)

@@ -1,0 +1,342 @@
+"""`nmsim quality`: what pruning does to the outputs of real linear layers, beside what it costs and brings."""
+
+import contextlib
+import io
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+from nmsim.cli import console
+from nmsim.cli.progress import Shares, share_bar
+from nmsim.errors import ContainerError, NmsimError
+from nmsim.files.atomic import new_file, refuse_target
+from nmsim.files.selection import Selection
+from nmsim.pattern import Pattern
+from nmsim.quality import Way, cross
+from nmsim.records import SparseOperand
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from validate.activation_dump import Source
+    from validate.quality import QualityRun
+    from validate.quality_cost import Target
+
+PATTERNS = "2:4,4:8,8:16,16:32"
+CRITERIA = {"activations": "magnitude,amber", "weights": "magnitude,channel_vector"}
+MITIGATIONS = {"activations": "none,var,dpts_mean,dpts_median", "weights": "none,weight_correction,outliers"}
+BOTH = "both"
+SYNTHETIC = "llm-like"
+FIGURES = (".svg", ".png", ".pdf")
+DPI = 200
+SHOWN_REASONS = 5
+
+
+def quality(
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Checkpoint whose linear layers are measured: a .safetensors file, an index, or a folder with one.",
+            metavar="CHECKPOINT",
+        ),
+    ] = None,
+    example: Annotated[
+        bool, typer.Option("--example", help="Use the synthetic example checkpoint, no trained model.")
+    ] = False,
+    activations: Annotated[
+        Path | None,
+        typer.Option(
+            "--activations",
+            "-a",
+            help="Safetensors file of recorded inputs, a tensor a layer, named as its weight: tokens x K, or "
+            "batch x sequence x K. Synthetic ones when absent.",
+        ),
+    ] = None,
+    synthetic: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Kind of synthetic activations: gaussian, laplace or llm-like. Default {SYNTHETIC}."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of synthetic activations.")] = 0,
+    operand: Annotated[
+        str, typer.Option(help="What is pruned: activations, weights or both.")
+    ] = "activations",
+    pattern: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pattern", "--patterns", "-p", help=f"Patterns N:M, N kept of every M. Default {PATTERNS}."
+        ),
+    ] = None,
+    criterion: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--criterion",
+            "--criteria",
+            help=f"What is kept. Default {CRITERIA['activations']}; of weights {CRITERIA['weights']} (Wanda).",
+        ),
+    ] = None,
+    mitigation: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mitigation",
+            "--mitigations",
+            help="What is done beside the product, + between several, sizes after =, such as dpts_mean+var or outliers=8:256. "
+            f"Default {MITIGATIONS['activations']}; of weights {MITIGATIONS['weights']}.",
+        ),
+    ] = None,
+    encoding: Annotated[str, typer.Option("--encoding", "-e", help="Metadata encoding.")] = "combinatorial",
+    packing: Annotated[
+        str, typer.Option(help="bitstream, no_straddle[:W], power_of_two or byte.")
+    ] = "bitstream",
+    dtype: Annotated[
+        str, typer.Option(help="Value type of bits and speedups: bf16, fp16, fp8, int8.")
+    ] = "bf16",
+    core: Annotated[
+        str, typer.Option(help="Core that speedups are counted on, a name or a TOML file; '' for none.")
+    ] = "flexible-16x32",
+    hardware: Annotated[
+        str,
+        typer.Option(
+            "--hardware", "-H", help="Machine that speedups are predicted on, or a TOML file; '' for none."
+        ),
+    ] = "h200",
+    tokens_prefill: Annotated[int, typer.Option(min=1, help="Tokens of a prompt; decode has one.")] = 4096,
+    eval_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a layer that are measured.")] = 128,
+    calibration_tokens: Annotated[
+        int, typer.Option(min=1, help="Other tokens, from which parameters are fitted.")
+    ] = 128,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(help="Shell patterns of tensors to measure, in place of the default rule."),
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Shell patterns of tensors to leave out.")] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out layers that --activations has nothing of.")
+    ] = False,
+    accuracy: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV file of accuracies you measured, pattern,criterion,mitigation,accuracy, to draw beside those that the "
+            "authors logged."
+        ),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="CSV file: a row a layer and way, and one for all layers.")
+    ] = Path("quality.csv"),
+    plot: Annotated[Path | None, typer.Option("--plot", help="Figure to write: .svg, .png or .pdf.")] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace existing files.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Measure what each pattern, criterion and mitigation does to the outputs of linear layers, beside bits and speedups.
+
+    One layer at a time: errors do not go on to the next layer, and none is an accuracy. What is learned elsewhere is fitted
+    here to calibration tokens. Lists are joined by commas, or given by repeating an option.
+    """
+    from validate.quality_accuracy import read_accuracy
+
+    if example == (checkpoint is not None):
+        raise NmsimError("expected either a checkpoint or --example")
+    if activations is not None and synthetic is not None:
+        raise NmsimError("--activations and --synthetic are both given, expected one of them")
+    ways, left_out = _ways(operand, pattern, criterion, mitigation)
+    sources = [path for path in (checkpoint, activations, accuracy) if path is not None]
+    _refuse_files(output, plot, force, sources)
+    own = read_accuracy(accuracy) if accuracy is not None else None
+    target = _target(hardware, core, encoding, packing, dtype, tokens_prefill)
+    selection = Selection(
+        console.split_names(include) if include else None, console.split_names(exclude) if exclude else None
+    )
+    counts = (calibration_tokens, eval_tokens)
+    with share_bar() as progress, _tokens(activations, synthetic or SYNTHETIC, counts, seed) as tokens:
+        found = _measure(checkpoint, tokens, ways, target, selection, allow_missing, progress)
+        description = tokens.description
+    if activations is None:
+        console.err.print(f"activations: {description}, drawn at random, of no model", highlight=False)
+    drawn = _figure(found.table, own, plot.suffix.removeprefix(".")) if plot is not None else b""
+    with new_file(output, force=force, sources=sources) as stream:
+        found.table.to_csv(stream, index=False)
+    if plot is not None:
+        with new_file(plot, force=force, sources=[*sources, output]) as stream:
+            stream.write(drawn)
+    of_all = found.table[found.table["layer"] == "all"]
+    layers = found.table["layer"].nunique() - 1
+    if as_json:
+        console.print_json(
+            {
+                "output": str(output),
+                "plot": str(plot) if plot is not None else None,
+                "activations": description,
+                "layers": layers,
+                "tensors_left_out": found.left_out,
+                "ways_left_out": left_out,
+                "all_layers": [_plain(row) for row in of_all.to_dict("records")],
+            }
+        )
+        return
+    _show(of_all, description, layers)
+    _say_left_out(found.left_out, left_out)
+    written = f" and {plot}" if plot is not None else ""
+    _say(f"{len(found.table):,} rows in {output}{written}")
+
+
+def _ways(
+    operand: str, pattern: list[str] | None, criterion: list[str] | None, mitigation: list[str] | None
+) -> tuple[list[Way], dict[str, str]]:
+    """Cross what was asked; what goes with no operand is told, and an operand that nothing goes with is refused."""
+    if operand not in (BOTH, *get_args(SparseOperand)):
+        raise NmsimError(f"--operand {operand!r}: expected activations, weights or both")
+    operands: list[SparseOperand] = ["activations", "weights"]
+    if operand != BOTH:
+        operands = [one for one in operands if one == operand]
+    patterns = [Pattern.parse(text) for text in console.split_names(pattern or [PATTERNS], "pattern")]
+    ways: list[Way] = []
+    reasons: list[dict[str, str]] = []
+    for one in operands:
+        criteria = console.split_names(criterion or [CRITERIA[one]], "criterion")
+        mitigations = console.split_names(mitigation or [MITIGATIONS[one]], "mitigation")
+        found, left_out = cross(one, patterns, criteria, mitigations)
+        if len(left_out) == len(criteria) * len(mitigations):
+            raise NmsimError(f"{one}: nothing to measure: {'; '.join(dict.fromkeys(left_out.values()))}")
+        ways += found
+        reasons.append(left_out)
+    everywhere = {name: why for name, why in reasons[0].items() if all(name in other for other in reasons)}
+    return ways, everywhere
+
+
+def _refuse_files(output: Path, plot: Path | None, force: bool, sources: Sequence[Path]) -> None:
+    refuse_target(output, force, sources)
+    if plot is None:
+        return
+    if plot.suffix not in FIGURES:
+        raise ContainerError(f"--plot {plot}: expected a name that ends in {', '.join(FIGURES)}")
+    if plot.resolve() == output.resolve():
+        raise ContainerError(f"--plot {plot}: is the table itself, expected another name")
+    refuse_target(plot, force, sources)
+
+
+def _target(
+    hardware: str, core: str, encoding: str, packing: str, dtype: str, tokens_prefill: int
+) -> "Target":
+    import hwmodels
+    from validate.quality_cost import Target
+
+    return Target(
+        hwmodels.load(hardware) if hardware else None,
+        hwmodels.load_core(core) if core else None,
+        encoding,
+        packing,
+        dtype,
+        tokens_prefill,
+    )
+
+
+@contextlib.contextmanager
+def _tokens(dump: Path | None, kind: str, counts: tuple[int, int], seed: int) -> Iterator["Source"]:
+    from validate.activation_dump import Synthetic, open_dump
+
+    if dump is None:
+        yield Synthetic(kind, *counts, seed)
+        return
+    with open_dump(dump, *counts) as opened:
+        yield opened
+
+
+def _measure(
+    checkpoint: Path | None,
+    tokens: "Source",
+    ways: Sequence[Way],
+    target: "Target",
+    selection: Selection,
+    allow_missing: bool,
+    progress: Shares,
+) -> "QualityRun":
+    from validate.example_checkpoint import FILE_NAME, write_example
+    from validate.quality import measure_quality, open_dense
+
+    with contextlib.ExitStack() as stack:
+        if checkpoint is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            checkpoint = write_example(folder / FILE_NAME)
+        opened = stack.enter_context(open_dense(checkpoint))
+        return measure_quality(
+            opened, tokens, ways, target, selection=selection, allow_missing=allow_missing, progress=progress
+        )
+
+
+def _figure(table: "pd.DataFrame", own: "pd.DataFrame | None", kind: str) -> bytes:
+    import pandas as pd
+
+    from validate.quality_accuracy import logged_accuracy
+    from validate.quality_plots import quality_cost
+
+    accuracies = logged_accuracy()
+    fig, _ = quality_cost(
+        table, accuracies if own is None else pd.concat([accuracies, own], ignore_index=True)
+    )
+    stream = io.BytesIO()
+    fig.savefig(stream, format=kind, dpi=DPI, facecolor=fig.get_facecolor())
+    return stream.getvalue()
+
+
+def _show(rows: "pd.DataFrame", description: str, layers: int) -> None:
+    lines = []
+    for row in rows.itertuples():
+        bound = "≤ " if row.mask_entropy_kind in ("upper_bound", "mixed") else ""
+        lines.append(
+            (
+                row.operand,
+                row.pattern,
+                row.criterion,
+                row.mitigation,
+                f"{100 * float(row.energy_kept_share):.2f} %",  # type: ignore[arg-type]
+                f"{float(row.relative_output_error):.4g}",  # type: ignore[arg-type]
+                _number(row.mask_entropy_bits_per_elem, "", bound),
+                _number(row.metadata_bits_per_elem),
+                _number(row.stored_bits_per_elem),
+                _number(row.predicted_decode_speedup_vs_dense, "x"),
+                _number(row.predicted_prefill_speedup_vs_dense, "x"),
+                _number(row.core_decode_speedup_vs_dense, "x"),
+                _number(row.core_prefill_speedup_vs_dense, "x"),
+            )
+        )
+    first = rows.iloc[0]
+    machine, core = first["hardware"] or "machine", first["core"] or "core"
+    console.print_table(
+        f"Quality and cost, {layers} layers together; activations: {description}",
+        ["operand", "pattern", "criterion", "mitigation", "energy kept", "output error", "entropy b/elem",
+         "metadata b/elem", "stored b/elem", f"{machine} decode", "prefill", f"{core} decode", "prefill"],
+        lines,
+        note="output error: |Y - Y dense|² / |Y dense|², one layer at a time. ≤: a bound, too few groups for an estimate. "
+        f"Speedups vs dense; {machine} without criterion and mitigation, {core} with them.",
+    )  # fmt: skip
+
+
+def _number(value: Any, unit: str = "", before: str = "") -> str:
+    return "-" if math.isnan(value) else f"{before}{value:.4g}{unit}"
+
+
+def _plain(row: dict[Any, Any]) -> dict[str, Any]:
+    """A row for JSON: what is not a number is null."""
+    import pandas as pd
+
+    return {str(name): None if pd.isna(value) or value == math.inf else value for name, value in row.items()}
+
+
+def _say_left_out(tensors: dict[str, str], ways: dict[str, str]) -> None:
+    if tensors:
+        reasons: dict[str, int] = {}
+        for why in tensors.values():
+            reasons[why] = reasons.get(why, 0) + 1
+        shown = "; ".join(f"{count}: {why}" for why, count in list(reasons.items())[:SHOWN_REASONS])
+        _say(f"{len(tensors)} tensors left out ({shown})")
+    for name, why in ways.items():
+        _say(f"not measured: {name}: {why}")
+
+
+def _say(text: str) -> None:
+    console.out.print(text, highlight=False, markup=False)

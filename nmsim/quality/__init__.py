@@ -1,0 +1,12 @@
+"""Quality of pruned linear layers, measured on arrays: energy kept, error of the output, and entropy of the masks.
+
+Nothing here opens a file or knows a machine: `validate.quality` brings checkpoints and costs. All sums are kept as sums, so
+that layers can be added up.
+"""
+
+from nmsim.quality.activations import measure_activations
+from nmsim.quality.measured import Measured
+from nmsim.quality.way import Way, cross, parse_mitigation
+from nmsim.quality.weights import measure_weights
+
+__all__ = ["Measured", "Way", "cross", "measure_activations", "measure_weights", "parse_mitigation"]

@@ -1,0 +1,235 @@
+"""Pruned activations of one layer: energy kept, error of the output by the rewrite road, entropy of the masks.
+
+Ways that differ in the epilogue alone share the product of what is kept with the weights.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nmsim import criteria
+from nmsim.errors import PatternError
+from nmsim.mask import BoolArray
+from nmsim.mitigation import fit, rewrite
+from nmsim.mitigation.outliers import Split, split, split_columns
+from nmsim.mitigation.recipe import Recipe
+from nmsim.pattern import Pattern
+from nmsim.quality.entropy import entropy_of
+from nmsim.quality.layer import Columns, Layer
+from nmsim.quality.measured import BLOCK_ELEMS, Measured, finite_output, squares, tokens_of
+from nmsim.quality.recipes import folded_recipe, of_rows, token_recipe, with_side_terms
+from nmsim.quality.way import Way
+
+Floats = NDArray[np.float32]
+
+
+class _Tokens(NamedTuple):
+    """Tokens as the weights of a fold meet them, and their dense output; of calibration and of evaluation."""
+
+    fit: Floats
+    fit_output: Floats | None
+    x: Floats
+    output: Floats
+
+
+class _Chosen(NamedTuple):
+    """A way with all that its epilogue needs but the product, and what is already known of it."""
+
+    place: int
+    way: Way
+    recipe: Recipe
+    chosen: rewrite.Selected
+    fit_chosen: rewrite.Selected | None
+    energy_kept: float
+    nm_mask: BoolArray
+
+
+def measure_activations(
+    x_fit: NDArray[Any],
+    x: NDArray[Any],
+    weight: NDArray[Any],
+    ways: Sequence[Way],
+    *,
+    block_elems: int = BLOCK_ELEMS,
+) -> list[Measured]:
+    """Prune the tokens of one linear layer in several ways, and measure each.
+
+    Parameters
+    ----------
+    x_fit : array [L, K]
+        Calibration tokens, from which parameters are fitted; not measured.
+    x : array [L, K]
+        Tokens that are measured, one call together.
+    weight : array [O, K]
+        Any dtype of floats; it is read in blocks of rows.
+    ways : sequence of Way
+        From `nmsim.quality.cross`.
+    block_elems : int
+        Weights in memory as float32 at a time. Criteria made of weights and the low rank need all of them, in float64.
+
+    Returns
+    -------
+    list of Measured
+        In the order of the ways. Products in float32, sums in float64.
+
+    Raises
+    ------
+    PatternError
+        Shapes that do not fit together, a number that is not finite, or as `nmsim.mitigation.rewrite`.
+
+    Source
+    ------
+    `nmsim.mitigation.rewrite`; fitted parameters, `nmsim.mitigation.fit`.
+
+    Examples
+    --------
+    >>> from nmsim.quality.way import cross
+    >>> rng = np.random.default_rng(0)
+    >>> x, weight = rng.standard_normal((2, 64, 128)), rng.standard_normal((32, 128)).astype(np.float32)
+    >>> ways, _ = cross("activations", ["2:4", "8:16"], ["magnitude"], ["none"])
+    >>> [round(one.energy_kept_share, 2) for one in measure_activations(x[0], x[1], weight, ways)]
+    [1.0, 0.92, 0.86, 0.91]
+    """
+    x_fit, x = tokens_of("x_fit", x_fit, weight), tokens_of("x", x, weight)
+    columns = Layer(weight, block_elems=block_elems).columns()
+    found: dict[int, Measured] = {}
+    folds = {way: tuple(name for name in way.names if name in ("rotation", "smooth_static")) for way in ways}
+    for fold in dict.fromkeys(folds.values()):
+        mine = [(place, way) for place, way in enumerate(ways) if folds[way] == fold]
+        layer = Layer(weight, folded_recipe(mine[0][1], x_fit, columns), block_elems)
+        found |= dict(_measure_fold(x_fit, x, layer, mine))
+    return [found[place] for place in range(len(ways))]
+
+
+def _measure_fold(
+    x_fit: Floats, x: Floats, layer: Layer, ways: Sequence[tuple[int, Way]]
+) -> Iterator[tuple[int, Measured]]:
+    """Measure the ways that share weights, pattern by pattern: values of one pattern are in memory at a time."""
+    columns = layer.columns()
+    calibrated = any(way.find("scale_shift") for _, way in ways)
+    x_fit, x = layer.produced(x_fit), layer.produced(x)
+    tokens = _Tokens(x_fit, layer.output(x_fit) if calibrated else None, x, layer.output(x))
+    energy, output_energy = squares(x), finite_output(squares(tokens.output))
+    vectors = {
+        criterion: criteria.vector_of(criterion, weight=layer.whole())
+        for criterion in dict.fromkeys(way.criterion for _, way in ways)
+    }
+    for _, of_pattern in itertools.groupby(sorted(ways, key=_by_pattern), key=_by_pattern):
+        chosen = [_choose(place, way, tokens, layer, columns, vectors) for place, way in of_pattern]
+        errors = _errors(chosen, tokens, layer)
+        for one in chosen:
+            groups = one.way.pattern is not None and criteria.named(one.way.criterion).among == "group"
+            yield (
+                one.place,
+                Measured(
+                    way=one.way,
+                    elems=x.size,
+                    energy=energy,
+                    energy_kept=one.energy_kept,
+                    output_energy=output_energy,
+                    output_error=errors[one.place],
+                    entropy=entropy_of(one.nm_mask, one.way.pattern) if groups and one.way.pattern else None,
+                ),
+            )
+
+
+def _by_pattern(one: tuple[int, Way]) -> str:
+    return str(one[1].pattern)
+
+
+def _shares_product(way: Way) -> tuple[str, ...]:
+    """What the values of a way depend on, within a pattern and a fold."""
+    names = ("dpts_mean", "dpts_median", "spts", "lpts", "smooth_dynamic", "outliers", "salient_columns")
+    return (way.criterion, *(str(one) for one in way.mitigation if one.name in names))
+
+
+def _choose(
+    place: int,
+    way: Way,
+    tokens: _Tokens,
+    layer: Layer,
+    columns: Columns,
+    vectors: dict[str, criteria.FloatArray | None],
+) -> _Chosen:
+    if way.pattern is None:
+        every = np.ones(tokens.x.shape, np.bool_)
+        whole = rewrite.Selected(tokens.x, every, None, None, None, None)
+        return _Chosen(place, way, Recipe(), whole, None, squares(tokens.x), every)
+    vector = vectors[way.criterion]
+    if way.find("outliers") or way.find("salient_columns"):
+        parts = _split(way, way.pattern, tokens, vector)
+        values = np.where(parts.kept, tokens.x, np.float32(0))
+        beside = rewrite.Selected(values, parts.nm, None, None, None, None)
+        return _Chosen(place, way, Recipe(), beside, None, squares(values), parts.nm)
+    recipe = token_recipe(way, tokens.fit)
+    # The choice sees the weights as one row: the largest of each column is all that it may need of them.
+    stand_in = columns.largest[None]
+
+    def select(x: Floats, recipe: Recipe) -> rewrite.Selected:
+        of_criterion = ("channel_vector", vector) if vector is not None else (way.criterion, None)
+        one_row = of_rows(recipe, slice(0, 1))
+        prepared = rewrite.prepare(stand_in, one_row, criterion=of_criterion[0], vector=of_criterion[1])
+        return rewrite.select(x, str(way.pattern), prepared)
+
+    fit_chosen = None
+    if {"bias1", "bias2", "r_sparse", "scale_shift"} & set(way.names):
+        fit_chosen = select(tokens.fit, recipe)
+        recipe = with_side_terms(way, recipe, fit_chosen, tokens.fit, layer, columns)
+        fit_chosen = select(tokens.fit, recipe) if way.find("scale_shift") else None
+    chosen = select(tokens.x, recipe)
+    kept = squares(np.where(chosen.mask, tokens.x, np.float32(0)))
+    return _Chosen(place, way, recipe, chosen, fit_chosen, kept, chosen.mask)
+
+
+def _split(way: Way, pattern: Pattern, tokens: _Tokens, vector: criteria.FloatArray | None) -> Split:
+    """Outliers or salient columns beside N:M; which columns, calibration tokens say."""
+    scores: NDArray[Any] | None = None
+    if vector is not None:
+        scores = criteria.channel_vector(tokens.x, vector)
+    elif way.criterion == "clact":
+        scores = criteria.clact(tokens.x)
+    if outliers := way.find("outliers"):
+        return split(tokens.x, pattern, outliers.size, scores=scores)
+    salient = way.find("salient_columns")
+    assert salient is not None
+    saliency = np.square(tokens.fit).sum(axis=0)
+    return split_columns(tokens.x, pattern, salient.number, saliency=saliency, scores=scores)
+
+
+def _errors(chosen: Sequence[_Chosen], tokens: _Tokens, layer: Layer) -> dict[int, float]:
+    """Go through the weights once: one product for all ways that share it, an epilogue for each."""
+    shared: dict[tuple[str, ...], list[_Chosen]] = {}
+    for one in chosen:
+        shared.setdefault(_shares_product(one.way), []).append(one)
+    for first, *others in shared.values():
+        for one in others:
+            assert np.array_equal(one.chosen.values, first.chosen.values), (
+                "what shares a product keeps the same"
+            )
+    errors = dict.fromkeys((one.place for one in chosen), 0.0)
+    for rows, block in layer.blocks():
+        for together in shared.values():
+            values = together[0].chosen.values
+            product = values @ block.T
+            calibrating = [one.fit_chosen for one in together if one.fit_chosen is not None]
+            fit_values = calibrating[0].values if calibrating else values[:0]
+            fit_product = fit_values @ block.T
+            for one in together:
+                recipe = of_rows(one.recipe, rows)
+                if one.fit_chosen is not None:
+                    assert tokens.fit_output is not None
+                    y_fit = rewrite.finish(fit_product, one.fit_chosen, rewrite.prepare(block, recipe))
+                    scale, bias = fit.scale_and_bias(y_fit, tokens.fit_output[:, rows])
+                    recipe = dataclasses.replace(recipe, scale=scale, bias=bias)
+                y = rewrite.finish(product, one.chosen, rewrite.prepare(block, recipe))
+                errors[one.place] += squares(y - tokens.output[:, rows])
+    for one in chosen:
+        if not np.isfinite(errors[one.place]):
+            raise PatternError(
+                f"{one.way.mitigation_text}: the output is not finite, expected finite weights"
+            )
+    return errors

@@ -1,0 +1,112 @@
+"""Entropy of masks: how many bits a group's mask would take under a code that knows how often each mask occurs.
+
+Two figures, never mixed in silence. `miller_madow` where the groups are many for the masks there are: the plug-in entropy of
+the groups' masks plus its first-order bias. `upper_bound` elsewhere: what the positions of a group would take one by one, or
+log2 C(M, N), whichever is less.
+"""
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nmsim import encodings
+from nmsim.mask import BoolArray, complete, to_words
+from nmsim.pattern import Pattern
+
+Kind = Literal["miller_madow", "upper_bound"]
+GROUPS_PER_MASK = 8
+"""Groups that the estimate asks for, for each legal mask: its correction is then at most 1 / (16 ln 2) = 0.09 bits a group."""
+
+
+class MaskEntropy(NamedTuple):
+    """Bits of all groups together, the elements that they cover, and how the bits were found."""
+
+    bits: float
+    elems: int
+    kind: Kind
+
+    @property
+    def bits_per_elem(self) -> float:
+        """NaN without a group."""
+        return self.bits / self.elems if self.elems else math.nan
+
+
+class MaskCounter:
+    """Counts masks block by block, in memory that does not grow with the blocks.
+
+    Parameters
+    ----------
+    pattern : Pattern
+    groups : int
+        Whole groups that will come in all; they decide between estimate and bound.
+
+    Examples
+    --------
+    >>> counter = MaskCounter(Pattern(1, 2), 32)
+    >>> counter.add(np.tile([[True, False]], (32, 1)))
+    >>> counter.entropy()
+    MaskEntropy(bits=0.0, elems=64, kind='miller_madow')
+    """
+
+    def __init__(self, pattern: Pattern, groups: int) -> None:
+        self.pattern = pattern
+        self.groups = 0
+        self.position_counts = np.zeros(pattern.m, np.int64)
+        enough = groups >= GROUPS_PER_MASK * pattern.configurations
+        self.mask_counts = np.zeros(pattern.configurations, np.int64) if enough else None
+
+    def add(self, mask: BoolArray) -> None:
+        """Count the whole groups of a mask [rows, K]; tails are left out.
+
+        A group that keeps fewer than N is completed as it would be stored.
+        """
+        m = self.pattern.m
+        whole = mask.shape[1] // m * m
+        full = complete(mask[:, :whole], self.pattern)
+        if not full.size:
+            return
+        by_group = full.reshape(-1, m)
+        self.groups += len(by_group)
+        self.position_counts += np.count_nonzero(by_group, axis=0)
+        if self.mask_counts is not None:
+            codes = encodings.get("combinatorial").encode_words(to_words(full, self.pattern), self.pattern)
+            self.mask_counts += np.bincount(codes.astype(np.int64), minlength=len(self.mask_counts))
+
+    def entropy(self) -> MaskEntropy:
+        """Find the entropy of what was counted.
+
+        Source
+        ------
+        Miller 1955: plug-in entropy plus (masks seen - 1) / (2 groups ln 2) bits. Bound: entropy of a group is at most the sum
+        of those of its positions.
+        """
+        most = self.pattern.entropy_bits
+        elems = self.groups * self.pattern.m
+        if self.mask_counts is not None:
+            seen = self.mask_counts[self.mask_counts > 0]
+            correction = (len(seen) - 1) / (2 * max(1, self.groups) * math.log(2))
+            bits = min(most, _plug_in_bits(seen) + correction)
+            return MaskEntropy(self.groups * bits, elems, "miller_madow")
+        kept = self.position_counts / max(1, self.groups)
+        by_position = sum(_plug_in_bits(np.array([share, 1 - share])) for share in kept)
+        return MaskEntropy(self.groups * min(most, by_position), elems, "upper_bound")
+
+
+def _plug_in_bits(counts: NDArray[Any]) -> float:
+    shares = counts[counts > 0] / counts.sum() if len(counts) else counts
+    return float(abs(-(shares * np.log2(shares)).sum()))
+
+
+def entropy_of(mask: BoolArray, pattern: Pattern) -> MaskEntropy:
+    """Find the entropy of one mask [rows, K].
+
+    Examples
+    --------
+    >>> entropy_of(np.array([[True, False, False, True]] * 16), Pattern(1, 2)).bits_per_elem
+    0.5
+    """
+    counter = MaskCounter(pattern, len(mask) * (mask.shape[1] // pattern.m))
+    counter.add(mask)
+    return counter.entropy()

@@ -1,0 +1,221 @@
+"""A way to prune one operand: pattern, criterion, mitigations by name, and which of them go together."""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from nmsim.criteria import CRITERIA, named
+from nmsim.errors import PatternError
+from nmsim.pattern import Pattern
+from nmsim.records import SparseOperand
+
+NONE = "none"
+UNSTRUCTURED = "unstructured"
+FIELDS: Mapping[str, str] = MappingProxyType(
+    {
+        "dpts_mean": "shift",
+        "dpts_median": "shift",
+        "spts": "shift",
+        "lpts": "shift",
+        "var": "variance",
+        "scale_shift": "scale",
+        "bias1": "kept_bias",
+        "bias2": "dropped_bias",
+        "r_sparse": "low_rank",
+        "smooth_dynamic": "equalise",
+        "smooth_static": "equalise",
+        "weight_correction": "correction",
+        "rotation": "rotation",
+        "outliers": "split",
+        "salient_columns": "split",
+    }
+)
+"""Mitigation -> what it sets; two that set the same exclude each other. Names are those of the machine's cost tables."""
+OF_WEIGHTS = ("scale_shift", "smooth_static", "weight_correction", "outliers", "salient_columns")
+CRITERIA_OF_WEIGHTS = ("magnitude", "channel_vector", UNSTRUCTURED)
+FITTED = (
+    "spts",
+    "lpts",
+    "scale_shift",
+    "bias1",
+    "bias2",
+    "r_sparse",
+    "smooth_static",
+    "rotation",
+    "salient_columns",
+)
+"""Those whose numbers come from calibration tokens, where activations are pruned."""
+FITTED_OF_WEIGHTS = ("scale_shift", "smooth_static")
+SIZES = MappingProxyType({"outliers": "4:256", "r_sparse": "128", "salient_columns": "128"})
+"""Mitigation -> its size where none is given: outliers of a window, rank, columns."""
+WITH_DYNAMIC = ("smooth_dynamic", "scale_shift", "rotation")
+
+
+class Mitigation(NamedTuple):
+    """A mitigation and its size: `outliers=8:256`, `r_sparse=64`, `salient_columns=32`. Others have none."""
+
+    name: str
+    size: str = ""
+
+    @property
+    def number(self) -> int:
+        """Rank or columns."""
+        return int(self.size)
+
+    def __str__(self) -> str:
+        plain = not self.size or self.size == SIZES[self.name]
+        return self.name if plain else f"{self.name}={self.size}"
+
+
+class Way(NamedTuple):
+    """One way to prune an operand; without a pattern, the dense reference."""
+
+    operand: SparseOperand
+    pattern: Pattern | None
+    criterion: str = "magnitude"
+    mitigation: tuple[Mitigation, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the mitigations, sizes left out."""
+        return tuple(one.name for one in self.mitigation)
+
+    @property
+    def mitigation_text(self) -> str:
+        """As it was written: `dpts_mean+var`, or `none`."""
+        return "+".join(map(str, self.mitigation)) or NONE
+
+    @property
+    def fitted(self) -> tuple[str, ...]:
+        """What of it comes from calibration tokens; Wanda's criterion is among them."""
+        of_weights = self.operand == "weights"
+        names = [name for name in self.names if name in (FITTED_OF_WEIGHTS if of_weights else FITTED)]
+        return (*(["channel_vector"] if self.criterion == "channel_vector" else []), *names)
+
+    def find(self, name: str) -> Mitigation | None:
+        """A mitigation of that name, if it is among them."""
+        return next((one for one in self.mitigation if one.name == name), None)
+
+
+def parse_mitigation(text: str) -> tuple[Mitigation, ...]:
+    """Read names joined by `+`, each with its size after `=` where it has one; `none` is no mitigation.
+
+    Raises
+    ------
+    PatternError
+        An unknown name, a size that is none, or two that exclude each other.
+
+    Examples
+    --------
+    >>> [str(one) for one in parse_mitigation("dpts_mean+var")]
+    ['dpts_mean', 'var']
+    >>> parse_mitigation("outliers=8:256")
+    (Mitigation(name='outliers', size='8:256'),)
+    """
+    found = []
+    for word in (word.strip() for word in text.split("+")):
+        name, mark, size = word.partition("=")
+        if word == NONE and "+" not in text:
+            return ()
+        if name not in FIELDS:
+            raise PatternError(
+                f"mitigation={text!r}: {name!r}: expected none, or some of {', '.join(FIELDS)}"
+            )
+        if mark and name not in SIZES:
+            raise PatternError(
+                f"mitigation={text!r}: {name} has no size; those that have one: {', '.join(SIZES)}"
+            )
+        found.append(Mitigation(name, _size(name, size if mark else SIZES.get(name, ""))))
+    by_field: dict[str, str] = {}
+    for one in found:
+        other = by_field.setdefault(FIELDS[one.name], one.name)
+        if other != one.name or found.count(one) > 1:
+            raise PatternError(
+                f"mitigation={text!r}: {other} and {one.name} set the same, expected one of them"
+            )
+    return tuple(found)
+
+
+def _size(name: str, text: str) -> str:
+    if name == "outliers":
+        return str(Pattern.parse(text))
+    if name in SIZES and not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise PatternError(f"mitigation {name}={text!r}: expected a positive whole number")
+    return text
+
+
+def cross(
+    operand: SparseOperand,
+    patterns: Iterable[Pattern | str],
+    criteria: Iterable[str],
+    mitigations: Iterable[str],
+) -> tuple[list[Way], dict[str, str]]:
+    """Cross patterns, criteria and mitigations, and add the references: dense, and unstructured at each density.
+
+    Returns
+    -------
+    ways : list of Way
+        References first.
+    left_out : dict
+        Criterion or mitigation, or both -> why it does not go with the operand.
+
+    Raises
+    ------
+    PatternError
+        An unknown name.
+
+    Examples
+    --------
+    >>> ways, left_out = cross("activations", ["2:4"], ["magnitude"], ["none", "weight_correction"])
+    >>> [(str(way.pattern), way.criterion, way.mitigation_text) for way in ways]
+    [('None', 'magnitude', 'none'), ('2:4', 'unstructured', 'none'), ('2:4', 'magnitude', 'none')]
+    >>> left_out
+    {'magnitude, weight_correction': 'weight_correction is of pruned weights'}
+    """
+    parsed = [Pattern.parse(one) if isinstance(one, str) else one for one in patterns]
+    of_density = {pattern.density: pattern for pattern in reversed(parsed)}
+    ways = [Way(operand, None)]
+    ways += [Way(operand, pattern, UNSTRUCTURED) for pattern in reversed(of_density.values())]
+    left_out = {}
+    read = [(text, parse_mitigation(text)) for text in mitigations]
+    for criterion, (text, mitigation) in itertools.product(criteria, read):
+        named(criterion)
+        why = _why_not(Way(operand, None, criterion, mitigation))
+        if why:
+            left_out[f"{criterion}, {text}"] = why
+            continue
+        ways += [
+            way for pattern in parsed if (way := Way(operand, pattern, criterion, mitigation)) not in ways
+        ]
+    return ways, left_out
+
+
+def _why_not(way: Way) -> str:
+    """Why a way is not measured; empty when it is."""
+    names, criterion = way.names, way.criterion
+    if way.operand == "weights":
+        others = [name for name in names if name not in OF_WEIGHTS]
+        if others:
+            return f"{others[0]} is of pruned activations"
+        if criterion not in CRITERIA_OF_WEIGHTS:
+            return f"{criterion} is a criterion of activations"
+        if criterion == UNSTRUCTURED and {"outliers", "salient_columns", "smooth_static"} & set(names):
+            return "unstructured leaves no groups beside outliers or equalisation"
+        return ""
+    if "weight_correction" in names:
+        return "weight_correction is of pruned weights"
+    if criterion == "channel_vector":
+        return "channel_vector of activations needs a vector that no checkpoint has"
+    if {"outliers", "salient_columns"} & set(names):
+        if len(names) > 1:
+            return (
+                f"{names[0]} and {names[1]}: outliers and salient columns of activations are measured alone"
+            )
+        if CRITERIA[criterion].among != "group":
+            return f"{criterion} leaves no groups beside {names[0]}"
+    if {"smooth_static", "rotation"} <= set(names):
+        return "smooth_static and rotation both change X beforehand"
+    if "smooth_dynamic" in names and (criterion != "magnitude" or not set(names) <= set(WITH_DYNAMIC)):
+        return "dynamic equalisation has no cheap form beside what depends on values"
+    return ""

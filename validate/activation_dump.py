@@ -1,0 +1,252 @@
+"""Tokens for the linear layers of a checkpoint: recorded ones from a safetensors file, or synthetic ones that say so.
+
+A recorded tensor is the input of a layer, named as its weight is, with or without `.weight`, or with `.input` in its place:
+[tokens, K], or [batch, sequence, K].
+"""
+
+import contextlib
+import math
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nmsim import dtypes
+from nmsim.errors import ContainerError, RowError
+from nmsim.files.header import TensorInfo
+from nmsim.files.reader import RawTensor, SafetensorsReader
+from nmsim.files.sharded import open_checkpoint
+
+Floats = NDArray[np.float32]
+MEAN, CHANNEL_SPREAD, OUTLIER_SHARE, OUTLIER_SCALES, TAIL_DEGREES = 0.1, 0.4, 0.004, (8.0, 30.0), 5.0
+"""Of `llm-like` tokens. Chosen to have what is known of activations of language models, not fitted to any."""
+SHOWN_NAMES = 5
+
+
+class Tokens(NamedTuple):
+    """Calibration tokens and those that are measured, each float32 [L, K]; no token is in both."""
+
+    fit: Floats
+    x: Floats
+
+
+class Source(Protocol):
+    """Where tokens come from."""
+
+    description: str
+
+    def tokens(self, weight_name: str, in_features: int) -> Tokens:
+        """Tokens of a layer, by the name of its weight."""
+        ...
+
+    def has(self, weight_name: str) -> bool:
+        """Whether there are tokens of a layer."""
+        ...
+
+
+def gaussian(rng: np.random.Generator, tokens: int, in_features: int) -> Floats:
+    """Independent, of mean 0 and variance 1."""
+    return rng.standard_normal((tokens, in_features), np.float32)
+
+
+def laplace(rng: np.random.Generator, tokens: int, in_features: int) -> Floats:
+    """Independent, of mean 0 and variance 1, with a sharper peak and heavier tails."""
+    return rng.laplace(0.0, math.sqrt(0.5), (tokens, in_features)).astype(np.float32)
+
+
+def llm_like(rng: np.random.Generator, tokens: int, in_features: int) -> Floats:
+    """Heavy tails (Student t), in features of differing scale, a few of them 8 to 30 times larger, and a mean that is not 0.
+
+    The same in features are large in every token, as in language models; by how much is chosen, not measured.
+    """
+    channels = np.exp(CHANNEL_SPREAD * rng.standard_normal(in_features))
+    large = rng.choice(in_features, max(1, round(OUTLIER_SHARE * in_features)), replace=False)
+    channels[large] *= rng.uniform(*OUTLIER_SCALES, len(large))
+    means = MEAN + 0.3 * rng.standard_normal(in_features)
+    drawn = rng.standard_t(TAIL_DEGREES, (tokens, in_features)) / math.sqrt(TAIL_DEGREES / (TAIL_DEGREES - 2))
+    found: Floats = ((drawn + means) * channels).astype(np.float32)
+    return found
+
+
+KINDS: Mapping[str, Callable[[np.random.Generator, int, int], Floats]] = MappingProxyType(
+    {"gaussian": gaussian, "laplace": laplace, "llm-like": llm_like}
+)
+"""Kinds of synthetic tokens."""
+
+
+class Synthetic:
+    """Tokens drawn at random, the same for the same seed, layer and numpy.
+
+    Parameters
+    ----------
+    kind : str
+        A key of `KINDS`.
+    calibration_tokens, eval_tokens : int
+    seed : int, 0 or more
+
+    Raises
+    ------
+    RowError
+        An unknown kind, or a number out of range.
+
+    Examples
+    --------
+    >>> Synthetic("laplace", 4, 8).tokens("q.weight", 32).x.shape
+    (8, 32)
+    """
+
+    def __init__(self, kind: str, calibration_tokens: int, eval_tokens: int, seed: int = 0) -> None:
+        if kind not in KINDS:
+            raise RowError(f"synthetic activations {kind!r}: expected one of {', '.join(KINDS)}")
+        _refuse_few(calibration_tokens, eval_tokens)
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise RowError(f"seed={seed!r}: expected an int of 0 or more")
+        self.kind, self.seed = kind, seed
+        self.counts = (calibration_tokens, eval_tokens)
+        self.description = f"synthetic {kind}"
+
+    def has(self, weight_name: str) -> bool:
+        """Always."""
+        return True
+
+    def tokens(self, weight_name: str, in_features: int) -> Tokens:
+        """Draw the tokens of a layer."""
+        rng = np.random.default_rng([self.seed, zlib.crc32(weight_name.encode())])
+        drawn = KINDS[self.kind](rng, sum(self.counts), in_features)
+        return Tokens(drawn[: self.counts[0]], drawn[self.counts[0] :])
+
+
+class Dump:
+    """Recorded tokens. Calibration takes the first of a layer, evaluation the last.
+
+    Parameters
+    ----------
+    path : path
+        As the user named it.
+    files : sequence of SafetensorsReader
+        Open.
+    calibration_tokens, eval_tokens : int
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], files: Sequence[SafetensorsReader], calibration_tokens: int, eval_tokens: int
+    ) -> None:  # fmt: skip
+        _refuse_few(calibration_tokens, eval_tokens)
+        self.path, self.counts = path, (calibration_tokens, eval_tokens)
+        self.description = f"dump {os.path.basename(path)}"
+        self._file_of = {name: file for file in files for name in file.tensors}
+
+    def has(self, weight_name: str) -> bool:
+        """Whether a tensor is named as the layer."""
+        return any(name in self._file_of for name in names_of(weight_name))
+
+    def tokens(self, weight_name: str, in_features: int) -> Tokens:
+        """Read the tokens of a layer.
+
+        Raises
+        ------
+        ContainerError
+            None or several of its names, another shape, too few tokens, or numbers that are not finite floats.
+        """
+        there = [name for name in names_of(weight_name) if name in self._file_of]
+        if len(there) != 1:
+            found = f"{', '.join(there)} are both there" if there else "has none"
+            expected = " or ".join(names_of(weight_name))
+            raise ContainerError(
+                f"{self.path}: tokens of {weight_name}: {found}, expected one tensor named {expected}"
+            )
+        file, name = self._file_of[there[0]], there[0]
+        info = file.tensors[name]
+        self._check(file, info, in_features)
+        array = file.array(name)
+        assert not isinstance(array, RawTensor), "checked by its dtype"
+        flat = array.reshape(-1, in_features)
+        first, last = self.counts
+        found_tokens = Tokens(flat[:first].astype(np.float32), flat[len(flat) - last :].astype(np.float32))
+        del array, flat
+        file.release(name)
+        if not all(np.isfinite(part).all() for part in found_tokens):
+            raise ContainerError(f"{file.where(name)}: holds what is no finite number, expected finite ones")
+        return found_tokens
+
+    def _check(self, file: SafetensorsReader, info: TensorInfo, in_features: int) -> None:
+        kind = dtypes.BY_CONTAINER_CODE.get(info.dtype)
+        if kind is None or kind.kind != "float":
+            raise ContainerError(f"{file.where(info.name)}: dtype {info.dtype}, expected floats")
+        if len(info.shape) not in (2, 3) or info.shape[-1] != in_features:
+            raise ContainerError(
+                f"{file.where(info.name)}: shape {list(info.shape)}, expected [tokens, {in_features}] or "
+                f"[batch, sequence, {in_features}]"
+            )
+        tokens = math.prod(info.shape[:-1])
+        if tokens < sum(self.counts):
+            raise ContainerError(
+                f"{file.where(info.name)}: {tokens} tokens, expected at least {self.counts[0]} to calibrate and "
+                f"{self.counts[1]} others to measure"
+            )
+
+
+@contextlib.contextmanager
+def open_dump(path: str | os.PathLike[str], calibration_tokens: int, eval_tokens: int) -> Iterator[Dump]:
+    """Open a file of recorded tokens, an index of several, or a folder with one.
+
+    Raises
+    ------
+    ContainerError
+        No such file, or none of that format.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from nmsim import save_file
+    >>> path = Path(tempfile.mkdtemp()) / "dump.safetensors"
+    >>> save_file({"layers.0.q_proj": np.ones((2, 6, 8), np.float32)}, path)
+    >>> with open_dump(path, 4, 8) as dump:
+    ...     dump.tokens("layers.0.q_proj.weight", 8).x.shape
+    (8, 8)
+    """
+    with open_checkpoint(path) as files:
+        yield Dump(path, files.files, calibration_tokens, eval_tokens)
+
+
+def names_of(weight_name: str) -> tuple[str, ...]:
+    """Names under which a dump may have the tokens of a layer.
+
+    Examples
+    --------
+    >>> names_of("layers.0.q_proj.weight")
+    ('layers.0.q_proj.weight', 'layers.0.q_proj', 'layers.0.q_proj.input')
+    """
+    stem = weight_name.removesuffix("weight").removesuffix(".")
+    return tuple(
+        dict.fromkeys(name for name in (weight_name, stem, f"{stem}.input" if stem else "input") if name)
+    )
+
+
+def refuse_missing(source: Source, weight_names: Sequence[str], where: Any) -> None:
+    """Refuse a source that has not the tokens of every layer.
+
+    Raises
+    ------
+    ContainerError
+        Naming layers that have none.
+    """
+    missing = [name for name in weight_names if not source.has(name)]
+    if missing:
+        more = f" and {len(missing) - SHOWN_NAMES} more" if len(missing) > SHOWN_NAMES else ""
+        raise ContainerError(
+            f"{where}: no activations of {len(missing)} of {len(weight_names)} layers: "
+            f"{', '.join(missing[:SHOWN_NAMES])}{more}; expected a tensor named as each layer's weight, with or without "
+            ".weight, or with .input (or allow missing ones, to leave those layers out)"
+        )
+
+
+def _refuse_few(calibration_tokens: int, eval_tokens: int) -> None:
+    for name, count in (("calibration_tokens", calibration_tokens), ("eval_tokens", eval_tokens)):
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise RowError(f"{name}={count!r}: expected a positive int")
