@@ -1,4 +1,4 @@
-"""The plain road in torch: every operation of `kernels.ops` in loops, written from the pages, to be compared with.
+"""The plain road in torch: all of `kernels.ops` and `kernels.activation_ops` in loops, written from the pages, to compare with.
 
 It shares nothing with `kernels.cpu` or nmsim's codecs but the type `Pattern`. Slow: for small tensors.
 """
@@ -82,6 +82,73 @@ def sparse_linear(
     dense = unpack(values, metadata, pattern, encoding, x.shape[-1])
     y = x.float() @ dense.float().T
     return (y if bias is None else y + bias.float()).to(x.dtype)
+
+
+def token_shift(x: Tensor, statistic: str) -> Tensor:
+    """Take the mean, or of two medians the lower one, of every token: x [T, K] -> float32 [T]; NaN where one is among it."""
+    if statistic == "mean":
+        return x.double().mean(-1).float()
+    median = x.float().sort(dim=-1).values[:, (x.shape[-1] - 1) // 2]
+    return median.masked_fill(x.isnan().any(-1), torch.nan)
+
+
+def prune_tokens(
+    x: Tensor, pattern: Pattern, eta: Tensor | None = None, vector: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Shift and choose: x [T, K] -> x - eta [T, K], mask [T, K].
+
+    Eta, float32 [T, 1] or [K], is subtracted in float32; scores are magnitudes in float32 of the difference, times float32
+    `vector` [K], and all NaN are alike. With neither, x stays as it is and its bits decide. What is stored of a
+    difference is rounded once, to the type of x.
+    """
+    if eta is None and vector is None:
+        return x, prune(x, pattern)
+    difference = x.float() if eta is None else x.float() - eta
+    scores = difference if vector is None else difference * vector
+    return difference, prune(scores.masked_fill(scores.isnan(), torch.nan), pattern)
+
+
+def pack_tokens(
+    x: Tensor, pattern: Pattern, encoding: str, eta: Tensor | None = None, vector: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Prune as `prune_tokens` and store as `pack`: x [T, K] -> values [T, G * n] like x, metadata uint8 [T, bytes of a row]."""
+    difference, mask = prune_tokens(x, pattern, eta, vector)
+    return pack(x if eta is None else difference.to(x.dtype), pattern, encoding, mask)
+
+
+def variance_factor(difference: Tensor, mask: Tensor) -> Tensor:
+    """Root of the variance of all over that of what is kept, zeros included: [T, K], mask [T, K] -> float32 [T]."""
+    before, after = difference.double().var(-1), difference.double().where(mask, 0).var(-1)
+    return (before / after.clamp(min=1e-9)).sqrt().float()
+
+
+def activations_linear(
+    values: Tensor,
+    metadata: Tensor,
+    weight: Tensor,
+    pattern: Pattern,
+    encoding: str,
+    *,
+    v: Tensor | None = None,
+    eta: Tensor | None = None,
+    row_sums: Tensor | None = None,
+    scale: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Multiply packed tokens with weight [O, K] in float32: -> [T, O] of the type of values.
+
+    y_io = (v_i sum_j xsp_ij w_oj + eta_i r_o) (1 + s_o) + b_o, with v, eta [T] and row sums r, scale s, bias b [O].
+    """
+    y = unpack(values, metadata, pattern, encoding, weight.shape[1]).float() @ weight.float().T
+    if v is not None:
+        y = v[:, None] * y
+    if eta is not None and row_sums is not None:
+        y = y + eta[:, None] * row_sums
+    if scale is not None:
+        y = y * (1 + scale)
+    if bias is not None:
+        y = y + bias
+    return y.to(values.dtype)
 
 
 def groups_of_row(pattern: Pattern, encoding: str, k: int) -> int:

@@ -160,7 +160,9 @@ def as_sparse(values: Tensor, metadata: Tensor, pattern: Pattern, encoding: str,
     return SparseWeights(as_array(values), as_array(metadata), pattern, encoding, (len(values), k))
 
 
-def check_parts(values: Tensor, metadata: Tensor, pattern: Pattern, encoding: str, k: int) -> None:
+def check_parts(
+    values: Tensor, metadata: Tensor, pattern: Pattern, encoding: str, k: int, *, least_rows: int = 1
+) -> None:
     """Refuse values and codes whose types, shapes, memory or places do not fit K in features."""
     if values.device != metadata.device:
         raise KernelError(
@@ -170,7 +172,7 @@ def check_parts(values: Tensor, metadata: Tensor, pattern: Pattern, encoding: st
         raise KernelError(f"metadata has dtype {metadata.dtype}: expected torch.uint8")
     values_columns, metadata_columns = row_lengths(pattern, encoding, k)
     for name, part, columns in (("values", values, values_columns), ("metadata", metadata, metadata_columns)):
-        if part.ndim != 2 or part.shape[0] < 1 or part.shape[1] != columns:
+        if part.ndim != 2 or part.shape[0] < least_rows or part.shape[1] != columns:
             raise KernelError(
                 f"{name} have shape {tuple(part.shape)}: expected [N, {columns}] for {pattern} {encoding} and "
                 f"{k} in features"

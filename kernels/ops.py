@@ -62,7 +62,7 @@ def sparse_linear(x: Tensor, weights: NMWeight, bias: Tensor | None = None) -> T
     Raises
     ------
     KernelError
-        Operands of another type, shape or device, or that do not fit together. There are no GPU kernels yet.
+        Operands of another type, shape or device, or that do not fit together. N:M weights have no GPU kernel yet.
 
     Examples
     --------

@@ -35,10 +35,10 @@ def as_tensor(array: NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(writable)
 
 
-def checked_tensor(name: str, tensor: object) -> torch.Tensor:
-    """Refuse anything but a strided tensor of a type with kernels, in main memory (or of no memory, `meta`)."""
+def checked_tensor(name: str, tensor: object, *, gpu: bool = False) -> torch.Tensor:
+    """Refuse anything but a strided tensor of a type with kernels, in a place with kernels."""
     found = checked_type(name, tensor)
-    checked_place(name, found)
+    checked_place(name, found, gpu=gpu)
     if found.dtype not in DTYPES:
         raise KernelError(f"{name} has dtype {found.dtype}: expected one of {', '.join(map(str, DTYPES))}")
     return found
@@ -51,12 +51,17 @@ def checked_type(name: str, tensor: object) -> torch.Tensor:
     return tensor
 
 
-def checked_place(name: str, tensor: torch.Tensor) -> None:
-    """Refuse a tensor that no kernel of this release can reach."""
-    if tensor.device.type not in ("cpu", "meta"):
+def checked_place(name: str, tensor: torch.Tensor, *, gpu: bool = False) -> None:
+    """Refuse a tensor that the operation's kernels cannot reach: in main memory (or of no memory, `meta`), or on a GPU too."""
+    if tensor.device.type not in ("cpu", "meta", "cuda" if gpu else "cpu"):
+        if gpu:
+            raise KernelError(
+                f"{name} is on {tensor.device}: expected a tensor on the CPU or on a CUDA device"
+            )
         raise KernelError(
-            f"{name} is on {tensor.device}: this release has kernels for CPUs only, no GPU kernels; expected a tensor "
-            "on the CPU (move it and the weights with .cpu(), or use ops.unpack and torch's dense product there)"
+            f"{name} is on {tensor.device}: this release has GPU kernels for pruned activations only "
+            "(kernels.activation_ops); expected a tensor on the CPU (move it and the weights with .cpu(), or use "
+            "ops.unpack and torch's dense product there)"
         )
     if tensor.layout != torch.strided:
         raise KernelError(f"{name} has layout {tensor.layout}: expected an ordinary (strided) tensor")

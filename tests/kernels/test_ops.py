@@ -444,7 +444,8 @@ def test_a_tensor_on_a_gpu_is_told_what_works():
             lambda: ops.sparse_linear(X, GOOD, bias),
         ):
             with pytest.raises(
-                KernelError, match=r"is on cuda:0: this release has kernels for CPUs only.*\.cpu\(\)"
+                KernelError,
+                match=r"is on cuda:0: this release has GPU kernels for pruned activations only.*\.cpu\(\)",
             ):
                 call()
 

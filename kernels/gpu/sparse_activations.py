@@ -1,0 +1,224 @@
+"""Packed activations times a dense weight: Y[T, O] = Xsp[T, K] W[O, K]^T, with the epilogue of the mitigations.
+
+One program makes one tile of Y. It reads the codes of its tokens, makes a dense tile of each step of K in registers, and
+leaves the product to the matrix units, which sum in float32. The weight is read whole, so that what is saved are bytes of
+activations, not operations: on a GPU this is a way to compute with packed activations, not a way to win time. Nothing here
+was timed: block sizes are guesses.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.cpu import KernelError
+from kernels.gpu.bits import about, binomials, on_device_of, ones_of
+from nmsim.pattern import Pattern
+
+STEP_BYTES = 128
+"""Bytes of values that a step would have, were they dense. With twice as many, float32 spills registers (sm_90)."""
+TILE_TOKENS = 64
+TILE_OUTPUTS = 64
+LEAST_TOKENS = 16
+"""Fewer rows of a tile no matrix unit takes; tokens that are missing are zeros."""
+WARPS = 8
+"""With 4, many variants spill registers (compiled for sm_90 by Triton 3.9)."""
+
+
+@triton.jit
+def _field(
+    row: tl.tensor, start: tl.tensor, row_bytes: tl.tensor, mask: tl.tensor, WIDTH: tl.constexpr
+) -> tl.tensor:
+    """Read so many bits of a row's stream, from a bit on, lowest first."""
+    BYTES: tl.constexpr = WIDTH // 8 if WIDTH % 8 == 0 else (1 if 8 % WIDTH == 0 else (WIDTH + 6) // 8 + 1)
+    first = start // 8
+    off = start % 8
+    word = (off * 0).to(tl.uint32)
+    for i in tl.static_range(BYTES):
+        byte = tl.load(row + first + i, mask=mask & (first + i < row_bytes), other=0).to(tl.uint32)
+        if i == 0:
+            word |= byte >> off.to(tl.uint32)
+        elif i < 4:
+            word |= byte << (8 * i - off).to(tl.uint32)
+        else:
+            word |= tl.where(off > 0, byte << tl.minimum(8 * i - off, 31).to(tl.uint32), 0)
+    if WIDTH < 32:
+        word &= (1 << WIDTH) - 1
+    return word
+
+
+@triton.jit
+def _masks(
+    row: tl.tensor,
+    group: tl.tensor,
+    row_bytes: tl.tensor,
+    mask: tl.tensor,
+    table: tl.tensor,
+    N: tl.constexpr,
+    M: tl.constexpr,
+    ENCODING: tl.constexpr,
+    CODE_BITS: tl.constexpr,
+    POSITION_BITS: tl.constexpr,
+) -> tl.tensor:
+    """Decode groups to words whose bit i is set where element i is kept; rows [T, 1], groups [1, G] -> uint32 [T, G]."""
+    start = group * CODE_BITS
+    if ENCODING == "bitmask":
+        word = _field(row, start, row_bytes, mask, M)
+    elif CODE_BITS == 0:
+        word = mask.to(tl.uint32) * ((1 << M) - 1)
+    elif ENCODING == "index":
+        word = mask.to(tl.uint32) * 0
+        for i in range(N):
+            position = _field(row, start + i * POSITION_BITS, row_bytes, mask, POSITION_BITS)
+            word |= (position * 0 + 1) << position
+    else:
+        code = _field(row, start, row_bytes, mask, CODE_BITS)
+        word = code * 0
+        missing = word.to(tl.int32) + N
+        for i in range(M):
+            position = M - 1 - i
+            below = tl.load(table + position * (N + 1) + missing).to(tl.uint32)
+            taken = (missing > 0) & (code >= below)
+            code -= tl.where(taken, below, 0)
+            missing -= taken.to(tl.int32)
+            word |= taken.to(tl.uint32) << position
+    return word
+
+
+@triton.jit
+def product_kernel(
+    values: tl.tensor,
+    metadata: tl.tensor,
+    weight: tl.tensor,
+    table: tl.tensor,
+    v: tl.tensor,
+    eta: tl.tensor,
+    row_sums: tl.tensor,
+    scale: tl.tensor,
+    bias: tl.tensor,
+    y: tl.tensor,
+    tokens: tl.tensor,
+    outputs: tl.tensor,
+    k: tl.tensor,
+    n_groups: tl.tensor,
+    N: tl.constexpr,
+    M: tl.constexpr,
+    LANES: tl.constexpr,
+    GROUPS: tl.constexpr,
+    ENCODING: tl.constexpr,
+    CODE_BITS: tl.constexpr,
+    POSITION_BITS: tl.constexpr,
+    TOKENS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    HAS_V: tl.constexpr,
+    HAS_ETA: tl.constexpr,
+    HAS_SCALE: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+) -> None:
+    """Make one tile of Y: see `launch` for what goes in and out."""
+    token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+    output = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
+    is_token = token < tokens
+    is_output = output < outputs
+    row_bytes = n_groups * CODE_BITS // 8
+    metadata_row = metadata + token.to(tl.int64)[:, None] * row_bytes
+    values_row = values + token.to(tl.int64)[:, None, None] * n_groups * N
+    weight_row = weight + output.to(tl.int64)[None, :] * k
+    lane = tl.arange(0, LANES)[None, None, :]
+    element = tl.arange(0, GROUPS * LANES)
+    total = tl.zeros([TOKENS, OUTPUTS], tl.float32)
+    for first in range(0, n_groups, GROUPS):
+        group = first + tl.arange(0, GROUPS)
+        stored = is_token[:, None] & (group < n_groups)[None, :]
+        word = _masks(
+            metadata_row, group[None, :], row_bytes, stored, table, N, M, ENCODING, CODE_BITS, POSITION_BITS
+        )
+        word = tl.where(stored, word, 0)[:, :, None]
+        kept = ((word >> lane.to(tl.uint32)) & 1) != 0
+        ones = tl.full([1, 1, LANES], 1, tl.uint32)
+        slot = ones_of(word & ((ones << lane.to(tl.uint32)) - 1))
+        dense = tl.load(values_row + group[None, :, None] * N + slot, mask=kept & (slot < N), other=0)
+        dense = tl.reshape(dense, [TOKENS, GROUPS * LANES])
+
+        column = first * M + element  # in a form in which the compiler sees neighbours
+        inside = column < k
+        if LANES != M:
+            column = (first + element // LANES) * M + element % LANES
+            inside = (element % LANES < M) & (column < k)
+        part = tl.load(weight_row + column[:, None], mask=inside[:, None] & is_output[None, :], other=0)
+        total = tl.dot(dense, part, total, input_precision="ieee")
+
+    if HAS_V:
+        total *= tl.load(v + token, mask=is_token, other=0)[:, None]
+    if HAS_ETA:
+        sums = tl.load(row_sums + output, mask=is_output, other=0)
+        total += tl.load(eta + token, mask=is_token, other=0)[:, None] * sums[None, :]
+    if HAS_SCALE:
+        total *= 1 + tl.load(scale + output, mask=is_output, other=0)[None, :]
+    if HAS_BIAS:
+        total += tl.load(bias + output, mask=is_output, other=0)[None, :]
+    place = y + token.to(tl.int64)[:, None] * outputs + output[None, :]
+    tl.store(place, total.to(y.dtype.element_ty), mask=is_token[:, None] & is_output[None, :])
+
+
+def launch(
+    values: Tensor,
+    metadata: Tensor,
+    weight: Tensor,
+    pattern: Pattern,
+    encoding: str,
+    out: Tensor,
+    *,
+    v: Tensor | None = None,
+    eta: Tensor | None = None,
+    row_sums: Tensor | None = None,
+    scale: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> None:
+    """Write y_io = (v_i sum_j xsp_ij w_oj + eta_i r_o) (1 + s_o) + b_o, summed in float32 and rounded once.
+
+    Parameters
+    ----------
+    values, metadata : Tensor [T, G * N] and uint8 Tensor [T, bytes of a row]
+        As `kernels.gpu.prune` writes them.
+    weight : Tensor [O, K] of the type of values
+    out : Tensor [T, O] of the same type
+        Contiguous, as all are; every element is written.
+    v, eta : float32 Tensor [T], optional
+        `eta` goes with `row_sums`.
+    row_sums, scale, bias : float32 Tensor [O], optional
+
+    Raises
+    ------
+    KernelError
+        bfloat16 under Triton's interpreter, which multiplies its bits as integers.
+    """
+    if triton.knobs.runtime.interpret and values.dtype == torch.bfloat16:
+        raise KernelError(
+            "values have dtype torch.bfloat16, whose products Triton's interpreter gets wrong: expected torch.float32 or "
+            "torch.float16, or a CUDA device and TRITON_INTERPRET unset"
+        )
+    tokens, (outputs, k) = len(values), weight.shape
+    if tokens == 0:
+        return
+    about_it = constants(pattern, encoding, k, values.dtype, tokens)
+    grid = (triton.cdiv(tokens, about_it["TOKENS"]), triton.cdiv(outputs, about_it["OUTPUTS"]))
+    table = binomials(pattern, values.device) if encoding == "combinatorial" else None
+    with on_device_of(values):
+        product_kernel[grid](
+            values, metadata, weight, table, v, eta, row_sums, scale, bias, out, tokens, outputs, k,
+            values.shape[1] // pattern.n, **about_it, HAS_V=v is not None, HAS_ETA=eta is not None,
+            HAS_SCALE=scale is not None, HAS_BIAS=bias is not None, num_warps=WARPS, enable_fp_fusion=False,
+        )  # fmt: skip
+
+
+def constants(pattern: Pattern, encoding: str, k: int, dtype: torch.dtype, tokens: int) -> dict[str, Any]:
+    """Name what `product_kernel` is compiled for, but for the parts of the epilogue."""
+    codes = about(pattern, encoding, k)
+    return codes | {
+        "GROUPS": STEP_BYTES // dtype.itemsize // codes["LANES"],
+        "TOKENS": min(TILE_TOKENS, max(LEAST_TOKENS, triton.next_power_of_2(tokens))),
+        "OUTPUTS": TILE_OUTPUTS,
+    }
