@@ -5,6 +5,7 @@ code holds the functions that it calls and the constants that it takes from othe
 of these packages changes that its module imports, directly or through others.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -47,12 +48,16 @@ def njit(*, cache: bool = False, **options: Any) -> Callable[[Callable[..., Any]
 
 
 class _SourcesCache(FunctionCache):
-    """The cache of one function, stamped with all sources instead of the one of its module."""
+    """The cache of one function, stamped with all sources instead of the one of its module.
+
+    Where sources are no files, as in a zip archive, numba's own stamp stays.
+    """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)  # type: ignore[no-untyped-call]
-        stamp = digest(function.__module__, function.__code__.co_filename)
-        self._cache_file = IndexDataCacheFile(self.cache_path, self._impl.filename_base, stamp)  # type: ignore[no-untyped-call]
+        with contextlib.suppress(OSError):
+            stamp = digest(function.__module__, function.__code__.co_filename)
+            self._cache_file = IndexDataCacheFile(self.cache_path, self._impl.filename_base, stamp)  # type: ignore[no-untyped-call]
 
 
 @functools.cache

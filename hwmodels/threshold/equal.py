@@ -84,7 +84,7 @@ class Threshold:
 
 
 def equal_memory(model: Model, how: Stored, *, step_elems: int = STEP_ELEMS) -> Threshold:
-    """Find the dense model that is as small as a pruned one: the Performance Threshold as its paper has it.
+    """Find the dense model that is as small as a pruned one: the Performance Threshold, by equal bytes.
 
     Parameters
     ----------

@@ -5,6 +5,7 @@ is stored as it came.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from math import comb
 from typing import Any
 
@@ -69,8 +70,9 @@ def about(pattern: Pattern, encoding: str, k: int) -> dict[str, Any]:
     }
 
 
+@lru_cache(maxsize=64)
 def binomials(pattern: Pattern, device: torch.device) -> Tensor:
-    """Tabulate C(p, i), p < M and i <= N, at p (N + 1) + i: int32 [M (N + 1)]."""
+    """Tabulate C(p, i), p < M and i <= N, at p (N + 1) + i: int32 [M (N + 1)], made once a device."""
     table = [comb(p, i) for p in range(pattern.m) for i in range(pattern.n + 1)]
     return torch.tensor(table, dtype=torch.int32, device=device)
 

@@ -118,8 +118,8 @@ def product_kernel(
     HAS_BIAS: tl.constexpr,
 ) -> None:
     """Make one tile of Y: see `launch` for what goes in and out."""
-    token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
-    output = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
+    token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
+    output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     is_token = token < tokens
     is_output = output < outputs
     row_bytes = n_groups * CODE_BITS // 8
@@ -204,7 +204,7 @@ def launch(
     if tokens == 0:
         return
     about_it = constants(pattern, encoding, k, values.dtype, tokens)
-    grid = (triton.cdiv(tokens, about_it["TOKENS"]), triton.cdiv(outputs, about_it["OUTPUTS"]))
+    grid = (triton.cdiv(outputs, about_it["OUTPUTS"]), triton.cdiv(tokens, about_it["TOKENS"]))
     table = binomials(pattern, values.device) if encoding == "combinatorial" else None
     with on_device_of(values):
         product_kernel[grid](

@@ -144,6 +144,10 @@ def quality(
     if activations is not None and synthetic is not None:
         raise NmsimError("--activations and --synthetic are both given, expected one of them")
     ways, left_out = _ways(operand, pattern, criterion, mitigation)
+    if plot is not None and all(way.criterion.startswith("unstructured") for way in ways if way.pattern):
+        raise NmsimError(
+            "--plot: unstructured criteria are drawn as references only, expected one that chooses within groups"
+        )
     sources = [path for path in (checkpoint, activations, accuracy) if path is not None]
     _refuse_files(output, plot, force, sources)
     own = read_accuracy(accuracy) if accuracy is not None else None
@@ -157,10 +161,10 @@ def quality(
         description = tokens.description
     if activations is None:
         console.err.print(f"activations: {description}, drawn at random, of no model", highlight=False)
-    drawn = _figure(found.table, own, plot.suffix.removeprefix(".")) if plot is not None else b""
     with new_file(output, force=force, sources=sources) as stream:
         found.table.to_csv(stream, index=False)
     if plot is not None:
+        drawn = _figure(found.table, own, plot.suffix.removeprefix("."))
         with new_file(plot, force=force, sources=[*sources, output]) as stream:
             stream.write(drawn)
     of_all = found.table[found.table["layer"] == "all"]

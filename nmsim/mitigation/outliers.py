@@ -42,8 +42,8 @@ def split(
     With the outliers first, the n greatest of a window are taken out, and each group chooses among what is left to it; where
     that is less than N, it keeps all and its code is completed with stored zeros. With the pattern first, each group keeps its
     N greatest, and the outliers are the n greatest of a window among what was dropped. The two store as much. The second
-    keeps at least as much energy, since no other choice of N a group and n a window keeps more, and a group need not wait for
-    its window; the first is what is wanted where outliers are stored with more bits.
+    keeps at least as much energy where M divides the window, since no other choice of N a group and n a window keeps more, and
+    a group need not wait for its window; the first is what is wanted where outliers are stored with more bits.
 
     Parameters
     ----------
@@ -153,7 +153,9 @@ def _choose_rest(
         keys = dtypes.magnitude_keys(np.asarray(x))
         wide = keys.astype(np.uint32 if keys.itemsize <= 2 else np.uint64)
         # One more for all but the last two numbers of uint64, which become equal.
-        ranked = np.where(taken, 0, np.minimum(wide, wide.dtype.type(-1 % (1 << 8 * wide.itemsize) - 1)) + 1).astype(wide.dtype)
+        ranked = np.where(
+            taken, 0, np.minimum(wide, wide.dtype.type(-1 % (1 << 8 * wide.itemsize) - 1)) + 1
+        ).astype(wide.dtype)
     else:
         ranked = np.where(taken, -np.inf, scores)
     found: BoolArray = prune(x, pattern, scores=ranked) & ~taken

@@ -3,6 +3,9 @@
 Between `select` and `finish` stands one product, of what is kept with weights that nothing touched but what could be folded
 into them beforehand. All mitigations are a factor or a term beside it, and no operand becomes dense again. Each step keeps
 the dtype of its inputs, float32 or float64.
+
+A score that is worked out in another way is rounded in another way: of two elements whose scores are equal in real numbers, the
+golden model and this one may keep different ones where a score is not the plain magnitude.
 """
 
 from typing import Any, NamedTuple
@@ -245,7 +248,8 @@ def _choose(x: Array, pattern: Pattern, prepared: Prepared) -> BoolArray:
     if criterion == "clact":
         if tokens == 1:
             return prune(x, pattern)
-        return prune(x, pattern, scores=np.abs(x) * np.sqrt(np.einsum("ij,ij->j", x, x)))
+        columns = np.sqrt(np.einsum("ij,ij->j", x, x, dtype=np.float64))
+        return prune(x, pattern, scores=np.abs(x) * columns)
     if CRITERIA[criterion].among == "group":
         return prune(x, pattern)
     return choose(x, pattern, criterion)
@@ -254,9 +258,10 @@ def _choose(x: Array, pattern: Pattern, prepared: Prepared) -> BoolArray:
 def _token_scale(x: Array, values: Array) -> Array:
     """sqrt(Q(x) / max(Q(kept), 1e-9 (K - 1))), Q(x) = sum x^2 - (sum x)^2 / K: running sums, no second pass.
 
-    Its error grows with (mean / deviation)^2 of the token: a shift by the mean takes that away.
+    Sums are float64. Their error grows with (mean / deviation)^2 of the token: a shift by the mean takes that away.
     """
     k = x.shape[1]
-    both = [np.einsum("ij,ij->i", one, one) - np.square(one.sum(axis=1)) / k for one in (x, values)]
+    wide = [one.astype(np.float64, copy=False) for one in (x, values)]
+    both = [np.einsum("ij,ij->i", one, one) - np.square(one.sum(axis=1)) / k for one in wide]
     found: Array = np.sqrt(np.maximum(both[0], 0) / np.maximum(both[1], 1e-9 * (k - 1))).astype(x.dtype)
     return found

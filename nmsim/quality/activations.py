@@ -34,6 +34,8 @@ class _Tokens(NamedTuple):
     fit_output: Floats | None
     x: Floats
     output: Floats
+    counted: Floats
+    """Of what energies are: the tokens as they were given, or rotated."""
 
 
 class _Chosen(NamedTuple):
@@ -111,9 +113,11 @@ def _measure_fold(
     """Measure the ways that share weights, pattern by pattern: values of one pattern are in memory at a time."""
     columns = layer.columns()
     calibrated = any(way.find("scale_shift") for _, way in ways)
+    given, rotated = x, any(way.find("rotation") for _, way in ways)
     x_fit, x = layer.produced(x_fit), layer.produced(x)
-    tokens = _Tokens(x_fit, layer.output(x_fit) if calibrated else None, x, layer.output(x))
-    energy, output_energy = squares(x), finite_output(squares(tokens.output))
+    fit_output = layer.output(x_fit) if calibrated else None
+    tokens = _Tokens(x_fit, fit_output, x, layer.output(x), x if rotated else given)
+    energy, output_energy = squares(tokens.counted), finite_output(squares(tokens.output))
     vectors = {
         criterion: criteria.vector_of(criterion, weight=layer.whole())
         for criterion in dict.fromkeys(way.criterion for _, way in ways)
@@ -158,13 +162,14 @@ def _choose(
     if way.pattern is None:
         every = np.ones(tokens.x.shape, np.bool_)
         whole = rewrite.Selected(tokens.x, every, None, None, None, None)
-        return _Chosen(place, way, Recipe(), whole, None, squares(tokens.x), every)
+        return _Chosen(place, way, Recipe(), whole, None, squares(tokens.counted), every)
     vector = vectors[way.criterion]
     if way.find("outliers") or way.find("salient_columns"):
         parts = _split(way, way.pattern, tokens, vector)
         values = np.where(parts.kept, tokens.x, np.float32(0))
         beside = rewrite.Selected(values, parts.nm, None, None, None, None)
-        return _Chosen(place, way, Recipe(), beside, None, squares(values), parts.nm)
+        kept = squares(np.where(parts.kept, tokens.counted, np.float32(0)))
+        return _Chosen(place, way, Recipe(), beside, None, kept, parts.nm)
     recipe = token_recipe(way, tokens.fit)
     # The choice sees the weights as one row: the largest of each column is all that it may need of them.
     stand_in = columns.largest[None]
@@ -181,7 +186,7 @@ def _choose(
         recipe = with_side_terms(way, recipe, fit_chosen, tokens.fit, layer, columns)
         fit_chosen = select(tokens.fit, recipe) if way.find("scale_shift") else None
     chosen = select(tokens.x, recipe)
-    kept = squares(np.where(chosen.mask, tokens.x, np.float32(0)))
+    kept = squares(np.where(chosen.mask, tokens.counted, np.float32(0)))
     return _Chosen(place, way, recipe, chosen, fit_chosen, kept, chosen.mask)
 
 

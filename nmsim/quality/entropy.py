@@ -1,8 +1,9 @@
 """Entropy of masks: how many bits a group's mask would take under a code that knows how often each mask occurs.
 
 Two figures, never mixed in silence. `miller_madow` where the groups are many for the masks there are: the plug-in entropy of
-the groups' masks plus its first-order bias. `upper_bound` elsewhere: what the positions of a group would take one by one, or
-log2 C(M, N), whichever is less.
+the groups' masks plus its first-order bias. `upper_bound` elsewhere: what the columns of the mask would take one by one, each
+with the same correction, or log2 C(M, N) a group, whichever is less. It is log2 C(M, N) unless columns differ in how often they
+are kept.
 """
 
 import math
@@ -53,12 +54,13 @@ class MaskCounter:
     def __init__(self, pattern: Pattern, groups: int) -> None:
         self.pattern = pattern
         self.groups = 0
-        self.position_counts = np.zeros(pattern.m, np.int64)
+        self.rows = 0
+        self.column_counts: NDArray[np.int64] | None = None
         enough = groups >= GROUPS_PER_MASK * pattern.configurations
         self.mask_counts = np.zeros(pattern.configurations, np.int64) if enough else None
 
     def add(self, mask: BoolArray) -> None:
-        """Count the whole groups of a mask [rows, K]; tails are left out.
+        """Count the whole groups of a mask [rows, K], always of the same K; tails are left out.
 
         A group that keeps fewer than N is completed as it would be stored.
         """
@@ -69,7 +71,10 @@ class MaskCounter:
             return
         by_group = full.reshape(-1, m)
         self.groups += len(by_group)
-        self.position_counts += np.count_nonzero(by_group, axis=0)
+        self.rows += len(full)
+        if self.column_counts is None:
+            self.column_counts = np.zeros(whole, np.int64)
+        self.column_counts += np.count_nonzero(full, axis=0)
         if self.mask_counts is not None:
             codes = encodings.get("combinatorial").encode_words(to_words(full, self.pattern), self.pattern)
             self.mask_counts += np.bincount(codes.astype(np.int64), minlength=len(self.mask_counts))
@@ -79,8 +84,8 @@ class MaskCounter:
 
         Source
         ------
-        Miller 1955: plug-in entropy plus (masks seen - 1) / (2 groups ln 2) bits. Bound: entropy of a group is at most the sum
-        of those of its positions.
+        Miller 1955: plug-in entropy plus (masks seen - 1) / (2 groups ln 2) bits. Bound: the entropy of a row is at most the
+        sum of those of its elements.
         """
         most = self.pattern.entropy_bits
         elems = self.groups * self.pattern.m
@@ -89,9 +94,16 @@ class MaskCounter:
             correction = (len(seen) - 1) / (2 * max(1, self.groups) * math.log(2))
             bits = min(most, _plug_in_bits(seen) + correction)
             return MaskEntropy(self.groups * bits, elems, "miller_madow")
-        kept = self.position_counts / max(1, self.groups)
-        by_position = sum(_plug_in_bits(np.array([share, 1 - share])) for share in kept)
-        return MaskEntropy(self.groups * min(most, by_position), elems, "upper_bound")
+        bits = 0.0
+        if self.column_counts is not None:
+            shares = self.column_counts / self.rows
+            with np.errstate(divide="ignore", invalid="ignore"):
+                by_column = -np.nan_to_num(shares * np.log2(shares)) - np.nan_to_num(
+                    (1 - shares) * np.log2(1 - shares)
+                )
+            corrected = by_column + np.where(by_column > 0, 1 / (2 * self.rows * math.log(2)), 0.0)
+            bits = self.rows * float(corrected.sum())
+        return MaskEntropy(min(self.groups * most, bits), elems, "upper_bound")
 
 
 def _plug_in_bits(counts: NDArray[Any]) -> float:

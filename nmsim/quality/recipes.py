@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmsim.criteria import matrix
+from nmsim.errors import PatternError
 from nmsim.mitigation import fit, golden, rewrite
 from nmsim.mitigation.recipe import Recipe
 from nmsim.quality.layer import Columns, Layer
@@ -107,7 +108,11 @@ def with_side_terms(
         found = fit.token_bias(np.hstack([parts[name] for name in names]), x_fit @ mean_row.T - ours)
         fields = ("kept_bias" if name == "bias1" else "dropped_bias" for name in names)
         biases = dict(zip(fields, np.split(found, len(names)), strict=True))
-    pair = fit.low_rank(dropped, layer.whole(), low_rank.number) if low_rank else None
+    pair = None
+    if low_rank:
+        if low_rank.number >= len(x_fit):
+            raise PatternError(f"{low_rank}: {len(x_fit)} calibration tokens, expected more than the rank")
+        pair = fit.low_rank(dropped, layer.whole(), low_rank.number)
     return dataclasses.replace(recipe, low_rank=pair, **biases)
 
 

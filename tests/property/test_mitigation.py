@@ -313,3 +313,24 @@ class TestOutliers:
             for mask in (prune(x, "2:4"), parts.kept)
         ]
         assert lost[1] < lost[0]
+
+
+class TestSinglePrecision:
+    """What float32 must not spoil."""
+
+    @pytest.mark.parametrize("mean", [0.0, 100.0, 3000.0])
+    def test_the_variance_of_tokens_far_from_zero(self, mean):
+        x, weight, _ = layer(12, 4, 5, 4096)
+        x = (x + mean).astype(np.float32)
+        expected = golden.linear(x, weight.astype(np.float32), "8:16", Recipe(variance=True))
+        found = rewrite.linear(x, weight.astype(np.float32), "8:16", Recipe(variance=True))
+        np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-5 * np.abs(expected).max())
+
+    @pytest.mark.parametrize("scale", [1e-24, 1e20])
+    def test_clact_of_numbers_whose_squares_are_no_float32(self, scale):
+        x, weight, _ = layer(13, 6, 5, 64)
+        small = rewrite.prepare(weight.astype(np.float32), criterion="clact")
+        expected = rewrite.select(x.astype(np.float32), "8:16", small).mask
+        np.testing.assert_array_equal(
+            rewrite.select((x * scale).astype(np.float32), "8:16", small).mask, expected
+        )

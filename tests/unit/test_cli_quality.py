@@ -100,6 +100,25 @@ def test_own_accuracies_are_drawn(nmsim, weights):
         assert "<!-- mine -->" in stream.read()
 
 
+def test_a_figure_of_references_alone_is_refused_before_any_work(nmsim, weights):
+    arguments = (
+        *PATTERNS,
+        "--criterion",
+        "unstructured",
+        "--mitigation",
+        "none",
+        "-o",
+        "u.csv",
+        "--plot",
+        "u.svg",
+    )
+    code, _, err = nmsim("quality", weights.name, *arguments)
+    assert code == 2
+    assert "--plot: unstructured criteria are drawn as references only" in err
+    assert not (weights.parent / "u.csv").exists()
+    assert nmsim("quality", weights.name, *arguments[:-2])[0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -134,7 +153,10 @@ def test_own_accuracies_are_drawn(nmsim, weights):
         (["tiny.safetensors", "--hardware", "h300"], "hardware 'h300'"),
         (["tiny.safetensors", "--encoding", "zip"], "encoding 'zip'"),
         (["tiny.safetensors", "--accuracy", "none.csv"], "none.csv: cannot be read"),
-        (["tiny.safetensors", "--mitigation", "r_sparse=999"], "rank=999: expected an int from 1 to 16"),
+        (
+            ["tiny.safetensors", "--mitigation", "r_sparse=999"],
+            "r_sparse=999: 16 calibration tokens, expected more than the rank",
+        ),
         (
             ["tiny.safetensors", "--mitigation", "salient_columns=999"],
             "tensor 'model.layers.0.",

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,22 @@ def test_without_a_cache_nothing_is_kept(room):
     edit(room / "caller.py", "cache=True", "nogil=True")
     assert ran(room.parent) == ["111", "0"]
     assert not list(room.glob("__pycache__/caller*.nbi"))
+
+
+def test_sources_in_an_archive_are_no_hindrance(tmp_path):
+    """Numba's own stamp serves where there are no files to read."""
+    root = Path(__file__).parents[2]
+    with zipfile.ZipFile(tmp_path / "it.zip", "w") as archive:
+        for file in sorted((root / "nmsim").rglob("*.py")):
+            archive.write(file, file.relative_to(root))
+    program = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'it.zip')!r}); import nmsim; print(nmsim.__file__)"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-I", "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "it.zip" in answer.stdout

@@ -161,6 +161,12 @@ class TestActivations:
             assert one.way == other.way
             assert other.output_error == pytest.approx(one.output_error, rel=1e-5)
 
+    def test_energies_are_of_the_tokens_as_they_were_given(self):
+        ways, _ = cross("activations", ["8:16"], ["magnitude"], ["none", "smooth_static", "dpts_mean", "outliers"])
+        found = measure_activations(X_FIT, X, WEIGHT, ways)
+        assert {one.energy for one in found} == {pytest.approx(np.square(X).sum(), rel=1e-6)}
+        assert all(0.5 < one.energy_kept_share <= 1 for one in found)
+
     def test_results_are_in_the_order_of_the_ways(self):
         ways, _ = cross("activations", ["8:16", "2:4"], ["magnitude"], ["smooth_static", "none"])
         assert [one.way for one in measure_activations(X_FIT, X, WEIGHT, ways)] == ways
@@ -278,7 +284,17 @@ class TestEntropy:
         mask[:, :8] = True
         mask[:5, 7:9] = [False, True]  # two positions are kept half the time: two bits a group
         found = entropy_of(mask, Pattern(8, 16))
-        assert (found.kind, found.bits) == ("upper_bound", pytest.approx(10 * 2.0))
+        corrected = 2.0 + 2 / (2 * 10 * math.log(2))  # each with the first-order bias of ten rows
+        assert (found.kind, found.bits) == ("upper_bound", pytest.approx(10 * corrected))
+
+    def test_columns_that_are_always_kept_need_no_bits(self):
+        """Columns far apart, so that groups of one row differ, but rows do not."""
+        x = np.random.default_rng(2).normal(size=(100, 512)) * np.exp(
+            4 * np.random.default_rng(3).normal(size=512)
+        )
+        even = entropy_of(prune(np.random.default_rng(4).normal(size=(100, 512)), "8:16"), Pattern(8, 16))
+        found = entropy_of(prune(x, "8:16"), Pattern(8, 16))
+        assert found.bits_per_elem < 0.5 * even.bits_per_elem
 
     def test_a_bound_is_never_above_that_of_even_masks(self):
         mask = prune(np.random.default_rng(0).normal(size=(500, 16)), "8:16")
