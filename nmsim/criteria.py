@@ -115,6 +115,11 @@ def amber_vector(weight: NDArray[Any]) -> FloatArray:
     [1.0, 2.0]
     """
     weight = matrix("weight", weight)
+    if not np.isfinite(weight).all():
+        row, column = (int(place) for place in np.argwhere(~np.isfinite(weight))[0])
+        raise PatternError(
+            f"amber: weight[{row}, {column}] is {weight[row, column]}, expected finite numbers"
+        )
     low, high = np.quantile(weight, CLIP_QUANTILES)
     inner = weight[(weight >= low) & (weight <= high)]
     mu, sigma = float(inner.mean()), float(inner.std(ddof=1)) if inner.size > 1 else 0.0

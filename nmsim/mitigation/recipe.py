@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from nmsim.errors import PatternError
 
+ORTHOGONAL_WITHIN = 1e-3
+"""Largest error of Q^T Q: matrices that were stored in 16 bits pass."""
 TOKEN_SHIFTS = ("mean", "median")
 """Shifts that are found anew for each token. The median is the lower one of two."""
 
@@ -44,8 +46,8 @@ class Recipe:
     Raises
     ------
     PatternError
-        A word that is none of these, a number that is not finite, a factor of `equalise` that is not above zero, or parts of
-        `low_rank` that do not fit together. Lengths are checked against a layer when there is one.
+        A word that is none of these, a number that is not finite, a factor of `equalise` that is not above zero, a rotation
+        that is none, or parts of `low_rank` that do not fit together. Lengths are checked against a layer when there is one.
 
     Source
     ------
@@ -70,8 +72,13 @@ class Recipe:
     def __post_init__(self) -> None:
         _check_words("shift", self.shift, ("none", *TOKEN_SHIFTS))
         _check_words("equalise", self.equalise, ("none", "dynamic"))
-        for name in ("shift", "scale", "bias", "kept_bias", "dropped_bias", "equalise", "rotation"):
-            _check_numbers(name, getattr(self, name))
+        if not isinstance(self.variance, bool):
+            raise PatternError(f"recipe: variance={self.variance!r}: expected True or False")
+        for name in ("scale", "bias", "kept_bias", "dropped_bias", "rotation"):
+            if getattr(self, name) is not None:
+                _check_numbers(name, getattr(self, name))
+        if self.rotation is not None:
+            _check_rotation(np.asarray(self.rotation))
         if not isinstance(self.equalise, str) and not (np.asarray(self.equalise) > 0).all():
             raise PatternError("recipe: equalise has a factor of zero or less, expected all above zero")
         if self.low_rank is not None:
@@ -124,13 +131,27 @@ class Recipe:
 
 
 def _check_words(name: str, value: Any, words: tuple[str, ...]) -> None:
-    if isinstance(value, str) and value not in words:
+    """Take one of some words, or numbers."""
+    if not isinstance(value, str):
+        _check_numbers(name, value)
+    elif value not in words:
         raise PatternError(f"recipe: {name}={value!r}: expected one of {', '.join(words)}, or numbers")
 
 
 def _check_numbers(name: str, value: Any) -> None:
-    if value is None or isinstance(value, str):
-        return
     numbers = np.asarray(value)
-    if numbers.dtype.kind not in "fiu" or not np.isfinite(numbers).all():
+    if numbers.dtype.kind not in "fiu":
+        raise PatternError(
+            f"recipe: {name} is of type {type(value).__name__}, dtype {numbers.dtype}: expected numbers"
+        )
+    if not np.isfinite(numbers).all():
         raise PatternError(f"recipe: {name} holds what is no finite number, expected numbers")
+
+
+def _check_rotation(rotation: NDArray[Any]) -> None:
+    """Refuse a matrix that changes lengths: X Q (W Q)^T would not be X W^T."""
+    if rotation.ndim != 2 or rotation.shape[0] != rotation.shape[1]:
+        raise PatternError(f"recipe: rotation has shape {rotation.shape}: expected [K, K]")
+    off = np.abs(rotation.T.astype(np.float64) @ rotation - np.eye(len(rotation))).max()
+    if off > ORTHOGONAL_WITHIN:
+        raise PatternError(f"recipe: rotation is not orthogonal, Q^T Q is {off:.2g} off the unit matrix")

@@ -93,10 +93,7 @@ def prepare(
         kept or dropped, or a criterion other than the magnitude: its factors would not cancel, and every token would need
         the weights anew.
     """
-    if np.ndim(weight) != 2 or weight.dtype.kind != "f":
-        raise PatternError(
-            f"weight has shape {np.shape(weight)} and dtype {weight.dtype}: expected [O, K] of float32 or float64"
-        )
+    weight = _floats("weight", weight, "[O, K]")
     recipe.check(*weight.shape)
     dynamic = recipe.equalises_dynamically
     if dynamic and (_touches_values(recipe) or criterion != "magnitude"):
@@ -122,6 +119,7 @@ def prepare(
 
 def produced(x: Array, recipe: Recipe) -> Array:
     """X as the operation before would hand it over, with rotation and static equalisation folded into that operation."""
+    x = _floats("x", x, "[L, K]")
     if recipe.rotation is not None:
         x = x @ recipe.rotation.astype(x.dtype)
     if not isinstance(recipe.equalise, str):
@@ -145,7 +143,8 @@ def select(x: Array, pattern: Pattern | str, prepared: Prepared) -> Selected:
         Tokens of another length than the weights have in features, or as `nmsim.criteria.choose`.
     """
     recipe = prepared.recipe
-    if np.ndim(x) != 2 or x.shape[1] != prepared.weight.shape[1]:
+    x = _floats("x", x, f"[L, {prepared.weight.shape[1]}]")
+    if x.shape[1] != prepared.weight.shape[1]:
         raise PatternError(
             f"x has shape {np.shape(x)}: expected [L, {prepared.weight.shape[1]}], K of the weights"
         )
@@ -202,6 +201,16 @@ def finish(acc: Array, selected: Selected, prepared: Prepared) -> Array:
     if prepared.gain is not None:
         y = y * prepared.gain
     return y if prepared.bias is None else y + prepared.bias
+
+
+def _floats(name: str, array: Array, shape: str) -> Array:
+    """Take a matrix of float32 or float64, or refuse what is none."""
+    array = np.asarray(array)
+    if array.ndim != 2 or array.dtype.name not in ("float32", "float64"):
+        raise PatternError(
+            f"{name} has shape {array.shape} and dtype {array.dtype}: expected {shape} of float32 or float64"
+        )
+    return array
 
 
 def _touches_values(recipe: Recipe) -> bool:

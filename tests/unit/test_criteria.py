@@ -180,6 +180,10 @@ class TestErrors:
                 "criterion='cosine': expected one of magnitude, clact",
             ),
             (lambda self: choose(self.x, "2:4", "amber"), "weight is missing, expected the weights [O, K]"),
+            (
+                lambda self: choose(self.x, "2:4", "amber", weight=self.weight * np.nan),
+                "amber: weight[0, 0] is nan, expected finite numbers",
+            ),
             (lambda self: choose(self.x, "2:4", "channel_vector"), "vector is missing, expected [K] numbers"),
             (
                 lambda self: choose(self.x, "2:4", "channel_vector", vector=np.ones(5)),

@@ -139,8 +139,21 @@ class TestErrors:
         [
             (lambda: Recipe(shift="mode"), "shift='mode': expected one of none, mean, median, or numbers"),
             (lambda: Recipe(equalise="static"), "equalise='static': expected one of none, dynamic"),
+            (lambda: Recipe(shift=None), "shift is of type NoneType, dtype object: expected numbers"),
+            (lambda: Recipe(equalise=None), "equalise is of type NoneType"),
+            (lambda: Recipe(bias="a"), "bias is of type str, dtype <U1: expected numbers"),
+            (lambda: Recipe(variance="yes"), "variance='yes': expected True or False"),
+            (
+                lambda: Recipe(rotation=2 * np.eye(4)),
+                "rotation is not orthogonal, Q^T Q is 3 off the unit matrix",
+            ),
+            (lambda: Recipe(rotation=np.ones((4, 3))), "rotation has shape (4, 3): expected [K, K]"),
+            (
+                lambda: rewrite.linear([1, 2], W, "2:4"),
+                "x has shape (2,) and dtype int64: expected [L, K] of float32",
+            ),
             (lambda: Recipe(shift=np.nan), "shift holds what is no finite number"),
-            (lambda: Recipe(scale=np.array(["a"])), "scale holds what is no finite number"),
+            (lambda: Recipe(scale=np.array(["a"])), "scale is of type ndarray, dtype <U1: expected numbers"),
             (lambda: Recipe(equalise=np.zeros(4)), "a factor of zero or less"),
             (
                 lambda: Recipe(low_rank=(np.ones((3, 2)), np.ones((3, 4)))),
