@@ -166,8 +166,8 @@ another model, layer, pattern or type: `nmsim mitigations --model {MODEL} --laye
 Y = X W^T with X of tokens i by in features j (K of them) and W of out features o (N of them) by in features. `Xsp` is X pruned,
 `prune` keeps N of every M along K of a token. Formulas of activations are those of the [code of arXiv
 2509.22166](https://github.com/On-Point-RND/Structured-Sparse-Activations-Inference) [C]. Patterns for salient weights and the
-correction of weights are named by arXiv 2507.03052 [P]; its formulas were not read, and those here are ours, n of 256 among them.
-Salient columns are after arXiv 2408.15300. [P]: read in the paper's own text; [C]: in the authors' code. `Recipe` is
+correction of weights are named by arXiv 2507.03052 [P]; its formulas were not read, and those here are ours, n of 256 among
+them. Salient columns are after arXiv 2408.15300. [P]: read in the paper's own text; [C]: in the authors' code. `Recipe` is
 `nmsim.mitigation.Recipe`: `nmsim.mitigation.golden` computes it as the formula stands, `nmsim.mitigation.rewrite` in the cheap
 form, and the tests hold one against the other.
 
