@@ -1,9 +1,7 @@
 """The largest dense model that costs no more than a pruned one: in bytes, in seconds and in joules of a decode step."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,39 +9,14 @@ from numpy.typing import NDArray
 from hwmodels.spec import HardwareSpec, load
 from hwmodels.tensorcore.core_file import load_core
 from hwmodels.tensorcore.record import SparseTensorCore
-from hwmodels.threshold.footprint import bytes_of, footprint, stacked
-from hwmodels.threshold.products import joules, products, seconds
+from hwmodels.threshold.footprint import Stacked, bytes_of, footprint, stacked
+from hwmodels.threshold.products import Seconds, joules, products, seconds
+from hwmodels.threshold.search import Counterpart, largest
 from hwmodels.threshold.stored import Stored
-from hwmodels.threshold.widths import STEP_ELEMS, widths
+from hwmodels.threshold.widths import STEP_ELEMS
 from hwmodels.workload import Model
-from nmsim.errors import RowError
-
-MOST_WIDTH = 64.0
-"""Where the search for a wider dense model ends."""
-SAME = 1 + 1e-12
-"""Sums of the same costs in another order count as equal."""
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Counterpart:
-    """A dense model of the same depth: the widest on the grid that costs no more than so much.
-
-    Parameters
-    ----------
-    width : float
-        Its hidden size over that of the unpruned model; above 1 where pruning costs more than it saves.
-    hidden_elems, params_elems : int
-        Its hidden size; its parameters with head and embedding.
-    cost : float
-        In the unit of its threshold.
-    """
-
-    width: float
-    hidden_elems: int
-    params_elems: int
-    cost: float
 
 
 @dataclass(frozen=True)
@@ -58,11 +31,12 @@ class Threshold:
         Of the pruned model, and of the unpruned one.
     equal : Counterpart
     low, high : Counterpart or None
-        At the ends of what is known of `pruned_cost`; None where nothing is known. In memory nothing is unknown.
+        At the ends of what is known of `pruned_cost`. Both None where nothing is known; `low` alone is None where no dense
+        model on the grid costs so little. In memory nothing is unknown.
     step_width : float
         Resolution of all widths.
     best_case : Counterpart or None
-        In time: by the bound of both models, in place of the estimate.
+        In time: by the bound of both models, in place of the estimate; None where no dense model on the grid has so low a one.
     extrapolates : bool
         In time: some product has no measured rows of its own pattern.
     """
@@ -115,16 +89,13 @@ def equal_memory(model: Model, how: Stored, *, step_elems: int = STEP_ELEMS) -> 
     >>> found.equal.hidden_elems, round(found.share, 3)
     (3136, 0.613)
     """
-    dense = how.dense()
 
-    def costs(most_width: float) -> tuple[Any, list[Floats]]:
-        grid = widths(model, most_width, step_elems)
-        counted = bytes_of(grid.layers, dense)
-        total = sum(counted[name] for name in counted if name.endswith("_bytes"))
-        return grid, [np.asarray(total, np.float64)]
+    def costs(layers: Stacked) -> list[Floats]:
+        counted = bytes_of(layers, how.dense())
+        return [np.asarray(sum(counted[name] for name in counted if name.endswith("_bytes")), np.float64)]
 
-    mine, unpruned = footprint(model, how).total_bytes, footprint(model, dense).total_bytes
-    (equal,) = _largest(costs, [float(mine)], "small")
+    mine, unpruned = footprint(model, how).total_bytes, footprint(model, how.dense()).total_bytes
+    equal, _ = largest(model, step_elems, costs, [float(mine)], "memory")
     return Threshold("memory", mine, unpruned, equal, equal, equal, _step(equal, step_elems))
 
 
@@ -176,18 +147,19 @@ def equal_time(
     """
     spec = load(hardware)
 
-    def costs(most_width: float) -> tuple[Any, list[Floats]]:
-        grid = widths(model, most_width, step_elems)
-        found = seconds(products(grid.layers, how.dense(), tokens), spec)
-        return grid, [found.nominal, found.nominal, found.nominal, found.best_case]
+    def seconds_of(layers: Stacked, stored: Stored) -> Seconds:
+        return seconds(products(layers, stored, tokens), spec)
 
-    mine = seconds(products(stacked(model), how, tokens), spec)
-    unpruned = seconds(products(stacked(model), how.dense(), tokens), spec)
+    def costs(layers: Stacked) -> list[Floats]:
+        found = seconds_of(layers, how.dense())
+        return [found.nominal, found.nominal, found.nominal, found.best_case]
+
+    mine, unpruned = (seconds_of(stacked(model), stored) for stored in (how, how.dense()))
     targets = [float(end[0]) for end in (mine.nominal, mine.low, mine.high, mine.best_case)]
     known = bool(np.isfinite(targets[1]) and np.isfinite(targets[2]))
     if not known:
         targets[1:3] = [targets[0], targets[0]]
-    equal, low, high, best = _largest(costs, targets, "fast")
+    equal, (low, high, best) = largest(model, step_elems, costs, targets, "time")
     return Threshold(
         "time",
         targets[0],
@@ -245,53 +217,17 @@ def equal_energy(
     """
     machine = load_core(core)
 
-    def costs(most_width: float) -> tuple[Any, list[Floats]]:
-        grid = widths(model, most_width, step_elems)
-        return grid, list(joules(products(grid.layers, how.dense(), tokens), machine))
+    def costs(layers: Stacked, stored: Stored | None = None) -> list[Floats]:
+        found = joules(products(layers, stored or how.dense(), tokens), machine)
+        return [found.nominal, found.low, found.high]
 
-    mine = joules(products(stacked(model), how, tokens), machine)
-    unpruned = joules(products(stacked(model), how.dense(), tokens), machine)
-    found = _largest(costs, [float(end[0]) for end in mine], "frugal")
-    low, _, high = sorted(found, key=lambda each: each.width)
-    cost, of_dense = float(mine.nominal[0]), float(unpruned.nominal[0])
-    return Threshold("energy", cost, of_dense, found[1], low, high, _step(found[1], step_elems))
+    targets = [float(end[0]) for end in costs(stacked(model), how)]
+    of_dense = float(costs(stacked(model))[0][0])
+    equal, ends = largest(model, step_elems, costs, targets, "energy")
+    low, _, high = sorted((equal, *ends), key=lambda each: each.width if each else 0.0)
+    return Threshold("energy", targets[0], of_dense, equal, low, high, _step(equal, step_elems))
 
 
 def _step(found: Counterpart, step_elems: int) -> float:
     """Resolution of widths."""
     return found.width / found.hidden_elems * step_elems
-
-
-def _largest(
-    costs: Callable[[float], tuple[Any, list[Floats]]], targets: list[float], as_what: str
-) -> list[Counterpart]:
-    """The widest model on the grid whose cost is within each target; the grid grows until its end is beyond all."""
-    most_width = 1.0
-    while True:
-        grid, found = costs(most_width)
-        if all(cost[-1] > target * SAME for cost, target in zip(found, targets, strict=True)):
-            break
-        if most_width >= MOST_WIDTH:
-            raise RowError(
-                f"dense models up to {MOST_WIDTH:.0f} times as wide are as {as_what} as the pruned one: expected fewer"
-            )
-        most_width *= 2
-    params = bytes_of(grid.layers, Stored())["params_elems"]
-    answers = []
-    for cost, target in zip(found, targets, strict=True):
-        within = np.flatnonzero(cost <= target * SAME)
-        if not len(within):
-            raise RowError(
-                f"no dense model is as {as_what} as the pruned one down to a hidden size of {grid.hidden_elems[0]}: "
-                f"expected a smaller step than {grid.hidden_elems[0]}"
-            )
-        place = int(within[-1])
-        answers.append(
-            Counterpart(
-                float(grid.width[place]),
-                int(grid.hidden_elems[place]),
-                int(params[place]),
-                float(cost[place]),
-            )
-        )
-    return answers

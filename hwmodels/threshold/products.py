@@ -3,6 +3,7 @@
 What lies beside the N:M part is a product of its own, after the first. Only linear layers are counted.
 """
 
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,8 @@ from nmsim.records import Case, GemmShape
 
 DENSE = "dense"
 WAY = ("dtype", "pattern", "encoding", "packing")
+ROW = re.compile(r"row \d+, (column \w+: )?")
+"""How complaints about a table of cases begin."""
 SHAPE_FIELDS = tuple(Point._fields.index(name) for name in ("a_rows", "b_cols", "K"))
 
 Floats = NDArray[np.float64]
@@ -93,7 +96,11 @@ def seconds(table: pd.DataFrame, machine: HardwareSpec) -> Seconds:
     RowError
         As `hwmodels.predict`.
     """
-    found = predict(table, machine)
+    try:
+        found = predict(table, machine)
+    except RowError as error:
+        # The table is made here: which row of it is wrong says nothing to who asked.
+        raise RowError(ROW.sub("", str(error), count=1)) from error
     time_s = found["predicted_time_s"].to_numpy()
     speedup = found["predicted_speedup_vs_dense"]
     return Seconds(

@@ -1,7 +1,7 @@
 """`nmsim mitigations`: what each criterion and each mitigation costs a token and a layer, in decode and in prefill."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -57,11 +57,16 @@ def mitigations(
         int | None, typer.Option(min=1, help=f"Tokens of prefill. Default {TOKENS}; decode has one.")
     ] = None,
     operand: Annotated[str, typer.Option(help="What is pruned: activations or weights.")] = "activations",
-    rank: Annotated[int | None, typer.Option(help="Of the side path of r_sparse. Default 128.")] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="Of the side path of r_sparse. Default 128.")
+    ] = None,
     outliers: Annotated[
         str | None, typer.Option(help="Pattern of the outliers' own matrix. Default 4:256.")
     ] = None,
-    columns: Annotated[int | None, typer.Option(help="Salient columns. Default 128.")] = None,
+    columns: Annotated[
+        int | None,
+        typer.Option(min=1, help="Salient columns. Default 128, or all of a layer that has fewer."),
+    ] = None,
     selector: Annotated[
         str | None, typer.Option(help="Network of comparators: half, bitonic or all_pairs. Default half.")
     ] = None,
@@ -77,8 +82,8 @@ def mitigations(
     a model, JSON and CSV have a row for each layer and their sum, layer "all".
     """
     from hwmodels.pruning.overheads import mitigation_table
+    from hwmodels.workload import load_model
 
-    settings = _settings(rank, outliers, columns, selector)
     if output is not None:
         refuse_target(output, force)
     if shape is not None:
@@ -86,10 +91,14 @@ def mitigations(
             if given is not None:
                 raise SpecError(f"--shape {shape}: is a layer with its tokens, expected no {name} beside it")
         gemm = read_shape(shape)
+        settings = _settings(rank, outliers, _columns(columns, {shape: gemm.K}), selector)
         table = mitigation_table(gemm, pattern, dtype, operand=operand, settings=settings)  # type: ignore[arg-type]
         shown, whose = table, f"N={gemm.N}, K={gemm.K}"
     else:
         name = model or MODEL
+        loaded = load_model(name)
+        in_features = {each.name: each.K for each in loaded.layers if each.pruned}
+        settings = _settings(rank, outliers, _columns(columns, in_features), selector)
         table = _of_model(name, layer, pattern, dtype, tokens or TOKENS, operand, settings)
         shown = table[table["layer"] == "all"] if layer is None else table
         whose = f"{name}, " + (f"all {shown['count'].iloc[0]} pruned layers" if layer is None else "by layer")
@@ -109,10 +118,28 @@ def mitigations(
         console.out.print(f"wrote {output}: {len(table)} rows", highlight=False, markup=False)
 
 
-def _settings(
-    rank: int | None, outliers: str | None, columns: int | None, selector: str | None
-) -> "Settings":
+def _columns(given: int | None, in_features: dict[str, int]) -> int:
+    """Salient columns: as many as asked for, or of the default those that every layer has; that they are fewer is told."""
+    from hwmodels.pruning.stage_cost import DEFAULT_SETTINGS
+
+    layer, most = min(in_features.items(), key=lambda each: each[1])
+    if given is None and most < DEFAULT_SETTINGS.columns:
+        console.err.print(
+            f"salient columns: {most} in place of {DEFAULT_SETTINGS.columns}, {layer} has no more in features",
+            highlight=False,
+            markup=False,
+        )
+    if given is not None and given > most:
+        raise SpecError(f"--columns {given}: expected at most the in features of {layer}, {most}")
+    return given or min(most, DEFAULT_SETTINGS.columns)
+
+
+def _settings(rank: int | None, outliers: str | None, columns: int, selector: str | None) -> "Settings":
     """Take the sizes that are given, and the defaults of the others."""
+    from hwmodels.tensorcore.record import SelectorKind
+
+    if selector is not None and selector not in get_args(SelectorKind):
+        raise SpecError(f"--selector {selector!r}: expected one of {', '.join(get_args(SelectorKind))}")
     from hwmodels.pruning.stage_cost import DEFAULT_SETTINGS as default
     from hwmodels.pruning.stage_cost import Settings
 
@@ -121,7 +148,7 @@ def _settings(
         rank=default.rank if rank is None else rank,
         outliers=of_outliers.n,
         window=of_outliers.m,
-        columns=default.columns if columns is None else columns,
+        columns=columns,
         selector_kind=default.selector_kind if selector is None else selector,  # type: ignore[arg-type]
     )
 

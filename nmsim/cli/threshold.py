@@ -8,12 +8,12 @@ import typer
 
 from nmsim.cli import console
 from nmsim.cli.progress import share_bar
-from nmsim.cli.threshold_rows import NONE, Row, beside, show
+from nmsim.cli.threshold_rows import NONE, Row, beside, label, show
 from nmsim.errors import NmsimError, RowError
 from nmsim.files.atomic import new_file, refuse_target
 
 if TYPE_CHECKING:
-    from hwmodels.threshold import QuantisedDense, Stored
+    from hwmodels.threshold import QuantisedDense, Stored, Threshold
 
 MODEL = "llama-3.1-8b"
 PATTERNS = "2:4,8:16"
@@ -75,10 +75,15 @@ def threshold(
     ] = None,
     hardware: Annotated[
         list[str] | None,
-        typer.Option("--hardware", "-H", help="Machines by name, or hardware TOML files. Default h200."),
+        typer.Option(
+            "--hardware", "-H", help="Machines by name, or hardware TOML files; '' for none. Default h200."
+        ),
     ] = None,
     core: Annotated[
-        str, typer.Option("--core", "-c", help="Core design whose energy counts: a name or a .toml file.")
+        str,
+        typer.Option(
+            "--core", "-c", help="Core design whose energy counts: a name or a .toml file; '' for none."
+        ),
     ] = "flexible-8x16",
     tokens: Annotated[int, typer.Option("--tokens", "-t", min=1, help="Sequences decoded together.")] = 1,
     step: Annotated[
@@ -99,12 +104,18 @@ def threshold(
     """
     import hwmodels
     from hwmodels.threshold import Stored, quantised_dense
+    from hwmodels.threshold.footprint import stacked
+    from hwmodels.threshold.widths import hidden_of
 
     if output is not None:
         refuse_target(output, force)
     loaded = hwmodels.load_model(model)
-    machines = [hwmodels.load(name) for name in console.split_names(hardware or ["h200"], "hardware")]
-    design = hwmodels.load_core(core)
+    hidden = hidden_of(stacked(loaded))
+    if step > hidden:
+        raise RowError(f"--step {step}: expected at most the hidden size of {loaded.name}, {hidden}")
+    names = console.split_names(["h200"] if hardware is None else hardware)
+    machines: list[Any] = [hwmodels.load(name) for name in names]
+    design = hwmodels.load_core(core) if core else None
     common: dict[str, Any] = {
         "packing": packing, "dtype": dtype, "side_dtype": side_dtype, "rest_dtype": rest_dtype, "group_elems": group,
         "scale_bits": scale_bits, "outlier_encoding": outlier_encoding,
@@ -115,19 +126,22 @@ def threshold(
         for name in console.split_names(encoding or [ENCODINGS], "encoding")
         for kept in console.split_names(outliers or [NONE], "outliers")
     ]
+    for how in ways:
+        _check_columns(loaded, how)
     bits = [_bits(word) for word in console.split_names(quantised or [QUANTISED])]
-    problems: dict[str, None] = {}
     rows: list[Row] = []
+    narrow: dict[str | None, list[QuantisedDense]] = {}
     with share_bar() as tell:
-        narrow = {
-            machine.id: [quantised_dense(loaded, ways[0], each, machine, design, tokens) for each in bits]
-            for machine in machines
-        }
-        asked = [(machine, how) for machine in machines for how in ways]
+        asked = [(machine, how) for machine in machines or [None] for how in ways]
         for place, (machine, how) in enumerate(asked):
-            tell(f"{how.pattern} on {machine.id}", place / len(asked))
-            rows.append(_row(loaded, how, machine, design, tokens, step, narrow[machine.id], problems))
-    for problem in problems:
+            name = machine.id if machine else None
+            if name not in narrow:
+                narrow[name] = [
+                    quantised_dense(loaded, ways[0], each, machine, design, tokens) for each in bits
+                ]
+            tell(label(how), place / len(asked))
+            rows.append(_row(loaded, how, machine, design, tokens, step, narrow[name]))
+    for problem in _problems(rows):
         console.err.print(problem, highlight=False, markup=False)
     records = [row.record() for row in rows]
     if output is not None:
@@ -137,13 +151,13 @@ def threshold(
             pd.DataFrame(records).to_csv(stream, index=False)
     if as_json:
         told = [
-            {"hardware": name, "core": design.id, **asdict(each)}
+            {"hardware": name, "core": design.id if design else None, **asdict(each)}
             for name, all_ in narrow.items()
             for each in all_
         ]
         console.print_json({"pruned": records, "quantised": told})
         return
-    show(rows, narrow, design.id)
+    show(rows, narrow)
 
 
 def _row(
@@ -154,28 +168,54 @@ def _row(
     tokens: int,
     step: int,
     narrow: list["QuantisedDense"],
-    problems: dict[str, None],
 ) -> Row:
-    """All three thresholds of one pruned model; why one of them is not told goes into `problems`."""
+    """All three thresholds of one pruned model, and why those are missing that were asked for and are not told."""
     from hwmodels.threshold import equal_energy, equal_memory, equal_time, footprint
 
     memory = equal_memory(model, how, step_elems=step)
-    time = energy = None
-    try:
-        time = equal_time(model, how, machine, tokens=tokens, step_elems=step)
-    except NmsimError as error:
-        problems[f"no time on {machine.id}: {error}"] = None
-    try:
-        energy = equal_energy(model, how, design, tokens=tokens, step_elems=step)
-    except NmsimError as error:
-        problems[f"no energy on {design.id}: {error}"] = None
+    told: dict[str, Threshold] = {}
+    missing: list[tuple[str, str, str]] = []
+    for sense, find, where in (("time", equal_time, machine), ("energy", equal_energy, design)):
+        if where is None:
+            continue
+        try:
+            told[sense] = find(model, how, where, tokens=tokens, step_elems=step)
+        except NmsimError as error:
+            missing.append((sense, where.id, str(error)))
     return Row(
-        model.name, how, footprint(model, how), footprint(model, how.dense()), machine.id, design.id, tokens,
-        memory, time, energy, tuple(narrow),
+        model.name, how, footprint(model, how), footprint(model, how.dense()), machine.id if machine else None,
+        design.id if design else None, tokens, memory, told.get("time"), told.get("energy"), tuple(narrow), tuple(missing),
     )  # fmt: skip
 
 
+def _check_columns(model: Any, how: "Stored") -> None:
+    for layer in model.layers:
+        if layer.pruned and how.columns > layer.K:
+            raise RowError(
+                f"--outliers {how.beside}: expected at most the in features of {layer.name}, {layer.K}"
+            )
+
+
+def _problems(rows: list[Row]) -> list[str]:
+    """A line for each reason why something is not told, with the ways to store that it is about unless it is about all."""
+    about: dict[tuple[str, str, str], dict[str, None]] = {}
+    for row in rows:
+        for problem in row.missing:
+            about.setdefault(problem, {})[label(row.how)] = None
+    ways = {label(row.how) for row in rows}
+    return [
+        f"no {sense} on {where}{'' if of.keys() == ways else ' of ' + ', '.join(of)}: {reason}"
+        for (sense, where, reason), of in about.items()
+    ]
+
+
 def _bits(word: str) -> int:
-    if not (word.isascii() and word.isdigit()):
-        raise RowError(f"--quantised {word!r}: expected bits of a value, such as {QUANTISED}")
+    from hwmodels.threshold.quantised import NARROWEST_BITS
+    from hwmodels.threshold.stored import SCALED_BELOW_BITS
+
+    most = SCALED_BELOW_BITS - 1
+    if not (word.isascii() and word.isdigit() and NARROWEST_BITS <= int(word) <= most):
+        raise RowError(
+            f"--quantised {word!r}: expected bits of a value, {NARROWEST_BITS} to {most}, such as {QUANTISED}"
+        )
     return int(word)

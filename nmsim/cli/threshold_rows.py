@@ -16,26 +16,29 @@ if TYPE_CHECKING:
 NONE = "none"
 COLUMNS = "columns:"
 UNKNOWN = "-"
-BILLION = 1e9
 WAY = ("pattern", "encoding", "beside")
 ENDS = ("equal", "low", "high", "best_case")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One pruned model on one machine and one core; a threshold is None where it is not told."""
+    """One pruned model on one machine and one core, if any; a threshold is None where it is not told.
+
+    `missing` has sense, place and reason of those that were asked for.
+    """
 
     model: str
     how: "Stored"
     stored: "Footprint"
     dense: "Footprint"
-    hardware: str
-    core: str
+    hardware: str | None
+    core: str | None
     tokens: int
     memory: "Threshold"
     time: "Threshold | None"
     energy: "Threshold | None"
     narrow: "tuple[QuantisedDense, ...]"
+    missing: tuple[tuple[str, str, str], ...]
 
     @property
     def linear_share(self) -> float:
@@ -46,14 +49,15 @@ class Row:
         """What the pruned model has to beat, in words; on other machines too, where rows of it are given."""
         from hwmodels.threshold.words import statement
 
-        times = [(row.time, row.hardware) for row in (self, *others)]
-        told = [(self.memory, ""), *times, (self.energy, self.core)]
-        found = [(each, where) for each, where in told if each is not None]
+        rows = (self, *others)
+        told = [(self.memory, ""), *((row.time, row.hardware) for row in rows), (self.energy, self.core)]
+        found = [(each, where or "") for each, where in told if each is not None]
+        missing = dict.fromkeys(problem for row in rows for problem in row.missing)
         most_bytes, own_bits = self.stored.total_bytes, VALUE_BITS[self.how.dtype]
         smaller = [
             each for each in self.narrow if each.total_bytes <= most_bytes and each.value_bits < own_bits
         ]
-        return statement(found, smaller)
+        return statement(found, smaller, list(missing))
 
     def record(self) -> dict[str, Any]:
         """All of it, flat."""
@@ -109,8 +113,15 @@ def beside(text: str) -> dict[str, Any]:
     return {"outliers": Pattern.parse(text)}
 
 
-def show(rows: Sequence[Row], narrow: "Mapping[str, list[QuantisedDense]]", core: str) -> None:
+def label(how: "Stored") -> str:
+    """Name a way to store a model: pattern, encoding, and what lies beside."""
+    return f"{how.pattern} {how.encoding}" + ("" if how.beside == NONE else f" with {how.beside}")
+
+
+def show(rows: Sequence[Row], narrow: "Mapping[str | None, list[QuantisedDense]]") -> None:
     """Print the tables of some rows, and a sentence or two for each."""
+    from hwmodels.threshold.words import in_unit, params_unit
+
     first = rows[0]
     stored = [row for row in rows if row.hardware == first.hardware]
     console.print_table(
@@ -119,55 +130,63 @@ def show(rows: Sequence[Row], narrow: "Mapping[str, list[QuantisedDense]]", core
         [[*_way(row), *_bits(row)] for row in stored],
         note="Packing included. The last column: bits of dense values with which a model with scales is as small.",
     )  # fmt: skip
+    costs = [getattr(row, sense) for row in rows for sense in ("memory", "time", "energy")]
+    ends = [getattr(cost, end) for cost in costs if cost for end in ENDS]
+    unit_elems = params_unit([first.dense.params_elems, *(end.params_elems for end in ends if end)])
     scenarios = [row.energy.pruned_cost for row in rows if row.energy]
     unit, per_joule = joules_unit(scenarios)
     lines = []
     for row in stored:
-        lines.append([*_way(row), *_costs(row.memory, "", "GB", 1e-9)])
+        lines.append([*_way(row), *_costs(row.memory, "", "GB", 1e-9, unit_elems)])
         lines += [
-            [*_way(row), *_costs(other.time, other.hardware, "ms", 1e3)]
+            [*_way(row), *_costs(other.time, other.hardware, "ms", 1e3, unit_elems)]
             for other in rows
             if other.how == row.how and other.time
         ]
         if row.energy:
-            lines.append([*_way(row), *_costs(row.energy, row.core, unit, per_joule)])
+            lines.append([*_way(row), *_costs(row.energy, row.core, unit, per_joule, unit_elems)])
     console.print_table(
         f"Dense models that cost no more, {first.tokens} token{'s' if first.tokens > 1 else ''} a step",
-        [*WAY, "equal", "on", "pruned", "dense", "share", "width", "parameters B", "range B", "best case B"],
+        [*WAY, "equal", "on", "pruned", "dense", "share", "width", f"parameters {unit_elems}",
+         f"range {unit_elems}", f"best case {unit_elems}"],
         lines,
-        note=f"Width: hidden size over that of the unpruned model of {first.dense.params_elems / BILLION:.2f} B, in steps of "
-        f"{first.memory.step_width:.2g}. A ~ marks times without measured rows of that pattern.",
+        note="Width: hidden size over that of the unpruned model of "
+        f"{in_unit(first.dense.params_elems, unit_elems)} {unit_elems}, in steps of {first.memory.step_width:.2g}. "
+        "A ~ marks times without measured rows of that pattern.",
     )  # fmt: skip
     if any(narrow.values()):
-        _show_narrow(narrow, core)
+        _show_narrow(narrow, first.core)
     for row in stored:
         others = [other for other in rows if other.how == row.how and other is not row]
-        beside_it = "" if row.how.beside == NONE else f" with {row.how.beside}"
         console.out.print(
-            f"{row.how.pattern} {row.how.encoding}{beside_it}: {row.statement(others)}\n",
+            f"{label(row.how)}: {row.statement(others)}\n",
             highlight=False,
             markup=False,
         )
 
 
-def _show_narrow(narrow: "Mapping[str, list[QuantisedDense]]", core: str) -> None:
+def _show_narrow(narrow: "Mapping[str | None, list[QuantisedDense]]", core: str | None) -> None:
     """Print the table of dense models of narrow values."""
     one = next(iter(narrow.values()))
     unit, per_joule = joules_unit(each.energy_joules for each in one if each.energy_joules)
+    machines = [name for name in narrow if name]
+    headings = [*(f"{name} ms" for name in machines), *([f"{core} {unit}"] if core else [])]
     console.print_table(
         "Dense models of narrow values",
-        ["bits of a value", "bits an element", "GB", *(f"{name} ms" for name in narrow), f"{core} {unit}"],
+        ["bits of a value", "bits an element", "GB", *headings],
         [
             [
                 each.value_bits,
                 f"{each.bits_per_element:.4g}",
                 f"{each.total_bytes * 1e-9:.4g}",
-                *(_scaled(found[place].time_s, 1e3) for found in narrow.values()),
-                _scaled(each.energy_joules, per_joule),
+                *(_scaled(narrow[name][place].time_s, 1e3) for name in machines),
+                *([_scaled(each.energy_joules, per_joule)] if core else []),
             ]
             for place, each in enumerate(one)
         ],
-        note="Products of two operands of that type; - where the machine or core has none.",
+        note="Products of two operands of that type; - where the machine or core has none."
+        if headings
+        else "",
     )
 
 
@@ -192,10 +211,10 @@ def _bits(row: Row) -> list[str]:
     ]
 
 
-def _costs(threshold: "Threshold", where: str, unit: str, per: float) -> list[str]:
-    low, high, best = threshold.low, threshold.high, threshold.best_case
-    known = low is not None and high is not None and low.width < high.width
-    ends = f"{_billions(low)}-{_billions(high)}" if known else UNKNOWN
+def _costs(threshold: "Threshold", where: str | None, unit: str, per: float, unit_elems: str) -> list[str]:
+    from hwmodels.threshold.words import in_unit, span
+
+    best = threshold.best_case
     mark = "~" if threshold.extrapolates else ""
     return [
         threshold.sense,
@@ -204,13 +223,7 @@ def _costs(threshold: "Threshold", where: str, unit: str, per: float) -> list[st
         f"{short(threshold.dense_cost * per)} {unit}",
         f"{threshold.share:.1%}",
         f"{threshold.equal.width:.3f}",
-        f"{mark}{_billions(threshold.equal)}",
-        ends,
-        _billions(best) if best else UNKNOWN,
+        f"{mark}{in_unit(threshold.equal.params_elems, unit_elems)}",
+        span(threshold, unit_elems, "-", "up to ") or UNKNOWN,
+        in_unit(best.params_elems, unit_elems) if best else UNKNOWN,
     ]
-
-
-def _billions(equal: Any) -> str:
-    from hwmodels.threshold.words import billions
-
-    return billions(equal.params_elems)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from hwmodels.threshold import (
     footprint,
     quantised_dense,
 )
-from hwmodels.threshold.equal import _largest
+from hwmodels.threshold.search import largest
 from hwmodels.threshold.widths import widths
 from hwmodels.threshold.words import statement
 from hwmodels.workload import Layer, Model
@@ -31,6 +32,9 @@ PRUNED_ELEMS = 32 * (2 * 4096 * 4096 + 2 * 1024 * 4096 + 3 * 14336 * 4096)
 HEAD_ELEMS = 128256 * 4096
 COMBINATORIAL = Stored(pattern="8:16", encoding="combinatorial")
 SMALL = Model("small", (Layer("a", 2, 128, 256), Layer("lm_head", 1, 512, 256, pruned=False)), False, "here")
+TINY = Model(
+    "tiny", (Layer("a", 16, 512, 512), Layer("b", 12, 1376, 512), Layer("lm_head", 1, 1000, 512, pruned=False)), True, "here"
+)  # fmt: skip
 
 
 def code_bits(n, m):
@@ -110,11 +114,29 @@ def test_head_and_embedding_have_a_value_type_of_their_own():
 
 
 def test_the_last_bits_of_a_sum_do_not_matter():
-    def costs(most_width):
-        grid = widths(SMALL, most_width, 64)
-        return grid, [grid.width * (1 + 1e-15)]
+    def costs(layers):
+        return [layers.K[0] / 256 * (1 + 1e-15)]
 
-    assert _largest(costs, [1.0], "small")[0].width == 1.0
+    assert largest(SMALL, 64, costs, [1.0], "time")[0].width == 1.0
+
+
+def test_a_low_end_that_no_dense_model_reaches_leaves_the_rest():
+    found = equal_time(TINY, COMBINATORIAL, "h200")
+    assert found.low is None
+    assert found.equal.cost <= found.pruned_cost < found.high.cost
+    assert re.search(r"as fast on h200 \(up to [\d.]+ M\)", statement([(found, "h200")]))
+
+
+def test_a_smaller_step_is_advised_only_where_one_helps():
+    def costs(layers):
+        return [1.0 + layers.K[0] / 256]
+
+    with pytest.raises(RowError, match=r"hidden size of 64 it takes 1\.25, expected a smaller step than 64"):
+        largest(SMALL, 64, costs, [1.1], "time")
+    for step in (1, 64):
+        with pytest.raises(RowError, match=r"those of all other widths take 1\.004 s or more") as caught:
+            largest(SMALL, step, costs, [1.0], "time")
+        assert "step" not in str(caught.value)
 
 
 def test_a_tied_head_is_stored_once():
@@ -268,7 +290,21 @@ def test_a_pruned_model_that_is_slower_asks_for_a_wider_dense_one():
     how = Stored(pattern="8:16", encoding="index", outliers="8:256")
     found = equal_time(LLAMA, how, "h200", tokens=16)
     assert found.equal.width > 1
-    assert "The unpruned model is as fast on h200" in statement([(found, "h200")])
+    share = f"{found.dense_cost / found.pruned_cost:.1%}"
+    assert statement([(found, "h200")]) == f"The unpruned model is faster on h200 ({share} of the time)."
+    same = dataclasses.replace(found, pruned_cost=found.dense_cost)
+    assert statement([(same, "h200")]) == "The unpruned model is as fast on h200."
+
+
+def test_what_was_not_found_is_said_with_its_reason():
+    text = statement([(equal_memory(LLAMA, COMBINATORIAL), "")], [], [("time", "h200", "no peak")])
+    assert text.endswith("has to beat it. No dense model was found that is as fast on h200: no peak.")
+
+
+def test_fewer_parameters_than_a_billion_are_millions():
+    found = equal_memory(TINY, COMBINATORIAL)
+    assert f"A dense model of {found.equal.params_elems / 1e6:.3g} M parameters" in statement([(found, "")])
+    assert " B " not in statement([(found, "")])
 
 
 def test_no_range_where_nobody_measured():
@@ -331,8 +367,13 @@ def test_widths_keep_depth_and_vocabulary():
         ),
         (
             RowError,
-            "no dense model is as small as the pruned one down to a hidden size of 256: expected a smaller step",
+            "with a hidden size of 256 it takes 7.864e+05, expected a smaller step than 256",
             lambda: equal_memory(SMALL, COMBINATORIAL, step_elems=256),
+        ),
+        (
+            RowError,
+            "dtype 'int4': h200 has no peak for it",
+            lambda: equal_time(SMALL, Stored(pattern="2:4", dtype="int4"), "h200"),
         ),
         (RowError, "tokens=0: expected a positive int", lambda: equal_time(SMALL, COMBINATORIAL, "h200", tokens=0)),
         (RowError, "value_bits=16: expected 1 to 15", lambda: quantised_dense(SMALL, Stored(), 16)),
@@ -342,3 +383,4 @@ def test_what_makes_no_sense_is_refused(error, text, ask):
     with pytest.raises(error) as caught:
         ask()
     assert text in str(caught.value)
+    assert "row 0" not in str(caught.value)

@@ -75,6 +75,25 @@ def test_sizes_reach_the_counts(nmsim):
     assert nmsim(*stated)[1] == nmsim(*asked)[1]
 
 
+@pytest.mark.parametrize("where", ["shape", "model"])
+def test_a_layer_with_fewer_columns_than_the_default_keeps_them_all_and_says_so(nmsim, tmp_path, where):
+    asked = ("--shape", "4,100,70")
+    if where == "model":
+        config = {
+            "model_type": "llama", "hidden_size": 70, "intermediate_size": 512, "num_hidden_layers": 1,
+            "num_attention_heads": 7, "vocab_size": 100,
+        }  # fmt: skip
+        (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        asked = ("--model", tmp_path / "config.json")
+    code, out, err = nmsim("mitigations", *asked, "--json")
+    rows = [row for row in json.loads(out) if row["name"] == "salient_columns"]
+    assert code == 0
+    assert "salient columns: 70 in place of 128, " in err
+    assert err.count("\n") == 1
+    assert rows[0]["macs_per_token"] == 70 * (100 if where == "shape" else 70)
+    assert nmsim("mitigations", *asked, "--columns", "70", "--json")[1:] == (out, "")
+
+
 def test_rows_go_into_a_csv_file(nmsim, tmp_path):
     path = tmp_path / "costs.csv"
     code, out, _ = nmsim("mitigations", "--shape", "32,4096,4096", "-o", path)
@@ -103,8 +122,12 @@ def test_rows_go_into_a_csv_file(nmsim, tmp_path):
         (["-m", "llama-9"], "llama-9"),
         (["-p", "4:2"], "pattern 4:2"),
         (["--outliers", "300"], "pattern '300': expected 'N:M'"),
-        (["--rank", "0"], "rank=0: expected a positive whole number"),
-        (["--selector", "bubble"], "selector_kind='bubble': expected one of"),
+        (
+            ["--shape", "1,2,70", "--columns", "71"],
+            "--columns 71: expected at most the in features of 1,2,70, 70",
+        ),
+        (["--columns", "5000"], "--columns 5000: expected at most the in features of q, 4096"),
+        (["--selector", "bubble"], "--selector 'bubble': expected one of all_pairs"),
         (["--operand", "weight"], "operand='weight': expected one of weights, activations"),
         (["--dtype", "fp7"], "dtype='fp7': expected one of"),
     ],
@@ -114,3 +137,10 @@ def test_bad_questions_are_one_line(nmsim, arguments, complaint):
     assert (code, out) == (2, "")
     assert complaint in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--rank", "--columns"])
+def test_a_size_of_nothing_is_refused_by_its_option(nmsim, option):
+    code, out, err = nmsim("mitigations", option, "0")
+    assert (code, out) == (2, "")
+    assert f"'{option}'" in err
