@@ -10,7 +10,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from nmsim.errors import ContainerError, RowError
 from nmsim.files.header import TensorInfo
 from nmsim.files.reader import RawTensor, SafetensorsReader
 from nmsim.files.sharded import open_checkpoint
+from nmsim.quality.measured import first_unusable, most_of
 
 Floats = NDArray[np.float32]
 MEAN, CHANNEL_SPREAD, OUTLIER_SHARE, OUTLIER_SCALES, TAIL_DEGREES = 0.1, 0.4, 0.004, (8.0, 30.0), 5.0
@@ -45,6 +46,10 @@ class Source(Protocol):
 
     def has(self, weight_name: str) -> bool:
         """Whether there are tokens of a layer."""
+        ...
+
+    def unmatched(self, weight_names: Sequence[str]) -> list[str]:
+        """Tensors that are named as none of the weights."""
         ...
 
 
@@ -113,6 +118,10 @@ class Synthetic:
         """Always."""
         return True
 
+    def unmatched(self, weight_names: Sequence[str]) -> list[str]:
+        """None."""
+        return []
+
     def tokens(self, weight_name: str, in_features: int) -> Tokens:
         """Draw the tokens of a layer."""
         rng = np.random.default_rng([self.seed, zlib.crc32(weight_name.encode())])
@@ -144,13 +153,19 @@ class Dump:
         """Whether a tensor is named as the layer."""
         return any(name in self._file_of for name in names_of(weight_name))
 
+    def unmatched(self, weight_names: Sequence[str]) -> list[str]:
+        """Tensors that are named as none of the weights: of other modules, or mistyped."""
+        known = {name for weight_name in weight_names for name in names_of(weight_name)}
+        return [name for name in self._file_of if name not in known]
+
     def tokens(self, weight_name: str, in_features: int) -> Tokens:
         """Read the tokens of a layer.
 
         Raises
         ------
         ContainerError
-            None or several of its names, another shape, too few tokens, or numbers that are not finite floats.
+            None or several of its names, another shape, too few tokens, no floats, or one that is not finite or too large to
+            be squared in float32.
         """
         there = [name for name in names_of(weight_name) if name in self._file_of]
         if len(there) != 1:
@@ -166,11 +181,16 @@ class Dump:
         assert not isinstance(array, RawTensor), "checked by its dtype"
         flat = array.reshape(-1, in_features)
         first, last = self.counts
+        for start, stop in ((0, first), (len(flat) - last, len(flat))):
+            if bad := first_unusable(flat[start:stop]):
+                token, feature = start + bad[0], bad[1]
+                raise ContainerError(
+                    f"{file.where(name)}: token {token}, feature {feature} is {float(flat[token, feature]):g}, expected finite "
+                    f"numbers of at most {most_of(flat):.2g}"
+                )
         found_tokens = Tokens(flat[:first].astype(np.float32), flat[len(flat) - last :].astype(np.float32))
         del array, flat
         file.release(name)
-        if not all(np.isfinite(part).all() for part in found_tokens):
-            raise ContainerError(f"{file.where(name)}: holds what is no finite number, expected finite ones")
         return found_tokens
 
     def _check(self, file: SafetensorsReader, info: TensorInfo, in_features: int) -> None:
@@ -185,8 +205,8 @@ class Dump:
         tokens = math.prod(info.shape[:-1])
         if tokens < sum(self.counts):
             raise ContainerError(
-                f"{file.where(info.name)}: {tokens} tokens, expected at least {self.counts[0]} to calibrate and "
-                f"{self.counts[1]} others to measure"
+                f"{file.where(info.name)}: {tokens} tokens, expected at least {self.counts[0]} to calibrate "
+                f"(--calibration-tokens) and {self.counts[1]} others to measure (--eval-tokens)"
             )
 
 
@@ -228,8 +248,16 @@ def names_of(weight_name: str) -> tuple[str, ...]:
     )
 
 
-def refuse_missing(source: Source, weight_names: Sequence[str], where: Any) -> None:
+def refuse_missing(source: Source, weight_names: Sequence[str], others: Sequence[str]) -> None:
     """Refuse a source that has not the tokens of every layer.
+
+    Parameters
+    ----------
+    source : Source
+    weight_names : sequence of str
+        Of the layers.
+    others : sequence of str
+        Tensors of the source that are of no layer, which may be mistyped.
 
     Raises
     ------
@@ -238,12 +266,24 @@ def refuse_missing(source: Source, weight_names: Sequence[str], where: Any) -> N
     """
     missing = [name for name in weight_names if not source.has(name)]
     if missing:
-        more = f" and {len(missing) - SHOWN_NAMES} more" if len(missing) > SHOWN_NAMES else ""
+        typed = f"; in it, of no tensor of the checkpoint: {some_of(others)}" if others else ""
         raise ContainerError(
-            f"{where}: no activations of {len(missing)} of {len(weight_names)} layers: "
-            f"{', '.join(missing[:SHOWN_NAMES])}{more}; expected a tensor named as each layer's weight, with or without "
-            ".weight, or with .input (or allow missing ones, to leave those layers out)"
+            f"{source.description}: no activations of {len(missing)} of {len(weight_names)} layers: {some_of(missing)}; "
+            "expected a tensor named as each layer's weight, with or without .weight, or with .input (--allow-missing leaves "
+            f"those layers out){typed}"
         )
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first names, and how many there are beside them.
+
+    Examples
+    --------
+    >>> some_of("abcdefgh")
+    'a, b, c, d, e and 3 more'
+    """
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return f"{', '.join(names[:SHOWN_NAMES])}{more}"
 
 
 def _refuse_few(calibration_tokens: int, eval_tokens: int) -> None:

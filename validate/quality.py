@@ -3,12 +3,13 @@
 One layer at a time: errors of one layer do not reach the next, and nothing here is an accuracy.
 """
 
+import collections
 import contextlib
 import dataclasses
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -17,11 +18,11 @@ from nmsim.errors import ContainerError, NmsimError
 from nmsim.files.header import TensorInfo
 from nmsim.files.packed_entry import FORMAT_KEY
 from nmsim.files.reader import RawTensor, SafetensorsReader
-from nmsim.files.selection import Selection, refuse_nothing_chosen
+from nmsim.files.selection import Selection
 from nmsim.files.sharded import Checkpoint, open_checkpoint
 from nmsim.quality import Measured, Way, measure_activations, measure_weights
 from nmsim.records import SparseOperand
-from validate.activation_dump import Source, refuse_missing
+from validate.activation_dump import Source, refuse_missing, some_of
 from validate.quality_cost import PHASES, Speed, Stored, Target, on_core, on_machine, stored
 
 Progress = Callable[[str, float], None]
@@ -30,6 +31,7 @@ Progress = Callable[[str, float], None]
 ALL = "all"
 MIXED = "mixed"
 DENSE = "dense"
+SHOWN_REASONS = 5
 KEYS = ("operand", "pattern", "criterion", "mitigation")
 SUMS = (
     "elems", "energy", "energy_kept", "output_energy", "output_error", "mask_entropy_bits", "mask_elems",
@@ -57,10 +59,11 @@ QUALITY_COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class QualityRun:
-    """What was measured, and which layers were left out: name -> why."""
+    """What was measured, which layers were left out, name -> why, and recorded tensors that no tensor's name goes with."""
 
     table: pd.DataFrame
     left_out: dict[str, str]
+    unmatched: list[str]
 
 
 @contextlib.contextmanager
@@ -123,13 +126,17 @@ def measure_quality(
     for way in ways:
         target.check(way)
     layers, left_out = _layers(checkpoint, ways, selection or Selection())
+    unmatched = source.unmatched(checkpoint.names)
     if allow_missing:
         without = [name for name in layers if not source.has(name)]
         left_out |= dict.fromkeys(without, "no activations")
         layers = {name: found for name, found in layers.items() if name not in without}
         if not layers:
-            raise ContainerError(f"{checkpoint.path}: no layer has activations, expected at least one")
-    refuse_missing(source, list(layers), source.description)
+            raise ContainerError(
+                f"{checkpoint.path}: no layer has activations, expected at least one; {source.description} has "
+                f"{some_of(unmatched)}"
+            )
+    refuse_missing(source, list(layers), unmatched)
     total = sum(info.shape[0] * info.shape[1] for _, info in layers.values())
     rows, done = [], 0
     costs: dict[tuple[int, int], list[dict[str, Any]]] = {}
@@ -152,7 +159,7 @@ def measure_quality(
         done += shape[0] * shape[1]
     table = pd.DataFrame(rows)
     table = pd.concat([table, sum_layers(table)], ignore_index=True)
-    return QualityRun(_with_shares(table)[list(QUALITY_COLUMNS)], left_out)
+    return QualityRun(_with_shares(table)[list(QUALITY_COLUMNS)], left_out, unmatched)
 
 
 def _layers(
@@ -170,8 +177,24 @@ def _layers(
             else:
                 found[info.name] = (file, info)
     if not found:
-        refuse_nothing_chosen(checkpoint.path, checkpoint.names)
+        shown = counted(sorted(left_out.values(), key=lambda why: "fewer than M" not in why))
+        raise ContainerError(
+            f"{checkpoint.path}: none of its {len(left_out)} tensors is measured ({shown}), expected a matrix that nmsim pack "
+            "takes with every pattern asked for; --include takes others by name"
+        )
     return found, left_out
+
+
+def counted(reasons: Iterable[str]) -> str:
+    """Say each reason once, with how often it holds; at most `SHOWN_REASONS`.
+
+    Examples
+    --------
+    >>> counted(["has 1 dimensions", "no activations", "has 1 dimensions"])
+    '2: has 1 dimensions; 1: no activations'
+    """
+    counts = collections.Counter(reasons)
+    return "; ".join(f"{count}: {why}" for why, count in list(counts.items())[:SHOWN_REASONS])
 
 
 def _measure(

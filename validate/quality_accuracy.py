@@ -10,27 +10,30 @@ from pathlib import Path
 
 import pandas as pd
 
+from nmsim.criteria import CRITERIA
 from nmsim.errors import RowError
 from nmsim.pattern import Pattern
 from nmsim.quality import parse_mitigation
-from nmsim.quality.way import UNSTRUCTURED
+from nmsim.quality.way import UNSTRUCTURED, is_reference
 from validate.authors_logs import mean_accuracy, read_authors_logs
 from validate.literature import read_table
 from validate.quality import ALL, DENSE
 
 KEYS = ("pattern", "criterion", "mitigation")
-ACCURACY_COLUMNS = ("model", *KEYS, "accuracy")
+OWN_COLUMNS = ("model", *KEYS, "accuracy")
+ACCURACY_COLUMNS = (*OWN_COLUMNS, "tasks")
 QUALITIES = ("relative_output_error", "energy_lost_share")
 
 
 def logged_accuracy() -> pd.DataFrame:
-    """Average the accuracies that the authors of the activation paper logged, over the tasks that a model's runs share.
+    """Average the accuracies that the authors of the activation paper logged, over the tasks that all of their runs share.
 
     Returns
     -------
     DataFrame
-        Columns `ACCURACY_COLUMNS`. Runs whose log is named otherwise than its code ran are left out. Unstructured runs of a
-        token have the criterion "unstructured" and, for pattern, their density in lowest terms, such as 1:2.
+        Columns `ACCURACY_COLUMNS`, `tasks` joined by commas. Runs whose log is named otherwise than its code ran are left out.
+        Unstructured runs of a token have the criterion "unstructured" and, for pattern, their density in lowest terms, such as
+        1:2.
 
     Source
     ------
@@ -40,7 +43,9 @@ def logged_accuracy() -> pd.DataFrame:
     --------
     >>> found = logged_accuracy()
     >>> found[found.model == "gemma-3-4b"][["pattern", "mitigation", "accuracy"]].round(3).to_numpy().tolist()
-    [['2:4', 'var', 0.596], ['8:16', 'var', 0.648]]
+    [['2:4', 'var', 0.687], ['8:16', 'var', 0.736]]
+    >>> set(found.tasks)
+    {'arc_easy,boolq,piqa,winogrande'}
     """
     rows = read_authors_logs()
     rows = rows[
@@ -51,8 +56,7 @@ def logged_accuracy() -> pd.DataFrame:
     token = rows["among"] == "token"
     rows.loc[token, "pattern"] = [_as_pattern(1 - sparsity) for sparsity in rows.loc[token, "sparsity"]]
     rows.loc[token, "criterion"] = UNSTRUCTURED
-    means = [mean_accuracy(some, ("model", *KEYS, "layers")) for _, some in rows.groupby("model", sort=False)]
-    return pd.concat(means, ignore_index=True)[list(ACCURACY_COLUMNS)]
+    return mean_accuracy(rows, ("model", *KEYS, "layers"))[list(ACCURACY_COLUMNS)]
 
 
 def read_accuracy(path: str | Path) -> pd.DataFrame:
@@ -61,7 +65,7 @@ def read_accuracy(path: str | Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns `ACCURACY_COLUMNS`.
+        Columns `ACCURACY_COLUMNS`, `tasks` empty: of which tasks they are, the file does not say.
 
     Raises
     ------
@@ -69,7 +73,7 @@ def read_accuracy(path: str | Path) -> pd.DataFrame:
         Other columns, a cell that is no pattern, mitigation or share from 0 to 1, or a way twice; names the line.
     """
     header, *lines = read_table(path) or [[]]
-    if not {*KEYS, "accuracy"} <= set(header) <= set(ACCURACY_COLUMNS) or len(set(header)) < len(header):
+    if not {*KEYS, "accuracy"} <= set(header) <= set(OWN_COLUMNS) or len(set(header)) < len(header):
         raise RowError(
             f"{path}: columns {', '.join(header) or 'none'}: expected {', '.join(KEYS)}, accuracy and, if need be, model"
         )
@@ -83,7 +87,7 @@ def read_accuracy(path: str | Path) -> pd.DataFrame:
                 {"model": "own"} | dict(zip(header, (cell.strip() for cell in line), strict=True)), where
             )
         )
-    found = pd.DataFrame(rows, columns=list(ACCURACY_COLUMNS))
+    found = pd.DataFrame(rows, columns=list(OWN_COLUMNS)).assign(tasks="")
     twice = found.duplicated(["model", *KEYS])
     if found.empty or twice.any():
         what = f"{', '.join(found.loc[twice, list(KEYS)].iloc[0])} comes twice" if twice.any() else "no row"
@@ -106,7 +110,7 @@ def _checked(cells: Mapping[str, str], where: str) -> dict[str, object]:
 def beside_quality(table: pd.DataFrame, accuracies: pd.DataFrame) -> pd.DataFrame:
     """Put the errors of all layers together beside the accuracies of the same way of pruning activations.
 
-    An unstructured reference is matched by its density.
+    A criterion without groups is matched by its density.
 
     Parameters
     ----------
@@ -122,16 +126,19 @@ def beside_quality(table: pd.DataFrame, accuracies: pd.DataFrame) -> pd.DataFram
     """
     rows = table[(table["layer"] == ALL) & (table["operand"] == "activations") & (table["pattern"] != DENSE)]
     rows = rows.assign(energy_lost_share=1 - rows["energy_kept_share"])[[*KEYS, *QUALITIES]]
-    loose = rows["criterion"] == UNSTRUCTURED
+    # Patterns of one density are one way without groups.
+    rows = _in_lowest_terms(rows).drop_duplicates(list(KEYS))
+    return _in_lowest_terms(accuracies).merge(rows, on=list(KEYS), how="inner")
+
+
+def _in_lowest_terms(rows: pd.DataFrame) -> pd.DataFrame:
+    """Write the patterns of criteria without groups as their density."""
+    rows = rows.copy()
+    loose = [criterion in CRITERIA and is_reference(criterion) for criterion in rows["criterion"]]
     rows.loc[loose, "pattern"] = [
         _as_pattern(float(Pattern.parse(text).density)) for text in rows.loc[loose, "pattern"]
     ]
-    loose = accuracies["criterion"] == UNSTRUCTURED
-    known = accuracies.copy()
-    known.loc[loose, "pattern"] = [
-        _as_pattern(float(Pattern.parse(text).density)) for text in known.loc[loose, "pattern"]
-    ]
-    return known.merge(rows, on=list(KEYS), how="inner")
+    return rows
 
 
 def _as_pattern(density: float) -> str:

@@ -1,6 +1,6 @@
 """The figure of `validate.quality`: error of the output against what a way of pruning brings and takes, beside accuracies."""
 
-from collections.abc import Sequence
+import textwrap
 from typing import Any
 
 import pandas as pd
@@ -10,15 +10,21 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 import hwmodels
-from hwmodels.plots import LIGHT, MARKERS, AxesGrid, Theme, add_legend, panel_grid, pattern_order
+from hwmodels.plots import LIGHT, AxesGrid, Theme, panel_grid
 from nmsim.errors import RowError
-from nmsim.quality.way import UNSTRUCTURED
+from nmsim.pattern import Pattern
+from nmsim.quality.way import NONE, is_reference
 from validate.quality import ALL, DENSE
-from validate.quality_accuracy import beside_quality
+from validate.quality_accuracy import QUALITIES, beside_quality
+from validate.quality_accuracy_plots import draw_accuracies
+from validate.quality_looks import COLOURS, Looks
 
 ERROR = "relative_output_error"
 ERROR_LABEL = "output error |Y - Yd|² / |Yd|² [1]"
-PANEL_HEIGHT_IN, BETWEEN_IN, TOP_IN, BOTTOM_IN = 2.1, 0.85, 1.0, 0.8
+PANEL_HEIGHT_IN, BETWEEN_IN, TITLE_IN, LEGEND_LINE_IN, BOTTOM_IN = 2.1, 0.85, 0.5, 0.19, 1.0
+LEGEND_LETTERS, HANDLE_LETTERS, CAPTION_LETTERS = 150, 8, 215
+"""That a line takes, over the whole width; a symbol of the legend, with room beside it, is as wide as so many letters."""
+DASHES: dict[str, Any] = {"unstructured": (0, (4, 2)), "unstructured_global": (0, (1, 1.5))}
 
 
 def quality_cost(
@@ -27,8 +33,9 @@ def quality_cost(
     """Draw the error of the output over speedups and over bits: a row an operand and criterion, and the Pareto front.
 
     Colours are patterns, markers mitigations; the front is that of an operand over all of its criteria, and its own points are
-    filled. Dashed: unstructured pruning at the same density, which no panel has a speedup for. With accuracies, a last row
-    shows them over our error and over the energy lost; lines join the patterns of one model and way.
+    filled. Dashed: criteria without groups, at each density and without mitigation, which have no speedup. With accuracies, a
+    last row shows them over our error and over the energy lost; lines join the patterns of one model and way. What has an
+    error of 0 is on no logarithmic axis: the caption says how many ways that are.
 
     Parameters
     ----------
@@ -45,63 +52,75 @@ def quality_cost(
     Raises
     ------
     RowError
-        Nothing to draw.
+        Nothing to draw, or more patterns or mitigations than can be told apart.
     """
     rows = table[(table["layer"] == ALL) & (table["pattern"] != DENSE)]
-    sparse = rows[(rows["criterion"] != UNSTRUCTURED) & (rows[ERROR] > 0)]
+    rows = rows.assign(reference=[is_reference(criterion) for criterion in rows["criterion"]])
+    drawn = rows[rows[ERROR] > 0]
+    sparse = drawn[~drawn["reference"]]
+    references = drawn[drawn["reference"] & (drawn["mitigation"] == NONE)]
     if sparse.empty:
         raise RowError("quality: no pruned row with an error above zero, nothing to draw")
+    looks = Looks.of(sparse["pattern"], sparse["mitigation"])
     across = _axes_of(sparse)
     pairs = list(dict.fromkeys(zip(sparse["operand"], sparse["criterion"], strict=True)))
     matched = beside_quality(table, accuracies) if accuracies is not None else pd.DataFrame()
+    if not matched.empty:
+        matched = matched[(matched[list(QUALITIES)] > 0).all(axis=1)]
     below = int(not matched.empty)
+    handles = _handles(looks, references, theme)
     fig, grid = panel_grid(
         len(pairs) + below, max(len(across), 2 * below), PANEL_HEIGHT_IN, theme, share_y=False
     )
-    _spread(fig, len(grid))
-    patterns, ways = pattern_order(sparse["pattern"]), list(dict.fromkeys(sparse["mitigation"]))
-    errors = rows.loc[rows[ERROR] > 0, ERROR]
+    columns = _legend_columns([len(handle.get_label()) + HANDLE_LETTERS for handle in handles])
+    _make_room(fig, len(grid), -(-len(handles) // columns))
+    shown = pd.concat([sparse, references])[ERROR]
     for (operand, criterion), panels in zip(pairs, grid, strict=False):
         own = sparse[sparse["operand"] == operand]
-        reference = rows[(rows["operand"] == operand) & (rows["criterion"] == UNSTRUCTURED)]
         for (name, label), ax in zip(across, panels, strict=False):
             least = name == "stored_bits_per_elem"
             front = hwmodels.pareto_front(own, [ERROR, name] if least else [ERROR], [] if least else [name])
             _draw_front(ax, own[front], name, least, theme)
-            _draw_points(
-                ax, own.assign(on_front=front)[own["criterion"] == criterion], name, patterns, ways, theme
-            )
-            for error in reference.loc[reference[ERROR] > 0, ERROR].unique():
-                ax.axhline(error, color=theme.quiet, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1)
+            _draw_points(ax, own.assign(on_front=front)[own["criterion"] == criterion], name, looks, theme)
+            _draw_references(ax, references[references["operand"] == operand], theme)
             _log_axis(ax.yaxis, ax.set_yscale)
-            ax.set_ylim(errors.min() / 1.25, errors.max() * 1.25)
+            ax.set_ylim(shown.min() / 1.25, shown.max() * 1.25)
             _same_width(ax, own[name])
+            ax.ticklabel_format(axis="x", useOffset=False)
             ax.xaxis.set_major_locator(MaxNLocator(5))
             ax.set_xlabel(label, fontsize=8, color=theme.ink)
         panels[0].set_ylabel(ERROR_LABEL, fontsize=8, color=theme.ink)
-        panels[0].set_title(
-            f"{operand}, {criterion}", loc="left", fontweight="bold", fontsize=9.5, color=theme.ink
-        )
+        _title(panels[0], f"{operand}, {criterion}", theme)
     for panels in grid[: len(pairs)]:
         for ax in panels[len(across) :]:
             ax.set_visible(False)
     if below:
-        _accuracy_row(grid[-1], matched, theme)
-    add_legend(fig, _handles(patterns, ways, theme), theme)
+        _accuracy_row(grid[-1], matched, looks, theme)
+    fig.legend(
+        handles=handles, loc="upper center", ncols=columns, frameon=False, fontsize=8.5, labelcolor=theme.ink
+    )
     height = fig.get_size_inches()[1]
-    fig.text(0.008, 0.1 / height, _caption(rows), fontsize=7, color=theme.ink, va="bottom")
+    words = textwrap.fill(_caption(rows, matched), CAPTION_LETTERS)
+    fig.text(0.008, 0.1 / height, words, fontsize=7, color=theme.ink, va="bottom")
     return fig, grid
 
 
-def _spread(fig: Figure, rows: int) -> None:
-    """Make room for the labels under each row of panels, and for a caption."""
-    height = TOP_IN + BOTTOM_IN + rows * PANEL_HEIGHT_IN + (rows - 1) * BETWEEN_IN
+def _legend_columns(letters: list[int]) -> int:
+    """One line where all fits, else columns that are as wide as the widest."""
+    return len(letters) if sum(letters) <= LEGEND_LETTERS else max(1, LEGEND_LETTERS // max(letters))
+
+
+def _make_room(fig: Figure, rows: int, legend_lines: int) -> None:
+    """Make room for the labels under each row of panels, for the legend and for a caption."""
+    top = TITLE_IN + legend_lines * LEGEND_LINE_IN
+    height = top + BOTTOM_IN + rows * PANEL_HEIGHT_IN + (rows - 1) * BETWEEN_IN
     fig.set_size_inches(fig.get_size_inches()[0], height)
     fig.subplots_adjust(
-        top=1 - TOP_IN / height,
+        top=1 - top / height,
         bottom=BOTTOM_IN / height,
         hspace=BETWEEN_IN / PANEL_HEIGHT_IN,
         left=0.075,
+        right=0.965,
         wspace=0.25,
     )
 
@@ -128,13 +147,11 @@ def _same_width(ax: Axes, values: "pd.Series[float]") -> None:
     ax.set_xlim(low - room, high + room)
 
 
-def _draw_points(
-    ax: Axes, rows: pd.DataFrame, name: str, patterns: Sequence[str], ways: Sequence[str], theme: Theme
-) -> None:
+def _draw_points(ax: Axes, rows: pd.DataFrame, name: str, looks: Looks, theme: Theme) -> None:
     for pattern, way, on_front, x, y in zip(
         rows["pattern"], rows["mitigation"], rows["on_front"], rows[name], rows[ERROR], strict=True
     ):
-        look = _look(patterns.index(pattern), ways.index(way), theme)
+        look = looks.look(pattern, way)
         face = look["color"] if on_front else theme.paper
         ax.plot(
             [x],
@@ -152,14 +169,18 @@ def _draw_front(ax: Axes, front: pd.DataFrame, name: str, least: bool, theme: Th
     ax.step(front[name], front[ERROR], where="post", color=theme.ink, linewidth=0.9, zorder=2)
 
 
-def _look(colour: int, marker: int, theme: Theme) -> dict[str, Any]:
-    return {
-        "color": theme.series[colour % len(theme.series)],
-        "marker": MARKERS[marker % len(MARKERS)],
-        "linestyle": "none",
-        "markersize": 5.5,
-        "markeredgewidth": 1.1,
-    }
+def _draw_references(ax: Axes, references: pd.DataFrame, theme: Theme) -> None:
+    """A line a criterion and density; patterns of one density are one way without groups."""
+    densities = [float(Pattern.parse(pattern).density) for pattern in references["pattern"]]
+    each = references.assign(density=densities).drop_duplicates(["criterion", "density"])
+    several = each["density"].nunique() > 1
+    for criterion, density, error in zip(each["criterion"], each["density"], each[ERROR], strict=True):
+        ax.axhline(error, color=theme.quiet, linewidth=1.0, linestyle=DASHES[criterion], zorder=1)
+        if several and criterion == each["criterion"].iloc[0]:
+            ax.annotate(
+                f"{density:.0%}", (1, error), xycoords=("axes fraction", "data"), xytext=(2, 0),
+                textcoords="offset points", va="center", fontsize=5.5, color=theme.ink,
+            )  # fmt: skip
 
 
 def _log_axis(axis: Any, set_scale: Any) -> None:
@@ -169,63 +190,59 @@ def _log_axis(axis: Any, set_scale: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _accuracy_row(panels: Any, matched: pd.DataFrame, theme: Theme) -> None:
+def _title(ax: Axes, text: str, theme: Theme) -> None:
+    ax.set_title(text, loc="left", fontweight="bold", fontsize=9.5, color=theme.ink)
+
+
+def _accuracy_row(panels: Any, matched: pd.DataFrame, looks: Looks, theme: Theme) -> None:
     """Accuracy over the error of the output, and over the energy lost."""
     for ax in panels[2:]:
         ax.set_visible(False)
-    models = list(dict.fromkeys(matched["model"]))
-    for ax, name, label in (
-        (panels[0], ERROR, f"here: {ERROR_LABEL}"),
-        (panels[1], "energy_lost_share", "here: share of X's energy lost [1]"),
-    ):
-        for (model, criterion, mitigation), line in matched.groupby(
-            ["model", "criterion", "mitigation"], sort=False
-        ):
-            line = line.sort_values(name)
-            colour = theme.series[models.index(model) % len(theme.series)]
-            ax.plot(line[name], line["accuracy"], marker="o", markersize=4.5, color=colour, linewidth=1.0)
-            for x, y, pattern in zip(line[name], line["accuracy"], line["pattern"], strict=True):
-                text = (
-                    f"{criterion} {pattern}"
-                    if criterion == UNSTRUCTURED
-                    else f"{pattern} {criterion} {mitigation}"
-                )
-                left = x > matched[name].mean()
-                place = {"xytext": (-5 if left else 5, 3), "ha": "right" if left else "left"}
-                words = text.removesuffix(" none")
-                ax.annotate(words, (x, y), textcoords="offset points", fontsize=5.5, color=theme.ink, **place)
+    labels = (f"here: {ERROR_LABEL}", "here: share of X's energy lost [1]")
+    for ax, name, label in zip(panels, QUALITIES, labels, strict=False):
         _log_axis(ax.xaxis, ax.set_xscale)
-        ax.margins(0.3, 0.15)
+        draw_accuracies(ax, matched, name, looks, theme)
         ax.set_xlabel(label, fontsize=8, color=theme.ink)
-        ax.set_ylabel("mean accuracy, elsewhere [1]", fontsize=8.5, color=theme.ink)
-    handles = [
-        Line2D([], [], color=theme.series[place % len(theme.series)], marker="o", markersize=4.5, label=model)
-        for place, model in enumerate(models)
-    ]
-    panels[0].legend(handles=handles, frameon=False, fontsize=6.5, labelcolor=theme.ink, loc="lower left")
     title = "accuracy of whole models, measured elsewhere, over the errors of this checkpoint"
-    panels[0].set_title(title, loc="left", fontweight="bold", fontsize=9.5, color=theme.ink)
+    _title(panels[0], title, theme)
 
 
-def _handles(patterns: Sequence[str], ways: Sequence[str], theme: Theme) -> list[Any]:
+def _handles(looks: Looks, references: pd.DataFrame, theme: Theme) -> list[Any]:
     handles: list[Any] = [
-        Line2D([], [], color=theme.series[place % len(theme.series)], linewidth=4, label=pattern)
-        for place, pattern in enumerate(patterns)
+        Line2D([], [], color=colour, linewidth=4, label=pattern)
+        for colour, pattern in zip(COLOURS, looks.patterns, strict=False)
     ]
-    for place, way in enumerate(ways):
-        look = _look(0, place, theme) | {"color": theme.ink}
-        handles.append(Line2D([], [], markerfacecolor=theme.paper, label=way, **look))
+    for mitigation in looks.mitigations:
+        look = looks.mark(mitigation) | {"color": theme.ink}
+        handles.append(Line2D([], [], markerfacecolor=theme.paper, label=mitigation, **look))
     handles.append(Line2D([], [], color=theme.ink, linewidth=0.9, label="Pareto front (filled)"))
-    handles.append(
-        Line2D([], [], color=theme.quiet, linestyle=(0, (4, 2)), label="unstructured, by magnitude")
-    )
-    return handles
+    return handles + [
+        Line2D([], [], color=theme.quiet, linestyle=DASHES[criterion], label=criterion)
+        for criterion in dict.fromkeys(references["criterion"])
+    ]
 
 
-def _caption(rows: pd.DataFrame) -> str:
+def _caption(rows: pd.DataFrame, matched: pd.DataFrame) -> str:
     first = rows.iloc[0]
-    weights = " X only weighs the error of pruned weights." if set(rows["operand"]) == {"weights"} else ""
-    return (
+    words = [
         f"Activations: {first['activations']}. {first['tokens']} tokens, errors of all layers added, one layer at a time: no "
-        f"accuracy.{weights} Metadata: {first['encoding']}, {first['packing']}; {first['dtype']} values."
+        "accuracy."
+    ]
+    if set(rows["operand"]) == {"weights"}:
+        words.append("X only weighs the error of pruned weights.")
+    words.append(f"Metadata: {first['encoding']}, {first['packing']}; {first['dtype']} values.")
+    words.append(
+        "The Pareto front is that of all criteria of an operand, and the same in the panels of each."
     )
+    if hidden := int((~(rows[ERROR] > 0)).sum()):
+        words.append(f"Ways with an error of 0, or without an output, not drawn: {hidden} of {len(rows)}.")
+    if rows.loc[rows["reference"], "pattern"].map(lambda text: Pattern.parse(text).density).nunique() > 1:
+        words.append("Beside the lines of criteria without groups: the share that is kept.")
+    if mitigated := int((rows["reference"] & (rows["mitigation"] != NONE)).sum()):
+        words.append(f"Criteria without groups that have a mitigation, not drawn: {mitigated}.")
+    tasks = [text for text in dict.fromkeys(matched.get("tasks", [])) if text]
+    words += [
+        f"Accuracies that the authors of arXiv 2509.22166 logged: means of {text.replace(',', ', ')}."
+        for text in tasks
+    ]
+    return " ".join(words)

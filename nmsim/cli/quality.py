@@ -17,6 +17,7 @@ from nmsim.files.atomic import new_file, refuse_target
 from nmsim.files.selection import Selection
 from nmsim.pattern import Pattern
 from nmsim.quality import Way, cross
+from nmsim.quality.way import is_reference
 from nmsim.records import SparseOperand
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ BOTH = "both"
 SYNTHETIC = "llm-like"
 FIGURES = (".svg", ".png", ".pdf")
 DPI = 200
-SHOWN_REASONS = 5
 
 
 def quality(
@@ -144,10 +144,8 @@ def quality(
     if activations is not None and synthetic is not None:
         raise NmsimError("--activations and --synthetic are both given, expected one of them")
     ways, left_out = _ways(operand, pattern, criterion, mitigation)
-    if plot is not None and all(way.criterion.startswith("unstructured") for way in ways if way.pattern):
-        raise NmsimError(
-            "--plot: unstructured criteria are drawn as references only, expected one that chooses within groups"
-        )
+    if plot is not None:
+        _refuse_figure(ways)
     sources = [path for path in (checkpoint, activations, accuracy) if path is not None]
     _refuse_files(output, plot, force, sources)
     own = read_accuracy(accuracy) if accuracy is not None else None
@@ -159,12 +157,14 @@ def quality(
     with share_bar() as progress, _tokens(activations, synthetic or SYNTHETIC, counts, seed) as tokens:
         found = _measure(checkpoint, tokens, ways, target, selection, allow_missing, progress)
         description = tokens.description
+    drawn = b"" if plot is None else _figure(found.table, own, plot.suffix.removeprefix("."))
     if activations is None:
         console.err.print(f"activations: {description}, drawn at random, of no model", highlight=False)
+    if found.unmatched:
+        _warn_unmatched(description, found.unmatched)
     with new_file(output, force=force, sources=sources) as stream:
         found.table.to_csv(stream, index=False)
     if plot is not None:
-        drawn = _figure(found.table, own, plot.suffix.removeprefix("."))
         with new_file(plot, force=force, sources=[*sources, output]) as stream:
             stream.write(drawn)
     of_all = found.table[found.table["layer"] == "all"]
@@ -177,6 +177,7 @@ def quality(
                 "activations": description,
                 "layers": layers,
                 "tensors_left_out": found.left_out,
+                "activations_unmatched": found.unmatched,
                 "ways_left_out": left_out,
                 "all_layers": [_plain(row) for row in of_all.to_dict("records")],
             }
@@ -210,6 +211,21 @@ def _ways(
         reasons.append(left_out)
     everywhere = {name: why for name, why in reasons[0].items() if all(name in other for other in reasons)}
     return ways, everywhere
+
+
+def _refuse_figure(ways: Sequence[Way]) -> None:
+    """Refuse what no figure can show, before any work."""
+    from validate.quality_looks import Looks
+
+    in_groups = [way for way in ways if way.pattern and not is_reference(way.criterion)]
+    if not in_groups:
+        raise NmsimError(
+            "--plot: unstructured criteria are drawn as references only, expected one that chooses within groups"
+        )
+    try:
+        Looks.of((str(way.pattern) for way in in_groups), (way.mitigation_text for way in in_groups))
+    except NmsimError as error:
+        raise NmsimError(f"--plot: {error}") from error
 
 
 def _refuse_files(output: Path, plot: Path | None, force: bool, sources: Sequence[Path]) -> None:
@@ -333,13 +349,19 @@ def _plain(row: dict[Any, Any]) -> dict[str, Any]:
 
 def _say_left_out(tensors: dict[str, str], ways: dict[str, str]) -> None:
     if tensors:
-        reasons: dict[str, int] = {}
-        for why in tensors.values():
-            reasons[why] = reasons.get(why, 0) + 1
-        shown = "; ".join(f"{count}: {why}" for why, count in list(reasons.items())[:SHOWN_REASONS])
-        _say(f"{len(tensors)} tensors left out ({shown})")
+        from validate.quality import counted
+
+        _say(f"{len(tensors)} tensors left out ({counted(tensors.values())})")
     for name, why in ways.items():
         _say(f"not measured: {name}: {why}")
+
+
+def _warn_unmatched(description: str, names: Sequence[str]) -> None:
+    from validate.activation_dump import some_of
+
+    tensors = "1 tensor is" if len(names) == 1 else f"{len(names)} tensors are"
+    text = f"{description}: {tensors} named as no tensor of the checkpoint: {some_of(names)}"
+    console.err.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _say(text: str) -> None:

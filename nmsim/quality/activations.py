@@ -20,9 +20,9 @@ from nmsim.mitigation.recipe import Recipe
 from nmsim.pattern import Pattern
 from nmsim.quality.entropy import entropy_of
 from nmsim.quality.layer import Columns, Layer
-from nmsim.quality.measured import BLOCK_ELEMS, Measured, finite_output, squares, tokens_of
+from nmsim.quality.measured import BLOCK_ELEMS, Measured, squares, tokens_of
 from nmsim.quality.recipes import folded_recipe, of_rows, token_recipe, with_side_terms
-from nmsim.quality.way import Way
+from nmsim.quality.way import Way, is_reference
 
 Floats = NDArray[np.float32]
 
@@ -117,7 +117,7 @@ def _measure_fold(
     x_fit, x = layer.produced(x_fit), layer.produced(x)
     fit_output = layer.output(x_fit) if calibrated else None
     tokens = _Tokens(x_fit, fit_output, x, layer.output(x), x if rotated else given)
-    energy, output_energy = squares(tokens.counted), finite_output(squares(tokens.output))
+    energy, output_energy = squares(tokens.counted), squares(tokens.output)
     vectors = {
         criterion: criteria.vector_of(criterion, weight=layer.whole())
         for criterion in dict.fromkeys(way.criterion for _, way in ways)
@@ -126,7 +126,7 @@ def _measure_fold(
         chosen = [_choose(place, way, tokens, layer, columns, vectors) for place, way in of_pattern]
         errors = _errors(chosen, tokens, layer)
         for one in chosen:
-            groups = one.way.pattern is not None and criteria.named(one.way.criterion).among == "group"
+            groups = one.way.pattern is not None and not is_reference(one.way.criterion)
             yield (
                 one.place,
                 Measured(
@@ -235,6 +235,6 @@ def _errors(chosen: Sequence[_Chosen], tokens: _Tokens, layer: Layer) -> dict[in
     for one in chosen:
         if not np.isfinite(errors[one.place]):
             raise PatternError(
-                f"{one.way.mitigation_text}: the output is not finite, expected finite weights"
+                f"{one.way.mitigation_text}: the output is not finite, expected tokens that it can be fitted to"
             )
     return errors

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from nmsim.criteria import FloatArray
 from nmsim.mitigation import rewrite
 from nmsim.mitigation.recipe import Recipe
-from nmsim.quality.measured import BLOCK_ELEMS, row_blocks
+from nmsim.quality.measured import BLOCK_ELEMS, refuse_unusable, row_blocks
 
 Array = NDArray[Any]
 
@@ -65,11 +65,18 @@ class Layer:
         return found
 
     def columns(self) -> Columns:
-        """Go through the rows once."""
+        """Go through the rows once.
+
+        Raises
+        ------
+        PatternError
+            A weight that is no finite number, or too large to be squared in float32.
+        """
         out_features, in_features = self.shape
         largest = np.zeros(in_features, np.float32)
         total, sum_of_squares = np.zeros(in_features), np.zeros(in_features)
-        for _, block in self.blocks():
+        for rows, block in self.blocks():
+            refuse_unusable("weight", block, rows.start)
             np.maximum(largest, np.abs(block).max(axis=0), out=largest)
             total += block.sum(axis=0, dtype=np.float64)
             sum_of_squares += np.square(block).sum(axis=0, dtype=np.float64)

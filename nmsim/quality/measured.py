@@ -68,31 +68,55 @@ def squares(x: NDArray[Any]) -> float:
     return float(np.square(x, dtype=np.float64).sum())
 
 
+def refuse_unusable(name: str, x: NDArray[Any], first_row: int = 0) -> None:
+    """Refuse a matrix with what is no number, or one so large that the squares of a row overflow float32.
+
+    Where neither tokens nor weights hold such a number, no product of theirs overflows either. `first_row` is that of x in
+    the matrix that it is a part of.
+
+    Raises
+    ------
+    PatternError
+        Naming the first such element.
+
+    Examples
+    --------
+    >>> refuse_unusable("x", np.array([[1.0, 1e30]]))
+    Traceback (most recent call last):
+    nmsim.errors.PatternError: x[0, 1] is 1e+30, expected finite numbers of at most 1.3e+19
+    """
+    if place := first_unusable(x):
+        raise PatternError(
+            f"{name}[{first_row + place[0]}, {place[1]}] is {float(x[place]):g}, expected finite numbers of at most "
+            f"{most_of(x):.2g}"
+        )
+
+
+def first_unusable(x: NDArray[Any]) -> tuple[int, int] | None:
+    """Place of the first element that `refuse_unusable` refuses, None where there is none."""
+    # A scalar of numpy, so that 16-bit floats are compared in float64.
+    bad = ~(np.abs(x) <= np.float64(most_of(x)))
+    if not bad.any():
+        return None
+    row, column = np.unravel_index(int(bad.argmax()), x.shape)
+    return int(row), int(column)
+
+
+def most_of(x: NDArray[Any]) -> float:
+    """The greatest magnitude that a row of x [L, K] may have throughout: K of its squares add up in float32."""
+    return math.sqrt(float(np.finfo(np.float32).max) / max(1, x.shape[1]))
+
+
 def tokens_of(name: str, x: NDArray[Any], weight: NDArray[Any]) -> NDArray[np.float32]:
     """Take tokens as float32, or refuse them.
 
     Raises
     ------
     PatternError
-        Not [L, K] with the K of the weights, no token, or a number that is not finite.
+        Not [L, K] with the K of the weights, no token, or as `refuse_unusable`.
     """
     x = np.asarray(x)
     if x.ndim != 2 or weight.ndim != 2 or not len(x) or x.shape[1] != weight.shape[1]:
         raise PatternError(f"{name} has shape {x.shape}, weight {weight.shape}: expected [L, K] and [O, K]")
-    found = x.astype(np.float32)
-    if not np.isfinite(found).all():
-        raise PatternError(f"{name} holds what is no finite number, expected finite ones")
-    return found
-
-
-def finite_output(energy: float) -> float:
-    """Refuse a dense output that no error can be measured against.
-
-    Raises
-    ------
-    PatternError
-        Not finite.
-    """
-    if not math.isfinite(energy):
-        raise PatternError("the dense output is not finite, expected weights that are finite numbers")
-    return energy
+    refuse_unusable(name, x)
+    return x.astype(np.float32)

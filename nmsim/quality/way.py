@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from nmsim.criteria import CRITERIA, named
+from nmsim.criteria import named
 from nmsim.errors import PatternError
 from nmsim.pattern import Pattern
 from nmsim.records import SparseOperand
@@ -96,6 +96,17 @@ class Way(NamedTuple):
     def find(self, name: str) -> Mitigation | None:
         """A mitigation of that name, if it is among them."""
         return next((one for one in self.mitigation if one.name == name), None)
+
+
+def is_reference(criterion: str) -> bool:
+    """Whether a criterion leaves no groups, so that no N:M hardware gains by it.
+
+    Examples
+    --------
+    >>> [is_reference(name) for name in ("magnitude", "unstructured", "unstructured_global")]
+    [False, True, True]
+    """
+    return named(criterion).among != "group"
 
 
 def parse_mitigation(text: str) -> tuple[Mitigation, ...]:
@@ -212,7 +223,7 @@ def _why_not(way: Way) -> str:
             return (
                 f"{names[0]} and {names[1]}: outliers and salient columns of activations are measured alone"
             )
-        if CRITERIA[criterion].among != "group":
+        if is_reference(criterion):
             return f"{criterion} leaves no groups beside {names[0]}"
     if {"smooth_static", "rotation"} <= set(names):
         return "smooth_static and rotation both change X beforehand"

@@ -15,7 +15,7 @@ from nmsim.mitigation.outliers import Split, split, split_columns
 from nmsim.mitigation.weights import choose_equalised, correction_factors
 from nmsim.quality.entropy import MaskCounter
 from nmsim.quality.layer import Columns, Layer
-from nmsim.quality.measured import BLOCK_ELEMS, Measured, finite_output, row_blocks, squares, tokens_of
+from nmsim.quality.measured import BLOCK_ELEMS, Measured, row_blocks, squares, tokens_of
 from nmsim.quality.way import UNSTRUCTURED, Way
 
 Floats = NDArray[np.float32]
@@ -118,7 +118,6 @@ def measure_weights(
                     y = y * (1 + scale.astype(np.float32)) + bias.astype(np.float32)
                 old = sums[place]
                 sums[place] = _Sums(old.energy_kept + energy_kept, old.output_error + squares(y - dense))
-    finite_output(output_energy)
     return [
         Measured(
             way=way,

@@ -83,6 +83,25 @@ def test_recorded_activations_and_missing_ones(nmsim, weights):
     assert "1: no activations" in text
 
 
+def test_recorded_tensors_of_no_layer_are_told(nmsim, weights):
+    rng = np.random.default_rng(0)
+    layer = "model.layers.0.self_attn.q_proj.weight"
+    one = rng.normal(size=(40, 64))
+    save_file({layer: one, "typo": one, "model.norm.weight": one}, "dump.safetensors")
+    arguments = ("quality", weights, "-a", "dump.safetensors", *PATTERNS, "--include", "*q_proj*", "--json")
+    code, text, err = nmsim(*arguments)
+    assert (code, err) == (
+        0,
+        "dump dump.safetensors: 1 tensor is named as no tensor of the checkpoint: typo\n",
+    )
+    assert json.loads(text)["activations_unmatched"] == ["typo"]
+    save_file({"typo": one}, "dump.safetensors")
+    _, _, err = nmsim(*arguments, "--force")
+    assert "(--allow-missing leaves those layers out); in it, of no tensor of the checkpoint: typo" in err
+    _, _, err = nmsim(*arguments, "--force", "--allow-missing")
+    assert "no layer has activations, expected at least one; dump dump.safetensors has typo" in err
+
+
 def test_what_goes_with_no_operand_is_told(nmsim, weights):
     code, text, _ = nmsim(
         "quality", weights, *PATTERNS, "--mitigation", "none,weight_correction", "--criterion", "magnitude"
@@ -97,7 +116,7 @@ def test_own_accuracies_are_drawn(nmsim, weights):
     code, _, _ = nmsim("quality", weights, *PATTERNS, "--accuracy", "own.csv", "--plot", "q.svg")
     assert code == 0
     with open("q.svg", encoding="utf-8") as stream:
-        assert "<!-- mine -->" in stream.read()
+        assert "<!-- mine, magnitude -->" in stream.read()
 
 
 def test_a_figure_of_references_alone_is_refused_before_any_work(nmsim, weights):
@@ -161,7 +180,32 @@ def test_a_figure_of_references_alone_is_refused_before_any_work(nmsim, weights)
             ["tiny.safetensors", "--mitigation", "salient_columns=999"],
             "tensor 'model.layers.0.",
         ),
-        (["tiny.safetensors", "--include", "nothing*"], "none of its 11 tensors"),
+        (
+            ["tiny.safetensors", "--include", "nothing*"],
+            "none of its 11 tensors is measured (8: name is not included",
+        ),
+        (
+            ["tiny.safetensors", "--pattern", "64:128"],
+            "(6: has 64 elements along axis -1, fewer than M = 128; 1: has 96 elements along axis -1, fewer than M = 128;",
+        ),
+        (
+            [
+                "tiny.safetensors",
+                "--plot",
+                "q.svg",
+                "--mitigation",
+                ",".join(f"r_sparse={n}" for n in range(1, 21)),
+            ],
+            "--plot: a figure of 20 mitigations, expected at most 19",
+        ),
+        (
+            ["tiny.safetensors", "--plot", "q.svg", "--pattern", ",".join(f"{n}:16" for n in range(1, 12))],
+            "--plot: a figure of 11 patterns, expected at most 10",
+        ),
+        (
+            ["tiny.safetensors", "--plot", "q.svg", "--pattern", "4:4", "--mitigation", "none"],
+            "no pruned row with an error above zero, nothing to draw",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(nmsim, weights, arguments, message):

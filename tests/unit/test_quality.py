@@ -31,6 +31,12 @@ def way(operand, pattern, criterion, mitigation):
     return Way(operand, Pattern.parse(pattern), criterion, parse_mitigation(mitigation))
 
 
+def put(array, place, value):
+    found = array.copy()
+    found[place] = value
+    return found
+
+
 def measured(operand, pattern, criterion, mitigation, **options):
     function = measure_activations if operand == "activations" else measure_weights
     (found,) = function(X_FIT, X, WEIGHT, [way(operand, pattern, criterion, mitigation)], **options)
@@ -162,9 +168,11 @@ class TestActivations:
             assert other.output_error == pytest.approx(one.output_error, rel=1e-5)
 
     def test_energies_are_of_the_tokens_as_they_were_given(self):
-        ways, _ = cross("activations", ["8:16"], ["magnitude"], ["none", "smooth_static", "dpts_mean", "outliers"])
+        ways, _ = cross(
+            "activations", ["8:16"], ["magnitude"], ["none", "smooth_static", "dpts_mean", "outliers"]
+        )
         found = measure_activations(X_FIT, X, WEIGHT, ways)
-        assert {one.energy for one in found} == {pytest.approx(np.square(X).sum(), rel=1e-6)}
+        assert [one.energy for one in found] == pytest.approx([np.square(X).sum()] * len(ways), rel=1e-6)
         assert all(0.5 < one.energy_kept_share <= 1 for one in found)
 
     def test_results_are_in_the_order_of_the_ways(self):
@@ -175,14 +183,29 @@ class TestActivations:
         ("x", "weight", "message"),
         [
             (X[:, :5], WEIGHT, r"x has shape \(48, 5\), weight \(24, 96\): expected"),
-            (np.where(X > 1, np.nan, X), WEIGHT, "x holds what is no finite number"),
-            (X, np.where(WEIGHT > 2, np.inf, WEIGHT), "the dense output is not finite"),
+            (put(X, (5, 7), np.nan), WEIGHT, r"x\[5, 7\] is nan, expected finite numbers"),
+            (
+                put(X, (5, 7), 1e30),
+                WEIGHT,
+                r"x\[5, 7\] is 1e\+30, expected finite numbers of at most 1.9e\+18",
+            ),
+            (put(X.astype(float), (5, 7), -1e300), WEIGHT, r"x\[5, 7\] is -1e\+300"),
+            (X, put(WEIGHT, (20, 3), np.inf), r"weight\[20, 3\] is inf"),
+            (X, put(WEIGHT, (20, 3), 1e30), r"weight\[20, 3\] is 1e\+30"),
         ],
     )
     def test_what_cannot_be_measured_is_refused(self, x, weight, message):
         for operand, function in (("activations", measure_activations), ("weights", measure_weights)):
-            with np.errstate(invalid="ignore"), pytest.raises(PatternError, match=message):
-                function(X_FIT, x, weight, [way(operand, "2:4", "magnitude", "none")])
+            with np.errstate(over="raise", invalid="raise"), pytest.raises(PatternError, match=message):
+                function(X_FIT, x, weight, [way(operand, "2:4", "magnitude", "none")], block_elems=5 * IN)
+
+    def test_the_largest_that_is_taken_overflows_nothing(self):
+        largest = np.float32(0.99) * np.float32(np.sqrt(np.finfo(np.float32).max / IN))
+        names = ["none", "var", "dpts_mean+bias1+bias2+scale_shift"]
+        ways, _ = cross("activations", ["2:4"], ["magnitude", "clact"], names)
+        with np.errstate(over="raise", invalid="raise"):
+            found = measure_activations(np.sign(X_FIT) * largest, np.sign(X) * largest, WEIGHT, ways)
+        assert all(math.isfinite(one.relative_output_error) for one in found)
 
 
 class TestWeights:

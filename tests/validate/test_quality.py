@@ -1,13 +1,16 @@
 """Quality beside cost on a checkpoint: sums over layers, bits as packed, speedups as predicted, dumps, accuracies, figure."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import hwmodels
+from hwmodels.plots import LIGHT
 from hwmodels.pruning.activations import online_pruning
 from hwmodels.pruning.criteria import CRITERIA
 from hwmodels.pruning.mitigations import MITIGATIONS, OF_WEIGHTS
@@ -28,6 +31,7 @@ from validate.example_checkpoint import TINY, write_example
 from validate.quality import ALL, KEYS, QUALITY_COLUMNS, SUMS, measure_quality, open_dense, sum_layers
 from validate.quality_accuracy import beside_quality, logged_accuracy, read_accuracy
 from validate.quality_cost import Target
+from validate.quality_looks import MARKS, Looks
 from validate.quality_plots import quality_cost
 
 SOURCE = Synthetic("llm-like", 64, 64)
@@ -67,6 +71,12 @@ def ways():
 @pytest.fixture(scope="module")
 def run(path, ways):
     return measure(path, ways)
+
+
+def put(array, place, value):
+    found = array.copy()
+    found[place] = value
+    return found
 
 
 def only(table, **columns):
@@ -320,14 +330,23 @@ class TestDump:
                 lambda x: x[:, :32],
                 r"up_proj.weight', data at byte \d+: shape \[20, 32\], expected \[tokens, 64\]",
             ),
-            (lambda x: x[:19], r"19 tokens, expected at least 8 to calibrate and 12 others"),
+            (
+                lambda x: x[:19],
+                r"19 tokens, expected at least 8 to calibrate \(--calibration-tokens\) and 12 others .*--eval-tokens",
+            ),
             (lambda x: x.reshape(-1), r"shape \[1280\]"),
             (lambda x: x.astype(np.int32), "dtype I32, expected floats"),
-            (lambda x: np.where(x > 2, np.nan, x).astype(np.float32), "holds what is no finite number"),
+            (
+                lambda x: put(x, (13, 5), np.nan),
+                r"up_proj.* token 13, feature 5 is nan, expected finite numbers",
+            ),
+            (lambda x: put(x, (13, 5), np.inf).reshape(4, 5, -1), "token 13, feature 5 is inf"),
+            (lambda x: put(x, (2, 5), -1e30), r"token 2, feature 5 is -1e\+30, .* at most 2.3e\+18"),
+            (lambda x: put(x.astype(np.float64), (2, 5), 1e300), r"token 2, feature 5 is 1e\+300"),
         ],
     )
     def test_wrong_tensors(self, path, few, tensors, tmp_path, change, message):
-        with pytest.raises(ContainerError, match=message):
+        with np.errstate(over="raise", invalid="raise"), pytest.raises(ContainerError, match=message):
             self.run(path, few, tensors | {LAYER: change(tensors[LAYER])}, tmp_path)
 
     def test_two_names_for_one_layer(self, path, few, tensors, tmp_path):
@@ -381,10 +400,11 @@ class TestAccuracy:
             mitigation="var",
         )
         assert (row["accuracy"], row["relative_output_error"]) == (
-            pytest.approx(0.6478, abs=1e-4),
+            pytest.approx(0.7362, abs=1e-4),
             here["relative_output_error"],
         )
         assert row["energy_lost_share"] == 1 - here["energy_kept_share"]
+        assert set(found["tasks"]) == {"arc_easy,boolq,piqa,winogrande"}
         loose = only(found, criterion="unstructured")
         assert (loose["model"], loose["pattern"]) == ("llama-3.1-8b", "1:2")
 
@@ -394,6 +414,12 @@ class TestAccuracy:
             ("llama-3.1-8b", "clact"), ("llama-3.1-8b", "magnitude"), ("llama-3.1-8b", "unstructured"),
             ("llama-2-7b", "magnitude"), ("qwen2.5-7b", "magnitude"), ("gemma-3-4b", "magnitude"),
         }  # fmt: skip
+
+    def test_patterns_of_one_density_are_one_way_without_groups(self, run):
+        rows = run.table[run.table["criterion"] == "unstructured"]
+        twice = pd.concat([run.table, rows.assign(pattern="8:16")])
+        found = beside_quality(twice, logged_accuracy())
+        assert only(found, criterion="unstructured")["pattern"] == "1:2"
 
     def test_an_own_file(self, tmp_path, run):
         own = tmp_path / "own.csv"
@@ -428,6 +454,10 @@ class TestAccuracy:
         (tmp_path / "own.csv").write_text(text)
         with pytest.raises(RowError, match=message):
             read_accuracy(tmp_path / "own.csv")
+
+
+def caption(fig):
+    return " ".join(fig.texts[-1].get_text().split())
 
 
 class TestFigure:
@@ -466,6 +496,81 @@ class TestFigure:
         drawn = {float(y) for line in grid[4, 0].lines for y in line.get_ydata()}
         assert drawn == set(beside_quality(run.table, logged_accuracy())["accuracy"])
         assert not grid[4, 2].get_visible()
+
+    def test_the_tasks_are_named(self, run):
+        fig, _ = quality_cost(run.table, logged_accuracy())
+        assert "logged: means of arc_easy, boolq, piqa, winogrande." in caption(fig)
+        own = logged_accuracy().assign(tasks="")
+        assert "logged" not in caption(quality_cost(run.table, own)[0])
+
+    def test_points_beside_accuracies_look_as_above_and_names_do_not_overlap(self, run):
+        fig, grid = quality_cost(run.table, logged_accuracy())
+        above = {
+            (line.get_color(), line.get_marker())
+            for ax in grid[:4].flat for line in ax.lines if line.get_linestyle() == "None"
+        }  # fmt: skip
+        FigureCanvasAgg(fig).draw()
+        for ax in grid[4, :2]:
+            looks = {
+                (line.get_color(), line.get_marker()) for line in ax.lines if line.get_linestyle() == "None"
+            }
+            assert len(looks) > 2
+            assert looks <= above | {(LIGHT.ink, ".")}
+            names = [text.get_window_extent() for text in ax.texts]
+            assert len(names) == 6
+            assert not any(one.overlaps(other) for one, other in itertools.combinations(names, 2))
+            assert max(name.x1 for name in names) < ax.get_window_extent().x1 + 1
+
+    def test_criteria_without_groups_are_lines_and_take_no_column(self, path):
+        ways, _ = cross(
+            "activations",
+            ["2:4", "8:16", "1:4"],
+            ["magnitude", "unstructured", "unstructured_global"],
+            ["none", "var"],
+        )
+        table = measure(path, ways).table
+        fig, grid = quality_cost(table)
+        assert [panels[0].get_title(loc="left") for panels in grid] == ["activations, magnitude"]
+        assert len(grid[0]) == 3
+        lines = [line for line in grid[0, 1].lines if line.get_color() == LIGHT.quiet]
+        plain = table[
+            (table["layer"] == ALL)
+            & (table["mitigation"] == "none")
+            & table["criterion"].str.startswith("unstr")
+        ]
+        expected = sorted(plain["relative_output_error"].unique())
+        assert sorted(line.get_ydata()[0] for line in lines) == pytest.approx(expected)
+        assert len(expected) == 4
+        labels = [text.get_text() for text in fig.legends[0].texts]
+        assert labels[-2:] == ["unstructured", "unstructured_global"]
+        assert len(set(labels)) == len(labels)
+        assert "that have a mitigation, not drawn: 6." in caption(fig)
+        assert "front is that of all criteria of an operand" in caption(fig)
+
+    def test_what_has_no_error_is_counted(self, run):
+        assert "error of 0" not in caption(quality_cost(run.table)[0])
+        table = run.table.copy()
+        all_layers = (table["layer"] == ALL) & (table["pattern"] != "dense")
+        table.loc[all_layers & (table["mitigation"] == "var"), "relative_output_error"] = 0.0
+        fig, grid = quality_cost(table, logged_accuracy())
+        assert f"with an error of 0, or without an output, not drawn: 4 of {all_layers.sum()}." in caption(
+            fig
+        )
+        assert len(grid) == 5
+
+    def test_many_mitigations_look_different_and_too_many_are_refused(self):
+        names = [f"r_sparse={rank}" for rank in range(1, len(MARKS) + 2)]
+        patterns = [f"{n}:16" for n in range(1, 12)]
+        looks = Looks.of(patterns[:-1], names[:-1])
+        found = {
+            tuple(sorted(map(str, looks.look(*pair).items())))
+            for pair in itertools.product(patterns[:-1], names[:-1])
+        }
+        assert len(found) == 190
+        with pytest.raises(RowError, match="20 mitigations, expected at most 19"):
+            Looks.of(patterns[:-1], names)
+        with pytest.raises(RowError, match="11 patterns, expected at most 10"):
+            Looks.of(patterns, names[:-1])
 
     def test_nothing_to_draw(self, run):
         with pytest.raises(RowError, match="nothing to draw"):
