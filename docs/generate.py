@@ -21,6 +21,7 @@ import judged  # noqa: E402
 import matplotlib  # noqa: E402
 import mitigations  # noqa: E402
 import pandas as pd  # noqa: E402
+import sass  # noqa: E402
 import sparsity_loses  # noqa: E402
 import speed  # noqa: E402
 import transcript  # noqa: E402
@@ -41,11 +42,14 @@ from validate.plots import bytes_per_element  # noqa: E402
 PAGES = {
     "docs/reference/formats.md": formats.page,
     "docs/reference/mitigations.md": mitigations.page,
+    "docs/reference/sass.md": sass.page,
     "docs/reference/speed.md": speed.page,
     "docs/explanation/estimate.md": estimate_constants.page,
     "docs/explanation/validation.md": validation.page,
     "docs/explanation/when-sparsity-loses.md": sparsity_loses.page,
-    "docs/explanation/open-questions.md": lambda: transcript.read(ROOT / "docs/explanation/open-questions.md"),
+    "docs/explanation/open-questions.md": lambda: transcript.read(
+        ROOT / "docs/explanation/open-questions.md"
+    ),
 }
 GALLERY = ROOT / "docs" / "gallery"
 DRAWN_BY = (

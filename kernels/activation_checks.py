@@ -54,6 +54,8 @@ def check_product(
     encoding: str,
     of_tokens: dict[str, Tensor | None],
     of_outputs: dict[str, Tensor | None],
+    *,
+    row_major: bool = True,
 ) -> Pattern:
     """Refuse packed tokens, a weight [O, K] and vectors [T] and [O] that do not fit together."""
     checked_tensor("values", values, gpu=True)
@@ -69,7 +71,7 @@ def check_product(
         raise KernelError(
             f"weight is {weight.dtype} on {weight.device}: expected {values.dtype} on {values.device}, like the values"
         )
-    if not weight.is_contiguous():
+    if row_major and not weight.is_contiguous():
         raise KernelError(
             f"weight has strides {weight.stride()}: expected a contiguous tensor (contiguous() gives one)"
         )

@@ -4,11 +4,12 @@ Importing this module registers `nmsim::prune_activations` and `nmsim::activatio
 Triton kernels of `kernels.gpu`, on others nmsim and torch on the CPU. Neither has gradients.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from kernels import triton_kernels
 from kernels.activation_checks import check_product, check_tokens, kind_of_shift
 from kernels.activations_cpu import multiply_on_cpu, prune_on_cpu
 from kernels.cpu import KernelError
@@ -201,7 +202,7 @@ def _prune_activations(
     if x.device.type == "cpu":
         return prune_on_cpu(x.detach(), parsed, encoding, shift, constant, *f32, variance)
     about = {"shift": shift, "constant": constant, "channels": f32[0], "vector": f32[1], "variance": variance}
-    _gpu_kernels()[0].launch(x.detach().contiguous(), parsed, encoding, out, **about)
+    triton_kernels.module("prune").launch(x.detach().contiguous(), parsed, encoding, out, **about)
     return out
 
 
@@ -241,7 +242,9 @@ def _activations_linear(
         return y
     if values.device.type == "cpu":
         return multiply_on_cpu(values, metadata, weight, parsed, encoding, **epilogue)
-    _gpu_kernels()[1].launch(values, metadata, weight, parsed, encoding, y, **epilogue)
+    triton_kernels.module("sparse_activations").launch(
+        values, metadata, weight, parsed, encoding, y, **epilogue
+    )
     return y
 
 
@@ -277,16 +280,3 @@ def _empty(x: Tensor, pattern: Pattern, encoding: str) -> tuple[Tensor, Tensor, 
         x.new_empty((tokens,), dtype=torch.float32),
         x.new_empty((tokens,), dtype=torch.float32),
     )
-
-
-def _gpu_kernels() -> tuple[Any, Any]:
-    """Import the Triton kernels, which is slow, and fails where Triton is missing."""
-    try:
-        from kernels.gpu import prune, sparse_activations
-    except ModuleNotFoundError as error:
-        if error.name != "triton":
-            raise
-        raise KernelError(
-            "Triton is not installed, and tensors on a CUDA device need it: pip install 'nmsim[gpu]'"
-        ) from error
-    return prune, sparse_activations

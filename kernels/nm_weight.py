@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import nmsim
-from kernels import cpu
+from kernels import cpu, triton_kernels
 from kernels.cpu import KernelError, SparseWeights
 from kernels.cpu.weights import PACKINGS, checked_encoding, checked_pattern, step_groups
 from kernels.tensors import as_array, as_tensor, checked_place, checked_tensor, checked_type
 from nmsim import encodings, packing
 from nmsim import mask as masks
+from nmsim.errors import PatternError
 from nmsim.pattern import Pattern
 from nmsim.units import ceil_div
 
@@ -25,6 +26,8 @@ METADATA_ALIGNMENT_BYTES = 4
 @dataclass(frozen=True, eq=False)
 class NMWeight:
     """W[N, K] of which N in M elements along K are stored, as two tensors. Made by `pack` and `from_packed`.
+
+    On a CUDA device codes are not looked at: a wrong one reads a wrong value of its group.
 
     Parameters
     ----------
@@ -56,8 +59,8 @@ class NMWeight:
             raise KernelError(f"pattern is a {type(self.pattern).__name__}: expected a Pattern")
         object.__setattr__(self, "pattern_text", str(checked_pattern(self.pattern)))
         checked_encoding(self.encoding)
-        checked_tensor("values", self.values)
-        checked_place("metadata", checked_type("metadata", self.metadata))
+        checked_tensor("values", self.values, gpu=True)
+        checked_place("metadata", checked_type("metadata", self.metadata), gpu=True)
         if self.values.requires_grad:
             raise KernelError(
                 "values require a gradient, but packed weights are frozen: expected values.detach()"
@@ -104,7 +107,8 @@ def pack(
     Parameters
     ----------
     dense_weight : Tensor [N, K] of float32, float16 or bfloat16
-        On the CPU, in any memory order. Kept elements are stored bit for bit; the tensor itself is not touched.
+        On the CPU, in any memory order, or on a CUDA device. Kept elements are stored bit for bit; the tensor itself is not
+        touched.
     pattern : Pattern or str
         M at most 32.
     encoding : {"index", "bitmask", "combinatorial"}
@@ -118,7 +122,7 @@ def pack(
     Raises
     ------
     KernelError
-        Not a matrix of a type listed on the CPU, or a pattern or encoding without kernels.
+        Not a matrix of a type listed, a place without kernels, or a pattern or encoding without kernels.
     PatternError
         A mask that keeps more than N of a group, or is not a bool tensor of that shape.
 
@@ -128,7 +132,11 @@ def pack(
     >>> weight.shape, weight.values[0, :2].tolist(), weight.metadata.tolist()
     ((1, 4), [-4.0, 3.0], [[73, 68]])
     """
-    dense = _on_cpu("dense_weight", checked_tensor("dense_weight", dense_weight))
+    if checked_tensor("dense_weight", dense_weight, gpu=True).device.type == "cuda":
+        return _packed_on_gpu(
+            dense_weight.detach(), checked_pattern(pattern), checked_encoding(encoding), mask
+        )
+    dense = _on_cpu("dense_weight", dense_weight)
     keep: NDArray[np.bool_] | None = None
     if mask is not None:
         checked_place("mask", checked_type("mask", mask))
@@ -206,6 +214,27 @@ def row_lengths(pattern: Pattern, encoding: str, k: int) -> tuple[int, int]:
 def _of(weights: SparseWeights) -> NMWeight:
     values, metadata = as_tensor(weights.values), as_tensor(weights.metadata)
     return NMWeight(values, metadata, weights.pattern, weights.encoding, weights.shape)
+
+
+def _packed_on_gpu(dense: Tensor, pattern: Pattern, encoding: str, mask: Tensor | None) -> NMWeight:
+    if dense.ndim != 2 or 0 in dense.shape:
+        raise KernelError(
+            f"dense_weight has shape {tuple(dense.shape)}: expected a matrix with something in it"
+        )
+    if mask is not None:
+        checked_place("mask", checked_type("mask", mask), gpu=True)
+        if mask.dtype != torch.bool or mask.shape != dense.shape or mask.device != dense.device:
+            raise PatternError(
+                f"mask is {mask.dtype} of shape {tuple(mask.shape)} on {mask.device}: expected torch.bool of "
+                f"{tuple(dense.shape)} on {dense.device}"
+            )
+        mask = mask.contiguous()
+    rows, k = dense.shape
+    values_columns, metadata_columns = row_lengths(pattern, encoding, k)
+    values = dense.new_empty((rows, values_columns))
+    metadata = dense.new_empty((rows, metadata_columns), dtype=torch.uint8)
+    triton_kernels.module("pack").launch(dense.contiguous(), pattern, encoding, (values, metadata), mask=mask)
+    return NMWeight(values, metadata, pattern, encoding, (rows, k))
 
 
 def _on_cpu(name: str, tensor: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """N:M sparse products and pruning for torch: public calls, dispatched by device, known to autograd and torch.compile.
 
-Importing this module registers three operators, `nmsim::sparse_linear`, `nmsim::unpack` and `nmsim::prune`. They run
-`kernels.cpu` and `nmsim` on the memory of the tensors, with as many threads as torch uses (`torch.set_num_threads`).
+Importing this module registers three operators, `nmsim::sparse_linear`, `nmsim::unpack` and `nmsim::prune`. On the CPU they
+run `kernels.cpu` and `nmsim` on the memory of the tensors, with as many threads as torch uses (`torch.set_num_threads`); on
+CUDA tensors the first two run the Triton kernels of `kernels.gpu`.
 """
 
 from dataclasses import replace
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import nmsim
-from kernels import cpu
+from kernels import cpu, triton_kernels
 from kernels.cpu import KernelError, SparseWeights
 from kernels.cpu.weights import SLACK_BYTES, STEP_ELEMS, aligned
 from kernels.nm_weight import NMWeight, as_sparse, check_alignment, check_parts, from_packed, pack
@@ -49,11 +50,11 @@ def sparse_linear(x: Tensor, weights: NMWeight, bias: Tensor | None = None) -> T
     Parameters
     ----------
     x : Tensor [..., K] of float32, float16 or bfloat16
-        On the CPU, in any memory order. Any number of tokens, none included.
+        In any memory order. Any number of tokens, none included.
     weights : NMWeight
-        Of any of the three types, that of x or not.
+        On the CPU of any of the three types, that of x or not; on a CUDA device of that of x.
     bias : Tensor [N], optional
-        Of any of the three types.
+        As the weights.
 
     Returns
     -------
@@ -62,7 +63,7 @@ def sparse_linear(x: Tensor, weights: NMWeight, bias: Tensor | None = None) -> T
     Raises
     ------
     KernelError
-        Operands of another type, shape or device, or that do not fit together. N:M weights have no GPU kernel yet.
+        Operands of another type, shape or device, or that do not fit together.
 
     Examples
     --------
@@ -151,6 +152,8 @@ def _sparse_linear(
     in_features: int,
 ) -> Tensor:
     _check_operands(x, values, metadata, bias, pattern, encoding, in_features)
+    if x.device.type == "cuda":
+        return _multiply_on_gpu(x.detach(), values, metadata, bias, _pattern(pattern), encoding)
     check_alignment(values, metadata)
     tokens = x.detach().float().reshape(x.shape[:-1].numel(), in_features)
     y = _multiply(tokens, as_sparse(values, metadata, _pattern(pattern), encoding, in_features))
@@ -176,6 +179,10 @@ def _(
 @torch.library.custom_op("nmsim::unpack", mutates_args=())
 def _unpack(values: Tensor, metadata: Tensor, pattern: str, encoding: str, in_features: int) -> Tensor:
     _check_stored(values, metadata, pattern, encoding, in_features)
+    if values.device.type == "cuda":
+        out = values.new_empty((len(values), in_features))
+        triton_kernels.module("unpack").launch(values.detach(), metadata, _pattern(pattern), encoding, out)
+        return out
     check_alignment(values, metadata)
     return _dense(as_sparse(values, metadata, _pattern(pattern), encoding, in_features))
 
@@ -229,6 +236,24 @@ def _multiply(tokens: Tensor, weights: SparseWeights) -> Tensor:
     return torch.from_numpy(_multiply_arrays(tokens.numpy(), weights))
 
 
+def _multiply_on_gpu(
+    x: Tensor, values: Tensor, metadata: Tensor, bias: Tensor | None, pattern: Pattern, encoding: str
+) -> Tensor:
+    """Multiply by `kernels.gpu.gemm`, which takes one type: x [..., K] -> [..., N]."""
+    for name, part in (("x", x), ("bias", bias)):
+        if part is not None and part.dtype != values.dtype:
+            raise KernelError(
+                f"{name} has dtype {part.dtype}, the weights {values.dtype}: expected one type on a CUDA device"
+            )
+    tokens = x.reshape(x.shape[:-1].numel(), x.shape[-1]).contiguous()
+    out = x.new_empty((len(tokens), len(values)))
+    if len(tokens):
+        bias = None if bias is None else bias.detach().contiguous()
+        launch = triton_kernels.module("gemm").launch
+        launch(tokens, values.detach(), metadata, pattern, encoding, out, bias=bias)
+    return out.reshape(*x.shape[:-1], len(values))
+
+
 def _dense(weights: SparseWeights) -> Tensor:
     return as_tensor(cpu.unpack(weights, threads=torch.get_num_threads()))
 
@@ -278,14 +303,14 @@ def _check_operands(
     encoding: str,
     in_features: int,
 ) -> None:
-    checked_tensor("x", x)
+    checked_tensor("x", x, gpu=True)
     _check_stored(values, metadata, pattern, encoding, in_features)
     if x.ndim == 0 or x.shape[-1] != in_features:
         raise KernelError(f"x has shape {tuple(x.shape)}: expected [..., {in_features}], K of the weights")
     if x.device != values.device:
         raise KernelError(f"x is on {x.device}, the weights on {values.device}: expected one device")
     if bias is not None:
-        checked_tensor("bias", bias)
+        checked_tensor("bias", bias, gpu=True)
         if bias.shape != values.shape[:1] or bias.device != x.device:
             raise KernelError(
                 f"bias is {tuple(bias.shape)} on {bias.device}: expected [{values.shape[0]}] on {x.device}"
@@ -293,8 +318,8 @@ def _check_operands(
 
 
 def _check_stored(values: Tensor, metadata: Tensor, pattern: str, encoding: str, in_features: int) -> None:
-    checked_tensor("values", values)
-    checked_place("metadata", metadata)
+    checked_tensor("values", values, gpu=True)
+    checked_place("metadata", metadata, gpu=True)
     check_parts(values, metadata, _pattern(pattern), encoding, in_features)
 
 

@@ -59,9 +59,8 @@ def checked_place(name: str, tensor: torch.Tensor, *, gpu: bool = False) -> None
                 f"{name} is on {tensor.device}: expected a tensor on the CPU or on a CUDA device"
             )
         raise KernelError(
-            f"{name} is on {tensor.device}: this release has GPU kernels for pruned activations only "
-            "(kernels.activation_ops); expected a tensor on the CPU (move it and the weights with .cpu(), or use "
-            "ops.unpack and torch's dense product there)"
+            f"{name} is on {tensor.device}: this operation has no GPU kernel; expected a tensor on the CPU (move it there "
+            "with .cpu())"
         )
     if tensor.layout != torch.strided:
         raise KernelError(f"{name} has layout {tensor.layout}: expected an ordinary (strided) tensor")

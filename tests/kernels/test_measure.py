@@ -93,7 +93,7 @@ def test_a_broken_campaign_is_refused_by_key(load, old, new, message):
 
 
 def test_an_unknown_campaign_lists_the_known_ones():
-    with pytest.raises(SpecError, match=r"campaign 'gpu': expected one of cpu, cpu-quick, or the path"):
+    with pytest.raises(SpecError, match=r"campaign 'gpu': expected one of cpu, cpu-quick, cuda, or the path"):
         campaign.load("gpu")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import nmsim
-from kernels import cpu
+from kernels import cpu, triton_kernels
 from kernels.cpu import KernelError
 from nmsim.errors import EncodingError, PatternError
 from nmsim.pattern import Pattern
@@ -434,20 +434,54 @@ def test_memory_that_is_out_of_step_is_refused():
         ops.sparse_linear(X, weights_of(metadata=raw))
 
 
-def test_a_tensor_on_a_gpu_is_told_what_works():
+def test_what_is_on_a_gpu_stays_there_or_is_told_why_not():
     with FakeTensorMode(allow_non_fake_inputs=True):
         x, bias = torch.empty(2, 50, device="cuda"), torch.empty(3, device="cuda")
-        for call in (
-            lambda: ops.sparse_linear(x, GOOD),
-            lambda: ops.prune(x, "2:4"),
-            lambda: ops.pack(x, "2:4"),
-            lambda: ops.sparse_linear(X, GOOD, bias),
+        for call, message in (
+            (lambda: ops.sparse_linear(x, GOOD), "x is on cuda:0, the weights on cpu: expected one device"),
+            (lambda: ops.sparse_linear(X, GOOD, bias), r"on cuda:0: expected \[3\] on cpu"),
+            (lambda: ops.prune(x, "2:4"), r"x is on cuda:0: this operation has no GPU kernel.*\.cpu\(\)"),
         ):
-            with pytest.raises(
-                KernelError,
-                match=r"is on cuda:0: this release has GPU kernels for pruned activations only.*\.cpu\(\)",
-            ):
+            with pytest.raises(KernelError, match=message):
                 call()
+
+
+def test_cuda_tensors_take_the_roads_of_the_gpu_kernels(monkeypatch):
+    calls = []
+
+    class Module:
+        def __init__(self, name):
+            self.name = name
+
+        def launch(self, *parts, **how):
+            calls.append((self.name, [tuple(part.shape) for part in parts if torch.is_tensor(part)]))
+
+    monkeypatch.setattr(triton_kernels, "module", Module)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        weight = ops.pack(torch.empty(3, 50, device="cuda"), "8:16", "bitmask")
+        assert (weight.values.shape, weight.metadata.shape, weight.device.type) == ((3, 32), (3, 8), "cuda")
+        stored = weight.values, weight.metadata
+        x = torch.empty(2, 5, 50, device="cuda")
+        y = ops._sparse_linear._init_fn(x, *stored, torch.empty(3, device="cuda"), "8:16", "bitmask", 50)
+        dense = ops._unpack._init_fn(*stored, "8:16", "bitmask", 50)
+        assert (y.shape, dense.shape) == ((2, 5, 3), (3, 50))
+        with pytest.raises(
+            KernelError, match=r"x has dtype torch.float16, the weights torch.float32: expected one type"
+        ):
+            ops._sparse_linear._init_fn(x.half(), *stored, None, "8:16", "bitmask", 50)
+        with pytest.raises(
+            PatternError, match=r"mask is torch.bool of shape \(3, 49\) on cuda:0: expected torch.bool of"
+        ):
+            ops.pack(
+                torch.empty(3, 50, device="cuda"),
+                "2:4",
+                mask=torch.ones(3, 49, dtype=torch.bool, device="cuda"),
+            )
+    assert calls == [
+        ("pack", [(3, 50)]),
+        ("gemm", [(10, 50), (3, 32), (3, 8), (10, 3)]),
+        ("unpack", [(3, 32), (3, 8), (3, 50)]),
+    ]
 
 
 def test_torch_is_loaded_and_operators_are_registered_by_ops_alone():

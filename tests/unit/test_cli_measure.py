@@ -96,7 +96,7 @@ def test_a_wrong_result_is_named_and_ends_with_code_1(nmsim, campaign, tmp_path,
     [
         (
             ["nowhere"],
-            "nmsim: campaign 'nowhere': expected one of cpu, cpu-quick, or the path of a .toml file\n",
+            "nmsim: campaign 'nowhere': expected one of cpu, cpu-quick, cuda, or the path of a .toml file\n",
         ),
         (["nowhere.toml"], "nmsim: nowhere.toml: cannot be read as TOML: "),
         (["cpu", "--device", "tpu"], "nmsim: --device 'tpu': expected one of cpu, cuda\n"),

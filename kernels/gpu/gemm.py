@@ -1,0 +1,196 @@
+"""Tokens times packed weights: Y[T, N] = X[T, K] W[N, K]^T + bias, for more tokens than a `gemv` takes.
+
+For few tokens one program makes one tile of Y^T = W X^T: it reads packed weights, makes a dense tile of each step of K in
+registers, and leaves the product to the matrix units, which sum in float32. Weights are the left operand, because matrix
+units want 64 rows or more there and take as few as 8 tokens on the right. K is split where tiles are too few for the
+device. For many tokens each packed tile would be expanded once for every tile of tokens: then the weights are unpacked
+once and torch multiplies. Nothing here was timed: block sizes, and the number of tokens where roads part, are guesses.
+
+An infinity or NaN of x has an effect even where a weight was dropped: zero times it is NaN.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.cpu import KernelError
+from kernels.gpu import unpack
+from kernels.gpu.bits import INTEGERS, binomials, on_device_of
+from kernels.gpu.expand import columns, dense_tile, tile_constants, unit_elems
+from kernels.gpu.split import parts_for, sum_parts
+from nmsim.pattern import Pattern
+
+DENSE_TOKENS = 128
+"""From so many tokens on the weights are unpacked, once a call, and torch multiplies.
+
+Not timed, to be tuned on a GPU. Unpacking writes and reads 2 + 2 bytes an element of the weight on top of the packed ones;
+two tiles of 64 tokens expand everything twice, which costs instructions and no bytes of DRAM."""
+STEP_BYTES = 128
+"""Bytes of values that a step would have, were they dense. With twice as many, gathered ones spill registers (sm_90)."""
+SPREAD_STEP_BYTES = 256
+"""The same where values are spread in registers."""
+TILE_TOKENS = 64
+LEAST_TOKENS = 16
+TILE_OUTPUTS = 64
+WARPS = 4
+
+
+@triton.jit
+def gemm_kernel(
+    values: tl.tensor,
+    metadata: tl.tensor,
+    table: tl.tensor,
+    x: tl.tensor,
+    bias: tl.tensor,
+    y: tl.tensor,
+    tokens: tl.tensor,
+    outputs: tl.tensor,
+    k: tl.tensor,
+    n_groups: tl.tensor,
+    row_bytes: tl.tensor,
+    part_steps: tl.tensor,
+    N: tl.constexpr,
+    M: tl.constexpr,
+    LANES: tl.constexpr,
+    GROUPS: tl.constexpr,
+    ENCODING: tl.constexpr,
+    CODE_BITS: tl.constexpr,
+    POSITION_BITS: tl.constexpr,
+    UNIT: tl.constexpr,
+    TOKENS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+) -> None:
+    """Make one tile of Y, or of one of the parts that add up to it: see `launch_small` for what goes in and out."""
+    output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
+    part = tl.program_id(2)
+    is_output = output < outputs
+    is_token = token < tokens
+    x_row = x + token.to(tl.int64)[None, :] * k
+    total = tl.zeros([OUTPUTS, TOKENS], tl.float32)
+    last = tl.minimum((part + 1) * part_steps, tl.cdiv(n_groups, GROUPS))
+    for step in range(part * part_steps, last):
+        tile = dense_tile(
+            values, metadata, table, output, is_output, step, n_groups, row_bytes,
+            N, M, LANES, GROUPS, ENCODING, CODE_BITS, POSITION_BITS, UNIT, OUTPUTS,
+        )  # fmt: skip
+        dense = tile.to(x.dtype.element_ty, bitcast=True)
+        column = columns(step * GROUPS, M, GROUPS, LANES)[:, None]
+        inside = (column >= 0) & (column < k) & is_token[None, :]
+        total = tl.dot(dense, tl.load(x_row + column, mask=inside, other=0), total, input_precision="ieee")
+
+    if HAS_BIAS:
+        total += tl.load(bias + output, mask=is_output, other=0).to(tl.float32)[:, None]
+    place = y + (part * tokens + token).to(tl.int64)[None, :] * outputs + output[:, None]
+    tl.store(place, total.to(y.dtype.element_ty), mask=is_output[:, None] & is_token[None, :])
+
+
+def launch(
+    x: Tensor,
+    values: Tensor,
+    metadata: Tensor,
+    pattern: Pattern,
+    encoding: str,
+    out: Tensor,
+    *,
+    bias: Tensor | None = None,
+) -> None:
+    """Multiply by the road for so many tokens: `launch_small` below `DENSE_TOKENS`, else unpack and let torch multiply.
+
+    Parameters
+    ----------
+    x : Tensor [T, K] of the type of values
+    values, metadata : Tensor [N, G * n] and uint8 Tensor [N, bytes of a row]
+        Both at multiples of four bytes (of sixteen, for loads of sixteen).
+    out : Tensor [T, N] of the type of values
+        Contiguous, as all are; every element is written.
+    bias : Tensor [N] of the type of values, optional
+        Added in float32, before the only rounding.
+
+    Raises
+    ------
+    KernelError
+        bfloat16 under Triton's interpreter, which multiplies its bits as integers.
+    """
+    if len(x) < DENSE_TOKENS:
+        launch_small(x, values, metadata, pattern, encoding, out, bias=bias)
+    else:
+        launch_large(x, values, metadata, pattern, encoding, out, bias=bias)
+
+
+def launch_large(
+    x: Tensor,
+    values: Tensor,
+    metadata: Tensor,
+    pattern: Pattern,
+    encoding: str,
+    out: Tensor,
+    *,
+    bias: Tensor | None = None,
+) -> None:
+    """Unpack to a dense copy, which is dropped afterwards, and multiply with torch. What goes in and out is as for `launch`."""
+    dense = values.new_empty(len(values), x.shape[1])
+    unpack.launch(values, metadata, pattern, encoding, dense)
+    if bias is None:
+        torch.mm(x, dense.T, out=out)
+    else:
+        torch.addmm(bias, x, dense.T, out=out)
+
+
+def launch_small(
+    x: Tensor,
+    values: Tensor,
+    metadata: Tensor,
+    pattern: Pattern,
+    encoding: str,
+    out: Tensor,
+    *,
+    bias: Tensor | None = None,
+    n_parts: int | None = None,
+) -> None:
+    """Expand packed tiles in registers and multiply them. What goes in and out is as for `launch`.
+
+    Parameters
+    ----------
+    n_parts : int, optional
+        Parts of K, each summed by a program of its own; as many as `parts_for` finds when absent.
+    """
+    if triton.knobs.runtime.interpret and values.dtype == torch.bfloat16:
+        raise KernelError(
+            "values have dtype torch.bfloat16, whose products Triton's interpreter gets wrong: expected torch.float32 or "
+            "torch.float16, or a CUDA device and TRITON_INTERPRET unset"
+        )
+    (tokens, k), outputs = x.shape, len(values)
+    if tokens == 0:
+        return
+    about_it = constants(pattern, encoding, k, values.dtype, tokens)
+    grid = (triton.cdiv(outputs, about_it["OUTPUTS"]), triton.cdiv(tokens, about_it["TOKENS"]))
+    n_groups = values.shape[1] // pattern.n
+    steps = triton.cdiv(n_groups, about_it["GROUPS"])
+    n_parts = parts_for(grid[0] * grid[1], steps, x.device) if n_parts is None else n_parts
+    part_steps = triton.cdiv(steps, n_parts)
+    n_parts = triton.cdiv(steps, part_steps)
+    split = n_parts > 1
+    y = x.new_empty((n_parts, tokens, outputs), dtype=torch.float32) if split else out
+    table = binomials(pattern, values.device) if encoding == "combinatorial" else None
+    with on_device_of(values):
+        gemm_kernel[(*grid, n_parts)](
+            values.view(INTEGERS[values.dtype]), metadata, table, x, None if split else bias, y, tokens, outputs, k,
+            n_groups, metadata.shape[1], part_steps,
+            **about_it, HAS_BIAS=bias is not None and not split, num_warps=WARPS, enable_fp_fusion=False,
+        )  # fmt: skip
+    if split:
+        sum_parts(y, bias, out)
+
+
+def constants(pattern: Pattern, encoding: str, k: int, dtype: torch.dtype, tokens: int) -> dict[str, Any]:
+    """Name what `gemm_kernel` is compiled for, but for the bias."""
+    step_bytes = SPREAD_STEP_BYTES if unit_elems(pattern, dtype) else STEP_BYTES
+    return tile_constants(pattern, encoding, k, dtype, step_bytes) | {
+        "TOKENS": min(TILE_TOKENS, max(LEAST_TOKENS, triton.next_power_of_2(tokens))),
+        "OUTPUTS": TILE_OUTPUTS,
+    }

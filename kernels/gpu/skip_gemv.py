@@ -1,0 +1,161 @@
+"""One packed token times dense weights: y[N] = xsp[K] W[K, N], reading only the rows of W whose element was kept.
+
+Weights are stored K-major, so that what an element of the token meets lies in one piece, and pieces whose element was
+dropped are never read: a pattern of N:M reads N / M of the weights. One program takes a block of outputs and a part of K;
+parts are summed afterwards, in order, in float32. Nothing here was timed: block sizes are guesses.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.gpu.bits import INTEGERS, KINDS, about, as_float, binomials, on_device_of, ones_of
+from kernels.gpu.expand import masks_of
+from kernels.gpu.sparse_activations import _field
+from kernels.gpu.split import parts_for, sum_parts
+from nmsim.pattern import Pattern
+
+STEP_ROWS = 32
+"""Rows of the weight that a program holds at a time."""
+BLOCK_BYTES = 512
+"""Bytes of such a row: 16 for each of the threads of a warp."""
+WARPS = 4
+
+
+@triton.jit
+def positions_of(
+    metadata: tl.tensor,
+    group: tl.tensor,
+    row_bytes: tl.tensor,
+    stored: tl.tensor,
+    table: tl.tensor,
+    N: tl.constexpr,
+    M: tl.constexpr,
+    LANES: tl.constexpr,
+    SLOTS: tl.constexpr,
+    ENCODING: tl.constexpr,
+    CODE_BITS: tl.constexpr,
+    POSITION_BITS: tl.constexpr,
+) -> tl.tensor:
+    """Find where in its group each kept element was: groups [G] -> int32 [G, SLOTS], of slots beyond N anything."""
+    slot = tl.arange(0, SLOTS)
+    if ENCODING == "index" and CODE_BITS > 0:
+        start = group[:, None] * CODE_BITS + slot[None, :] * POSITION_BITS
+        is_slot = stored[:, None] & (slot < N)[None, :]
+        position = _field(metadata, start, row_bytes, is_slot, POSITION_BITS).to(tl.int32)
+    else:
+        word = masks_of(
+            metadata, group[None, :], row_bytes, stored[None, :], table,
+            N, M, ENCODING, CODE_BITS, POSITION_BITS,
+        )  # fmt: skip
+        word = tl.reshape(word, [group.shape[0], 1])
+        lane = tl.arange(0, LANES)
+        ones = tl.full([1, LANES], 1, tl.uint32) << lane.to(tl.uint32)[None, :]
+        rank = tl.where((word & ones) != 0, ones_of(word & (ones - 1)), -1)
+        hit = rank[:, None, :] == slot[None, :, None]
+        position = tl.sum(tl.where(hit, lane[None, None, :], 0), axis=2)
+    return position
+
+
+@triton.jit
+def skip_gemv_kernel(
+    values: tl.tensor,
+    metadata: tl.tensor,
+    table: tl.tensor,
+    weight: tl.tensor,
+    parts: tl.tensor,
+    outputs: tl.tensor,
+    k: tl.tensor,
+    n_groups: tl.tensor,
+    part_groups: tl.tensor,
+    N: tl.constexpr,
+    M: tl.constexpr,
+    LANES: tl.constexpr,
+    SLOTS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    ENCODING: tl.constexpr,
+    CODE_BITS: tl.constexpr,
+    POSITION_BITS: tl.constexpr,
+    KIND: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+) -> None:
+    """Sum a block of outputs over a part of K: see `launch` for what goes in and out."""
+    output = (tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS))[None, :]
+    part = tl.program_id(1)
+    row_bytes = n_groups * CODE_BITS // 8
+    slot = tl.arange(0, SLOTS)[None, :]
+    last = tl.minimum((part + 1) * part_groups, n_groups)
+    total = tl.zeros([GROUPS * SLOTS, OUTPUTS], tl.float32)
+    for first in range(part * part_groups, last, GROUPS):
+        group = first + tl.arange(0, GROUPS)
+        position = positions_of(
+            metadata, group, row_bytes, group < last, table,
+            N, M, LANES, SLOTS, ENCODING, CODE_BITS, POSITION_BITS,
+        )  # fmt: skip
+        row = group[:, None] * M + position
+        kept = (group < last)[:, None] & (slot < N) & (row < k)
+        number = as_float(tl.load(values + group[:, None] * N + slot, mask=kept, other=0), KIND)
+        row = tl.reshape(row, [GROUPS * SLOTS])[:, None]
+        mask = tl.reshape(kept, [GROUPS * SLOTS])[:, None] & (output < outputs)
+        place = weight + row.to(tl.int64) * outputs + output
+        raw = tl.load(place, mask=mask, other=0, eviction_policy="evict_first")
+        total += tl.reshape(number, [GROUPS * SLOTS])[:, None] * as_float(raw, KIND)
+    place = parts + part.to(tl.int64) * outputs + output
+    tl.store(place, tl.sum(total, axis=0)[None, :], mask=output < outputs)
+
+
+def launch(
+    values: Tensor,
+    metadata: Tensor,
+    weight: Tensor,
+    pattern: Pattern,
+    encoding: str,
+    out: Tensor,
+    *,
+    bias: Tensor | None = None,
+    n_parts: int | None = None,
+) -> None:
+    """Multiply one token, summed in float32 and rounded once.
+
+    Parameters
+    ----------
+    values, metadata : Tensor [1, G * n] and uint8 Tensor [1, bytes of a row]
+        As `kernels.gpu.prune` writes them, metadata at a multiple of four bytes.
+    weight : Tensor [K, N] of the type of values
+    out : Tensor [1, N] of the same type
+        Contiguous, as all are; every element is written.
+    bias : Tensor [N] of a type in `KINDS`, optional
+    n_parts : int, optional
+        Parts of K, each summed by a program of its own; as many as `parts_for` finds when absent.
+    """
+    k, outputs = weight.shape
+    about_it = constants(pattern, encoding, k, values.dtype)
+    integer = INTEGERS[values.dtype]
+    blocks = triton.cdiv(outputs, about_it["OUTPUTS"])
+    n_groups = values.shape[1] // pattern.n
+    steps = triton.cdiv(n_groups, about_it["GROUPS"])
+    n_parts = parts_for(blocks, steps, values.device) if n_parts is None else n_parts
+    part_groups = triton.cdiv(steps, n_parts) * about_it["GROUPS"]
+    n_parts = triton.cdiv(n_groups, part_groups)
+    parts = values.new_empty((n_parts, 1, outputs), dtype=torch.float32)
+    table = binomials(pattern, values.device) if encoding == "combinatorial" else None
+    with on_device_of(values):
+        skip_gemv_kernel[(blocks, n_parts)](
+            values.view(integer), metadata, table, weight.view(integer), parts, outputs, k, n_groups, part_groups,
+            **about_it, num_warps=WARPS, enable_fp_fusion=True,
+        )  # fmt: skip
+    sum_parts(parts, bias, out)
+
+
+def constants(pattern: Pattern, encoding: str, k: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Name what `skip_gemv_kernel` is compiled for."""
+    slots = triton.next_power_of_2(pattern.n)
+    return about(pattern, encoding, k) | {
+        "SLOTS": slots,
+        "GROUPS": max(1, STEP_ROWS // slots),
+        "KIND": KINDS[dtype],
+        "OUTPUTS": BLOCK_BYTES // dtype.itemsize,
+    }

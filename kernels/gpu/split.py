@@ -1,0 +1,74 @@
+"""Products split over K: how many parts, and their sum, in the same order every time."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.gpu.bits import INTEGERS, KINDS, as_bits, as_float, on_device_of
+from nmsim.units import ceil_div
+
+BLOCK = 512
+WARPS = 4
+PROGRAMS_PER_PROCESSOR = 4
+"""Programs wanted for each multiprocessor, for enough loads to be under way. A guess: nothing was timed."""
+LEAST_STEPS = 4
+"""Steps of K below which a part is not worth its own sum. A guess as well."""
+
+
+@triton.jit
+def sum_kernel(
+    parts: tl.tensor,
+    bias: tl.tensor,
+    y: tl.tensor,
+    n_parts: tl.tensor,
+    elements: tl.tensor,
+    outputs: tl.tensor,
+    KIND: tl.constexpr,
+    BIAS_KIND: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """Add up parts, the first one first, then the bias, and round once."""
+    element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = element < elements
+    place = parts + element
+    total = tl.load(place, mask=inside, other=0)
+    for _ in range(1, n_parts):
+        place += elements
+        total += tl.load(place, mask=inside, other=0)
+    if BIAS_KIND != "none":
+        total += as_float(tl.load(bias + element % outputs, mask=inside, other=0), BIAS_KIND)
+    tl.store(y + element, as_bits(total, KIND), mask=inside)
+
+
+def sum_parts(parts: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    """Write y = sum of parts + bias, summed in float32 and rounded once, to the type of out.
+
+    Parameters
+    ----------
+    parts : float32 Tensor [S, T, N]
+    bias : Tensor [N] of a type in `KINDS`, optional
+    out : Tensor [T, N] of a type in `KINDS`
+        Contiguous, as all are; every element is written.
+    """
+    about_bias = "none" if bias is None else KINDS[bias.dtype]
+    with on_device_of(parts):
+        sum_kernel[(ceil_div(out.numel(), BLOCK),)](
+            parts, None if bias is None else bias.view(INTEGERS[bias.dtype]), out.view(INTEGERS[out.dtype]),
+            len(parts), out.numel(), out.shape[-1], KIND=KINDS[out.dtype], BIAS_KIND=about_bias, BLOCK=BLOCK,
+            num_warps=WARPS, enable_fp_fusion=False,
+        )  # fmt: skip
+
+
+def parts_for(programs: int, steps: int, device: torch.device) -> int:
+    """Count parts of K that give every multiprocessor of a device work: `programs` as they are, `steps` of K in each.
+
+    Examples
+    --------
+    >>> parts_for(32, 256, torch.device("cpu"))
+    1
+    """
+    if device.type != "cuda":
+        return 1
+    wanted = PROGRAMS_PER_PROCESSOR * torch.cuda.get_device_properties(device).multi_processor_count
+    return max(1, min(ceil_div(wanted, programs), steps // LEAST_STEPS))

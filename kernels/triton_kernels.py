@@ -1,0 +1,26 @@
+"""The door to `kernels.gpu`: modules of Triton kernels, imported when a CUDA tensor first needs them."""
+
+import functools
+import importlib
+from typing import Any
+
+from kernels.cpu import KernelError
+
+
+@functools.cache
+def module(name: str) -> Any:
+    """Import a module of `kernels.gpu`, which is slow, and fails where Triton is missing.
+
+    Raises
+    ------
+    KernelError
+        Triton is not installed.
+    """
+    try:
+        return importlib.import_module(f"kernels.gpu.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        raise KernelError(
+            "Triton is not installed, and tensors on a CUDA device need it: pip install 'nmsim[gpu]'"
+        ) from error

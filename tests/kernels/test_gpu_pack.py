@@ -1,0 +1,106 @@
+"""The Triton kernel that packs weights: the bytes of the plain reference, of the CPU kernels and of nmsim."""
+
+import pytest
+
+from nmsim.errors import PatternError
+from nmsim.pattern import Pattern
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+from triton_tensors import Room, any_bits, made, same_bits  # noqa: E402
+
+from kernels import cpu, naive  # noqa: E402
+from kernels.gpu import pack, unpack  # noqa: E402
+from kernels.nm_weight import row_lengths  # noqa: E402
+from kernels.tensors import as_array  # noqa: E402
+
+PATTERNS = ("2:4", "4:8", "8:16", "16:32", "3:7", "1:5", "1:1", "1:32", "5:9")
+ENCODINGS = ("bitmask", "index", "combinatorial")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def packed(dense, pattern, encoding, device, mask=None):
+    values_columns, metadata_columns = row_lengths(Pattern.parse(pattern), encoding, dense.shape[1])
+    values = Room((len(dense), values_columns), dense.dtype, device)
+    metadata = Room((len(dense), metadata_columns), torch.uint8, device)
+    mask = None if mask is None else mask.to(device)
+    pack.launch(
+        dense.to(device), Pattern.parse(pattern), encoding, (values.tensor, metadata.tensor), mask=mask
+    )
+    return values.taken(), metadata.taken()
+
+
+def some_of(mask, seed):
+    """Keep about half of what a mask keeps, of the first row nothing."""
+    fewer = mask & (torch.rand(mask.shape, generator=torch.Generator().manual_seed(seed)) < 0.5)
+    fewer[0] = False
+    return fewer
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_mask_gives_the_bytes_of_the_reference_and_of_nmsim(pattern, encoding, triton_device):
+    turn = PATTERNS.index(pattern) + ENCODINGS.index(encoding)
+    dtype, k = DTYPES[turn % 3], (64, 33, 47, 5)[turn % 4]
+    dense = any_bits(3, k, dtype=dtype, seed=turn)
+    full = naive.prune(made(3, k, seed=turn), Pattern.parse(pattern))
+    for mask in (full, some_of(full, turn))[turn % 2 :]:
+        values, metadata = packed(dense, pattern, encoding, triton_device, mask)
+        want = naive.pack(dense, Pattern.parse(pattern), encoding, mask)
+        assert same_bits(values, want[0])
+        assert torch.equal(metadata, want[1])
+        by_cpu = cpu.pack(as_array(dense), pattern, encoding, mask.numpy())
+        assert as_array(values).tobytes() == by_cpu.values.tobytes()
+        assert metadata.numpy().tobytes() == by_cpu.metadata.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "encoding"), [("8:16", "bitmask"), ("3:7", "combinatorial"), ("4:8", "index")]
+)
+def test_without_a_mask_the_greatest_are_kept_and_nan_is_above_infinity(pattern, encoding, triton_device):
+    dense = any_bits(3, 45, dtype=torch.float16)
+    dense[1] = made(45).sign()  # ties
+    dense[2, :6] = torch.tensor([torch.inf, torch.nan, 1.0, -torch.inf, 2.0, torch.nan])
+    values, metadata = packed(dense, pattern, encoding, triton_device)
+    by_cpu = cpu.pack(as_array(dense), pattern, encoding)
+    assert as_array(values).tobytes() == by_cpu.values.tobytes()
+    assert metadata.numpy().tobytes() == by_cpu.metadata.tobytes()
+
+
+@pytest.mark.parametrize(("pattern", "encoding"), [("8:16", "index"), ("3:7", "bitmask")])
+def test_rows_longer_than_a_tile_go_there_and_back(pattern, encoding, triton_device):
+    dense = made(2, pack.TILE_ELEMS + 37, dtype=torch.float16)
+    mask = some_of(naive.prune(dense, Pattern.parse(pattern)), 1)
+    values, metadata = packed(dense, pattern, encoding, triton_device, mask)
+    by_cpu = cpu.pack(as_array(dense), pattern, encoding, mask.numpy())
+    assert as_array(values).tobytes() == by_cpu.values.tobytes()
+    assert metadata.numpy().tobytes() == by_cpu.metadata.tobytes()
+    back = torch.full_like(dense, torch.nan).to(triton_device)
+    unpack.launch(
+        values.to(triton_device), metadata.to(triton_device), Pattern.parse(pattern), encoding, back
+    )
+    assert same_bits(back.cpu(), dense.where(mask, 0))
+
+
+@pytest.mark.parametrize(("pattern", "k", "places", "text"), [
+    ("2:4", 24, (13, 14, 15), "mask row 1, group 3 (elements 12 to 15) keeps 3: expected at most 2 of every 4"),
+    ("3:7", 12, (7, 8, 10, 11), "mask row 1, group 1 (elements 7 to 11) keeps 4: expected at most 3 of every 7"),
+    ("8:16", 2048, range(1984, 2000), "mask row 1, group 124 (elements 1984 to 1999) keeps 16: expected at most 8 of every 16"),
+])  # fmt: skip
+def test_a_mask_that_keeps_too_many_is_refused_as_nmsim_does(pattern, k, places, text, triton_device):
+    dense, mask = made(2, k, dtype=torch.float16), torch.zeros(2, k, dtype=torch.bool)
+    mask[1, list(places)] = True
+    for road in (
+        lambda: packed(dense, pattern, "index", triton_device, mask),
+        lambda: cpu.pack(as_array(dense), pattern, "index", mask.numpy()),
+    ):
+        with pytest.raises(PatternError) as error:
+            road()
+        assert str(error.value) == text
+
+
+def test_no_rows_are_no_work(triton_device):
+    values, metadata = packed(torch.empty(0, 16), "8:16", "bitmask", triton_device)
+    assert values.shape == (0, 8)
+    assert metadata.shape == (0, 2)
