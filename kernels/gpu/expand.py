@@ -11,9 +11,10 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.cpu.weights import STEP_ELEMS
 from kernels.gpu.bits import about, ones_of
-from kernels.gpu.sparse_activations import _field, _masks
-from kernels.gpu.spread import UNIT_ELEMS, spread
+from kernels.gpu.codes import read_field, read_masks
+from kernels.gpu.spread import spread
 from nmsim.pattern import Pattern
 
 
@@ -41,7 +42,7 @@ def masks_of(
         word = unit.to(tl.uint32) * 0
         for i in tl.static_range(TOGETHER):
             group = unit * TOGETHER + i
-            one = _masks(
+            one = read_masks(
                 metadata_row, group, row_bytes, stored, table, N, M, ENCODING, CODE_BITS, POSITION_BITS
             )
             word |= one << (M * i)
@@ -50,7 +51,7 @@ def masks_of(
             WORD: tl.constexpr = tl.uint8 if WIDTH == 8 else (tl.uint16 if WIDTH == 16 else tl.uint32)
             code = tl.load(metadata_row.to(tl.pointer_type(WORD)) + unit, mask=stored, other=0).to(tl.uint32)
         else:
-            code = _field(metadata_row, unit * WIDTH, row_bytes, stored, WIDTH)
+            code = read_field(metadata_row, unit * WIDTH, row_bytes, stored, WIDTH)
         word = code
         if ENCODING == "index":
             word = code * 0
@@ -158,4 +159,4 @@ def tile_constants(
 
 def unit_elems(pattern: Pattern, dtype: torch.dtype) -> int:
     """Count the elements of a unit that is spread; 0 where values are gathered."""
-    return UNIT_ELEMS.get(pattern, 0) if dtype.itemsize == 2 else 0
+    return STEP_ELEMS.get(pattern, 0) if dtype.itemsize == 2 else 0

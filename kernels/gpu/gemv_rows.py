@@ -14,8 +14,8 @@ from torch import Tensor
 
 from kernels.cpu import KernelError
 from kernels.gpu.bits import INTEGERS, KINDS, about, as_float, binomials, on_device_of, ones_of
+from kernels.gpu.codes import read_masks
 from kernels.gpu.gemv import MAX_TOKENS
-from kernels.gpu.sparse_activations import _masks
 from kernels.gpu.split import parts_for, sum_parts
 from nmsim.pattern import Pattern
 
@@ -63,7 +63,7 @@ def gemv_rows_kernel(
     for first in range(part * part_groups, tl.minimum(n_groups, (part + 1) * part_groups), GROUPS):
         group = (first + tl.arange(0, GROUPS))[None, :]
         stored = is_output[:, None] & (group < n_groups)
-        word = _masks(
+        word = read_masks(
             metadata + wide * row_bytes,
             group,
             row_bytes,

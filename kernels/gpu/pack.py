@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kernels.gpu import prune
 from kernels.gpu.bits import INTEGERS, about, binomials, on_device_of
-from kernels.gpu.prune import _store_codes
+from kernels.gpu.codes import store_codes
 from nmsim.errors import PatternError
 from nmsim.pattern import Pattern
 
@@ -61,7 +61,7 @@ def pack_kernel(
     stays = fits & (group < n_groups)[:, None]
     tl.store(values + (row * n_groups + group[:, None]) * N + slot, raw, mask=stays)
     if CODE_BITS > 0:
-        _store_codes(
+        store_codes(
             metadata + row * (n_groups * CODE_BITS // 8), group, fits, slot, table, first, n_groups,
             N, LANES, GROUPS, ENCODING, CODE_BITS, POSITION_BITS, UNIT_GROUPS,
         )  # fmt: skip

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.gpu.bits import INTEGERS, KINDS, about, as_bits, as_float, binomials, on_device_of
+from kernels.gpu.codes import store_codes
 from nmsim.pattern import Pattern
 
 TILE_ELEMS = 1024
@@ -76,55 +77,6 @@ def _merge(
     step = part_mean - mean
     share = tl.div_rn(count, seen + count)
     return mean + step * share, squares + part_squares + step * step * seen * share
-
-
-@triton.jit
-def _store_codes(
-    metadata_row: tl.tensor,
-    group: tl.tensor,
-    keep: tl.tensor,
-    slot: tl.tensor,
-    table: tl.tensor,
-    first: tl.tensor,
-    n_groups: tl.tensor,
-    N: tl.constexpr,
-    LANES: tl.constexpr,
-    GROUPS: tl.constexpr,
-    ENCODING: tl.constexpr,
-    CODE_BITS: tl.constexpr,
-    POSITION_BITS: tl.constexpr,
-    UNIT_GROUPS: tl.constexpr,
-) -> None:
-    """Write the codes of a tile, a unit of groups that makes whole bytes after the other.
-
-    Each kept element adds its part to the stream: a one, its position, or C(position, slot + 1).
-    """
-    lane = tl.arange(0, LANES)[None, :]
-    start = ((group % UNIT_GROUPS) * CODE_BITS)[:, None]
-    if ENCODING == "bitmask":
-        field = tl.full([GROUPS, LANES], 1, tl.uint32)
-        start = start + lane
-    elif ENCODING == "index":
-        field = (lane + 0 * slot).to(tl.uint32)
-        start = start + slot * POSITION_BITS
-    else:
-        field = tl.load(table + lane * (N + 1) + slot + 1, mask=keep, other=0).to(tl.uint32)
-        start = start + 0 * slot
-    unit_bytes: tl.constexpr = UNIT_GROUPS * CODE_BITS // 8
-    unit = first // UNIT_GROUPS + tl.arange(0, GROUPS // UNIT_GROUPS)
-    byte = tl.arange(0, 4)[None, :]
-    for chunk in range((unit_bytes + 3) // 4):
-        shift = start - 32 * chunk
-        upward = tl.minimum(tl.maximum(shift, 0), 31).to(tl.uint32)
-        downward = tl.minimum(tl.maximum(-shift, 0), 31).to(tl.uint32)
-        part = tl.where(keep & (shift < 32), (field << upward) >> downward, 0)
-        word = tl.sum(part.to(tl.uint32), axis=1)
-        word = tl.sum(tl.reshape(word, [GROUPS // UNIT_GROUPS, UNIT_GROUPS]), axis=1)
-        tl.store(
-            metadata_row + unit[:, None] * unit_bytes + 4 * chunk + byte,
-            ((word[:, None] >> (8 * byte).to(tl.uint32)) & 0xFF).to(tl.uint8),
-            mask=(4 * chunk + byte < unit_bytes) & (unit * UNIT_GROUPS < n_groups)[:, None],
-        )
 
 
 @triton.jit
@@ -208,7 +160,7 @@ def prune_kernel(
         stays = keep & (group < n_groups)[:, None]
         tl.store(values_row + group[:, None] * N + slot, stored, mask=stays)
         if CODE_BITS > 0:
-            _store_codes(
+            store_codes(
                 metadata_row, group, keep, slot, table, first, n_groups,
                 N, LANES, GROUPS, ENCODING, CODE_BITS, POSITION_BITS, UNIT_GROUPS,
             )  # fmt: skip

@@ -13,8 +13,8 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.gpu.bits import INTEGERS, KINDS, about, as_float, binomials, on_device_of, ones_of
+from kernels.gpu.codes import read_field
 from kernels.gpu.expand import masks_of
-from kernels.gpu.sparse_activations import _field
 from kernels.gpu.split import parts_for, sum_parts
 from nmsim.pattern import Pattern
 
@@ -45,7 +45,7 @@ def positions_of(
     if ENCODING == "index" and CODE_BITS > 0:
         start = group[:, None] * CODE_BITS + slot[None, :] * POSITION_BITS
         is_slot = stored[:, None] & (slot < N)[None, :]
-        position = _field(metadata, start, row_bytes, is_slot, POSITION_BITS).to(tl.int32)
+        position = read_field(metadata, start, row_bytes, is_slot, POSITION_BITS).to(tl.int32)
     else:
         word = masks_of(
             metadata, group[None, :], row_bytes, stored[None, :], table,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kernels.cpu import KernelError
 from kernels.gpu.bits import about, binomials, on_device_of, ones_of
+from kernels.gpu.codes import read_masks
 from nmsim.pattern import Pattern
 
 STEP_BYTES = 128
@@ -25,66 +26,6 @@ LEAST_TOKENS = 16
 """Fewer rows of a tile no matrix unit takes; tokens that are missing are zeros."""
 WARPS = 8
 """With 4, many variants spill registers (compiled for sm_90 by Triton 3.9)."""
-
-
-@triton.jit
-def _field(
-    row: tl.tensor, start: tl.tensor, row_bytes: tl.tensor, mask: tl.tensor, WIDTH: tl.constexpr
-) -> tl.tensor:
-    """Read so many bits of a row's stream, from a bit on, lowest first."""
-    BYTES: tl.constexpr = WIDTH // 8 if WIDTH % 8 == 0 else (1 if 8 % WIDTH == 0 else (WIDTH + 6) // 8 + 1)
-    first = start // 8
-    off = start % 8
-    word = (off * 0).to(tl.uint32)
-    for i in tl.static_range(BYTES):
-        byte = tl.load(row + first + i, mask=mask & (first + i < row_bytes), other=0).to(tl.uint32)
-        if i == 0:
-            word |= byte >> off.to(tl.uint32)
-        elif i < 4:
-            word |= byte << (8 * i - off).to(tl.uint32)
-        else:
-            word |= tl.where(off > 0, byte << tl.minimum(8 * i - off, 31).to(tl.uint32), 0)
-    if WIDTH < 32:
-        word &= (1 << WIDTH) - 1
-    return word
-
-
-@triton.jit
-def _masks(
-    row: tl.tensor,
-    group: tl.tensor,
-    row_bytes: tl.tensor,
-    mask: tl.tensor,
-    table: tl.tensor,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    ENCODING: tl.constexpr,
-    CODE_BITS: tl.constexpr,
-    POSITION_BITS: tl.constexpr,
-) -> tl.tensor:
-    """Decode groups to words whose bit i is set where element i is kept; rows [T, 1], groups [1, G] -> uint32 [T, G]."""
-    start = group * CODE_BITS
-    if ENCODING == "bitmask":
-        word = _field(row, start, row_bytes, mask, M)
-    elif CODE_BITS == 0:
-        word = mask.to(tl.uint32) * ((1 << M) - 1)
-    elif ENCODING == "index":
-        word = mask.to(tl.uint32) * 0
-        for i in range(N):
-            position = _field(row, start + i * POSITION_BITS, row_bytes, mask, POSITION_BITS)
-            word |= (position * 0 + 1) << position
-    else:
-        code = _field(row, start, row_bytes, mask, CODE_BITS)
-        word = code * 0
-        missing = word.to(tl.int32) + N
-        for i in range(M):
-            position = M - 1 - i
-            below = tl.load(table + position * (N + 1) + missing).to(tl.uint32)
-            taken = (missing > 0) & (code >= below)
-            code -= tl.where(taken, below, 0)
-            missing -= taken.to(tl.int32)
-            word |= taken.to(tl.uint32) << position
-    return word
 
 
 @triton.jit
@@ -132,7 +73,7 @@ def product_kernel(
     for first in range(0, n_groups, GROUPS):
         group = first + tl.arange(0, GROUPS)
         stored = is_token[:, None] & (group < n_groups)[None, :]
-        word = _masks(
+        word = read_masks(
             metadata_row, group[None, :], row_bytes, stored, table, N, M, ENCODING, CODE_BITS, POSITION_BITS
         )
         word = tl.where(stored, word, 0)[:, :, None]

@@ -8,11 +8,6 @@ elements at a time are taken from its head, and by as many values the queue move
 import triton
 import triton.language as tl
 
-from nmsim.pattern import Pattern
-
-UNIT_ELEMS = {Pattern(2, 4): 16, Pattern(4, 8): 16, Pattern(8, 16): 16, Pattern(16, 32): 32}
-"""Elements of a unit; rows are stored in whole ones."""
-
 
 @triton.jit
 def _moved(low: tl.tensor, high: tl.tensor, bits: tl.tensor) -> tl.tensor:

@@ -4,12 +4,10 @@ Triton's interpreter takes what its compiler refuses, so one is no stand-in for 
 compiler works in a process of its own.
 """
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
+from triton_compiles import lines_of
 
 pytest.importorskip("torch")
 pytest.importorskip("triton")
@@ -84,17 +82,7 @@ for pattern, encoding, dtype, tokens, whole in (
 
 
 def test_kernels_compile_for_sm_90_and_spill_next_to_nothing(tmp_path):
-    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    answer = subprocess.run(
-        [sys.executable, "-c", CODE],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env=env | {"TRITON_CACHE_DIR": str(tmp_path)},
-    )
-    assert answer.returncode == 0, answer.stderr
-    lines = answer.stdout.splitlines()
+    lines = lines_of(CODE, tmp_path)
     assert len(lines) == 7
     for line in lines:
         stack, local = re.search(r"'STACK': (\d+), 'LOCAL': (\d+)", line).groups()

@@ -3,11 +3,8 @@
 `tests/kernels/test_gpu_compiles.py` says why this is not what the interpreter tests, and why it needs a process.
 """
 
-import os
-import subprocess
-import sys
-
 import pytest
+from triton_compiles import lines_of
 
 pytest.importorskip("torch")
 pytest.importorskip("triton")
@@ -72,17 +69,7 @@ check(
 
 
 def test_kernels_compile_and_spill_nothing(tmp_path):
-    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    answer = subprocess.run(
-        [sys.executable, "-c", CODE],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env=env | {"TRITON_CACHE_DIR": str(tmp_path)},
-    )
-    assert answer.returncode == 0, answer.stderr
-    lines = answer.stdout.splitlines()
+    lines = lines_of(CODE, tmp_path)
     assert len(lines) == 11
     for line in lines:
         assert line.split()[-2] == "0", line
