@@ -8,7 +8,7 @@ import hwmodels
 
 ROWS = Path(__file__).resolve().parent / "reference" / "sass.json"
 MACHINES = {80: "a100-sxm", 90: "h200", 100: "b200"}
-WIDE_BYTES = 16
+GROUP_ELEMS = 16
 GROUP_VALUE_BYTES = 16
 METADATA_BYTES = {
     "bitmask": {},
@@ -44,17 +44,30 @@ instructions bound the kernel. Nothing but that is in the ratio: no latency, no 
 single kinds of instructions. It says what cannot be reached, not what is.
 """
 
+STREAMS = """
+## Kernels that move data
+
+Pruning, packing and unpacking read and write each element once, and should be bound by memory. Instructions are those of the
+loop, or of the whole kernel where it has none, for 16 elements; bytes are those read and written for them. A thread takes a
+whole unit of 16 or 32 elements of these four patterns and sorts its groups; other patterns, and float32, go another, slower
+way. `combinatorial` codes are summed up term by term, and a variance is added up tile by tile: those two cannot come near the
+bandwidth of a copy on an H200. The loop of pruning times a vector has the mending of ties in it, which is skipped where there
+are none.
+"""
 OTHERS = """
 ## The other kernels
 
-Loads from memory are those of the whole kernel, of so many bytes a thread; loops here are not divided by groups. One turn
-of the GEMV of rows takes 8 elements of the padded group a thread. So `combinatorial` of 16:32, which alone of the four
-patterns has no table small enough, costs {walk:.0f} instructions per 16 elements on sm_90 where `bitmask` of 16:32 costs
-{bitmask:.0f}: a walk through 32 positions for each code, by every thread that needs it. Such weights are better turned into
-`bitmask` before they are multiplied. `combinatorial` of 8:16 finds its positions in a table of 12870 words (51 KB), one
-load at up to 32 different places for a warp, where `bitmask` reads two tables of 1 KB: few instructions, but not a byte
-less, for its 14 bits are stored in 16.
+Loads from memory are those of the whole kernel, of so many bytes a thread; of several loops the page takes one, so that the
+loop of a product whose codes are decoded in a loop of their own is not all that it does. One token of a pattern without a
+decode kernel of its own goes through the gemm, which takes 16 tokens at a time: for 2:8 `index` that is {general:.0f}
+instructions for 16 elements on sm_90, where `bitmask` of 8:16 has {decode:.1f} in the decode GEMV. Such weights are smaller,
+and no faster. `combinatorial` of 16:32, which alone of the four patterns has no table small enough, is decoded by a walk
+through 32 positions for each code; it is better turned into `bitmask` before it is multiplied. `combinatorial` of 8:16 finds
+its positions in a table of 12870 words (51 KB), one load at up to 32 different places for a warp, where `bitmask` reads two
+tables of 1 KB: few instructions, but not a byte less, for its 14 bits are stored in 16.
 """
+STREAM_BYTES = {"prune": 32, "unpack": 32, "pack": 32 + 16}
+"""Of 16 dense elements of 16 bits; a mask to pack by has a byte an element."""
 
 
 def page() -> str:
@@ -64,16 +77,22 @@ def page() -> str:
     for row in found["rows"]:
         rows.setdefault(row["name"], {})[row["architecture"]] = row
     gemv = {name: codes for name, codes in rows.items() if codes[90]["loop_groups"]}
-    others = {name: codes for name, codes in rows.items() if name not in gemv}
+    streams = {name: codes for name, codes in rows.items() if name.split()[0] in STREAM_BYTES}
+    others = {name: codes for name, codes in rows.items() if name not in gemv | streams}
     lines = [
         HEAD.format(triton=found["triton"]),
         "| gemv | warps | registers, sm_80 / 90 / 100 | instructions a group, sm_80 / 90 / 100 | loads of the loop, sm_90 |"
         " bytes a group | issue to memory, A100 / H200 / B200 |",
         "|---|---|---|---|---|---|---|",
         *(_gemv_line(name, codes) for name, codes in gemv.items()),
+        STREAMS,
+        "| kernel | warps | registers, sm_80 / 90 / 100 | instructions for 16 elements, sm_80 / 90 / 100 | loads, sm_90 |"
+        " bytes | issue to memory, A100 / H200 / B200 |",
+        "|---|---|---|---|---|---|---|",
+        *(_stream_line(name, codes) for name, codes in streams.items()),
         OTHERS.format(
-            walk=2 * rows["gemv of rows, 16:32 combinatorial fp16, 1 token"][90]["loop_instructions"],
-            bitmask=_per_group(rows["gemv 16:32 bitmask fp16, 1 token"][90]),
+            general=_per_group(rows["gemm 2:8 index fp16, 16 tokens"][90]),
+            decode=_per_group(rows["gemv 8:16 bitmask fp16, 1 token"][90]),
         ),
         "| kernel | warps | registers, sm_80 / 90 / 100 | instructions, sm_80 / 90 / 100 | of them a loop | loads, sm_90 |",
         "|---|---|---|---|---|---|",
@@ -83,19 +102,30 @@ def page() -> str:
 
 
 def _gemv_line(name: str, codes: dict[int, dict[str, Any]]) -> str:
-    pattern, encoding = name.split()[1:3]
-    n_bytes = GROUP_VALUE_BYTES + METADATA_BYTES[encoding].get(pattern, 2)
+    return _line(name.removeprefix("gemv "), codes, codes[90]["loop_loads"], _stored_bytes(name))
+
+
+def _stream_line(name: str, codes: dict[int, dict[str, Any]]) -> str:
+    return _line(name, codes, codes[90]["loads"], _stored_bytes(name) + STREAM_BYTES[name.split()[0]])
+
+
+def _line(name: str, codes: dict[int, dict[str, Any]], loads: dict[str, int], n_bytes: int) -> str:
     ratios = [_issue_to_memory(_per_group(codes[sm]), n_bytes, machine) for sm, machine in MACHINES.items()]
     cells = [
-        name.removeprefix("gemv ") + _spilled(codes),
+        name + _spilled(codes),
         codes[90]["warps"],
         _three(codes, lambda row: str(row["registers"])),
         _three(codes, lambda row: f"{_per_group(row):.4g}"),
-        _loads(codes[90]["loop_loads"]),
+        _loads(loads),
         n_bytes,
         " / ".join(f"{ratio:.2f}" for ratio in ratios),
     ]
     return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _stored_bytes(name: str) -> int:
+    pattern, encoding = name.split()[1:3]
+    return GROUP_VALUE_BYTES + METADATA_BYTES[encoding].get(pattern, 2)
 
 
 def _other_line(name: str, codes: dict[int, dict[str, Any]]) -> str:
@@ -111,7 +141,8 @@ def _other_line(name: str, codes: dict[int, dict[str, Any]]) -> str:
 
 
 def _per_group(row: dict[str, Any]) -> float:
-    return float(row["loop_instructions"] / row["loop_groups"])
+    groups = row["loop_groups"] or row["elems"] / GROUP_ELEMS
+    return float((row["loop_instructions"] or row["instructions"]) / groups)
 
 
 def _issue_to_memory(instructions: float, n_bytes: int, machine: str) -> float:

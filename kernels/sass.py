@@ -29,6 +29,7 @@ from kernels.cpu import KernelError
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 WARP_THREADS = 32
+GROUP_ELEMS = 16
 GROUP_LOAD_BYTES = 16
 """What a thread of the GEMV loads to have the values of 16 elements."""
 WIDTHS_BYTES = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
@@ -51,6 +52,9 @@ class Subject:
     warps : int
     groups_are_loads : bool
         Whether each 16-byte load is a group of the loop.
+    elems : int
+        Elements of a dense matrix that a thread takes in a turn of the loop, or at all where there is none; 0 where they are
+        not counted.
     options : mapping
         Further options of the compiler.
     """
@@ -62,6 +66,7 @@ class Subject:
     constants: Mapping[str, Any]
     warps: int
     groups_are_loads: bool = False
+    elems: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -84,7 +89,9 @@ class Code:
     loop_loads : dict of str to int
         As `loads`, of that loop.
     loop_groups : int
-        Groups of 16 elements that a thread takes in a turn of it, 0 where they are not counted.
+        Groups of 16 elements that a thread of the GEMV takes in a turn of it, 0 of another kernel.
+    elems : int
+        As for `Subject`.
     """
 
     name: str
@@ -99,11 +106,13 @@ class Code:
     loop_instructions: int
     loop_loads: dict[str, int]
     loop_groups: int
+    elems: int
 
     @property
     def instructions_per_group(self) -> float:
-        """Machine instructions that a thread executes in the loop for 16 elements; NaN where groups are not counted."""
-        return self.loop_instructions / self.loop_groups if self.loop_groups else float("nan")
+        """Machine instructions that a thread executes for 16 elements, in the loop if there is one; NaN where not counted."""
+        groups = self.loop_groups or self.elems / GROUP_ELEMS
+        return (self.loop_instructions or self.instructions) / groups if groups else float("nan")
 
 
 def inspect(subject: Subject, architecture: int) -> Code:
@@ -155,6 +164,7 @@ def inspect(subject: Subject, architecture: int) -> Code:
         loop_instructions=len(loop),
         loop_loads=_as_text(load_widths_bytes(loop)),
         loop_groups=_wide_loads(loop) if subject.groups_are_loads else 0,
+        elems=subject.elems,
     )
 
 

@@ -15,17 +15,17 @@ from kernels.gpu import (
     controls,
     gemm,
     gemv,
-    gemv_rows,
     pack,
     positions,
     prune,
     skip_gemv,
     sparse_activations,
     split,
+    units,
     unpack,
 )
 from kernels.gpu.shuffled import PLANES
-from kernels.sass import Code, Subject, inspect
+from kernels.sass import WARP_THREADS, Code, Subject, inspect
 from nmsim.pattern import Pattern
 
 ARCHITECTURES = (80, 90, 100)
@@ -36,6 +36,8 @@ WARPS = 8
 K = 4096
 HALF = torch.float16
 P8_16 = Pattern(8, 16)
+GEMMS = (("8:16", "bitmask", 16), ("8:16", "bitmask", 64), ("16:32", "index", 16), ("2:8", "index", 16))
+"""Pattern, encoding and tokens of the products in tiles: the last has no decode kernel of its own."""
 
 
 def gemv_subject(
@@ -58,7 +60,14 @@ def gemv_subject(
     about = f"{pattern} {encoding} {TYPES[dtype]}, {tokens} token{'s' * (tokens > 1)}"
     about += f", {warps} warps" * (warps != WARPS) + ", no inline assembly" * pure
     return Subject(
-        f"gemv {about}", gemv.gemv_kernel, pointers, numbers, made, warps, True, {"enable_fp_fusion": True}
+        f"gemv {about}",
+        gemv.gemv_kernel,
+        pointers,
+        numbers,
+        made,
+        warps,
+        True,
+        options={"enable_fp_fusion": True},
     )
 
 
@@ -77,52 +86,25 @@ def subjects() -> list[Subject]:
 
 def _weights() -> list[Subject]:
     packed = {"values": "*i16", "metadata": "*u8"}
-    sizes = {"rows": "i32", "k": "i32:16", "n_groups": "i32:16", "row_bytes": "i32:16"}
-    rows = [
-        Subject(
-            f"gemv of rows, {pattern} {encoding} fp16, 1 token",
-            gemv_rows.gemv_rows_kernel,
-            {**packed, "x": "*i16", "parts": "*fp32"}
-            | ({"table": "*i32"} if encoding == "combinatorial" else {}),
-            {"outputs": "i32:16", "k": "i32:16", "n_groups": "i32", "part_groups": "i32"},
-            gemv_rows.constants(Pattern.parse(pattern), encoding, K, HALF, HALF, 1),
-            gemv_rows.WARPS,
-            options={"enable_fp_fusion": True},
-        )
-        for pattern, encoding in (("16:32", "combinatorial"), ("3:7", "index"))
-    ]
     return [
-        *rows,
-        Subject(
-            "gemm 8:16 bitmask fp16, 64 tokens",
-            gemm.gemm_kernel,
-            {"values": "*i16", "metadata": "*u8", "x": "*fp16", "y": "*fp16"},
-            {
-                "tokens": "i32:16",
-                "outputs": "i32:16",
-                "k": "i32:16",
-                "n_groups": "i32:16",
-                "row_bytes": "i32:16",
-                "part_steps": "i32",
-            },
-            gemm.constants(P8_16, "bitmask", K, HALF, 64) | {"HAS_BIAS": False},
-            gemm.WARPS,
-        ),
+        *(_gemm(pattern, encoding, tokens) for pattern, encoding, tokens in GEMMS),
         Subject(
             "unpack 8:16 bitmask fp16",
             unpack.unpack_kernel,
             {**packed, "dense": "*i16"},
-            sizes,
+            {"rows": "i32", "k": "i32:16", "n_groups": "i32:16", "row_bytes": "i32:16"},
             unpack.constants(P8_16, "bitmask", K, HALF),
             unpack.WARPS,
+            elems=unpack.TILE_ROWS * unpack.TILE_BYTES // HALF.itemsize // (unpack.WARPS * WARP_THREADS),
         ),
         Subject(
             "pack 8:16 bitmask fp16, of a mask",
             pack.pack_kernel,
             {**packed, "dense": "*i16", "mask": "*u8", "overfull": "*i8"},
             {"k": "i32:16", "n_groups": "i32:16"},
-            pack.constants(P8_16, "bitmask", K),
-            pack.WARPS,
+            units.tile_constants(P8_16, "bitmask", K, HALF),
+            units.warps_for(P8_16, K, HALF),
+            elems=16,
         ),
         Subject(
             "sum of parts fp16",
@@ -135,25 +117,42 @@ def _weights() -> list[Subject]:
     ]
 
 
+def _gemm(pattern: str, encoding: str, tokens: int) -> Subject:
+    made = gemm.constants(Pattern.parse(pattern), encoding, K, HALF, tokens)
+    elems = made["OUTPUTS"] * made["GROUPS"] * made["M"] // (gemm.WARPS * WARP_THREADS)
+    return Subject(
+        f"gemm {pattern} {encoding} fp16, {tokens} tokens",
+        gemm.gemm_kernel,
+        {"values": "*i16", "metadata": "*u8", "x": "*fp16", "y": "*fp16"},
+        {
+            **dict.fromkeys(("outputs", "k", "n_groups", "row_bytes"), "i32:16"),
+            **dict.fromkeys(("tokens", "part_groups"), "i32"),
+        },
+        made | {"HAS_BIAS": False},
+        gemm.WARPS,
+        elems=elems,
+    )
+
+
 def _activations() -> list[Subject]:
     packed = {"values": "*i16", "metadata": "*u8"}
     no_epilogue = dict.fromkeys(("HAS_V", "HAS_ETA", "HAS_SCALE", "HAS_BIAS"), False)
     return [
-        Subject(
-            "prune 8:16 bitmask fp16",
-            prune.prune_kernel,
-            {**packed, "x": "*i16", "eta_out": "*fp32", "v_out": "*fp32"},
-            {"constant": "fp32", "k": "i32:16", "n_groups": "i32:16"},
-            prune.constants(P8_16, "bitmask", K, HALF, shift="none", vector=False, variance=False),
-            prune.WARPS,
+        *(
+            _prune(pattern, encoding)
+            for pattern in ("2:4", "4:8", "8:16", "16:32")
+            for encoding in ("bitmask", "index")
         ),
+        _prune("8:16", "combinatorial"),
+        _prune("8:16", "bitmask", vector=True),
+        _prune("8:16", "bitmask", shift="mean", variance=True),
         Subject(
             "product of pruned activations, 8:16 bitmask fp16, 64 tokens",
             sparse_activations.product_kernel,
-            {"values": "*fp16", "metadata": "*u8", "weight": "*fp16", "y": "*fp16"},
-            {"tokens": "i32:16", "outputs": "i32:16", "k": "i32:16", "n_groups": "i32:16"},
+            {**packed, "weight": "*fp16", "y": "*fp16"},
+            {"tokens": "i32", **dict.fromkeys(("outputs", "k", "n_groups", "row_bytes"), "i32:16")},
             sparse_activations.constants(P8_16, "bitmask", K, HALF, 64) | no_epilogue,
-            sparse_activations.WARPS,
+            sparse_activations.warps_for(P8_16, HALF),
         ),
         Subject(
             "skip gemv 8:16 bitmask fp16, 1 token",
@@ -165,6 +164,27 @@ def _activations() -> list[Subject]:
             options={"enable_fp_fusion": True},
         ),
     ]
+
+
+def _prune(
+    pattern: str, encoding: str, *, shift: str = "none", vector: bool = False, variance: bool = False
+) -> Subject:
+    parsed = Pattern.parse(pattern)
+    warps = units.warps_for(parsed, K, HALF)
+    made = prune.constants(parsed, encoding, K, HALF, shift=shift, vector=vector, variance=variance)
+    pointers = {"values": "*i16", "metadata": "*u8", "x": "*i16", "eta_out": "*fp32", "v_out": "*fp32"}
+    pointers |= {"vector": "*fp32"} if vector else {}
+    pointers |= {"table": "*i32"} if encoding == "combinatorial" else {}
+    more = ", times a vector" * vector + f", {shift} shift" * (shift != "none") + ", variance" * variance
+    return Subject(
+        f"prune {pattern} {encoding} fp16{more}",
+        prune.prune_kernel,
+        pointers,
+        {"constant": "fp32", "k": "i32:16", "n_groups": "i32:16"},
+        made,
+        warps,
+        elems=made["GROUPS"] * made["M"] // (warps * WARP_THREADS),
+    )
 
 
 def _controls() -> list[Subject]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from kernels.cpu import KernelError
 from kernels.gpu.bits import INTEGERS, KINDS, as_float, on_device_of
 from kernels.gpu.gemv import MAX_TOKENS
-from kernels.gpu.split import parts_for, sum_parts
+from kernels.gpu.split import split, sum_parts
 
 WORD_BYTES = 4
 COPY_WORDS = 2048
@@ -47,7 +47,7 @@ def read_kernel(source: tl.tensor, sums: tl.tensor, words: tl.tensor, BLOCK: tl.
     tl.store(sums + tl.program_id(0), tl.sum(total, axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["part_elems"])
 def dense_kernel(
     weight: tl.tensor,
     x: tl.tensor,
@@ -152,7 +152,7 @@ def dense(
         Every element is written.
     bias : Tensor [N] of a type in `KINDS`, optional
     n_parts : int, optional
-        Parts of K, each summed by a program of its own; as many as `parts_for` finds when absent.
+        Parts of K, each summed by a program of its own; as many as `split` finds when absent.
 
     Raises
     ------
@@ -163,10 +163,8 @@ def dense(
     if not 1 <= tokens <= MAX_TOKENS:
         raise KernelError(f"x has {tokens} tokens: expected 1 to {MAX_TOKENS}")
     outputs = len(weight)
-    blocks, steps = triton.cdiv(outputs, DENSE_ROWS), triton.cdiv(k, DENSE_ELEMS)
-    n_parts = parts_for(blocks, steps, weight.device) if n_parts is None else n_parts
-    part_elems = triton.cdiv(steps, n_parts) * DENSE_ELEMS
-    n_parts = triton.cdiv(k, part_elems)
+    blocks = triton.cdiv(outputs, DENSE_ROWS)
+    n_parts, part_elems = split(k, DENSE_ELEMS, blocks, weight.device, n_parts)
     parts = x.new_empty((n_parts, tokens, outputs), dtype=torch.float32)
     with on_device_of(x):
         dense_kernel[(blocks, n_parts)](

@@ -38,7 +38,28 @@ def masks_of(
     units that are not stored nothing is kept.
     """
     WIDTH: tl.constexpr = CODE_BITS * TOGETHER
-    if ENCODING == "combinatorial" or WIDTH == 0 or WIDTH > 32:
+    if ENCODING == "index" and WIDTH == 80 and POSITION_BITS == 5:
+        at = metadata_row.to(tl.pointer_type(tl.uint16)) + unit * 5
+        low = tl.load(at, mask=stored, other=0).to(tl.uint32)
+        low |= tl.load(at + 1, mask=stored, other=0).to(tl.uint32) << 16
+        middle = tl.load(at + 2, mask=stored, other=0).to(tl.uint32)
+        late = tl.load(at + 3, mask=stored, other=0).to(tl.uint32)
+        high = late | (tl.load(at + 4, mask=stored, other=0).to(tl.uint32) << 16)
+        middle |= late << 16
+        word = low * 0
+        for i in tl.static_range(
+            N
+        ):  # bits 5 i and on, of 32 from bit 0, 32 or 48 on, or on both sides of bit 32
+            if i < 6:
+                position = low >> (5 * i)
+            elif i == 6:
+                position = (low >> 30) | (middle << 2)
+            elif i < 12:
+                position = middle >> (5 * i - 32)
+            else:
+                position = high >> (5 * i - 48)
+            word |= (word * 0 + 1) << (position & 31)
+    elif ENCODING == "combinatorial" or WIDTH == 0 or WIDTH > 32:
         word = unit.to(tl.uint32) * 0
         for i in tl.static_range(TOGETHER):
             group = unit * TOGETHER + i
@@ -155,6 +176,11 @@ def tile_constants(
         "GROUPS": step_bytes // dtype.itemsize // codes["LANES"],
         "UNIT": unit_elems(pattern, dtype),
     }
+
+
+def step_bytes(pattern: Pattern, dtype: torch.dtype) -> int:
+    """Choose how many bytes a row of a product's step would have, were it dense: with more, registers spill (sm_90)."""
+    return 256 if unit_elems(pattern, dtype) else 128
 
 
 def unit_elems(pattern: Pattern, dtype: torch.dtype) -> int:

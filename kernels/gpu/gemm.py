@@ -19,8 +19,8 @@ from torch import Tensor
 from kernels.cpu import KernelError
 from kernels.gpu import unpack
 from kernels.gpu.bits import INTEGERS, binomials, on_device_of
-from kernels.gpu.expand import columns, dense_tile, tile_constants, unit_elems
-from kernels.gpu.split import parts_for, sum_parts
+from kernels.gpu.expand import columns, dense_tile, step_bytes, tile_constants
+from kernels.gpu.split import split, sum_parts
 from nmsim.pattern import Pattern
 
 DENSE_TOKENS = 128
@@ -28,17 +28,15 @@ DENSE_TOKENS = 128
 
 Not timed, to be tuned on a GPU. Unpacking writes and reads 2 + 2 bytes an element of the weight on top of the packed ones;
 two tiles of 64 tokens expand everything twice, which costs instructions and no bytes of DRAM."""
-STEP_BYTES = 128
-"""Bytes of values that a step would have, were they dense. With twice as many, gathered ones spill registers (sm_90)."""
-SPREAD_STEP_BYTES = 256
-"""The same where values are spread in registers."""
 TILE_TOKENS = 64
 LEAST_TOKENS = 16
 TILE_OUTPUTS = 64
 WARPS = 4
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["tokens", "part_groups"]
+)  # each variant is a compilation, and these make no address wide
 def gemm_kernel(
     values: tl.tensor,
     metadata: tl.tensor,
@@ -51,7 +49,7 @@ def gemm_kernel(
     k: tl.tensor,
     n_groups: tl.tensor,
     row_bytes: tl.tensor,
-    part_steps: tl.tensor,
+    part_groups: tl.tensor,
     N: tl.constexpr,
     M: tl.constexpr,
     LANES: tl.constexpr,
@@ -72,8 +70,8 @@ def gemm_kernel(
     is_token = token < tokens
     x_row = x + token.to(tl.int64)[None, :] * k
     total = tl.zeros([OUTPUTS, TOKENS], tl.float32)
-    last = tl.minimum((part + 1) * part_steps, tl.cdiv(n_groups, GROUPS))
-    for step in range(part * part_steps, last):
+    last = tl.minimum((part + 1) * part_groups, n_groups)
+    for step in range(part * part_groups // GROUPS, tl.cdiv(last, GROUPS)):
         tile = dense_tile(
             values, metadata, table, output, is_output, step, n_groups, row_bytes,
             N, M, LANES, GROUPS, ENCODING, CODE_BITS, POSITION_BITS, UNIT, OUTPUTS,
@@ -105,7 +103,7 @@ def launch(
     ----------
     x : Tensor [T, K] of the type of values
     values, metadata : Tensor [N, G * n] and uint8 Tensor [N, bytes of a row]
-        Both at multiples of four bytes (of sixteen, for loads of sixteen).
+        Where `kernels.alignment` says (at multiples of sixteen bytes, for loads of sixteen).
     out : Tensor [T, N] of the type of values
         Contiguous, as all are; every element is written.
     bias : Tensor [N] of the type of values, optional
@@ -150,14 +148,18 @@ def launch_small(
     out: Tensor,
     *,
     bias: Tensor | None = None,
+    warps: int = WARPS,
+    tile_outputs: int = TILE_OUTPUTS,
     n_parts: int | None = None,
 ) -> None:
     """Expand packed tiles in registers and multiply them. What goes in and out is as for `launch`.
 
     Parameters
     ----------
+    warps, tile_outputs : int
+        Of a program; powers of two, of outputs at least 16.
     n_parts : int, optional
-        Parts of K, each summed by a program of its own; as many as `parts_for` finds when absent.
+        Parts of K, each summed by a program of its own; as many as `split` finds when absent.
     """
     if triton.knobs.runtime.interpret and values.dtype == torch.bfloat16:
         raise KernelError(
@@ -167,30 +169,26 @@ def launch_small(
     (tokens, k), outputs = x.shape, len(values)
     if tokens == 0:
         return
-    about_it = constants(pattern, encoding, k, values.dtype, tokens)
+    about_it = constants(pattern, encoding, k, values.dtype, tokens) | {"OUTPUTS": tile_outputs}
     grid = (triton.cdiv(outputs, about_it["OUTPUTS"]), triton.cdiv(tokens, about_it["TOKENS"]))
     n_groups = values.shape[1] // pattern.n
-    steps = triton.cdiv(n_groups, about_it["GROUPS"])
-    n_parts = parts_for(grid[0] * grid[1], steps, x.device) if n_parts is None else n_parts
-    part_steps = triton.cdiv(steps, n_parts)
-    n_parts = triton.cdiv(steps, part_steps)
-    split = n_parts > 1
-    y = x.new_empty((n_parts, tokens, outputs), dtype=torch.float32) if split else out
+    n_parts, part_groups = split(n_groups, about_it["GROUPS"], grid[0] * grid[1], x.device, n_parts)
+    alone = n_parts == 1
+    y = out if alone else x.new_empty((n_parts, tokens, outputs), dtype=torch.float32)
     table = binomials(pattern, values.device) if encoding == "combinatorial" else None
     with on_device_of(values):
         gemm_kernel[(*grid, n_parts)](
-            values.view(INTEGERS[values.dtype]), metadata, table, x, None if split else bias, y, tokens, outputs, k,
-            n_groups, metadata.shape[1], part_steps,
-            **about_it, HAS_BIAS=bias is not None and not split, num_warps=WARPS, enable_fp_fusion=False,
+            values.view(INTEGERS[values.dtype]), metadata, table, x, bias if alone else None, y, tokens, outputs, k,
+            n_groups, metadata.shape[1], part_groups,
+            **about_it, HAS_BIAS=bias is not None and alone, num_warps=warps, enable_fp_fusion=False,
         )  # fmt: skip
-    if split:
+    if not alone:
         sum_parts(y, bias, out)
 
 
 def constants(pattern: Pattern, encoding: str, k: int, dtype: torch.dtype, tokens: int) -> dict[str, Any]:
     """Name what `gemm_kernel` is compiled for, but for the bias."""
-    step_bytes = SPREAD_STEP_BYTES if unit_elems(pattern, dtype) else STEP_BYTES
-    return tile_constants(pattern, encoding, k, dtype, step_bytes) | {
+    return tile_constants(pattern, encoding, k, dtype, step_bytes(pattern, dtype)) | {
         "TOKENS": min(TILE_TOKENS, max(LEAST_TOKENS, triton.next_power_of_2(tokens))),
         "OUTPUTS": TILE_OUTPUTS,
     }

@@ -22,7 +22,7 @@ from kernels.gpu.bits import INTEGERS, KINDS, as_bits, as_float, on_device_of
 from kernels.gpu.laid_tokens import aligned, widened
 from kernels.gpu.positions import DECODE, positions, positions_of_32, stream, table
 from kernels.gpu.shuffled import WARP_ROWS, ShuffledWeight
-from kernels.gpu.split import sum_parts
+from kernels.gpu.split import processors, sum_parts
 from nmsim.pattern import Pattern
 
 MAX_TOKENS = 4
@@ -165,7 +165,7 @@ def _unit(
     return sums, sums_1, sums_2, sums_3
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["outputs", "units", "part_units", "x_bytes"])
 def gemv_kernel(
     values: tl.tensor,
     metadata: tl.tensor,
@@ -205,7 +205,7 @@ def gemv_kernel(
     whole = tl.minimum(last, (x_bytes // UNIT_X_BYTES).to(tl.int32))
     whole = tl.maximum(first, first + (whole - first) // TURN * TURN)
     end = x.to(tl.int64) + x_bytes
-    plane = units * rows.to(tl.int64)  # units may be a compile-time 1
+    plane = units * rows.to(tl.int64)
     warp = tl.arange(0, WARPS)[:, None]
     unit = (first + warp).to(tl.int64)
     place = unit * rows + row[None, :]
@@ -324,11 +324,8 @@ def plan(rows: int, turns: int, device: torch.device) -> tuple[int, int]:
     >>> plan(4096, 128, torch.device("cpu"))
     (4, 1)
     """
-    processors = (
-        torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-    )
     blocks = rows // WARP_ROWS
-    wanted = triton.cdiv(PROCESSOR_WARPS * processors, blocks)
+    wanted = triton.cdiv(PROCESSOR_WARPS * processors(device), blocks)
     warps = min(MAX_WARPS, max(LEAST_WARPS, triton.next_power_of_2(wanted)))
     return warps, max(1, min(triton.cdiv(wanted, warps), turns // (warps * LEAST_TURNS)))
 

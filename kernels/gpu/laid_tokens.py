@@ -11,7 +11,7 @@ PAGE_BYTES = 256
 """What an address can reach by its lowest byte."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "elements"])
 def widen_kernel(
     x: tl.tensor,
     wide: tl.tensor,

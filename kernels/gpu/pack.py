@@ -4,22 +4,17 @@ Without a mask this is the pruning of tokens, which stores the same bytes. With 
 Nothing here was timed: block sizes are guesses.
 """
 
-from math import gcd
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from kernels.gpu import prune
-from kernels.gpu.bits import INTEGERS, about, binomials, on_device_of
+from kernels.gpu.bits import INTEGERS, binomials, on_device_of
 from kernels.gpu.codes import store_codes
+from kernels.gpu.units import pack_units, tile_constants, warps_for
 from nmsim.errors import PatternError
 from nmsim.pattern import Pattern
-
-TILE_ELEMS = 1024
-WARPS = 4
 
 
 @triton.jit
@@ -40,6 +35,7 @@ def pack_kernel(
     CODE_BITS: tl.constexpr,
     POSITION_BITS: tl.constexpr,
     UNIT_GROUPS: tl.constexpr,
+    UNIT: tl.constexpr,
 ) -> None:
     """Pack one tile of a row as its mask says, and note whether a group of it keeps more than N: see `launch`.
 
@@ -47,24 +43,32 @@ def pack_kernel(
     """
     row = tl.program_id(0).to(tl.int64)
     first = tl.program_id(1) * GROUPS
-    group = first + tl.arange(0, GROUPS)
-    lane = tl.arange(0, LANES)[None, :]
-    column = group[:, None] * M + lane
-    inside = (lane < M) & (column < k)
-    wanted = tl.load(mask + row * k + column, mask=inside, other=0).to(tl.int32)
-    n_wanted = tl.sum(wanted, axis=1)
-    free = tl.where(lane < M, 1 - wanted, 0)
-    keep = (wanted > 0) | ((free > 0) & (tl.cumsum(free, axis=1) <= (N - n_wanted)[:, None]))
-    slot = tl.cumsum(keep.to(tl.int32), axis=1) - 1
-    raw = tl.load(dense + row * k + column, mask=wanted > 0, other=0)
-    fits = keep & (slot < N)
-    stays = fits & (group < n_groups)[:, None]
-    tl.store(values + (row * n_groups + group[:, None]) * N + slot, raw, mask=stays)
-    if CODE_BITS > 0:
-        store_codes(
-            metadata + row * (n_groups * CODE_BITS // 8), group, fits, slot, table, first, n_groups,
-            N, LANES, GROUPS, ENCODING, CODE_BITS, POSITION_BITS, UNIT_GROUPS,
+    dense_row, mask_row = dense + row * k, mask + row * k
+    values_row = values + row * n_groups * N
+    metadata_row = metadata + row * (n_groups * CODE_BITS // 8)
+    if UNIT > 0:
+        n_wanted = pack_units(
+            dense_row, mask_row, table, values_row, metadata_row, first, k, n_groups,
+            N, M, GROUPS, ENCODING, CODE_BITS, POSITION_BITS, UNIT_GROUPS, UNIT,
         )  # fmt: skip
+    else:
+        group = first + tl.arange(0, GROUPS)
+        lane = tl.arange(0, LANES)[None, :]
+        column = group[:, None] * M + lane
+        inside = (lane < M) & (column < k)
+        wanted = tl.load(mask_row + column, mask=inside, other=0).to(tl.int32)
+        n_wanted = tl.sum(wanted, axis=1)
+        free = tl.where(lane < M, 1 - wanted, 0)
+        keep = (wanted > 0) | ((free > 0) & (tl.cumsum(free, axis=1) <= (N - n_wanted)[:, None]))
+        slot = tl.cumsum(keep.to(tl.int32), axis=1) - 1
+        raw = tl.load(dense_row + column, mask=wanted > 0, other=0)
+        fits = keep & (slot < N)
+        tl.store(values_row + group[:, None] * N + slot, raw, mask=fits & (group < n_groups)[:, None])
+        if CODE_BITS > 0:
+            store_codes(
+                metadata_row, group, fits, slot, table, first, n_groups,
+                N, LANES, GROUPS, ENCODING, CODE_BITS, POSITION_BITS, UNIT_GROUPS,
+            )  # fmt: skip
     worst = tl.max(n_wanted, axis=0)
     tl.store(overfull + row * tl.num_programs(1) + tl.program_id(1), (worst > N).to(tl.int8))
 
@@ -77,7 +81,7 @@ def launch(
     *,
     mask: Tensor | None = None,
 ) -> None:
-    """Pack rows; with a mask, wait for the device to hear whether it was a mask of the pattern.
+    """Pack rows; with a mask, wait for the device to hear whether it was one of the pattern.
 
     Parameters
     ----------
@@ -92,16 +96,29 @@ def launch(
     PatternError
         A mask that keeps more than N of a group.
     """
-    values, metadata = out
-    rows, k = dense.shape
-    if rows == 0:
+    if len(dense) == 0:
         return
     if mask is None:
-        unused = dense.new_empty((2, rows), dtype=torch.float32)
-        prune.launch(dense, pattern, encoding, (values, metadata, unused[0], unused[1]), shift="none")
+        unused = dense.new_empty((2, len(dense)), dtype=torch.float32)
+        prune.launch(dense, pattern, encoding, (*out, unused[0], unused[1]), shift="none")
         return
+    check_fit(enqueue(dense, mask, pattern, encoding, out), mask, pattern)
+
+
+def enqueue(
+    dense: Tensor, mask: Tensor, pattern: Pattern, encoding: str, out: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Have rows packed as a mask says, as `launch` does, without waiting for the device.
+
+    Returns
+    -------
+    Tensor int8 [R, tiles of a row]
+        1 where a tile has a group that keeps more than N, else 0. What is stored of such a tile means nothing.
+    """
+    values, metadata = out
+    rows, k = dense.shape
     integer = INTEGERS[dense.dtype]
-    about_it = constants(pattern, encoding, k)
+    about_it = tile_constants(pattern, encoding, k, dense.dtype)
     n_groups = values.shape[1] // pattern.n
     tiles = triton.cdiv(n_groups, about_it["GROUPS"])
     overfull = torch.empty((rows, tiles), dtype=torch.int8, device=dense.device)
@@ -109,20 +126,21 @@ def launch(
     with on_device_of(dense):
         pack_kernel[(rows, tiles)](
             dense.view(integer), mask.view(torch.uint8), table, values.view(integer), metadata, overfull, k, n_groups,
-            **about_it, num_warps=WARPS, enable_fp_fusion=False,
+            **about_it, num_warps=warps_for(pattern, k, dense.dtype), enable_fp_fusion=False,
         )  # fmt: skip
+    return overfull
+
+
+def check_fit(overfull: Tensor, mask: Tensor, pattern: Pattern) -> None:
+    """Wait for the device, and refuse a mask that `enqueue` found to keep too many.
+
+    Raises
+    ------
+    PatternError
+        A mask that keeps more than N of a group.
+    """
     if overfull.any():
         raise PatternError(_first_overfull(mask, pattern))
-
-
-def constants(pattern: Pattern, encoding: str, k: int) -> dict[str, Any]:
-    """Name what `pack_kernel` is compiled for."""
-    codes = about(pattern, encoding, k)
-    groups = max(8, triton.next_power_of_2(pattern.groups(k)))
-    return codes | {
-        "GROUPS": min(TILE_ELEMS // codes["LANES"], groups),
-        "UNIT_GROUPS": 8 // gcd(8, codes["CODE_BITS"]),
-    }
 
 
 def _first_overfull(mask: Tensor, pattern: Pattern) -> str:

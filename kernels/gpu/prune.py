@@ -1,10 +1,11 @@
 """Online pruning of activations: shift, score, choose N of every M, store values and codes, in one pass over a token.
 
-One program takes one token. It finds the token's shift first where that depends on the token, reading it once more (mean)
+One program takes one token, or a tile of one where nothing of the whole is asked for. Of 16-bit values of 2:4, 4:8, 8:16 and
+16:32 a thread takes a whole unit and chooses by sorting (`kernels.gpu.units`); of all others the lanes of a group look for
+their largest, N times. A program finds the token's shift first where that depends on the token, reading it once more (mean)
 or once a bit of the value (median), out of cache. Nothing here was timed: block sizes are guesses.
 """
 
-from math import gcd
 from typing import Any
 
 import torch
@@ -12,71 +13,65 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.gpu.bits import INTEGERS, KINDS, about, as_bits, as_float, binomials, on_device_of
+from kernels.gpu.bits import INTEGERS, KINDS, binomials, on_device_of
 from kernels.gpu.codes import store_codes
+from kernels.gpu.scores import scored
+from kernels.gpu.split import PROGRAMS_PER_PROCESSOR, processors
+from kernels.gpu.token_statistics import lower_median, mean, merged
+from kernels.gpu.units import prune_units, tile_constants, warps_for
 from nmsim.pattern import Pattern
 
-TILE_ELEMS = 1024
-"""Elements of a token that a program holds at a time."""
 STATISTIC_ELEMS = 4096
-"""The same, while it looks for the token's shift."""
-WARPS = 4
+"""Elements of a token that a program holds at a time, while it looks for the token's shift."""
 LEAST_VARIANCE = 1e-9
 """The variance of what is kept counts as at least so much."""
 
 
 @triton.jit
-def _mean(row: tl.tensor, k: tl.tensor, KIND: tl.constexpr, BLOCK: tl.constexpr) -> tl.tensor:
-    total = tl.zeros([BLOCK], tl.float32)
-    for first in range(0, k, BLOCK):
-        column = first + tl.arange(0, BLOCK)
-        total += as_float(tl.load(row + column, mask=column < k, other=0), KIND)
-    return tl.div_rn(tl.sum(total, axis=0), tl.full([], 0.0, tl.float32) + k)
-
-
-@triton.jit
-def _lower_median(row: tl.tensor, k: tl.tensor, KIND: tl.constexpr, BLOCK: tl.constexpr) -> tl.tensor:
-    """Find the greatest t with count(x >= t) >= K - floor((K - 1) / 2), bit by bit of the ordered value.
-
-    The order is that of numbers, with -0.0 below 0.0; with a NaN among them the median is NaN.
-    """
-    BITS: tl.constexpr = 32 if KIND == "float32" else 16
-    TOP: tl.constexpr = 1 << (BITS - 1)
-    needed = k - (k - 1) // 2
-    odd = tl.zeros([BLOCK], tl.int32)
-    for first in range(0, k, BLOCK):
-        column = first + tl.arange(0, BLOCK)
-        number = as_float(tl.load(row + column, mask=column < k, other=0), KIND)
-        odd += (number != number).to(tl.int32)
-    found = tl.full([], 0, tl.uint32)
-    for i in range(BITS):
-        candidate = found | (tl.full([], TOP, tl.uint32) >> i)
-        above = tl.zeros([BLOCK], tl.int32)
-        for first in range(0, k, BLOCK):
-            column = first + tl.arange(0, BLOCK)
-            raw = tl.load(row + column, mask=column < k, other=0)
-            signed = (raw ^ ((raw >> (BITS - 1)) & (TOP - 1))).to(tl.int32)
-            ordered = signed.to(tl.uint32, bitcast=True) & (2 * TOP - 1) ^ TOP
-            above += ((column < k) & (ordered >= candidate)).to(tl.int32)
-        found = tl.where(tl.sum(above, axis=0) >= needed, candidate, found)
-    signed = (found ^ TOP).to(tl.int32, bitcast=True)
-    if BITS == 16:
-        signed = signed.to(tl.int16)
-    median = as_float(signed ^ ((signed >> (BITS - 1)) & (TOP - 1)), KIND)
-    return tl.where(tl.sum(odd, axis=0) > 0, float("nan"), median)
-
-
-@triton.jit
-def _merge(
-    mean: tl.tensor, squares: tl.tensor, seen: tl.tensor, part: tl.tensor, inside: tl.tensor, count: tl.tensor
-) -> tl.tensor:
-    """Add a tile to a mean and to the sum of squares about it; exact in real numbers, and no large sums cancel."""
-    part_mean = tl.div_rn(tl.sum(tl.sum(part, axis=1), axis=0), count)
-    off = tl.where(inside, part - part_mean, 0.0)
-    part_squares = tl.sum(tl.sum(off * off, axis=1), axis=0)
-    step = part_mean - mean
-    share = tl.div_rn(count, seen + count)
-    return mean + step * share, squares + part_squares + step * step * seen * share
+def _prune_groups(
+    x_row: tl.tensor,
+    vector: tl.tensor,
+    shift: tl.tensor,
+    eta: tl.tensor,
+    table: tl.tensor,
+    values_row: tl.tensor,
+    metadata_row: tl.tensor,
+    first: tl.tensor,
+    k: tl.tensor,
+    n_groups: tl.tensor,
+    N: tl.constexpr,
+    M: tl.constexpr,
+    LANES: tl.constexpr,
+    GROUPS: tl.constexpr,
+    ENCODING: tl.constexpr,
+    CODE_BITS: tl.constexpr,
+    POSITION_BITS: tl.constexpr,
+    UNIT_GROUPS: tl.constexpr,
+    KIND: tl.constexpr,
+    SHIFT: tl.constexpr,
+    HAS_VECTOR: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Prune and pack a tile of groups [G, LANES] of a token, from one on: what `prune_units` does, for any pattern."""
+    lane = tl.arange(0, LANES)[None, :]
+    group = first + tl.arange(0, GROUPS)
+    column = group[:, None] * M + lane
+    inside = (lane < M) & (column < k)
+    number, stored, rank = scored(
+        x_row, vector, shift, eta, column, inside, lane, KIND, SHIFT, HAS_VECTOR, True
+    )
+    rank = tl.where(lane < M, rank, -2)
+    for _ in range(N):
+        rank = tl.where(rank == tl.max(rank, axis=1)[:, None], -1, rank)
+    keep = rank == -1
+    slot = tl.cumsum(keep.to(tl.int32), axis=1) - 1
+    stays = keep & (group < n_groups)[:, None]
+    tl.store(values_row + group[:, None] * N + slot, stored, mask=stays)
+    if CODE_BITS > 0:
+        store_codes(
+            metadata_row, group, keep, slot, table, first, n_groups,
+            N, LANES, GROUPS, ENCODING, CODE_BITS, POSITION_BITS, UNIT_GROUPS,
+        )  # fmt: skip
+    return number, inside, keep
 
 
 @triton.jit
@@ -100,6 +95,7 @@ def prune_kernel(
     CODE_BITS: tl.constexpr,
     POSITION_BITS: tl.constexpr,
     UNIT_GROUPS: tl.constexpr,
+    UNIT: tl.constexpr,
     KIND: tl.constexpr,
     SHIFT: tl.constexpr,
     HAS_VECTOR: tl.constexpr,
@@ -114,9 +110,9 @@ def prune_kernel(
     metadata_row = metadata + token * (n_groups * CODE_BITS // 8)
     eta = tl.full([], 0.0, tl.float32)
     if SHIFT == "mean":
-        eta = _mean(x_row, k, KIND, STATISTIC)
+        eta = mean(x_row, k, KIND, STATISTIC)
     elif SHIFT == "median":
-        eta = _lower_median(x_row, k, KIND, STATISTIC)
+        eta = lower_median(x_row, k, KIND, STATISTIC)
     elif SHIFT == "constant":
         eta += constant
     tl.store(eta_out + token, eta)
@@ -125,44 +121,16 @@ def prune_kernel(
     all_squares = tl.full([], 0.0, tl.float32)
     kept_mean = tl.full([], 0.0, tl.float32)
     kept_squares = tl.full([], 0.0, tl.float32)
-    lane = tl.arange(0, LANES)[None, :]
-    for first in range(0, n_groups, GROUPS):
-        group = first + tl.arange(0, GROUPS)
-        column = group[:, None] * M + lane
-        inside = (lane < M) & (column < k)
-        raw = tl.load(x_row + column, mask=inside, other=0)
-        number = as_float(raw, KIND)
-        if SHIFT == "vector":
-            number = tl.where(inside, number - tl.load(shift + column, mask=inside, other=0), 0.0)
-        elif SHIFT != "none":
-            number = tl.where(inside, number - eta, 0.0)
-
-        if SHIFT == "none" and not HAS_VECTOR:
-            if KIND == "float32":
-                magnitude = (raw & 0x7FFFFFFF).to(tl.int64)
-            else:
-                magnitude = raw.to(tl.int32) & 0x7FFF
+    for first in range(tl.program_id(1) * GROUPS, n_groups, tl.num_programs(1) * GROUPS):
+        if UNIT > 0:
+            number, inside, keep = prune_units(
+                x_row, vector, shift, eta, table, values_row, metadata_row, first, k, n_groups, N, M, GROUPS,
+                ENCODING, CODE_BITS, POSITION_BITS, UNIT_GROUPS, UNIT, KIND, SHIFT, HAS_VECTOR,
+            )  # fmt: skip
         else:
-            score = number
-            if HAS_VECTOR:
-                score = number * tl.load(vector + column, mask=inside, other=0)
-            magnitude = score.to(tl.int32, bitcast=True) & 0x7FFFFFFF
-            magnitude = tl.where(score != score, 0x7FFFFFFF, magnitude).to(tl.int64)
-        # No two ranks of a group are equal. Beyond the row's end they are below all inside, and beyond M below every sign.
-        rank = tl.where(inside, (magnitude + 1) << 5, 0) + (31 - lane)
-        rank = tl.where(lane < M, rank, -2)
-        for _ in range(N):
-            rank = tl.where(rank == tl.max(rank, axis=1)[:, None], -1, rank)
-        keep = rank == -1
-        slot = tl.cumsum(keep.to(tl.int32), axis=1) - 1
-
-        stored = raw if SHIFT == "none" else as_bits(number, KIND)
-        stays = keep & (group < n_groups)[:, None]
-        tl.store(values_row + group[:, None] * N + slot, stored, mask=stays)
-        if CODE_BITS > 0:
-            store_codes(
-                metadata_row, group, keep, slot, table, first, n_groups,
-                N, LANES, GROUPS, ENCODING, CODE_BITS, POSITION_BITS, UNIT_GROUPS,
+            number, inside, keep = _prune_groups(
+                x_row, vector, shift, eta, table, values_row, metadata_row, first, k, n_groups, N, M, LANES, GROUPS,
+                ENCODING, CODE_BITS, POSITION_BITS, UNIT_GROUPS, KIND, SHIFT, HAS_VECTOR,
             )  # fmt: skip
         if VARIANCE:
             count = tl.minimum(k - first * M, GROUPS * M)
@@ -170,8 +138,8 @@ def prune_kernel(
                 before = tl.full([], 0.0, tl.float32) + first * M
                 now = tl.full([], 0.0, tl.float32) + count
                 kept = tl.where(keep, number, 0.0)
-                all_mean, all_squares = _merge(all_mean, all_squares, before, number, inside, now)
-                kept_mean, kept_squares = _merge(kept_mean, kept_squares, before, kept, inside, now)
+                all_mean, all_squares = merged(all_mean, all_squares, before, number, inside, now)
+                kept_mean, kept_squares = merged(kept_mean, kept_squares, before, kept, inside, now)
     v = tl.full([], 1.0, tl.float32)
     if VARIANCE:
         divisor = tl.full([], 0.0, tl.float32) + (k - 1)
@@ -212,10 +180,15 @@ def launch(
     about_it = constants(
         pattern, encoding, k, x.dtype, shift=shift, vector=vector is not None, variance=variance
     )
+    warps = warps_for(pattern, k, x.dtype)
+    programs = 1
+    if shift not in ("mean", "median") and not variance:  # no tile of a token depends on another
+        tiles = triton.cdiv(pattern.groups(k), about_it["GROUPS"])
+        programs = min(tiles, triton.cdiv(PROGRAMS_PER_PROCESSOR * processors(x.device), tokens))
     with on_device_of(x):
-        prune_kernel[(tokens,)](
+        prune_kernel[(tokens, programs)](
             x.view(integer), vector, channels, table, values.view(integer), metadata, eta, v, constant, k,
-            values.shape[1] // pattern.n, **about_it, num_warps=WARPS, enable_fp_fusion=False,
+            values.shape[1] // pattern.n, **about_it, num_warps=warps, enable_fp_fusion=False,
         )  # fmt: skip
 
 
@@ -223,11 +196,7 @@ def constants(
     pattern: Pattern, encoding: str, k: int, dtype: torch.dtype, *, shift: str, vector: bool, variance: bool
 ) -> dict[str, Any]:
     """Name what `prune_kernel` is compiled for."""
-    codes = about(pattern, encoding, k)
-    groups = max(8, triton.next_power_of_2(pattern.groups(k)))
-    return codes | {
-        "GROUPS": min(TILE_ELEMS // codes["LANES"], groups),
-        "UNIT_GROUPS": 8 // gcd(8, codes["CODE_BITS"]),
+    return tile_constants(pattern, encoding, k, dtype) | {
         "KIND": KINDS[dtype],
         "SHIFT": shift,
         "HAS_VECTOR": vector,

@@ -15,7 +15,7 @@ from torch import Tensor
 from kernels.gpu.bits import INTEGERS, KINDS, about, as_float, binomials, on_device_of, ones_of
 from kernels.gpu.codes import read_field
 from kernels.gpu.expand import masks_of
-from kernels.gpu.split import parts_for, sum_parts
+from kernels.gpu.split import split, sum_parts
 from nmsim.pattern import Pattern
 
 STEP_ROWS = 32
@@ -60,7 +60,7 @@ def positions_of(
     return position
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["part_groups"])
 def skip_gemv_kernel(
     values: tl.tensor,
     metadata: tl.tensor,
@@ -129,17 +129,14 @@ def launch(
         Contiguous, as all are; every element is written.
     bias : Tensor [N] of a type in `KINDS`, optional
     n_parts : int, optional
-        Parts of K, each summed by a program of its own; as many as `parts_for` finds when absent.
+        Parts of K, each summed by a program of its own; as many as `split` finds when absent.
     """
     k, outputs = weight.shape
     about_it = constants(pattern, encoding, k, values.dtype)
     integer = INTEGERS[values.dtype]
     blocks = triton.cdiv(outputs, about_it["OUTPUTS"])
     n_groups = values.shape[1] // pattern.n
-    steps = triton.cdiv(n_groups, about_it["GROUPS"])
-    n_parts = parts_for(blocks, steps, values.device) if n_parts is None else n_parts
-    part_groups = triton.cdiv(steps, n_parts) * about_it["GROUPS"]
-    n_parts = triton.cdiv(n_groups, part_groups)
+    n_parts, part_groups = split(n_groups, about_it["GROUPS"], blocks, values.device, n_parts)
     parts = values.new_empty((n_parts, 1, outputs), dtype=torch.float32)
     table = binomials(pattern, values.device) if encoding == "combinatorial" else None
     with on_device_of(values):

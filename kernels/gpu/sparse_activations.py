@@ -14,21 +14,20 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.cpu import KernelError
-from kernels.gpu.bits import about, binomials, on_device_of, ones_of
-from kernels.gpu.codes import read_masks
+from kernels.gpu.bits import INTEGERS, binomials, on_device_of
+from kernels.gpu.expand import columns, dense_tile, step_bytes, tile_constants, unit_elems
 from nmsim.pattern import Pattern
 
-STEP_BYTES = 128
-"""Bytes of values that a step would have, were they dense. With twice as many, float32 spills registers (sm_90)."""
 TILE_TOKENS = 64
 TILE_OUTPUTS = 64
 LEAST_TOKENS = 16
 """Fewer rows of a tile no matrix unit takes; tokens that are missing are zeros."""
-WARPS = 8
-"""With 4, many variants spill registers (compiled for sm_90 by Triton 3.9)."""
+WARPS = 4
+GATHER_WARPS = 8
+"""Where values are gathered: with 4, many variants spill registers (compiled for sm_90 by Triton 3.9)."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def product_kernel(
     values: tl.tensor,
     metadata: tl.tensor,
@@ -44,6 +43,7 @@ def product_kernel(
     outputs: tl.tensor,
     k: tl.tensor,
     n_groups: tl.tensor,
+    row_bytes: tl.tensor,
     N: tl.constexpr,
     M: tl.constexpr,
     LANES: tl.constexpr,
@@ -51,6 +51,7 @@ def product_kernel(
     ENCODING: tl.constexpr,
     CODE_BITS: tl.constexpr,
     POSITION_BITS: tl.constexpr,
+    UNIT: tl.constexpr,
     TOKENS: tl.constexpr,
     OUTPUTS: tl.constexpr,
     HAS_V: tl.constexpr,
@@ -63,33 +64,19 @@ def product_kernel(
     output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     is_token = token < tokens
     is_output = output < outputs
-    row_bytes = n_groups * CODE_BITS // 8
-    metadata_row = metadata + token.to(tl.int64)[:, None] * row_bytes
-    values_row = values + token.to(tl.int64)[:, None, None] * n_groups * N
     weight_row = weight + output.to(tl.int64)[None, :] * k
-    lane = tl.arange(0, LANES)[None, None, :]
-    element = tl.arange(0, GROUPS * LANES)
     total = tl.zeros([TOKENS, OUTPUTS], tl.float32)
-    for first in range(0, n_groups, GROUPS):
-        group = first + tl.arange(0, GROUPS)
-        stored = is_token[:, None] & (group < n_groups)[None, :]
-        word = read_masks(
-            metadata_row, group[None, :], row_bytes, stored, table, N, M, ENCODING, CODE_BITS, POSITION_BITS
+    for step in range(tl.cdiv(n_groups, GROUPS)):
+        tile = dense_tile(
+            values, metadata, table, token, is_token, step, n_groups, row_bytes,
+            N, M, LANES, GROUPS, ENCODING, CODE_BITS, POSITION_BITS, UNIT, TOKENS,
+        )  # fmt: skip
+        dense = tile.to(weight.dtype.element_ty, bitcast=True)
+        column = columns(step * GROUPS, M, GROUPS, LANES)[:, None]
+        inside = (column >= 0) & (column < k) & is_output[None, :]
+        total = tl.dot(
+            dense, tl.load(weight_row + column, mask=inside, other=0), total, input_precision="ieee"
         )
-        word = tl.where(stored, word, 0)[:, :, None]
-        kept = ((word >> lane.to(tl.uint32)) & 1) != 0
-        ones = tl.full([1, 1, LANES], 1, tl.uint32)
-        slot = ones_of(word & ((ones << lane.to(tl.uint32)) - 1))
-        dense = tl.load(values_row + group[None, :, None] * N + slot, mask=kept & (slot < N), other=0)
-        dense = tl.reshape(dense, [TOKENS, GROUPS * LANES])
-
-        column = first * M + element  # in a form in which the compiler sees neighbours
-        inside = column < k
-        if LANES != M:
-            column = (first + element // LANES) * M + element % LANES
-            inside = (element % LANES < M) & (column < k)
-        part = tl.load(weight_row + column[:, None], mask=inside[:, None] & is_output[None, :], other=0)
-        total = tl.dot(dense, part, total, input_precision="ieee")
 
     if HAS_V:
         total *= tl.load(v + token, mask=is_token, other=0)[:, None]
@@ -149,17 +136,21 @@ def launch(
     table = binomials(pattern, values.device) if encoding == "combinatorial" else None
     with on_device_of(values):
         product_kernel[grid](
-            values, metadata, weight, table, v, eta, row_sums, scale, bias, out, tokens, outputs, k,
-            values.shape[1] // pattern.n, **about_it, HAS_V=v is not None, HAS_ETA=eta is not None,
-            HAS_SCALE=scale is not None, HAS_BIAS=bias is not None, num_warps=WARPS, enable_fp_fusion=False,
+            values.view(INTEGERS[values.dtype]), metadata, weight, table, v, eta, row_sums, scale, bias, out, tokens,
+            outputs, k, values.shape[1] // pattern.n, metadata.shape[1], **about_it, HAS_V=v is not None,
+            HAS_ETA=eta is not None, HAS_SCALE=scale is not None, HAS_BIAS=bias is not None,
+            num_warps=warps_for(pattern, values.dtype), enable_fp_fusion=False,
         )  # fmt: skip
+
+
+def warps_for(pattern: Pattern, dtype: torch.dtype) -> int:
+    """Choose how many warps a program has."""
+    return WARPS if unit_elems(pattern, dtype) else GATHER_WARPS
 
 
 def constants(pattern: Pattern, encoding: str, k: int, dtype: torch.dtype, tokens: int) -> dict[str, Any]:
     """Name what `product_kernel` is compiled for, but for the parts of the epilogue."""
-    codes = about(pattern, encoding, k)
-    return codes | {
-        "GROUPS": STEP_BYTES // dtype.itemsize // codes["LANES"],
+    return tile_constants(pattern, encoding, k, dtype, step_bytes(pattern, dtype)) | {
         "TOKENS": min(TILE_TOKENS, max(LEAST_TOKENS, triton.next_power_of_2(tokens))),
         "OUTPUTS": TILE_OUTPUTS,
     }

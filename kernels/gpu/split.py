@@ -16,7 +16,7 @@ LEAST_STEPS = 4
 """Steps of K below which a part is not worth its own sum. A guess as well."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_parts"])
 def sum_kernel(
     parts: tl.tensor,
     bias: tl.tensor,
@@ -60,15 +60,27 @@ def sum_parts(parts: Tensor, bias: Tensor | None, out: Tensor) -> None:
         )  # fmt: skip
 
 
-def parts_for(programs: int, steps: int, device: torch.device) -> int:
-    """Count parts of K that give every multiprocessor of a device work: `programs` as they are, `steps` of K in each.
+def split(
+    length: int, step: int, programs: int, device: torch.device, n_parts: int | None = None
+) -> tuple[int, int]:
+    """Cut a length into parts of whole steps: -> how many, and how long all but the last are.
+
+    As many as asked for, or fewer; when nothing is asked for, as many as give every multiprocessor of a device work, where
+    each part has `programs` of them.
 
     Examples
     --------
-    >>> parts_for(32, 256, torch.device("cpu"))
-    1
+    >>> split(1000, 64, 32, torch.device("cpu"), n_parts=4), split(1000, 64, 32, torch.device("cpu"))
+    ((4, 256), (1, 1024))
     """
-    if device.type != "cuda":
-        return 1
-    wanted = PROGRAMS_PER_PROCESSOR * torch.cuda.get_device_properties(device).multi_processor_count
-    return max(1, min(ceil_div(wanted, programs), steps // LEAST_STEPS))
+    steps = ceil_div(length, step)
+    if n_parts is None:
+        wanted = ceil_div(PROGRAMS_PER_PROCESSOR * processors(device), programs)
+        n_parts = max(1, min(wanted, steps // LEAST_STEPS)) if device.type == "cuda" else 1
+    part = ceil_div(steps, n_parts) * step
+    return ceil_div(length, part), part
+
+
+def processors(device: torch.device) -> int:
+    """Count the multiprocessors of a device; main memory counts as one."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

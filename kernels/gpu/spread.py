@@ -10,7 +10,7 @@ import triton.language as tl
 
 
 @triton.jit
-def _moved(low: tl.tensor, high: tl.tensor, bits: tl.tensor) -> tl.tensor:
+def moved(low: tl.tensor, high: tl.tensor, bits: tl.tensor) -> tl.tensor:
     """Take 32 bits of a pair of words, from one of the lowest 33 on."""
     return (((high.to(tl.uint64) << 32) | low.to(tl.uint64)) >> bits.to(tl.uint64)).to(tl.uint32)
 
@@ -27,14 +27,14 @@ def _two(word: tl.tensor, queue: tl.tensor, AT: tl.constexpr) -> tl.tensor:
     both = tl.where((word & (2 << AT)) != 0, both, both & 0xFFFF)
     by &= 48
     left = (
-        _moved(queue[0], queue[1], by),
-        _moved(queue[1], queue[2], by),
-        _moved(queue[2], queue[3], by),
-        _moved(queue[3], queue[4], by),
-        _moved(queue[4], queue[5], by),
-        _moved(queue[5], queue[6], by),
-        _moved(queue[6], queue[7], by),
-        _moved(queue[7], queue[7] * 0, by),
+        moved(queue[0], queue[1], by),
+        moved(queue[1], queue[2], by),
+        moved(queue[2], queue[3], by),
+        moved(queue[3], queue[4], by),
+        moved(queue[4], queue[5], by),
+        moved(queue[5], queue[6], by),
+        moved(queue[6], queue[7], by),
+        moved(queue[7], queue[7] * 0, by),
     )
     return tl.join(both.to(tl.int16), (both >> 16).to(tl.int16)), left
 

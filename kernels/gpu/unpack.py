@@ -20,7 +20,7 @@ TILE_BYTES = 512
 WARPS = 4
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def unpack_kernel(
     values: tl.tensor,
     metadata: tl.tensor,
@@ -41,8 +41,8 @@ def unpack_kernel(
     ROWS: tl.constexpr,
 ) -> None:
     """Unpack one tile: see `launch` for what goes in and out."""
-    step = tl.program_id(0)
-    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    step = tl.program_id(1)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     is_row = row < rows
     tile = dense_tile(
         values, metadata, table, row, is_row, step, n_groups, row_bytes,
@@ -59,8 +59,8 @@ def launch(values: Tensor, metadata: Tensor, pattern: Pattern, encoding: str, ou
     Parameters
     ----------
     values, metadata : Tensor [R, G * N] of a type in `INTEGERS` and uint8 Tensor [R, bytes of a row]
-        As `kernels.gpu.pack` and `kernels.nm_weight.pack` write them, both at multiples of four bytes (of sixteen, for loads
-        of sixteen).
+        As `kernels.gpu.pack` and `kernels.nm_weight.pack` write them, where `kernels.alignment` says (at multiples of
+        sixteen bytes, for loads of sixteen).
     out : Tensor [R, K] of the type of values
         Every element is written.
     """
@@ -69,7 +69,7 @@ def launch(values: Tensor, metadata: Tensor, pattern: Pattern, encoding: str, ou
         return
     integer = INTEGERS[values.dtype]
     about_it = constants(pattern, encoding, k, values.dtype)
-    grid = (triton.cdiv(pattern.groups(k), about_it["GROUPS"]), triton.cdiv(rows, about_it["ROWS"]))
+    grid = (triton.cdiv(rows, about_it["ROWS"]), triton.cdiv(pattern.groups(k), about_it["GROUPS"]))
     table = binomials(pattern, values.device) if encoding == "combinatorial" else None
     with on_device_of(values):
         unpack_kernel[grid](

@@ -13,15 +13,14 @@ pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 MOST_STACK_BYTES = 16
-"""Of a thread. Triton 3.9 spills nothing in these variants, 3.6 puts 8 bytes of one on the stack to stay at 128 registers;
-four warps in place of eight, in the product, take 88 and more."""
+"""Of a thread. Triton 3.9 spills nothing in these variants, 3.6 puts 8 bytes of one on the stack to stay at 128 registers."""
 
 CODE = """
 import os, re, subprocess, sys, tempfile
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from kernels.gpu import prune, sparse_activations
+from kernels.gpu import prune, sparse_activations, units
 from nmsim.pattern import Pattern
 
 TOOLS = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin")
@@ -60,7 +59,8 @@ for pattern, encoding, k, dtype, shift, scored, variance in (
     if k == 1:
         del numbers["k"]
         made["k"] = 1  # as a launch has it
-    check(f"prune {pattern} {encoding} {dtype} {shift}", prune.prune_kernel, pointers, numbers, made, prune.WARPS)
+    warps = units.warps_for(Pattern.parse(pattern), k, dtype)
+    check(f"prune {pattern} {encoding} {dtype} {shift}", prune.prune_kernel, pointers, numbers, made, warps)
 
 for pattern, encoding, dtype, tokens, whole in (
     ("8:16", "bitmask", torch.float16, 64, True),
@@ -68,15 +68,15 @@ for pattern, encoding, dtype, tokens, whole in (
     ("16:32", "combinatorial", torch.float32, 64, False),
 ):
     kind = "*" + NAMES[dtype]
-    pointers = {"values": kind, "metadata": "*u8", "weight": kind, "y": kind}
+    pointers = {"values": "*i32" if dtype == torch.float32 else "*i16", "metadata": "*u8", "weight": kind, "y": kind}
     pointers |= dict.fromkeys(("v", "eta", "row_sums", "scale", "bias"), "*fp32") if whole else {}
     pointers |= {"table": "*i32"} if encoding == "combinatorial" else {}
-    numbers = dict.fromkeys(("tokens", "outputs", "k", "n_groups"), "i32")
+    numbers = dict.fromkeys(("tokens", "outputs", "k", "n_groups", "row_bytes"), "i32")
     made = sparse_activations.constants(Pattern.parse(pattern), encoding, 4096, dtype, tokens)
     made |= {name: whole for name in ("HAS_V", "HAS_ETA", "HAS_SCALE", "HAS_BIAS")}
     check(
         f"product {pattern} {encoding} {dtype}", sparse_activations.product_kernel, pointers, numbers, made,
-        sparse_activations.WARPS,
+        sparse_activations.warps_for(Pattern.parse(pattern), dtype),
     )
 """
 

@@ -1,4 +1,4 @@
-"""The decode GEMV in the order of its weights, and that of any packed rows: the reference's numbers, nothing else written."""
+"""The decode GEMV in the order of its weights: the reference's numbers, nothing else written."""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from kernels import naive  # noqa: E402
-from kernels.gpu import gemv, gemv_rows  # noqa: E402
+from kernels.gpu import gemv  # noqa: E402
 from kernels.gpu.shuffled import PLANES, has_order, shuffle, unshuffle  # noqa: E402
 from kernels.nm_weight import NMWeight, pack  # noqa: E402
 
@@ -42,20 +42,16 @@ def guarded(part):
     return room[GUARD:-GUARD].view(part.dtype).view(part.shape)
 
 
-def product(x, weight, device, dtype, *, bias=None, rows=False, **how):
+def product(x, weight, device, dtype, *, bias=None, **how):
     """Run a kernel over poison."""
     shape = (len(x), weight.shape[0])
     room = torch.full((shape[0] * shape[1] + 2 * GUARD,), torch.nan, dtype=dtype, device=device)
     out = room[GUARD:-GUARD].view(shape)
     bias = None if bias is None else guarded(bias.to(device))
     x = guarded(x.to(device))
-    if rows:
-        values, metadata = guarded(weight.values.to(device)), guarded(weight.metadata.to(device))
-        gemv_rows.launch(x, values, metadata, weight.pattern, weight.encoding, out, bias=bias, **how)
-    else:
-        ordered = shuffle(weight)
-        values, metadata = guarded(ordered.values.to(device)), guarded(ordered.metadata.to(device))
-        gemv.launch(x, replace(ordered, values=values, metadata=metadata), out, bias=bias, **how)
+    ordered = shuffle(weight)
+    values, metadata = guarded(ordered.values.to(device)), guarded(ordered.metadata.to(device))
+    gemv.launch(x, replace(ordered, values=values, metadata=metadata), out, bias=bias, **how)
     assert room[:GUARD].isnan().all()
     assert room[-GUARD:].isnan().all()
     assert not out.isnan().any()
@@ -150,10 +146,8 @@ def test_parts_of_k_and_warps(triton_device):
     bias = whole(5, seed=5)
     for tokens, how in ((1, {"warps": 8, "n_parts": 3}), (3, {"warps": 4, "n_parts": 2}), (1, {"warps": 16})):
         x = whole(tokens, 501, dtype=torch.bfloat16, seed=tokens)
-        for rows in (False, tokens == 3):
-            part = {"n_parts": 2} if rows else how
-            y = product(x, weight, triton_device, torch.float32, bias=bias, rows=rows, **part)
-            assert torch.equal(y, wanted(x, weight, torch.float32, bias))
+        y = product(x, weight, triton_device, torch.float32, bias=bias, **how)
+        assert torch.equal(y, wanted(x, weight, torch.float32, bias))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -170,24 +164,16 @@ def test_the_result_is_rounded_once(dtype, triton_device):
 
 
 def test_an_infinity_has_no_effect_where_a_weight_was_dropped(triton_device):
-    for pattern, encoding, rows in (
-        ("8:16", "index", False),
-        ("16:32", "bitmask", False),
-        ("3:7", "index", True),
-    ):
+    for pattern, encoding in (("8:16", "index"), ("16:32", "bitmask")):
         weight = pack(whole(9, 100, dtype=torch.float16), pattern, encoding)
         dense = dense_of(weight)
         column = int((dense[0] == 0).nonzero()[0])
         x = whole(2, 100, dtype=torch.float16)
         x[:, column] = torch.inf
-        parts = {"values": weight.values.to(triton_device), "metadata": weight.metadata.to(triton_device)}
         out = torch.full((2, 9), torch.nan, device=triton_device)
-        if rows:
-            gemv_rows.launch(x.to(triton_device), **parts, pattern=weight.pattern, encoding=encoding, out=out)
-        else:
-            ordered = shuffle(weight)
-            parts = {name: getattr(ordered, name).to(triton_device) for name in parts}
-            gemv.launch(x.to(triton_device), replace(ordered, **parts), out)
+        ordered = shuffle(weight)
+        parts = {name: getattr(ordered, name).to(triton_device) for name in ("values", "metadata")}
+        gemv.launch(x.to(triton_device), replace(ordered, **parts), out)
         finite = x.clone()
         finite[:, column] = 0
         assert torch.equal(out.cpu()[:, 0], wanted(finite, weight, torch.float32)[:, 0])
@@ -207,27 +193,12 @@ def test_x_may_begin_anywhere(triton_device):
             assert torch.equal(out.cpu(), wanted(x.cpu(), weight, torch.float32))
 
 
-@pytest.mark.parametrize("pattern", ["3:7", "1:1", "31:32", "16:32", "8:16"])
-def test_any_rows_give_the_numbers_of_the_reference(pattern, triton_device):
-    for turn, encoding in enumerate(("bitmask", "index", "combinatorial")):
-        tokens, n, k = ((1, 9, 150), (3, 8, 47), (4, 5, 64))[turn]
-        dtype = DTYPES[(turn + len(pattern)) % 3]
-        weight = pack(whole(n, k, dtype=dtype), pattern, encoding)
-        x = whole(tokens, k, dtype=DTYPES[turn], seed=1)
-        y = product(x, weight, triton_device, torch.float32, rows=True)
-        assert torch.equal(y, wanted(x, weight, torch.float32))
-
-
 def test_what_no_kernel_takes_is_refused(triton_device):
     weight = pack(whole(5, 64, dtype=torch.float16), "8:16", "index")
     x, out = whole(5, 64, dtype=torch.float16), torch.empty(5, 5)
-    for call in (
-        lambda x: gemv.launch(x, shuffle(weight), out[: len(x)]),
-        lambda x: gemv_rows.launch(x, weight.values, weight.metadata, weight.pattern, "index", out[: len(x)]),
-    ):
-        for tokens in (0, 5):
-            with pytest.raises(KernelError, match=f"x has {tokens} tokens: expected 1 to 4"):
-                call(x[:tokens])
+    for tokens in (0, 5):
+        with pytest.raises(KernelError, match=f"x has {tokens} tokens: expected 1 to 4"):
+            gemv.launch(x[:tokens], shuffle(weight), out[:tokens])
     assert not has_order(Pattern(16, 32), "combinatorial", torch.float16)
     for refused in (
         pack(whole(5, 64), "8:16", "index"),

@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 from triton_tensors import Room, any_bits, made, same_bits  # noqa: E402
 
 from kernels import cpu, naive  # noqa: E402
-from kernels.gpu import pack, unpack  # noqa: E402
+from kernels.gpu import pack, units, unpack  # noqa: E402
 from kernels.nm_weight import row_lengths  # noqa: E402
 from kernels.tensors import as_array  # noqa: E402
 
@@ -70,7 +70,7 @@ def test_without_a_mask_the_greatest_are_kept_and_nan_is_above_infinity(pattern,
 
 @pytest.mark.parametrize(("pattern", "encoding"), [("8:16", "index"), ("3:7", "bitmask")])
 def test_rows_longer_than_a_tile_go_there_and_back(pattern, encoding, triton_device):
-    dense = made(2, pack.TILE_ELEMS + 37, dtype=torch.float16)
+    dense = made(2, units.TILE_ELEMS + 37, dtype=torch.float16)
     mask = some_of(naive.prune(dense, Pattern.parse(pattern)), 1)
     values, metadata = packed(dense, pattern, encoding, triton_device, mask)
     by_cpu = cpu.pack(as_array(dense), pattern, encoding, mask.numpy())
@@ -104,3 +104,25 @@ def test_no_rows_are_no_work(triton_device):
     values, metadata = packed(torch.empty(0, 16), "8:16", "bitmask", triton_device)
     assert values.shape == (0, 8)
     assert metadata.shape == (0, 2)
+
+
+def test_packing_without_waiting_says_where_a_tile_keeps_too_many(triton_device):
+    k, pattern = 1536, Pattern(8, 16)
+    tile = units.tile_constants(pattern, "bitmask", k, torch.float16)["GROUPS"] * pattern.m
+    assert tile == k // 3
+    dense, mask = made(3, k, dtype=torch.float16), torch.zeros(3, k, dtype=torch.bool)
+    mask[1, tile : tile + 9] = True
+    mask[2, 5:13] = True
+    values_columns, metadata_columns = row_lengths(pattern, "bitmask", k)
+    values = Room((3, values_columns), dense.dtype, triton_device)
+    metadata = Room((3, metadata_columns), torch.uint8, triton_device)
+    on_device = mask.to(triton_device)
+    overfull = pack.enqueue(
+        dense.to(triton_device), on_device, pattern, "bitmask", (values.tensor, metadata.tensor)
+    )
+    assert overfull.tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 0]]
+    with pytest.raises(PatternError, match="mask row 1, group 32 .* keeps 9: expected at most 8 of every 16"):
+        pack.check_fit(overfull, on_device, pattern)
+    by_cpu = cpu.pack(as_array(dense[2:]), pattern, "bitmask", mask[2:].numpy())
+    assert as_array(values.taken()[2:]).tobytes() == by_cpu.values.tobytes()
+    pack.check_fit(overfull[2:], on_device[2:], pattern)

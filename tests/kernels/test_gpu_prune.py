@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from kernels import cpu, naive  # noqa: E402
-from kernels.gpu import prune  # noqa: E402
+from kernels.gpu import prune, units  # noqa: E402
 from kernels.nm_weight import row_lengths  # noqa: E402
 from kernels.tensors import as_array  # noqa: E402
 
@@ -86,16 +86,31 @@ def test_bytes_are_those_of_the_reference_and_of_nmsim(pattern, triton_device):
 
 
 def test_rows_longer_than_a_tile_and_shorter_than_a_group(triton_device):
-    long = 2 * prune.TILE_ELEMS + 37
+    long = 2 * units.TILE_ELEMS + 37
     for pattern, encoding, k in (
         ("8:16", "index", long),
         ("3:7", "combinatorial", long),
+        ("16:32", "index", long),
+        ("4:8", "index", 2048),
         ("16:32", "bitmask", 5),
         ("2:4", "index", 1),
     ):
         x = made(2, k, dtype=torch.float16)
         values, metadata, *_ = pruned(x, pattern, encoding, triton_device, shift="none")
         want = cpu.pack(as_array(x), pattern, encoding)
+        assert as_array(values).tobytes() == want.values.tobytes()
+        assert metadata.numpy().tobytes() == want.metadata.tobytes()
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "4:8", "8:16", "16:32"])
+def test_equal_scores_of_16_bits_are_kept_from_the_first_on(pattern, triton_device):
+    """Five values only, so that most groups have more equal ones at the border than there is room for."""
+    generator = torch.Generator().manual_seed(len(pattern))
+    x = torch.randint(-2, 3, (2, 600), generator=generator).half()
+    for how in ({"shift": "constant", "constant": 0.5}, {"shift": "none", "vector": torch.ones(600)}):
+        values, metadata, *_ = pruned(x, pattern, "bitmask", triton_device, **how)
+        shifted = x - 0.5 if "constant" in how else x
+        want = cpu.pack(as_array(shifted), pattern, "bitmask")
         assert as_array(values).tobytes() == want.values.tobytes()
         assert metadata.numpy().tobytes() == want.metadata.tobytes()
 

@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 
 CODE = """
 import torch
-from kernels.gpu import gemm, pack, skip_gemv, split, unpack
+from kernels.gpu import gemm, pack, skip_gemv, split, units, unpack
 from kernels.sass import Subject, inspect
 from nmsim.pattern import Pattern
 
@@ -35,7 +35,8 @@ for arch, pattern, encoding, dtype, tokens in (
     check(
         f"gemm {pattern} {dtype} {tokens}", arch, gemm.gemm_kernel,
         {"values": RAW[dtype], "metadata": "*u8", "x": NAMES[dtype], "bias": NAMES[dtype], "y": NAMES[dtype]},
-        {"tokens": "i32", "outputs": "i32:16", "k": "i32:16", "n_groups": "i32:16", "row_bytes": "i32:16", "part_steps": "i32"},
+        {"tokens": "i32", "outputs": "i32:16", "k": "i32:16", "n_groups": "i32:16", "row_bytes": "i32:16",
+         "part_groups": "i32"},
         made | {"HAS_BIAS": True}, gemm.WARPS, encoding,
     )
 
@@ -53,7 +54,7 @@ for arch, pattern, encoding, dtype in (
     )
     check(
         f"pack {pattern} {dtype}", arch, pack.pack_kernel, raw | {"dense": RAW[dtype], "mask": "*u8", "overfull": "*i8"},
-        stored, pack.constants(parsed, encoding, 4096), pack.WARPS, encoding,
+        stored, units.tile_constants(parsed, encoding, 4096, dtype), units.warps_for(parsed, 4096, dtype), encoding,
     )
     check(
         f"skip_gemv {pattern} {dtype}", arch, skip_gemv.skip_gemv_kernel,
