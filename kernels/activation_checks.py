@@ -34,7 +34,7 @@ def check_tokens(
     x: Tensor, pattern: str, encoding: str, channels: Tensor | None, vector: Tensor | None, variance: bool
 ) -> Pattern:
     """Refuse tokens [T, K] and vectors [K] that no kernel takes."""
-    checked_tensor("x", x, gpu=True)
+    checked_tensor("x", x)
     parsed = checked_pattern(pattern)
     checked_encoding(encoding)
     if x.ndim != 2 or x.shape[1] == 0:
@@ -58,9 +58,9 @@ def check_product(
     row_major: bool = True,
 ) -> Pattern:
     """Refuse packed tokens, a weight [O, K] and vectors [T] and [O] that do not fit together."""
-    checked_tensor("values", values, gpu=True)
-    checked_place("metadata", metadata, gpu=True)
-    checked_tensor("weight", weight, gpu=True)
+    checked_tensor("values", values)
+    checked_place("metadata", metadata)
+    checked_tensor("weight", weight)
     parsed = checked_pattern(pattern)
     if weight.ndim != 2 or 0 in weight.shape:
         raise KernelError(
@@ -84,6 +84,6 @@ def check_product(
 def _check_vector(name: str, part: Tensor | None, length: int, device: torch.device) -> None:
     if part is None:
         return
-    checked_tensor(name, part, gpu=True)
+    checked_tensor(name, part)
     if part.shape != (length,) or part.device != device:
         raise KernelError(f"{name} is {tuple(part.shape)} on {part.device}: expected [{length}] on {device}")

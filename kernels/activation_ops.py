@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from kernels import triton_kernels
+from kernels import alignment, triton_kernels
 from kernels.activation_checks import check_product, check_tokens, kind_of_shift
 from kernels.activations_cpu import multiply_on_cpu, prune_on_cpu
 from kernels.cpu import KernelError
@@ -180,7 +180,7 @@ def row_sums(weight: Tensor) -> Tensor:
     >>> row_sums(torch.tensor([[1.0, 2.0], [3.0, 4.0]])).tolist()
     [3.0, 7.0]
     """
-    return checked_tensor("weight", weight, gpu=True).detach().sum(dim=1, dtype=torch.float32)
+    return checked_tensor("weight", weight).detach().sum(dim=1, dtype=torch.float32)
 
 
 @torch.library.custom_op("nmsim::prune_activations", mutates_args=())
@@ -195,11 +195,12 @@ def _prune_activations(
     variance: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     parsed = check_tokens(x, pattern, encoding, channels, vector, variance)
+    alignment.check_dense(x=x, shift=channels, vector=vector)
     f32 = _vector(channels), _vector(vector)
     out = _empty(x, parsed, encoding)
     if len(x) == 0:
         return out
-    if x.device.type == "cpu":
+    if not triton_kernels.serves(x):
         return prune_on_cpu(x.detach(), parsed, encoding, shift, constant, *f32, variance)
     about = {"shift": shift, "constant": constant, "channels": f32[0], "vector": f32[1], "variance": variance}
     triton_kernels.module("prune").launch(x.detach().contiguous(), parsed, encoding, out, **about)
@@ -235,12 +236,14 @@ def _activations_linear(
 ) -> Tensor:
     of_tokens, of_outputs = {"v": v, "eta": eta}, {"row_sums": row_sums, "scale": scale, "bias": bias}
     parsed = check_product(values, metadata, weight, pattern, encoding, of_tokens, of_outputs)
+    alignment.check_packed(values, metadata, alignment.bytes_of_values(values, parsed))
+    alignment.check_dense(weight=weight, **of_tokens, **of_outputs)
     epilogue = {name: _vector(part) for name, part in (of_tokens | of_outputs).items()}
     values, weight = values.detach(), weight.detach()
     y = values.new_empty(len(values), len(weight))
     if len(values) == 0:
         return y
-    if values.device.type == "cpu":
+    if not triton_kernels.serves(values):
         return multiply_on_cpu(values, metadata, weight, parsed, encoding, **epilogue)
     triton_kernels.module("sparse_activations").launch(
         values, metadata, weight, parsed, encoding, y, **epilogue

@@ -1,211 +1,17 @@
-"""`NMLinear`, a linear layer with N:M weights, and `sparsify_`, which puts it in place of every `nn.Linear` of a model."""
+"""Models with N:M weights: `sparsify_` puts `NMLinear` in place of `nn.Linear`, `for_decode_` has all of them decode."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
-from kernels import ops
 from kernels.cpu import KernelError
-from kernels.nm_weight import METADATA_ALIGNMENT_BYTES, NMWeight
-from kernels.tensors import DTYPES
+from kernels.nm_linear import NMLinear
 from nmsim.errors import NmsimError
 from nmsim.pattern import Pattern
 
-EXTRA_STATE = "_extra_state"
-"""Torch's name, in a state dict, for what `get_extra_state` returns."""
-
-
-class NMLinear(nn.Module):
-    """A linear layer whose weights are stored N in M: y = x W^T + b, x [..., K], y [..., N].
-
-    Weights are frozen: gradients reach x and the bias. In a state dict, the weights are three entries: `values`,
-    `metadata`, and `_extra_state`, uint8 text such as `8:16 index 4096x14336`, which loading compares with the layer.
-    All three are tensors, and so go through safetensors files.
-
-    `half()`, `bfloat16()`, `float()` and `to(dtype)` round the stored values and leave the positions alone; any other
-    type is refused, as is one for the metadata (`type()`).
-
-    Parameters
-    ----------
-    weights : NMWeight
-        Taken over, not copied.
-    bias : Parameter [N], optional
-        Taken over, not copied.
-
-    Raises
-    ------
-    KernelError
-        Weights or a bias of another type or shape.
-
-    Examples
-    --------
-    >>> NMLinear.from_linear(nn.Linear(64, 32), "8:16")
-    NMLinear(in_features=64, out_features=32, bias=True, pattern=8:16, encoding=index, dtype=torch.float32)
-    """
-
-    values: Tensor
-    metadata: Tensor
-    bias: nn.Parameter | None
-
-    def __init__(self, weights: NMWeight, bias: nn.Parameter | None = None) -> None:
-        super().__init__()
-        if not isinstance(weights, NMWeight):
-            raise KernelError(
-                f"weights are a {type(weights).__name__}: expected an NMWeight, as ops.pack makes it"
-            )
-        self.out_features, self.in_features = weights.shape
-        if bias is not None and (
-            not isinstance(bias, nn.Parameter)
-            or bias.shape != (self.out_features,)
-            or bias.dtype not in DTYPES
-        ):
-            found = f"{bias.dtype} {tuple(bias.shape)}" if isinstance(bias, Tensor) else ""
-            raise KernelError(
-                f"bias is a {type(bias).__name__} {found}: expected a Parameter [{self.out_features}] of one of "
-                f"{', '.join(map(str, DTYPES))}"
-            )
-        self.pattern, self.encoding = weights.pattern, weights.encoding
-        self._pattern_text = weights.pattern_text
-        self.register_buffer("values", weights.values)
-        self.register_buffer("metadata", weights.metadata)
-        self.bias = bias
-
-    @classmethod
-    def from_linear(
-        cls,
-        linear: nn.Linear,
-        pattern: Pattern | str,
-        encoding: str = "index",
-        mask: Tensor | None = None,
-    ) -> Self:
-        """Prune and pack the weight of a linear layer, which stays as it is. The bias parameter is shared with it.
-
-        Parameters
-        ----------
-        linear : nn.Linear
-            On the CPU.
-        pattern, encoding, mask
-            As for `ops.pack`.
-
-        Raises
-        ------
-        KernelError, PatternError
-            As `ops.pack`; or not a linear layer.
-        """
-        if not isinstance(linear, nn.Linear):
-            raise KernelError(f"linear is a {type(linear).__name__}: expected a torch.nn.Linear")
-        layer = cls(ops.pack(linear.weight.detach(), pattern, encoding, mask), linear.bias)
-        return layer.train(linear.training)
-
-    @property
-    def weights(self) -> NMWeight:
-        """The packed weights, on the memory of this layer. Making it checks every code."""
-        return NMWeight(
-            self.values, self.metadata, self.pattern, self.encoding, (self.out_features, self.in_features)
-        )
-
-    @property
-    def weight(self) -> Tensor:
-        """The pruned weight [N, K], unpacked anew each time it is asked for: for code that reads `linear.weight`."""
-        dense: Tensor = torch.ops.nmsim.unpack(
-            self.values, self.metadata, self._pattern_text, self.encoding, self.in_features
-        )
-        return dense
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Multiply: x [..., K] -> [..., N], as `ops.sparse_linear`."""
-        y: Tensor = torch.ops.nmsim.sparse_linear(
-            x,
-            self.values,
-            self.metadata,
-            self.bias,
-            self._pattern_text,
-            self.encoding,
-            self.in_features,
-        )
-        return y
-
-    def extra_repr(self) -> str:
-        """Say what a printed model shows of this layer."""
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
-            f"pattern={self.pattern}, encoding={self.encoding}, dtype={self.values.dtype}"
-        )
-
-    def get_extra_state(self) -> Tensor:
-        """What `values` and `metadata` are, as uint8 text."""
-        return torch.tensor(list(self._description().encode()), dtype=torch.uint8)
-
-    def set_extra_state(self, state: Any) -> None:
-        """Compare a saved description with this layer.
-
-        Raises
-        ------
-        KernelError
-            It describes other weights.
-        """
-        found = repr(state)
-        if isinstance(state, Tensor) and state.dtype == torch.uint8 and state.ndim == 1:
-            found = bytes(state.tolist()).decode(errors="replace")
-        if found != self._description():
-            raise KernelError(f"saved weights are {found!r}: this layer expects {self._description()!r}")
-
-    def _description(self) -> str:
-        return f"{self.pattern} {self.encoding} {self.out_features}x{self.in_features}"
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Convert or move, unless that makes tensors that no kernel reads."""
-        values, metadata = (fn(torch.empty(0, dtype=part.dtype)) for part in (self.values, self.metadata))
-        if values.dtype not in DTYPES or metadata.dtype != torch.uint8:
-            raise KernelError(
-                f"NMLinear cannot be converted to values of {values.dtype} and metadata of {metadata.dtype}: expected "
-                f"values of one of {', '.join(map(str, DTYPES))}, metadata of torch.uint8"
-            )
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """Load, after all that is to be loaded is known to be sound."""
-        try:
-            self._check_saved(state_dict, prefix)
-        except NmsimError as error:
-            error_msgs.append(f"{prefix.rstrip('.') or 'NMLinear'}: {error}")
-            return
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
-        # With assign=True, tensors lie as they lay in a file.
-        self.values = _well_aligned(self.values, self.values.element_size())
-        self.metadata = _well_aligned(self.metadata, METADATA_ALIGNMENT_BYTES)
-
-    def _check_saved(self, state_dict: Mapping[str, Any], prefix: str) -> None:
-        parts = ("values", "metadata", EXTRA_STATE)
-        there = [part for part in parts if prefix + part in state_dict]
-        if not there:
-            if prefix + "weight" in state_dict:
-                raise KernelError(
-                    "the state dict holds a dense weight: load it into the dense model, then call sparsify_"
-                )
-            return
-        if len(there) < len(parts):
-            raise KernelError(f"the state dict holds {', '.join(there)} only: expected {', '.join(parts)}")
-        self.set_extra_state(state_dict[prefix + EXTRA_STATE])
-        values, metadata = (state_dict[prefix + part] for part in parts[:2])
-        shape = (self.out_features, self.in_features)
-        NMWeight(values, metadata, self.pattern, self.encoding, shape)
+__all__ = ["DecodeReport", "NMLinear", "SparsifyReport", "for_decode_", "sparsify_"]
 
 
 @dataclass(frozen=True)
@@ -314,6 +120,78 @@ metadata_bytes=2048)
     )
 
 
+@dataclass(frozen=True)
+class DecodeReport:
+    """What `for_decode_` did.
+
+    Parameters
+    ----------
+    layers : tuple of str
+        Names of the layers that decode now, in the order of the model; a layer under two names stands under both.
+    packed_bytes : int
+        Values and metadata of these layers as they are packed; a layer under two names counts once.
+    decode_bytes : int
+        Of the copies that they hold on top of those.
+    """
+
+    layers: tuple[str, ...]
+    packed_bytes: int
+    decode_bytes: int
+
+
+def for_decode_(model: nn.Module) -> DecodeReport:
+    """Have every `NMLinear` of a model decode with the kernel made for it: `NMLinear.for_decode_`, everything or nothing.
+
+    All copies are made, where the weights are, before the first layer takes one.
+
+    Parameters
+    ----------
+    model : nn.Module
+        With `NMLinear` in it, or one itself.
+
+    Returns
+    -------
+    DecodeReport
+
+    Raises
+    ------
+    KernelError
+        A layer whose pattern, encoding or type has no such order, named; no `NMLinear` at all; or not a module.
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Linear(64, 128), nn.ReLU()).half()
+    >>> _ = sparsify_(model, "8:16")
+    >>> for_decode_(model)
+    DecodeReport(layers=('0',), packed_bytes=10240, decode_bytes=10240)
+    """
+    if not isinstance(model, nn.Module):
+        raise KernelError(f"model is a {type(model).__name__}: expected a module that holds NMLinear layers")
+    names = [
+        (name, layer)
+        for name, layer in model.named_modules(remove_duplicate=False)
+        if isinstance(layer, NMLinear)
+    ]
+    if not names:
+        raise KernelError(
+            "the model holds no NMLinear: expected one at least, as sparsify_ puts them in place"
+        )
+    made: dict[NMLinear, tuple[Tensor, Tensor]] = {}
+    for name, layer in names:
+        if layer not in made:
+            try:
+                made[layer] = layer.made_for_decode()
+            except NmsimError as error:
+                raise type(error)(f"{name or 'NMLinear'}: {error}") from error
+    for layer, copy in made.items():
+        layer.hold(*copy)
+    return DecodeReport(
+        layers=tuple(name for name, _ in names),
+        packed_bytes=sum(layer.values.nbytes + layer.metadata.nbytes for layer in made),
+        decode_bytes=sum(layer.decode_bytes for layer in made),
+    )
+
+
 def _reason_to_leave(
     name: str, linear: nn.Linear, globs: tuple[str, ...], min_features: int, holders: Mapping[int, set[str]]
 ) -> str:
@@ -346,9 +224,3 @@ def _holders(model: nn.Module) -> dict[int, set[str]]:
         for thing in (module, *module.parameters(recurse=False)):
             found.setdefault(id(thing), set()).add(name)
     return found
-
-
-def _well_aligned(tensor: Tensor, needed_bytes: int) -> Tensor:
-    if tensor.device.type != "cpu" or tensor.data_ptr() % needed_bytes == 0:
-        return tensor
-    return tensor.clone()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import nmsim
-from kernels import cpu, triton_kernels
+from kernels import alignment, cpu, triton_kernels
 from kernels.cpu import KernelError, SparseWeights
 from kernels.cpu.weights import PACKINGS, checked_encoding, checked_pattern, step_groups
 from kernels.tensors import as_array, as_tensor, checked_place, checked_tensor, checked_type
@@ -18,9 +18,6 @@ from nmsim import mask as masks
 from nmsim.errors import PatternError
 from nmsim.pattern import Pattern
 from nmsim.units import ceil_div
-
-METADATA_ALIGNMENT_BYTES = 4
-"""Codes of 16:32 are read as 32-bit words."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +56,8 @@ class NMWeight:
             raise KernelError(f"pattern is a {type(self.pattern).__name__}: expected a Pattern")
         object.__setattr__(self, "pattern_text", str(checked_pattern(self.pattern)))
         checked_encoding(self.encoding)
-        checked_tensor("values", self.values, gpu=True)
-        checked_place("metadata", checked_type("metadata", self.metadata), gpu=True)
+        checked_tensor("values", self.values)
+        checked_place("metadata", checked_type("metadata", self.metadata))
         if self.values.requires_grad:
             raise KernelError(
                 "values require a gradient, but packed weights are frozen: expected values.detach()"
@@ -132,7 +129,7 @@ def pack(
     >>> weight.shape, weight.values[0, :2].tolist(), weight.metadata.tolist()
     ((1, 4), [-4.0, 3.0], [[73, 68]])
     """
-    if checked_tensor("dense_weight", dense_weight, gpu=True).device.type == "cuda":
+    if triton_kernels.serves(checked_tensor("dense_weight", dense_weight)):
         return _packed_on_gpu(
             dense_weight.detach(), checked_pattern(pattern), checked_encoding(encoding), mask
         )
@@ -191,18 +188,6 @@ def check_parts(
         raise KernelError(f"values have {len(values)} rows, metadata {len(metadata)}: expected as many")
 
 
-def check_alignment(values: Tensor, metadata: Tensor) -> None:
-    """Refuse memory that kernels cannot read as whole words."""
-    for name, part, needed in (
-        ("values", values, values.element_size()),
-        ("metadata", metadata, METADATA_ALIGNMENT_BYTES),
-    ):
-        if part.data_ptr() % needed:
-            raise KernelError(
-                f"{name} begin at address {part.data_ptr():#x}: expected a multiple of {needed} bytes (clone() gives one)"
-            )
-
-
 def row_lengths(pattern: Pattern, encoding: str, k: int) -> tuple[int, int]:
     """Count the stored values and the bytes of codes of a row."""
     step = step_groups(pattern, encoding)
@@ -221,8 +206,9 @@ def _packed_on_gpu(dense: Tensor, pattern: Pattern, encoding: str, mask: Tensor 
         raise KernelError(
             f"dense_weight has shape {tuple(dense.shape)}: expected a matrix with something in it"
         )
+    alignment.check_dense(dense_weight=dense)
     if mask is not None:
-        checked_place("mask", checked_type("mask", mask), gpu=True)
+        checked_place("mask", checked_type("mask", mask))
         if mask.dtype != torch.bool or mask.shape != dense.shape or mask.device != dense.device:
             raise PatternError(
                 f"mask is {mask.dtype} of shape {tuple(mask.shape)} on {mask.device}: expected torch.bool of "

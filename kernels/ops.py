@@ -2,39 +2,25 @@
 
 Importing this module registers three operators, `nmsim::sparse_linear`, `nmsim::unpack` and `nmsim::prune`. On the CPU they
 run `kernels.cpu` and `nmsim` on the memory of the tensors, with as many threads as torch uses (`torch.set_num_threads`); on
-CUDA tensors the first two run the Triton kernels of `kernels.gpu`.
+CUDA tensors the Triton kernels of `kernels.gpu`.
 """
 
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 import nmsim
-from kernels import cpu, triton_kernels
-from kernels.cpu import KernelError, SparseWeights
-from kernels.cpu.weights import SLACK_BYTES, STEP_ELEMS, aligned
-from kernels.nm_weight import NMWeight, as_sparse, check_alignment, check_parts, from_packed, pack
-from kernels.tensors import as_array, as_tensor, checked_place, checked_tensor, checked_type
+from kernels import alignment, products_cpu, triton_kernels
+from kernels.cpu import KernelError
+from kernels.device_prune import prune_on_device
+from kernels.nm_weight import NMWeight, as_sparse, check_parts, from_packed, pack
+from kernels.tensors import as_array, checked_place, checked_tensor, checked_type
+from nmsim import mask as masks
 from nmsim.pattern import Pattern
-from nmsim.units import ceil_div
 
 __all__ = ["NMWeight", "from_packed", "pack", "prune", "sparse_linear", "unpack"]
-
-MANY_TOKENS = 512
-"""From so many on the weights are unpacked and multiplied by torch. On one Zen 3 core the two roads met there for 16:32
-and 8:16 (4096 in, 2048 out features, float32); for 2:4 the kernels were still 1.2 times as fast."""
-MANY_TOKENS_PORTABLE = 32
-"""The same where plain loops serve: no AVX2, or a pattern without a kernel of its own. On that core the roads met there
-for 1:4; for 8:16 without AVX2 unpacking was twice as fast already."""
-SERIAL_MACS = 1 << 17
-"""Smaller products stay on the calling thread: on that machine, waking another took 70 microseconds, as long as these."""
-PAGE_BYTES = 4096
-"""Memory is readable or not by whole pages of at least so many bytes."""
 
 
 def sparse_linear(x: Tensor, weights: NMWeight, bias: Tensor | None = None) -> Tensor:
@@ -43,7 +29,7 @@ def sparse_linear(x: Tensor, weights: NMWeight, bias: Tensor | None = None) -> T
     Sums are float32 whatever the types; the result is rounded once, to the dtype of x. From `MANY_TOKENS` tokens on
     (`MANY_TOKENS_PORTABLE` where only plain loops serve) the weights are unpacked, once a call, and torch multiplies:
     the same result but for the order of its sums, and but for an infinity or NaN of x where a weight was dropped. It
-    has no effect in a sparse kernel and makes NaN in a dense one.
+    has no effect in a sparse kernel and makes NaN in a dense one, and in the matrix units of a CUDA device.
 
     Differentiable in x and bias, through the unpacked weights; the weights are frozen.
 
@@ -111,10 +97,12 @@ def prune(x: Tensor, pattern: Pattern | str, scores: Tensor | None = None) -> Te
     Parameters
     ----------
     x : Tensor [..., K] of float32, float16 or bfloat16
-        On the CPU, in any memory order, with at least one axis.
+        In any memory order, with at least one axis.
     pattern : Pattern or str
     scores : Tensor like x, optional
-        Numbers to rank by instead of magnitudes, of any of the three types; -inf is allowed, NaN is not.
+        Numbers to rank by instead of magnitudes, of any of the three types; -inf is allowed, NaN is not. On a CUDA device
+        the call waits until it knows that there is none, so that such a call cannot be captured in a CUDA graph; and it
+        takes some 30 bytes of memory for each element while it works, as does an M above 32.
 
     Returns
     -------
@@ -124,7 +112,7 @@ def prune(x: Tensor, pattern: Pattern | str, scores: Tensor | None = None) -> Te
     Raises
     ------
     KernelError
-        Tensors of another type, or on a GPU.
+        Tensors of another type or device.
     PatternError
         A scalar, scores of another shape, or a score that is NaN.
 
@@ -151,12 +139,12 @@ def _sparse_linear(
     encoding: str,
     in_features: int,
 ) -> Tensor:
-    _check_operands(x, values, metadata, bias, pattern, encoding, in_features)
-    if x.device.type == "cuda":
-        return _multiply_on_gpu(x.detach(), values, metadata, bias, _pattern(pattern), encoding)
-    check_alignment(values, metadata)
+    check_operands(x, values, metadata, bias, pattern, encoding, in_features)
+    parsed = checked_memory(x, values, metadata, bias, pattern)
+    if triton_kernels.serves(x):
+        return _multiply_on_gpu(x.detach(), values, metadata, bias, parsed, encoding)
     tokens = x.detach().float().reshape(x.shape[:-1].numel(), in_features)
-    y = _multiply(tokens, as_sparse(values, metadata, _pattern(pattern), encoding, in_features))
+    y = products_cpu.multiply(tokens, as_sparse(values, metadata, parsed, encoding, in_features))
     if bias is not None:
         y += bias.detach().float()
     return y.to(x.dtype).reshape(*x.shape[:-1], len(values))
@@ -172,19 +160,20 @@ def _(
     encoding: str,
     in_features: int,
 ) -> Tensor:
-    _check_operands(x, values, metadata, bias, pattern, encoding, in_features)
+    check_operands(x, values, metadata, bias, pattern, encoding, in_features)
     return x.new_empty((*x.shape[:-1], values.shape[0]))
 
 
 @torch.library.custom_op("nmsim::unpack", mutates_args=())
 def _unpack(values: Tensor, metadata: Tensor, pattern: str, encoding: str, in_features: int) -> Tensor:
     _check_stored(values, metadata, pattern, encoding, in_features)
-    if values.device.type == "cuda":
+    parsed = _pattern(pattern)
+    alignment.check_packed(values, metadata, alignment.bytes_of_values(values, parsed))
+    if triton_kernels.serves(values):
         out = values.new_empty((len(values), in_features))
-        triton_kernels.module("unpack").launch(values.detach(), metadata, _pattern(pattern), encoding, out)
+        triton_kernels.module("unpack").launch(values.detach(), metadata, parsed, encoding, out)
         return out
-    check_alignment(values, metadata)
-    return _dense(as_sparse(values, metadata, _pattern(pattern), encoding, in_features))
+    return products_cpu.dense(as_sparse(values, metadata, parsed, encoding, in_features))
 
 
 @_unpack.register_fake
@@ -196,6 +185,9 @@ def _(values: Tensor, metadata: Tensor, pattern: str, encoding: str, in_features
 @torch.library.custom_op("nmsim::prune", mutates_args=())
 def _prune(x: Tensor, pattern: str, scores: Tensor | None) -> Tensor:
     _check_pruned(x, pattern, scores)
+    if triton_kernels.serves(x):
+        alignment.check_dense(x=x, scores=scores)
+        return prune_on_device(x.detach(), _pattern(pattern), None if scores is None else scores.detach())
     ranked = None if scores is None else as_array(scores)
     return torch.from_numpy(nmsim.prune(as_array(x), _pattern(pattern), scores=ranked))
 
@@ -206,13 +198,14 @@ def _(x: Tensor, pattern: str, scores: Tensor | None) -> Tensor:
     return x.new_empty(x.shape, dtype=torch.bool)
 
 
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Keep what `gradients` needs of a product's operands."""
     x, values, metadata, bias, *ctx.about = inputs
     ctx.save_for_backward(values, metadata)
     ctx.x_dtype, ctx.bias_dtype = x.dtype, None if bias is None else bias.dtype
 
 
-def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients of x [..., K] and bias [N] from that of the result [..., N], summed in float32."""
     of_x = of_bias = None
     if ctx.needs_input_grad[0]:
@@ -223,28 +216,14 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return of_x, None, None, of_bias, None, None, None
 
 
-_sparse_linear.register_autograd(_gradients, setup_context=_remember)
-
-
-def _multiply(tokens: Tensor, weights: SparseWeights) -> Tensor:
-    """Choose the road: float32 [T, K] -> float32 [T, N]."""
-    many = len(tokens) >= MANY_TOKENS
-    if not many and len(tokens) >= MANY_TOKENS_PORTABLE:
-        many = weights.pattern not in STEP_ELEMS or cpu.instruction_sets()[0] == "portable"
-    if many:
-        return torch.nn.functional.linear(tokens, _dense(weights).float())
-    return torch.from_numpy(_multiply_arrays(tokens.numpy(), weights))
+_sparse_linear.register_autograd(gradients, setup_context=remember)
 
 
 def _multiply_on_gpu(
     x: Tensor, values: Tensor, metadata: Tensor, bias: Tensor | None, pattern: Pattern, encoding: str
 ) -> Tensor:
     """Multiply by `kernels.gpu.gemm`, which takes one type: x [..., K] -> [..., N]."""
-    for name, part in (("x", x), ("bias", bias)):
-        if part is not None and part.dtype != values.dtype:
-            raise KernelError(
-                f"{name} has dtype {part.dtype}, the weights {values.dtype}: expected one type on a CUDA device"
-            )
+    check_one_type(x, values, bias)
     tokens = x.reshape(x.shape[:-1].numel(), x.shape[-1]).contiguous()
     out = x.new_empty((len(tokens), len(values)))
     if len(tokens):
@@ -254,47 +233,24 @@ def _multiply_on_gpu(
     return out.reshape(*x.shape[:-1], len(values))
 
 
-def _dense(weights: SparseWeights) -> Tensor:
-    return as_tensor(cpu.unpack(weights, threads=torch.get_num_threads()))
+def check_one_type(x: Tensor, values: Tensor, bias: Tensor | None) -> None:
+    """Refuse operands of two types, which the matrix units of a GPU do not take."""
+    for name, part in (("x", x), ("bias", bias)):
+        if part is not None and part.dtype != values.dtype:
+            raise KernelError(
+                f"{name} has dtype {part.dtype}, the weights {values.dtype}: expected one type on a CUDA device"
+            )
 
 
-def _multiply_arrays(x: NDArray[Any], weights: SparseWeights) -> NDArray[np.float32]:
-    """Multiply by the kernels of `kernels.cpu`, which read some bytes behind the last row.
-
-    A tensor's memory may end with its last byte. Then the last rows are copied to where there is room.
-    """
-    macs = len(x) * weights.values.size
-    threads = 1 if macs < SERIAL_MACS else torch.get_num_threads()
-    stored = (weights.values, weights.metadata)
-    if all(_same_page_goes_on(part) for part in stored):
-        return cpu.matmul(x, weights, threads=threads)
-    last = max(ceil_div(SLACK_BYTES, max(1, part[0].nbytes)) for part in stored)
-    rows = weights.shape[0]
-    split = max(0, rows - last)
-    y = np.empty((len(x), rows), np.float32)
-    if split:
-        y[:, :split] = cpu.matmul(x, _some_rows(weights, *(part[:split] for part in stored)), threads=threads)
-    y[:, split:] = cpu.matmul(x, _some_rows(weights, *(_with_room(part[split:]) for part in stored)))
-    return y
+def checked_memory(x: Tensor, values: Tensor, metadata: Tensor, bias: Tensor | None, pattern: str) -> Pattern:
+    """Refuse operands that begin where kernels cannot read them."""
+    parsed = _pattern(pattern)
+    alignment.check_packed(values, metadata, alignment.bytes_of_values(values, parsed))
+    alignment.check_dense(x=x, bias=bias)
+    return parsed
 
 
-def _same_page_goes_on(part: NDArray[Any]) -> bool:
-    """Whether what kernels read behind the last byte lies in the same page of memory, and so is readable."""
-    end = part.ctypes.data + part.nbytes
-    return (end - 1) // PAGE_BYTES == (end + SLACK_BYTES - 1) // PAGE_BYTES
-
-
-def _some_rows(weights: SparseWeights, values: NDArray[Any], metadata: NDArray[np.uint8]) -> SparseWeights:
-    return replace(weights, values=values, metadata=metadata, shape=(len(values), weights.shape[1]))
-
-
-def _with_room(part: NDArray[Any]) -> NDArray[Any]:
-    copy = aligned(part.shape, part.dtype)
-    copy[:] = part
-    return copy
-
-
-def _check_operands(
+def check_operands(
     x: Tensor,
     values: Tensor,
     metadata: Tensor,
@@ -303,14 +259,15 @@ def _check_operands(
     encoding: str,
     in_features: int,
 ) -> None:
-    checked_tensor("x", x, gpu=True)
+    """Refuse operands of a product that do not fit together, with data or without."""
+    checked_tensor("x", x)
     _check_stored(values, metadata, pattern, encoding, in_features)
     if x.ndim == 0 or x.shape[-1] != in_features:
         raise KernelError(f"x has shape {tuple(x.shape)}: expected [..., {in_features}], K of the weights")
     if x.device != values.device:
         raise KernelError(f"x is on {x.device}, the weights on {values.device}: expected one device")
     if bias is not None:
-        checked_tensor("bias", bias, gpu=True)
+        checked_tensor("bias", bias)
         if bias.shape != values.shape[:1] or bias.device != x.device:
             raise KernelError(
                 f"bias is {tuple(bias.shape)} on {bias.device}: expected [{values.shape[0]}] on {x.device}"
@@ -318,14 +275,15 @@ def _check_operands(
 
 
 def _check_stored(values: Tensor, metadata: Tensor, pattern: str, encoding: str, in_features: int) -> None:
-    checked_tensor("values", values, gpu=True)
-    checked_place("metadata", metadata, gpu=True)
+    checked_tensor("values", values)
+    checked_place("metadata", metadata)
     check_parts(values, metadata, _pattern(pattern), encoding, in_features)
 
 
 def _check_pruned(x: Tensor, pattern: str, scores: Tensor | None) -> None:
     checked_tensor("x", x)
     _pattern(pattern)
+    masks.checked_axis(tuple(x.shape), -1)
     if scores is not None:
         checked_tensor("scores", scores)
         if scores.shape != x.shape or scores.device != x.device:

@@ -7,7 +7,7 @@ multiplies the whole. No gradients.
 import torch
 from torch import Tensor
 
-from kernels import triton_kernels
+from kernels import alignment, triton_kernels
 from kernels.activation_checks import check_product
 from kernels.activation_ops import NMActivations
 from kernels.activations_cpu import multiply_on_cpu
@@ -72,9 +72,11 @@ def _skip_linear(
     values: Tensor, metadata: Tensor, weight: Tensor, pattern: str, encoding: str, bias: Tensor | None
 ) -> Tensor:
     parsed = _check(values, metadata, weight, pattern, encoding, bias)
+    alignment.check_packed(values, metadata, values.element_size())
+    alignment.check_dense(weight=weight, bias=bias)
     values, weight = values.detach(), weight.detach()
     bias = None if bias is None else bias.detach().float().contiguous()
-    if values.device.type == "cpu":
+    if not triton_kernels.serves(values):
         rows = weight.T.contiguous()
         return multiply_on_cpu(
             values, metadata, rows, parsed, encoding, v=None, eta=None, row_sums=None, scale=None, bias=bias

@@ -35,10 +35,10 @@ def as_tensor(array: NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(writable)
 
 
-def checked_tensor(name: str, tensor: object, *, gpu: bool = False) -> torch.Tensor:
+def checked_tensor(name: str, tensor: object) -> torch.Tensor:
     """Refuse anything but a strided tensor of a type with kernels, in a place with kernels."""
     found = checked_type(name, tensor)
-    checked_place(name, found, gpu=gpu)
+    checked_place(name, found)
     if found.dtype not in DTYPES:
         raise KernelError(f"{name} has dtype {found.dtype}: expected one of {', '.join(map(str, DTYPES))}")
     return found
@@ -51,16 +51,9 @@ def checked_type(name: str, tensor: object) -> torch.Tensor:
     return tensor
 
 
-def checked_place(name: str, tensor: torch.Tensor, *, gpu: bool = False) -> None:
-    """Refuse a tensor that the operation's kernels cannot reach: in main memory (or of no memory, `meta`), or on a GPU too."""
-    if tensor.device.type not in ("cpu", "meta", "cuda" if gpu else "cpu"):
-        if gpu:
-            raise KernelError(
-                f"{name} is on {tensor.device}: expected a tensor on the CPU or on a CUDA device"
-            )
-        raise KernelError(
-            f"{name} is on {tensor.device}: this operation has no GPU kernel; expected a tensor on the CPU (move it there "
-            "with .cpu())"
-        )
+def checked_place(name: str, tensor: torch.Tensor) -> None:
+    """Refuse a tensor that no kernel can reach: expected in main memory, on a CUDA device, or of no memory (`meta`)."""
+    if tensor.device.type not in ("cpu", "meta", "cuda"):
+        raise KernelError(f"{name} is on {tensor.device}: expected a tensor on the CPU or on a CUDA device")
     if tensor.layout != torch.strided:
         raise KernelError(f"{name} has layout {tensor.layout}: expected an ordinary (strided) tensor")

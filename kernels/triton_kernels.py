@@ -4,7 +4,14 @@ import functools
 import importlib
 from typing import Any
 
+from torch import Tensor
+
 from kernels.cpu import KernelError
+
+
+def serves(tensor: Tensor) -> bool:
+    """Say whether a tensor is where the kernels of `kernels.gpu` work: on a CUDA device."""
+    return tensor.device.type == "cuda"
 
 
 @functools.cache

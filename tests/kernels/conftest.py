@@ -29,3 +29,18 @@ def triton_device(request):
     if interpreted or not torch.cuda.is_available():
         pytest.skip("needs a CUDA device that torch finds, and TRITON_INTERPRET not set")
     return torch.device("cuda")
+
+
+@pytest.fixture
+def gpu_road(triton_device, monkeypatch):
+    """Send public calls down the road of a GPU: give the device, and a list of the modules of kernels that they ask for.
+
+    Where there is no CUDA device, tensors in main memory are said to be where the GPU kernels work, and all else is as it is.
+    """
+    from kernels import triton_kernels
+
+    if triton_device.type == "cpu":
+        monkeypatch.setattr(triton_kernels, "serves", lambda tensor: tensor.device.type == "cpu")
+    asked, module = [], triton_kernels.module
+    monkeypatch.setattr(triton_kernels, "module", lambda name: asked.append(name) or module(name))
+    return triton_device, asked

@@ -15,7 +15,7 @@ from nmsim.pattern import Pattern
 torch = pytest.importorskip("torch")
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
-from kernels import activation_ops, naive, ops, triton_kernels  # noqa: E402
+from kernels import naive, ops, triton_kernels  # noqa: E402
 from kernels.activation_ops import activations_linear, prune_activations, row_sums  # noqa: E402
 from kernels.tensors import as_array  # noqa: E402
 
@@ -290,20 +290,3 @@ def test_a_missing_triton_is_told_only_where_it_is_needed(monkeypatch):
     assert prune_activations(X, "2:4").shape == (2, 50)
     with pytest.raises(KernelError, match=r"Triton is not installed.*pip install 'nmsim\[gpu\]'"):
         triton_kernels.module("prune")
-
-
-def test_a_cuda_tensor_takes_the_road_of_the_gpu_kernels(monkeypatch):
-    calls = []
-
-    class Kernel:
-        def launch(self, *parts, **how):
-            calls.append([part.device.type for part in parts if torch.is_tensor(part)])
-
-    monkeypatch.setattr(triton_kernels, "module", lambda name: Kernel())
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        x, weight = torch.empty(2, 50, device="cuda"), torch.empty(3, 50, device="cuda")
-        kept = activation_ops._prune_activations._init_fn(x, "8:16", "index", "mean", 0.0, None, None, False)
-        activation_ops._activations_linear._init_fn(
-            kept[0], kept[1], weight, "8:16", "index", None, kept[2], weight.sum(1), None, None
-        )
-    assert calls == [["cuda"], ["cuda"] * 4]

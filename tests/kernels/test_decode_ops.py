@@ -1,11 +1,12 @@
 """The decode product as an operator: the CPU's road, the errors, and which kernel a CUDA tensor meets."""
 
+from dataclasses import replace
+
 import pytest
 
 torch = pytest.importorskip("torch")
-from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
-from kernels import decode_ops, naive, ops, triton_kernels  # noqa: E402
+from kernels import naive, ops  # noqa: E402
 from kernels.cpu import KernelError  # noqa: E402
 from kernels.decode_ops import decode_linear, for_decode  # noqa: E402
 from nmsim.pattern import Pattern  # noqa: E402
@@ -48,6 +49,30 @@ def test_the_operator_is_one_that_torch_can_trace():
             lambda: decode_linear(torch.ones(2, 100), ops.pack(W, "2:4")),
             "a NMWeight: expected a ShuffledWeight",
         ),
+        (
+            lambda: decode_linear(torch.ones(2, 100), replace(WEIGHTS, values=WEIGHTS.values[:, :32])),
+            r"values are torch.float16 \[7, 32, 8\] .*: expected a contiguous torch.float16 \[7, 64, 8\], as for_decode",
+        ),
+        (
+            lambda: decode_linear(
+                torch.ones(2, 100), replace(WEIGHTS, values=WEIGHTS.values.mT.contiguous().mT)
+            ),
+            r"values are .* with strides \(512, 1, 64\): expected a contiguous",
+        ),
+        (
+            lambda: decode_linear(torch.ones(2, 100), replace(WEIGHTS, metadata=WEIGHTS.metadata[1:])),
+            r"metadata are torch.uint8 \[1791\] .*: expected a contiguous torch.uint8 \[1792\]",
+        ),
+        (
+            lambda: decode_linear(
+                torch.ones(2, 100), replace(WEIGHTS, metadata=WEIGHTS.metadata.view(torch.int8))
+            ),
+            r"metadata are torch.int8 \[1792\]",
+        ),
+        (
+            lambda: decode_linear(torch.ones(2, 100), replace(WEIGHTS, values=WEIGHTS.values.float())),
+            "weights are 8:16 index of torch.float32: no order for the decode kernel",
+        ),
         (lambda: decode_linear(torch.ones(5, 100), WEIGHTS), "x has 5 tokens: expected 1 to 4"),
         (lambda: decode_linear(torch.ones(0, 100), WEIGHTS), "x has 0 tokens"),
         (lambda: decode_linear(torch.ones(2, 99), WEIGHTS), r"x has shape \(2, 99\): expected \[..., 100\]"),
@@ -61,25 +86,6 @@ def test_the_operator_is_one_that_torch_can_trace():
 def test_errors_say_what_and_what_was_expected(call, message):
     with pytest.raises(KernelError, match=message):
         call()
-
-
-def test_a_cuda_tensor_meets_the_decode_kernel(monkeypatch):
-    calls = []
-
-    class Module:
-        def launch(self, x, weights, out, *, bias):
-            calls.append((tuple(x.shape), weights.shape, tuple(out.shape), out.dtype, bias.device.type))
-
-    monkeypatch.setattr(triton_kernels, "module", lambda name: {"gemv": Module()}[name])
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        values, metadata = (
-            torch.empty(part.shape, dtype=part.dtype, device="cuda")
-            for part in (WEIGHTS.values, WEIGHTS.metadata)
-        )
-        x, bias = torch.empty(2, 2, 100, device="cuda", dtype=torch.bfloat16), torch.empty(37, device="cuda")
-        y = decode_ops._decode_linear._init_fn(x, values, metadata, bias, "8:16", "index", 37, 100)
-    assert y.shape == (2, 2, 37)
-    assert calls == [((4, 100), (37, 100), (4, 37), torch.bfloat16, "cuda")]
 
 
 @pytest.mark.gpu

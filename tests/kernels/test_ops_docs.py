@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kernels import ops  # noqa: E402
+from kernels import products_cpu  # noqa: E402
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "use-in-torch.md"
 
@@ -28,9 +28,11 @@ def test_the_page_runs_and_prints_what_it_says(tmp_path, monkeypatch):
         for claim in re.findall(r"^print\(.*?\)  # (.+)$", block, re.M):
             assert claim in printed.getvalue()
             claims += 1
-    assert claims == 8
+    assert claims == 10
 
 
 def test_the_page_tells_the_thresholds_of_the_code():
     text = PAGE.read_text(encoding="utf-8")
-    assert f"From {ops.MANY_TOKENS} tokens a call on ({ops.MANY_TOKENS_PORTABLE} where" in text
+    assert (
+        f"From {products_cpu.MANY_TOKENS} tokens a call on ({products_cpu.MANY_TOKENS_PORTABLE} where" in text
+    )

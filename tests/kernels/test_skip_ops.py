@@ -3,9 +3,7 @@
 import pytest
 
 torch = pytest.importorskip("torch")
-from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
-from kernels import skip_ops, triton_kernels  # noqa: E402
 from kernels.activation_ops import activations_linear, prune_activations  # noqa: E402
 from kernels.cpu import KernelError  # noqa: E402
 from kernels.skip_ops import skip_linear  # noqa: E402
@@ -55,21 +53,3 @@ def test_the_operator_is_one_that_torch_can_trace():
 def test_errors_say_what_and_what_was_expected(call, message):
     with pytest.raises(KernelError, match=message):
         call()
-
-
-def test_a_cuda_tensor_meets_the_kernel_that_skips(monkeypatch):
-    calls = []
-
-    class Module:
-        def launch(self, values, metadata, weight, pattern, encoding, out, *, bias):
-            calls.append((str(pattern), encoding, tuple(weight.shape), tuple(out.shape), bias.dtype))
-
-    monkeypatch.setattr(triton_kernels, "module", lambda name: {"skip_gemv": Module()}[name])
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        values, metadata, weight, bias = (
-            torch.empty(part.shape, dtype=part.dtype, device="cuda")
-            for part in (KEPT.values, KEPT.metadata, W, BIAS)
-        )
-        y = skip_ops._skip_linear._init_fn(values, metadata, weight, "8:16", "bitmask", bias.half())
-    assert y.shape == (1, 33)
-    assert calls == [("8:16", "bitmask", (50, 33), (1, 33), torch.float32)]
