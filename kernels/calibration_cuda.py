@@ -1,12 +1,12 @@
 """What a CUDA device does at its best, through torch: copy, read, matrix products, launches."""
 
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kernels import timing
+from kernels import cuda_device, timing
 from kernels.figure import Figure
+from nmsim.errors import SpecError
 
 REPETITIONS = 15
 BUFFER_BYTES = 2 << 30
@@ -41,10 +41,17 @@ class CudaCalibration:
 
 
 def calibrate(progress: Callable[[float], None] = lambda share: None) -> CudaCalibration:
-    """Run every benchmark on CUDA device 0, which must exist (`kernels.cuda_device.problem`)."""
+    """Run every benchmark on CUDA device 0, which must exist (`kernels.cuda_device.problem`).
+
+    Raises
+    ------
+    SpecError
+        Nobody tells the clock; asked before anything is timed.
+    """
     import torch
 
     about = torch.cuda.get_device_properties(0)
+    clock_hz = _clock_hz(about)
     figures = benchmark(torch, "cuda", _event_timer(torch), progress=progress)
     return CudaCalibration(
         device=about.name,
@@ -52,7 +59,7 @@ def calibrate(progress: Callable[[float], None] = lambda share: None) -> CudaCal
         multiprocessors=about.multi_processor_count,
         memory_bytes=about.total_memory,
         l2_bytes=about.L2_cache_size,
-        clock_hz=_clock_hz(about),
+        clock_hz=clock_hz,
         read=figures.pop("read"),
         copy=figures.pop("copy"),
         launch=figures.pop("launch"),
@@ -158,15 +165,20 @@ def _event_timer(torch: Any) -> Timer:
 
 
 def _clock_hz(about: Any) -> float:
-    """Greatest clock of the multiprocessors, as the driver tells."""
+    """Greatest clock of the multiprocessors, as the driver tells.
+
+    Raises
+    ------
+    SpecError
+        It does not.
+    """
     told_khz = getattr(about, "clock_rate", 0)
     if told_khz:
         return float(told_khz) * 1e3
-    answer = subprocess.run(
-        ["nvidia-smi", "--id=0", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=10,
-    )
-    return float(answer.stdout.strip()) * 1e6
+    told_mhz = cuda_device.told("clocks.max.sm")
+    try:
+        return float(told_mhz) * 1e6
+    except ValueError:
+        raise SpecError(
+            f"clock of {about.name}: torch does not tell it and nvidia-smi says {told_mhz!r}, expected MHz"
+        ) from None

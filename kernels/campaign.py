@@ -1,10 +1,9 @@
-"""A campaign: which products to measure, as a TOML file says it, and in which rounds.
+"""A campaign: which products and which transfers to measure, as a TOML file says it, and in which rounds.
 
 A round is what is timed interleaved: one shape, value type, number of threads and cache state, every pattern and
 encoding of it, and the dense calls.
 """
 
-import difflib
 import itertools
 import tomllib
 from collections.abc import Iterator
@@ -12,16 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from nmsim import encodings
+from kernels.campaign_keys import check_choice, check_kernels, check_keys, check_lists, check_variants
+from kernels.transfer_round import TransferRound, transfer_rounds
 from nmsim.errors import NmsimError, SpecError
-from nmsim.measurement import L2State
 from nmsim.pattern import Pattern
-from nmsim.records import VALUE_BITS, GemmShape, Phase
+from nmsim.records import VALUE_BITS, GemmShape, Phase, SparseOperand
+from nmsim.row import L2State
 
 CAMPAIGN_FOLDER = Path(__file__).parent / "campaigns"
 COUNTS = ("seed", "repetitions", "warmup", "budget_s")
+TABLES = ("round", "transfer")
 LISTS = ("shapes", "patterns", "encodings", "dtypes", "threads", "l2_state", "kernels")
-OPTIONAL = ("phase", "kernels", "threads")
+OPTIONAL = ("phase", "kernels", "threads", "sparse_operand")
 ALL_CORES = "all"
 BEST = "best"
 
@@ -37,13 +38,15 @@ class Round:
     l2_state: L2State
     variants: tuple[tuple[Pattern, str], ...]
     kernels: tuple[str, ...]
+    sparse_operand: SparseOperand = "weights"
 
     def __str__(self) -> str:
         shape = self.shape
         cores = (
             "all cores" if self.threads is None else f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         )
-        return f"M={shape.M} N={shape.N} K={shape.K} {self.dtype} {self.l2_state}, {cores}"
+        pruned = "" if self.sparse_operand == "weights" else f", sparse {self.sparse_operand}"
+        return f"M={shape.M} N={shape.N} K={shape.K} {self.dtype} {self.l2_state}, {cores}{pruned}"
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Campaign:
     warmup: int
     budget_s: float
     rounds: tuple[Round, ...]
+    transfers: tuple[TransferRound, ...] = ()
 
 
 def shipped() -> list[str]:
@@ -94,40 +98,67 @@ def load(campaign: str | Path) -> Campaign:
     return _campaign(document, path)
 
 
+def without_transfers(campaign: Campaign, device: str) -> Campaign:
+    """Refuse a campaign with transfers, for a device that takes none.
+
+    Raises
+    ------
+    SpecError
+        It has some.
+    """
+    if campaign.transfers:
+        raise SpecError(
+            f"campaign {campaign.name}: it has {len(campaign.transfers)} rounds of transfers (the first is "
+            f"{campaign.transfers[0]}), which {device} does not take: expected --device cuda, or none of [[transfer]]"
+        )
+    return campaign
+
+
 def _campaign(document: dict[str, Any], path: Path) -> Campaign:
-    _check_keys(document, (*COUNTS, "round"), (), f"{path}")
+    check_keys(document, COUNTS, TABLES, f"{path}")
     for name in COUNTS:
         value, least = document[name], 0 if name in ("seed", "warmup") else 1
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise SpecError(f"{path}: {name}: {value!r}, expected a whole number of at least {least}")
-    tables = document["round"]
-    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
-        raise SpecError(f"{path}: round: expected an array of tables, [[round]]")
-    rounds = [found for i, table in enumerate(tables) for found in _rounds(table, f"{path}: round[{i}]")]
+    if not any(name in document for name in TABLES):
+        raise SpecError(f"{path}: round: missing; expected at least one [[round]] or [[transfer]]")
+    found = {name: _tables(document, name, path) for name in TABLES}
+    rounds = dict.fromkeys(each for where, table in found["round"] for each in _rounds(table, where))
+    transfers = dict.fromkeys(
+        each for where, table in found["transfer"] for each in transfer_rounds(table, where)
+    )
     counts = {name: document[name] for name in COUNTS}
-    return Campaign(name=path.stem, rounds=tuple(dict.fromkeys(rounds)), **counts)
+    return Campaign(name=path.stem, rounds=tuple(rounds), transfers=tuple(transfers), **counts)
+
+
+def _tables(document: dict[str, Any], name: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Tables of an array, each with where it stands."""
+    if name not in document:
+        return []
+    tables = document[name]
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
+        raise SpecError(f"{path}: {name}: expected an array of tables, [[{name}]]")
+    return [(f"{path}: {name}[{i}]", table) for i, table in enumerate(tables)]
 
 
 def _rounds(table: dict[str, Any], where: str) -> Iterator[Round]:
-    _check_keys(table, tuple(name for name in LISTS if name not in OPTIONAL), OPTIONAL, where)
-    defaults: dict[str, Any] = {"kernels": [BEST], "threads": [1], "phase": "decode"}
+    check_keys(table, tuple(name for name in LISTS if name not in OPTIONAL), OPTIONAL, where)
+    defaults: dict[str, Any] = {
+        "kernels": [BEST], "threads": [1], "phase": "decode", "sparse_operand": "weights",
+    }  # fmt: skip
     table = defaults | table
-    for name in LISTS:
-        if not isinstance(table[name], list) or not table[name]:
-            raise SpecError(f"{where}.{name}: {table[name]!r}, expected a list of at least one")
+    check_lists(table, LISTS, where)
     try:
         shapes = [GemmShape(*shape) for shape in table["shapes"]]
-        patterns = [Pattern.parse(text) for text in table["patterns"]]
-        names = [encodings.get(name).name for name in table["encodings"]]
     except (NmsimError, TypeError) as error:
         raise SpecError(f"{where}: {error}; shapes are [M, N, K]") from error
-    _check_choice(table["phase"], get_args(Phase), f"{where}.phase")
+    variants = check_variants(table["patterns"], table["encodings"], where)
+    for name, allowed in (("phase", get_args(Phase)), ("sparse_operand", get_args(SparseOperand))):
+        check_choice(table[name], allowed, f"{where}.{name}")
     for name, allowed in (("dtypes", tuple(VALUE_BITS)), ("l2_state", ("cold", "warm"))):
         for value in table[name]:
-            _check_choice(value, allowed, f"{where}.{name}")
-    for kernel in table["kernels"]:
-        if not isinstance(kernel, str):
-            raise SpecError(f"{where}.kernels: {kernel!r}, expected the name of a kernel, or {BEST!r}")
+            check_choice(value, allowed, f"{where}.{name}")
+    check_kernels(table["kernels"], where, f", or {BEST!r}")
     threads = [_threads(value, where) for value in table["threads"]]
     for shape, dtype, cores, state in itertools.product(shapes, table["dtypes"], threads, table["l2_state"]):
         yield Round(
@@ -136,8 +167,9 @@ def _rounds(table: dict[str, Any], where: str) -> Iterator[Round]:
             dtype,
             cores,
             state,
-            tuple(itertools.product(patterns, names)),
+            variants,
             tuple(table["kernels"]),
+            table["sparse_operand"],
         )
 
 
@@ -149,21 +181,3 @@ def _threads(value: Any, where: str) -> int | None:
             f"{where}.threads: {value!r}, expected a whole number of at least 1, or {ALL_CORES!r}"
         )
     return value
-
-
-def _check_choice(value: Any, allowed: tuple[str, ...], where: str) -> None:
-    if value not in allowed:
-        raise SpecError(f"{where}: {value!r}, expected one of {', '.join(allowed)}")
-
-
-def _check_keys(
-    table: dict[str, Any], required: tuple[str, ...], optional: tuple[str, ...], where: str
-) -> None:
-    for name in table:
-        if name not in required + optional:
-            near = difflib.get_close_matches(name, required + optional, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise SpecError(f"{where}: {name}: unknown key{hint}; expected {', '.join(required + optional)}")
-    for name in required:
-        if name not in table:
-            raise SpecError(f"{where}: {name}: missing; this key is required")

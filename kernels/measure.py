@@ -1,30 +1,27 @@
-"""Run a campaign: check each result, then time it against every dense call, then append its row.
+"""Measure the products of a campaign: check each result, then time it against every dense call, then append its row.
 
-What runs on which device is a `Backend`'s business. This module gates, interleaves, compares, and writes. A row is
-written as soon as its round is done, and what a file holds already is not measured again, so a run that was stopped
-goes on where it was.
+What runs on which device is a `Backend`'s business, and when which round is that of `kernels.rounds`. This module gates,
+interleaves and compares.
 """
 
 import contextlib
-import datetime
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from kernels import timing
+from kernels import rounds, timing
 from kernels.campaign import Campaign, Round
-from nmsim import measurement_file
+from kernels.gate import RefusedError
+from kernels.rounds import DeviceLostError, Outcome, Pace, Plan, Stamp
 from nmsim.errors import NmsimError
 from nmsim.measurement import Key, Measurement
 from nmsim.records import Case
 
-LEAST_REPETITIONS = 5
 SLOW_SAMPLES = 3
 SLOW_DENSE = 3.0
 """A dense call that takes so many times the fastest one's time is not timed further."""
-DIGITS = 7
 
 Task = tuple[Case, str]
 """What a row is of: a case, and the kernel that runs it."""
@@ -41,8 +38,8 @@ class Contender:
     case : Case or None
         None for a dense call.
     error : callable
-        Runs it once and gives back the largest relative error (see `kernels.gate`).
-    tolerance : float
+        Runs it and gives back the largest relative error (see `kernels.gate`). Raises a `NmsimError` where the result is
+        wrong, a `RefusedError` where there is none.
     sample : callable
         Seconds of one product, in the cache state of the round.
     note : str
@@ -52,7 +49,6 @@ class Contender:
     name: str
     case: Case | None
     error: Callable[[], float]
-    tolerance: float
     sample: Callable[[], float]
     note: str = ""
 
@@ -70,29 +66,30 @@ class Backend(Protocol):
     def tasks(self, of: Round) -> list[Task]:
         """What a round has to measure, in order."""
 
+    def prepare(self, planned: Plan[Round, Task], time_s: float, progress: rounds.Progress) -> str:
+        """Do before the first round what is better done at once, in so many seconds at most; say what failed of it."""
+
     def contenders(
         self, of: Round, tasks: Sequence[Task], warmup: int
     ) -> contextlib.AbstractContextManager[list[Contender]]:
         """Build data and calls of some tasks and of the dense baselines, warmed up."""
 
 
-@dataclass(frozen=True)
-class Stamp:
-    """What all rows of a run share."""
+def plan(campaign: Campaign, backend: Backend, path: Path, stamp: Stamp) -> Plan[Round, Task]:
+    """Find what a file does not hold yet.
 
-    machine: str
-    commit: str = ""
-    dirty: bool | None = None
+    Raises
+    ------
+    RowError
+        The file is no file of rows, or ends in half a line.
+    SpecError
+        The device does not take a round.
+    """
 
+    def tasks_of(each: Round) -> dict[tuple[object, ...], Task]:
+        return {_key(task, each, backend, stamp): task for task in backend.tasks(each)}
 
-@dataclass
-class Outcome:
-    """What a run did: rows written, tasks found in the file, results that were wrong, tasks there was no time for."""
-
-    rows: list[Measurement] = field(default_factory=list)
-    skipped: int = 0
-    wrong: list[str] = field(default_factory=list)
-    left: int = 0
+    return rounds.plan(campaign.rounds, tasks_of, path, Measurement)
 
 
 def run(
@@ -104,7 +101,7 @@ def run(
     budget_s: float | None = None,
     progress: Callable[[str, float], None] = lambda text, share: None,
     clock: Callable[[], float] = time.monotonic,
-) -> Outcome:
+) -> Outcome[Measurement]:
     """Measure what a file does not hold yet.
 
     Parameters
@@ -127,37 +124,29 @@ def run(
 
     Raises
     ------
-    RowError
-        The file is no file of rows, or ends in half a line.
+    RowError, SpecError
+        As `plan`.
+    DeviceLostError
+        As `rounds.go_through`.
     """
-    found: set[Key] = set() if measurement_file.check(path) else {r.key for r in measurement_file.read(path)}
-    outcome = Outcome()
-    plan: list[tuple[Round, list[Task]]] = []
-    for each in campaign.rounds:
-        keys = {_key(task, each, backend, stamp): task for task in backend.tasks(each)}
-        fresh = [task for key, task in keys.items() if key not in found]
-        outcome.skipped += len(keys) - len(fresh)
-        found |= keys.keys()
-        if fresh:
-            plan.append((each, fresh))
+    outcome: Outcome[Measurement] = Outcome()
+
+    def rows_of(each: Round, tasks: list[Task], pace: Pace) -> Iterator[Measurement]:
+        return _measure(each, tasks, campaign, backend, stamp, outcome, pace, clock)
+
     end = clock() + (campaign.budget_s if budget_s is None else budget_s)
-    for place, (each, tasks) in enumerate(plan):
-        if clock() >= end:
-            outcome.left = sum(len(rest) for _, rest in plan[place:])
-            break
-        progress(f"{each}: preparing", place / len(plan))
-        share_of_time = 1 / (len(plan) - place)
-
-        def report(share: float, what: str = str(each), done: int = place) -> None:
-            progress(what, (done + share) / len(plan))
-
-        def time_left(share: float = share_of_time) -> float:
-            return (end - clock()) * share
-
-        for row in _measure(each, tasks, campaign, backend, stamp, outcome, time_left, report, clock):
-            measurement_file.append(path, row)
-            outcome.rows.append(row)
-    return outcome
+    planned = plan(campaign, backend, path, stamp)
+    if problem := backend.prepare(planned, end - clock(), progress):
+        outcome.notes.append(problem)
+    return rounds.go_through(
+        planned,
+        outcome,
+        path,
+        rows_of,
+        budget_s=end - clock(),
+        progress=progress,
+        clock=clock,
+    )
 
 
 def _measure(
@@ -166,9 +155,8 @@ def _measure(
     campaign: Campaign,
     backend: Backend,
     stamp: Stamp,
-    outcome: Outcome,
-    time_left: Callable[[], float],
-    progress: Callable[[float], None],
+    outcome: Outcome[Measurement],
+    pace: Pace,
     clock: Callable[[], float],
 ) -> Iterator[Measurement]:
     """Rows of one round."""
@@ -179,12 +167,7 @@ def _measure(
         if not dense or not sparse:
             return
         dense, slow = _drop_slow(dense)
-        end = clock() + time_left()
-
-        def enough(done: int) -> bool:
-            progress(done / campaign.repetitions)
-            return done >= LEAST_REPETITIONS and clock() >= end
-
+        enough = pace.enough(campaign.repetitions, clock)
         samples = {_label(c): c.sample for c in (*sparse, *dense)}
         times = timing.interleave(samples, campaign.repetitions, enough)
     medians = {c.name: timing.Spread.of(times[c.name]).p50 for c in dense}
@@ -198,22 +181,18 @@ def _measure(
         )  # fmt: skip
 
 
-def _gate(each: Round, contenders: list[Contender], outcome: Outcome) -> dict[str, float]:
+def _gate(each: Round, contenders: list[Contender], outcome: Outcome[Measurement]) -> dict[str, float]:
     """Check every result; errors of those that are right, by label."""
     errors = {}
     for contender in contenders:
         try:
-            error = contender.error()
+            errors[_label(contender)] = contender.error()
+        except RefusedError as problem:
+            outcome.refused.append(f"{each}: {_label(contender)}: {problem}")
+        except DeviceLostError:
+            raise
         except NmsimError as problem:
             outcome.wrong.append(f"{each}: {_label(contender)}: {problem}")
-            continue
-        if error <= contender.tolerance:
-            errors[_label(contender)] = error
-        else:
-            outcome.wrong.append(
-                f"{each}: {_label(contender)}: relative error {error:.3g}, expected at most "
-                f"{contender.tolerance:.3g}"
-            )
     return errors
 
 
@@ -247,17 +226,11 @@ def _row(
         "dense_time_s": timing.Spread.of(dense_s),
         "speedup_vs_dense": timing.Spread.of(dense_s / sparse_s),
     }
-    numbers: dict[str, Any] = {
-        f"{name}{suffix}": _rounded(value)
-        for name, spread in spreads.items()
-        for suffix, value in (("", spread.p50), ("_p20", spread.p20), ("_p80", spread.p80))
-    }
     outliers = (
         f"outliers: {spreads['sparse_time_s'].outliers} sparse, {spreads['dense_time_s'].outliers} dense"
     )
     compared = f"other dense calls: {', '.join(others)}" if others else "no other dense call"
     return Measurement(
-        machine=stamp.machine,
         kernel=contender.name,
         case_id=case.case_id,
         M=case.shape.M,
@@ -272,15 +245,13 @@ def _row(
         threads=threads,
         baseline=baseline,
         l2_state=each.l2_state,
-        **numbers,
+        **rounds.spread_cells(spreads),
         reps=len(sparse_s),
         warmup=warmup,
         gate="pass",
-        max_rel_err=_rounded(error),
-        commit=stamp.commit,
-        dirty=stamp.dirty,
-        timestamp_utc=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        max_rel_err=rounds.rounded(error),
         note="; ".join(filter(None, (contender.note, outliers, compared))),
+        **stamp.cells(),
         **about,
     )
 
@@ -294,7 +265,3 @@ def _label(contender: Contender) -> str:
 def _key(task: Task, each: Round, backend: Backend, stamp: Stamp) -> Key:
     case, kernel = task
     return (stamp.machine, case.case_id, kernel, backend.threads(each), each.l2_state)
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")

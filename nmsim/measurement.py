@@ -4,25 +4,19 @@ One row holds one sparse kernel on one case, beside the best dense call of the s
 and appends such rows.
 """
 
-import dataclasses
-import math
-import re
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-from nmsim import encodings, packing
-from nmsim.errors import NmsimError, RowError
+from nmsim.errors import RowError
 from nmsim.pattern import Pattern
-from nmsim.records import VALUE_BITS, Case, GemmShape, Phase, SparseOperand
+from nmsim.records import Case, GemmShape, Phase, SparseOperand
+from nmsim.row import Gate, L2State, Row, columns_of, is_pattern
 
-L2State = Literal["cold", "warm", ""]
-Gate = Literal["pass", ""]
 Key = tuple[str, str, str, int | None, str]
 """Machine, case_id, kernel, threads and l2_state: what tells one measurement from another."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measurement:
+class Measurement(Row):
     """One measured, or published, time of a sparse product beside its dense baseline.
 
     Times are medians in seconds of one product, with their 20th and 80th percentiles; `speedup_vs_dense` is the median
@@ -110,12 +104,7 @@ class Measurement:
     note: str = ""
 
     def __post_init__(self) -> None:
-        for name in COLUMNS:
-            problem = _problem(name, getattr(self, name))
-            if problem:
-                raise RowError(f"{name}={getattr(self, name)!r}: expected {problem}")
-        for name in ("sparse_time_s", "dense_time_s", "speedup_vs_dense"):
-            _check_order(name, *(getattr(self, f"{name}{suffix}") for suffix in ("_p20", "", "_p80")))
+        super().__post_init__()
         if self.case is not None and self.case_id != self.case.case_id:
             raise RowError(
                 f"case_id={self.case_id!r}: expected {self.case.case_id}, which the other cells give"
@@ -124,7 +113,7 @@ class Measurement:
     @property
     def case(self) -> Case | None:
         """The case that a prediction can be made for; None where pattern, encoding or packing is not nmsim's."""
-        if not (_is_pattern(self.pattern) and self.encoding and self.packing):
+        if not (is_pattern(self.pattern) and self.encoding and self.packing):
             return None
         return Case(
             GemmShape(self.M, self.N, self.K),
@@ -142,94 +131,5 @@ class Measurement:
         return (self.machine, self.case_id, self.kernel, self.threads, self.l2_state)
 
 
-_FIELDS = {field.name: field for field in dataclasses.fields(Measurement)}
-COLUMNS: tuple[str, ...] = tuple(_FIELDS)
+COLUMNS: tuple[str, ...] = tuple(columns_of(Measurement))
 """The columns of a file, in order."""
-
-_TIMES = tuple(
-    f"{name}{suffix}"
-    for name in ("sparse_time_s", "dense_time_s", "speedup_vs_dense")
-    for suffix in ("", "_p20", "_p80")
-)
-FLOAT_COLUMNS = (*_TIMES, "max_rel_err")
-COUNT_COLUMNS = ("M", "N", "K", "threads", "reps", "warmup")
-_NEVER_EMPTY = (
-    *("machine", "kernel", "M", "N", "K", "phase", "dtype", "pattern", "sparse_operand", "baseline"),
-    "speedup_vs_dense",
-)
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "phase": get_args(Phase),
-    "dtype": tuple(VALUE_BITS),
-    "sparse_operand": get_args(SparseOperand),
-    "l2_state": get_args(L2State),
-    "gate": get_args(Gate),
-}
-_SHAPES = {
-    "case_id": (r"[0-9a-f]{12}|", "12 hex digits"),
-    "commit": (r"[0-9a-f]{7,64}|", "a commit's hex digits"),
-    "timestamp_utc": (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ|", "a time such as 2026-01-31T12:00:00Z"),
-    "source_url": (r"https?://\S+|", "an address that begins with https:// or http://"),
-}
-
-
-def _problem(name: str, value: object) -> str:
-    """What was expected of a cell instead of its value; empty when it is as it should be."""
-    if name in _NEVER_EMPTY and (value is None or value == ""):
-        return "a value, not an empty cell"
-    if name in COUNT_COLUMNS:
-        return _count_problem(value, 0 if name == "warmup" else 1)
-    if name in FLOAT_COLUMNS:
-        return _float_problem(value, zero=name == "max_rel_err")
-    if name == "dirty":
-        return "" if value is None or isinstance(value, bool) else "true, false or nothing"
-    if not isinstance(value, str):
-        return f"text, not {type(value).__name__}"
-    if not value.isprintable() or value != value.strip():
-        return "text of one line without blanks around it"
-    if name in _CHOICES and value not in _CHOICES[name]:
-        return f"one of {', '.join(choice or 'nothing' for choice in _CHOICES[name])}"
-    if name in _SHAPES and not re.fullmatch(_SHAPES[name][0], value, re.ASCII):
-        return f"{_SHAPES[name][1]}, or nothing" if value else _SHAPES[name][1]
-    return _name_problem(name, value)
-
-
-def _count_problem(value: object, least: int) -> str:
-    if value is None:
-        return ""
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    return "" if whole else f"a whole number of at least {least}"
-
-
-def _float_problem(value: object, zero: bool) -> str:
-    if value is None:
-        return ""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if zero:
-        return "" if number and value >= 0 else "a finite number of at least 0"  # type: ignore[operator]
-    return "" if number and value > 0 else "a positive, finite number"  # type: ignore[operator]
-
-
-def _name_problem(name: str, value: str) -> str:
-    """Patterns that look like N:M, encodings and packings must be ones that nmsim knows."""
-    try:
-        if name == "pattern" and _is_pattern(value):
-            Pattern.parse(value)
-        elif name == "encoding" and value:
-            encodings.get(value)
-        elif name == "packing" and value:
-            packing.parse(value)
-    except NmsimError as error:
-        return f"another {name}: {error}"
-    return ""
-
-
-def _is_pattern(text: str) -> bool:
-    return re.fullmatch(r"\d+:\d+", text, re.ASCII) is not None
-
-
-def _check_order(name: str, low: float | None, median: float | None, high: float | None) -> None:
-    known = [value for value in (low, median, high) if value is not None]
-    if known != sorted(known):
-        raise RowError(f"{name}: {low!r}, {median!r}, {high!r}: expected p20 <= median <= p80")
-    if median is None and known:
-        raise RowError(f"{name}=None: expected a median where a percentile is given")

@@ -45,6 +45,7 @@ MARKS = {
     "weak baseline": re.compile(r"\bweak\b"),
     "anomalous": re.compile(r"\banomal"),
     "host overhead": re.compile(r"\bhost (?:setup|overhead)"),
+    "pruned beforehand": re.compile(r"\bpruned and packed beforehand, not in this time\b"),
 }
 """What a note may say against a row -> how it is recognised; the first that fits is the row's mark."""
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from nmsim import measurement_file
 from nmsim.errors import RowError
 from nmsim.measurement import COLUMNS, Measurement
+from nmsim.transfer import COLUMNS as TRANSFER_COLUMNS
+from nmsim.transfer import SUFFIX
 from validate.literature import LITERATURE_COLUMNS, read_literature, read_table
 from validate.machine_names import Machines
 
@@ -43,8 +45,8 @@ def committed_files() -> list[Path]:
 
 
 def own_files() -> list[Path]:
-    """The rows of our own campaigns that ship with nmsim."""
-    return sorted(MEASURED_FOLDER.glob("*.csv"))
+    """The rows of our own campaigns that ship with nmsim: products, not the transfers that lie beside them."""
+    return sorted(path for path in MEASURED_FOLDER.glob("*.csv") if not path.name.endswith(SUFFIX))
 
 
 def committed_hardware() -> list[Path]:
@@ -78,6 +80,11 @@ def read_rows(path: str | Path, machines: Machines) -> RowFile:
     if set(header) >= set(LITERATURE_COLUMNS):
         measurements, unread = read_literature(path, machines)
         return RowFile(tuple(as_rows(measurements, str(path))), tuple(unread))
+    if set(header) == set(TRANSFER_COLUMNS):
+        raise RowError(
+            f"{path}: rows of transfers (kernels that prune, pack, unpack or read), which nmsim measure writes beside those of "
+            "products: no prediction is made for them, expected a file of products"
+        )
     raise RowError(f"{path}: header: {_difference(header)}")
 
 

@@ -46,9 +46,10 @@ def measure_here(folder: Path, campaign: str, progress: Shares) -> Here:
     from kernels import measure as measuring
     from kernels.host import this_machine
     from kernels.measure_cpu import CpuBackend
+    from kernels.rounds import Stamp
     from validate import provenance
 
-    chosen = campaigns.load(campaign)
+    chosen = campaigns.without_transfers(campaigns.load(campaign), "the CPU")
     about = provenance.collect(provenance.command_line(), [])
     folder.mkdir(parents=True, exist_ok=True)
     hardware, target = folder / f"{MACHINE}.toml", folder / "rows.csv"
@@ -61,7 +62,7 @@ def measure_here(folder: Path, campaign: str, progress: Shares) -> Here:
             chosen,
             CpuBackend(chosen.seed),
             partial,
-            measuring.Stamp(MACHINE, about.commit, about.dirty),
+            Stamp(MACHINE, about.commit, about.dirty),
             progress=lambda text, share: progress(text, CALIBRATION_SHARE + (1 - CALIBRATION_SHARE) * share),
         )
         if not outcome.rows:

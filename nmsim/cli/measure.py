@@ -1,20 +1,23 @@
-"""`nmsim measure`: times of real sparse products on this machine, as rows of a CSV file."""
+"""`nmsim measure`: times of real sparse products and of transfers on this machine, as rows of CSV files."""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nmsim.cli import console
 from nmsim.cli.calibrated_spec import machine_id
 from nmsim.cli.device import DEVICES, stop_without
+from nmsim.cli.measured import show_products, show_transfers
 from nmsim.cli.progress import share_bar
 from nmsim.errors import NmsimError
-from nmsim.measurement import Measurement
+from nmsim.transfer import SUFFIX
 
 if TYPE_CHECKING:
-    from kernels.measure import Backend, Outcome
+    from kernels.measure import Backend
+    from kernels.measure_transfers import TransferBackend
+    from kernels.rounds import Outcome
 
 WRONG_RESULT = 1
 
@@ -24,7 +27,8 @@ def measure(
         str,
         typer.Argument(
             help="What to measure: cpu (under 90 seconds on two cores), cpu-quick (some 20 seconds), cuda (under nine "
-            "minutes on one GPU), or the path of a campaign TOML file. Default: that of the device.",
+            "minutes on one GPU), cuda-tuning (its kernels with other numbers than they choose), or the path of a "
+            "campaign TOML file. Default: that of the device.",
             metavar="CAMPAIGN",
         ),
     ] = "",
@@ -37,6 +41,15 @@ def measure(
             help="CSV file that rows are appended to. What it holds already is not measured again.",
         ),
     ] = Path("rows.csv"),
+    transfers: Annotated[
+        Path | None,
+        typer.Option(
+            "--transfers",
+            help="CSV file for kernels that move data (prune, pack, unpack, read), where the campaign has some: no products, "
+            f"rows of their own. Default: beside --output, its name with {SUFFIX} for .csv.",
+            metavar="FILE",
+        ),
+    ] = None,
     machine: Annotated[
         str | None,
         typer.Option(
@@ -54,97 +67,78 @@ def measure(
 ) -> None:
     """Run sparse products on this machine beside the best dense call at hand, check every result, and append rows.
 
-    A kernel and the dense calls are timed interleaved; times are medians with 20th and 80th percentiles. A result that
-    is wrong gives no row, and exit code 1. A run that was stopped goes on where it was when it is started again.
+    A kernel and the dense calls are timed interleaved; times are medians with 20th and 80th percentiles. Kernels that only
+    move data are timed beside copies of as many bytes, after the products, in a quarter of the time. A result that is wrong
+    gives no row, and exit code 1. What the device or a library does not run gives no row and is named. A run that was stopped
+    goes on where it was when it is started again.
     """
     if device not in DEVICES:
         raise NmsimError(f"--device {device!r}: expected one of {', '.join(DEVICES)}")
     from kernels import campaign as campaigns
-    from kernels import measure as measuring
+    from kernels import campaign_run
+    from kernels.rounds import Stamp
     from validate import provenance
 
+    files = campaign_run.Files(output, transfers or output.with_name(output.stem + SUFFIX))
+    if files.products.absolute() == files.transfers.absolute():
+        raise NmsimError(f"--transfers {files.transfers}: expected another file than that of --output")
     chosen = campaigns.load(campaign or device)
-    if device == "cuda":
+    if device != "cuda":
+        campaigns.without_transfers(chosen, f"--device {device}")
+    else:
         from kernels import cuda_device
 
         if problem := cuda_device.problem():
             stop_without("cuda", problem)
     about = provenance.collect(provenance.command_line(), [])
     with share_bar() as progress:
-        backend, name = _backend(device, chosen.seed)
-        stamp = measuring.Stamp(machine or name, about.commit, about.dirty)
-        outcome = measuring.run(
+        backend, mover, name = _backends(device, chosen.seed)
+        multiplied, moved = campaign_run.run(
             chosen,
             backend,
-            output,
-            stamp,
+            mover,
+            files,
+            Stamp(machine or name, about.commit, about.dirty),
             budget_s=budget_s,
             progress=progress,
         )
     if as_json:
-        found = {name: getattr(outcome, name) for name in ("skipped", "left", "wrong")}
-        rows = [asdict(row) for row in outcome.rows]
-        console.print_json({"provenance": about.as_dict(), "file": str(output), "rows": rows, **found})
+        of_products = _as_dict(multiplied, files.products)
+        of_transfers = _as_dict(moved, files.transfers) if chosen.transfers else None
+        console.print_json({"provenance": about.as_dict(), **of_products, "transfers": of_transfers})
     else:
-        _show(outcome, output)
-    for problem in outcome.wrong:
-        console.err.print(
-            f"nmsim: wrong result, no row: {problem}", style="red", highlight=False, markup=False
-        )
-    if outcome.wrong:
+        if chosen.rounds:
+            show_products(multiplied, files.products)
+        if chosen.transfers:
+            show_transfers(moved, files.transfers)
+    wrong = [*multiplied.wrong, *moved.wrong]
+    _tell("refused, no row", [*multiplied.refused, *moved.refused], "yellow")
+    _tell("wrong result, no row", wrong, "red")
+    _tell("note", [*multiplied.notes, *moved.notes], "yellow")
+    if wrong:
         raise typer.Exit(WRONG_RESULT)
 
 
-def _backend(device: str, seed: int) -> "tuple[Backend, str]":
-    """The device to measure on, and what its machine is called where nobody says."""
+def _backends(device: str, seed: int) -> "tuple[Backend, TransferBackend | None, str]":
+    """The device to measure on, for products and for transfers, and what its machine is called where nobody says."""
     if device == "cuda":
         from kernels import cuda_device
+        from kernels.cuda_transfers import CudaTransfers
         from kernels.measure_cuda import CudaBackend
 
-        return CudaBackend(seed), machine_id(cuda_device.name())
+        backend = CudaBackend(seed)
+        return backend, CudaTransfers(seed, backend.about), machine_id(cuda_device.name())
     from kernels.measure_cpu import CpuBackend
 
-    backend = CpuBackend(seed)
-    return backend, backend.host.id
+    on_cpu = CpuBackend(seed)
+    return on_cpu, None, on_cpu.host.id
 
 
-def _show(outcome: "Outcome", output: Path) -> None:
-    if outcome.rows:
-        first = outcome.rows[0]
-        console.print_table(
-            f"Measured on {first.machine} ({first.device}); medians, speedup with p20-p80",
-            [
-                *("M,N,K", "dtype", "pattern", "encoding", "kernel", "threads", "operands"),
-                *("time µs", "dense µs", "speedup vs dense", "", "dense call"),
-            ],
-            map(_cells, outcome.rows),
-        )
-    said = [f"{len(outcome.rows)} rows appended to {output}"]
-    if outcome.skipped:
-        said.append(f"{outcome.skipped} were there already")
-    if outcome.left:
-        said.append(f"{outcome.left} left for want of time: run the same command again")
-    console.out.print("; ".join(said), highlight=False, markup=False)
+def _tell(what: str, lines: list[str], style: str) -> None:
+    for line in lines:
+        console.err.print(f"nmsim: {what}: {line}", style=style, highlight=False, markup=False)
 
 
-def _cells(row: Measurement) -> tuple[object, ...]:
-    assert row.sparse_time_s is not None
-    assert row.dense_time_s is not None
-    return (
-        f"{row.M},{row.N},{row.K}",
-        row.dtype,
-        row.pattern,
-        row.encoding,
-        row.kernel,
-        row.threads,
-        row.l2_state,
-        _microseconds(row.sparse_time_s),
-        _microseconds(row.dense_time_s),
-        f"{row.speedup_vs_dense:.3f}x",
-        f"{row.speedup_vs_dense_p20:.2f}-{row.speedup_vs_dense_p80:.2f}",
-        row.baseline,
-    )
-
-
-def _microseconds(time_s: float) -> str:
-    return f"{time_s * 1e6:.0f}" if time_s >= 1e-3 else f"{time_s * 1e6:.4g}"
+def _as_dict(outcome: "Outcome[Any]", file: Path) -> dict[str, object]:
+    found = {name: getattr(outcome, name) for name in ("skipped", "left", "wrong", "refused", "notes")}
+    return {"file": str(file), "rows": [asdict(row) for row in outcome.rows], **found}

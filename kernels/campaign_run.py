@@ -1,0 +1,80 @@
+"""Run a whole campaign within its budget: its products first, then its transfers, for which some of the time is kept."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernels import measure, measure_transfers
+from kernels.campaign import Campaign
+from kernels.measure import Backend
+from kernels.measure_transfers import TransferBackend
+from kernels.rounds import Clock, Outcome, Progress, Stamp
+from nmsim.measurement import Measurement
+from nmsim.transfer import Transfer
+
+TRANSFERS_SHARE = 0.25
+"""So much of the budget is kept for transfers while some are to be measured; what they leave unused is not given back."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where rows go: CSV files of products and of transfers."""
+
+    products: Path
+    transfers: Path
+
+
+def run(
+    campaign: Campaign,
+    products: Backend,
+    transfers: TransferBackend | None,
+    files: Files,
+    stamp: Stamp,
+    *,
+    budget_s: float | None = None,
+    progress: Progress = lambda text, share: None,
+    clock: Clock = time.monotonic,
+) -> tuple[Outcome[Measurement], Outcome[Transfer]]:
+    """Measure what two files do not hold yet.
+
+    Parameters
+    ----------
+    campaign : Campaign
+    products : Backend
+    transfers : TransferBackend or None
+        None where a device takes none, for a campaign without any.
+    files : Files
+        Both are looked at before anything is measured.
+    stamp, budget_s, progress, clock
+        As for `measure.run`; the budget is that of both.
+
+    Raises
+    ------
+    RowError
+        A file is none of such rows, or ends in half a line.
+    SpecError
+        The device does not take a round.
+    """
+    if transfers is None:
+        assert not campaign.transfers
+        return measure.run(
+            campaign, products, files.products, stamp, budget_s=budget_s, progress=progress, clock=clock
+        ), Outcome()
+    budget_s = campaign.budget_s if budget_s is None else budget_s
+    n_products = len(measure.plan(campaign, products, files.products, stamp).rounds)
+    n_transfers = len(measure_transfers.plan(campaign, transfers, files.transfers, stamp).rounds)
+    first = n_products / max(1, n_products + n_transfers)
+    end = clock() + budget_s
+    multiplied = measure.run(
+        campaign, products, files.products, stamp,
+        budget_s=budget_s * (1 - TRANSFERS_SHARE) if n_transfers else budget_s,
+        progress=lambda text, share: progress(text, first * share),
+        clock=clock,
+    )  # fmt: skip
+    moved = measure_transfers.run(
+        campaign, transfers, files.transfers, stamp,
+        budget_s=end - clock(),
+        progress=lambda text, share: progress(text, first + (1 - first) * share),
+        clock=clock,
+    )  # fmt: skip
+    return multiplied, moved
