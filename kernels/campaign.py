@@ -8,6 +8,7 @@ import itertools
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, get_args
 
@@ -53,7 +54,8 @@ class Round:
 class Campaign:
     """Rounds in the order in which they are run, with how often and how long.
 
-    `budget_s` bounds the whole run; the rounds share it, and take fewer repetitions where it is short.
+    `budget_s` bounds the whole run; the rounds share it, and take fewer repetitions where it is short. `skip` are globs of what
+    is left out of all rounds, such as `gpu.gemv 16:32 *`: kernel, pattern and encoding.
     """
 
     name: str
@@ -63,6 +65,11 @@ class Campaign:
     budget_s: float
     rounds: tuple[Round, ...]
     transfers: tuple[TransferRound, ...] = ()
+    skip: tuple[str, ...] = ()
+
+    def skips(self, label: str) -> bool:
+        """Whether a kernel on a pattern and encoding is left out."""
+        return any(fnmatchcase(label, glob) for glob in self.skip)
 
 
 def shipped() -> list[str]:

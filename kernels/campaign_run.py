@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from kernels import measure, measure_transfers
@@ -9,6 +10,7 @@ from kernels.campaign import Campaign
 from kernels.measure import Backend
 from kernels.measure_transfers import TransferBackend
 from kernels.rounds import Clock, Outcome, Progress, Stamp
+from nmsim.errors import SpecError
 from nmsim.measurement import Measurement
 from nmsim.transfer import Transfer
 
@@ -53,8 +55,9 @@ def run(
     RowError
         A file is none of such rows, or ends in half a line.
     SpecError
-        The device does not take a round.
+        The device does not take a round, or what is to be skipped is in none.
     """
+    _check_skip(campaign, products, transfers)
     if transfers is None:
         assert not campaign.transfers
         return measure.run(
@@ -78,3 +81,18 @@ def run(
         clock=clock,
     )  # fmt: skip
     return multiplied, moved
+
+
+def _check_skip(campaign: Campaign, products: Backend, transfers: TransferBackend | None) -> None:
+    """Refuse a glob of what is to be skipped that fits nothing, as a misspelt one does."""
+    if not campaign.skip:
+        return
+    labels = {measure.label_of(task) for each in campaign.rounds for task in products.tasks(each)}
+    if transfers is not None:
+        labels |= {str(task) for each in campaign.transfers for task in transfers.tasks(each)}
+    for glob in campaign.skip:
+        if not any(fnmatchcase(label, glob) for label in labels):
+            raise SpecError(
+                f"skip {glob!r}: nothing in campaign {campaign.name} fits; expected a glob of kernel, pattern and "
+                f"encoding, such as {min(labels)!r}"
+            )

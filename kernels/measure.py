@@ -87,7 +87,8 @@ def plan(campaign: Campaign, backend: Backend, path: Path, stamp: Stamp) -> Plan
     """
 
     def tasks_of(each: Round) -> dict[tuple[object, ...], Task]:
-        return {_key(task, each, backend, stamp): task for task in backend.tasks(each)}
+        tasks = (task for task in backend.tasks(each) if not campaign.skips(label_of(task)))
+        return {_key(task, each, backend, stamp): task for task in tasks}
 
     return rounds.plan(campaign.rounds, tasks_of, path, Measurement)
 
@@ -256,10 +257,14 @@ def _row(
     )
 
 
+def label_of(task: Task) -> str:
+    """Name what a task is, but for its round: kernel, pattern and encoding."""
+    case, kernel = task
+    return f"{kernel} {case.pattern} {case.encoding}"
+
+
 def _label(contender: Contender) -> str:
-    if contender.case is None:
-        return contender.name
-    return f"{contender.name} {contender.case.pattern} {contender.case.encoding}"
+    return contender.name if contender.case is None else label_of((contender.case, contender.name))
 
 
 def _key(task: Task, each: Round, backend: Backend, stamp: Stamp) -> Key:

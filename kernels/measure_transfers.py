@@ -107,7 +107,8 @@ def plan(campaign: Campaign, backend: TransferBackend, path: Path, stamp: Stamp)
     """
 
     def tasks_of(each: TransferRound) -> dict[tuple[object, ...], Task]:
-        return {_key(task, each, stamp): task for task in backend.tasks(each)}
+        tasks = (task for task in backend.tasks(each) if not campaign.skips(str(task)))
+        return {_key(task, each, stamp): task for task in tasks}
 
     return rounds.plan(campaign.transfers, tasks_of, path, Transfer)
 

@@ -177,7 +177,9 @@ def go_through(
                 outcome.rows.append(row)
         except DeviceLostError as lost:
             kept = f"{len(outcome.rows)} rows of this run are in {path}"
-            raise DeviceLostError(f"{each}: {lost}; {kept}: run the same command again") from None
+            raise DeviceLostError(
+                f"{each}: {lost}; {kept}: run the same command again, with --skip for what it stopped at"
+            ) from None
     return outcome
 
 

@@ -1,6 +1,6 @@
 """`nmsim measure`: times of real sparse products and of transfers on this machine, as rows of CSV files."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,6 +63,14 @@ def measure(
         float | None,
         typer.Option(min=0, help="Seconds after which no new round is begun. Default: the campaign's own."),
     ] = None,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--skip",
+            help="Glob of what to leave out, such as 'gpu.gemv 16:32 *': kernel, pattern and encoding. May be repeated.",
+            metavar="GLOB",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Run sparse products on this machine beside the best dense call at hand, check every result, and append rows.
@@ -82,7 +90,7 @@ def measure(
     files = campaign_run.Files(output, transfers or output.with_name(output.stem + SUFFIX))
     if files.products.absolute() == files.transfers.absolute():
         raise NmsimError(f"--transfers {files.transfers}: expected another file than that of --output")
-    chosen = campaigns.load(campaign or device)
+    chosen = replace(campaigns.load(campaign or device), skip=tuple(skip or ()))
     if device != "cuda":
         campaigns.without_transfers(chosen, f"--device {device}")
     else:

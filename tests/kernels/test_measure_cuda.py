@@ -235,7 +235,7 @@ def test_an_error_that_stays_on_the_device_ends_the_run(mine, tmp_path):
     kind = "RuntimeError: CUDA error: an illegal memory access was encountered"
     assert str(caught.value) == (
         f"M=5 N=24 K=64 fp32 cold, 1 thread: ours 2:4 bitmask: {kind}; the CUDA context of this process is lost ({kind}); "
-        f"12 rows of this run are in {tmp_path / 'rows.csv'}: run the same command again"
+        f"12 rows of this run are in {tmp_path / 'rows.csv'}: run the same command again, with --skip for what it stopped at"
     )
     assert len(measurement_file.read(tmp_path / "rows.csv")) == 12
 

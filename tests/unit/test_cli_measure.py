@@ -215,9 +215,32 @@ def test_a_device_that_is_lost_is_one_line_and_code_2(nmsim, moving, tmp_path):
     )
     code, text, err = nmsim(*given)
     file = tmp_path / "rows.transfers.csv"
-    said = f"3 bytes differ; 1 rows of this run are in {file}: run the same command again"
+    said = (
+        f"3 bytes differ; 1 rows of this run are in {file}: run the same command again, with --skip for what it "
+        "stopped at"
+    )
     assert (code, text, err) == (2, "", f"nmsim: gpu.unpack 64x32 bf16 cold: {said}\n")
     assert len(measurement_file.read(file, Transfer)) == 1
+
+
+def test_what_is_skipped_is_left_out(nmsim, moving, campaign, tmp_path):
+    rows = tmp_path / "rows.csv"
+    given = ("measure", moving(), "--device", "cuda", "-o", rows, "--skip", "*2:4*", "--skip", "gpu.pack*")
+    code, _, _ = nmsim(*given)
+    assert code == 0
+    assert [row.pattern for row in measurement_file.read(rows)] == ["8:16"]
+    moved = measurement_file.read(tmp_path / "rows.transfers.csv", Transfer)
+    assert moved
+    assert "gpu.pack" not in {row.kernel for row in moved}
+    code, _, err = nmsim(
+        "measure", campaign, "--device", "cuda", "-o", tmp_path / "no.csv", "--skip", "gpu.gemm*"
+    )
+    assert code == 2
+    assert (
+        "skip 'gpu.gemm*': nothing in campaign small fits; expected a glob of kernel, pattern and encoding, "
+        in err
+    )
+    assert not (tmp_path / "no.csv").exists()
 
 
 def test_one_file_cannot_hold_both(nmsim, moving, tmp_path):
@@ -261,7 +284,7 @@ def test_a_wrong_result_is_named_and_ends_with_code_1(nmsim, campaign, tmp_path,
     [
         (
             ["nowhere"],
-            "nmsim: campaign 'nowhere': expected one of cpu, cpu-quick, cuda, or the path of a .toml file\n",
+            "nmsim: campaign 'nowhere': expected one of cpu, cpu-quick, cuda, cuda-tuning, or the path of a .toml file\n",
         ),
         (["nowhere.toml"], "nmsim: nowhere.toml: cannot be read as TOML: "),
         (["cpu", "--device", "tpu"], "nmsim: --device 'tpu': expected one of cpu, cuda\n"),
