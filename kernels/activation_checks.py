@@ -1,7 +1,5 @@
 """What `kernels.activation_ops` refuses, with data or without."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -13,6 +11,8 @@ from nmsim.pattern import Pattern
 
 TOKEN_SHIFTS = ("mean", "median")
 """Shifts found anew for each token."""
+MOST_SHIFT = torch.finfo(torch.float32).max
+"""Shifts are subtracted in float32."""
 
 
 def kind_of_shift(shift: object) -> tuple[str, float, Tensor | None]:
@@ -23,10 +23,10 @@ def kind_of_shift(shift: object) -> tuple[str, float, Tensor | None]:
         return "vector", 0.0, shift
     if isinstance(shift, str) and shift in TOKEN_SHIFTS:
         return shift, 0.0, None
-    if isinstance(shift, int | float) and not isinstance(shift, bool) and math.isfinite(shift):
+    if isinstance(shift, int | float) and not isinstance(shift, bool) and -MOST_SHIFT <= shift <= MOST_SHIFT:
         return "constant", float(shift), None
     raise KernelError(
-        f"shift is {shift!r}: expected {' or '.join(map(repr, TOKEN_SHIFTS))}, a finite number, a tensor [K] or None"
+        f"shift is {shift!r}: expected {' or '.join(map(repr, TOKEN_SHIFTS))}, a number within float32, a tensor [K] or None"
     )
 
 

@@ -169,6 +169,9 @@ def _(
     decode_metadata: Tensor,
 ) -> Tensor:
     ops.check_operands(x, values, metadata, bias, pattern, encoding, in_features)
+    for name, part in (("decode_values", decode_values), ("decode_metadata", decode_metadata)):
+        if part.device != x.device:
+            raise KernelError(f"x is on {x.device}, {name} on {part.device}: expected one device")
     return x.new_empty((*x.shape[:-1], values.shape[0]))
 
 

@@ -32,7 +32,8 @@ class NMLinear(nn.Module):
     After `for_decode_()` the layer also holds its weights in the order of the decode kernel, and takes that one on a CUDA
     device for one to four tokens. This copy is in no state dict. It follows the layer: moved, rounded, copied and pickled with
     it, made anew when a state dict is loaded, dropped while the values are float32, which has no such order, and there
-    again once they are not. Whoever writes to `values` or `metadata` by other means calls `for_decode_()` again.
+    again once they are not. Whoever writes to `values` or `metadata` by other means calls `for_decode_()` again; for a call
+    with others in their place (`torch.func.functional_call`), the copy is to be replaced too.
 
     Parameters
     ----------

@@ -30,6 +30,8 @@ def sparse_linear(x: Tensor, weights: NMWeight, bias: Tensor | None = None) -> T
     (`MANY_TOKENS_PORTABLE` where only plain loops serve) the weights are unpacked, once a call, and torch multiplies:
     the same result but for the order of its sums, and but for an infinity or NaN of x where a weight was dropped. It
     has no effect in a sparse kernel and makes NaN in a dense one, and in the matrix units of a CUDA device.
+    On a CUDA device the weights are unpacked from 128 tokens on, and torch multiplies in their type as it is set to: with
+    partial sums in 16 bits, which it allows by default, or in TF32.
 
     Differentiable in x and bias, through the unpacked weights; the weights are frozen.
 

@@ -112,6 +112,11 @@ def expanded(
     rank = (spread * 0x11111111) << 4
     lane = tl.arange(0, PART).to(tl.uint32)[None, None, :]
     place = first[:, :, None] + ((rank[:, :, None] >> (4 * lane)) & 15).to(tl.int32)
+    # A code that is none, which keeps more than N, finds values of its own group, none beyond the last.
+    last = tl.reshape(
+        (group * N + (N - 1))[:, :, None] + tl.zeros([1, 1, PARTS], tl.int32), [1, GROUPS * PARTS]
+    )
+    place = tl.minimum(place, last[:, :, None])
     kept = ((bits[:, :, None] >> lane) & 1) != 0
     place = tl.reshape(place, [ROWS, GROUPS * LANES])
     return tl.load(values_row + place, mask=tl.reshape(kept, [ROWS, GROUPS * LANES]), other=0)

@@ -56,7 +56,7 @@ def pack_kernel(
         lane = tl.arange(0, LANES)[None, :]
         column = group[:, None] * M + lane
         inside = (lane < M) & (column < k)
-        wanted = tl.load(mask_row + column, mask=inside, other=0).to(tl.int32)
+        wanted = (tl.load(mask_row + column, mask=inside, other=0) != 0).to(tl.int32)
         n_wanted = tl.sum(wanted, axis=1)
         free = tl.where(lane < M, 1 - wanted, 0)
         keep = (wanted > 0) | ((free > 0) & (tl.cumsum(free, axis=1) <= (N - n_wanted)[:, None]))

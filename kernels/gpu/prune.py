@@ -21,8 +21,8 @@ from kernels.gpu.token_statistics import lower_median, mean, merged
 from kernels.gpu.units import prune_units, tile_constants, warps_for
 from nmsim.pattern import Pattern
 
-STATISTIC_ELEMS = 4096
-"""Elements of a token that a program holds at a time, while it looks for the token's shift."""
+STATISTIC_ELEMS = 512
+"""Elements of a token that a warp holds at a time, while a program looks for the token's shift. With more, registers spill."""
 LEAST_VARIANCE = 1e-9
 """The variance of what is kept counts as at least so much."""
 
@@ -201,6 +201,6 @@ def constants(
         "SHIFT": shift,
         "HAS_VECTOR": vector,
         "VARIANCE": variance,
-        "STATISTIC": min(STATISTIC_ELEMS, triton.next_power_of_2(k)),
+        "STATISTIC": min(STATISTIC_ELEMS * warps_for(pattern, k, dtype), triton.next_power_of_2(k)),
         "LEAST": LEAST_VARIANCE,
     }

@@ -79,9 +79,11 @@ def store_masks(
     else:
         lane = tl.arange(0, UNIT).to(tl.uint32)[None, :]
         keep = tl.reshape(((word[:, None] >> lane) & 1) != 0, [GROUPS, M])
+        slot = tl.cumsum(keep.to(tl.int32), axis=1) - 1
+        keep &= slot < N  # a mask to pack by may be none of the pattern, and the table ends with N
         store_codes(
-            metadata_row, first + tl.arange(0, GROUPS), keep, tl.cumsum(keep.to(tl.int32), axis=1) - 1, table, first,
-            n_groups, N, M, GROUPS, ENCODING, CODE_BITS, POSITION_BITS, UNIT_GROUPS,
+            metadata_row, first + tl.arange(0, GROUPS), keep, slot, table, first, n_groups,
+            N, M, GROUPS, ENCODING, CODE_BITS, POSITION_BITS, UNIT_GROUPS,
         )  # fmt: skip
 
 
@@ -158,7 +160,7 @@ def prune_units(
     number, inside = tl.join(number_a, number_b), tl.join(inside_a, inside_b)
     if UNIT == 16:
         word = chosen_16(ranks_a, ranks_b, M)
-        if SCORED and tl.max(ones_of(word)) > UNIT // 2:
+        if SCORED and tl.max(tl.where(is_unit, ones_of(word), 0)) > UNIT // 2:
             ties = chosen_16(ranks_a, ranks_b, M, TIES=True)
             word, _ = filled(word & ~ties, ties, N, M, UNIT)
         pairs = squeezed_16(a, b, word, LINES)
@@ -171,7 +173,7 @@ def prune_units(
             x_row, vector, shift, eta, unit, k, M, KIND, SHIFT, HAS_VECTOR, LINES, UNIT, 24
         )
         word = chosen_32(ranks_a, ranks_b, ranks_c, ranks_d)
-        if SCORED and tl.max(ones_of(word)) > UNIT // 2:
+        if SCORED and tl.max(tl.where(is_unit, ones_of(word), 0)) > UNIT // 2:
             ties = chosen_32(ranks_a, ranks_b, ranks_c, ranks_d, TIES=True)
             word, _ = filled(word & ~ties, ties, N, M, UNIT)
         pairs = squeezed_32(a, b, c, d, word, LINES)

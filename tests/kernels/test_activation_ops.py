@@ -230,9 +230,11 @@ WRONG = {
     "pattern 'all': expected 'N:M' with N kept of every M": lambda: prune_activations(X, "all"),
     "pattern 8:64: ": lambda: prune_activations(X, "8:64"),
     "encoding 'gap:2': ": lambda: prune_activations(X, "2:4", "gap:2"),
-    "shift is 'mode': expected 'mean' or 'median', a finite number, a tensor [K] or None": lambda: (
+    "shift is 'mode': expected 'mean' or 'median', a number within float32, a tensor [K] or None": lambda: (
         prune_activations(X, "2:4", shift="mode")
     ),
+    "shift is 1e+300: expected": lambda: prune_activations(X, "2:4", shift=1e300),
+    "shift is 1000": lambda: prune_activations(X, "2:4", shift=10**400),
     "shift is nan: expected": lambda: prune_activations(X, "2:4", shift=float("nan")),
     "shift is (2, 50) on cpu: expected [50] on cpu": lambda: prune_activations(X, "2:4", shift=X),
     "vector is (3,) on cpu: expected [50] on cpu": lambda: prune_activations(X, "2:4", vector=made(3)),

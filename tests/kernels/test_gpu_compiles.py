@@ -48,6 +48,7 @@ for pattern, encoding, k, dtype, shift, scored, variance in (
     ("3:7", "index", 4096, torch.bfloat16, "vector", False, True),
     ("16:32", "combinatorial", 4096, torch.float32, "median", True, True),
     ("2:4", "index", 1, torch.float16, "mean", False, False),
+    ("8:16", "bitmask", 2560, torch.float16, "median", False, False),
 ):
     raw = "*i32" if dtype == torch.float32 else "*i16"
     pointers = {"x": raw, "values": raw, "metadata": "*u8", "eta_out": "*fp32", "v_out": "*fp32"}
@@ -83,7 +84,7 @@ for pattern, encoding, dtype, tokens, whole in (
 
 def test_kernels_compile_for_sm_90_and_spill_next_to_nothing(tmp_path):
     lines = lines_of(CODE, tmp_path)
-    assert len(lines) == 7
+    assert len(lines) == 8
     for line in lines:
         stack, local = re.search(r"'STACK': (\d+), 'LOCAL': (\d+)", line).groups()
         assert int(stack) <= MOST_STACK_BYTES, line

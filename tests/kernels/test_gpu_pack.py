@@ -100,6 +100,30 @@ def test_a_mask_that_keeps_too_many_is_refused_as_nmsim_does(pattern, k, places,
         assert str(error.value) == text
 
 
+@pytest.mark.parametrize("pattern", ["2:4", "4:8"])
+def test_each_group_of_a_unit_is_looked_at(pattern, triton_device):
+    parsed = Pattern.parse(pattern)
+    for group in range(16 // parsed.m):
+        mask = torch.zeros(1, 16, dtype=torch.bool)
+        mask[0, group * parsed.m :][: parsed.n + 1] = True
+        with pytest.raises(PatternError, match=f"group {group} .* keeps {parsed.n + 1}"):
+            packed(made(1, 16, dtype=torch.float16), pattern, "combinatorial", triton_device, mask)
+
+
+def test_any_byte_but_zero_is_true(triton_device):
+    """A mask made of bytes by `view`, which torch allows."""
+    for pattern, dtype in (("2:4", torch.float16), ("2:4", torch.float32), ("3:7", torch.float16)):
+        dense = made(2, 28, dtype=dtype)
+        mask = naive.prune(dense, Pattern.parse(pattern))
+        odd = (mask.to(torch.uint8) * 2).view(torch.bool)
+        for found, want in zip(
+            packed(dense, pattern, "bitmask", triton_device, odd),
+            packed(dense, pattern, "bitmask", triton_device, mask),
+            strict=True,
+        ):
+            assert same_bits(found, want)
+
+
 def test_no_rows_are_no_work(triton_device):
     values, metadata = packed(torch.empty(0, 16), "8:16", "bitmask", triton_device)
     assert values.shape == (0, 8)

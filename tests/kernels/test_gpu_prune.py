@@ -1,5 +1,7 @@
 """The Triton kernel that prunes and packs tokens: the bytes of the plain reference, and the golden model's choice."""
 
+import itertools
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -100,6 +102,42 @@ def test_rows_longer_than_a_tile_and_shorter_than_a_group(triton_device):
         want = cpu.pack(as_array(x), pattern, encoding)
         assert as_array(values).tobytes() == want.values.tobytes()
         assert metadata.numpy().tobytes() == want.metadata.tobytes()
+
+
+def sorted_badly(m):
+    """Groups whose quarters hold any numbers of ones: a network that sorts all of them sorts everything. And two ramps."""
+    quarter = m // 4
+    counts = [c for c in itertools.product(range(quarter + 1), repeat=4) if abs(sum(c) - m // 2) <= 1]
+    generator = torch.Generator().manual_seed(m)
+    ones = [
+        torch.cat([(torch.randperm(quarter, generator=generator) < ones).float() for ones in of_quarters])
+        for of_quarters in counts
+    ]
+    return torch.stack([*ones, torch.arange(m) / m, 1 - torch.arange(m) / m])
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "4:8", "8:16", "16:32"])
+def test_any_order_of_ranks_is_sorted(pattern, triton_device):
+    """The zero-one principle; small parts beside the ones tell equals apart."""
+    groups = sorted_badly(Pattern.parse(pattern).m)
+    generator = torch.Generator().manual_seed(1)
+    for x in (groups, groups + 0.4 * torch.rand(groups.shape, generator=generator)):
+        row = (x.reshape(1, -1) + 1).half()
+        for how in ({"shift": "none"}, {"shift": "constant", "constant": 0.0}):
+            _, metadata, *_ = pruned(row, pattern, "bitmask", triton_device, **how)
+            assert (
+                metadata.numpy().tobytes() == cpu.pack(as_array(row), pattern, "bitmask").metadata.tobytes()
+            )
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "4:8", "8:16", "16:32"])
+def test_a_single_equal_too_many_is_dropped(pattern, triton_device):
+    m = Pattern.parse(pattern).m
+    row = torch.arange(1.0, 1 + 8 * max(m, 16))  # whole units in a whole tile, so that nothing else is equal
+    row[-m // 2 - 1] = row[-m // 2]
+    row = row[None].half()
+    _, metadata, *_ = pruned(row, pattern, "bitmask", triton_device, shift="constant", constant=0.0)
+    assert metadata.numpy().tobytes() == cpu.pack(as_array(row), pattern, "bitmask").metadata.tobytes()
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "4:8", "8:16", "16:32"])

@@ -5,12 +5,15 @@ import pytest
 from nmsim.pattern import Pattern
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
 
+import triton.language as tl  # noqa: E402
 from triton_tensors import Room, any_bits, made, same_bits  # noqa: E402
 
 from kernels import naive, ops  # noqa: E402
 from kernels.gpu import unpack  # noqa: E402
+from kernels.gpu.expand import columns  # noqa: E402
+from kernels.nm_weight import row_lengths  # noqa: E402
 
 PATTERNS = ("2:4", "4:8", "8:16", "16:32", "3:7", "1:5", "1:1", "31:32", "2:8")
 ENCODINGS = ("bitmask", "index", "combinatorial")
@@ -76,6 +79,33 @@ def test_one_wrong_bit_of_the_metadata_shows(triton_device):
         wrong = unpacked(values, metadata, pattern, "bitmask", 32, triton_device)
         assert torch.equal(right[0], wrong[0])
         assert not torch.equal(right[1], wrong[1])
+
+
+def test_a_code_that_is_none_reads_values_of_its_own_group(triton_device):
+    """On a device codes are not checked; behind the last value stands NaN."""
+    for pattern, k in (("2:4", 16), ("3:7", 56), ("4:16", 32)):
+        parsed = Pattern.parse(pattern)
+        values_columns, metadata_columns = row_lengths(parsed, "bitmask", k)
+        room = torch.full((values_columns + 64,), torch.nan, device=triton_device)
+        values = room[:values_columns].view(1, -1)
+        values.copy_(torch.arange(1, values_columns + 1))
+        metadata = torch.full((1, metadata_columns), 0xFF, dtype=torch.uint8, device=triton_device)
+        found = torch.full((1, k), torch.nan, device=triton_device)
+        unpack.launch(values, metadata, parsed, "bitmask", found)
+        of_group = (found[0, : k // parsed.m * parsed.m].cpu() - 1) // parsed.n
+        assert of_group.tolist() == [i // parsed.m for i in range(k // parsed.m * parsed.m)]
+
+
+@triton.jit
+def columns_kernel(out, M: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.constexpr):
+    tl.store(out + tl.arange(0, GROUPS * LANES), columns(2, M, GROUPS, LANES))
+
+
+def test_no_column_is_written_twice(triton_device):
+    for m, lanes in ((3, 4), (7, 8), (16, 16), (31, 32)):
+        out = torch.empty(4 * lanes, dtype=torch.int32, device=triton_device)
+        columns_kernel[(1,)](out, m, 4, lanes)
+        assert [place for place in out.tolist() if place >= 0] == list(range(2 * m, 6 * m))
 
 
 def test_no_rows_are_no_work(triton_device):

@@ -307,3 +307,19 @@ def test_a_shared_layer_has_one_copy(monkeypatch):
     assert report.layers == ("0", "2")
     assert report.decode_bytes == shared.decode_bytes
     assert calls == [shared]
+
+
+def test_a_copy_elsewhere_is_refused_without_data_too():
+    layer = layer_of().for_decode_()
+    x = made(2, 75).half()
+    about = str(layer.pattern), layer.encoding, layer.in_features
+    with pytest.raises(KernelError, match="x is on cpu, decode_values on meta: expected one device"):
+        torch.ops.nmsim.decode_or_sparse_linear(
+            x,
+            layer.values,
+            layer.metadata,
+            layer.bias,
+            *about,
+            layer.decode_values.to("meta"),
+            layer.decode_metadata,
+        )

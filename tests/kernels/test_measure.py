@@ -110,7 +110,9 @@ def test_a_round_says_which_operand_is_sparse(load):
 
 
 def test_an_unknown_campaign_lists_the_known_ones():
-    with pytest.raises(SpecError, match=r"campaign 'gpu': expected one of cpu, cpu-quick, cuda, cuda-tuning, or the path"):
+    with pytest.raises(
+        SpecError, match=r"campaign 'gpu': expected one of cpu, cpu-quick, cuda, cuda-tuning, or the path"
+    ):
         campaign.load("gpu")
 
 
