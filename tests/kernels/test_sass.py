@@ -117,6 +117,23 @@ def test_the_committed_table_holds_the_gates_for_all_patterns(committed):
         assert all(row["loop_instructions"] / row["loop_groups"] <= limit for row in rows)
 
 
+def test_the_page_on_gpu_kernels_has_the_counts_of_the_table(committed):
+    text = (TABLE.parents[1] / "explanation" / "gpu-kernels.md").read_text(encoding="utf-8")
+    rows = {row["name"]: row for row in committed["rows"] if row["architecture"] == 90}
+    for start, name in {
+        "| prune, `bitmask` | ": PRUNED,
+        "| the same, 16:32 | ": "prune 16:32 bitmask fp16",
+        "| prune, `index` | ": "prune 8:16 index fp16",
+        "| prune times a vector | ": "prune 8:16 bitmask fp16, times a vector",
+        "| prune, mean shift and variance | ": "prune 8:16 bitmask fp16, mean shift, variance",
+        "| pack by a mask, `bitmask` | ": "pack 8:16 bitmask fp16, of a mask",
+    }.items():
+        row = rows[name]
+        (line,) = [line for line in text.splitlines() if line.startswith(start)]
+        count = (row["loop_instructions"] or row["instructions"]) * 16 / row["elems"]
+        assert line.split("|")[-2].split(",")[0].strip() == f"{count:.0f}", line
+
+
 LISTING = """
 	.text.kernel:
         /*0000*/                   MOV R1, c[0x0][0x28] ;
