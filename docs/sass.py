@@ -5,17 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import hwmodels
+from nmsim.pattern import Pattern
 
 ROWS = Path(__file__).resolve().parent / "reference" / "sass.json"
 MACHINES = {80: "a100-sxm", 90: "h200", 100: "b200"}
 GROUP_ELEMS = 16
-GROUP_VALUE_BYTES = 16
-METADATA_BYTES = {
-    "bitmask": {},
-    "index": {"4:8": 3, "8:16": 4, "16:32": 5},
-    "combinatorial": {},
-}
-"""Of 16 elements, where they are not the two bytes of all others."""
+DENSE_BYTES = 32
+"""Of 16 dense elements."""
 
 HEAD = """# Compiled kernels
 
@@ -41,7 +37,9 @@ sum of parts, is not in it.
 **Issue to memory** is the time to issue the loop's instructions over the time to read its weights from memory, both at the
 rates of the machine's datasheet: (instructions a group / (SMs x lanes x clock)) / (bytes a group / bandwidth). Above 1 the
 instructions bound the kernel. Nothing but that is in the ratio: no latency, no limit on loads under way, no slower rate of
-single kinds of instructions. It says what cannot be reached, not what is.
+single kinds of instructions. It says what cannot be reached, not what is. **At most, over dense** draws the conclusion: 32
+bytes of 16 dense elements over the stored ones, less where instructions take longer than bytes. A dense product at the
+datasheet's bandwidth is 1.
 """
 
 STREAMS = """
@@ -54,17 +52,20 @@ way. `combinatorial` codes are summed up term by term, and a variance is added u
 bandwidth of a copy on an H200. The loop of pruning times a vector has the mending of ties in it, which is skipped where there
 are none.
 """
+TILES = """
+## Products in tiles
+
+The gemm for few tokens takes packed rows of any pattern. Instructions are those of its loop, the matrix units' among them; of
+several loops the page takes one, so that where codes are decoded in a loop of their own it is not all. One token of a pattern
+without a decode kernel of its own comes here too, and so does all of `combinatorial` of 16:32, which is decoded by a walk
+through 32 positions for each code: such weights are better turned into `bitmask` before they are multiplied.
+"""
 OTHERS = """
 ## The other kernels
 
-Loads from memory are those of the whole kernel, of so many bytes a thread; of several loops the page takes one, so that the
-loop of a product whose codes are decoded in a loop of their own is not all that it does. One token of a pattern without a
-decode kernel of its own goes through the gemm, which takes 16 tokens at a time: for 2:8 `index` that is {general:.0f}
-instructions for 16 elements on sm_90, where `bitmask` of 8:16 has {decode:.1f} in the decode GEMV. Such weights are smaller,
-and no faster. `combinatorial` of 16:32, which alone of the four patterns has no table small enough, is decoded by a walk
-through 32 positions for each code; it is better turned into `bitmask` before it is multiplied. `combinatorial` of 8:16 finds
-its positions in a table of 12870 words (51 KB), one load at up to 32 different places for a warp, where `bitmask` reads two
-tables of 1 KB: few instructions, but not a byte less, for its 14 bits are stored in 16.
+Loads from memory are those of the whole kernel, of so many bytes a thread. `combinatorial` of 8:16 finds its positions in a
+table of 12870 words (51 KB), one load at up to 32 different places for a warp, where `bitmask` reads two tables of 1 KB: few
+instructions, but not a byte less, for its 14 bits are stored in 16.
 """
 STREAM_BYTES = {"prune": 32, "unpack": 32, "pack": 32 + 16}
 """Of 16 dense elements of 16 bits; a mask to pack by has a byte an element."""
@@ -78,22 +79,25 @@ def page() -> str:
         rows.setdefault(row["name"], {})[row["architecture"]] = row
     gemv = {name: codes for name, codes in rows.items() if codes[90]["loop_groups"]}
     streams = {name: codes for name, codes in rows.items() if name.split()[0] in STREAM_BYTES}
-    others = {name: codes for name, codes in rows.items() if name not in gemv | streams}
+    tiles = {name: codes for name, codes in rows.items() if name.startswith("gemm ")}
+    others = {name: codes for name, codes in rows.items() if name not in gemv | streams | tiles}
     lines = [
         HEAD.format(triton=found["triton"]),
         "| gemv | warps | registers, sm_80 / 90 / 100 | instructions a group, sm_80 / 90 / 100 | loads of the loop, sm_90 |"
-        " bytes a group | issue to memory, A100 / H200 / B200 |",
-        "|---|---|---|---|---|---|---|",
-        *(_gemv_line(name, codes) for name, codes in gemv.items()),
+        " bytes a group | issue to memory, A100 / H200 / B200 | at most, over dense |",
+        "|---|---|---|---|---|---|---|---|",
+        *(_product_line(name, codes) for name, codes in gemv.items()),
+        TILES,
+        "| gemm | warps | registers, sm_80 / 90 / 100 | instructions for 16 elements, sm_80 / 90 / 100 |"
+        " loads of the loop, sm_90 | bytes | issue to memory, A100 / H200 / B200 | at most, over dense |",
+        "|---|---|---|---|---|---|---|---|",
+        *(_product_line(name, codes) for name, codes in tiles.items()),
         STREAMS,
         "| kernel | warps | registers, sm_80 / 90 / 100 | instructions for 16 elements, sm_80 / 90 / 100 | loads, sm_90 |"
         " bytes | issue to memory, A100 / H200 / B200 |",
         "|---|---|---|---|---|---|---|",
         *(_stream_line(name, codes) for name, codes in streams.items()),
-        OTHERS.format(
-            general=_per_group(rows["gemm 2:8 index fp16, 16 tokens"][90]),
-            decode=_per_group(rows["gemv 8:16 bitmask fp16, 1 token"][90]),
-        ),
+        OTHERS,
         "| kernel | warps | registers, sm_80 / 90 / 100 | instructions, sm_80 / 90 / 100 | of them a loop | loads, sm_90 |",
         "|---|---|---|---|---|---|",
         *(_other_line(name, codes) for name, codes in others.items()),
@@ -101,31 +105,46 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _gemv_line(name: str, codes: dict[int, dict[str, Any]]) -> str:
-    return _line(name.removeprefix("gemv "), codes, codes[90]["loop_loads"], _stored_bytes(name))
+def _product_line(name: str, codes: dict[int, dict[str, Any]]) -> str:
+    n_bytes = _stored_bytes(name)
+    most = [DENSE_BYTES / n_bytes / max(1.0, ratio) for ratio in _ratios(codes, n_bytes)]
+    cells = _cells(name.split(maxsplit=1)[1], name, codes, codes[90]["loop_loads"], n_bytes)
+    return _line([*cells, " / ".join(f"{ratio:.2f}x" for ratio in most)])
 
 
 def _stream_line(name: str, codes: dict[int, dict[str, Any]]) -> str:
-    return _line(name, codes, codes[90]["loads"], _stored_bytes(name) + STREAM_BYTES[name.split()[0]])
+    n_bytes = _stored_bytes(name) + STREAM_BYTES[name.split()[0]]
+    return _line(_cells(name, name, codes, codes[90]["loads"], n_bytes))
 
 
-def _line(name: str, codes: dict[int, dict[str, Any]], loads: dict[str, int], n_bytes: int) -> str:
-    ratios = [_issue_to_memory(_per_group(codes[sm]), n_bytes, machine) for sm, machine in MACHINES.items()]
-    cells = [
-        name + _spilled(codes),
+def _cells(
+    title: str, name: str, codes: dict[int, dict[str, Any]], loads: dict[str, int], n_bytes: float
+) -> list[Any]:
+    return [
+        title + _spilled(codes),
         codes[90]["warps"],
         _three(codes, lambda row: str(row["registers"])),
         _three(codes, lambda row: f"{_per_group(row):.4g}"),
         _loads(loads),
-        n_bytes,
-        " / ".join(f"{ratio:.2f}" for ratio in ratios),
+        f"{n_bytes:g}",
+        " / ".join(f"{ratio:.2f}" for ratio in _ratios(codes, n_bytes)),
     ]
+
+
+def _line(cells: list[Any]) -> str:
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def _stored_bytes(name: str) -> int:
-    pattern, encoding = name.split()[1:3]
-    return GROUP_VALUE_BYTES + METADATA_BYTES[encoding].get(pattern, 2)
+def _ratios(codes: dict[int, dict[str, Any]], n_bytes: float) -> list[float]:
+    return [_issue_to_memory(_per_group(codes[sm]), n_bytes, machine) for sm, machine in MACHINES.items()]
+
+
+def _stored_bytes(name: str) -> float:
+    """Bytes of values and codes of 16 elements: a bit each of a bitmask, as much for combinatorial codes as they are stored."""
+    pattern, encoding = Pattern.parse(name.split()[1]), name.split()[2]
+    kept = GROUP_ELEMS * pattern.n / pattern.m
+    code_bits = kept * (pattern.m - 1).bit_length() if encoding == "index" else GROUP_ELEMS
+    return 2 * kept + code_bits / 8
 
 
 def _other_line(name: str, codes: dict[int, dict[str, Any]]) -> str:
@@ -137,7 +156,7 @@ def _other_line(name: str, codes: dict[int, dict[str, Any]]) -> str:
         _three(codes, lambda row: str(row["loop_instructions"])),
         _loads(codes[90]["loads"]),
     ]
-    return "| " + " | ".join(map(str, cells)) + " |"
+    return _line(cells)
 
 
 def _per_group(row: dict[str, Any]) -> float:
@@ -145,7 +164,7 @@ def _per_group(row: dict[str, Any]) -> float:
     return float((row["loop_instructions"] or row["instructions"]) / groups)
 
 
-def _issue_to_memory(instructions: float, n_bytes: int, machine: str) -> float:
+def _issue_to_memory(instructions: float, n_bytes: float, machine: str) -> float:
     spec = hwmodels.load(machine)
     lanes_per_s = spec.cores.value * spec.issue_lanes_per_core_per_cycle.value * spec.clock_hz.value
     return float(instructions / lanes_per_s / (n_bytes / spec.dram_bandwidth_bytes_per_s.value))

@@ -1,5 +1,6 @@
 """`predict_rows`: predictions for measured rows, each run as its row says, so that the judge can hold them together."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from nmsim.errors import NmsimError, RowError
 from nmsim.records import VALUE_BITS
 
 AUTO = "auto"
+SOFTWARE = "software"
+"""As `predict` would run it on the machine without its sparse units: what kernels do that decode by instructions."""
 JUDGED_COLUMNS = (
     "predicted_dense_time_s",
     "predicted_sparse_time_s",
@@ -40,9 +43,9 @@ def predict_rows(
     ----------
     inputs : DataFrame
         A row each: `M`, `N`, `K`, `dtype`, `baseline_dtype` (of the dense baseline), `pattern` (N:M or nothing),
-        `kernel_family` (a key of `hwmodels.families.FAMILIES`, or `"auto"` for what `predict` would run), `density`
-        (share of elements kept), `l2_state`; for `"auto"` also `phase`, `sparse_operand`, `encoding`, `packing` and
-        `threads` where they differ from the defaults of `Case`.
+        `kernel_family` (a key of `hwmodels.families.FAMILIES`, `"auto"` for what `predict` would run, or `"software"` for
+        the same without a sparse unit), `density` (share of elements kept), `l2_state`; for these two also `phase`,
+        `sparse_operand`, `encoding`, `packing` and `threads` where they differ from the defaults of `Case`.
     hardware : str, Path or HardwareSpec
     held_out : bool
         Use the constants that were fitted without this group of machines.
@@ -89,7 +92,7 @@ def _check(inputs: pd.DataFrame) -> None:
         _refuse(
             inputs, name, ~inputs[name].isin(list(VALUE_BITS)).to_numpy(), f"one of {', '.join(VALUE_BITS)}"
         )
-    names = (AUTO, *FAMILIES)
+    names = (AUTO, SOFTWARE, *FAMILIES)
     _refuse(
         inputs, "kernel_family", ~inputs["kernel_family"].isin(names).to_numpy(), f"one of {', '.join(names)}"
     )
@@ -116,8 +119,8 @@ def _family(
     without: str,
 ) -> pd.DataFrame:
     try:
-        if name == AUTO:
-            return _auto(inputs, spec, values)
+        if name in (AUTO, SOFTWARE):
+            return _auto(inputs, spec if name == AUTO else replace(spec, native=()), values)
         return _foreign(inputs, name, spec, values, without)
     except NmsimError as error:
         raise RowError(f"rows from {int(places[0])}: {error}") from error

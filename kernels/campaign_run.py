@@ -57,7 +57,7 @@ def run(
     SpecError
         The device does not take a round, or what is to be skipped is in none.
     """
-    _check_skip(campaign, products, transfers)
+    check(campaign, products, transfers)
     if transfers is None:
         assert not campaign.transfers
         return measure.run(
@@ -83,10 +83,16 @@ def run(
     return multiplied, moved
 
 
-def _check_skip(campaign: Campaign, products: Backend, transfers: TransferBackend | None) -> None:
-    """Refuse a glob of what is to be skipped that fits nothing, as a misspelt one does."""
-    if not campaign.skip:
-        return
+def check(campaign: Campaign, products: Backend, transfers: TransferBackend | None) -> None:
+    """Refuse a campaign that a device does not take, or with a glob of what is to be skipped that fits nothing.
+
+    Nothing is measured, and a device that is not there can be asked too.
+
+    Raises
+    ------
+    SpecError
+        What is wrong, and where.
+    """
     labels = {measure.label_of(task) for each in campaign.rounds for task in products.tasks(each)}
     if transfers is not None:
         labels |= {str(task) for each in campaign.transfers for task in transfers.tasks(each)}

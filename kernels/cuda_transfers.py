@@ -58,9 +58,14 @@ class CudaTransfers:
         import torch
 
         self._torch, self._seed, self._device, self._kernels = torch, seed, device, kernels
-        self._clock = clock or CudaClock(torch)
+        self._given_clock = clock
         self._matrix: tuple[tuple[int, int, str], Matrix] | None = None
         self.about: Mapping[str, Any] = {**about, **host.versions(("numba",))}
+
+    @functools.cached_property
+    def _clock(self) -> Clock:
+        """Made when something is to be timed: what a campaign asks for can be told without a device."""
+        return self._given_clock or CudaClock(self._torch)
 
     def tasks(self, of: TransferRound) -> list[Task]:
         """Kernel, pattern and encoding of each row of a round.

@@ -140,7 +140,9 @@ class CpuBackend:
         for name in names:
             if name not in sets:
                 known = ", ".join(f"{PREFIX}{each}" for each in sets)
-                raise SpecError(f"{of}: kernel {PREFIX}{name}: this CPU has {known} (or {BEST})")
+                given = next(kernel for kernel in of.kernels if kernel.removeprefix(PREFIX) == name)
+                elsewhere = "" if given.startswith(PREFIX) else "; kernels of a GPU need --device cuda"
+                raise SpecError(f"{of}: kernel {given}: this CPU has {known} (or {BEST}){elsewhere}")
         return [
             (self._case(of, pattern, encoding), f"{PREFIX}{name}")
             for name in dict.fromkeys(names)

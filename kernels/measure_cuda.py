@@ -59,7 +59,7 @@ class CudaBackend:
         import torch
 
         self._torch, self._seed, self._device, self._products = torch, seed, device, products
-        self._clock = clock or CudaClock(torch)
+        self._given_clock = clock
         self._weights: tuple[tuple[int, int, str], Operand] | None = None
 
     @functools.cached_property
@@ -79,6 +79,11 @@ class CudaBackend:
     def threads(self, of: Round) -> None:
         """None: a device has no number of cores at work."""
         return
+
+    @functools.cached_property
+    def _clock(self) -> Clock:
+        """Made when something is to be timed: what a campaign asks for can be told without a device."""
+        return self._given_clock or CudaClock(self._torch)
 
     def tasks(self, of: Round) -> list[Task]:
         """Cases and kernels of a round; a kernel that is named has to take every case.
@@ -117,8 +122,8 @@ class CudaBackend:
 
         What refuses is passed over; `contenders` says of it.
         """
-        weights, tokens = self._operands(of)
-        with self._torch.inference_mode():
+        with contextlib.suppress(*cuda_device.refusals()), self._torch.inference_mode():
+            weights, tokens = self._operands(of)
             for case, kernel in tasks:
                 with contextlib.suppress(*cuda_device.refusals()):
                     self._begun(functools.partial(self._builder, case, kernel, weights, tokens))
@@ -129,7 +134,8 @@ class CudaBackend:
 
         Calls that read dense weights share their copies.
         """
-        weights, tokens = self._operands(of)
+        with cuda_device.guarded("operands", self._clock.synchronize, cuda_device.refusals()):
+            weights, tokens = self._operands(of)
         with self._torch.inference_mode():
             made = [self._sparse(of, case, kernel, weights, tokens, warmup) for case, kernel in tasks]
             yield [*made, *self._dense(of, weights, tokens.dense, warmup)]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from kernels import timing
+from kernels.gate import RefusedError
 from nmsim import measurement_file
 from nmsim.errors import NmsimError
 from nmsim.row import Row
@@ -175,6 +176,10 @@ def go_through(
             for row in rows_of(each, tasks, Pace(time_left, report)):
                 measurement_file.append(path, row)
                 outcome.rows.append(row)
+        except RefusedError as problem:
+            outcome.refused.append(f"{each}: {problem}")
+        except MemoryError as problem:
+            outcome.refused.append(f"{each}: more than memory holds: {problem}")
         except DeviceLostError as lost:
             kept = f"{len(outcome.rows)} rows of this run are in {path}"
             raise DeviceLostError(

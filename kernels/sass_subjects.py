@@ -3,6 +3,7 @@
 `python -m kernels.sass_subjects docs/reference/sass.json` compiles all of them for three architectures, some minutes long.
 """
 
+import argparse
 import json
 import sys
 from dataclasses import asdict
@@ -225,11 +226,13 @@ def rows() -> list[Code]:
 
 def main(arguments: list[str]) -> int:
     """Write the table of all subjects to a file, as JSON."""
-    if len(arguments) != 1:
-        print("usage: python -m kernels.sass_subjects FILE", file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser(prog="python -m kernels.sass_subjects", description=__doc__)
+    parser.add_argument("file", type=Path, help="JSON file to write, docs/reference/sass.json for the page")
+    path = parser.parse_args(arguments).file
+    if not path.parent.is_dir():
+        parser.error(f"{path}: there is no folder {path.parent}, expected an existing one")
     found = {"triton": triton.__version__, "rows": [asdict(row) for row in rows()]}
-    Path(arguments[0]).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -24,7 +24,8 @@ RESIDUAL_COLUMNS = (
     *("family", "width", "regime", "machine", "row"),
     *("log_speedup_error", "log_dense_time_error", "log_sparse_time_error"),
 )
-AUTO = "auto"
+CHOSEN = ("auto", "software")
+"""Families whose way of running the model chooses."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def _reason(row: JudgedRow, machine_family: str) -> str:
     """Why a row is not fitted; nothing where it is."""
     if machine_family == "cpu":
         return "of CPUs"
-    if family_of(row.measurement).name == AUTO:
+    if family_of(row.measurement).name in CHOSEN:
         return "of kernels that the model chooses"
     if row.measurement.dense_time_s is None or row.measurement.sparse_time_s is None:
         return "without both times"

@@ -48,6 +48,10 @@ MARKS = {
     "pruned beforehand": re.compile(r"\bpruned and packed beforehand, not in this time\b"),
 }
 """What a note may say against a row -> how it is recognised; the first that fits is the row's mark."""
+OWN_FAMILIES = {"torch.cu": "library", "gpu.": "software"}
+"""How the kernel of one of our own rows begins -> its family."""
+TIMED_IN_GRAPH = re.compile(r"\bgraph of \d+ copies\b")
+"""In the notes of our own rows of a GPU: calls on copies of their operands, one after the other, in a CUDA graph."""
 
 
 def note_of_products(sparse: int, dense: int) -> str:
@@ -97,7 +101,10 @@ def mark_of(note: str) -> str:
 
 
 def family_of(row: Measurement) -> KernelFamily:
-    """The family of kernels of a row: "auto" for our own rows, which say how their operand is encoded.
+    """The family of kernels of a row. Our own rows, which say how their operand is encoded, say by their kernel who ran it.
+
+    `torch.cutlass` and `torch.cusparselt` are libraries on the sparse unit, `gpu.…` decode by instructions; of others the model
+    decides.
 
     Raises
     ------
@@ -105,9 +112,18 @@ def family_of(row: Measurement) -> KernelFamily:
         Words that mean no pattern.
     """
     case = row.case
-    if case is not None and case.pattern is not None:
-        return KernelFamily("auto", case.pattern, case.pattern.n / case.pattern.m)
-    return understand(row.pattern, row.kernel, row.M)
+    if case is None or case.pattern is None:
+        return understand(row.pattern, row.kernel, row.M)
+    own = (name for sign, name in OWN_FAMILIES.items() if row.kernel.startswith(sign))
+    return KernelFamily(next(own, "auto"), case.pattern, case.pattern.n / case.pattern.m)
+
+
+def state_of(row: Measurement) -> str:
+    """What the model is told of the cache: nothing, which is DRAM, for a row timed in a graph, which waited for no flush.
+
+    The model's "cold" is a call by itself after a flush that wrote: its time holds launches and lines written back.
+    """
+    return "" if row.l2_state == "cold" and TIMED_IN_GRAPH.search(row.note) else row.l2_state
 
 
 def model_inputs(rows: Iterable[tuple[Measurement, str]]) -> pd.DataFrame:
@@ -131,6 +147,7 @@ def model_inputs(rows: Iterable[tuple[Measurement, str]]) -> pd.DataFrame:
         record: dict[str, Any] = {name: getattr(row, name) for name in INPUT_COLUMNS if hasattr(row, name)}
         record |= {
             "machine": machine,
+            "l2_state": state_of(row),
             "baseline_dtype": baseline_dtype_of(row.note, row.dtype),
             "pattern": str(family.pattern) if family.pattern else None,
             "kernel_family": family.name,
@@ -138,7 +155,7 @@ def model_inputs(rows: Iterable[tuple[Measurement, str]]) -> pd.DataFrame:
             "sparse_products": sparse,
             "dense_products_beside": dense,
         }
-        if family.name == "auto":
+        if family.name in ("auto", "software"):
             record |= {name: record[name] or default_of(name) for name in ("encoding", "packing")}
         records.append(record)
     table = pd.DataFrame(records, columns=list(INPUT_COLUMNS))

@@ -165,6 +165,7 @@ def _labels(rows: Sequence[JudgedRow], inputs: pd.DataFrame) -> pd.DataFrame:
             "regime": [regime_of(row.M) for row in measured],
             "dtype_class": [f"{VALUE_BITS[row.dtype]}-bit" for row in measured],
             "mark": [mark_of(row.note) for row in measured],
+            "l2_state": [row.l2_state for row in measured],
             "source_url": [row.source_url for row in measured],
             "note": [row.note for row in measured],
         }
@@ -181,4 +182,4 @@ def _labels(rows: Sequence[JudgedRow], inputs: pd.DataFrame) -> pd.DataFrame:
         "N",
         "K",
     )
-    return pd.concat([labels, inputs[[*kept, "l2_state", "threads"]]], axis=1)
+    return pd.concat([labels, inputs[[*kept, "threads"]]], axis=1)

@@ -8,6 +8,7 @@
 | csr | unstructured, one index a value | `unstructured 50%` |
 | vector-nm | N:M whose mask a whole vector of rows shares, vector units | `16:32 vector-wise` |
 | column-nm | V:N:M: columns picked for V rows, 2:4 among them | `V:2:10 (V=32)` |
+| software | any N:M, decoded by instructions, never on a sparse unit | our own rows of kernels `gpu.…` |
 | auto | any other N:M: the model decides how it runs | `8:16` |
 """
 
@@ -18,7 +19,7 @@ from nmsim.errors import PatternError, RowError
 from nmsim.pattern import Pattern
 from nmsim.records import SparseOperand
 
-KERNEL_FAMILIES = ("library", "sliding", "delta-gemv", "csr", "vector-nm", "column-nm", "auto")
+KERNEL_FAMILIES = ("library", "sliding", "delta-gemv", "csr", "vector-nm", "column-nm", "software", "auto")
 
 _UNSTRUCTURED = re.compile(
     r"unstructured ?(?:(?P<word>density|sparsity) (?P<a>[\d.]+)|(?P<b>[\d.]+) ?%(?: (?P<kept>density))?)"

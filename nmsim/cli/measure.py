@@ -1,5 +1,6 @@
 """`nmsim measure`: times of real sparse products and of transfers on this machine, as rows of CSV files."""
 
+import importlib.util
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ from nmsim.errors import NmsimError
 from nmsim.transfer import SUFFIX
 
 if TYPE_CHECKING:
+    from kernels.campaign import Campaign
     from kernels.measure import Backend
     from kernels.measure_transfers import TransferBackend
     from kernels.rounds import Outcome
@@ -97,6 +99,7 @@ def measure(
         from kernels import cuda_device
 
         if problem := cuda_device.problem():
+            _check_without_a_device(chosen)
             stop_without("cuda", problem)
     about = provenance.collect(provenance.command_line(), [])
     with share_bar() as progress:
@@ -125,6 +128,17 @@ def measure(
     _tell("note", [*multiplied.notes, *moved.notes], "yellow")
     if wrong:
         raise typer.Exit(WRONG_RESULT)
+
+
+def _check_without_a_device(campaign: "Campaign") -> None:
+    """Refuse a campaign that no CUDA device would take, so that it is found out before there is one; torch is needed."""
+    if importlib.util.find_spec("torch") is None:
+        return
+    from kernels import campaign_run
+    from kernels.cuda_transfers import CudaTransfers
+    from kernels.measure_cuda import CudaBackend
+
+    campaign_run.check(campaign, CudaBackend(campaign.seed), CudaTransfers(campaign.seed, {}))
 
 
 def _backends(device: str, seed: int) -> "tuple[Backend, TransferBackend | None, str]":

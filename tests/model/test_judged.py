@@ -119,7 +119,7 @@ def test_input_is_left_alone():
     [
         (
             {"kernel_family": "spmv"},
-            r"row 1, column kernel_family: 'spmv': expected one of auto, library, sliding",
+            r"row 1, column kernel_family: 'spmv': expected one of auto, software, library, sliding",
         ),
         ({"dtype": "fp8"}, r"rows from 0: dtype 'fp8': a100-sxm has no sparse matrix unit for it"),
         ({"baseline_dtype": "fp8"}, r"rows from 0: dtype 'fp8': a100-sxm has no peak for it"),

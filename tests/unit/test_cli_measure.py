@@ -7,6 +7,7 @@ import pytest
 
 import hwmodels
 from kernels import calibration, cuda_device, host, measure_cpu
+from kernels import campaign as campaigns
 from kernels.gate import GateError, RefusedError
 from kernels.measure_transfers import Mover as MovingCall
 from kernels.measure_transfers import Task
@@ -241,6 +242,28 @@ def test_what_is_skipped_is_left_out(nmsim, moving, campaign, tmp_path):
         in err
     )
     assert not (tmp_path / "no.csv").exists()
+
+
+def test_without_a_device_a_wrong_campaign_is_told_first(nmsim, campaign, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(cuda_device, "problem", lambda: "no CUDA device found")
+    text = (campaigns.CAMPAIGN_FOLDER / "cuda-tuning.toml").read_text()
+    campaign.write_text(text)
+    code, _, err = nmsim("measure", campaign, "--device", "cuda", "-o", tmp_path / "rows.csv")
+    assert (code, err) == (3, "nmsim: --device cuda: no CUDA device found\n")
+    campaign.write_text(text.replace("warps=16,", "warp=16,", 1))
+    code, _, err = nmsim("measure", campaign, "--device", "cuda", "-o", tmp_path / "rows.csv")
+    assert code == 2
+    assert "kernel gpu.gemv[warp=16,n_parts=1]: 'warp=16': expected whole numbers" in err
+    assert not (tmp_path / "rows.csv").exists()
+
+
+def test_what_memory_does_not_hold_is_refused_and_the_rest_goes_on(nmsim, campaign, tmp_path):
+    campaign.write_text(SMALL.replace("shapes = [", "shapes = [[1, 8000000, 8000000], ", 1))
+    code, _, err = nmsim("measure", campaign, "-o", tmp_path / "rows.csv")
+    assert code == 0
+    assert "refused, no row: M=1 N=8000000 K=8000000 fp32 cold, 1 thread: more than memory holds: " in err
+    assert len(measurement_file.read(tmp_path / "rows.csv")) == 2
 
 
 def test_one_file_cannot_hold_both(nmsim, moving, tmp_path):

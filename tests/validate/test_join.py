@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 from judge_fakes import literature_line, measurement, model_of, write_literature
 
+import hwmodels
 from nmsim import measurement_file
 from nmsim.errors import RowError
 from nmsim.measurement import COLUMNS
@@ -75,6 +76,40 @@ def test_our_own_rows_are_asked_as_cases():
     assert asked[["kernel_family", "pattern", "encoding", "packing", "threads", "l2_state"]].tolist() == [
         "auto", "2:4", "index", "bitstream", 1, "cold",
     ]  # fmt: skip
+
+
+def own_row(kernel, pattern="2:4", encoding="index", M=64, **cells):
+    case = Case(GemmShape(M, 4096, 4096), dtype="bf16", pattern=Pattern.parse(pattern), encoding=encoding)
+    return measurement(
+        machine="h200", kernel=kernel, case_id=case.case_id, M=M, N=4096, K=4096, dtype="bf16", pattern=pattern,
+        encoding=encoding, packing="bitstream", **cells,
+    )  # fmt: skip
+
+
+def test_our_own_gpu_rows_are_judged_as_what_ran():
+    kernels = ("gpu.gemm_small", "gpu.unpack_mm", "torch.cusparselt", "torch.cutlass", "something.else")
+    rows = [own_row(kernel, M=2048) for kernel in kernels]
+    found = join(as_rows(rows), MACHINES, hwmodels.predict_rows)
+    assert found["kernel_family"].tolist() == ["software", "software", "library", "library", "auto"]
+    # The sparse unit takes 2:4; a kernel that expands it is no faster than a dense product.
+    expanding, unpacking, *on_unit = found["predicted_speedup_vs_dense"].tolist()
+    assert expanding == unpacking < 1 < min(on_unit)
+    plain = hwmodels.predict(Case(GemmShape(64, 4096, 4096), pattern="4:8", encoding="bitmask"), "h200")
+    row = own_row("gpu.gemm_small", "4:8", "bitmask", l2_state="")
+    same = join(as_rows([row]), MACHINES, hwmodels.predict_rows).iloc[0]
+    assert same["predicted_sparse_time_s"] == plain.predicted_time_s
+
+
+def test_a_row_timed_in_a_graph_waits_for_no_flush():
+    said = "reads 18874368 bytes of weights; graph of 12 copies; outliers: 0 sparse, 0 dense"
+    rows = [
+        own_row("gpu.gemv", M=1, l2_state=state, note=note)
+        for state, note in (("cold", said), ("cold", ""), ("", ""))
+    ]
+    found = join(as_rows(rows), MACHINES, hwmodels.predict_rows)
+    times = found["predicted_sparse_time_s"].tolist()
+    assert times[0] == times[2] < times[1]
+    assert found["l2_state"].tolist() == ["cold", "cold", ""]
 
 
 def test_a_pattern_without_an_encoding_gets_that_of_a_case():
