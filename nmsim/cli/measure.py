@@ -102,17 +102,25 @@ def measure(
             _check_without_a_device(chosen)
             stop_without("cuda", problem)
     about = provenance.collect(provenance.command_line(), [])
-    with share_bar() as progress:
-        backend, mover, name = _backends(device, chosen.seed)
-        multiplied, moved = campaign_run.run(
-            chosen,
-            backend,
-            mover,
-            files,
-            Stamp(machine or name, about.commit, about.dirty),
-            budget_s=budget_s,
-            progress=progress,
+    try:
+        with share_bar() as progress:
+            backend, mover, name = _backends(device, chosen.seed)
+            multiplied, moved = campaign_run.run(
+                chosen,
+                backend,
+                mover,
+                files,
+                Stamp(machine or name, about.commit, about.dirty),
+                budget_s=budget_s,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        console.err.print(
+            f"nmsim: stopped; rows of finished rounds are in {output}: run the same command again for the rest",
+            highlight=False,
+            markup=False,
         )
+        raise
     if as_json:
         of_products = _as_dict(multiplied, files.products)
         of_transfers = _as_dict(moved, files.transfers) if chosen.transfers else None

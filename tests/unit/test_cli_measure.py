@@ -6,7 +6,7 @@ import json
 import pytest
 
 import hwmodels
-from kernels import calibration, cuda_device, host, measure_cpu
+from kernels import calibration, campaign_run, cuda_device, host, measure_cpu
 from kernels import campaign as campaigns
 from kernels.gate import GateError, RefusedError
 from kernels.measure_transfers import Mover as MovingCall
@@ -256,6 +256,17 @@ def test_without_a_device_a_wrong_campaign_is_told_first(nmsim, campaign, tmp_pa
     assert code == 2
     assert "kernel gpu.gemv[warp=16,n_parts=1]: 'warp=16': expected whole numbers" in err
     assert not (tmp_path / "rows.csv").exists()
+
+
+def test_who_stops_it_is_told_where_the_rows_are(nmsim, campaign, tmp_path, monkeypatch):
+    def stopped(*given, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(campaign_run, "run", stopped)
+    _, _, err = nmsim("measure", campaign, "-o", tmp_path / "rows.csv")
+    assert (
+        f"nmsim: stopped; rows of finished rounds are in {tmp_path / 'rows.csv'}: run the same command" in err
+    )
 
 
 def test_what_memory_does_not_hold_is_refused_and_the_rest_goes_on(nmsim, campaign, tmp_path):
