@@ -16,6 +16,21 @@ def moved(low: tl.tensor, high: tl.tensor, bits: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
+def moved_on(queue: tl.tuple, new: tl.tensor, bits: tl.tensor) -> tuple[tl.tensor, ...]:
+    """Move a queue of eight words on by up to 32 bits, which a new one brings behind the last."""
+    return (
+        moved(queue[0], queue[1], bits),
+        moved(queue[1], queue[2], bits),
+        moved(queue[2], queue[3], bits),
+        moved(queue[3], queue[4], bits),
+        moved(queue[4], queue[5], bits),
+        moved(queue[5], queue[6], bits),
+        moved(queue[6], queue[7], bits),
+        moved(queue[7], new, bits),
+    )
+
+
+@triton.jit
 def _two(word: tl.tensor, queue: tl.tensor, AT: tl.constexpr) -> tl.tensor:
     """Take two elements: -> int16 [R, U, 2], and the queue that is left."""
     pairs = word - ((word >> 1) & 0x55555555)  # how many of each two are kept
@@ -26,16 +41,7 @@ def _two(word: tl.tensor, queue: tl.tensor, AT: tl.constexpr) -> tl.tensor:
     both = queue[0] << (skip & 16)
     both = tl.where((word & (2 << AT)) != 0, both, both & 0xFFFF)
     by &= 48
-    left = (
-        moved(queue[0], queue[1], by),
-        moved(queue[1], queue[2], by),
-        moved(queue[2], queue[3], by),
-        moved(queue[3], queue[4], by),
-        moved(queue[4], queue[5], by),
-        moved(queue[5], queue[6], by),
-        moved(queue[6], queue[7], by),
-        moved(queue[7], queue[7] * 0, by),
-    )
+    left = moved_on(queue, queue[7] * 0, by)
     return tl.join(both.to(tl.int16), (both >> 16).to(tl.int16)), left
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from kernels.gpu.spread import moved
+from kernels.gpu.spread import moved_on
 
 
 @triton.jit
@@ -25,21 +25,12 @@ def four_pairs(raw: tl.tensor, LINES: tl.constexpr) -> tuple[tl.tensor, ...]:
 
 
 @triton.jit
-def _two(pair: tl.tensor, kept: tl.tensor, queue: tl.tuple, BITS: tl.constexpr) -> tuple[tl.tensor, ...]:
+def _two(pair: tl.tensor, kept: tl.tensor, queue: tl.tuple, BITS: tl.constexpr) -> Any:
     """Let two fields of so many bits in, of which the lowest bits of `kept` say which."""
     first = kept & 1
     by = (first + ((kept >> 1) & 1)) * BITS
     new = pair >> ((first ^ 1) * BITS)
-    return (
-        moved(queue[0], queue[1], by),
-        moved(queue[1], queue[2], by),
-        moved(queue[2], queue[3], by),
-        moved(queue[3], queue[4], by),
-        moved(queue[4], queue[5], by),
-        moved(queue[5], queue[6], by),
-        moved(queue[6], queue[7], by),
-        moved(queue[7], new, by),
-    )
+    return moved_on(queue, new, by)
 
 
 @triton.jit
