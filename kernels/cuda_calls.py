@@ -9,9 +9,6 @@ from kernels.gate import Rounding
 from nmsim.pattern import Pattern
 from nmsim.records import Case, SparseOperand
 
-FEW_TOKENS = 4
-"""Most tokens of the decode kernel."""
-
 
 @dataclass(frozen=True)
 class Call:
@@ -92,7 +89,9 @@ def dense_calls(torch: Any, x: Any) -> dict[str, DenseCall]:
     if len(x) == 1:
         found["torch.mv"] = DenseCall(lambda weight: lambda: torch.mv(weight, x[0]))
         found["torch.mm K-major"] = DenseCall(lambda weight: lambda: torch.mm(x, weight), k_major=True)
-    if len(x) <= FEW_TOKENS and x.is_cuda:
+    from kernels.gpu.shuffled import MOST_TOKENS
+
+    if len(x) <= MOST_TOKENS and x.is_cuda:
         found["gpu.dense"] = DenseCall(lambda weight: _dense_gemv(x, weight), rounding="once")
     return found
 
@@ -111,10 +110,10 @@ def _dense_gemv(x: Any, weight: Any) -> Callable[[], Any]:
 
 
 def _no_decode(case: Case) -> str:
-    from kernels.gpu.shuffled import PLANES
+    from kernels.gpu.shuffled import MOST_TOKENS, PLANES
 
-    if case.shape.M > FEW_TOKENS:
-        return f"M={case.shape.M}, expected at most {FEW_TOKENS} tokens"
+    if case.shape.M > MOST_TOKENS:
+        return f"M={case.shape.M}, expected at most {MOST_TOKENS} tokens"
     if case.dtype not in ("fp16", "bf16"):
         return f"dtype={case.dtype}, expected fp16 or bf16"
     if (case.pattern, case.encoding) not in PLANES:

@@ -16,6 +16,7 @@ from kernels.cpu import KernelError
 from kernels.cpu.weights import STEP_ELEMS
 from kernels.gpu.shuffled import (
     HALF_VALUES,
+    MOST_TOKENS,
     PLANES,
     WARP_ROWS,
     ShuffledWeight,
@@ -29,8 +30,6 @@ from nmsim.pattern import Pattern
 from nmsim.units import ceil_div
 
 __all__ = ["MOST_TOKENS", "ShuffledWeight", "decode_linear", "for_decode", "has_order", "unshuffle"]
-
-MOST_TOKENS = 4
 
 
 def for_decode(weights: NMWeight) -> ShuffledWeight:

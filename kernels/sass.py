@@ -26,9 +26,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from kernels.cpu import KernelError
+from kernels.gpu.bits import WARP_THREADS
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-WARP_THREADS = 32
 GROUP_ELEMS = 16
 GROUP_LOAD_BYTES = 16
 """What a thread of the GEMV loads to have the values of 16 elements."""

@@ -25,8 +25,9 @@ from kernels.gpu import (
     units,
     unpack,
 )
+from kernels.gpu.bits import WARP_THREADS
 from kernels.gpu.shuffled import PLANES
-from kernels.sass import WARP_THREADS, Code, Subject, inspect
+from kernels.sass import Code, Subject, inspect
 from nmsim.pattern import Pattern
 
 ARCHITECTURES = (80, 90, 100)

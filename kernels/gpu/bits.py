@@ -18,6 +18,7 @@ from kernels.nm_weight import row_lengths
 from nmsim.pattern import Pattern
 
 INTEGERS = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
+WARP_THREADS = 32
 KINDS = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 

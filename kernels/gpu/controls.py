@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kernels.cpu import KernelError
 from kernels.gpu.bits import INTEGERS, KINDS, as_float, on_device_of
-from kernels.gpu.gemv import MAX_TOKENS
+from kernels.gpu.shuffled import MOST_TOKENS
 from kernels.gpu.split import split, sum_parts
 
 WORD_BYTES = 4
@@ -160,8 +160,8 @@ def dense(
         More tokens than 4, or none.
     """
     tokens, k = x.shape
-    if not 1 <= tokens <= MAX_TOKENS:
-        raise KernelError(f"x has {tokens} tokens: expected 1 to {MAX_TOKENS}")
+    if not 1 <= tokens <= MOST_TOKENS:
+        raise KernelError(f"x has {tokens} tokens: expected 1 to {MOST_TOKENS}")
     outputs = len(weight)
     blocks = triton.cdiv(outputs, DENSE_ROWS)
     n_parts, part_elems = split(k, DENSE_ELEMS, blocks, weight.device, n_parts)

@@ -21,11 +21,10 @@ from kernels.cpu.weights import STEP_ELEMS
 from kernels.gpu.bits import INTEGERS, KINDS, as_bits, as_float, on_device_of
 from kernels.gpu.laid_tokens import aligned, widened
 from kernels.gpu.positions import DECODE, positions, positions_of_32, stream, table
-from kernels.gpu.shuffled import WARP_ROWS, ShuffledWeight
+from kernels.gpu.shuffled import MOST_TOKENS, WARP_ROWS, ShuffledWeight
 from kernels.gpu.split import processors, sum_parts
 from nmsim.pattern import Pattern
 
-MAX_TOKENS = 4
 TURN_ELEMS = 32
 """Elements of its row that a thread takes in a turn of its loop. With 64, 16:32 spills registers (sm_80, sm_100)."""
 MAX_WARPS = 16
@@ -283,8 +282,8 @@ def launch(
         More tokens than 4, or none.
     """
     tokens = len(x)
-    if not 1 <= tokens <= MAX_TOKENS:
-        raise KernelError(f"x has {tokens} tokens: expected 1 to {MAX_TOKENS}")
+    if not 1 <= tokens <= MOST_TOKENS:
+        raise KernelError(f"x has {tokens} tokens: expected 1 to {MOST_TOKENS}")
     elems = STEP_ELEMS[weight.pattern]
     unroll = TURN_ELEMS // elems
     found = plan(weight.rows, weight.units // unroll, weight.values.device)

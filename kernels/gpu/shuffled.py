@@ -21,6 +21,8 @@ from kernels.nm_weight import NMWeight, row_lengths
 from nmsim.pattern import Pattern
 from nmsim.units import ceil_div
 
+MOST_TOKENS = 4
+"""Tokens that a product in this order takes; with more its kernel would have too few registers."""
 WARP_ROWS = 32
 """Rows of a warp: one a thread."""
 HALF_VALUES = 8

@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.gpu.bits import about, ones_of
+from kernels.gpu.bits import WARP_THREADS, about, ones_of
 from kernels.gpu.choose import chosen_16, chosen_32, eight, filled
 from kernels.gpu.codes import store_codes
 from kernels.gpu.expand import unit_elems
@@ -20,7 +20,6 @@ from kernels.gpu.squeeze import four_pairs, squeezed_16, squeezed_32, squeezed_p
 from nmsim.pattern import Pattern
 
 WARPS = 4
-WARP_THREADS = 32
 TILE_ELEMS = 1024
 """Elements of a row that a program holds at a time, where threads do not take whole units."""
 

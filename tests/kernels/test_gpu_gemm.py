@@ -1,5 +1,7 @@
 """The Triton kernels that multiply tokens with packed weights: the reference's numbers, whatever the tiles and parts."""
 
+from pathlib import Path
+
 import pytest
 
 from kernels.cpu import KernelError
@@ -134,3 +136,13 @@ def test_no_tokens_are_no_work(triton_device):
         assert product(
             torch.empty(0, 16), values, metadata, "2:4", "index", triton_device, how=how
         ).shape == (0, 3)
+
+
+def test_the_pages_name_the_tokens_from_which_weights_are_unpacked():
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    for name, words in {
+        "how-to/measure.md": f"| other cases below {gemm.DENSE_TOKENS} tokens |",
+        "how-to/use-in-torch.md": f"From {gemm.DENSE_TOKENS} tokens on the weights are unpacked",
+        "explanation/gpu-kernels.md": f"| {gemm.DENSE_TOKENS} and more |",
+    }.items():
+        assert words in (docs / name).read_text(encoding="utf-8"), name

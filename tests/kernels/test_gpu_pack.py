@@ -12,6 +12,7 @@ from triton_tensors import Room, any_bits, made, same_bits  # noqa: E402
 
 from kernels import cpu, naive  # noqa: E402
 from kernels.gpu import pack, units, unpack  # noqa: E402
+from kernels.gpu.bits import binomials  # noqa: E402
 from kernels.nm_weight import row_lengths  # noqa: E402
 from kernels.tensors import as_array  # noqa: E402
 
@@ -108,6 +109,21 @@ def test_each_group_of_a_unit_is_looked_at(pattern, triton_device):
         mask[0, group * parsed.m :][: parsed.n + 1] = True
         with pytest.raises(PatternError, match=f"group {group} .* keeps {parsed.n + 1}"):
             packed(made(1, 16, dtype=torch.float16), pattern, "combinatorial", triton_device, mask)
+
+
+def test_a_mask_that_keeps_too_many_reads_nothing_behind_the_table(monkeypatch, triton_device):
+    """What is stored then means nothing, but must not hang on what lies behind the binomials."""
+    parsed, mask = Pattern(2, 4), torch.ones(1, 16, dtype=torch.bool, device=triton_device)
+    dense, table = made(1, 16, dtype=torch.float16).to(triton_device), binomials(parsed, mask.device)
+    found = []
+    for behind in (0, 0x7FFFFFFF):
+        room = torch.cat([table, table.new_full((64,), behind)])
+        monkeypatch.setattr(pack, "binomials", lambda *about, room=room: room[: len(table)])
+        out = [dense.new_empty(1, columns) for columns in row_lengths(parsed, "combinatorial", 16)]
+        codes = out[1].to(torch.uint8)
+        assert pack.enqueue(dense, mask, parsed, "combinatorial", (out[0], codes)).all()
+        found.append(codes)
+    assert torch.equal(*found)
 
 
 def test_any_byte_but_zero_is_true(triton_device):
