@@ -35,7 +35,7 @@ bench: $(VENV)/core  ## codec speed against memcpy, on this machine
 	$(BIN)/nmsim bench
 
 docs: $(VENV)/core  ## regenerate every generated page and figure
-	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/tools/generate.py
 
 clean:  ## remove the environment and everything generated outside the docs
 	rm -rf $(VENV) $(STUDY) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

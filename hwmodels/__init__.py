@@ -2,7 +2,7 @@
 
 >>> import hwmodels
 >>> from nmsim.pattern import Pattern
->>> from nmsim.records import Case, GemmShape
+>>> from nmsim.case import Case, GemmShape
 >>> case = Case(GemmShape(M=1, N=4096, K=4096), pattern=Pattern(8, 16), encoding="bitmask")
 >>> answer = hwmodels.predict(case, "h200")
 >>> answer.execution, answer.bound
@@ -13,12 +13,12 @@ published numbers allow. `predict_core` and `simulate` are about sparse tensor c
 many of them.
 """
 
-from hwmodels.answers import PREDICTED_COLUMNS
-from hwmodels.judged import JUDGED_COLUMNS, predict_rows
-from hwmodels.model import predict
-from hwmodels.native import NativeUnit
-from hwmodels.quantity import Quantity
-from hwmodels.spec import HardwareSpec, load, names
+from hwmodels.estimate.answers import PREDICTED_COLUMNS
+from hwmodels.estimate.judged import JUDGED_COLUMNS, predict_rows
+from hwmodels.estimate.model import predict
+from hwmodels.machine.native import NativeUnit
+from hwmodels.machine.quantity import Quantity
+from hwmodels.machine.spec import HardwareSpec, load, names
 from hwmodels.sweeps import pareto_front, sweep
 from hwmodels.tensorcore.answer import CoreAnswer, predict_core
 from hwmodels.tensorcore.core_file import core_names, load_core

@@ -11,9 +11,9 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 
+from nmsim.case import VALUE_BITS, SparseOperand
 from nmsim.errors import SpecError
 from nmsim.pattern import Pattern
-from nmsim.records import VALUE_BITS, SparseOperand
 
 WORKLOAD_FOLDER = Path(__file__).parent / "workloads"
 MODEL_TYPES = (

@@ -13,11 +13,11 @@ array([[ 0., -3.,  2.,  0.]], dtype=float32)
 """
 
 from nmsim import encodings, layouts, packing
+from nmsim.case import Case, GemmShape, Prediction
 from nmsim.errors import NmsimError
 from nmsim.files.container import load_file, save_file
 from nmsim.mask import prune
 from nmsim.pattern import Pattern
-from nmsim.records import Case, GemmShape, Prediction
 from nmsim.tensor import PackedTensor, compress, decompress
 
 __version__ = "0.1.0"

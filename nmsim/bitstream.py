@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim import parallel, words
-from nmsim.jit import njit
+from nmsim import words
+from nmsim.support import parallel
+from nmsim.support.jit import njit
 from nmsim.units import ceil_div
 from nmsim.words import Words
 

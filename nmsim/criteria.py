@@ -1,7 +1,7 @@
 """Criteria: by what elements are chosen. Each is the formula of its paper or code in float64, and a mask that follows from it.
 
 X is [L, K]: tokens i by in features j; L is all tokens of the call, batch and sequence together. W is [O, K]. Formulas and
-what has been proven of them are in the docstrings; `hwmodels.pruning.criteria` counts what each costs.
+what has been proven of them are in the docstrings; `hwmodels.online.criteria` counts what each costs.
 """
 
 from collections.abc import Callable, Mapping

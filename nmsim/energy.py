@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim import dtypes, parallel
-from nmsim.jit import njit
+from nmsim import dtypes
+from nmsim.support import parallel
+from nmsim.support.jit import njit
 
 CHUNK_ELEMS = 1 << 20
 

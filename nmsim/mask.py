@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from nmsim import dtypes, words
 from nmsim.errors import PatternError
-from nmsim.jit import njit
 from nmsim.pattern import Pattern
+from nmsim.support.jit import njit
 from nmsim.words import Words
 
 BoolArray = NDArray[np.bool_]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from nmsim import bitstream, words
 from nmsim.bitstream import Slots, Spacing
 from nmsim.errors import BitstreamError
-from nmsim.jit import njit
+from nmsim.support.jit import njit
 from nmsim.units import bits_to_bytes, ceil_div
 from nmsim.words import Words
 

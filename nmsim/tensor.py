@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim import dtypes, encodings, packing, parallel
+from nmsim import dtypes, encodings, packing
 from nmsim import mask as masks
 from nmsim.errors import BitstreamError, PatternError
-from nmsim.jit import njit
 from nmsim.mask import BoolArray
 from nmsim.packing import parse as parse_policy
 from nmsim.pattern import Pattern
+from nmsim.support import parallel
+from nmsim.support.jit import njit
 from nmsim.words import Words, popcount
 from nmsim.words import empty as new_words
 from nmsim.words import rows as word_rows

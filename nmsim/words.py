@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmsim.errors import EncodingError, NmsimError
-from nmsim.jit import njit
+from nmsim.support.jit import njit
 from nmsim.units import ceil_div
 
 Words = NDArray[np.unsignedinteger[Any]]

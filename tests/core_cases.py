@@ -8,7 +8,7 @@ import numpy as np
 
 from hwmodels.tensorcore.core_file import load_core
 from hwmodels.tensorcore.record import SparseTensorCore
-from nmsim.records import Case, GemmShape
+from nmsim.case import Case, GemmShape
 
 BASES = ("dense", "nvidia-like-2x4", "flexible-4x8", "flexible-8x16", "flexible-16x32", "edge-npu-8x16")
 DOUBLE_BUFFERED = {

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from nmsim.measurement import Measurement
-from validate.join import ANSWER_COLUMNS
+from nmsim.rows.measurement import Measurement
+from validate.judge.join import ANSWER_COLUMNS
 
 LITERATURE_HEADER = (
     "gpu,kernel_library,pattern,dtype,M,N,K,batch_phase,dense_baseline,dense_time_or_tflops,"

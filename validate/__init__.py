@@ -11,7 +11,7 @@
 Reads files and predictions; never runs a kernel.
 """
 
-from validate.example_checkpoint import write_example
-from validate.study import StudyResult, run_study
+from validate.study.example_checkpoint import write_example
+from validate.study.study import StudyResult, run_study
 
 __all__ = ["StudyResult", "run_study", "write_example"]

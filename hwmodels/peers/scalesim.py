@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from nmsim.case import GemmShape
 from nmsim.errors import RowError, SpecError
 from nmsim.pattern import Pattern
-from nmsim.records import GemmShape
 from nmsim.units import ceil_div
 
 WORD_BITS = 32

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
-from hwmodels import traffic
+from hwmodels.estimate import traffic
 from hwmodels.peers.sparseloop_layer import DENSE, StudyLayer, parse_density, parse_layer
 from hwmodels.peers.sparseloop_mapping import (
     ARRAY_COLUMNS,
@@ -23,9 +23,9 @@ from hwmodels.peers.sparseloop_mapping import (
     best_mapping,
     ceil_times,
 )
+from nmsim.case import GemmShape
 from nmsim.errors import SpecError
 from nmsim.pattern import Pattern
-from nmsim.records import GemmShape
 from nmsim.units import ceil_div
 
 METADATA_SRAM_BITS = 64

@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from nmsim.case import GemmShape
 from nmsim.errors import SpecError
 from nmsim.pattern import Pattern
-from nmsim.records import GemmShape
 
 SCHEMES = {
     Fraction("0.4375"): Pattern(7, 16),

@@ -18,8 +18,8 @@ from hwmodels.tensorcore.core_file import load_core
 from hwmodels.tensorcore.mapping import BLOCK_BYTES
 from hwmodels.tensorcore.point import Point
 from hwmodels.tensorcore.record import SparseTensorCore
+from nmsim.case import VALUE_BITS
 from nmsim.errors import SpecError
-from nmsim.records import VALUE_BITS
 
 Floats = NDArray[np.float64]
 
@@ -296,7 +296,7 @@ def area_columns(
     --------
     >>> from hwmodels.tensorcore.core_file import load_core
     >>> from hwmodels.tensorcore.point import point
-    >>> from nmsim.records import Case, GemmShape
+    >>> from nmsim.case import Case, GemmShape
     >>> core = load_core("dense")
     >>> row = point(core, Case(GemmShape(1, 4096, 4096)))
     >>> found = area_columns([core], np.array([0]), np.array([row]))

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Self
 
-from hwmodels.quantity import Kind, Quantity
+from hwmodels.machine.quantity import Kind, Quantity
 from nmsim.errors import SpecError
 
 
@@ -53,7 +53,7 @@ class CostRange:
     low, nominal, high : float
         Positive, in this order.
     unit : str
-        One of `hwmodels.quantity.UNITS`.
+        One of `hwmodels.machine.quantity.UNITS`.
     kind : {"datasheet", "measured", "fitted", "assumed"}
     source : str
     node_nm : float

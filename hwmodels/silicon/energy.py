@@ -30,9 +30,9 @@ from hwmodels.tensorcore.mapping import mapping
 from hwmodels.tensorcore.point import Point, point
 from hwmodels.tensorcore.record import SparseTensorCore
 from hwmodels.tensorcore.simulate import Simulation
+from nmsim.case import Case
 from nmsim.errors import SpecError
 from nmsim.pattern import Pattern
-from nmsim.records import Case
 
 Floats = NDArray[np.float64]
 
@@ -99,7 +99,7 @@ def design(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> 
     Examples
     --------
     >>> from hwmodels.tensorcore.core_file import load_core
-    >>> from nmsim.records import GemmShape
+    >>> from nmsim.case import GemmShape
     >>> design(load_core("dense"), Case(GemmShape(1, 1, 1))).node_nm
     5
     """
@@ -217,7 +217,7 @@ def energy(
 
     Examples
     --------
-    >>> from nmsim.records import GemmShape
+    >>> from nmsim.case import GemmShape
     >>> report = energy(Case(GemmShape(1, 4096, 4096), pattern="8:16"), "flexible-8x16")
     >>> max(report.parts, key=lambda part: report.parts[part].nominal)
     'dram'
@@ -275,7 +275,7 @@ def energy_columns(
     Examples
     --------
     >>> from hwmodels.tensorcore.core_file import load_core
-    >>> from nmsim.records import GemmShape
+    >>> from nmsim.case import GemmShape
     >>> core, case = load_core("flexible-8x16"), Case(GemmShape(64, 4096, 4096), pattern="8:16")
     >>> points = np.array([point(core, case)])
     >>> found = energy_columns([design(core, case)], np.array([0]), points, closed_form(points))

@@ -7,9 +7,9 @@ from typing import NamedTuple, get_args
 from hwmodels.silicon.cells import Cells
 from hwmodels.silicon.structures import index_bits, popcount
 from hwmodels.tensorcore.record import SelectorKind
+from nmsim.case import VALUE_BITS
 from nmsim.errors import SpecError
 from nmsim.pattern import Pattern
-from nmsim.records import VALUE_BITS
 
 Stage = tuple[tuple[int, int], ...]
 """Comparators that work side by side; each leaves the greater key on its first wire."""

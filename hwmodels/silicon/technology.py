@@ -10,8 +10,8 @@ from pathlib import Path
 from hwmodels.silicon.cells import LOGIC_CELLS, Cells
 from hwmodels.silicon.cost import CostRange, Spread
 from hwmodels.silicon.cost_tables import TABLES, power_law, read_costs
+from nmsim.case import VALUE_BITS
 from nmsim.errors import SpecError
-from nmsim.records import VALUE_BITS
 
 TECHNOLOGY_FILE = Path(__file__).parent / "technology.toml"
 NODES_NM = (5.0, 45.0)
@@ -60,7 +60,7 @@ class Technology:
         Parameters
         ----------
         dtype : str
-            Type of the values, a key of `nmsim.records.VALUE_BITS`.
+            Type of the values, a key of `nmsim.case.VALUE_BITS`.
         accumulator_bits : int
             32; or 16 with floating-point values.
 

@@ -14,8 +14,8 @@ from hwmodels.silicon.cost import Spread
 from hwmodels.silicon.structures import index_bits
 from hwmodels.silicon.technology import Technology, load
 from hwmodels.tensorcore.record import SparseTensorCore
+from nmsim.case import VALUE_BITS, Case
 from nmsim.pattern import Pattern
-from nmsim.records import VALUE_BITS, Case
 
 Floats = NDArray[np.float64]
 
@@ -90,7 +90,7 @@ def unit_costs(core: SparseTensorCore, case: Case, other: Pattern | None = None)
     Examples
     --------
     >>> from hwmodels.tensorcore.core_file import load_core
-    >>> from nmsim.records import GemmShape
+    >>> from nmsim.case import GemmShape
     >>> costs = unit_costs(load_core("edge-npu-8x16"), Case(GemmShape(1, 1, 1), dtype="int8", pattern="8:16"))
     >>> float(costs.multiply[1])
     7e-14

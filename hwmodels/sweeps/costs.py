@@ -12,9 +12,9 @@ from hwmodels.silicon.energy import design as silicon_of
 from hwmodels.silicon.energy import energy_columns
 from hwmodels.sweeps.steps import Block, Floats, Step
 from hwmodels.tensorcore.record import SparseTensorCore
+from nmsim.case import Case
 from nmsim.errors import NmsimError
 from nmsim.pattern import Pattern
-from nmsim.records import Case
 
 
 @functools.lru_cache(maxsize=1 << 14)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from hwmodels.sweeps.space import DENSE, GATHERED, STAND_IN, Space, Stored
 from hwmodels.tensorcore.point import Point, execution, point
 from hwmodels.tensorcore.record import SparseTensorCore
+from nmsim.case import Case
 from nmsim.errors import NmsimError, SpecError
 from nmsim.pattern import Pattern
-from nmsim.records import Case
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -13,7 +13,7 @@ from hwmodels.sweeps.steps import STEPS, Block, Step
 from hwmodels.tensorcore.cycles import LIMITS, Cycles, closed_form
 from hwmodels.tensorcore.point import EXECUTIONS, Point
 from hwmodels.tensorcore.record import WORDS
-from nmsim.jit import njit
+from nmsim.support.jit import njit
 
 BLOCK_POINTS = 1 << 13
 NO_TILE = "no tile fits into the partial sums and the shared memory of a core"

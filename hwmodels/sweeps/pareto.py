@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nmsim.errors import RowError
-from nmsim.jit import njit
+from nmsim.support.jit import njit
 
 BoolArray = NDArray[np.bool_]
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from hwmodels.tensorcore.point import CORE_FIELDS
 from hwmodels.tensorcore.record import SparseTensorCore
+from nmsim.case import Case, GemmShape
 from nmsim.pattern import Pattern
-from nmsim.records import Case, GemmShape
 
 DENSE = "dense"
 """What the column `pattern` says of a product in which nothing is sparse."""

@@ -9,17 +9,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
 
+from hwmodels.estimate.table import MAX_DIMENSION
+from hwmodels.machine.toml_table import checked_table
 from hwmodels.sweeps.quality import read_quality
 from hwmodels.sweeps.space import DENSE, GATHERED, MAX_POINTS, NOTHING, Axis, Product, Space, Stored, Work
-from hwmodels.table import MAX_DIMENSION
 from hwmodels.tensorcore.core_file import load_core
 from hwmodels.tensorcore.record import FLAGS, NUMBERS, WORDS, SparseTensorCore
-from hwmodels.toml_table import checked_table
 from hwmodels.workload import load_model
 from nmsim import encodings, packing
+from nmsim.case import VALUE_BITS, SparseOperand
 from nmsim.errors import NmsimError, SpecError
 from nmsim.pattern import Pattern
-from nmsim.records import VALUE_BITS, SparseOperand
 
 MAX_NUMBER = 1 << 53
 """Largest number of a core on an axis: all whole ones up to it are exact in a float64."""

@@ -12,9 +12,9 @@ from hwmodels.tensorcore.mapping import Mapping, mapping
 from hwmodels.tensorcore.point import execution, point
 from hwmodels.tensorcore.record import SparseTensorCore
 from hwmodels.tensorcore.services import STAGES
+from nmsim.case import VALUE_BITS, Case
 from nmsim.errors import RowError
 from nmsim.pattern import Pattern
-from nmsim.records import VALUE_BITS, Case
 
 STAGE_WORDS = {
     "dram": "DRAM to L2",
@@ -92,7 +92,7 @@ def predict_core(
 
     Examples
     --------
-    >>> from nmsim.records import GemmShape
+    >>> from nmsim.case import GemmShape
     >>> case = Case(GemmShape(4096, 4096, 4096), pattern="8:16", encoding="combinatorial")
     >>> answer = predict_core(case, "flexible-8x16")
     >>> answer.limit, round(answer.speedup_vs_dense, 2)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from nmsim import encodings, mask, packing
 from nmsim.errors import RowError
-from nmsim.jit import njit
 from nmsim.pattern import Pattern
+from nmsim.support.jit import njit
 
 Integers = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from hwmodels.machine.toml_table import checked_table, toml_head, toml_value
 from hwmodels.tensorcore.record import FLAGS, LISTS, NUMBERS, WORDS, SparseTensorCore
-from hwmodels.toml_table import checked_table, toml_head, toml_value
 from nmsim.errors import NmsimError, SpecError
 from nmsim.pattern import Pattern
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from hwmodels.tensorcore.services import ACCUMULATE, IN_BLOCKS, MULTIPLY, SELECT, WRITE
 from hwmodels.tensorcore.waves import Waves, prepare
-from nmsim.jit import njit
+from nmsim.support.jit import njit
 
 
 @njit(cache=True, error_model="numpy")

@@ -29,7 +29,7 @@ from hwmodels.tensorcore.services import (
     WRITE,
 )
 from hwmodels.tensorcore.waves import WAVES, Waves, add_up
-from nmsim.jit import njit
+from nmsim.support.jit import njit
 
 LIMITS = (
     *STAGES,
@@ -108,7 +108,7 @@ def closed_form(
     --------
     >>> from hwmodels.tensorcore.core_file import load_core
     >>> from hwmodels.tensorcore.point import point
-    >>> from nmsim.records import Case, GemmShape
+    >>> from nmsim.case import Case, GemmShape
     >>> dense = point(load_core("dense"), Case(GemmShape(4096, 4096, 4096)))
     >>> Cycles(*closed_form(np.array([dense]))[0].tolist()).macs == 4096**3
     True

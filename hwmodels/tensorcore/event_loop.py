@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hwmodels.tensorcore.blocks import Integers
 from hwmodels.tensorcore.record import SparseTensorCore
 from hwmodels.tensorcore.services import IN_BLOCKS
-from nmsim.jit import njit
+from nmsim.support.jit import njit
 
 Progress = Callable[[float], None]
 """Called with the share of the simulation that is done, 0 to 1."""

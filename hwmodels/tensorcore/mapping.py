@@ -9,7 +9,7 @@ import numpy as np
 
 from hwmodels.tensorcore.point import Point
 from nmsim.errors import RowError
-from nmsim.jit import njit
+from nmsim.support.jit import njit
 
 TILE_ROWS = (64.0, 128.0, 256.0, 32.0, 16.0)
 TILE_COLS = (256.0, 128.0, 64.0, 32.0, 16.0, 8.0)

@@ -6,13 +6,13 @@ the other. Names as in `hwmodels.tensorcore.record`, all floats, so that compile
 
 from typing import Any, NamedTuple
 
-from hwmodels.table import MAX_DIMENSION, SHAPE_COLUMNS
+from hwmodels.estimate.table import MAX_DIMENSION, SHAPE_COLUMNS
+from hwmodels.estimate.traffic import DENSE_STREAM, OUTPUT_BITS, stream
 from hwmodels.tensorcore.record import SparseTensorCore
-from hwmodels.traffic import DENSE_STREAM, OUTPUT_BITS, stream
 from nmsim import encodings
+from nmsim.case import VALUE_BITS, Case
 from nmsim.errors import RowError
 from nmsim.pattern import Pattern
-from nmsim.records import VALUE_BITS, Case
 
 EXECUTIONS = ("dense", "native", "expanded")
 """`native`: the array skips what the pattern leaves out. `expanded`: codes are decoded, zeros multiplied."""
@@ -113,7 +113,7 @@ def point(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> P
     Examples
     --------
     >>> from hwmodels.tensorcore.core_file import load_core
-    >>> from nmsim.records import GemmShape
+    >>> from nmsim.case import GemmShape
     >>> case = Case(GemmShape(1, 4096, 4096), pattern="8:16", encoding="combinatorial")
     >>> found = point(load_core("flexible-8x16"), case)
     >>> found.a_rows, found.b_cols, found.depth, found.native

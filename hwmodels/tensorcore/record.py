@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple, get_args
 
 from nmsim import encodings
+from nmsim.case import VALUE_BITS, SparseOperand
 from nmsim.errors import NmsimError, SpecError
 from nmsim.pattern import Pattern
-from nmsim.records import VALUE_BITS, SparseOperand
 
 Network = Literal["mux", "crossbar", "banked"]
 Placement = Literal["producer", "consumer"]

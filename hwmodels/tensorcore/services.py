@@ -9,7 +9,7 @@ import numpy as np
 
 from hwmodels.tensorcore.mapping import Mapping
 from hwmodels.tensorcore.point import Point
-from nmsim.jit import njit
+from nmsim.support.jit import njit
 
 STAGES = ("dram", "l2", "shared", "prune", "decode", "select", "multiply", "accumulate", "write")
 """In the order of the pipeline. `dram`: DRAM to L2. `l2`: L2 to shared memory. `shared`: shared memory to registers.

@@ -21,10 +21,10 @@ from hwmodels.tensorcore.point import Point, execution, point
 from hwmodels.tensorcore.record import SparseTensorCore
 from hwmodels.tensorcore.services import STAGES
 from nmsim import prune
+from nmsim.case import VALUE_BITS, Case
 from nmsim.errors import RowError
 from nmsim.mask import complete
 from nmsim.pattern import Pattern
-from nmsim.records import VALUE_BITS, Case
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def simulate(
 
     Examples
     --------
-    >>> from nmsim.records import GemmShape
+    >>> from nmsim.case import GemmShape
     >>> case = Case(GemmShape(256, 1024, 1024), pattern="8:16")
     >>> simulate(case, "flexible-8x16").effectual_macs == 256 * 1024 * 1024 // 2
     True

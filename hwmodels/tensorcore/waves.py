@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hwmodels.tensorcore.services import IN_BLOCKS, SERVICES, WORKS, WRITE
-from nmsim.jit import njit
+from nmsim.support.jit import njit
 
 WAVES = np.dtype(
     [

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.spec import HardwareSpec, load
+from hwmodels.machine.spec import HardwareSpec, load
 from hwmodels.tensorcore.core_file import load_core
 from hwmodels.tensorcore.record import SparseTensorCore
 from hwmodels.threshold.footprint import Stacked, bytes_of, footprint, stacked

@@ -6,12 +6,12 @@ Norms and biases are not counted. Every stream of a layer is rounded up to whole
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from hwmodels.estimate.traffic import metadata_bits, stream
 from hwmodels.silicon.structures import index_bits
 from hwmodels.threshold.stored import Stored
-from hwmodels.traffic import metadata_bits, stream
 from hwmodels.workload import Layer, Model
+from nmsim.case import VALUE_BITS
 from nmsim.errors import RowError
-from nmsim.records import VALUE_BITS
 from nmsim.units import bits_to_bytes, ceil_div
 
 HEAD = "lm_head"

@@ -10,18 +10,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hwmodels.model import predict
+from hwmodels.estimate.model import predict
+from hwmodels.machine.spec import HardwareSpec
 from hwmodels.silicon.energy import Design, design, energy_columns
-from hwmodels.spec import HardwareSpec
 from hwmodels.tensorcore.cycles import closed_form
 from hwmodels.tensorcore.mapping import mapping
 from hwmodels.tensorcore.point import Point, point
 from hwmodels.tensorcore.record import SparseTensorCore
 from hwmodels.threshold.footprint import Stacked
 from hwmodels.threshold.stored import Stored
+from nmsim.case import Case, GemmShape
 from nmsim.errors import RowError
 from nmsim.pattern import Pattern
-from nmsim.records import Case, GemmShape
 
 DENSE = "dense"
 WAY = ("dtype", "pattern", "encoding", "packing")

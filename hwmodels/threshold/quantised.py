@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hwmodels.spec import HardwareSpec
+from hwmodels.machine.spec import HardwareSpec
 from hwmodels.tensorcore.record import SparseTensorCore
 from hwmodels.threshold.footprint import Footprint, footprint, stacked
 from hwmodels.threshold.products import joules, products, seconds

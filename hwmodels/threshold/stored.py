@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from fractions import Fraction
 
-from hwmodels.traffic import stream
+from hwmodels.estimate.traffic import stream
+from nmsim.case import VALUE_BITS
 from nmsim.errors import PatternError, RowError
 from nmsim.pattern import Pattern
-from nmsim.records import VALUE_BITS
 
 SCALED_BELOW_BITS = 16
 """Values narrower than this share a scale in groups along K."""
@@ -21,9 +21,9 @@ class Stored:
     pattern : Pattern, its text, or None
         Of the layers that are pruned; None for a dense model.
     encoding, packing : str
-        Of its metadata, as in `nmsim.records.Case`.
+        Of its metadata, as in `nmsim.case.Case`.
     dtype : str
-        Value type of the pruned layers, a key of `nmsim.records.VALUE_BITS`.
+        Value type of the pruned layers, a key of `nmsim.case.VALUE_BITS`.
     rest_dtype : str
         Of everything else: output head and embedding.
     group_elems : int

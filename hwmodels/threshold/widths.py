@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.table import MAX_DIMENSION
+from hwmodels.estimate.table import MAX_DIMENSION
 from hwmodels.threshold.footprint import Stacked, stacked
 from hwmodels.workload import Model
 from nmsim.errors import RowError

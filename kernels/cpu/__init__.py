@@ -3,11 +3,11 @@
 `pack` a matrix once, then `matmul` with it. `docs/explanation/cpu-kernels.md` says how it works and how fast it is.
 """
 
-from kernels.cpu.errors import KernelError
 from kernels.cpu.inspect import instructions_per_group
 from kernels.cpu.isa import instruction_sets
 from kernels.cpu.products import dense_matmul, matmul
-from kernels.cpu.weights import SparseWeights, from_packed, pack, unpack
+from kernels.stored.errors import KernelError
+from kernels.stored.rows import SparseWeights, from_packed, pack, unpack
 
 __all__ = [
     "KernelError",

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from kernels.cpu import jit, tables
 from kernels.cpu.recipe import DENSE_STEP_ELEMS, Recipe, recipe_for
-from kernels.cpu.weights import SparseWeights, aligned
+from kernels.stored.rows import SparseWeights, aligned
 from nmsim import encodings
-from nmsim.jit import njit
 from nmsim.pattern import Pattern
+from nmsim.support.jit import njit
 
 NO_METADATA = np.zeros((1, 1), np.uint8)
 BLOCK_GROUPS = 1 << 16

@@ -1,6 +1,6 @@
 """Machine instructions of the compiled kernels, counted in the assembly LLVM writes. Needs no CPU that could run them.
 
-`python -m kernels.count_cpu > hwmodels/data/cpu_instructions.csv` writes the counts that the cost model carries.
+`python -m kernels.compiled.count_cpu > hwmodels/data/cpu_instructions.csv` writes the counts that the cost model carries.
 """
 
 import functools
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from kernels.cpu import jit
-from kernels.cpu.errors import KernelError
 from kernels.cpu.recipe import COLUMN_TOKENS, ROW_TOKENS, Recipe, recipe_for
-from kernels.cpu.weights import DTYPES, STEP_ELEMS, checked_encoding
+from kernels.stored.errors import KernelError
+from kernels.stored.rows import DTYPES, STEP_ELEMS, checked_encoding
 from nmsim import mask as masks
 from nmsim.pattern import Pattern
 

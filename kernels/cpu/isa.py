@@ -4,7 +4,7 @@ import functools
 import os
 import platform
 
-from kernels.cpu.errors import KernelError
+from kernels.stored.errors import KernelError
 
 ALL = ("avx512", "avx2", "portable")
 """Best first."""

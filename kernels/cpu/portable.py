@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.cpu.weights import SparseWeights
-from nmsim.jit import njit
+from kernels.stored.rows import SparseWeights
+from nmsim.support.jit import njit
 from nmsim.words import popcount
 
 BLOCK_ELEMS = 1 << 16

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from kernels.cpu import compiled, portable
 from kernels.cpu import isa as isas
-from kernels.cpu.errors import KernelError
 from kernels.cpu.recipe import COLUMN_TOKENS
-from kernels.cpu.weights import STEP_ELEMS, SparseWeights, checked_matrix, checked_weights
-from nmsim import parallel
+from kernels.stored.errors import KernelError
+from kernels.stored.rows import STEP_ELEMS, SparseWeights, checked_matrix, checked_weights
+from nmsim.support import parallel
 from nmsim.units import ceil_div
 
 PIECES_PER_THREAD = 4

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from kernels.cpu.weights import DTYPES, PACKINGS, STEP_ELEMS
+from kernels.stored.rows import DTYPES, PACKINGS, STEP_ELEMS
 from nmsim import encodings, packing
 from nmsim.pattern import Pattern
 

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.nm_weight import row_lengths
+from kernels.stored.nm_weight import row_lengths
 from nmsim.pattern import Pattern
 
 INTEGERS = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from kernels.cpu import KernelError
 from kernels.gpu.bits import INTEGERS, KINDS, as_float, on_device_of
-from kernels.gpu.shuffled import MOST_TOKENS
 from kernels.gpu.split import split, sum_parts
+from kernels.stored.shuffled import MOST_TOKENS
 
 WORD_BYTES = 4
 COPY_WORDS = 2048

@@ -11,10 +11,10 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.cpu.weights import STEP_ELEMS
 from kernels.gpu.bits import about, ones_of
 from kernels.gpu.codes import read_field, read_masks
 from kernels.gpu.spread import spread
+from kernels.stored.rows import STEP_ELEMS
 from nmsim.pattern import Pattern
 
 

@@ -103,7 +103,7 @@ def launch(
     ----------
     x : Tensor [T, K] of the type of values
     values, metadata : Tensor [N, G * n] and uint8 Tensor [N, bytes of a row]
-        Where `kernels.alignment` says (at multiples of sixteen bytes, for loads of sixteen).
+        Where `kernels.stored.alignment` says (at multiples of sixteen bytes, for loads of sixteen).
     out : Tensor [T, N] of the type of values
         Contiguous, as all are; every element is written.
     bias : Tensor [N] of the type of values, optional

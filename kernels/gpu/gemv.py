@@ -1,4 +1,4 @@
-"""One to four tokens times N:M weights: Y[T, N] = X[T, K] W[N, K]^T, weights in the order of `kernels.gpu.shuffled`.
+"""One to four tokens times N:M weights: Y[T, N] = X[T, K] W[N, K]^T, weights in the order of `kernels.stored.shuffled`.
 
 A thread takes one row: of every unit it reads 16 bytes of values, turns the codes into positions of 4 bits, and gathers x,
 not weights, at them; warps of a program share K. Sums are float32 and always in the same order. Nothing here was timed:
@@ -17,12 +17,12 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.cpu import KernelError
-from kernels.cpu.weights import STEP_ELEMS
 from kernels.gpu.bits import INTEGERS, KINDS, as_bits, as_float, on_device_of
 from kernels.gpu.laid_tokens import aligned, widened
 from kernels.gpu.positions import DECODE, positions, positions_of_32, stream, table
-from kernels.gpu.shuffled import MOST_TOKENS, WARP_ROWS, ShuffledWeight
 from kernels.gpu.split import processors, sum_parts
+from kernels.stored.rows import STEP_ELEMS
+from kernels.stored.shuffled import MOST_TOKENS, WARP_ROWS, ShuffledWeight
 from nmsim.pattern import Pattern
 
 TURN_ELEMS = 32

@@ -1,4 +1,4 @@
-"""Codes in the order of `kernels.gpu.shuffled` as positions of 4 bits: device functions, and the tables that they look into.
+"""Codes in the order of `kernels.stored.shuffled` as positions of 4 bits: device functions, and the tables that they look into.
 
 A byte of eight elements has its positions in a table, and as a group keeps exactly N, a second table can hold those of the
 other byte where they will be: the two are joined by one `or`.
@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.cpu.weights import STEP_ELEMS
 from kernels.gpu.bits import ones_of
+from kernels.stored.rows import STEP_ELEMS
 from nmsim.pattern import Pattern
 
 DECODE = {

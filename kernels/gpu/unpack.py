@@ -59,8 +59,8 @@ def launch(values: Tensor, metadata: Tensor, pattern: Pattern, encoding: str, ou
     Parameters
     ----------
     values, metadata : Tensor [R, G * N] of a type in `INTEGERS` and uint8 Tensor [R, bytes of a row]
-        As `kernels.gpu.pack` and `kernels.nm_weight.pack` write them, where `kernels.alignment` says (at multiples of
-        sixteen bytes, for loads of sixteen).
+        As `kernels.gpu.pack` and `kernels.stored.nm_weight.pack` write them, where `kernels.stored.alignment` says
+        (at multiples of sixteen bytes, for loads of sixteen).
     out : Tensor [R, K] of the type of values
         Every element is written.
     """

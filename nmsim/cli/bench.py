@@ -44,7 +44,7 @@ def bench(
     speeds: list[codec_bench.Speed] = []
     for pattern in chosen:
         codec_bench.refuse_wide(pattern)
-    from validate import provenance
+    from validate.study import provenance
 
     for pattern in track(chosen, description="timing codecs", console=console.err, transient=True):
         speeds += codec_bench.measure(pattern, names, elems=elems, repetitions=repetitions, threads=threads)
@@ -60,7 +60,7 @@ def bench(
 
 
 def _bench_models(as_json: bool) -> None:
-    from validate import provenance
+    from validate.study import provenance
 
     figures = model_bench.FIGURES.items()
     found = {

@@ -15,7 +15,7 @@ from nmsim.files import atomic
 
 if TYPE_CHECKING:
     from hwmodels import HardwareSpec
-    from kernels.figure import Figure
+    from kernels.timing.figure import Figure
 
 Progressing = Callable[[float], None]
 Figures = list[tuple[str, "Figure"]]
@@ -55,13 +55,13 @@ def calibrate(
     if output is not None and output.suffix != ".toml":
         raise NmsimError(f"--output {str(output)!r}: expected a name that ends in .toml")
     if device == "cuda":
-        from kernels import cuda_device
+        from kernels.measure.cuda import device as cuda_device
 
         missing = cuda_device.problem()
         if missing:
             stop_without("cuda", missing)
-    from hwmodels.spec_file import to_toml
-    from validate import provenance
+    from hwmodels.machine.spec_file import to_toml
+    from validate.study import provenance
 
     about = provenance.collect(provenance.command_line(), [])
     name, run = _cpu() if device == "cpu" else _cuda()
@@ -102,8 +102,8 @@ def calibrate(
 
 def _cpu() -> tuple[str, Run]:
     """The name of this machine, and how it is measured."""
-    from kernels import calibration
-    from kernels.host import this_machine
+    from kernels.calibrate import cpu as calibration
+    from kernels.timing.host import this_machine
 
     host = this_machine()
 
@@ -116,14 +116,14 @@ def _cpu() -> tuple[str, Run]:
 
 def _cuda() -> tuple[str, Run]:
     """The name of the CUDA device, and how it is measured."""
-    import kernels.cuda_device
-    from kernels import calibration_cuda
+    import kernels.measure.cuda.device
+    from kernels.calibrate import cuda as calibration_cuda
 
     def run(progress: Progressing) -> tuple[Figures, list[str], SpecOf]:
         found = calibration_cuda.calibrate(progress)
         return found.figures, [], lambda name, date: calibrated_spec.cuda_spec(found, name, date)
 
-    return calibrated_spec.machine_id(kernels.cuda_device.name()), run
+    return calibrated_spec.machine_id(kernels.measure.cuda.device.name()), run
 
 
 def _cells(name: str, figure: "Figure") -> tuple[object, ...]:

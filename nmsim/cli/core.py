@@ -8,6 +8,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from nmsim.case import Case, GemmShape
 from nmsim.cli import console
 from nmsim.cli.core_rows import DENSE, record, show
 from nmsim.cli.predict import read_shape
@@ -15,7 +16,6 @@ from nmsim.cli.progress import share_bar
 from nmsim.errors import NmsimError, SpecError
 from nmsim.files import atomic
 from nmsim.pattern import Pattern
-from nmsim.records import Case, GemmShape
 
 if TYPE_CHECKING:
     from hwmodels import SparseTensorCore
@@ -175,7 +175,7 @@ def _warn(text: str) -> None:
 
 def _bounded(shape: GemmShape) -> GemmShape:
     """The shape as it is, if byte counts of it stay whole numbers that a machine has."""
-    from hwmodels.table import MAX_DIMENSION
+    from hwmodels.estimate.table import MAX_DIMENSION
 
     for name, value in asdict(shape).items():
         if value > MAX_DIMENSION:

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from nmsim.case import Case
 from nmsim.cli import console
 from nmsim.cli.scaled import joules_unit, short
 from nmsim.errors import NmsimError
 from nmsim.pattern import Pattern
-from nmsim.records import Case
 
 if TYPE_CHECKING:
     from hwmodels import SparseTensorCore

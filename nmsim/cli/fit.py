@@ -13,8 +13,8 @@ from nmsim.cli.progress import share_bar, tidy_when_terminated
 from nmsim.errors import NmsimError
 
 if TYPE_CHECKING:
-    from hwmodels.fit import Fitted
-    from validate.fit_table import FitTable
+    from hwmodels.estimate.fit import Fitted
+    from validate.judge.fit_table import FitTable
 
 
 def fit(
@@ -46,14 +46,14 @@ def fit(
     """
     import pandas as pd
 
-    from hwmodels import constants
-    from hwmodels import fit as fitting
-    from hwmodels.constants import FITTED_FILE
-    from hwmodels.intervals import RESIDUALS_FILE
-    from validate.fit_table import cpu_residuals, fit_table, held_out_metrics
-    from validate.machine_names import Machines
-    from validate.publish import published, refuse_output
-    from validate.rows import PUBLISHED_FILE, committed_hardware, read_rows
+    from hwmodels.estimate import constants
+    from hwmodels.estimate import fit as fitting
+    from hwmodels.estimate.constants import FITTED_FILE
+    from hwmodels.estimate.intervals import RESIDUALS_FILE
+    from validate.judge.fit_table import cpu_residuals, fit_table, held_out_metrics
+    from validate.judge.machine_names import Machines
+    from validate.judge.rows import PUBLISHED_FILE, committed_hardware, read_rows
+    from validate.study.publish import published, refuse_output
 
     if rows and output is None:
         raise NmsimError(
@@ -106,8 +106,8 @@ def fit(
 
 def _fit_with_bar(table: "FitTable") -> "Fitted":
     """Fit, with a bar that names the group of machines that is left out."""
-    from hwmodels import fit as fitting
-    from hwmodels.dies import group_of
+    from hwmodels.estimate import fit as fitting
+    from hwmodels.machine.dies import group_of
 
     groups = {group_of(machine) for machine in table.rows["machine"]}
     done = itertools.count()

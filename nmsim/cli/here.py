@@ -40,14 +40,14 @@ def measure_here(folder: Path, campaign: str, progress: Shares) -> Here:
     NmsimError
         No case gave a row: every result was wrong, or the campaign has none.
     """
-    from hwmodels.spec_file import to_toml
-    from kernels import calibration
-    from kernels import campaign as campaigns
-    from kernels import measure as measuring
-    from kernels.host import this_machine
-    from kernels.measure_cpu import CpuBackend
-    from kernels.rounds import Stamp
-    from validate import provenance
+    from hwmodels.machine.spec_file import to_toml
+    from kernels.calibrate import cpu as calibration
+    from kernels.measure import campaign as campaigns
+    from kernels.measure import products as measuring
+    from kernels.measure.cpu import CpuBackend
+    from kernels.timing.host import this_machine
+    from kernels.timing.rounds import Stamp
+    from validate.study import provenance
 
     chosen = campaigns.without_transfers(campaigns.load(campaign), "the CPU")
     about = provenance.collect(provenance.command_line(), [])

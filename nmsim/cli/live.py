@@ -30,7 +30,7 @@ def judge_live(folder: Path, campaign: str, output: Path | None) -> None:
     output : Path or None
         `-` prints the verdict as JSON instead of tables; another path gets a copy of it.
     """
-    from validate.own_machine import own_rows
+    from validate.judge.own_machine import own_rows
 
     with share_bar() as progress:
         here = measure_here(folder, campaign, progress)
@@ -48,8 +48,8 @@ def judge_live(folder: Path, campaign: str, output: Path | None) -> None:
 
 def verdict(table: "pd.DataFrame", here: Here) -> dict[str, Any]:
     """All figures as plain data."""
-    from validate.own_machine import summarise
-    from validate.plain import records
+    from validate.judge.own_machine import summarise
+    from validate.study.plain import records
 
     worst = table.reindex(table["speedup_error"].abs().sort_values(ascending=False).index).head(WORST_ROWS)
     return {
@@ -70,7 +70,7 @@ def write_json(path: Path, found: Mapping[str, Any]) -> None:
 
 
 def _draw(table: "pd.DataFrame", path: Path) -> None:
-    from validate.own_machine import measured_on_predicted
+    from validate.judge.own_machine import measured_on_predicted
 
     fig, _ = measured_on_predicted(table)
     drawn = io.BytesIO()

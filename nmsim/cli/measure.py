@@ -13,13 +13,13 @@ from nmsim.cli.device import DEVICES, stop_without
 from nmsim.cli.measured import show_products, show_transfers
 from nmsim.cli.progress import share_bar
 from nmsim.errors import NmsimError
-from nmsim.transfer import SUFFIX
+from nmsim.rows.transfer import SUFFIX
 
 if TYPE_CHECKING:
-    from kernels.campaign import Campaign
-    from kernels.measure import Backend
-    from kernels.measure_transfers import TransferBackend
-    from kernels.rounds import Outcome
+    from kernels.measure.campaign import Campaign
+    from kernels.measure.products import Backend
+    from kernels.measure.transfers import TransferBackend
+    from kernels.timing.rounds import Outcome
 
 WRONG_RESULT = 1
 
@@ -84,10 +84,10 @@ def measure(
     """
     if device not in DEVICES:
         raise NmsimError(f"--device {device!r}: expected one of {', '.join(DEVICES)}")
-    from kernels import campaign as campaigns
-    from kernels import campaign_run
-    from kernels.rounds import Stamp
-    from validate import provenance
+    from kernels.measure import campaign as campaigns
+    from kernels.measure import run as campaign_run
+    from kernels.timing.rounds import Stamp
+    from validate.study import provenance
 
     files = campaign_run.Files(output, transfers or output.with_name(output.stem + SUFFIX))
     if files.products.absolute() == files.transfers.absolute():
@@ -96,7 +96,7 @@ def measure(
     if device != "cuda":
         campaigns.without_transfers(chosen, f"--device {device}")
     else:
-        from kernels import cuda_device
+        from kernels.measure.cuda import device as cuda_device
 
         if problem := cuda_device.problem():
             _check_without_a_device(chosen)
@@ -142,9 +142,9 @@ def _check_without_a_device(campaign: "Campaign") -> None:
     """Refuse a campaign that no CUDA device would take, so that it is found out before there is one; torch is needed."""
     if importlib.util.find_spec("torch") is None:
         return
-    from kernels import campaign_run
-    from kernels.cuda_transfers import CudaTransfers
-    from kernels.measure_cuda import CudaBackend
+    from kernels.measure import run as campaign_run
+    from kernels.measure.cuda.backend import CudaBackend
+    from kernels.measure.cuda.transfers import CudaTransfers
 
     campaign_run.check(campaign, CudaBackend(campaign.seed), CudaTransfers(campaign.seed, {}))
 
@@ -152,13 +152,13 @@ def _check_without_a_device(campaign: "Campaign") -> None:
 def _backends(device: str, seed: int) -> "tuple[Backend, TransferBackend | None, str]":
     """The device to measure on, for products and for transfers, and what its machine is called where nobody says."""
     if device == "cuda":
-        from kernels import cuda_device
-        from kernels.cuda_transfers import CudaTransfers
-        from kernels.measure_cuda import CudaBackend
+        from kernels.measure.cuda import device as cuda_device
+        from kernels.measure.cuda.backend import CudaBackend
+        from kernels.measure.cuda.transfers import CudaTransfers
 
         backend = CudaBackend(seed)
         return backend, CudaTransfers(seed, backend.about), machine_id(cuda_device.name())
-    from kernels.measure_cpu import CpuBackend
+    from kernels.measure.cpu import CpuBackend
 
     on_cpu = CpuBackend(seed)
     return on_cpu, None, on_cpu.host.id

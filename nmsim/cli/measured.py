@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nmsim.cli import console
-from nmsim.measurement import Measurement
-from nmsim.transfer import Transfer
+from nmsim.rows.measurement import Measurement
+from nmsim.rows.transfer import Transfer
 
 if TYPE_CHECKING:
-    from kernels.rounds import Outcome
+    from kernels.timing.rounds import Outcome
 
 PRODUCT_HEAD = (
     *("M,N,K", "dtype", "pattern", "encoding", "kernel", "threads", "operands"),

@@ -15,7 +15,7 @@ from nmsim.pattern import Pattern
 if TYPE_CHECKING:
     import pandas as pd
 
-    from hwmodels.pruning.stage_cost import Settings
+    from hwmodels.online.stage_cost import Settings
 
 MODEL, TOKENS = "llama-3.1-8b", 4096
 OPERATIONS = {
@@ -81,7 +81,7 @@ def mitigations(
     Counts are exact, of the cheapest exact form of each; docs/reference/mitigations.md has the formulas and why they hold. Of
     a model, JSON and CSV have a row for each layer and their sum, layer "all".
     """
-    from hwmodels.pruning.overheads import mitigation_table
+    from hwmodels.online.overheads import mitigation_table
     from hwmodels.workload import load_model
 
     if output is not None:
@@ -120,7 +120,7 @@ def mitigations(
 
 def _columns(given: int | None, in_features: dict[str, int]) -> int:
     """Salient columns: as many as asked for, or of the default those that every layer has; that they are fewer is told."""
-    from hwmodels.pruning.stage_cost import DEFAULT_SETTINGS
+    from hwmodels.online.stage_cost import DEFAULT_SETTINGS
 
     layer, most = min(in_features.items(), key=lambda each: each[1])
     if given is None and most < DEFAULT_SETTINGS.columns:
@@ -140,8 +140,8 @@ def _settings(rank: int | None, outliers: str | None, columns: int, selector: st
 
     if selector is not None and selector not in get_args(SelectorKind):
         raise SpecError(f"--selector {selector!r}: expected one of {', '.join(get_args(SelectorKind))}")
-    from hwmodels.pruning.stage_cost import DEFAULT_SETTINGS as default
-    from hwmodels.pruning.stage_cost import Settings
+    from hwmodels.online.stage_cost import DEFAULT_SETTINGS as default
+    from hwmodels.online.stage_cost import Settings
 
     of_outliers = Pattern(default.outliers, default.window) if outliers is None else Pattern.parse(outliers)
     return Settings(
@@ -159,7 +159,7 @@ def _of_model(
     """The rows of a model: those of the layers asked for, or of all and their sum."""
     import pandas as pd
 
-    from hwmodels.pruning.overheads import model_table, sum_layers
+    from hwmodels.online.overheads import model_table, sum_layers
 
     table = model_table(model, pattern, dtype, tokens=tokens, operand=operand, settings=settings)  # type: ignore[arg-type]
     if layers is None:
@@ -198,12 +198,12 @@ def cost_columns(rows: "pd.DataFrame") -> dict[str, list[str]]:
     Parameters
     ----------
     rows : pandas.DataFrame
-        Of `hwmodels.pruning.overheads.mitigation_table`, or sums of such.
+        Of `hwmodels.online.overheads.mitigation_table`, or sums of such.
 
     Examples
     --------
-    >>> from hwmodels.pruning.overheads import mitigation_table
-    >>> from nmsim.records import GemmShape
+    >>> from hwmodels.online.overheads import mitigation_table
+    >>> from nmsim.case import GemmShape
     >>> table = mitigation_table(GemmShape(1, 4096, 4096), "8:16")
     >>> cost_columns(table[table.name == "r_sparse"])["of the product's"]
     ['12.5%', '12.5%']

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from nmsim.case import Case, GemmShape
 from nmsim.pattern import Pattern
-from nmsim.records import Case, GemmShape
 
 PREDICT_CASES = 1_000_000
 SINGLE_CASES = 2_000

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
+from nmsim.case import Case, GemmShape, Prediction
 from nmsim.cli import console
 from nmsim.errors import SpecError
 from nmsim.pattern import Pattern
-from nmsim.records import Case, GemmShape, Prediction
 
 
 def predict(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from nmsim.case import SparseOperand
 from nmsim.cli import console
 from nmsim.cli.progress import Shares, share_bar
 from nmsim.errors import ContainerError, NmsimError
@@ -18,14 +19,13 @@ from nmsim.files.selection import Selection
 from nmsim.pattern import Pattern
 from nmsim.quality import Way, cross
 from nmsim.quality.way import is_reference
-from nmsim.records import SparseOperand
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from validate.activation_dump import Source
-    from validate.quality import QualityRun
-    from validate.quality_cost import Target
+    from validate.quality.activation_dump import Source
+    from validate.quality.cost import Target
+    from validate.quality.measure import QualityRun
 
 PATTERNS = "2:4,4:8,8:16,16:32"
 CRITERIA = {"activations": "magnitude,amber", "weights": "magnitude,channel_vector"}
@@ -137,7 +137,7 @@ def quality(
     One layer at a time: errors do not go on to the next layer, and none is an accuracy. What is learned elsewhere is fitted
     here to calibration tokens. Lists are joined by commas, or given by repeating an option.
     """
-    from validate.quality_accuracy import read_accuracy
+    from validate.quality.accuracy import read_accuracy
 
     if example == (checkpoint is not None):
         raise NmsimError("expected either a checkpoint or --example")
@@ -215,7 +215,7 @@ def _ways(
 
 def _refuse_figure(ways: Sequence[Way]) -> None:
     """Refuse what no figure can show, before any work."""
-    from validate.quality_looks import Looks
+    from validate.quality.looks import Looks
 
     in_groups = [way for way in ways if way.pattern and not is_reference(way.criterion)]
     if not in_groups:
@@ -243,7 +243,7 @@ def _target(
     hardware: str, core: str, encoding: str, packing: str, dtype: str, tokens_prefill: int
 ) -> "Target":
     import hwmodels
-    from validate.quality_cost import Target
+    from validate.quality.cost import Target
 
     return Target(
         hwmodels.load(hardware) if hardware else None,
@@ -257,7 +257,7 @@ def _target(
 
 @contextlib.contextmanager
 def _tokens(dump: Path | None, kind: str, counts: tuple[int, int], seed: int) -> Iterator["Source"]:
-    from validate.activation_dump import Synthetic, open_dump
+    from validate.quality.activation_dump import Synthetic, open_dump
 
     if dump is None:
         yield Synthetic(kind, *counts, seed)
@@ -275,8 +275,8 @@ def _measure(
     allow_missing: bool,
     progress: Shares,
 ) -> "QualityRun":
-    from validate.example_checkpoint import FILE_NAME, write_example
-    from validate.quality import measure_quality, open_dense
+    from validate.quality.measure import measure_quality, open_dense
+    from validate.study.example_checkpoint import FILE_NAME, write_example
 
     with contextlib.ExitStack() as stack:
         if checkpoint is None:
@@ -291,8 +291,8 @@ def _measure(
 def _figure(table: "pd.DataFrame", own: "pd.DataFrame | None", kind: str) -> bytes:
     import pandas as pd
 
-    from validate.quality_accuracy import logged_accuracy
-    from validate.quality_plots import quality_cost
+    from validate.quality.accuracy import logged_accuracy
+    from validate.quality.plots import quality_cost
 
     accuracies = logged_accuracy()
     fig, _ = quality_cost(
@@ -349,7 +349,7 @@ def _plain(row: dict[Any, Any]) -> dict[str, Any]:
 
 def _say_left_out(tensors: dict[str, str], ways: dict[str, str]) -> None:
     if tensors:
-        from validate.quality import counted
+        from validate.quality.measure import counted
 
         _say(f"{len(tensors)} tensors left out ({counted(tensors.values())})")
     for name, why in ways.items():
@@ -357,7 +357,7 @@ def _say_left_out(tensors: dict[str, str], ways: dict[str, str]) -> None:
 
 
 def _warn_unmatched(description: str, names: Sequence[str]) -> None:
-    from validate.activation_dump import some_of
+    from validate.quality.activation_dump import some_of
 
     tensors = "1 tensor is" if len(names) == 1 else f"{len(names)} tensors are"
     text = f"{description}: {tensors} named as no tensor of the checkpoint: {some_of(names)}"

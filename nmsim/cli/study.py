@@ -107,9 +107,9 @@ def study(
     Lists are joined by commas, or given by repeating an option. Every speedup is an estimate vs the dense model on the
     same machine, with the range of comparable measurements, or says that it extrapolates.
     """
-    from validate.own_machine import OwnMachine
-    from validate.provenance import command_line
-    from validate.study import run_study
+    from validate.judge.own_machine import OwnMachine
+    from validate.study.provenance import command_line
+    from validate.study.study import run_study
 
     if example and weights is not None:
         raise NmsimError("--example and --weights are both given, expected one of them")

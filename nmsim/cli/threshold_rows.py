@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from nmsim.case import VALUE_BITS
 from nmsim.cli import console
 from nmsim.cli.scaled import joules_unit, short
 from nmsim.errors import RowError
 from nmsim.pattern import Pattern
-from nmsim.records import VALUE_BITS
 
 if TYPE_CHECKING:
     from hwmodels.threshold import Footprint, QuantisedDense, Stored, Threshold

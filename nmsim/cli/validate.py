@@ -11,7 +11,7 @@ from nmsim.cli.live import judge_live, write_json
 from nmsim.errors import NmsimError
 
 if TYPE_CHECKING:
-    from validate.judge import Judgement
+    from validate.judge.judge import Judgement
 
 METRIC_HEADINGS = ("rows", "speedup", "dense time", "sparse time", "bias", "side of 1", "in interval")
 SHOWN_VIOLATIONS = 10
@@ -68,7 +68,7 @@ def validate(
 
     The errors are medians of |predicted / measured - 1|. A row that cannot be judged is an error with its number.
     """
-    from validate.judge import judge_files
+    from validate.judge.judge import judge_files
 
     if live:
         if rows or hardware or held_out:
@@ -93,7 +93,7 @@ def validate(
 
 
 def _show(judged: "Judgement", verdict: Mapping[str, Any]) -> None:
-    from validate.metrics import FAMILY
+    from validate.judge.metrics import FAMILY
 
     kind = "constants fitted without each machine" if judged.held_out else "constants fitted on all machines"
     everything = [("all", verdict["overall"])]

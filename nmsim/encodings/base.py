@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim import packing, parallel, words
+from nmsim import packing, words
 from nmsim.errors import EncodingError
 from nmsim.pattern import Pattern
+from nmsim.support import parallel
 from nmsim.units import ceil_div
 from nmsim.words import Words
 

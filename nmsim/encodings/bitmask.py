@@ -5,8 +5,8 @@ from functools import partial
 import numpy as np
 
 from nmsim.encodings.base import Encoding, EncodingSpec, Kernel
-from nmsim.jit import njit
 from nmsim.pattern import Pattern
+from nmsim.support.jit import njit
 from nmsim.words import popcount
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from nmsim import words
 from nmsim.encodings.base import Encoding, EncodingSpec, Kernel
-from nmsim.jit import njit
 from nmsim.pattern import Pattern
+from nmsim.support.jit import njit
 from nmsim.units import ceil_div
 from nmsim.words import BYTE, MACHINE_WORD, popcount
 

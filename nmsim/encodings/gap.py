@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from nmsim import bitstream, packing, words
 from nmsim.encodings.base import Encoding, EncodingSpec, Kernel
 from nmsim.errors import BitstreamError, EncodingError
-from nmsim.jit import njit
 from nmsim.pattern import Pattern
+from nmsim.support.jit import njit
 from nmsim.units import bits_to_bytes
 from nmsim.words import Words
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from nmsim import words
 from nmsim.encodings.base import Encoding, EncodingSpec, Kernel
-from nmsim.jit import njit
 from nmsim.pattern import Pattern
+from nmsim.support.jit import njit
 from nmsim.words import BYTE, MACHINE_WORD, Words, popcount
 
 TWO_BYTES = 16

@@ -6,8 +6,8 @@ from nmsim import words
 from nmsim.encodings.base import Encoding, EncodingSpec, Kernel
 from nmsim.encodings.combinatorial import Combinatorial
 from nmsim.errors import EncodingError
-from nmsim.jit import njit
 from nmsim.pattern import Pattern
+from nmsim.support.jit import njit
 
 MAX_GROUPS = 4096
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim import dtypes, parallel, words
+from nmsim import dtypes, words
 from nmsim import encodings as codecs
 from nmsim import mask as masks
 from nmsim import packing as policies
@@ -22,6 +22,7 @@ from nmsim.files.report import Counter, Progress
 from nmsim.files.selection import Selection, refuse_nothing_chosen
 from nmsim.files.sharded import open_checkpoint
 from nmsim.pattern import Pattern
+from nmsim.support import parallel
 from nmsim.tensor import Footprint, slabs
 
 CHUNK_ELEMS = 1 << 20

@@ -1,7 +1,7 @@
 """Quality of pruned linear layers, measured on arrays: energy kept, error of the output, and entropy of the masks.
 
-Nothing here opens a file or knows a machine: `validate.quality` brings checkpoints and costs. All sums are kept as sums, so
-that layers can be added up.
+Nothing here opens a file or knows a machine: `validate.quality.measure` brings checkpoints and costs. All sums are
+kept as sums, so that layers can be added up.
 """
 
 from nmsim.quality.activations import measure_activations

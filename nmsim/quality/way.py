@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from nmsim.case import SparseOperand
 from nmsim.criteria import named
 from nmsim.errors import PatternError
 from nmsim.pattern import Pattern
-from nmsim.records import SparseOperand
 
 NONE = "none"
 UNSTRUCTURED = "unstructured"

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim import parallel
 from nmsim.criteria import best_of_tokens
 from nmsim.mask import BoolArray, prune
 from nmsim.mitigation import fit, golden
@@ -17,6 +16,7 @@ from nmsim.quality.entropy import MaskCounter
 from nmsim.quality.layer import Columns, Layer
 from nmsim.quality.measured import BLOCK_ELEMS, Measured, row_blocks, squares, tokens_of
 from nmsim.quality.way import UNSTRUCTURED, Way
+from nmsim.support import parallel
 
 Floats = NDArray[np.float32]
 

@@ -5,7 +5,7 @@ import platform
 import pandas as pd
 import pytest
 
-from hwmodels.cpu import COUNTS_FILE
+from hwmodels.estimate.cpu import COUNTS_FILE
 from kernels.cpu import inspect
 
 COMMITTED = pd.read_csv(COUNTS_FILE, keep_default_na=False)

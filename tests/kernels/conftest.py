@@ -37,7 +37,7 @@ def gpu_road(triton_device, monkeypatch):
 
     Where there is no CUDA device, tensors in main memory are said to be where the GPU kernels work, and all else is as it is.
     """
-    from kernels import triton_kernels
+    from kernels.ops import triton_kernels
 
     if triton_device.type == "cpu":
         monkeypatch.setattr(triton_kernels, "serves", lambda tensor: tensor.device.type == "cpu")

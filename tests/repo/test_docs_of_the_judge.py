@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from validate import break_even
+from validate.study import break_even
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 @pytest.fixture(scope="module")
 def docs():
-    """The modules of the docs, imported as `docs/generate.py` does."""
-    sys.path.insert(0, str(DOCS))
+    """The modules of the docs, imported as `docs/tools/generate.py` does."""
+    sys.path.insert(0, str(DOCS / "tools"))
     try:
         import judged
         import sparsity_loses
@@ -22,7 +22,7 @@ def docs():
 
         yield judged, validation, sparsity_loses
     finally:
-        sys.path.remove(str(DOCS))
+        sys.path.remove(str(DOCS / "tools"))
 
 
 def test_the_tables_are_those_of_the_verdict(docs):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from validate import run_study, write_example
-from validate.example_checkpoint import TINY
+from validate.study.example_checkpoint import TINY
 
 CONFIG = {
     "model_type": "llama",

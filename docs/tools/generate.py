@@ -1,0 +1,189 @@
+"""Regenerate every generated page and figure of the docs: `make docs`, or `python docs/tools/generate.py --check`.
+
+A figure is committed with the table it was drawn from. It carries the digest of that table and of the code that drew
+it, so that `--check` can tell a stale figure without comparing drawings, which differ between versions of matplotlib.
+"""
+
+import functools
+import hashlib
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+
+import core_designs  # noqa: E402
+import estimate_constants  # noqa: E402
+import judged  # noqa: E402
+import matplotlib  # noqa: E402
+import mitigations  # noqa: E402
+import pandas as pd  # noqa: E402
+import sass  # noqa: E402
+import sparsity_loses  # noqa: E402
+import speed  # noqa: E402
+import transcript  # noqa: E402
+import validation  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+import hwmodels  # noqa: E402
+from hwmodels.plots import cores as core_plots  # noqa: E402
+from hwmodels.plots import online as pruning_plots  # noqa: E402
+from hwmodels.plots import predicted as plots  # noqa: E402
+from hwmodels.plots.roofs import roof_surface  # noqa: E402
+from nmsim import Pattern, formats  # noqa: E402
+from validate.judge import own_machine  # noqa: E402
+from validate.plots import judge as judge_plots  # noqa: E402
+from validate.plots.break_even import break_even  # noqa: E402
+from validate.plots.measured import bytes_per_element  # noqa: E402
+from validate.study import (  # noqa: E402
+    bits,
+    whole_model,
+)
+from validate.study.example_checkpoint import ExampleShape, write_example  # noqa: E402
+
+PAGES = {
+    "docs/reference/formats.md": formats.page,
+    "docs/reference/mitigations.md": mitigations.page,
+    "docs/reference/sass.md": sass.page,
+    "docs/reference/speed.md": speed.page,
+    "docs/explanation/estimate.md": estimate_constants.page,
+    "docs/explanation/validation.md": validation.page,
+    "docs/explanation/when-sparsity-loses.md": sparsity_loses.page,
+    "docs/explanation/open-questions.md": lambda: transcript.read(
+        ROOT / "docs/explanation/open-questions.md"
+    ),
+}
+GALLERY = ROOT / "docs" / "gallery"
+DRAWN_BY = (
+    *sorted(
+        str(path.relative_to(ROOT))
+        for room in ("hwmodels", "validate")
+        for path in (ROOT / room / "plots").glob("*.py")
+    ),
+    "validate/judge/own_machine.py",
+    *("docs/tools/generate.py", "docs/tools/judged.py", "docs/tools/core_designs.py"),
+)
+
+PATTERNS = [Pattern.parse(text) for text in ("2:4", "4:8", "8:16", "16:32")]
+ENCODINGS = ("bitmask", "index", "gap:2", "combinatorial", "joint")
+MACHINES = ("h200", "a100-sxm", "h200-8x16")
+SMALL = ExampleShape(layers=1, hidden=256, intermediate=512, kv_width=64, vocab=256)
+
+
+def stored() -> pd.DataFrame:
+    """Bits an element really stored, on a small synthetic checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_example(Path(folder) / "example.safetensors", shape=SMALL)
+        with bits.open_weights(path, PATTERNS) as checkpoint:
+            return bits.bits_per_element(bits.measure_checkpoint(checkpoint, PATTERNS, ENCODINGS))
+
+
+def predicted() -> pd.DataFrame:
+    """Bounds of whole steps of Llama-3.1-8B in bf16, weights pruned."""
+    cases = whole_model.case_table(
+        hwmodels.load_model("llama-3.1-8b"), PATTERNS, ENCODINGS, "bitstream", [1, 64], [8192], ["weights"]
+    )
+    return whole_model.sum_layers(whole_model.predict_layers(cases, [hwmodels.load(m) for m in MACHINES]))
+
+
+class Drawn(NamedTuple):
+    """A figure of the gallery: the table it is drawn from, by its name there, and what draws it."""
+
+    table: str
+    draw: Callable[[pd.DataFrame], Figure]
+
+
+TABLES = {
+    "bytes_per_element": stored,
+    "speedup_vs_pattern": predicted,
+    "judged": judged.judged,
+    "break_even": judged.mapped,
+    "measured_on_predicted": judged.own,
+    "cores": core_designs.presets,
+    "core_roofs": core_designs.roofs,
+    "online_pruning": core_designs.activations,
+    "selectors": core_designs.selectors,
+    "core_designs": core_designs.designs,
+}
+FIGURES = {
+    "bytes_per_element": Drawn("bytes_per_element", lambda table: bytes_per_element(table)[0]),
+    "speedup_vs_pattern": Drawn("speedup_vs_pattern", lambda table: plots.speedup_vs_pattern(table)[0]),
+    "speedup_scatter": Drawn("judged", lambda table: judge_plots.speedup_scatter(table)[0]),
+    "time_scatter": Drawn("judged", lambda table: judge_plots.time_scatter(table)[0]),
+    "residuals_by_tokens": Drawn("judged", lambda table: judge_plots.residuals_by_tokens(table)[0]),
+    "residuals_by_machine": Drawn("judged", lambda table: judge_plots.residuals_by(table, "machine")[0]),
+    "residuals_by_regime": Drawn("judged", lambda table: judge_plots.residuals_by(table, "regime")[0]),
+    "measured_on_predicted": Drawn(
+        "measured_on_predicted", lambda table: own_machine.measured_on_predicted(table)[0]
+    ),
+    "break_even": Drawn(
+        "break_even", lambda table: break_even(table, judged.points(), judged.with_points())[0]
+    ),
+    "break_even_unmeasured": Drawn(
+        "break_even", lambda table: break_even(table, judged.points(), judged.without_points())[0]
+    ),
+    "core_speedup_vs_pattern": Drawn("cores", lambda table: core_plots.speedup_vs_pattern(table)[0]),
+    "core_time_by_stage": Drawn(
+        "cores", lambda table: core_plots.time_by_stage(core_designs.one_encoding(table))[0]
+    ),
+    "core_roof_surface": Drawn("core_roofs", lambda table: roof_surface(table, core_designs.roof_core())[0]),
+    "break_even_batch": Drawn("online_pruning", lambda table: pruning_plots.break_even_batch(table)[0]),
+    "selector_need": Drawn(
+        "selectors", lambda table: pruning_plots.selector_need(table, built_groups_per_cycle=4)[0]
+    ),
+    "core_pareto": Drawn("core_designs", core_designs.fronts),
+}
+
+
+@functools.cache
+def table_of(name: str) -> tuple[pd.DataFrame, str]:
+    """A table of the gallery, and the text of its file."""
+    table = TABLES[name]()
+    return table, table.to_csv(index=False, float_format="%.8g", lineterminator="\n")
+
+
+def page_is_stale(name: str, text: str, *, write: bool) -> bool:
+    """Compare a page with what it should be, and put it right when `write`."""
+    path = ROOT / name
+    stale = not path.exists() or path.read_text(encoding="utf-8") != text
+    if stale and write:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return stale
+
+
+def figure_is_stale(name: str, *, write: bool) -> bool:
+    """Compare a figure's table and digest with what they should be, and draw it anew when `write`."""
+    source, draw = FIGURES[name]
+    table, text = table_of(source)
+    code = "".join((ROOT / path).read_text(encoding="utf-8") for path in DRAWN_BY)
+    digest = f"<!-- drawn from {source}.csv, {hashlib.sha256((text + code).encode()).hexdigest()} -->"
+    csv, svg = GALLERY / f"{source}.csv", GALLERY / f"{name}.svg"
+    if csv.exists() and csv.read_text() == text and svg.exists() and digest in svg.read_text():
+        return False
+    if write:
+        GALLERY.mkdir(exist_ok=True)
+        csv.write_text(text)
+        with matplotlib.rc_context({"svg.hashsalt": "nmsim"}):
+            figure = draw(table)
+            figure.savefig(svg, metadata={"Date": None}, facecolor=figure.get_facecolor())
+        lines = [line.rstrip() for line in svg.read_text().splitlines()]
+        svg.write_text("\n".join([*lines, digest, ""]))
+    return True
+
+
+def main(arguments: list[str]) -> int:
+    """Write what is stale; with --check, write nothing and return 1 when something is."""
+    write = arguments != ["--check"]
+    stale = [name for name, make in PAGES.items() if page_is_stale(name, make(), write=write)]
+    stale += [f"docs/gallery/{name}.svg" for name in FIGURES if figure_is_stale(name, write=write)]
+    for name in stale:
+        print(f"{name}: {'written' if write else 'out of date, run make docs'}")
+    return 1 if stale and not write else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,57 @@
+"""What the pages on validation are made from, judged once: committed rows, and the map of 2:4 speedups."""
+
+import functools
+
+import pandas as pd
+
+from validate.judge.judge import Judgement, judge_files
+from validate.judge.own_machine import own_rows
+from validate.judge.rows import PUBLISHED_FILE, committed_hardware, own_files
+from validate.plots import judge as judge_plots
+from validate.study import break_even
+
+
+@functools.cache
+def published(held_out: bool = True) -> Judgement:
+    """The published rows; `held_out` with constants that were fitted without each machine."""
+    return judge_files([PUBLISHED_FILE], held_out=held_out)
+
+
+@functools.cache
+def measured() -> Judgement | None:
+    """The rows of our own campaigns; None where none has been committed."""
+    files = own_files()
+    return judge_files(files, committed_hardware(), held_out=True) if files else None
+
+
+@functools.cache
+def own() -> pd.DataFrame:
+    """Our own rows of the last campaign, with their spread and what was predicted from calibration."""
+    (*_, rows) = own_files()
+    return own_rows(rows, rows.with_suffix(".toml"))
+
+
+def judged() -> pd.DataFrame:
+    """The table of the figures: the published rows, held out."""
+    return judge_plots.judged_columns(published().table)
+
+
+@functools.cache
+def mapped() -> pd.DataFrame:
+    """Predicted 2:4 speedups of every GPU that has a sparse unit."""
+    return break_even.speedup_map(break_even.gpus_with_unit())
+
+
+def points() -> pd.DataFrame:
+    """The published 2:4 rows of 16-bit types."""
+    return break_even.published_points(published().table)
+
+
+def with_points() -> list[str]:
+    """GPUs of the map that have published rows."""
+    return [name for name in mapped()["machine"].unique() if (points()["machine"] == name).any()]
+
+
+def without_points() -> list[str]:
+    """GPUs of the map that have none."""
+    return [name for name in mapped()["machine"].unique() if name not in with_points()]

@@ -1,0 +1,286 @@
+"""The page on criteria and mitigations: what each is, its cheap form, and what `hwmodels.online` counts for it."""
+
+import dataclasses
+import pydoc
+import re
+import textwrap
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import pandas as pd
+
+from hwmodels.online.criteria import CRITERIA
+from hwmodels.online.mitigations import MITIGATIONS, OF_WEIGHTS
+from hwmodels.online.overheads import model_table, stage_costs, sum_layers
+from hwmodels.online.stage_cost import StageCost
+from nmsim.case import GemmShape
+from nmsim.cli.mitigations import cost_columns
+from nmsim.mitigation import Recipe
+
+MODEL, LAYER, PATTERN, DTYPE, TOKENS = "llama-3.1-8b", "gate", "8:16", "bf16", 4096
+
+
+class Entry(NamedTuple):
+    """What the page says of a name that no count says: its formula, why the cheap form is exact, its golden model."""
+
+    formula: str
+    exact: str
+    golden: str
+
+
+ENTRIES = {
+    "magnitude": Entry(
+        "keep the N greatest |x_ij| of every M",
+        "The sign is left out of the key. The other bits of a float order magnitudes as its value does.",
+        "`nmsim.criteria.magnitude`",
+    ),
+    "clact": Entry(
+        "S_ij = |x_ij| sqrt(sum_p x_pj^2) / sqrt(sum_k x_ik^2)",
+        "The norm of the row is the same for all of a group and cannot change a choice. With one token the norm of the "
+        "column is |x_j| itself, so that S orders as x_j^2, and the choice is that of the magnitude.",
+        "`nmsim.criteria.clact`",
+    ),
+    "amber": Entry(
+        "S_ij = |x_ij| f_j, f_j = |What_:j| / min_k |What_:k|, What = (W - mu) / sigma",
+        "f depends on the weights alone and is made once.",
+        "`nmsim.criteria.amber_vector`",
+    ),
+    "weight_variance": Entry(
+        "S_ij = |x_ij Var_o(w_oj)|",
+        "The variances depend on the weights alone and are made once.",
+        "`nmsim.criteria.weight_variance_vector`",
+    ),
+    "channel_vector": Entry(
+        "S_ij = |x_ij f_j| with a vector f that is given",
+        "It is the formula itself. Signs of f are left out when f is stored.",
+        "`nmsim.criteria.channel_vector`",
+    ),
+    "unstructured": Entry(
+        "keep the k greatest |x_ij| of a token, k = K N/M rounded down",
+        "All keys above the k-th greatest are kept, and as many of its equals as are missing, the first ones first: the "
+        "same elements that sorting the token would give.",
+        "`nmsim.criteria.best_of_tokens`",
+    ),
+    "unstructured_global": Entry(
+        "keep the k greatest |x_ij| of all L tokens, k = L K N/M rounded down",
+        "As `unstructured`, with all tokens for one. The authors' code does so where it prunes by CLACT or Amber without "
+        "groups; those multiply scores as above first.",
+        "`nmsim.criteria.choose`",
+    ),
+    "dpts_mean": Entry(
+        "Y = (prune(X - eta) + eta) W^T, eta_i = sum_j x_ij / K",
+        "eta_i is one number of the token, so what it adds is eta_i r_o with the row sums r = W 1, made once. Added to the "
+        "operand it would make X dense again.",
+        '`Recipe(shift="mean")`',
+    ),
+    "dpts_median": Entry(
+        "Y = (prune(X - eta) + eta) W^T, eta_i the lower median of x_i",
+        "As `dpts_mean`. The median is the greatest value that at least K - floor((K - 1) / 2) elements reach, and its bits "
+        "are found one by one, from the top.",
+        '`Recipe(shift="median")`',
+    ),
+    "spts": Entry(
+        "Y = (prune(X - eta) + eta) W^T with one number eta",
+        "What eta adds is the same for all tokens: a bias eta W 1, made once.",
+        "`Recipe(shift=eta)`, `nmsim.mitigation.fit.static_shift`",
+    ),
+    "lpts": Entry(
+        "Y = (prune(X - eta) + eta) W^T with a vector eta of K elements",
+        "What eta adds is the same for all tokens: a bias W eta, made once.",
+        "`Recipe(shift=vector)`, `nmsim.mitigation.fit.channel_shift`",
+    ),
+    "var": Entry(
+        "Y = (v_i Xsp) W^T, v_i = sqrt(Var_j(x_ij) / max(Var_j(xsp_ij), 1e-9)), unbiased, zeros included",
+        "v_i is one number of the token and commutes with the product: v_i (Xsp W^T). Both variances have K - 1 below, which "
+        "cancels, and (K - 1) Var is a sum of squares less the square of a sum over K.",
+        "`Recipe(variance=True)`",
+    ),
+    "scale_shift": Entry(
+        "Y = (Xsp W^T) (1 + s) + b with s, b of N elements",
+        "It is the formula itself; 1 + s can also be folded into the rows of W, and b into a bias.",
+        "`Recipe(scale=s, bias=b)`, `nmsim.mitigation.fit.scale_and_bias`",
+    ),
+    "bias1": Entry(
+        "Y = Xsp W^T + Xsp b with b of K elements",
+        "Elements that are dropped add nothing to the dot product, so it has as many terms as are kept.",
+        "`Recipe(kept_bias=b)`, `nmsim.mitigation.fit.token_bias`",
+    ),
+    "bias2": Entry(
+        "Y = Xsp W^T + (X - Xsp) b with b of K elements",
+        "X - Xsp is what is dropped, and zero elsewhere: as many terms as are dropped.",
+        "`Recipe(dropped_bias=b)`, `nmsim.mitigation.fit.token_bias`",
+    ),
+    "r_sparse": Entry(
+        "Y = Xsp W^T + ((X - Xsp) B^T) A^T with A [N, r], B [r, K]",
+        "It is the formula itself, in the order of its brackets: r (K + N) multiply-adds a token.",
+        "`Recipe(low_rank=(A, B))`, `nmsim.mitigation.fit.low_rank`",
+    ),
+    "smooth_dynamic": Entry(
+        "Y = prune(X / s) (W s)^T, s_j = sqrt(max_i |x_ij| / max_o |w_oj|)",
+        "s_j divides x_ij and multiplies w_oj, so it cancels in every product, and only the choice is left of it. With one "
+        "token |x_j| / s_j = sqrt(|x_j| max_o |w_oj|), which orders as |x_j| max_o |w_oj| does.",
+        '`Recipe(equalise="dynamic")`',
+    ),
+    "smooth_static": Entry(
+        "Y = prune(X / s) (W s)^T with s from calibration",
+        "s is known: W s is stored, and 1 / s goes into the operation that makes X, such as the gain of a norm.",
+        "`Recipe(equalise=s)`",
+    ),
+    "weight_correction": Entry(
+        "W'_o = Wsp_o sqrt(Var(W_o) / Var(Wsp_o)), zeros included",
+        "The factor of a row of pruned weights is known: it is stored in their values.",
+        "`nmsim.mitigation.weights.corrected`",
+    ),
+    "rotation": Entry(
+        "Y = prune(X Q) (W Q)^T with Q of K by K elements, orthogonal",
+        "W Q is stored. X Q is a product of its own, unless Q can be folded into the operation that makes X.",
+        "`Recipe(rotation=Q)`",
+    ),
+    "outliers": Entry(
+        "Y = Xsp W^T + Xout W^T, Xout n of every 256, Xsp N of every M, no element in both; of weights X Wsp^T + X Wout^T",
+        "The sum of the products is the product of the sum. Which part chooses first changes the choice and no count.",
+        "`nmsim.mitigation.outliers.split`",
+    ),
+    "salient_columns": Entry(
+        "Y = Xsp W^T + X_c W_c^T over c columns that are kept whole, which the N:M part leaves out",
+        "No element is in both parts, so the sum of the products is the product of the sum.",
+        "`nmsim.mitigation.outliers.split_columns`",
+    ),
+}
+
+PARTS = {
+    "producer": "beside the operation that makes X",
+    "selector": "at the selector",
+    "epilogue": "on rows of Y",
+    "side path": "a product beside the product",
+    "offline": "once, before any token",
+}
+
+HEAD = f"""# Criteria and mitigations
+
+What elements are chosen by, and what is done beside an N:M product to bring its result nearer to the dense one: the formula of
+each, the cheapest exact form, why the two are the same, and what it costs. Made by `make docs` from `hwmodels.online`. For
+another model, layer, pattern or type: `nmsim mitigations --model {MODEL} --layer {LAYER} --pattern {PATTERN} --dtype {DTYPE}
+--tokens {TOKENS}`.
+
+Y = X W^T with X of tokens i by in features j (K of them) and W of out features o (N of them) by in features. `Xsp` is X pruned,
+`prune` keeps N of every M along K of a token. Formulas of activations are those of the [code of arXiv
+2509.22166](https://github.com/On-Point-RND/Structured-Sparse-Activations-Inference) [C]. Patterns for salient weights and the
+correction of weights are named by arXiv 2507.03052 [P]; its formulas were not read, and those here are ours, n of 256 among
+them. Salient columns are after arXiv 2408.15300. [P]: read in the paper's own text; [C]: in the authors' code. `Recipe` is
+`nmsim.mitigation.Recipe`: `nmsim.mitigation.golden` computes it as the formula stands, `nmsim.mitigation.rewrite` in the cheap
+form, and the tests hold one against the other.
+
+Counts are exact and of the form that is shown. **In the selector**: comparisons in its network. **Side multiply-adds**: of a
+second product, on lanes or on the array, then as a share of the multiply-adds that the pattern leaves of the product itself.
+All other operations are of vector lanes. Operations are of one token; bytes are of all tokens together, in units of 1000:
+**parameters** from DRAM beside the weights, **L2** and **shared** read and written for parameters and for elements that wait,
+**held** what waits at one time. A choice that waits for its group **streams**; what waits for the token or the sequence goes
+through X several times.
+
+The layer is `{LAYER}` of {MODEL}, the model all its pruned layers; {PATTERN}, {DTYPE}; prefill has {TOKENS} tokens, decode one.
+Each layer chooses for itself here. Layers that share X (q, k and v; gate and up) could share a choice, and what it waits for.
+"""
+
+
+def page() -> str:
+    """The whole page as Markdown."""
+    assert set(ENTRIES) == {*CRITERIA, *MITIGATIONS}, "an entry for each name, and no other"
+    layers = model_table(MODEL, PATTERN, DTYPE, tokens=TOKENS)
+    model = sum_layers(layers)
+    layer = layers[layers["layer"] == LAYER]
+    parts = [HEAD, *_overview(model)]
+    for title, names in (("Criteria", CRITERIA), ("Mitigations", MITIGATIONS)):
+        parts.append(f"## {title}\n")
+        for name in names:
+            parts.extend(_section(name, layer[layer["name"] == name], model[model["name"] == name]))
+    return "\n".join(parts)
+
+
+def _overview(model: pd.DataFrame) -> Iterator[str]:
+    """All names in one table: what they wait for, and lane operations beside the product's multiply-adds."""
+    yield f"## At a glance: {MODEL}, all layers\n"
+    yield "Operations of vector lanes and side multiply-adds are relative to the multiply-adds that the pattern leaves.\n"
+    yield "| | waits for, decode | waits for, prefill | passes over X | operations on lanes | side multiply-adds |"
+    yield "|---|---|---|---|---|---|"
+    decode, prefill = (model[model["phase"] == phase].set_index("name") for phase in ("decode", "prefill"))
+    kinds = ["multiplies_per_token", "adds_per_token", "compares_per_token", "specials_per_token"]
+    for name, row in prefill.iterrows():
+        lanes = row[kinds].sum() / row["sparse_macs_per_token"]
+        waits = f"{decode['waits_for'][name]} | {row['waits_for']} | {row['passes']}"
+        shares = " | ".join(f"{share:.2%}" if share else "" for share in (lanes, row["share_of_sparse_macs"]))
+        yield f"| [`{name}`](#{name}) | {waits} | {shares} |"
+    yield ""
+
+
+def _section(name: str, layer: pd.DataFrame, model: pd.DataFrame) -> Iterator[str]:
+    entry = ENTRIES[name]
+    _check_golden(entry.golden)
+    yield f"### {name}\n"
+    yield _item("-", f"**Formula**: `{entry.formula}`")
+    yield _item("-", f"**Why the cheap form is exact**: {entry.exact}")
+    yield _item("-", f"**Golden model**: {entry.golden}")
+    if name in OF_WEIGHTS:
+        yield _item("-", "Goes with sparse weights too.")
+    yield ""
+    decode, prefill = (_stages(name, tokens) for tokens in (1, TOKENS))
+    if [one.formula for one in decode] == [one.formula for one in prefill]:
+        yield from _steps("Steps", prefill)
+    else:
+        yield from (*_steps("Steps in decode", decode), *_steps("Steps in prefill", prefill))
+    yield from _costs(layer, model)
+
+
+def _item(mark: str, text: str) -> str:
+    """An item of a list, in lines of bearable length."""
+    indent = " " * (len(mark) + 1)
+    lines = textwrap.wrap(text, 128 - len(indent), break_long_words=False, break_on_hyphens=False)
+    return f"{mark} " + f"\n{indent}".join(lines)
+
+
+def _stages(name: str, tokens: int) -> tuple[StageCost, ...]:
+    criterion, mitigation = (name, "") if name in CRITERIA else (None, name)
+    return stage_costs(
+        GemmShape(tokens, 4096, 4096), PATTERN, DTYPE, criterion=criterion, mitigation=mitigation
+    )
+
+
+def _steps(title: str, stages: Iterable[StageCost]) -> Iterator[str]:
+    yield f"{title}:\n"
+    for number, stage in enumerate(stages, start=1):
+        passes = f", {stage.passes} passes" if stage.passes > 1 else ""
+        waits = "" if stage.streams else f"; waits for the {stage.waits_for}{passes}"
+        yield _item(
+            f"{number}.", f"{stage.name}, {PARTS[stage.part]}{waits}: `{stage.formula}`; {stage.why}."
+        )
+    yield ""
+
+
+def _costs(layer: pd.DataFrame, model: pd.DataFrame) -> Iterator[str]:
+    rows = pd.concat([layer, model], ignore_index=True)
+    columns = {heading: cells for heading, cells in cost_columns(rows).items() if any(cells)}
+    if not columns:
+        yield "No operation of a token, and no byte.\n"
+        return
+    whose = [
+        f"{'model' if one == 'all' else 'layer'}, {phase}"
+        for one, phase in zip(rows["layer"], rows["phase"], strict=True)
+    ]
+    yield _line(["", *columns])
+    yield "|---" * (1 + len(columns)) + "|"
+    yield from map(_line, zip(whose, *columns.values(), strict=True))
+    yield ""
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _check_golden(text: str) -> None:
+    """Names of golden models are names of the package, and recipes have the fields that are named."""
+    fields = {field.name for field in dataclasses.fields(Recipe)}
+    for name in re.findall(r"`([^`]+)`", text):
+        if name.startswith("Recipe("):
+            assert set(re.findall(r"(\w+)=", name)) <= fields, name
+        else:
+            assert pydoc.locate(name) is not None, name

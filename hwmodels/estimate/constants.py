@@ -1,0 +1,163 @@
+"""The few global constants of the estimate: what each one means, where it may lie, and what it was fitted to.
+
+No constant belongs to a machine: a machine comes in through its datasheet alone. Each constant starts from a prior,
+which is an assumption with its reason (A19), and `nmsim fit` moves it to where published and measured rows want it.
+The fitted values, and those fitted with one family of machines left out, are data: `hwmodels/data/fitted.toml`.
+"""
+
+import functools
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hwmodels.machine.quantity import Quantity
+from nmsim.errors import SpecError
+
+FITTED_FILE = Path(__file__).parents[1] / "data" / "fitted.toml"
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What was taken to hold of a constant before any row was seen (assumption A19)."""
+
+    value: float
+    low: float
+    high: float
+    unit: str
+    reason: str
+
+
+class Constants(NamedTuple):
+    """Values of all global constants, in the base units of `PRIORS`."""
+
+    library_launch_s: float
+    sparse_library_launch_s: float
+    tile_overhead_s: float
+    split_overhead_s: float
+    matrix_share: float
+    sparse_matrix_share: float
+    operand_fetch_share: float
+    tensor_energy_joules_per_flop: float
+    sparse_energy_ratio: float
+    byte_value_energy_ratio: float
+    element_latency_s: float
+    sparse_element_latency_s: float
+    dram_share: float
+    sparse_dram_share: float
+    cache_bandwidth_share: float
+    cache_residency_share: float
+    cache_overflow_ratio: float
+    cache_restream_ratio: float
+    timed_alone_s: float
+    stream_dram_share: float
+    cache_writeback_share: float
+    fused_dram_share: float
+    vector_energy_joules_per_flop: float
+    vector_sparse_share: float
+    csr_share: float
+
+
+PRIORS: Mapping[str, Prior] = {
+    "library_launch_s": Prior(3e-6, 1e-6, 8e-6, "s", "a kernel launch on an idle stream takes 2 to 5 us"),
+    "sparse_library_launch_s": Prior(6e-6, 1e-6, 12e-6, "s", "as a dense launch, with more set-up in the kernel"),
+    "tile_overhead_s": Prior(1e-6, 0.2e-6, 4e-6, "s", "fill and drain of a tile's pipeline: two trips to memory"),
+    "split_overhead_s": Prior(2e-6, 0.5e-6, 6e-6, "s", "a second small kernel, or atomics, sums the parts of a split K"),
+    "matrix_share": Prior(0.98, 0.8, 1.0, "ratio", "the matrix units issue almost every cycle in a full tile"),
+    "sparse_matrix_share": Prior(0.97, 0.8, 1.0, "ratio", "as dense: the sparse unit is the same pipeline"),
+    "operand_fetch_share": Prior(
+        0.3, 0.05, 0.8, "ratio",
+        "time to fetch the operands of a 128x128 tile from shared memory that is not hidden, on a core of 2048 flop a cycle",
+    ),
+    "tensor_energy_joules_per_flop": Prior(
+        1.04e-12, 0.6e-12, 1.6e-12, "joules_per_flop", "A100 PCIe: 300 W less idle over its best dense 16-bit rate"
+    ),
+    "sparse_energy_ratio": Prior(
+        0.6, 0.45, 1.0, "ratio", "half of the multiplications are done; the dense operand moves as before"
+    ),
+    "byte_value_energy_ratio": Prior(0.5, 0.3, 0.8, "ratio", "half the bits at twice the rate"),
+    "element_latency_s": Prior(
+        3.2e-9, 1e-9, 8e-9, "s", "one element along K of a thread block: 800 ns of latency over 4 stages of 64 elements"
+    ),
+    "sparse_element_latency_s": Prior(3.2e-9, 1e-9, 8e-9, "s", "as dense"),
+    "dram_share": Prior(0.8, 0.6, 0.98, "ratio", "refresh, turn-around and row misses; loads stop between tiles"),
+    "sparse_dram_share": Prior(0.75, 0.5, 0.95, "ratio", "two streams, values and metadata, of unequal width"),
+    "cache_bandwidth_share": Prior(
+        0.6, 0.3, 1.0, "ratio", "of 64 bytes a cycle and core from the last-level cache"
+    ),
+    "cache_residency_share": Prior(0.8, 0.4, 1.0, "ratio", "share of the last-level cache that survives between calls"),
+    "cache_overflow_ratio": Prior(0.7, 0.2, 3.0, "ratio", "how far a footprint must exceed it before nothing survives"),
+    "cache_restream_ratio": Prior(
+        0.6, 0.3, 1.0, "ratio", "share of the last-level cache that holds weights from wave to wave, beside what else flows by"
+    ),
+    "timed_alone_s": Prior(
+        8e-6, 2e-6, 25e-6, "s", "what events around a single kernel add, and a clock that has yet to rise, after a flush"
+    ),
+    "stream_dram_share": Prior(0.94, 0.8, 1.0, "ratio", "a matrix-vector product is one long read"),
+    "cache_writeback_share": Prior(
+        0.25, 0.02, 1.0, "ratio", "share of the last-level cache left dirty by what flushed it"
+    ),
+    "fused_dram_share": Prior(0.85, 0.6, 1.0, "ratio", "decoding between the loads leaves fewer bytes in flight"),
+    "vector_energy_joules_per_flop": Prior(
+        9e-12, 4e-12, 16e-12, "joules_per_flop", "RTX 3090: 350 W less idle over its fp32 rate, scaled to 7 nm"
+    ),
+    "vector_sparse_share": Prior(0.75, 0.3, 1.0, "ratio", "of the dense library's rate, on the multiplications that are left"),
+    "csr_share": Prior(0.15, 0.02, 0.6, "ratio", "of the fp32 peak: one load for every multiply-add"),
+}  # fmt: skip
+"""Constant -> what was assumed of it. Others stand in `hwmodels.machine.chip`, `library` and `estimate`."""
+
+
+@functools.cache
+def _document() -> Mapping[str, Any]:
+    return tomllib.loads(FITTED_FILE.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def load(held_out: str | None = None) -> Constants:
+    """Load the fitted constants.
+
+    Parameters
+    ----------
+    held_out : str, optional
+        A group of machines (`hwmodels.machine.dies.group_of`); its rows had no part in the constants that come back. A group
+        that had no rows was never in, so the constants fitted to all rows come back.
+
+    Raises
+    ------
+    SpecError
+        The file and `PRIORS` name different constants.
+    """
+    document = _document()
+    table = (
+        document["constants"]
+        if held_out is None
+        else document["held_out"].get(held_out, document["constants"])
+    )
+    values = {
+        name: float(entry["value"] if isinstance(entry, dict) else entry) for name, entry in table.items()
+    }
+    expected = set(Constants._fields)
+    if set(values) != expected:
+        raise SpecError(
+            f"{FITTED_FILE.name}: constants {sorted(set(values) ^ expected)} are on one side only; run `nmsim fit`"
+        )
+    return Constants(**values)
+
+
+def groups() -> tuple[str, ...]:
+    """Name the groups of machines that were left out of a fit, one at a time."""
+    return tuple(_document()["held_out"])
+
+
+def quantities() -> Mapping[str, Quantity]:
+    """List the fitted constants with their units and the rows they were fitted to."""
+    return {
+        name: Quantity(entry["value"], PRIORS[name].unit, "fitted", entry["source"])
+        for name, entry in _document()["constants"].items()
+    }
+
+
+def prior() -> Constants:
+    """What the constants were before any row was seen."""
+    return Constants(**{name: entry.value for name, entry in PRIORS.items()})

@@ -1,0 +1,178 @@
+"""Fits the global constants to measured rows, and once more without each group of machines, for honest error bars.
+
+Least squares on the logarithms of dense time, sparse time and speedup, with a loss that grows linearly for outliers
+(pseudo-Huber), and every constant held near its prior. There is no randomness: the same rows give the same constants.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hwmodels.estimate import constants
+from hwmodels.estimate.constants import PRIORS, Constants
+from hwmodels.estimate.families import FAMILIES, Rows
+from hwmodels.estimate.intervals import RESIDUALS_FILE, regime_of, width_of
+from hwmodels.machine.dies import group_of
+from hwmodels.machine.spec import load
+
+OUTLIER_ERROR = 0.1
+"""Log error beyond which a row pulls with constant force."""
+PRIOR_WEIGHT = 10.0
+"""Pull towards the prior: a constant off by 10 % weighs about as much as a row off by 10 %, so that a constant which
+few rows speak of stays where its reason puts it."""
+EVALUATIONS = 40
+FIT_COLUMNS = (
+    *("machine", "kernel_family", "M", "N", "K", "dtype", "baseline_dtype", "pattern", "density", "l2_state"),
+    *("sparse_products", "dense_products_beside", "measured_dense_time_s", "measured_sparse_time_s"),
+)
+"""What the fit reads of a row, beside its number."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit found: constants from all rows, constants with each group left out, and the held-out residuals."""
+
+    values: Constants
+    held_out: Mapping[str, Constants]
+    residuals: pd.DataFrame
+    source: str
+
+
+def digest(inputs: pd.DataFrame) -> str:
+    """Name the rows of a fit by what it reads of them, in their order: 12 hex digits.
+
+    Examples
+    --------
+    >>> digest(pd.DataFrame(columns=list(FIT_COLUMNS)))
+    'de73fb40b091'
+    """
+    text = inputs[list(FIT_COLUMNS)].to_csv(index=False, lineterminator="\n")
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class _Problem:
+    """Rows grouped by machine and family; residuals of a vector of log multipliers on the priors."""
+
+    def __init__(self, inputs: pd.DataFrame) -> None:
+        self.inputs = inputs.reset_index(drop=True)
+        self.dense_s = self.inputs["measured_dense_time_s"].to_numpy(np.float64)
+        self.sparse_s = self.inputs["measured_sparse_time_s"].to_numpy(np.float64)
+        self.pruned = self.inputs["sparse_products"].to_numpy(np.float64)
+        self.beside = self.inputs["dense_products_beside"].to_numpy(np.float64)
+        start = constants.prior()
+        self.parts = []
+        together = self.inputs.groupby(["machine", "kernel_family"], sort=True).indices
+        for key, places in together.items():
+            machine, family = cast(tuple[str, str], key)
+            own, spec = self.inputs.iloc[places], load(machine)
+            baseline = Rows(own.assign(dtype=own["baseline_dtype"]), spec, start)
+            self.parts.append((places, FAMILIES[family], Rows(own, spec, start), baseline))
+        self.prior = np.array([entry.value for entry in PRIORS.values()])
+        self.low = np.log(np.array([entry.low for entry in PRIORS.values()]) / self.prior)
+        self.high = np.log(np.array([entry.high for entry in PRIORS.values()]) / self.prior)
+
+    def constants(self, steps: NDArray[np.float64]) -> Constants:
+        return Constants(**dict(zip(PRIORS, (self.prior * np.exp(steps)).tolist(), strict=True)))
+
+    def errors(self, values: Constants) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Log errors of dense and sparse times."""
+        dense, sparse = np.empty(len(self.inputs)), np.empty(len(self.inputs))
+        for places, family, rows, baseline in self.parts:
+            dense[places] = baseline.under(values).dense_s()
+            sparse[places] = family(rows.under(values)).time_s
+        sparse = self.pruned * sparse + self.beside * dense
+        dense = (self.pruned + self.beside) * dense
+        return np.log(dense / self.dense_s), np.log(sparse / self.sparse_s)
+
+    def solve(self, chosen: NDArray[np.bool_]) -> Constants:
+        from scipy.optimize import least_squares
+
+        def residuals(steps: NDArray[np.float64]) -> NDArray[np.float64]:
+            dense, sparse = self.errors(self.constants(steps))
+            rows = np.concatenate([dense[chosen], sparse[chosen], (dense - sparse)[chosen]])
+            return np.concatenate([_soften(rows), PRIOR_WEIGHT * OUTLIER_ERROR * steps])
+
+        room = 1e-9
+        found = least_squares(
+            residuals, np.clip(np.zeros(len(self.prior)), self.low, self.high - room),
+            bounds=(self.low - room, self.high + room), diff_step=1e-3, max_nfev=EVALUATIONS,
+        )  # fmt: skip
+        return self.constants(np.clip(found.x, self.low, self.high))
+
+
+def _soften(errors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Pseudo-Huber: quadratic for small errors, linear for large ones, as the square root of the loss with its sign."""
+    loss = 2.0 * (np.sqrt(1.0 + (errors / OUTLIER_ERROR) ** 2) - 1.0)
+    return np.sign(errors) * np.sqrt(loss) * OUTLIER_ERROR
+
+
+def fit(inputs: pd.DataFrame, progress: Progress = lambda step: None) -> Fitted:
+    """Fit the constants to rows, and to the rows of all but one group of machines, for each group.
+
+    Parameters
+    ----------
+    inputs : DataFrame
+        `FIT_COLUMNS`, as for `hwmodels.predict_rows` with all kernel families named, and `row` (its number where it
+        came from).
+    progress : callable
+        Told what is fitted next: all rows, then each group that is left out.
+
+    Returns
+    -------
+    Fitted
+    """
+    problem = _Problem(inputs)
+    groups = np.array([group_of(machine) for machine in problem.inputs["machine"]])
+    progress("all rows")
+    values = problem.solve(np.ones(len(groups), bool))
+    held_out, dense, sparse = {}, np.empty(len(groups)), np.empty(len(groups))
+    for group in dict.fromkeys(groups):
+        progress(f"without {group}")
+        own = groups == group
+        held_out[group] = problem.solve(~own)
+        found = problem.errors(held_out[group])
+        dense[own], sparse[own] = found[0][own], found[1][own]
+    table = problem.inputs
+    residuals = pd.DataFrame(
+        {
+            "family": table["kernel_family"],
+            "width": [width_of(dtype) for dtype in table["dtype"]],
+            "regime": [regime_of(tokens) for tokens in table["M"]],
+            "machine": table["machine"],
+            "row": table["row"],
+            "log_speedup_error": (dense - sparse).round(4),
+            "log_dense_time_error": dense.round(4),
+            "log_sparse_time_error": sparse.round(4),
+        }
+    )
+    source = f"{len(table)} rows of {len(set(table['machine']))} machines, digest {digest(table)}"
+    return Fitted(values, held_out, residuals, source)
+
+
+def write(found: Fitted, folder: Path = constants.FITTED_FILE.parent) -> None:
+    """Write constants and residuals as the data files that the package reads."""
+    lines = [
+        "# Written by `nmsim fit`; meanings, units and priors are in hwmodels/estimate/constants.py.",
+        "",
+        "[constants]",
+    ]
+    lines += [
+        f'{name} = {{ value = {value:.6g}, source = "{found.source}" }}'
+        for name, value in found.values._asdict().items()
+    ]
+    for group, values in found.held_out.items():
+        lines += [
+            "",
+            f"[held_out.{group}]",
+            *(f"{name} = {value:.6g}" for name, value in values._asdict().items()),
+        ]
+    (folder / constants.FITTED_FILE.name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    found.residuals.to_csv(folder / RESIDUALS_FILE.name, index=False, lineterminator="\n")

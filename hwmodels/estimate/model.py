@@ -1,0 +1,320 @@
+"""`predict`: cases in, predictions out: an estimate with its error bar, and the bound with its stage named."""
+
+from pathlib import Path
+from typing import Any, get_args, overload
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hwmodels.estimate import constants, table
+from hwmodels.estimate.answers import (
+    PREDICTED_COLUMNS,
+    Answer,
+    Asked,
+    Known,
+    Way,
+    answer,
+    instructions_of,
+    interval_of,
+    with_interval,
+)
+from hwmodels.estimate.bounds import EXECUTIONS, STAGES, Plan, plan
+from hwmodels.estimate.constants import Constants
+from hwmodels.estimate.estimate import CACHE_STATES
+from hwmodels.estimate.intervals import DECODE_TOKENS, PREFILL_TOKENS, REGIMES, Interval, regime_of
+from hwmodels.estimate.traffic import Stream
+from hwmodels.machine.spec import HardwareSpec, load
+from nmsim import encodings, packing
+from nmsim.case import VALUE_BITS, Case, Phase, Prediction, SparseOperand
+from nmsim.errors import NmsimError, RowError
+from nmsim.pattern import Pattern
+
+MAX_KEYS = 1 << 63
+"""Combinations that one int64 can number."""
+BLOCK_ROWS = 1 << 14
+"""Rows computed at a time: their columns stay in a core's cache, and temporaries stay small."""
+
+
+@overload
+def predict(cases: Case, hardware: str | Path | HardwareSpec) -> Prediction: ...
+@overload
+def predict(cases: pd.DataFrame, hardware: str | Path | HardwareSpec) -> pd.DataFrame: ...
+
+
+def predict(cases: Case | pd.DataFrame, hardware: str | Path | HardwareSpec) -> Prediction | pd.DataFrame:
+    """Predict what each case takes on a machine, with an error bar, and the least it can take.
+
+    Parameters
+    ----------
+    cases : Case or DataFrame
+        One case, or a table of them with a row each. A table needs the columns M, N and K (positive ints);
+        `phase`, `dtype`, `sparse_operand`, `pattern`, `encoding` and `packing` default to those of `Case`. A
+        missing pattern or `"dense"` is a dense case. `l2_state` may say where the operands lie: nothing for DRAM,
+        `"cold"` for DRAM after a flush, `"warm"` for the cache as repeated calls leave it; `threads` how many cores
+        of a CPU work, all where it says nothing. Further columns are carried along.
+    hardware : str, Path or HardwareSpec
+        As for `hwmodels.load`.
+
+    Returns
+    -------
+    Prediction or DataFrame
+        For a table: a new one, its columns followed by `PREDICTED_COLUMNS`; times in seconds of one product,
+        bytes to or from DRAM. The text columns added are categorical.
+
+    Raises
+    ------
+    RowError
+        A column is missing or already there, or a cell is wrong; row numbers count from 0.
+    SpecError
+        Unknown hardware.
+
+    Source
+    ------
+    Bound: DECA, arXiv 2505.19349, `docs/explanation/cost-model.md`. Estimate: `docs/explanation/estimate.md`, its
+    constants fitted to published rows. Interval: `hwmodels.estimate.intervals`.
+
+    Examples
+    --------
+    >>> from nmsim.pattern import Pattern
+    >>> from nmsim.case import Case, GemmShape
+    >>> case = Case(GemmShape(1, 4096, 4096), pattern=Pattern(8, 16), encoding="combinatorial")
+    >>> answer = predict(case, "h200-8x16")
+    >>> answer.execution, answer.bound, round(answer.bound_speedup_vs_dense, 3)
+    ('native', 'memory', 1.802)
+    >>> answer.extrapolates  # nobody has measured an 8:16 unit
+    True
+    >>> print(answer.explanation)
+    memory: 18.63 MB at 4.8 TB/s takes 3.881 us; the next stage, decode, takes 1.003 us (26 %)
+    """
+    spec = load(hardware)
+    if isinstance(cases, Case):
+        return _predict_case(cases, spec)
+    if isinstance(cases, pd.DataFrame):
+        return predict_table(cases, spec)
+    raise RowError(f"cases of type {type(cases).__name__}: expected a Case or a pandas DataFrame")
+
+
+def _predict_case(case: Case, spec: HardwareSpec) -> Prediction:
+    shape = case.shape
+    for name in table.SHAPE_COLUMNS:
+        if getattr(shape, name) > table.MAX_DIMENSION:
+            raise RowError(f"case {name}={getattr(shape, name)}: expected at most {table.MAX_DIMENSION}")
+    try:
+        how = plan(spec, case.dtype, case.sparse_operand, case.pattern, case.encoding, case.packing)
+    except NmsimError as error:
+        raise RowError(f"case: {error}") from error
+    instructions = instructions_of(spec, Way(case.dtype, case.pattern, case.encoding), shape.M)
+    asked = Asked(CACHE_STATES.index(""), 0, instructions)
+    found = answer(spec, constants.load(), how, (shape.M, shape.N, shape.K), asked)
+    values: dict[str, Any] = {name: np.asarray(number).item() for name, number in found.numbers.items()}
+    known = interval_of(spec, case.pattern, case.dtype, regime_of(shape.M), int(found.road))
+    values |= with_interval(values["predicted_speedup_vs_dense"], known)
+    return Prediction(
+        case=case,
+        hardware=spec.id,
+        execution=EXECUTIONS[how.execution],
+        bound=STAGES[found.stage],
+        explanation=_explain(found, spec),
+        **values,
+    )
+
+
+def _explain(found: Answer, spec: HardwareSpec) -> str:
+    times = dict(zip(STAGES, found.bound.stages, strict=True))
+    first, second = sorted(STAGES, key=lambda stage: (-times[stage], STAGES.index(stage)))[:2]
+    cause = ""
+    if first == "memory":
+        bandwidth = spec.dram_bandwidth_bytes_per_s.value
+        rate = f"{bandwidth / 1e12:.4g} TB/s" if bandwidth >= 1e12 else f"{bandwidth / 1e9:.4g} GB/s"
+        cause = f"{found.moved.total_bytes / 1e6:.4g} MB at {rate} takes "
+    share = 100 * times[second] / times[first]
+    return (
+        f"{first}: {cause}{times[first] * 1e6:.4g} us; the next stage, {second}, takes "
+        f"{times[second] * 1e6:.4g} us ({share:.0f} %)"
+    )
+
+
+def predict_table(cases: pd.DataFrame, spec: HardwareSpec, values: Constants | None = None) -> pd.DataFrame:
+    """`predict` for a table, under other constants than the fitted ones where they are given."""
+    taken = [name for name in PREDICTED_COLUMNS if name in cases.columns]
+    if taken:
+        raise RowError(f"column {taken[0]}: already in the table; predict adds it and overwrites nothing")
+    sizes = table.read_shape(cases)
+    kind_of_row, plans, ways = _plans(cases, spec)
+    codes, states = table.read_choice(cases, "l2_state", _state, 0)
+    state = np.array([*states, 0], np.int8)[codes]
+    codes, counts = table.read_choice(cases, "threads", _threads, 0)
+    threads = np.array([*counts, 0], np.int64)[codes]
+    asks: Any = (kind_of_row, *sizes, state, threads)
+    first, place = _distinct(asks)
+    kind, M, N, K, state, threads = (column[first] for column in asks)
+    stacked, instructions = _stack(plans), _instructions(spec, ways, kind, M)
+    blocks = []
+    for start in range(0, max(len(first), 1), BLOCK_ROWS):
+        at = slice(start, start + BLOCK_ROWS)
+        asked = Asked(state[at], threads[at], (instructions[0, at], instructions[1, at]))
+        how, shape = _take(stacked, kind[at]), (M[at], N[at], K[at])
+        blocks.append(answer(spec, values or constants.load(), how, shape, asked))
+    numbers = {name: np.concatenate([block.numbers[name] for block in blocks]) for name in blocks[0].numbers}
+    stage = np.concatenate([block.stage for block in blocks])
+    known = _intervals(spec, ways, kind, M, np.concatenate([block.road for block in blocks]))
+    numbers |= with_interval(numbers["predicted_speedup_vs_dense"], known)
+    added: dict[str, Any] = {name: column[place] for name, column in numbers.items()}
+    added["hardware"] = _categories(np.zeros(len(cases), np.int8), (spec.id,))
+    added["execution"] = _categories(stacked.execution.astype(np.int8)[kind_of_row], EXECUTIONS)
+    added["bound"] = _categories(stage[place], STAGES)
+    answers = pd.DataFrame({name: added[name] for name in PREDICTED_COLUMNS}, index=cases.index, copy=False)
+    return pd.concat([cases, answers], axis=1)
+
+
+def _instructions(
+    spec: HardwareSpec, ways: list[Way], kind: NDArray[np.intp], tokens: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Instructions of all rows [2, rows]: one look-up for each kind and number of tokens that occurs on a CPU."""
+    if spec.family != "cpu":
+        return np.zeros((2, len(kind)))
+    example, codes = _distinct((kind, tokens))
+    counts = [instructions_of(spec, ways[kind[row]], int(tokens[row])) for row in example]
+    return np.array(counts).reshape(-1, 2).T[:, codes]
+
+
+def _intervals(
+    spec: HardwareSpec,
+    ways: list[Way],
+    kind: NDArray[np.intp],
+    tokens: NDArray[np.int64],
+    road: NDArray[np.int8],
+) -> Known:
+    """Error bars of all rows: one look-up for each kind, regime and road that occurs."""
+    regime = np.searchsorted([DECODE_TOKENS + 1, PREFILL_TOKENS], tokens, side="right")
+    example, codes = _distinct((kind, regime, road))
+    known = [
+        interval_of(
+            spec, ways[kind[row]].pattern, ways[kind[row]].dtype, REGIMES[regime[row]], int(road[row])
+        )
+        for row in example
+    ]
+    return Known(
+        Interval(*(np.array([k.interval[i] for k in known])[codes] for i in range(4))),  # type: ignore[arg-type]
+        np.array([k.extrapolates for k in known], bool)[codes],  # type: ignore[arg-type]
+    )
+
+
+def _distinct(columns: tuple[NDArray[Any], ...]) -> tuple[NDArray[np.intp], NDArray[np.intp] | slice]:
+    """First row of each distinct combination of codes from 0, and the place of each row's combination among them.
+
+    A table often asks about few distinct products: patterns and encodings repeat, and layers do. Where hardly any row
+    repeats another, every row stands for itself.
+    """
+    key, keys = np.zeros(len(columns[0]), np.int64), 1
+    for codes in columns:
+        levels = int(codes.max(initial=0)) + 1
+        if keys * levels > MAX_KEYS:
+            (key, found), (codes, known) = pd.factorize(key), pd.factorize(codes)
+            keys, levels = len(found), len(known)
+        key, keys = key * levels + codes, keys * levels
+    ordered = np.sort(key)
+    if 2 * np.count_nonzero(np.diff(ordered)) >= len(key):  # numbering them would cost more than it saves
+        return np.arange(len(key)), slice(None)
+    place, found = pd.factorize(key)
+    first = np.empty(len(found), np.intp)
+    first[place[::-1]] = np.arange(len(place) - 1, -1, -1)
+    return first, place
+
+
+def _state(word: Any) -> int:
+    text = "" if word is None else word
+    if text not in CACHE_STATES:
+        raise RowError(f"{word!r}: expected cold, warm or nothing")
+    return CACHE_STATES.index(text)
+
+
+def _threads(count: Any) -> int:
+    if count is None:
+        return 0
+    if isinstance(count, bool) or count != int(count) or count < 1:
+        raise RowError(f"{count!r}: expected a positive int, or nothing for all cores")
+    return int(count)
+
+
+def _categories(codes: NDArray[np.int8], names: tuple[str, ...]) -> Any:
+    return pd.Categorical.from_codes(codes, pd.Index(names))
+
+
+def _plans(cases: pd.DataFrame, spec: HardwareSpec) -> tuple[NDArray[np.intp], list[Plan], list[Way]]:
+    """Position of each row's plan [rows], the plans, and the choices that each is of."""
+    parsers: dict[str, Any] = {
+        "phase": table.one_of(get_args(Phase)),
+        "dtype": table.one_of(tuple(VALUE_BITS)),
+        "sparse_operand": table.optional(table.one_of(get_args(SparseOperand))),
+        "pattern": table.parse_pattern,
+        "encoding": table.optional(_known_encoding),
+        "packing": table.optional(_known_packing),
+    }
+    choices = {
+        name: table.read_choice(cases, name, parse, table.default_of(name)) for name, parse in parsers.items()
+    }
+    del choices["phase"]
+    key = np.zeros(len(cases), np.int64)
+    for codes, levels in choices.values():
+        key = key * len(levels) + codes
+    kind_of_row, kinds = pd.factorize(key)
+    plans, ways = [], []
+    for kind, packed in enumerate(kinds.tolist()):
+        chosen: dict[str, Any] = {}
+        for name, (_, levels) in reversed(choices.items()):
+            packed, place = divmod(packed, len(levels))
+            chosen[name] = levels[place]
+        try:
+            plans.append(_plan_of(spec, **chosen))
+        except RowError as error:
+            raise RowError(f"row {int(np.argmax(kind_of_row == kind))}, {error}") from error
+        ways.append(Way(chosen["dtype"], chosen["pattern"], chosen["encoding"] or ""))
+    return kind_of_row, plans, ways
+
+
+def _plan_of(
+    spec: HardwareSpec,
+    dtype: str,
+    sparse_operand: str | None,
+    pattern: Pattern | None,
+    encoding: str | None,
+    packing: str | None,
+) -> Plan:
+    if pattern is None:
+        sparse_operand, encoding, packing = "weights", "", ""
+    for name, value in (("sparse_operand", sparse_operand), ("encoding", encoding), ("packing", packing)):
+        if value is None:
+            raise RowError(f"column {name}: missing; expected one in a row with a pattern")
+    assert sparse_operand is not None
+    assert encoding is not None
+    assert packing is not None
+    try:
+        return plan(spec, dtype, sparse_operand, pattern, encoding, packing)
+    except RowError as error:
+        raise RowError(f"column dtype: {error}") from error
+    except NmsimError as error:
+        raise RowError(f"column encoding: {error}") from error
+
+
+def _known_encoding(name: Any) -> str:
+    encodings.get(name)
+    return str(name)
+
+
+def _known_packing(name: Any) -> str:
+    packing.parse(name)
+    return str(name)
+
+
+def _stack(plans: list[Plan]) -> Plan:
+    """Plans of numbers to one plan of arrays [plans]."""
+    streams = (np.array([how.how[place] for how in plans]) for place in range(len(Stream._fields)))
+    rest = (np.array([how[place] for how in plans]) for place in range(1, len(Plan._fields)))
+    return Plan(Stream(*streams), *rest)
+
+
+def _take(stacked: Plan, kind: NDArray[np.intp]) -> Plan:
+    """One entry of each array for each row."""
+    return Plan(Stream(*(column[kind] for column in stacked.how)), *(column[kind] for column in stacked[1:]))

@@ -1,0 +1,1 @@
+"""What a machine does at its best: micro-benchmarks."""

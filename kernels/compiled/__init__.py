@@ -1,0 +1,1 @@
+"""Compiled kernels, counted without running them."""

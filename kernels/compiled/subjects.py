@@ -1,0 +1,241 @@
+"""Which Triton kernels are compiled ahead of time and inspected, and for what: the rows of `docs/reference/sass.md`.
+
+`python -m kernels.compiled.subjects docs/reference/sass.json` compiles all of them for three architectures, some minutes long.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import triton
+
+from kernels.compiled.sass import Code, Subject, inspect
+from kernels.gpu import (
+    controls,
+    gemm,
+    gemv,
+    pack,
+    positions,
+    prune,
+    skip_gemv,
+    sparse_activations,
+    split,
+    units,
+    unpack,
+)
+from kernels.gpu.bits import WARP_THREADS
+from kernels.stored.shuffled import PLANES
+from nmsim.pattern import Pattern
+
+ARCHITECTURES = (80, 90, 100)
+"""A100; H100 and H200; B200."""
+TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+WARPS = 8
+"""Of the decode GEMV, where nothing else is said."""
+K = 4096
+HALF = torch.float16
+P8_16 = Pattern(8, 16)
+GEMMS = (("8:16", "bitmask", 16), ("8:16", "bitmask", 64), ("16:32", "index", 16), ("2:8", "index", 16))
+"""Pattern, encoding and tokens of the products in tiles: the last has no decode kernel of its own."""
+
+
+def gemv_subject(
+    pattern: str,
+    encoding: str,
+    tokens: int = 1,
+    dtype: torch.dtype = HALF,
+    *,
+    warps: int = WARPS,
+    pure: bool = False,
+) -> Subject:
+    """Name the decode GEMV for a pattern, an encoding and a count of tokens; `pure` leaves out inline assembly."""
+    parsed = Pattern.parse(pattern)
+    made = gemv.constants(parsed, encoding, dtype, dtype, tokens, dtype)
+    made |= {"BIAS_KIND": "none", "WARPS": warps, "PRMT": not pure}
+    pointers = {"values": "*i32", "metadata": "*u8", "x": "*i16" if tokens == 1 else "*fp32", "y": "*i16"}
+    if positions.table(parsed, encoding, torch.device("cpu")) is not None:
+        pointers["table"] = "*i32"
+    numbers = {"outputs": "i32", "rows": "i32:16", "units": "i32", "part_units": "i32", "x_bytes": "i32"}
+    about = f"{pattern} {encoding} {TYPES[dtype]}, {tokens} token{'s' * (tokens > 1)}"
+    about += f", {warps} warps" * (warps != WARPS) + ", no inline assembly" * pure
+    return Subject(
+        f"gemv {about}",
+        gemv.gemv_kernel,
+        pointers,
+        numbers,
+        made,
+        warps,
+        True,
+        options={"enable_fp_fusion": True},
+    )
+
+
+def subjects() -> list[Subject]:
+    """All kernels of the table: the decode GEMV in all that it can be, then the others, each once or twice."""
+    order = ("bitmask", "index", "combinatorial")
+    keys = sorted(PLANES, key=lambda key: (key[0].m, order.index(key[1])))
+    found = [gemv_subject(str(pattern), encoding) for pattern, encoding in keys]
+    for encoding in ("bitmask", "index"):
+        found += [gemv_subject("8:16", encoding, tokens) for tokens in (2, 4)]
+        found.append(gemv_subject("8:16", encoding, dtype=torch.bfloat16))
+        found.append(gemv_subject("8:16", encoding, pure=True))
+        found.append(gemv_subject("16:32", encoding, 4, warps=gemv.MAX_WARPS))
+    return found + _weights() + _activations() + _controls()
+
+
+def _weights() -> list[Subject]:
+    packed = {"values": "*i16", "metadata": "*u8"}
+    return [
+        *(_gemm(pattern, encoding, tokens) for pattern, encoding, tokens in GEMMS),
+        Subject(
+            "unpack 8:16 bitmask fp16",
+            unpack.unpack_kernel,
+            {**packed, "dense": "*i16"},
+            {"rows": "i32", "k": "i32:16", "n_groups": "i32:16", "row_bytes": "i32:16"},
+            unpack.constants(P8_16, "bitmask", K, HALF),
+            unpack.WARPS,
+            elems=unpack.TILE_ROWS * unpack.TILE_BYTES // HALF.itemsize // (unpack.WARPS * WARP_THREADS),
+        ),
+        Subject(
+            "pack 8:16 bitmask fp16, of a mask",
+            pack.pack_kernel,
+            {**packed, "dense": "*i16", "mask": "*u8", "overfull": "*i8"},
+            {"k": "i32:16", "n_groups": "i32:16"},
+            units.tile_constants(P8_16, "bitmask", K, HALF),
+            units.warps_for(P8_16, K, HALF),
+            elems=16,
+        ),
+        Subject(
+            "sum of parts fp16",
+            split.sum_kernel,
+            {"parts": "*fp32", "y": "*i16"},
+            {"n_parts": "i32", "elements": "i32:16", "outputs": "i32:16"},
+            {"KIND": "float16", "BIAS_KIND": "none", "BLOCK": split.BLOCK},
+            split.WARPS,
+        ),
+    ]
+
+
+def _gemm(pattern: str, encoding: str, tokens: int) -> Subject:
+    made = gemm.constants(Pattern.parse(pattern), encoding, K, HALF, tokens)
+    elems = made["OUTPUTS"] * made["GROUPS"] * made["M"] // (gemm.WARPS * WARP_THREADS)
+    return Subject(
+        f"gemm {pattern} {encoding} fp16, {tokens} tokens",
+        gemm.gemm_kernel,
+        {"values": "*i16", "metadata": "*u8", "x": "*fp16", "y": "*fp16"},
+        {
+            **dict.fromkeys(("outputs", "k", "n_groups", "row_bytes"), "i32:16"),
+            **dict.fromkeys(("tokens", "part_groups"), "i32"),
+        },
+        made | {"HAS_BIAS": False},
+        gemm.WARPS,
+        elems=elems,
+    )
+
+
+def _activations() -> list[Subject]:
+    packed = {"values": "*i16", "metadata": "*u8"}
+    no_epilogue = dict.fromkeys(("HAS_V", "HAS_ETA", "HAS_SCALE", "HAS_BIAS"), False)
+    return [
+        *(
+            _prune(pattern, encoding)
+            for pattern in ("2:4", "4:8", "8:16", "16:32")
+            for encoding in ("bitmask", "index")
+        ),
+        _prune("8:16", "combinatorial"),
+        _prune("8:16", "bitmask", vector=True),
+        _prune("8:16", "bitmask", shift="mean", variance=True),
+        Subject(
+            "product of pruned activations, 8:16 bitmask fp16, 64 tokens",
+            sparse_activations.product_kernel,
+            {**packed, "weight": "*fp16", "y": "*fp16"},
+            {"tokens": "i32", **dict.fromkeys(("outputs", "k", "n_groups", "row_bytes"), "i32:16")},
+            sparse_activations.constants(P8_16, "bitmask", K, HALF, 64) | no_epilogue,
+            sparse_activations.warps_for(P8_16, HALF),
+        ),
+        Subject(
+            "skip gemv 8:16 bitmask fp16, 1 token",
+            skip_gemv.skip_gemv_kernel,
+            {**packed, "weight": "*i16", "parts": "*fp32"},
+            {"outputs": "i32:16", "k": "i32:16", "n_groups": "i32:16", "part_groups": "i32"},
+            skip_gemv.constants(P8_16, "bitmask", K, HALF),
+            skip_gemv.WARPS,
+            options={"enable_fp_fusion": True},
+        ),
+    ]
+
+
+def _prune(
+    pattern: str, encoding: str, *, shift: str = "none", vector: bool = False, variance: bool = False
+) -> Subject:
+    parsed = Pattern.parse(pattern)
+    warps = units.warps_for(parsed, K, HALF)
+    made = prune.constants(parsed, encoding, K, HALF, shift=shift, vector=vector, variance=variance)
+    pointers = {"values": "*i16", "metadata": "*u8", "x": "*i16", "eta_out": "*fp32", "v_out": "*fp32"}
+    pointers |= {"vector": "*fp32"} if vector else {}
+    pointers |= {"table": "*i32"} if encoding == "combinatorial" else {}
+    more = ", times a vector" * vector + f", {shift} shift" * (shift != "none") + ", variance" * variance
+    return Subject(
+        f"prune {pattern} {encoding} fp16{more}",
+        prune.prune_kernel,
+        pointers,
+        {"constant": "fp32", "k": "i32:16", "n_groups": "i32:16"},
+        made,
+        warps,
+        elems=made["GROUPS"] * made["M"] // (warps * WARP_THREADS),
+    )
+
+
+def _controls() -> list[Subject]:
+    block = {"BLOCK": controls.COPY_WORDS}
+    return [
+        Subject(
+            "copy",
+            controls.copy_kernel,
+            {"source": "*i32", "target": "*i32"},
+            {"words": "i32:16"},
+            block,
+            controls.WARPS,
+        ),
+        Subject(
+            "read",
+            controls.read_kernel,
+            {"source": "*i32", "sums": "*i32"},
+            {"words": "i32:16"},
+            block,
+            controls.WARPS,
+        ),
+        Subject(
+            "dense gemv fp16, 1 token",
+            controls.dense_kernel,
+            {"weight": "*i16", "x": "*i16", "parts": "*fp32"},
+            {"outputs": "i32:16", "k": "i32:16", "part_elems": "i32:16"},
+            controls.constants(HALF, HALF, 1),
+            controls.WARPS,
+            options={"enable_fp_fusion": True},
+        ),
+    ]
+
+
+def rows() -> list[Code]:
+    """Inspect every subject for every architecture."""
+    return [inspect(subject, architecture) for subject in subjects() for architecture in ARCHITECTURES]
+
+
+def main(arguments: list[str]) -> int:
+    """Write the table of all subjects to a file, as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m kernels.compiled.subjects", description=__doc__)
+    parser.add_argument("file", type=Path, help="JSON file to write, docs/reference/sass.json for the page")
+    path = parser.parse_args(arguments).file
+    if not path.parent.is_dir():
+        parser.error(f"{path}: there is no folder {path.parent}, expected an existing one")
+    found = {"triton": triton.__version__, "rows": [asdict(row) for row in rows()]}
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

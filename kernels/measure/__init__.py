@@ -1,0 +1,1 @@
+"""Campaigns: which products to time on a device, and the rows that come of it."""

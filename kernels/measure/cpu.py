@@ -1,0 +1,318 @@
+"""The CPU as a backend of campaigns: our kernels, and every dense product at hand, on the same numbers.
+
+Cold means that between two uses of an operand at least four times the last level of cache has been read. Where the
+calls of a repetition do not read that much by themselves, a buffer is read in between. Warm means called again and
+again; an operand that fits a core's L2 then stays there.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
+
+from kernels.measure.campaign import BEST, Round
+from kernels.measure.products import Contender, Task
+from kernels.timing import gate, host
+from kernels.timing import interleaved as timing
+from kernels.timing.cold_cache import ColdCache
+from kernels.timing.rounds import Plan, Progress
+from nmsim import bench, mask
+from nmsim.case import Case
+from nmsim.errors import SpecError
+from nmsim.pattern import Pattern
+
+DTYPES: dict[str, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
+PREFIX = "cpu."
+WARM_SAMPLE_S = 1e-3
+LINGER_S = {"numpy": 0.08, "torch": 0.005}
+"""How long the helper threads of a library may keep a core busy after a call on several cores. OpenBLAS 0.3.31 was seen
+to poll for up to 63 ms of processor time; libgomp polls some 10^5 turns."""
+
+Floats = NDArray[np.float32]
+
+
+@dataclass
+class _Weights:
+    """Matrices of one shape and type, with the references of what is made of them."""
+
+    weights: NDArray[Any]
+    masks: dict[Pattern, NDArray[np.bool_]]
+    packed: dict[tuple[Pattern, str], Any]
+    references: dict[tuple[Pattern | None, int], gate.Reference]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A product that can be run: what it reads, what its result is rounded to, where it goes, whose threads it uses."""
+
+    name: str
+    action: Callable[[], Any]
+    stored_bytes: int
+    case: Case | None = None
+    result_dtype: str = "fp32"
+    out: Floats | None = None
+    library: str = ""
+
+    @property
+    def operand(self) -> tuple[str, str]:
+        """Which weights it reads; all dense products read the same."""
+        return (str(self.case.pattern), self.case.encoding) if self.case else ("", "")
+
+
+class CpuBackend:
+    """Products on this machine's cores.
+
+    Parameters
+    ----------
+    seed : int
+        Of the numbers that are multiplied.
+    machine : host.Host, optional
+        This machine when absent.
+    products : module, optional
+        `kernels.cpu` when absent.
+    torch : bool
+        Try torch's dense products, if torch is installed.
+    clock : callable
+        Seconds, fine enough to time a product.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        machine: host.Host | None = None,
+        products: Any = None,
+        torch: bool = True,
+        clock: timing.Clock = time.perf_counter,
+    ) -> None:
+        from kernels import cpu
+
+        self.host = machine or host.this_machine()
+        self._seed, self._clock = seed, clock
+        self._products = products or cpu
+        self._torch = _torch() if torch else None
+        self._blas = ThreadpoolController()
+        self._weights: tuple[tuple[int, int, str], _Weights] | None = None
+        self._caches = ColdCache(self.host, clock)
+        self._quiet_at = 0.0
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """Columns that say what the machine is and what ran on it."""
+        found = host.versions(("numpy", "numba"))
+        used = {"torch": str(self._torch.__version__)} if self._torch else {}
+        return {"device": f"{self.host.processor}, {self.host.cores} cores", **found, **used}
+
+    def threads(self, of: Round) -> int:
+        """Cores at work in a round.
+
+        Raises
+        ------
+        SpecError
+            More than there are.
+        """
+        threads = of.threads or self.host.cores
+        if threads > self.host.cores:
+            raise SpecError(f"{of}: expected at most {self.host.cores} threads, the cores of this machine")
+        return threads
+
+    def tasks(self, of: Round) -> list[Task]:
+        """Cases and kernels of a round.
+
+        Raises
+        ------
+        SpecError
+            A kernel, a value type or a sparse operand that the CPU kernels do not have.
+        """
+        if of.sparse_operand != "weights":
+            raise SpecError(
+                f"{of}: expected sparse_operand weights: there are no CPU kernels for sparse activations"
+            )
+        if of.dtype not in DTYPES:
+            raise SpecError(f"{of}: expected a dtype that CPU kernels take, one of {', '.join(DTYPES)}")
+        sets = self._products.instruction_sets()
+        names = [sets[0] if name == BEST else name.removeprefix(PREFIX) for name in of.kernels]
+        for name in names:
+            if name not in sets:
+                known = ", ".join(f"{PREFIX}{each}" for each in sets)
+                given = next(kernel for kernel in of.kernels if kernel.removeprefix(PREFIX) == name)
+                elsewhere = "" if given.startswith(PREFIX) else "; kernels of a GPU need --device cuda"
+                raise SpecError(f"{of}: kernel {given}: this CPU has {known} (or {BEST}){elsewhere}")
+        return [
+            (self._case(of, pattern, encoding), f"{PREFIX}{name}")
+            for name in dict.fromkeys(names)
+            for pattern, encoding in of.variants
+        ]
+
+    def prepare(self, planned: Plan[Round, Task], time_s: float, progress: Progress) -> str:
+        """Nothing: numba's kernels are compiled once and kept."""
+        return ""
+
+    @contextlib.contextmanager
+    def contenders(self, of: Round, tasks: Sequence[Task], warmup: int) -> Iterator[list[Contender]]:
+        """Build the matrices of a round, warm every call up, and hold the libraries to its number of cores."""
+        threads = self.threads(of)
+        data = self._data(of)
+        x = self._tokens(of)
+        with self._blas.limit(limits=threads, user_api="blas"), _torch_threads(self._torch, threads):
+            calls = [self._sparse(of, case, kernel, data, x) for case, kernel in tasks]
+            calls += self._dense(of, data.weights, x)
+            yield [self._contender(of, call, data, x, warmup) for call in calls]
+
+    def _case(self, of: Round, pattern: Pattern, encoding: str) -> Case:
+        from kernels.stored.rows import PACKINGS, checked_encoding
+
+        packing = PACKINGS[checked_encoding(encoding)]
+        return Case(of.shape, of.phase, of.dtype, pattern, "weights", encoding, packing)
+
+    def _data(self, of: Round) -> _Weights:
+        key = (of.shape.N, of.shape.K, of.dtype)
+        if self._weights is None or self._weights[0] != key:
+            self._weights = None
+            drawn = gate.operands(key[:2], np.random.default_rng([self._seed, *key[:2]]))
+            self._weights = key, _Weights(drawn.astype(DTYPES[of.dtype], copy=False), {}, {}, {})
+        return self._weights[1]
+
+    def _tokens(self, of: Round) -> Floats:
+        """Tokens [M, K] that the value type holds exactly."""
+        drawn = gate.operands((of.shape.M, of.shape.K), np.random.default_rng([self._seed, of.shape.K]))
+        return drawn.astype(DTYPES[of.dtype]).astype(np.float32)
+
+    def _mask(self, data: _Weights, pattern: Pattern) -> NDArray[np.bool_]:
+        if pattern not in data.masks:
+            rows, k = data.weights.shape
+            drawn = bench.random_masks(pattern, rows * pattern.groups(k), self._seed)
+            data.masks[pattern] = mask.from_words(drawn, pattern, rows, pattern.groups(k) * pattern.m)[:, :k]
+        return data.masks[pattern]
+
+    def _sparse(self, of: Round, case: Case, kernel: str, data: _Weights, x: Floats) -> _Call:
+        pattern, threads, isa = case.pattern, self.threads(of), kernel.removeprefix(PREFIX)
+        assert pattern is not None
+        key = (pattern, case.encoding)
+        if key not in data.packed:
+            keep = self._mask(data, pattern)
+            data.packed[key] = self._products.pack(
+                data.weights, pattern, case.encoding, keep, threads=self.host.cores
+            )
+        packed, out = data.packed[key], np.empty((len(x), of.shape.N), np.float32)
+        return _Call(
+            kernel,
+            lambda: self._products.matmul(x, packed, threads=threads, isa=isa, out=out),
+            packed.values_bytes + packed.metadata_bytes,
+            case,
+            out=out,
+        )
+
+    def _dense(self, of: Round, weights: NDArray[Any], x: Floats) -> Iterator[_Call]:
+        """Every dense product of this value type at hand."""
+        stored_bytes, threads = weights.nbytes, self.threads(of)
+        out = np.empty((len(x), of.shape.N), np.float32)
+        yield _Call(
+            "cpu.dense_matmul",
+            lambda: self._products.dense_matmul(x, weights, threads=threads, out=out),
+            stored_bytes,
+            out=out,
+        )
+        one = x[0] if len(x) == 1 else None
+        if of.dtype == "fp32":
+            by_numpy = (lambda: x @ weights.T) if one is None else (lambda: weights @ one)
+            yield _Call("numpy @", by_numpy, stored_bytes, library="numpy")
+        if self._torch is not None:
+            torch = self._torch
+            w, tokens = _as_torch(torch, weights), torch.from_numpy(x).to(_torch_dtype(torch, of.dtype))
+            linear = torch.nn.functional.linear
+            yield _Call("F.linear", lambda: linear(tokens, w), stored_bytes, None, of.dtype, library="torch")
+            if one is not None:
+                token = tokens[0]
+                yield _Call(
+                    "torch.mv", lambda: torch.mv(w, token), stored_bytes, None, of.dtype, library="torch"
+                )
+
+    def _contender(self, of: Round, call: _Call, data: _Weights, x: Floats, warmup: int) -> Contender:
+        pattern = call.case.pattern if call.case else None
+        terms = of.shape.K if pattern is None else int(of.shape.K * pattern.density)
+
+        def error() -> float:
+            key = (pattern, len(x))
+            if key not in data.references:
+                keep = self._mask(data, pattern) if pattern else None
+                data.references[key] = gate.reference(x, data.weights, keep)
+            if call.out is not None:
+                call.out.fill(np.nan)
+            result = call.action()
+            self._note_use(of, call)
+            array = result if isinstance(result, np.ndarray) else result.float().numpy()
+            right = data.references[key]
+            limit = gate.allowed(right, terms, call.result_dtype, "library")
+            return gate.deviation(array.reshape(len(x), -1).astype(np.float64), right, limit).checked()
+
+        for _ in range(warmup):
+            call.action()
+        sample = self._warm(of, call) if of.l2_state == "warm" else self._cold(of, call)
+        return Contender(call.name, call.case, error, sample, f"weights take {call.stored_bytes} bytes")
+
+    def _cold(self, of: Round, call: _Call) -> Callable[[], float]:
+        def sample() -> float:
+            self._caches.wait(self._quiet_at)
+            self._caches.chill(call.operand)
+            took_s = timing.seconds_per_call(call.action, clock=self._clock)
+            self._note_use(of, call)
+            return took_s
+
+        return sample
+
+    def _warm(self, of: Round, call: _Call) -> Callable[[], float]:
+        calls = timing.calls_to_fill(call.action, WARM_SAMPLE_S, self._clock)
+
+        def sample() -> float:
+            self._caches.wait(self._quiet_at)
+            call.action()
+            took_s = timing.seconds_per_call(call.action, calls, self._clock)
+            self._note_use(of, call)
+            return took_s
+
+        return sample
+
+    def _note_use(self, of: Round, call: _Call) -> None:
+        self._caches.note_use(call.operand, call.stored_bytes)
+        if self.threads(of) > 1:
+            self._quiet_at = self._clock() + LINGER_S.get(call.library, 0.0)
+
+
+def _torch() -> Any:
+    """Torch, or None where it is not installed."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch
+
+
+def _torch_dtype(torch: Any, dtype: str) -> Any:
+    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
+
+
+def _as_torch(torch: Any, array: NDArray[Any]) -> Any:
+    """A tensor on the memory of an array; torch takes bfloat16 from numpy as plain bits only."""
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+@contextlib.contextmanager
+def _torch_threads(torch: Any, threads: int) -> Iterator[None]:
+    if torch is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,1 @@
+"""A CUDA device as a backend of campaigns."""

@@ -1,0 +1,245 @@
+"""Products that a campaign can time on a CUDA device: our Triton kernels, torch's 2:4 on tensor cores, and dense calls."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from kernels.timing.gate import Rounding
+from nmsim.case import Case, SparseOperand
+from nmsim.pattern import Pattern
+
+
+@dataclass(frozen=True)
+class Call:
+    """A product that can be run on operands of its own.
+
+    Parameters
+    ----------
+    run : callable
+        Gives the result [T, N], which the next run overwrites.
+    stored_bytes : int
+        Bytes of weights that it reads.
+    note : str
+        What else its rows should say.
+    scratch : tuple of Tensor
+        What a run writes on its way to the result.
+    """
+
+    run: Callable[[], Any]
+    stored_bytes: int
+    note: str = ""
+    scratch: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Product:
+    """A kernel for sparse weights, or for sparse tokens.
+
+    Parameters
+    ----------
+    problem : callable
+        What speaks against it for a case of its operand; "" when nothing does.
+    build : callable
+        (the sparse operand packed, weights, tokens) -> a call. Weights are those that were packed, with their zeros; where
+        tokens are sparse, a dense copy, another for each call of a sample. Tokens are as drawn. Tensors on the device.
+    sparse_operand : {"weights", "activations"}
+    k_major : bool
+        The weights of `build` are [K, N], else [N, K].
+    rounding : {"once", "parts", "library"}
+        Where it rounds, as `gate.allowed` asks.
+    options : tuple of str
+        Whole numbers that `build` takes by name, in place of those that the kernel finds by itself.
+    """
+
+    problem: Callable[[Case], str]
+    build: Callable[..., Call]
+    sparse_operand: SparseOperand = "weights"
+    k_major: bool = False
+    rounding: Rounding = "once"
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DenseCall:
+    """A dense product: of weights, in its own order of memory, it makes what gives the result [T, N]."""
+
+    build: Callable[[Any], Callable[[], Any]]
+    k_major: bool = False
+    rounding: Rounding = "library"
+
+
+def best_of(case: Case) -> str:
+    """Name the kernel that is meant for a case. Sparse tokens are pruned online, as in a prediction of that case."""
+    if case.sparse_operand == "activations":
+        return "gpu.prune_skip_gemv" if case.shape.M == 1 else "gpu.prune_activations_mm"
+    if not PRODUCTS["gpu.gemv"].problem(case):
+        return "gpu.gemv"
+    from kernels.gpu.gemm import DENSE_TOKENS
+
+    return "gpu.gemm_small" if case.shape.M < DENSE_TOKENS else "gpu.unpack_mm"
+
+
+def dense_calls(torch: Any, x: Any) -> dict[str, DenseCall]:
+    """Every dense product of tokens x [T, K] at hand: torch's, and for few tokens on a GPU one of ours."""
+    found = {
+        "F.linear": DenseCall(lambda weight: lambda: torch.nn.functional.linear(x, weight)),
+        "torch.mm": DenseCall(lambda weight: lambda: torch.mm(x, weight.T)),
+    }
+    if len(x) == 1:
+        found["torch.mv"] = DenseCall(lambda weight: lambda: torch.mv(weight, x[0]))
+        found["torch.mm K-major"] = DenseCall(lambda weight: lambda: torch.mm(x, weight), k_major=True)
+    from kernels.stored.shuffled import MOST_TOKENS
+
+    if len(x) <= MOST_TOKENS and x.is_cuda:
+        found["gpu.dense"] = DenseCall(lambda weight: _dense_gemv(x, weight), rounding="once")
+    return found
+
+
+def _dense_gemv(x: Any, weight: Any) -> Callable[[], Any]:
+    """The dense twin of the decode kernel: what Triton gets without sparsity."""
+    from kernels.gpu import controls
+
+    out = x.new_empty(len(x), len(weight))
+
+    def run() -> Any:
+        controls.dense(x, weight, out)
+        return out
+
+    return run
+
+
+def _no_decode(case: Case) -> str:
+    from kernels.stored.shuffled import MOST_TOKENS, PLANES
+
+    if case.shape.M > MOST_TOKENS:
+        return f"M={case.shape.M}, expected at most {MOST_TOKENS} tokens"
+    if case.dtype not in ("fp16", "bf16"):
+        return f"dtype={case.dtype}, expected fp16 or bf16"
+    if (case.pattern, case.encoding) not in PLANES:
+        return f"no order of {case.pattern} {case.encoding}"
+    return ""
+
+
+def _any(case: Case) -> str:
+    return ""
+
+
+def _decode(packed: Any, dense: Any, x: Any, **options: Any) -> Call:
+    from kernels.gpu import gemv
+    from kernels.stored import shuffled
+
+    weight, out = shuffled.shuffle(packed), _room(x, packed)
+
+    def run() -> Any:
+        gemv.launch(x, weight, out, **options)
+        return out
+
+    return Call(run, weight.values.nbytes + weight.metadata.nbytes)
+
+
+def _by_rows(road: str) -> Callable[..., Call]:
+    """A product that takes packed rows as they are."""
+
+    def build(packed: Any, dense: Any, x: Any, **options: Any) -> Call:
+        from kernels.gpu import gemm
+
+        out, launch = _room(x, packed), getattr(gemm, road)
+        values, metadata = packed.values.clone(), packed.metadata.clone()
+
+        def run() -> Any:
+            launch(x, values, metadata, packed.pattern, packed.encoding, out, **options)
+            return out
+
+        return Call(run, values.nbytes + metadata.nbytes)
+
+    return build
+
+
+def _room(x: Any, packed: Any) -> Any:
+    return x.new_empty(len(x), packed.shape[0])
+
+
+def _not_two_of_four(case: Case) -> str:
+    if case.pattern != Pattern(2, 4) or case.encoding != "index":
+        return f"{case.pattern} {case.encoding}, expected 2:4 index"
+    return "" if case.dtype in ("fp16", "bf16") else f"dtype={case.dtype}, expected fp16 or bf16"
+
+
+def _semi_structured(library: str) -> Callable[[Any, Any, Any], Call]:
+    """Torch's own 2:4 product. It fills x up to the rows that the library wants, and cuts the result."""
+
+    def build(packed: Any, dense: Any, x: Any) -> Call:
+        import torch
+        from torch.sparse import SparseSemiStructuredTensor
+
+        SparseSemiStructuredTensor._FORCE_CUTLASS = library == "cutlass"
+        weight = torch.sparse.to_sparse_semi_structured(dense)
+        stored_bytes = sum(part.nbytes for part in (weight.packed, weight.meta) if part is not None)
+        return Call(lambda: torch.nn.functional.linear(x, weight), stored_bytes)
+
+    return build
+
+
+def _several_tokens(case: Case) -> str:
+    return "" if case.shape.M == 1 else f"M={case.shape.M}, expected one token"
+
+
+def _on_sparse_tokens(
+    kernel: str, problem: Callable[[Case], str], *, online: bool, k_major: bool = False
+) -> Product:
+    """A product of packed tokens and dense weights; online, a run prunes and packs the tokens first.
+
+    K-major, it reads the weights that meet what is kept, of its only token; else all.
+    """
+
+    def build(packed: Any, weight: Any, x: Any, **options: Any) -> Call:
+        import torch
+
+        from kernels.ops import triton_kernels
+
+        launch, prune = triton_kernels.module(kernel).launch, triton_kernels.module("prune").launch
+        pattern, encoding, k = packed.pattern, packed.encoding, packed.shape[1]
+        values, metadata, out = packed.values, packed.metadata, x.new_empty(len(x), weight.numel() // k)
+        scratch: tuple[Any, ...] = ()
+        said = f"tokens pruned and packed beforehand, not in this time, into {values.nbytes + metadata.nbytes} bytes"
+        if online:
+            values, metadata = values.new_empty(values.shape), metadata.new_empty(metadata.shape)
+            shifts_and_factors = (x.new_empty(len(x), dtype=torch.float32) for _ in range(2))
+            scratch = (values, metadata, *shifts_and_factors)
+            said = f"this time holds pruning and packing the tokens, into {values.nbytes + metadata.nbytes} bytes"
+
+        def run() -> Any:
+            if online:
+                prune(x, pattern, encoding, scratch, shift="none")
+            launch(values, metadata, weight, pattern, encoding, out, **options)
+            return out
+
+        read_bytes = weight[:1].nbytes * _kept_elems(pattern, k) if k_major else weight.nbytes
+        return Call(run, read_bytes, said, scratch)
+
+    return Product(problem, build, "activations", k_major, options=("n_parts",) if k_major else ())
+
+
+def _kept_elems(pattern: Pattern, k: int) -> int:
+    """Elements that a pattern keeps of a row that has no zeros."""
+    groups, tail = divmod(k, pattern.m)
+    return groups * pattern.n + min(pattern.n, tail)
+
+
+PRODUCTS: Mapping[str, Product] = MappingProxyType(
+    {
+        "gpu.gemv": Product(_no_decode, _decode, options=("warps", "n_parts")),
+        "gpu.gemm_small": Product(
+            _any, _by_rows("launch_small"), options=("warps", "tile_outputs", "n_parts")
+        ),
+        "gpu.unpack_mm": Product(_any, _by_rows("launch_large"), rounding="parts"),
+        "torch.cutlass": Product(_not_two_of_four, _semi_structured("cutlass"), rounding="library"),
+        "torch.cusparselt": Product(_not_two_of_four, _semi_structured("cusparselt"), rounding="library"),
+        "gpu.skip_gemv": _on_sparse_tokens("skip_gemv", _several_tokens, online=False, k_major=True),
+        "gpu.prune_skip_gemv": _on_sparse_tokens("skip_gemv", _several_tokens, online=True, k_major=True),
+        "gpu.activations_mm": _on_sparse_tokens("sparse_activations", _any, online=False),
+        "gpu.prune_activations_mm": _on_sparse_tokens("sparse_activations", _any, online=True),
+    }
+)
+"""Kernel of a row -> how it is run."""

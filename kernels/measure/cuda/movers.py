@@ -1,0 +1,304 @@
+"""Kernels that move data, as a campaign can time them on a CUDA device, and the copies that they are held against.
+
+Each is checked on a road that is none of our GPU kernels: what is packed, against the bytes that nmsim and the CPU codec make
+of the same matrix on the host; what is unpacked, against the matrix with zeros; what is read, against torch's sum.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from kernels.measure.transfers import Task
+from kernels.timing import gate
+from kernels.timing.gate import GateError
+from nmsim.units import ceil_div
+
+SWAPPED_SHARE = 1e-4
+"""Where a shift is subtracted first, so many elements may be others, or differ by more than a rounding: means that differ in
+their last bit choose differently between elements that differ by as little."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A kernel on operands of its own: gives its results, which the next run overwrites, and the bytes it reads and writes."""
+
+    run: Callable[[], tuple[Any, ...]]
+    moved_bytes: int
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How tokens are pruned, as `kernels.gpu.prune` and `kernels.ops.activations_cpu` name it."""
+
+    shift: str = "none"
+    by_vector: bool = False
+    variance: bool = False
+
+
+class Matrix:
+    """A matrix on a device, and what the host makes of it, each made once.
+
+    Its rows repeat, so that the host, which is slow, packs few of them, and all that a kernel stores is checked.
+
+    Parameters
+    ----------
+    block : Tensor [B, K]
+        The rows that repeat.
+    vector : float32 Tensor [K]
+        Scores are multiplied by it where a vector is asked for.
+    rows : int
+        Of the matrix.
+    """
+
+    def __init__(self, block: Any, vector: Any, rows: int) -> None:
+        self.rows, self.vector, self._device = rows, vector, block.device
+        self.dense = self.repeated(block)
+        self._block = block.cpu()
+        self._stored: dict[tuple[Task, Pruning], tuple[Any, ...]] = {}
+        self._masks: dict[Any, Any] = {}
+
+    def repeated(self, part: Any) -> Any:
+        """Lay what belongs to the rows that repeat, [B, ...], out for all rows of the matrix, on its device."""
+        times = ceil_div(self.rows, len(part))
+        return part.to(self._device).repeat(times, *(1,) * (part.ndim - 1))[: self.rows].contiguous()
+
+    def stored(self, task: Task, how: Pruning) -> tuple[Any, ...]:
+        """What the host packs of the rows that repeat: values, metadata, eta and v, in main memory."""
+        from kernels.ops.activations_cpu import prune_on_cpu
+
+        about = Task("", task.pattern, task.encoding, task.packing)
+        if (about, how) not in self._stored:
+            assert task.pattern is not None
+            vector = self.vector.cpu() if how.by_vector else None
+            self._stored[about, how] = prune_on_cpu(
+                self._block, task.pattern, task.encoding, how.shift, 0.0, None, vector, how.variance
+            )
+        return self._stored[about, how]
+
+    def mask(self, task: Task) -> Any:
+        """What nmsim keeps: bool Tensor [R, K] on the device."""
+        import torch
+
+        import nmsim
+        from kernels.stored.tensors import as_array
+
+        if task.pattern not in self._masks:
+            assert task.pattern is not None
+            kept = nmsim.prune(as_array(self._block), task.pattern)
+            self._masks[task.pattern] = self.repeated(torch.from_numpy(kept))
+        return self._masks[task.pattern]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel that moves data.
+
+    Parameters
+    ----------
+    build : callable
+        A call on operands of its own.
+    check : callable
+        Raises a `NmsimError` where the results of a call are wrong.
+    of_patterns : bool
+        Whether a pattern and an encoding say what it does.
+    """
+
+    build: Callable[[Matrix, Task], Call]
+    check: Callable[[Matrix, Task, tuple[Any, ...]], None]
+    of_patterns: bool = True
+
+
+def pruning(how: Pruning) -> Kernel:
+    """Tokens pruned and packed in one pass."""
+
+    def build(matrix: Matrix, task: Task) -> Call:
+        from kernels.gpu import prune
+
+        assert task.pattern is not None
+        pattern, x, out = task.pattern, matrix.dense.clone(), _room(matrix.dense, task)
+        vector = matrix.vector.clone() if how.by_vector else None
+        given = (x,) if vector is None else (x, vector)
+
+        def run() -> tuple[Any, ...]:
+            prune.launch(
+                x, pattern, task.encoding, out, shift=how.shift, vector=vector, variance=how.variance
+            )
+            return out
+
+        return Call(run, _bytes(*given, *out))
+
+    def check(matrix: Matrix, task: Task, results: tuple[Any, ...]) -> None:
+        want = matrix.stored(task, how)
+        if how.shift == "none" and not how.variance:
+            for name, found, expected in zip(("values", "metadata", "eta", "v"), results, want, strict=True):
+                _check_bytes(name, found, matrix.repeated(expected))
+        else:
+            _check_mitigated(matrix, task, results, want)
+
+    return Kernel(build, check)
+
+
+def _build_pack(matrix: Matrix, task: Task) -> Call:
+    from kernels.gpu import pack
+
+    assert task.pattern is not None
+    pattern, dense, mask = task.pattern, matrix.dense.clone(), matrix.mask(task).clone()
+    values, metadata, *_ = _room(dense, task)
+
+    def run() -> tuple[Any, ...]:
+        return values, metadata, pack.enqueue(dense, mask, pattern, task.encoding, (values, metadata))
+
+    return Call(run, _bytes(dense, mask, *run()))
+
+
+def _check_pack(matrix: Matrix, task: Task, results: tuple[Any, ...]) -> None:
+    want = matrix.stored(task, Pruning())
+    _check_bytes("values", results[0], matrix.repeated(want[0]))
+    _check_bytes("metadata", results[1], matrix.repeated(want[1]))
+    if results[2].any():
+        raise GateError("a tile is said to keep too many, expected none")
+
+
+def _build_unpack(matrix: Matrix, task: Task) -> Call:
+    from kernels.gpu import unpack
+
+    assert task.pattern is not None
+    pattern, out = task.pattern, matrix.dense.new_empty(matrix.dense.shape)
+    values, metadata = (matrix.repeated(part) for part in matrix.stored(task, Pruning())[:2])
+
+    def run() -> tuple[Any, ...]:
+        unpack.launch(values, metadata, pattern, task.encoding, out)
+        return (out,)
+
+    return Call(run, _bytes(values, metadata, out))
+
+
+def _check_unpack(matrix: Matrix, task: Task, results: tuple[Any, ...]) -> None:
+    _check_bytes("result", results[0], matrix.dense.where(matrix.mask(task), 0))
+
+
+def _build_read(matrix: Matrix, task: Task) -> Call:
+    from kernels.gpu import controls
+
+    source = matrix.dense.clone()
+
+    def run() -> tuple[Any, ...]:
+        return (controls.read(source),)
+
+    return Call(run, _bytes(source, *run()))
+
+
+def _check_read(matrix: Matrix, task: Task, results: tuple[Any, ...]) -> None:
+    import torch
+
+    found, want = (
+        int(words.sum(dtype=torch.int64)) % 2**32
+        for words in (results[0], matrix.dense.view(-1).view(torch.int32))
+    )
+    if found != want:
+        raise GateError(f"words add up to {found} modulo 2^32, expected {want}")
+
+
+KERNELS: Mapping[str, Kernel] = MappingProxyType(
+    {
+        "gpu.prune": pruning(Pruning()),
+        "gpu.prune_vector": pruning(Pruning(by_vector=True)),
+        "gpu.prune_mitigated": pruning(Pruning(shift="mean", variance=True)),
+        "gpu.pack": Kernel(_build_pack, _check_pack),
+        "gpu.unpack": Kernel(_build_unpack, _check_unpack),
+        "gpu.read": Kernel(_build_read, _check_read, of_patterns=False),
+    }
+)
+"""Kernel of a row -> how it is run and checked."""
+
+
+def copies(source: Any) -> dict[str, Call]:
+    """Every copy at hand of an int32 Tensor [words], into one target: torch's, and ours."""
+    from kernels.gpu import controls
+
+    target = source.new_empty(source.shape)
+
+    def by_torch() -> tuple[Any, ...]:
+        target.copy_(source)
+        return (target,)
+
+    def by_triton() -> tuple[Any, ...]:
+        controls.copy(source, target)
+        return (target,)
+
+    moved = _bytes(source, target)
+    return {"torch.copy_": Call(by_torch, moved), "gpu.copy": Call(by_triton, moved)}
+
+
+def check_copy(source: Any, results: tuple[Any, ...]) -> None:
+    """Refuse a copy that is none."""
+    _check_bytes("copy", results[0], source)
+
+
+def _room(dense: Any, task: Task) -> tuple[Any, Any, Any, Any]:
+    """Room for what is stored of a matrix: values, metadata, eta and v."""
+    import torch
+
+    from kernels.stored.nm_weight import row_lengths
+
+    assert task.pattern is not None
+    rows, k = dense.shape
+    values_columns, metadata_columns = row_lengths(task.pattern, task.encoding, k)
+    return (
+        dense.new_empty((rows, values_columns)),
+        dense.new_empty((rows, metadata_columns), dtype=torch.uint8),
+        *dense.new_empty((2, rows), dtype=torch.float32),
+    )
+
+
+def _bytes(*tensors: Any) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def _check_bytes(name: str, found: Any, want: Any) -> None:
+    import torch
+
+    if found.shape != want.shape or found.dtype != want.dtype:
+        raise GateError(
+            f"{name} are {found.dtype} {tuple(found.shape)}, expected {want.dtype} {tuple(want.shape)}"
+        )
+    differ = found.contiguous().view(torch.uint8) != want.contiguous().to(found.device).view(torch.uint8)
+    if count := int(differ.sum()):
+        raise GateError(f"{name}: {count} of {differ.numel()} bytes differ, expected none")
+
+
+def _check_mitigated(matrix: Matrix, task: Task, results: tuple[Any, ...], want: tuple[Any, ...]) -> None:
+    """Hold what was stored of shifted tokens against what the host stores: eta, v, and the pruned matrix.
+
+    Sums of K terms in another order differ as `gate.tolerance` says, eta as a share of the mean magnitude. An element that
+    both keep is rounded once, from differences that differ as eta does.
+    """
+    import torch
+
+    from kernels.ops import sparse_linear as ops
+
+    assert task.pattern is not None
+    n_rows = len(want[0])
+    for name, found in zip(("values", "metadata", "eta", "v"), results, strict=True):
+        _check_bytes(name, found, matrix.repeated(found[:n_rows]))
+    block = matrix.dense[:n_rows]
+    tolerance = gate.tolerance(block.shape[1])
+    magnitude = block.abs().mean(dim=1, dtype=torch.float32)
+    eta, v = (part.to(block.device) for part in want[2:])
+    for name, found, expected, scale in (("eta", results[2], eta, magnitude), ("v", results[3], v, v)):
+        error = ((found[:n_rows] - expected).abs() / scale).nan_to_num(nan=float("inf")).max().item()
+        if error > tolerance:
+            raise GateError(f"{name}: relative error {error:.3g}, expected at most {tolerance:.3g}")
+    kept, expected = (
+        ops.unpack(ops.NMWeight(values, metadata, task.pattern, task.encoding, tuple(block.shape)))
+        .to(block.device)
+        .float()
+        for values, metadata in ((results[0][:n_rows].cpu(), results[1][:n_rows].cpu()), want[:2])
+    )
+    step = torch.finfo(block.dtype).eps
+    allowed = step * expected.abs() + tolerance * magnitude[:, None]
+    differ = ~((kept - expected).abs() <= allowed)
+    share = int(differ.sum()) / differ.numel()
+    if share > SWAPPED_SHARE:
+        raise GateError(f"{share:.3g} of the elements differ, expected at most {SWAPPED_SHARE:g}")

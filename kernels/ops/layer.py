@@ -1,0 +1,272 @@
+"""`NMLinear`, a linear layer with N:M weights, and with a second copy of them for decoding where it is asked for."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from kernels.cpu import KernelError
+from kernels.ops import sparse_linear as ops
+from kernels.ops.decode import for_decode, has_order
+from kernels.stored.alignment import realigned
+from kernels.stored.nm_weight import NMWeight
+from kernels.stored.tensors import DTYPES
+from nmsim.errors import NmsimError
+from nmsim.pattern import Pattern
+
+EXTRA_STATE = "_extra_state"
+"""Torch's name, in a state dict, for what `get_extra_state` returns."""
+
+
+class NMLinear(nn.Module):
+    """A linear layer whose weights are stored N in M: y = x W^T + b, x [..., K], y [..., N].
+
+    Weights are frozen: gradients reach x and the bias. In a state dict, the weights are three entries: `values`,
+    `metadata`, and `_extra_state`, uint8 text such as `8:16 index 4096x14336`, which loading compares with the layer.
+    All three are tensors, and so go through safetensors files.
+
+    `half()`, `bfloat16()`, `float()` and `to(dtype)` round the stored values and leave the positions alone; any other
+    type is refused, as is one for the metadata (`type()`).
+
+    After `for_decode_()` the layer also holds its weights in the order of the decode kernel, and takes that one on a CUDA
+    device for one to four tokens. This copy is in no state dict. It follows the layer: moved, rounded, copied and pickled with
+    it, made anew when a state dict is loaded, dropped while the values are float32, which has no such order, and there
+    again once they are not. Whoever writes to `values` or `metadata` by other means calls `for_decode_()` again; for a call
+    with others in their place (`torch.func.functional_call`), the copy is to be replaced too.
+
+    Parameters
+    ----------
+    weights : NMWeight
+        Taken over, not copied.
+    bias : Parameter [N], optional
+        Taken over, not copied.
+
+    Raises
+    ------
+    KernelError
+        Weights or a bias of another type or shape.
+
+    Examples
+    --------
+    >>> NMLinear.from_linear(nn.Linear(64, 32), "8:16")
+    NMLinear(in_features=64, out_features=32, bias=True, pattern=8:16, encoding=index, dtype=torch.float32)
+    """
+
+    values: Tensor
+    metadata: Tensor
+    bias: nn.Parameter | None
+    decode_values: Tensor | None
+    decode_metadata: Tensor | None
+
+    def __init__(self, weights: NMWeight, bias: nn.Parameter | None = None) -> None:
+        super().__init__()
+        if not isinstance(weights, NMWeight):
+            raise KernelError(
+                f"weights are a {type(weights).__name__}: expected an NMWeight, as ops.pack makes it"
+            )
+        self.out_features, self.in_features = weights.shape
+        if bias is not None and (
+            not isinstance(bias, nn.Parameter)
+            or bias.shape != (self.out_features,)
+            or bias.dtype not in DTYPES
+        ):
+            found = f"{bias.dtype} {tuple(bias.shape)}" if isinstance(bias, Tensor) else ""
+            raise KernelError(
+                f"bias is a {type(bias).__name__} {found}: expected a Parameter [{self.out_features}] of one of "
+                f"{', '.join(map(str, DTYPES))}"
+            )
+        self.pattern, self.encoding = weights.pattern, weights.encoding
+        self._pattern_text = weights.pattern_text
+        self.register_buffer("values", weights.values)
+        self.register_buffer("metadata", weights.metadata)
+        self.bias = bias
+        self._is_for_decode = False
+        self.register_buffer("decode_values", None, persistent=False)
+        self.register_buffer("decode_metadata", None, persistent=False)
+
+    @classmethod
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        pattern: Pattern | str,
+        encoding: str = "index",
+        mask: Tensor | None = None,
+    ) -> Self:
+        """Prune and pack the weight of a linear layer, which stays as it is. The bias parameter is shared with it.
+
+        Parameters
+        ----------
+        linear : nn.Linear
+            On the CPU.
+        pattern, encoding, mask
+            As for `ops.pack`.
+
+        Raises
+        ------
+        KernelError, PatternError
+            As `ops.pack`; or not a linear layer.
+        """
+        if not isinstance(linear, nn.Linear):
+            raise KernelError(f"linear is a {type(linear).__name__}: expected a torch.nn.Linear")
+        layer = cls(ops.pack(linear.weight.detach(), pattern, encoding, mask), linear.bias)
+        return layer.train(linear.training)
+
+    @property
+    def weights(self) -> NMWeight:
+        """The packed weights, on the memory of this layer. Making it checks every code."""
+        return NMWeight(
+            self.values, self.metadata, self.pattern, self.encoding, (self.out_features, self.in_features)
+        )
+
+    @property
+    def weight(self) -> Tensor:
+        """The pruned weight [N, K], unpacked anew each time it is asked for: for code that reads `linear.weight`."""
+        dense: Tensor = torch.ops.nmsim.unpack(
+            self.values, self.metadata, self._pattern_text, self.encoding, self.in_features
+        )
+        return dense
+
+    @property
+    def decode_bytes(self) -> int:
+        """Bytes of the copy for decoding, on top of those of `values` and `metadata`; 0 without one."""
+        return sum(part.nbytes for part in (self.decode_values, self.decode_metadata) if part is not None)
+
+    def for_decode_(self) -> Self:
+        """Hold the weights a second time, in the order of the decode kernel, and decode with it on CUDA devices.
+
+        Called again, it makes the copy anew.
+
+        Raises
+        ------
+        KernelError
+            A pattern, encoding or type that has no such order, as `decode_ops.for_decode`.
+
+        Examples
+        --------
+        >>> NMLinear.from_linear(nn.Linear(64, 32).half(), "8:16").for_decode_().decode_bytes
+        2560
+        """
+        self.hold(*self.made_for_decode())
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply: x [..., K] -> [..., N], as `ops.sparse_linear`."""
+        about = self._pattern_text, self.encoding, self.in_features
+        y: Tensor
+        if self.decode_values is None:
+            y = torch.ops.nmsim.sparse_linear(x, self.values, self.metadata, self.bias, *about)
+        else:
+            copy = self.decode_values, self.decode_metadata
+            y = torch.ops.nmsim.decode_or_sparse_linear(
+                x, self.values, self.metadata, self.bias, *about, *copy
+            )
+        return y
+
+    def extra_repr(self) -> str:
+        """Say what a printed model shows of this layer."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
+            f"pattern={self.pattern}, encoding={self.encoding}, dtype={self.values.dtype}"
+            + (f", decode_bytes={self.decode_bytes}" if self._is_for_decode else "")
+        )
+
+    def get_extra_state(self) -> Tensor:
+        """What `values` and `metadata` are, as uint8 text."""
+        return torch.tensor(list(self._description().encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Compare a saved description with this layer.
+
+        Raises
+        ------
+        KernelError
+            It describes other weights.
+        """
+        found = repr(state)
+        if isinstance(state, Tensor) and state.dtype == torch.uint8 and state.ndim == 1:
+            found = bytes(state.tolist()).decode(errors="replace")
+        if found != self._description():
+            raise KernelError(f"saved weights are {found!r}: this layer expects {self._description()!r}")
+
+    def _description(self) -> str:
+        return f"{self.pattern} {self.encoding} {self.out_features}x{self.in_features}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Convert or move, unless that makes tensors that no kernel reads."""
+        values, metadata = (fn(torch.empty(0, dtype=part.dtype)) for part in (self.values, self.metadata))
+        if values.dtype not in DTYPES or metadata.dtype != torch.uint8:
+            raise KernelError(
+                f"NMLinear cannot be converted to values of {values.dtype} and metadata of {metadata.dtype}: expected "
+                f"values of one of {', '.join(map(str, DTYPES))}, metadata of torch.uint8"
+            )
+        if not has_order(self.pattern, self.encoding, values.dtype):
+            self.decode_values = self.decode_metadata = None
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self._is_for_decode and self.decode_values is None:
+            self._renew(in_place=False)
+        return self
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Load, after all that is to be loaded is known to be sound."""
+        try:
+            self._check_saved(state_dict, prefix)
+        except NmsimError as error:
+            error_msgs.append(f"{prefix.rstrip('.') or 'NMLinear'}: {error}")
+            return
+        values = self.values
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        # With assign=True, tensors lie as they lay in a file.
+        self.values, self.metadata = realigned(self.values), realigned(self.metadata)
+        if self._is_for_decode and prefix + "values" in state_dict:
+            self._renew(in_place=self.values is values)
+
+    def _check_saved(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        parts = ("values", "metadata", EXTRA_STATE)
+        there = [part for part in parts if prefix + part in state_dict]
+        if not there:
+            if prefix + "weight" in state_dict:
+                raise KernelError(
+                    "the state dict holds a dense weight: load it into the dense model, then call sparsify_"
+                )
+            return
+        if len(there) < len(parts):
+            raise KernelError(f"the state dict holds {', '.join(there)} only: expected {', '.join(parts)}")
+        self.set_extra_state(state_dict[prefix + EXTRA_STATE])
+        values, metadata = (state_dict[prefix + part] for part in parts[:2])
+        shape = (self.out_features, self.in_features)
+        NMWeight(values, metadata, self.pattern, self.encoding, shape)
+
+    def _renew(self, *, in_place: bool) -> None:
+        """Bring the copy for decoding in step with the weights; in a type without an order there is none."""
+        if not has_order(self.pattern, self.encoding, self.values.dtype):
+            self.decode_values = self.decode_metadata = None
+            return
+        made = self.made_for_decode()
+        if in_place and self.decode_values is not None and self.decode_metadata is not None:
+            # A captured CUDA graph reads the copy where it lies, as it does the values.
+            self.decode_values.copy_(made[0])
+            self.decode_metadata.copy_(made[1])
+        else:
+            self.hold(*made)
+
+    def made_for_decode(self) -> tuple[Tensor, Tensor]:
+        """Make what `hold` takes, and change nothing."""
+        with torch.inference_mode(False):  # what is made inside it could not be written to later, outside
+            made = for_decode(self.weights)
+        return made.values, made.metadata
+
+    def hold(self, values: Tensor, metadata: Tensor) -> None:
+        """Take over a copy for decoding, and keep one from now on."""
+        self.decode_values, self.decode_metadata, self._is_for_decode = values, metadata, True

@@ -1,0 +1,189 @@
+"""The order of packed weights in GPU memory for products of one to a few tokens, and the roads there and back.
+
+Neighbouring threads take neighbouring rows. All of them then read the same few elements of x at a time, and each finds the
+values of a unit, 16 elements of a row (32 for 16:32: `STEP_ELEMS`), as one run of 16 bytes (two) beside that of the next row:
+
+* values [units * halves, rows, 8], a half being 8 stored values in ascending order of position: 16:32 has two in a unit;
+* metadata, plane after plane, each [units, rows] of a word of 8 to 64 bits, lowest bytes first: `PLANES` says which.
+
+Rows are filled up with zeros to whole warps, K is filled up to whole units as `NMWeight` has it. Codes stay as they are
+stored, but for `index` of 16:32: positions of 5 bits are cut into their low 4 bits and their high bits.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kernels.cpu import KernelError
+from kernels.stored.nm_weight import NMWeight, row_lengths
+from kernels.stored.rows import STEP_ELEMS
+from nmsim.pattern import Pattern
+from nmsim.units import ceil_div
+
+MOST_TOKENS = 4
+"""Tokens that a product in this order takes; with more its kernel would have too few registers."""
+WARP_ROWS = 32
+"""Rows of a warp: one a thread."""
+HALF_VALUES = 8
+"""16-bit values that a thread reads at once, 16 bytes."""
+PLANES: dict[tuple[Pattern, str], tuple[int, ...]] = {
+    **{(pattern, "bitmask"): (elems,) for pattern, elems in STEP_ELEMS.items()},
+    (Pattern(2, 4), "index"): (16,),
+    (Pattern(4, 8), "index"): (16, 8),
+    (Pattern(8, 16), "index"): (32,),
+    (Pattern(16, 32), "index"): (64, 16),
+    **{(Pattern(n, 2 * n), "combinatorial"): (16,) for n in (2, 4, 8)},
+}
+"""Widths in bits of the words that hold a unit's codes. `combinatorial` of 16:32 has none: no table of it is small enough."""
+
+
+@dataclass(frozen=True, eq=False)
+class ShuffledWeight:
+    """W[N, K] in the order of this module. Made by `shuffle`.
+
+    Parameters
+    ----------
+    values : Tensor [units * halves, rows, 8] of float16 or bfloat16
+        Rows are those of W and more, up to whole warps.
+    metadata : uint8 Tensor [bytes]
+        All planes, one after the other.
+    pattern : Pattern
+    encoding : {"bitmask", "index", "combinatorial"}
+    shape : tuple of int
+        (N, K) of the dense matrix.
+    """
+
+    values: Tensor
+    metadata: Tensor
+    pattern: Pattern
+    encoding: str
+    shape: tuple[int, int]
+
+    @property
+    def units(self) -> int:
+        """Units of a row."""
+        return ceil_div(self.shape[1], STEP_ELEMS[self.pattern])
+
+    @property
+    def rows(self) -> int:
+        """Rows stored, those added included."""
+        return int(self.values.shape[1])
+
+    def __repr__(self) -> str:
+        about = (
+            f"{self.pattern} {self.encoding}, {list(self.shape)}, {self.values.dtype}, {self.values.device}"
+        )
+        return f"ShuffledWeight({about})"
+
+
+def has_order(pattern: Pattern, encoding: str, dtype: torch.dtype) -> bool:
+    """Say whether weights have an order here; those that have none are multiplied as they are packed.
+
+    Examples
+    --------
+    >>> has_order(Pattern(8, 16), "index", torch.bfloat16), has_order(Pattern(3, 7), "index", torch.bfloat16)
+    (True, False)
+    """
+    return (pattern, encoding) in PLANES and dtype in (torch.float16, torch.bfloat16)
+
+
+def shuffle(weight: NMWeight) -> ShuffledWeight:
+    """Put packed weights into this order, where they are.
+
+    Parameters
+    ----------
+    weight : NMWeight
+        2:4, 4:8, 8:16 or 16:32 of float16 or bfloat16; not `combinatorial` of 16:32.
+
+    Returns
+    -------
+    ShuffledWeight
+
+    Raises
+    ------
+    KernelError
+        A pattern, encoding or type without an order.
+
+    Examples
+    --------
+    >>> from kernels.stored.nm_weight import pack
+    >>> shuffle(pack(torch.ones(40, 50, dtype=torch.float16), "4:8", "index")).values.shape
+    torch.Size([4, 64, 8])
+    """
+    pattern, encoding, dtype = weight.pattern, weight.encoding, weight.dtype
+    if not has_order(pattern, encoding, dtype):
+        raise KernelError(
+            f"weights are {pattern} {encoding} of {dtype}: expected 2:4, 4:8, 8:16 or 16:32 (that one not combinatorial) "
+            "of torch.float16 or torch.bfloat16"
+        )
+    n, k = weight.shape
+    units = ceil_div(k, STEP_ELEMS[pattern])
+    values = _whole_warps(weight.values.view(n, -1, HALF_VALUES)).permute(1, 0, 2)
+    words = weight.metadata.view(n, units, -1)
+    if (pattern, encoding) == (Pattern(16, 32), "index"):
+        words = _cut(words)
+    planes, first = [], 0
+    for width_bytes in _widths_bytes(pattern, encoding):
+        plane = _whole_warps(words[..., first : first + width_bytes])
+        planes.append(plane.permute(1, 0, 2).reshape(-1))
+        first += width_bytes
+    return ShuffledWeight(values.contiguous(), torch.cat(planes), pattern, encoding, weight.shape)
+
+
+def unshuffle(weight: ShuffledWeight) -> NMWeight:
+    """Put weights back as they were packed, byte for byte."""
+    pattern, encoding, (n, k) = weight.pattern, weight.encoding, weight.shape
+    values = weight.values.permute(1, 0, 2)[:n].reshape(n, -1)
+    planes, first = [], 0
+    for width_bytes in _widths_bytes(pattern, encoding):
+        last = first + width_bytes * weight.units * weight.rows
+        plane = weight.metadata[first:last].view(weight.units, weight.rows, width_bytes)
+        planes.append(plane.permute(1, 0, 2)[:n])
+        first = last
+    words = torch.cat(planes, dim=-1)
+    if (pattern, encoding) == (Pattern(16, 32), "index"):
+        words = _joined(words)
+    metadata = words.reshape(n, row_lengths(pattern, encoding, k)[1])
+    return NMWeight(values, metadata, pattern, encoding, weight.shape)
+
+
+def _widths_bytes(pattern: Pattern, encoding: str) -> list[int]:
+    return [width // 8 for width in PLANES[pattern, encoding]]
+
+
+def _whole_warps(part: Tensor) -> Tensor:
+    more = -len(part) % WARP_ROWS
+    return torch.cat([part, part.new_zeros(more, *part.shape[1:])]) if more else part
+
+
+def _cut(codes: Tensor) -> Tensor:
+    """Cut 16 positions of 5 bits: uint8 [..., 10] -> [..., 10], the low 4 bits of each, then the high bits."""
+    of_eight = _number(codes.reshape(*codes.shape[:-1], 2, 5), 8)
+    positions = (of_eight[..., None] >> _shifts(8, 5, codes)) & 31
+    low = _bytes(_number(positions & 15, 4), 4)
+    high = _bytes(_number(positions >> 4, 1), 1)
+    return torch.cat([low.flatten(-2), high.flatten(-2)], dim=-1)
+
+
+def _joined(words: Tensor) -> Tensor:
+    """Undo `_cut`."""
+    low = (
+        _number(words[..., :8].reshape(*words.shape[:-1], 2, 4), 8)[..., None] >> _shifts(8, 4, words)
+    ) & 15
+    high = (words[..., 8:].long()[..., None] >> _shifts(8, 1, words)) & 1
+    return _bytes(_number(low | high << 4, 5), 5).flatten(-2)
+
+
+def _shifts(count: int, width: int, like: Tensor) -> Tensor:
+    return torch.arange(0, count * width, width, device=like.device)
+
+
+def _number(fields: Tensor, width: int) -> Tensor:
+    """Put fields of so many bits together, the first one lowest: [..., count] -> int64 [...]."""
+    return (fields.long() << _shifts(fields.shape[-1], width, fields)).sum(-1)
+
+
+def _bytes(number: Tensor, count: int) -> Tensor:
+    """Split numbers into bytes, the lowest first: int64 [...] -> uint8 [..., count]."""
+    return ((number[..., None] >> _shifts(count, 8, number)) & 0xFF).to(torch.uint8)

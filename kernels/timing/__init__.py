@@ -1,0 +1,1 @@
+"""Correctness first, then interleaved timing."""

@@ -1,0 +1,1 @@
+"""Measured rows: records of plain cells, and the CSV files that hold them."""

@@ -1,0 +1,197 @@
+"""The fit finds constants that made the rows, gives the same answer twice, and does not see what it leaves out."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import hwmodels
+from hwmodels.estimate import constants, fit, intervals
+from hwmodels.estimate.families import FAMILIES, Rows
+from hwmodels.estimate.fit import FIT_COLUMNS
+from hwmodels.machine.dies import group_of
+
+MADE_WITH = constants.prior()._replace(
+    library_launch_s=4e-6,
+    sparse_library_launch_s=8e-6,
+    dram_share=0.7,
+    sparse_dram_share=0.82,
+    fused_dram_share=0.75,
+    stream_dram_share=0.88,
+    matrix_share=0.9,
+    tensor_energy_joules_per_flop=1.2e-12,
+)
+"""What the synthetic rows were made with: eight constants off their priors by up to a third."""
+MACHINES = ("a100-pcie", "a100-sxm", "rtx4090", "gb10")
+
+
+def measured(values=MADE_WITH, machines=MACHINES):
+    """Rows as if somebody had measured exactly what the estimate says under these constants."""
+    shapes = [(M, N, K) for M in (16, 512, 16384) for N, K in ((1024, 1024), (8192, 8192), (28672, 4096))]
+    parts = []
+    for machine in machines:
+        for family, sizes in (("library", shapes), ("delta-gemv", [(1, N, K) for _, N, K in shapes[:3]])):
+            rows = pd.DataFrame(sizes, columns=["M", "N", "K"]).assign(
+                machine=machine,
+                kernel_family=family,
+                dtype="fp16",
+                baseline_dtype="fp16",
+                pattern="2:4" if family == "library" else None,
+                density=0.5,
+                l2_state="",
+                sparse_products=1,
+                dense_products_beside=0,
+            )
+            asked = Rows(rows, hwmodels.load(machine), values)
+            parts.append(
+                rows.assign(
+                    measured_dense_time_s=asked.dense_s(),
+                    measured_sparse_time_s=FAMILIES[family](asked).time_s,
+                )
+            )
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(row=range(1, len(table) + 1))
+
+
+@pytest.fixture(autouse=True)
+def few_evaluations(monkeypatch):
+    monkeypatch.setattr(fit, "EVALUATIONS", 12)
+
+
+@pytest.fixture(scope="module")
+def found():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "EVALUATIONS", 12)
+        patch.setattr(fit, "PRIOR_WEIGHT", 0.01)
+        return fit.fit(measured())
+
+
+def test_recovers_the_constants_that_made_the_rows(found):
+    for name, value in MADE_WITH._asdict().items():
+        if value != constants.PRIORS[name].value:
+            assert getattr(found.values, name) == pytest.approx(value, rel=0.03), name
+
+
+def test_constants_of_other_families_stay_where_their_reasons_put_them(found):
+    for name in ("csr_share", "vector_sparse_share", "byte_value_energy_ratio", "timed_alone_s"):
+        assert getattr(found.values, name) == pytest.approx(constants.PRIORS[name].value, rel=1e-6)
+
+
+def test_residuals_of_exact_rows_vanish(found):
+    table = found.residuals
+    assert table["row"].tolist() == list(range(1, len(table) + 1))
+    assert table["log_speedup_error"].abs().max() < 0.03
+    assert set(table["family"]) == {"library", "delta-gemv"}
+    assert table.loc[table["family"] == "delta-gemv", "regime"].eq("decode").all()
+    assert table["width"].eq("16-bit").all()
+
+
+def test_each_die_is_left_out_once(found):
+    """Both A100 boards carry the same die."""
+    assert list(found.held_out) == ["a100", "rtx4090", "gb10"]
+    assert found.source.startswith("48 rows of 4 machines, digest ")
+    assert found.source.endswith(fit.digest(measured()))
+
+
+def test_the_same_rows_give_the_same_constants():
+    rows = measured(machines=("a100-pcie", "rtx4090"))
+    first, second = fit.fit(rows), fit.fit(rows)
+    assert first.values == second.values
+    assert first.held_out == second.held_out
+    pd.testing.assert_frame_equal(first.residuals, second.residuals)
+
+
+def test_the_index_of_the_rows_does_not_matter():
+    rows = measured(machines=("a100-pcie", "rtx4090"))
+    moved = rows.set_axis(np.arange(len(rows))[::-1] + 7)
+    assert fit.fit(moved).values == fit.fit(rows).values
+
+
+def test_what_is_left_out_is_not_seen():
+    """Rows of one machine, ten times too slow: its own held-out constants do not move, all others do."""
+    rows = measured(machines=("a100-pcie", "rtx4090"))
+    doctored = rows.copy()
+    own = doctored["machine"] == "rtx4090"
+    doctored.loc[own, ["measured_dense_time_s", "measured_sparse_time_s"]] *= 10
+    before, after = fit.fit(rows), fit.fit(doctored)
+    assert after.held_out["rtx4090"] == before.held_out["rtx4090"]
+    assert after.held_out["a100"] != before.held_out["a100"]
+    assert after.values != before.values
+    shift = before.residuals["log_dense_time_error"] - after.residuals["log_dense_time_error"]
+    assert shift[own].to_numpy() == pytest.approx(np.log(10), abs=2e-4)
+
+
+def test_rows_of_several_products_and_a_dense_remainder():
+    """Times of 3 sparse and 2 dense products are 3 and 2 times those of one."""
+    rows = measured(machines=("a100-pcie",))
+    several = rows.assign(
+        sparse_products=3,
+        dense_products_beside=2,
+        measured_sparse_time_s=3 * rows["measured_sparse_time_s"] + 2 * rows["measured_dense_time_s"],
+        measured_dense_time_s=5 * rows["measured_dense_time_s"],
+    )
+    dense, sparse = fit._Problem(several).errors(MADE_WITH)
+    assert dense == pytest.approx(0, abs=1e-12)
+    assert sparse == pytest.approx(0, abs=1e-12)
+
+
+def test_an_outlier_pulls_with_constant_force():
+    errors = np.array([-1.0, -0.01, 0.0, 0.01, 1.0, 2.0])
+    loss = fit._soften(errors) ** 2
+    assert np.sign(fit._soften(errors)).tolist() == np.sign(errors).tolist()
+    assert loss[3] == pytest.approx(0.01**2, rel=0.01)
+    assert loss[5] - loss[4] == pytest.approx(2 * fit.OUTLIER_ERROR, rel=0.01)
+
+
+def test_constants_stay_within_their_priors(monkeypatch):
+    """Rows ten times too fast push shares as far as their priors allow, and no further."""
+    monkeypatch.setattr(fit, "PRIOR_WEIGHT", 0.01)
+    rows = measured(machines=("a100-pcie",))
+    rows[["measured_dense_time_s", "measured_sparse_time_s"]] /= 10
+    problem = fit._Problem(rows)
+    values = problem.solve(np.ones(len(rows), bool))
+    for name, value in values._asdict().items():
+        assert constants.PRIORS[name].low * (1 - 1e-9) <= value <= constants.PRIORS[name].high * (1 + 1e-9)
+    assert values.dram_share == pytest.approx(constants.PRIORS["dram_share"].high, rel=1e-3)
+
+
+def test_the_digest_names_what_the_fit_reads():
+    rows = measured(machines=("a100-pcie",))
+    assert fit.digest(rows.assign(note="x", row=0)) == fit.digest(rows)
+    for name in FIT_COLUMNS:
+        other = rows.copy()
+        other[name] = other[name].iloc[::-1].to_numpy() if other[name].nunique() > 1 else "2"
+        assert fit.digest(other) != fit.digest(rows), name
+
+
+def test_what_is_written_is_what_is_read(found, tmp_path, monkeypatch):
+    fit.write(found, tmp_path)
+    monkeypatch.setattr(constants, "FITTED_FILE", tmp_path / "fitted.toml")
+    constants._document.cache_clear()
+    try:
+        for group, values in ((None, found.values), *found.held_out.items()):
+            assert constants.load.__wrapped__(group) == pytest.approx(values, rel=1e-5)
+        assert {one.source for one in constants.quantities().values()} == {found.source}
+    finally:
+        constants._document.cache_clear()
+    pd.testing.assert_frame_equal(
+        pd.read_csv(tmp_path / "residuals.csv"), found.residuals, check_dtype=False, check_names=False
+    )
+
+
+def test_written_twice_is_the_same_file(found, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        fit.write(found, tmp_path / name)
+    for name in (constants.FITTED_FILE.name, intervals.RESIDUALS_FILE.name):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("machine", "group"),
+    [
+        ("a100-pcie", "a100"), ("a100-sxm", "a100"), ("h200", "h100"), ("h200-8x16", "h100"), ("gb10", "gb10"),
+        ("mine", "mine"),
+    ],
+)  # fmt: skip
+def test_groups(machine, group):
+    assert group_of(machine) == group

@@ -1,0 +1,95 @@
+"""Packing for the CPU kernels: the same values, the same codes, the same bytes as nmsim's own tensors."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import patterns
+
+import nmsim
+from kernels import cpu
+from kernels.stored.rows import PACKINGS, step_groups
+from nmsim import encodings, packing
+
+ENCODINGS = tuple(PACKINGS)
+DTYPES = (np.float32, np.float16, ml_dtypes.bfloat16)
+
+
+def bits(array):
+    return np.ascontiguousarray(array).view(np.uint8)
+
+
+def random_bits(rows, k, dtype, seed=0):
+    """Any stored bits at all: NaN, infinity, subnormals and -0.0 among them."""
+    raw = np.random.default_rng([seed, rows, k]).integers(
+        0, 256, rows * k * np.dtype(dtype).itemsize, np.uint8
+    )
+    return raw.view(dtype).reshape(rows, k)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    patterns(max_m=32),
+    st.sampled_from(ENCODINGS),
+    st.sampled_from(DTYPES),
+    st.integers(1, 9),
+    st.integers(1, 70),
+)
+def test_unpack_gives_back_what_nmsim_keeps(pattern, encoding, dtype, rows, k):
+    dense = random_bits(rows, k, dtype)
+    packed = nmsim.compress(dense, pattern, encoding=encoding, packing=PACKINGS[encoding])
+    ways = (
+        cpu.pack(dense, pattern, encoding),
+        cpu.pack(np.asfortranarray(dense), pattern, encoding, mask=nmsim.prune(dense, pattern)),
+        cpu.from_packed(packed),
+        cpu.from_packed(nmsim.compress(dense, pattern, encoding=encoding, packing="no_straddle:64")),
+    )
+    for w in ways:
+        assert (w.shape, w.pattern, w.encoding, w.dtype) == (dense.shape, pattern, encoding, dense.dtype)
+        assert np.array_equal(bits(cpu.unpack(w)), bits(nmsim.decompress(packed)))
+        assert np.array_equal(w.metadata, ways[0].metadata)
+        assert np.array_equal(bits(w.values), bits(ways[0].values))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("pattern", ["2:4", "4:8", "8:16", "16:32"])
+def test_bytes_are_those_of_nmsims_stream(pattern, encoding):
+    dense = random_bits(6, 128, np.float16)
+    packed = nmsim.compress(dense, pattern, encoding=encoding, packing=PACKINGS[encoding])
+    for w in (cpu.pack(dense, pattern, encoding), cpu.from_packed(packed)):
+        assert w.packing == packed.packing
+        assert w.metadata.tobytes() == packed.metadata.tobytes()
+        assert w.metadata_bytes == packed.footprint.metadata_bytes
+        assert w.values_bytes == packed.footprint.values_bytes
+        assert (w.metadata_padding_bytes, w.values_padding_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize(("pattern", "k"), [("2:4", 5), ("4:8", 24), ("8:16", 1), ("16:32", 33), ("3:7", 22)])
+def test_padding_of_rows_is_counted(pattern, k, encoding):
+    w = cpu.pack(random_bits(3, k, np.float32), pattern, encoding)
+    groups = w.pattern.groups(k)
+    added = -groups % step_groups(w.pattern, encoding)
+    assert w.groups_per_row == groups + added
+    assert w.values_padding_bytes == 3 * added * w.pattern.n * 4
+    code_bits = encodings.get(encoding).code_bits(w.pattern)
+    stream = packing.report(3 * groups, code_bits, w.packing).stream_bytes
+    assert w.metadata_bytes - w.metadata_padding_bytes == stream
+    assert w.metadata_bytes == packing.report(3 * w.groups_per_row, code_bits, w.packing).stream_bytes
+
+
+def test_a_mask_with_fewer_than_n_is_completed_with_zeros():
+    dense = np.arange(1, 17, dtype=np.float32)[None]
+    mask = np.zeros((1, 16), bool)
+    mask[0, 5] = True
+    w = cpu.pack(dense, "8:16", "index", mask=mask)
+    assert np.array_equal(cpu.unpack(w), np.where(mask, dense, 0))
+    assert cpu.matmul(np.ones(16, np.float32), w).tolist() == [6.0]
+
+
+def test_weights_cannot_be_written_to():
+    w = cpu.pack(np.ones((2, 16), np.float32), "8:16")
+    for array in (w.values, w.metadata):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0, 0] = 0

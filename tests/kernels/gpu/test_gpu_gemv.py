@@ -1,0 +1,221 @@
+"""The decode GEMV in the order of its weights: the reference's numbers, nothing else written."""
+
+from dataclasses import replace
+from functools import lru_cache
+
+import pytest
+
+from kernels.cpu import KernelError
+from nmsim.pattern import Pattern
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+from kernels.gpu import gemv  # noqa: E402
+from kernels.ops import naive  # noqa: E402
+from kernels.stored.nm_weight import NMWeight, pack  # noqa: E402
+from kernels.stored.shuffled import PLANES, has_order, shuffle, unshuffle  # noqa: E402
+
+ORDERED = sorted(PLANES, key=lambda key: (key[0].m, key[1]))
+NAMES = [f"{pattern} {encoding}" for pattern, encoding in ORDERED]
+HALVES = (torch.float16, torch.bfloat16)
+DTYPES = (torch.float32, *HALVES)
+GUARD = 64
+
+
+def made(*shape, dtype=torch.float32, seed=0):
+    """Numbers without a single zero."""
+    numbers = torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+    return (numbers + numbers.sign()).to(dtype)
+
+
+def whole(*shape, dtype=torch.float32, seed=0):
+    """Whole numbers from 1 to 4 with signs: sums of some thousand products of two are exact in any order."""
+    return made(*shape, seed=seed).clamp(-4, 4).round().to(dtype)
+
+
+def guarded(part):
+    """Put a tensor between NaN (codes between ones): what is read beyond its ends spoils the result."""
+    bits = part.contiguous().view(torch.uint8).reshape(-1)
+    room = torch.full((len(bits) + 2 * GUARD,), 0xFF, dtype=torch.uint8, device=part.device)
+    room[GUARD:-GUARD] = bits
+    return room[GUARD:-GUARD].view(part.dtype).view(part.shape)
+
+
+def product(x, weight, device, dtype, *, bias=None, **how):
+    """Run a kernel over poison."""
+    shape = (len(x), weight.shape[0])
+    room = torch.full((shape[0] * shape[1] + 2 * GUARD,), torch.nan, dtype=dtype, device=device)
+    out = room[GUARD:-GUARD].view(shape)
+    bias = None if bias is None else guarded(bias.to(device))
+    x = guarded(x.to(device))
+    ordered = shuffle(weight)
+    values, metadata = guarded(ordered.values.to(device)), guarded(ordered.metadata.to(device))
+    gemv.launch(x, replace(ordered, values=values, metadata=metadata), out, bias=bias, **how)
+    assert room[:GUARD].isnan().all()
+    assert room[-GUARD:].isnan().all()
+    assert not out.isnan().any()
+    return out.cpu()
+
+
+@lru_cache
+def dense_of(weight):
+    return naive.unpack(
+        weight.values, weight.metadata, weight.pattern, weight.encoding, weight.shape[1]
+    ).float()
+
+
+def wanted(x, weight, dtype, bias=None):
+    y = x.float() @ dense_of(weight).T
+    return (y if bias is None else y + bias.float()).to(dtype)
+
+
+@pytest.mark.parametrize(("pattern", "encoding"), ORDERED, ids=NAMES)
+def test_the_order_is_a_bijection(pattern, encoding):
+    for dtype, (n, k) in zip(HALVES, ((33, 75), (64, 128)), strict=True):
+        weight = pack(made(n, k, dtype=dtype), pattern, encoding)
+        ordered = shuffle(weight)
+        assert ordered.values.shape[1] % 32 == 0
+        elements = ordered.values[:, :n].numel() + ordered.values[:, n:].numel()
+        assert elements == ordered.values.numel() >= weight.values.numel()
+        assert (
+            ordered.values.view(torch.int16).count_nonzero()
+            == weight.values.view(torch.int16).count_nonzero()
+        )
+        assert (ordered.values[:, n:] == 0).all()
+        back = unshuffle(ordered)
+        assert torch.equal(back.values.view(torch.int16), weight.values.view(torch.int16))
+        assert torch.equal(back.metadata, weight.metadata)
+        assert (back.shape, back.pattern, back.encoding) == (weight.shape, pattern, encoding)
+        if n % 32 == 0:
+            assert (ordered.values.nbytes, ordered.metadata.nbytes) == (
+                weight.values_bytes,
+                weight.metadata_bytes,
+            )
+
+
+def test_a_thread_finds_its_row_where_the_page_says():
+    weight = pack(made(40, 64, dtype=torch.float16), "16:32", "index")
+    ordered = shuffle(weight)
+    assert torch.equal(ordered.values[3, 37], weight.values[37, 24:32])  # the second half of the second unit
+    codes = ordered.metadata
+    stored = int.from_bytes(bytes(weight.metadata[37, 10:].tolist()), "little")
+    positions = [stored >> 5 * i & 31 for i in range(16)]
+    low = bytes(codes[(64 + 37) * 8 :][:8].tolist())
+    high = bytes(codes[2 * 64 * 8 + (64 + 37) * 2 :][:2].tolist())
+    assert int.from_bytes(low, "little") == sum((p & 15) << 4 * i for i, p in enumerate(positions))
+    assert int.from_bytes(high, "little") == sum((p >> 4) << i for i, p in enumerate(positions))
+
+
+@pytest.mark.parametrize(("pattern", "encoding"), ORDERED, ids=NAMES)
+def test_whole_numbers_give_the_numbers_of_the_reference(pattern, encoding, triton_device):
+    turn = ORDERED.index((pattern, encoding))
+    elems = max(16, pattern.m)
+    # Turns of the loop and some units more, the last one cut.
+    for tokens, n, k in (
+        (1, 33 if turn < 2 else 7, 18 * elems + 7),
+        (turn % 3 + 2, 6, 8 * elems + 3),
+    ):
+        dtype, x_dtype = HALVES[(turn + tokens) % 2], DTYPES[(turn + tokens) % 3]
+        weight = pack(whole(n, k, dtype=dtype), pattern, encoding)
+        x = whole(tokens, k, dtype=x_dtype, seed=1)
+        y = product(x, weight, triton_device, torch.float32, warps=4)
+        assert torch.equal(y, wanted(x, weight, torch.float32))
+        assert y.any(dim=1).all()
+
+
+def test_masks_of_all_kinds_are_decoded(triton_device):
+    """One-sided, alternating and every split between the halves; each row is such a mask in every group."""
+    for m, encoding in ((16, "bitmask"), (16, "combinatorial"), (32, "bitmask"), (32, "index")):
+        n = m // 2
+        masks = [[i < kept or m // 2 <= i < m - kept for i in range(m)] for kept in range(n + 1)]
+        masks += [[i % 2 == side for i in range(m)] for side in range(2)]
+        masks += [[i // 4 % 2 == side for i in range(m)] for side in range(2)]
+        keep = torch.tensor(masks).repeat(1, 128 // m)
+        weight = pack(whole(len(keep), 128, dtype=torch.float16), Pattern(n, m), encoding, keep)
+        x = torch.arange(1, 129, dtype=torch.float16).repeat(2, 1)
+        x[1] *= 2
+        for tokens in (1, 2):
+            y = product(x[:tokens], weight, triton_device, torch.float32, warps=4)
+            assert torch.equal(y, wanted(x[:tokens], weight, torch.float32))
+
+
+def test_parts_of_k_and_warps(triton_device):
+    """The last unit of a row, cut to fewer elements than are stored of it, would make a turn of the loop whole."""
+    weight = pack(whole(5, 501, dtype=torch.float16), "8:16", "bitmask")
+    bias = whole(5, seed=5)
+    for tokens, how in ((1, {"warps": 8, "n_parts": 3}), (3, {"warps": 4, "n_parts": 2}), (1, {"warps": 16})):
+        x = whole(tokens, 501, dtype=torch.bfloat16, seed=tokens)
+        y = product(x, weight, triton_device, torch.float32, bias=bias, **how)
+        assert torch.equal(y, wanted(x, weight, torch.float32, bias))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_result_is_rounded_once(dtype, triton_device):
+    weight = pack(made(20, 75, dtype=torch.bfloat16), "8:16", "index")
+    x, bias = made(2, 75, dtype=dtype, seed=1), made(20, seed=2)
+    for n_parts in (1, 2):
+        y = product(x, weight, triton_device, dtype, bias=bias.to(dtype), warps=4, n_parts=n_parts)
+        want = wanted(x, weight, torch.float32, bias.to(dtype)).to(dtype)
+        # Float32 sums of 75 terms below 20, then at most one step of the type.
+        step = {torch.float32: 0, torch.float16: 2**-10, torch.bfloat16: 2**-7}[dtype]
+        assert torch.allclose(y.float(), want.float(), rtol=step + 1e-6, atol=3e-5)
+    assert product(x[:1], weight, triton_device, torch.float32).isfinite().all()
+
+
+def test_an_infinity_has_no_effect_where_a_weight_was_dropped(triton_device):
+    for pattern, encoding in (("8:16", "index"), ("16:32", "bitmask")):
+        weight = pack(whole(9, 100, dtype=torch.float16), pattern, encoding)
+        dense = dense_of(weight)
+        column = int((dense[0] == 0).nonzero()[0])
+        x = whole(2, 100, dtype=torch.float16)
+        x[:, column] = torch.inf
+        out = torch.full((2, 9), torch.nan, device=triton_device)
+        ordered = shuffle(weight)
+        parts = {name: getattr(ordered, name).to(triton_device) for name in ("values", "metadata")}
+        gemv.launch(x.to(triton_device), replace(ordered, **parts), out)
+        finite = x.clone()
+        finite[:, column] = 0
+        assert torch.equal(out.cpu()[:, 0], wanted(finite, weight, torch.float32)[:, 0])
+        assert not out.isfinite().all()
+
+
+def test_x_may_begin_anywhere(triton_device):
+    for encoding, dtype in (("index", torch.float16), ("bitmask", torch.float32)):
+        weight = pack(whole(5, 64, dtype=torch.float16), "16:32", encoding)
+        ordered = shuffle(weight)
+        values, metadata = ordered.values.to(triton_device), ordered.metadata.to(triton_device)
+        longer = whole(1, 70, dtype=dtype).to(triton_device)
+        for start in range(3):
+            x = longer[:, start : start + 64]
+            out = torch.full((1, 5), torch.nan, device=triton_device)
+            gemv.launch(x, replace(ordered, values=values, metadata=metadata), out)
+            assert torch.equal(out.cpu(), wanted(x.cpu(), weight, torch.float32))
+
+
+def test_what_no_kernel_takes_is_refused(triton_device):
+    weight = pack(whole(5, 64, dtype=torch.float16), "8:16", "index")
+    x, out = whole(5, 64, dtype=torch.float16), torch.empty(5, 5)
+    for tokens in (0, 5):
+        with pytest.raises(KernelError, match=f"x has {tokens} tokens: expected 1 to 4"):
+            gemv.launch(x[:tokens], shuffle(weight), out[:tokens])
+    assert not has_order(Pattern(16, 32), "combinatorial", torch.float16)
+    for refused in (
+        pack(whole(5, 64), "8:16", "index"),
+        pack(whole(5, 64, dtype=torch.float16), "16:32", "combinatorial"),
+        pack(whole(5, 64, dtype=torch.float16), "3:7", "index"),
+    ):
+        assert isinstance(refused, NMWeight)
+        with pytest.raises(
+            KernelError, match=f"weights are {refused.pattern} {refused.encoding} of {refused.dtype}"
+        ):
+            shuffle(refused)
+
+
+def test_a_plan_gives_every_processor_work():
+    assert gemv.plan(4096, 128, torch.device("cpu")) == (4, 1)
+    assert gemv.plan(32, 128, torch.device("cpu")) == (16, 2)
+    for rows, turns in ((32, 1), (32, 60), (1024, 128), (128256, 128), (4096, 1)):
+        warps, parts = gemv.plan(rows, turns, torch.device("cpu"))
+        assert warps in (4, 8, 16)
+        assert 1 <= parts <= max(1, turns // (2 * warps))

@@ -1,0 +1,76 @@
+"""The Triton kernels for packed weights and skipped rows compile ahead of time, spill nothing and load 16 bytes at once.
+
+`tests/kernels/gpu/test_gpu_compiles.py` says why this is not what the interpreter tests, and why it needs a process.
+"""
+
+import pytest
+from triton_compiles import lines_of
+
+pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+CODE = """
+import torch
+from kernels.gpu import gemm, pack, skip_gemv, split, units, unpack
+from kernels.compiled.sass import Subject, inspect
+from nmsim.pattern import Pattern
+
+RAW = {torch.float32: "*i32", torch.float16: "*i16", torch.bfloat16: "*i16"}
+NAMES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
+
+
+def check(name, arch, kernel, pointers, numbers, constants, warps, encoding=""):
+    pointers = pointers | ({"table": "*i32"} if encoding == "combinatorial" else {})
+    code = inspect(Subject(f"{name} {encoding}", kernel, pointers, numbers, constants, warps), arch)
+    print(code.name, arch, code.spills + code.stack_bytes + code.local_bytes, code.registers, flush=True)
+
+
+for arch, pattern, encoding, dtype, tokens in (
+    (90, "8:16", "bitmask", torch.float16, 16),
+    (90, "16:32", "combinatorial", torch.float32, 64),
+    (90, "3:7", "index", torch.float16, 16),
+    (80, "4:8", "index", torch.bfloat16, 64),
+):
+    made = gemm.constants(Pattern.parse(pattern), encoding, 4096, dtype, tokens)
+    check(
+        f"gemm {pattern} {dtype} {tokens}", arch, gemm.gemm_kernel,
+        {"values": RAW[dtype], "metadata": "*u8", "x": NAMES[dtype], "bias": NAMES[dtype], "y": NAMES[dtype]},
+        {"tokens": "i32", "outputs": "i32:16", "k": "i32:16", "n_groups": "i32:16", "row_bytes": "i32:16",
+         "part_groups": "i32"},
+        made | {"HAS_BIAS": True}, gemm.WARPS, encoding,
+    )
+
+for arch, pattern, encoding, dtype in (
+    (90, "8:16", "bitmask", torch.float16),
+    (80, "3:7", "combinatorial", torch.float32),
+):
+    parsed = Pattern.parse(pattern)
+    raw = {"values": RAW[dtype], "metadata": "*u8"}
+    stored = {"k": "i32:16", "n_groups": "i32:16"}
+    check(
+        f"unpack {pattern} {dtype}", arch, unpack.unpack_kernel, raw | {"dense": RAW[dtype]},
+        stored | {"rows": "i32", "row_bytes": "i32:16"},
+        unpack.constants(parsed, encoding, 4096, dtype), unpack.WARPS, encoding,
+    )
+    check(
+        f"pack {pattern} {dtype}", arch, pack.pack_kernel, raw | {"dense": RAW[dtype], "mask": "*u8", "overfull": "*i8"},
+        stored, units.tile_constants(parsed, encoding, 4096, dtype), units.warps_for(parsed, 4096, dtype), encoding,
+    )
+    check(
+        f"skip_gemv {pattern} {dtype}", arch, skip_gemv.skip_gemv_kernel,
+        raw | {"weight": RAW[dtype], "parts": "*fp32"}, stored | {"outputs": "i32:16", "part_groups": "i32"},
+        skip_gemv.constants(parsed, encoding, 4096, dtype), skip_gemv.WARPS, encoding,
+    )
+check(
+    "sum", 90, split.sum_kernel, {"parts": "*fp32", "bias": "*i16", "y": "*i16"},
+    {"n_parts": "i32", "elements": "i32:16", "outputs": "i32:16"},
+    {"KIND": "bfloat16", "BIAS_KIND": "bfloat16", "BLOCK": split.BLOCK}, split.WARPS,
+)
+"""
+
+
+def test_kernels_compile_and_spill_nothing(tmp_path):
+    lines = lines_of(CODE, tmp_path)
+    assert len(lines) == 11
+    for line in lines:
+        assert line.split()[-2] == "0", line

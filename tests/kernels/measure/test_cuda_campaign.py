@@ -1,0 +1,140 @@
+"""The shipped GPU campaign: what it covers, and its books, by a clock that only pretended products move. Nothing is timed."""
+
+import contextlib
+import itertools
+import re
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+from hwmodels.workload import cases, load_model, model_names
+from kernels.measure import campaign
+from kernels.measure import products as measure
+from kernels.measure.cuda.backend import CudaBackend
+from kernels.measure.cuda.calls import PRODUCTS, best_of
+from nmsim.rows import measurement_file
+
+CUDA = campaign.load("cuda")
+STAMP = measure.Stamp("pretended-gpu", "0123abc", False)
+FEW, PREFILL = (1, 2, 4, 8, 16, 64), (2048, 8192)
+PATTERNS, ENCODINGS = ("2:4", "4:8", "8:16", "16:32"), ("bitmask", "index", "combinatorial")
+LARGE = [(14336, 4096), (4096, 14336), (4096, 4096)]
+
+
+class DryRun(CudaBackend):
+    """The backend with its own books, but products that only move a clock."""
+
+    def __init__(self):
+        super().__init__(device="cpu", clock=object())
+        self.now = 0.0
+
+    @contextlib.contextmanager
+    def contenders(self, of, tasks, warmup):
+        yield [self.contender(name, case) for case, name in [*tasks, (None, "dense"), (None, "other dense")]]
+
+    def contender(self, name, case):
+        def sample():
+            self.now += 1e-3
+            return 1e-3
+
+        return measure.Contender(name, case, lambda: 0.0, sample)
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    """All cases and kernels of the campaign."""
+    device = DryRun()
+    return [task for each in CUDA.rounds for task in device.tasks(each)]
+
+
+def test_every_layer_of_the_shipped_models_is_covered(tasks):
+    wanted = set()
+    for model in model_names():
+        found = cases(
+            model, patterns=PATTERNS, encodings=ENCODINGS, decode_batches=FEW, prefill_lengths=PREFILL
+        )
+        names = ("M", "N", "K", "phase", "dtype", "pattern", "encoding")
+        wanted |= set(found[list(names)].itertuples(index=False, name=None))
+    assert len(wanted) == 15 * 8 * 12
+    timed = {
+        (
+            *(case.shape.M, case.shape.N, case.shape.K),
+            case.phase,
+            case.dtype,
+            str(case.pattern),
+            case.encoding,
+        )
+        for case, kernel in tasks
+        if case.sparse_operand == "weights" and kernel == best_of(case)
+    }
+    assert wanted <= timed
+    assert {row[4] for row in timed - wanted} == {"fp16"}
+
+
+def test_the_libraries_and_sparse_activations_are_covered(tasks):
+    def shapes(kernel):
+        return {(case.shape.M, (case.shape.N, case.shape.K)) for case, name in tasks if name == kernel}
+
+    for library in ("torch.cutlass", "torch.cusparselt"):
+        assert shapes(library) == set(itertools.product((*FEW, *PREFILL), LARGE))
+    one, many = shapes("gpu.skip_gemv"), shapes("gpu.activations_mm")
+    assert one == shapes("gpu.prune_skip_gemv")
+    assert many == shapes("gpu.prune_activations_mm")
+    layers = {
+        (layer.N, layer.K) for model in model_names() for layer in load_model(model).layers if layer.pruned
+    }
+    assert one == {(1, layer) for layer in layers if layer[0] * layer[1] >= LARGE[-1][0] * LARGE[-1][1]}
+    assert many == set(itertools.product((64, 2048), LARGE[:2]))
+    stored = {(str(case.pattern), case.encoding) for case, _ in tasks if case.sparse_operand == "activations"}
+    assert stored == set(itertools.product(PATTERNS, ("bitmask", "index")))
+    assert {kernel for _, kernel in tasks} == set(PRODUCTS)
+
+
+def part(each):
+    """What a round belongs to."""
+    if each.sparse_operand == "activations":
+        return "sparse activations"
+    if each.kernels[0].startswith("torch."):
+        return "libraries"
+    if each.dtype == "fp16":
+        return "fp16"
+    if each.shape.M == 1:
+        return "one token"
+    if (each.shape.N, each.shape.K) not in LARGE:
+        return "the rest"
+    return "large layers, " + each.phase
+
+
+def test_what_matters_most_comes_first():
+    assert [name for name, _ in itertools.groupby(CUDA.rounds, part)] == [
+        "one token", "large layers, decode", "large layers, prefill", "libraries", "sparse activations", "fp16", "the rest",
+    ]  # fmt: skip
+    assert min(each.shape.N * each.shape.K for each in CUDA.rounds[:9]) >= LARGE[-1][0] * LARGE[-1][1]
+    assert all((each.phase == "prefill") == (each.shape.M in PREFILL) for each in CUDA.rounds)
+
+
+def test_the_file_says_how_many_rounds_and_rows_it_has(tasks):
+    text = (campaign.CAMPAIGN_FOLDER / "cuda.toml").read_text()
+    found = re.search(r"(\d+) rounds, (\d+) rows", text)
+    assert [int(number) for number in found.groups()] == [len(CUDA.rounds), len(tasks)]
+
+
+def test_its_books_balance_over_runs_that_are_cut_short(tasks, tmp_path):
+    def run():
+        device = DryRun()
+        return measure.run(CUDA, device, tmp_path / "rows.csv", STAMP, budget_s=6.0, clock=lambda: device.now)
+
+    left, runs = len(tasks), []
+    while left:
+        found = run()
+        assert len(found.rows) > 0
+        assert (found.skipped, found.left) == (len(tasks) - left, left - len(found.rows))
+        assert not found.wrong
+        left = found.left
+        runs += found.rows
+    rows = measurement_file.read(tmp_path / "rows.csv")
+    assert rows == runs
+    assert [(row.case_id, row.kernel) for row in rows] == [(case.case_id, kernel) for case, kernel in tasks]
+    assert len({row.key for row in rows}) == len(tasks)

@@ -1,0 +1,329 @@
+"""`NMLinear` with a second copy of its weights for decoding: always in step with the first, and taken for few tokens only."""
+
+import copy
+import io
+import pickle
+
+import pytest
+
+import nmsim
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+from safetensors.torch import load_model, save_model  # noqa: E402
+from torch import nn  # noqa: E402
+from triton_tensors import made, same_bits  # noqa: E402
+
+from kernels.cpu import KernelError  # noqa: E402
+from kernels.ops import (  # noqa: E402
+    naive,
+    triton_kernels,
+)
+from kernels.ops import sparse_linear as ops  # noqa: E402
+from kernels.ops.decode import MOST_TOKENS, for_decode  # noqa: E402
+from kernels.ops.sparsify import NMLinear, for_decode_, sparsify_  # noqa: E402
+from kernels.stored.tensors import as_array  # noqa: E402
+
+HALVES = (torch.float16, torch.bfloat16)
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+def layer_of(dtype=torch.float16, *, bias=True, pattern="8:16", encoding="index", k=75, n=37):
+    """Make a layer of whole numbers, whose products are exact in any order; packed by nmsim, wherever kernels work."""
+    dense = as_array(made(n, k).round().to(dtype))
+    weights = ops.from_packed(nmsim.compress(dense, pattern, encoding=encoding))
+    return NMLinear(weights, nn.Parameter(made(n).round().to(dtype)) if bias else None)
+
+
+def in_step(layer):
+    """Refuse a copy that is not the one of these weights."""
+    want = for_decode(layer.weights)
+    assert same_bits(layer.decode_values, want.values)
+    assert torch.equal(layer.decode_metadata, want.metadata)
+    assert layer.decode_values.device == layer.decode_metadata.device == layer.values.device
+
+
+def reference(layer, x):
+    values, metadata = layer.values.cpu(), layer.metadata.cpu()
+    bias = None if layer.bias is None else layer.bias.detach().cpu()
+    return naive.sparse_linear(x.detach().cpu(), values, metadata, layer.pattern, layer.encoding, bias)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("pattern", "encoding"), [("2:4", "bitmask"), ("8:16", "index"), ("16:32", "index")])
+def test_few_tokens_are_decoded_and_others_take_the_packed_rows(gpu_road, pattern, encoding, bias):
+    device, asked = gpu_road
+    layer = layer_of(bias=bias, pattern=pattern, encoding=encoding).to(device).for_decode_()
+    for leading in ((), (1,), (2, 2), (MOST_TOKENS + 1,), (0,), (2, 0)):
+        x = made(*leading, 75, seed=1).round().half()
+        given = x.to(device).requires_grad_(bias)
+        assert torch.equal(layer(given).detach().cpu(), reference(layer, x))
+    assert asked == ["gemv", "gemv", "gemv", "gemm"]
+
+
+def test_bfloat16_is_decoded(gpu_road):
+    device, asked = gpu_road
+    layer = layer_of(torch.bfloat16).to(device).for_decode_()
+    x = made(3, 75).round().bfloat16()
+    assert torch.equal(layer(x.to(device)).detach().cpu(), reference(layer, x))
+    assert asked == ["gemv"]
+
+
+def test_gradients_are_those_of_the_dense_product_on_either_side_of_the_threshold(gpu_road):
+    device, asked = gpu_road
+    layer = layer_of().to(device).for_decode_()
+    dense = layer.weight.float()
+    for tokens in (1, MOST_TOKENS, MOST_TOKENS + 1):
+        x = made(tokens, 75, seed=2).round().half().to(device).requires_grad_()
+        grad = made(tokens, 37, seed=3).round().half().to(device)
+        asked.clear()
+        y = layer(x)
+        assert asked == ["gemv" if tokens <= MOST_TOKENS else "gemm"]
+        of_x, of_bias = torch.autograd.grad(y, (x, layer.bias), grad)
+        assert torch.equal(of_x, (grad.float() @ dense).half())
+        assert torch.equal(of_bias, grad.float().sum(0).half())
+        with torch.no_grad():
+            assert torch.equal(layer(x), y)
+    assert not layer.decode_values.requires_grad
+
+
+def test_a_type_that_the_packed_rows_do_not_take_is_refused_for_few_tokens_too(gpu_road):
+    device, _ = gpu_road
+    layer = layer_of().to(device).for_decode_()
+    for tokens in (1, MOST_TOKENS + 1):
+        with pytest.raises(
+            KernelError, match=r"x has dtype torch.float32, the weights torch.float16: expected one"
+        ):
+            layer(torch.ones(tokens, 75, device=device))
+    layer.bias.data = layer.bias.data.float()
+    with pytest.raises(KernelError, match=r"bias has dtype torch.float32, the weights torch.float16"):
+        layer(torch.ones(1, 75, device=device).half())
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_on_the_cpu_nothing_changes(dtype, monkeypatch):
+    monkeypatch.setattr(triton_kernels, "module", lambda name: pytest.fail(name))
+    plain = layer_of(dtype)
+    layer = copy.deepcopy(plain).for_decode_()
+    for leading in ((), (4,), (5,)):
+        for used in (torch.float32, *HALVES):
+            x = torch.randn(*leading, 75).to(used)
+            assert same_bits(layer(x), plain(x))
+    assert layer(torch.empty(2, 0, 75)).shape == (2, 0, 37)
+
+
+def test_conversions_keep_the_copy_in_step_and_float32_has_none():
+    layer = layer_of(torch.bfloat16).for_decode_()
+    in_step(layer.half())
+    in_step(layer.to(torch.bfloat16))
+    assert layer.float().decode_values is None
+    assert layer.decode_metadata is None
+    assert layer.decode_bytes == 0
+    assert str(layer).endswith("dtype=torch.float32, decode_bytes=0)")
+    x = torch.randn(2, 75)
+    assert torch.equal(layer(x), ops.sparse_linear(x, layer.weights, layer.bias))
+    in_step(layer.half())
+    assert layer_of().float().half().decode_values is None  # never asked for
+    with pytest.raises(KernelError, match="cannot be converted"):
+        layer.double()
+    in_step(layer)
+
+
+def test_the_copy_moves_with_the_layer():
+    layer = layer_of().for_decode_()
+    state = layer.state_dict()
+    meta = copy.deepcopy(layer).to("meta")
+    assert {part.device.type for part in meta.buffers()} == {"meta"}
+    assert len(list(meta.buffers())) == 4
+    assert meta(torch.empty(2, 75, device="meta", dtype=torch.float16)).shape == (2, 37)
+    empty = meta.to_empty(device="cpu")
+    empty.load_state_dict(state)
+    in_step(empty)
+    again = copy.deepcopy(layer).to("meta")
+    again.load_state_dict(state, assign=True)
+    in_step(again)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("dtype", HALVES)
+def test_loading_renews_the_copy_and_only_the_packed_weights_are_saved(assign, dtype):
+    layer, other = layer_of().for_decode_(), layer_of(dtype, encoding="index")
+    other.values.neg_()
+    assert set(layer.state_dict()) == {"values", "metadata", "bias", "_extra_state"}
+    before, address = layer.decode_values.clone(), layer.decode_values.data_ptr()
+    layer.load_state_dict(other.state_dict(), assign=assign)
+    in_step(layer)
+    assert not torch.equal(layer.decode_values, before)
+    assert assign or layer.decode_values.data_ptr() == address
+    plain = layer_of()
+    plain.load_state_dict(layer.state_dict())
+    assert plain.decode_values is None
+    layer.load_state_dict({"bias": made(37).half()}, strict=False)
+    in_step(layer)
+
+
+def test_what_was_assigned_before_is_not_written_to():
+    layer = layer_of(k=16, n=64).for_decode_()  # one unit: both orders are one
+    first = layer.state_dict()
+    kept = first["values"].clone()
+    second = layer_of(k=16, n=64).state_dict()
+    second["values"] = -second["values"]
+    layer.load_state_dict(second, assign=True)
+    in_step(layer)
+    assert torch.equal(first["values"], kept)
+
+
+def test_float32_that_is_assigned_drops_the_copy_and_a_bad_state_changes_nothing():
+    layer = layer_of().for_decode_()
+    with pytest.raises(RuntimeError, match="saved weights are '8:16 bitmask 37x75'"):
+        layer.load_state_dict(layer_of(encoding="bitmask").state_dict())
+    in_step(layer)
+    layer.load_state_dict(layer_of(torch.float32).state_dict(), assign=True)
+    assert layer.decode_values is None
+    layer.load_state_dict(layer_of().state_dict(), assign=True)
+    in_step(layer)
+
+
+def test_a_copy_made_in_inference_mode_is_renewed_outside_of_it():
+    layer = layer_of()
+    with torch.inference_mode():
+        layer.for_decode_()
+    layer.load_state_dict(layer_of().state_dict())
+    in_step(layer)
+
+
+def test_models_are_copied_pickled_and_saved(tmp_path):
+    model = nn.Sequential(nn.Linear(48, 64), nn.ReLU(), nn.Linear(64, 20)).half()
+    sparsify_(model, "4:8", "bitmask")
+    for_decode_(model)
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    for other in (
+        copy.deepcopy(model),
+        pickle.loads(pickle.dumps(model)),
+        torch.load(buffer, weights_only=False),
+    ):
+        in_step(other[0])
+        other[2].decode_values.zero_()
+        in_step(model[2])
+    save_model(model, tmp_path / "model.safetensors")
+    model[0].values.neg_()
+    load_model(model, tmp_path / "model.safetensors")
+    in_step(model[0])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_one_graph_holds_for_any_number_of_tokens(gpu_road):
+    device, asked = gpu_road
+    layer = layer_of().to(device).for_decode_()
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=backend)
+    trained = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    for tokens in (3, MOST_TOKENS + 1, MOST_TOKENS):
+        x = made(tokens, 75, seed=tokens).round().half().to(device)
+        asked.clear()
+        assert torch.equal(compiled(x).detach().cpu(), reference(layer, x))
+        assert asked == ["gemv" if tokens <= MOST_TOKENS else "gemm"]
+        given = x.clone().requires_grad_()
+        want = torch.autograd.grad(layer(given).sum(), given)[0]
+        assert torch.equal(torch.autograd.grad(trained(given).sum(), given)[0], want)
+    assert len(graphs) == 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_torch_finds_nothing_wrong_with_the_operator(gpu_road):
+    device, _ = gpu_road
+    layer = layer_of().to(device).for_decode_()
+    about = ("8:16", "index", 75, layer.decode_values, layer.decode_metadata)
+    for x in (made(3, 75).half(), made(5, 75).half().requires_grad_()):
+        given = x.detach().to(device).requires_grad_(x.requires_grad)
+        torch.library.opcheck(
+            torch.ops.nmsim.decode_or_sparse_linear.default,
+            (given, layer.values, layer.metadata, layer.bias, *about),
+        )
+    tokens = torch.export.Dim("tokens", min=1, max=64)
+    example = made(6, 75).half().to(device)
+    exported = torch.export.export(layer, (example,), dynamic_shapes=({0: tokens},))
+    for count in (2, 9):
+        x = made(count, 75).round().half().to(device)
+        assert torch.equal(exported.module()(x), layer(x))
+
+
+def test_memory_is_told():
+    model = nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 40)).half()
+    sparsify_(model, "8:16")
+    report = for_decode_(model)
+    first, last = model[0], model[2]
+    packed = sum(layer.values.nbytes + layer.metadata.nbytes for layer in (first, last))
+    assert (report.layers, report.packed_bytes) == (("0", "2"), packed)
+    # Of 40 rows, 64 are stored: whole warps.
+    more = last.values[0].nbytes + last.metadata[0].nbytes
+    assert report.decode_bytes == packed + 24 * more == first.decode_bytes + last.decode_bytes
+    assert str(last).endswith(f", decode_bytes={last.decode_bytes})")
+    assert "decode_bytes" not in str(layer_of())
+
+
+def test_over_a_tree_it_is_everything_or_nothing():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.good = layer_of()
+            self.inner = nn.Sequential(layer_of(pattern="3:7"))
+
+    model = Two()
+    for spoiled, message in (
+        (layer_of(pattern="3:7"), r"inner\.0: weights are 3:7 index of torch.float16: expected 2:4, 4:8"),
+        (layer_of(torch.float32), r"inner\.0: weights are 8:16 index of torch.float32"),
+        (layer_of(pattern="16:32", encoding="combinatorial"), r"inner\.0: weights are 16:32 combinatorial"),
+    ):
+        model.inner[0] = spoiled
+        with pytest.raises(KernelError, match=message):
+            for_decode_(model)
+        assert model.good.decode_values is None
+        assert "decode_bytes" not in str(model)
+        model.half().float()
+        assert model.good.decode_values is None
+        model.good.half()
+    with pytest.raises(KernelError, match=r"NMLinear: weights are 3:7 index"):
+        for_decode_(layer_of(pattern="3:7"))
+    with pytest.raises(KernelError, match=r"the model holds no NMLinear: expected one at least"):
+        for_decode_(nn.Linear(4, 4))
+    with pytest.raises(KernelError, match="model is a list: expected a module"):
+        for_decode_([])
+
+
+def test_a_shared_layer_has_one_copy(monkeypatch):
+    shared, calls, make = layer_of(k=64, n=64), [], NMLinear.made_for_decode
+    monkeypatch.setattr(NMLinear, "made_for_decode", lambda layer: calls.append(layer) or make(layer))
+    report = for_decode_(nn.Sequential(shared, nn.ReLU(), shared))
+    assert report.layers == ("0", "2")
+    assert report.decode_bytes == shared.decode_bytes
+    assert calls == [shared]
+
+
+def test_a_copy_elsewhere_is_refused_without_data_too():
+    layer = layer_of().for_decode_()
+    x = made(2, 75).half()
+    about = str(layer.pattern), layer.encoding, layer.in_features
+    with pytest.raises(KernelError, match="x is on cpu, decode_values on meta: expected one device"):
+        torch.ops.nmsim.decode_or_sparse_linear(
+            x,
+            layer.values,
+            layer.metadata,
+            layer.bias,
+            *about,
+            layer.decode_values.to("meta"),
+            layer.decode_metadata,
+        )

@@ -1,0 +1,192 @@
+"""Rows of measurements: what a cell may hold, and files that grow by whole lines."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+
+from nmsim.case import Case, GemmShape
+from nmsim.errors import RowError
+from nmsim.rows import measurement_file
+from nmsim.rows.measurement import COLUMNS, Measurement
+
+CASE = Case(GemmShape(1, 64, 128), dtype="fp32", pattern="8:16", encoding="bitmask")
+CELLS = {
+    "machine": "epyc-2core", "device": 'AMD "EPYC", 2 cores', "kernel": "cpu.avx2", "case_id": CASE.case_id,
+    "M": 1, "N": 64, "K": 128, "phase": "decode", "dtype": "fp32", "pattern": "8:16", "sparse_operand": "weights",
+    "encoding": "bitmask", "packing": "bitstream", "threads": 2, "baseline": "numpy @", "l2_state": "cold",
+    "sparse_time_s": 1e-3, "sparse_time_s_p20": 9e-4, "sparse_time_s_p80": 0.1 + 0.2,
+    "dense_time_s": 2e-3, "speedup_vs_dense": 1.99, "speedup_vs_dense_p20": 1.9, "speedup_vs_dense_p80": 2.1,
+    "reps": 15, "warmup": 2, "gate": "pass", "max_rel_err": 0.0, "numpy": "2.4", "commit": "0123abc", "dirty": False,
+    "timestamp_utc": "2026-01-31T12:00:00Z", "note": "outliers: 1, of 15",
+}  # fmt: skip
+ROW = Measurement(**CELLS)
+PUBLISHED = Measurement(
+    machine="rtx4090", kernel="MACKO-SpMV", M=1, N=64, K=64, phase="decode", dtype="fp16", pattern="unstructured 50%",
+    baseline="cuBLAS", l2_state="", speedup_vs_dense=1.5, source_url="https://example.org/a.csv",
+)  # fmt: skip
+
+
+def test_columns_are_those_of_the_design():
+    assert COLUMNS[:17] == (
+        "machine", "device", "kernel", "case_id", "M", "N", "K", "phase", "dtype", "pattern", "sparse_operand",
+        "encoding", "packing", "threads", "baseline", "l2_state", "sparse_time_s",
+    )  # fmt: skip
+    assert COLUMNS[-15:] == (
+        "reps", "warmup", "gate", "max_rel_err", "driver", "cuda", "torch", "triton", "numpy", "numba", "commit",
+        "dirty", "timestamp_utc", "source_url", "note",
+    )  # fmt: skip
+    assert len(COLUMNS) == 40
+
+
+def test_a_row_knows_its_case_and_key():
+    assert ROW.case == CASE
+    assert ROW.key == ("epyc-2core", CASE.case_id, "cpu.avx2", 2, "cold")
+    assert PUBLISHED.case is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"machine": ""}, "machine='': expected a value, not an empty cell"),
+        ({"M": 0}, "M=0: expected a whole number of at least 1"),
+        ({"N": True}, "N=True: expected a whole number of at least 1"),
+        ({"threads": 1.0}, "threads=1.0: expected a whole number of at least 1"),
+        ({"phase": "training"}, "phase='training': expected one of decode, prefill"),
+        ({"dtype": "fp17"}, "dtype='fp17': expected one of fp32, "),
+        ({"l2_state": "hot"}, "l2_state='hot': expected one of cold, warm, nothing"),
+        ({"gate": "fail"}, "gate='fail': expected one of pass, nothing"),
+        ({"pattern": "4:2"}, "pattern='4:2': expected another pattern: pattern 4:2: expected 1 <= N <= M"),
+        ({"encoding": "csr"}, "encoding='csr': expected another encoding: "),
+        ({"packing": "bytes"}, "packing='bytes': expected another packing: "),
+        ({"sparse_time_s": 0.0}, "sparse_time_s=0.0: expected a positive, finite number"),
+        ({"dense_time_s": float("nan")}, "dense_time_s=nan: expected a positive, finite number"),
+        ({"speedup_vs_dense": None}, "speedup_vs_dense=None: expected a value, not an empty cell"),
+        ({"max_rel_err": -1.0}, "max_rel_err=-1.0: expected a finite number of at least 0"),
+        ({"note": "two\nlines"}, "note='two\\nlines': expected text of one line without blanks around it"),
+        ({"kernel": "a "}, "kernel='a ': expected text of one line without blanks around it"),
+        ({"dirty": "no"}, "dirty='no': expected true, false or nothing"),
+        ({"commit": "xyz"}, "commit='xyz': expected a commit's hex digits, or nothing"),
+        ({"timestamp_utc": "today"}, "timestamp_utc='today': expected a time such as 2026-01-31T12:00:00Z"),
+        ({"source_url": "a.csv"}, "source_url='a.csv': expected an address that begins with https://"),
+        ({"case_id": "0" * 12}, f"case_id='000000000000': expected {CASE.case_id}, which the other cells give"),
+        ({"K": 256}, f"case_id='{CASE.case_id}': expected "),
+        ({"sparse_time_s_p20": 2.0}, "sparse_time_s: 2.0, 0.001, 0.30000000000000004: expected p20 <= median <= p80"),
+        (
+            {"dense_time_s": None, "dense_time_s_p20": 1.0},
+            "dense_time_s=None: expected a median where a percentile is given",
+        ),
+    ],
+)  # fmt: skip
+def test_a_bad_cell_is_named(change, message):
+    with pytest.raises(RowError) as caught:
+        Measurement(**(CELLS | change))
+    assert str(caught.value).startswith(message)
+
+
+def test_what_is_appended_comes_back(tmp_path):
+    file = tmp_path / "rows.csv"
+    assert measurement_file.check(file)
+    for row in (ROW, PUBLISHED, ROW):
+        measurement_file.append(file, row)
+    assert not measurement_file.check(file)
+    assert measurement_file.read(file) == [ROW, PUBLISHED, ROW]
+    assert file.read_text().count("\n") == 4
+    assert file.read_text().startswith(",".join(COLUMNS) + "\n")
+
+
+def test_an_appended_row_leaves_what_is_there_as_it_is(tmp_path):
+    file = tmp_path / "rows.csv"
+    measurement_file.append(file, ROW)
+    before = file.read_bytes()
+    measurement_file.append(file, PUBLISHED)
+    assert file.read_bytes().startswith(before)
+
+
+def test_tables_and_rows_are_the_same():
+    table = measurement_file.to_frame([ROW, PUBLISHED])
+    assert list(table.columns) == list(COLUMNS)
+    assert table["threads"].tolist() == [2, pd.NA]
+    assert table["sparse_time_s"].isna().tolist() == [False, True]
+    assert measurement_file.from_frame(table[sorted(COLUMNS)]) == [ROW, PUBLISHED]
+    assert measurement_file.from_frame(table.astype({"threads": "float64"})) == [ROW, PUBLISHED]
+    assert measurement_file.from_frame(measurement_file.to_frame([])) == []
+
+
+def test_a_bad_table_is_named():
+    table = measurement_file.to_frame([ROW, ROW])
+    with pytest.raises(
+        RowError, match=r"mine: header: missing 'note'; unknown 'remark'; expected machine,device"
+    ):
+        measurement_file.from_frame(table.rename(columns={"note": "remark"}), "mine")
+    table.loc[1, "l2_state"] = "tepid"
+    with pytest.raises(RowError, match=r"mine: row 2: l2_state='tepid': expected one of"):
+        measurement_file.from_frame(table, "mine")
+
+
+@pytest.mark.parametrize("left", [1, 40, 400, -1])
+def test_half_a_line_is_reported_and_not_mended(tmp_path, left):
+    file = tmp_path / "rows.csv"
+    measurement_file.append(file, ROW)
+    whole = file.read_bytes()
+    header = whole.index(b"\n") + 1
+    cut = whole[:left] if 0 < left < 400 else whole + whole[header:-1]
+    file.write_bytes(cut)
+    for act in (measurement_file.read, measurement_file.check, lambda f: measurement_file.append(f, ROW)):
+        with pytest.raises(RowError, match=r"rows.csv: row \d \(the last line\) ends in its middle.*sed -i"):
+            act(file)
+    assert file.read_bytes() == cut
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+    file = tmp_path / "rows.csv"
+    file.write_text("gpu,speedup\nh200,2\n")
+    with pytest.raises(
+        RowError, match=r"rows.csv: header: missing 'machine', .*; unknown 'gpu', 'speedup'; expected"
+    ):
+        measurement_file.append(file, ROW)
+    assert file.read_text() == "gpu,speedup\nh200,2\n"
+    file.write_text(",".join(reversed(COLUMNS)) + "\n")
+    with pytest.raises(RowError, match=r"header: columns repeated or out of order"):
+        measurement_file.read(file)
+    with pytest.raises(RowError, match=r"nowhere: cannot be read"):
+        measurement_file.read(tmp_path / "nowhere")
+    with pytest.raises(RowError, match=r"there is no folder"):
+        measurement_file.append(tmp_path / "no" / "rows.csv", ROW)
+    file.write_bytes(b"")
+    with pytest.raises(RowError, match=r"empty, expected a header line"):
+        measurement_file.read(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("K", "x", "K='x': expected a whole number"),
+        ("reps", "1.5", "reps='1.5': expected a whole number"),
+        ("dense_time_s", "2 ms", "dense_time_s='2 ms': expected a number"),
+        ("dense_time_s", "inf", "dense_time_s=inf: expected a positive, finite number"),
+        ("dirty", "maybe", "dirty='maybe': expected true, false or nothing"),
+        ("l2_state", "tepid", "l2_state='tepid': expected one of"),
+    ],
+)
+def test_a_bad_cell_of_a_file_is_named_with_its_row(tmp_path, name, text, message):
+    file = tmp_path / "rows.csv"
+    measurement_file.append(file, ROW)
+    cells = measurement_file.to_texts(dataclasses.replace(ROW, device="", note=""))
+    cells[COLUMNS.index(name)] = text
+    file.write_text(file.read_text() + ",".join(cells) + "\n")
+    with pytest.raises(RowError) as caught:
+        measurement_file.read(file)
+    assert str(caught.value).startswith(f"{file}: row 2: {message}")
+
+
+def test_too_many_cells_and_open_quotes(tmp_path):
+    file = tmp_path / "rows.csv"
+    measurement_file.append(file, ROW)
+    good = file.read_text()
+    file.write_text(good + "a,b\n")
+    with pytest.raises(RowError, match=rf"row 2: 2 cells, expected {len(COLUMNS)}"):
+        measurement_file.read(file)
+    file.write_text(good + '"a\n')
+    with pytest.raises(RowError, match=r"row 2: no CSV: "):
+        measurement_file.read(file)

@@ -1,0 +1,216 @@
+"""Rows beside predictions: files of either layout, products, machines, and whose fault an error is."""
+
+import pandas as pd
+import pytest
+from judge_fakes import literature_line, measurement, model_of, write_literature
+
+import hwmodels
+from nmsim.case import Case, GemmShape
+from nmsim.errors import RowError
+from nmsim.pattern import Pattern
+from nmsim.rows import measurement_file
+from nmsim.rows.measurement import COLUMNS
+from validate.judge.inputs import INPUT_COLUMNS, note_of_products
+from validate.judge.join import join
+from validate.judge.judge import judge_files, judge_rows
+from validate.judge.machine_names import Machines
+from validate.judge.rows import as_rows, read_rows
+from validate.judge.violations import bound_violations
+
+MACHINES = Machines()
+
+
+def joined(*rows, **model):
+    return join(as_rows(rows), MACHINES, model_of(**model))
+
+
+def test_errors_are_relative_to_what_was_measured():
+    table = joined(measurement(), dense_time_s=110e-6, sparse_time_s=44e-6)
+    assert table.loc[0, ["dense_time_error", "sparse_time_error", "speedup_error"]].tolist() == pytest.approx(
+        [0.1, -0.12, 0.25]
+    )
+    assert table.loc[0, ["machine", "regime", "dtype_class", "kernel_family", "row"]].tolist() == [
+        "h200", "decode", "16-bit", "library", 1,
+    ]  # fmt: skip
+
+
+def test_times_are_of_all_products():
+    row = measurement(note=note_of_products(2, 1), speedup_vs_dense=1.2)
+    table = joined(row, dense_time_s=30e-6, sparse_time_s=15e-6, width=0.5, bound_share=0.5)
+    found = table.iloc[0]
+    assert found["predicted_dense_time_s"] == pytest.approx(90e-6)
+    assert found["predicted_sparse_time_s"] == pytest.approx(60e-6)
+    assert found["predicted_speedup_vs_dense"] == pytest.approx(1.5)
+    assert found["predicted_speedup_low"] == pytest.approx(1.0)
+    assert found["predicted_speedup_high"] == pytest.approx(3 / (2 / 3 + 1))
+    assert found["bound_sparse_time_s"] == pytest.approx(30e-6)
+
+
+def test_rows_come_back_in_their_order_and_each_machine_is_asked_once():
+    seen = []
+    rows = [measurement(machine=name) for name in ("h200", "b200", "H200", "NVIDIA B200")]
+    table = join(as_rows(rows), MACHINES, model_of(seen=seen), held_out=True)
+    assert table["machine"].tolist() == ["h200", "b200", "h200", "b200"]
+    assert [(id_, held_out, len(inputs)) for id_, held_out, inputs in seen] == [
+        ("h200", True, 2),
+        ("b200", True, 2),
+    ]
+    assert all(tuple(inputs.columns) == INPUT_COLUMNS for _, _, inputs in seen)
+
+
+def test_what_was_not_measured_is_nan():
+    table = joined(measurement(dense_time_s=None))
+    assert pd.isna(table.loc[0, "dense_time_error"])
+    assert table.loc[0, "speedup_error"] == 0
+
+
+def test_our_own_rows_are_asked_as_cases():
+    seen = []
+    case = Case(GemmShape(1, 512, 512), dtype="fp32", pattern=Pattern(2, 4), encoding="index")
+    row = measurement(
+        machine="epyc-2core", kernel="cpu.avx2", case_id=case.case_id, M=1, N=512, K=512, dtype="fp32", pattern="2:4",
+        encoding="index", packing="bitstream", threads=1, l2_state="cold",
+    )  # fmt: skip
+    join(as_rows([row]), MACHINES, model_of(seen=seen))
+    asked = seen[0][2].iloc[0]
+    assert asked[["kernel_family", "pattern", "encoding", "packing", "threads", "l2_state"]].tolist() == [
+        "auto", "2:4", "index", "bitstream", 1, "cold",
+    ]  # fmt: skip
+
+
+def own_row(kernel, pattern="2:4", encoding="index", M=64, **cells):
+    case = Case(GemmShape(M, 4096, 4096), dtype="bf16", pattern=Pattern.parse(pattern), encoding=encoding)
+    return measurement(
+        machine="h200", kernel=kernel, case_id=case.case_id, M=M, N=4096, K=4096, dtype="bf16", pattern=pattern,
+        encoding=encoding, packing="bitstream", **cells,
+    )  # fmt: skip
+
+
+def test_our_own_gpu_rows_are_judged_as_what_ran():
+    kernels = ("gpu.gemm_small", "gpu.unpack_mm", "torch.cusparselt", "torch.cutlass", "something.else")
+    rows = [own_row(kernel, M=2048) for kernel in kernels]
+    found = join(as_rows(rows), MACHINES, hwmodels.predict_rows)
+    assert found["kernel_family"].tolist() == ["software", "software", "library", "library", "auto"]
+    # The sparse unit takes 2:4; a kernel that expands it is no faster than a dense product.
+    expanding, unpacking, *on_unit = found["predicted_speedup_vs_dense"].tolist()
+    assert expanding == unpacking < 1 < min(on_unit)
+    plain = hwmodels.predict(Case(GemmShape(64, 4096, 4096), pattern="4:8", encoding="bitmask"), "h200")
+    row = own_row("gpu.gemm_small", "4:8", "bitmask", l2_state="")
+    same = join(as_rows([row]), MACHINES, hwmodels.predict_rows).iloc[0]
+    assert same["predicted_sparse_time_s"] == plain.predicted_time_s
+
+
+def test_a_row_timed_in_a_graph_waits_for_no_flush():
+    said = "reads 18874368 bytes of weights; graph of 12 copies; outliers: 0 sparse, 0 dense"
+    rows = [
+        own_row("gpu.gemv", M=1, l2_state=state, note=note)
+        for state, note in (("cold", said), ("cold", ""), ("", ""))
+    ]
+    found = join(as_rows(rows), MACHINES, hwmodels.predict_rows)
+    times = found["predicted_sparse_time_s"].tolist()
+    assert times[0] == times[2] < times[1]
+    assert found["l2_state"].tolist() == ["cold", "cold", ""]
+
+
+def test_a_pattern_without_an_encoding_gets_that_of_a_case():
+    seen = []
+    join(as_rows([measurement(pattern="8:16"), measurement()]), MACHINES, model_of(seen=seen))
+    found = seen[0][2][["kernel_family", "encoding", "packing"]].to_numpy().tolist()
+    assert found == [["auto", "bitmask", "bitstream"], ["library", "", ""]]
+
+
+def test_bad_rows_are_named():
+    good = measurement()
+    with pytest.raises(RowError, match="measurements: row 2: machine='h300': no machine of that name"):
+        joined(good, measurement(machine="h300"))
+    with pytest.raises(RowError, match="measurements: row 2: pattern='cubes': expected N:M"):
+        joined(good, measurement(pattern="cubes"))
+    with pytest.raises(RowError, match="no row to judge"):
+        joined()
+
+
+def test_a_complaint_of_the_model_is_about_the_row_of_the_file():
+    def picky(inputs, hardware, *, held_out=False):
+        if (inputs["M"] == 3).any():
+            raise RowError(
+                f"rows [0, 1]: row {int((inputs['M'] == 3).argmax())}, column M: 3: expected another"
+            )
+        return model_of()(inputs, hardware)
+
+    rows = [measurement(M=M, machine=name) for M, name in ((1, "b200"), (1, "h200"), (3, "h200"))]
+    with pytest.raises(RowError, match=r"^measurements: row 3: column M: 3: expected another$"):
+        join(as_rows(rows), MACHINES, picky)
+
+
+def test_files_of_both_layouts_are_judged_alike(tmp_path):
+    literature = write_literature(tmp_path / "literature.csv", literature_line(gpu="H200"))
+    (row,) = read_rows(literature, MACHINES).rows
+    own = tmp_path / "own.csv"
+    measurement_file.append(own, row.measurement)
+    judged = judge_files([literature, own], predictor=model_of())
+    assert judged.files == (str(literature), str(own))
+    first, second = judged.table.drop(columns="file").to_dict("records")
+    assert first == second
+    assert judged.table["file"].tolist() == [str(literature), str(own)]
+
+
+def test_a_column_that_nothing_reads_is_said(tmp_path):
+    path = tmp_path / "rows.csv"
+    write_literature(path, literature_line() + ",test", header=write_header("split"))
+    assert judge_files([path], predictor=model_of()).unread_columns == {str(path): ("split",)}
+
+
+def write_header(*more):
+    from judge_fakes import LITERATURE_HEADER
+
+    return ",".join([LITERATURE_HEADER, *more])
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (
+            ",".join(COLUMNS[:-1]),
+            "nearest to the row schema of nmsim measure, but missing 'note'; expected machine,",
+        ),
+        (
+            write_header().replace("gpu", "card"),
+            "nearest to literature tables, but missing 'gpu'; unknown 'card'",
+        ),
+        ("a,b", r"header: found \['a', 'b'\]; expected machine,"),
+        ("", r"header: found \[\]"),
+    ],
+)
+def test_another_header_says_what_differs(tmp_path, header, message):
+    path = tmp_path / "rows.csv"
+    path.write_text(header + "\n")
+    with pytest.raises(RowError, match=message):
+        read_rows(path, MACHINES)
+
+
+def test_times_below_the_bound_are_listed_with_a_reason():
+    rows = [
+        measurement(l2_state="warm", sparse_time_s=20e-6),
+        measurement(l2_state="cold", dense_time_s=41e-6),
+        measurement(l2_state="cold", sparse_time_s=24.1e-6, note="mean us truncated to int"),
+        measurement(l2_state="", sparse_time_s=10e-6),
+        measurement(sparse_time_s=24.9e-6),
+    ]
+    found = bound_violations(judge_rows(as_rows(rows), predictor=model_of()))
+    assert [(v["row"], v["product"], round(v["share"], 3)) for v in found] == [
+        (4, "sparse", 0.4), (1, "sparse", 0.8), (2, "dense", 0.82), (3, "sparse", 0.964),
+    ]  # fmt: skip
+    reasons = [v["explanation"] for v in found]
+    assert "does not say whether L2 was flushed" in reasons[0]
+    assert "without an L2 flush: some of the operands (dense weights: 32 MiB)" in reasons[1]
+    assert "faster than its datasheet says" in reasons[2]
+    assert "cuts times to whole microseconds" in reasons[3]
+
+
+def test_rows_of_our_cpu_kernels_belong_to_one_calibrated_file():
+    """ "epyc" is an alias of a shipped machine, but these rows say which file they were measured with."""
+    assert MACHINES.find("EPYC").id == "epyc-2core"
+    with pytest.raises(
+        RowError, match=r"row 1: machine='EPYC': expected the id of a hardware file, as nmsim calibrate"
+    ):
+        joined(measurement(machine="EPYC", kernel="cpu.avx2"))

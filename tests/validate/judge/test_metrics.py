@@ -1,0 +1,63 @@
+"""Metrics of joined rows, redone by hand."""
+
+import pytest
+from judge_fakes import measurement, model_of
+
+from validate.judge import metrics
+from validate.judge.judge import Judgement, judge_rows
+from validate.judge.rows import as_rows
+
+
+def table_of(*rows, **model):
+    return judge_rows(as_rows(rows), predictor=model_of(**model))
+
+
+def test_medians_bias_and_sides():
+    rows = [measurement(speedup_vs_dense=speedup, dense_time_s=None) for speedup in (2.5, 1.6, 0.8, 2.0)]
+    found = metrics.summarise(table_of(*rows, width=0.25))
+    assert found["n_rows"] == 4
+    assert found["speedup_mdape"] == pytest.approx((0.2 + 0.25) / 2)
+    assert found["speedup_bias"] == pytest.approx(0.125)
+    assert found["speedup_worst_factor"] == pytest.approx(2.5)
+    assert found["sign_share"] == 0.75
+    assert found["interval_coverage"] == 0.75
+    assert found["dense_time_mdape"] is None
+    assert (found["n_dense_times"], found["n_sparse_times"]) == (0, 4)
+
+
+def test_families_are_machine_type_regime_and_kernel():
+    rows = [
+        measurement(M=4096),
+        measurement(M=512),
+        measurement(M=64),
+        measurement(M=64, dtype="fp8"),
+        measurement(machine="b200"),
+        measurement(pattern="6:8 via sliding 2:4 windows", note="INT8 baseline is weak"),
+    ]
+    found = metrics.families(table_of(*rows))
+    assert [tuple(family[name] for name in metrics.FAMILY) for family in found] == [
+        ("b200", "bf16", "decode", "library"),
+        ("h200", "bf16", "decode", "library"),
+        ("h200", "bf16", "decode", "sliding"),
+        ("h200", "bf16", "middle", "library"),
+        ("h200", "bf16", "prefill", "library"),
+        ("h200", "fp8", "decode", "library"),
+    ]
+    assert [family["n_marked"] for family in found] == [0, 0, 1, 0, 0, 0]
+
+
+def test_the_worst_rows_are_off_by_the_largest_factor_either_way():
+    rows = [measurement(speedup_vs_dense=speedup) for speedup in (2.1, 0.5, 6.0, 2.0)]
+    assert metrics.worst(table_of(*rows), 3)["row"].tolist() == [2, 3, 1]
+
+
+def test_a_verdict_is_plain_data():
+    table = table_of(measurement(), measurement(dtype="int8", sparse_time_s=1e-6))
+    verdict = Judgement(table, ("rows.csv",), True, {}).verdict()
+    assert verdict["overall"]["n_rows"] == 2
+    assert [group["dtype_class"] for group in verdict["dtype_classes"]] == ["16-bit", "8-bit"]
+    assert {"machine", "dtype", "regime", "kernel_family", "n_rows", "speedup_mdape", "dense_time_mdape",
+            "sparse_time_mdape", "sign_share", "speedup_bias"} <= set(verdict["families"][0])  # fmt: skip
+    assert len(verdict["bound_violations"]) == 1
+    assert [row["row"] for row in verdict["worst"]] == [1, 2]
+    assert verdict["held_out"] is True

@@ -1,0 +1,32 @@
+"""The committed constants are what `nmsim fit` gives. A minute of work, so it runs on request only.
+
+`NMSIM_REFIT=1 python -m pytest tests/validate/judge/test_refit.py`
+"""
+
+import os
+import tomllib
+
+import pandas as pd
+import pytest
+
+from hwmodels.estimate.constants import FITTED_FILE
+from hwmodels.estimate.intervals import RESIDUALS_FILE
+
+
+@pytest.mark.skipif(
+    not os.environ.get("NMSIM_REFIT"), reason="a minute of fitting: set NMSIM_REFIT=1 to run it"
+)
+def test_a_fit_gives_the_committed_constants(nmsim, tmp_path):
+    code, _, err = nmsim("fit", "-o", tmp_path / "data")
+    assert (code, err) == (0, "")
+    was, now = (
+        tomllib.loads((folder / FITTED_FILE.name).read_text(encoding="utf-8"))
+        for folder in (FITTED_FILE.parent, tmp_path / "data")
+    )
+    for name, entry in was["constants"].items():
+        assert now["constants"][name]["value"] == pytest.approx(entry["value"], rel=1e-3), name
+        assert now["constants"][name]["source"] == entry["source"]
+    before, after = (
+        pd.read_csv(folder / RESIDUALS_FILE.name) for folder in (RESIDUALS_FILE.parent, tmp_path / "data")
+    )
+    pd.testing.assert_frame_equal(after, before, atol=2e-3)

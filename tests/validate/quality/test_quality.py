@@ -1,0 +1,595 @@
+"""Quality beside cost on a checkpoint: sums over layers, bits as packed, speedups as predicted, dumps, accuracies, figure."""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+import hwmodels
+from hwmodels.online.activations import online_pruning
+from hwmodels.online.criteria import CRITERIA
+from hwmodels.online.mitigations import MITIGATIONS, OF_WEIGHTS
+from hwmodels.online.overlap import exposed_epilogue
+from hwmodels.online.stage_cost import Settings
+from hwmodels.plots.predicted import LIGHT
+from hwmodels.tensorcore.cycles import Cycles, closed_form
+from hwmodels.tensorcore.point import point
+from nmsim import Pattern, compress, load_file, save_file
+from nmsim.case import Case, GemmShape
+from nmsim.energy import energy
+from nmsim.errors import ContainerError, NmsimError, RowError
+from nmsim.files.selection import Selection
+from nmsim.mask import prune
+from nmsim.mitigation import split
+from nmsim.quality import cross, way
+from validate.quality.accuracy import beside_quality, logged_accuracy, read_accuracy
+from validate.quality.activation_dump import KINDS, Synthetic, open_dump
+from validate.quality.cost import Target
+from validate.quality.looks import MARKS, Looks
+from validate.quality.measure import ALL, KEYS, QUALITY_COLUMNS, SUMS, measure_quality, open_dense, sum_layers
+from validate.quality.plots import quality_cost
+from validate.study.example_checkpoint import TINY, write_example
+
+SOURCE = Synthetic("llm-like", 64, 64)
+LAYER = "model.layers.0.mlp.up_proj.weight"
+
+
+def measure(path, ways, source=SOURCE, **options):
+    target = options.pop(
+        "target", Target(hwmodels.load("h200"), hwmodels.load_core("flexible-8x16"), "bitmask")
+    )
+    with open_dense(path) as checkpoint:
+        return measure_quality(checkpoint, source, ways, target, **options)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write_example(tmp_path_factory.mktemp("quality") / "tiny.safetensors", shape=TINY)
+
+
+@pytest.fixture(scope="module")
+def ways():
+    of_x, _ = cross(
+        "activations",
+        ["2:4", "8:16"],
+        ["magnitude", "clact"],
+        ["none", "var", "dpts_median", "r_sparse=8", "outliers"],
+    )
+    of_w, _ = cross(
+        "weights",
+        ["2:4", "8:16"],
+        ["magnitude", "channel_vector"],
+        ["none", "outliers", "salient_columns=8", "scale_shift"],
+    )
+    return [*of_x, *of_w]
+
+
+@pytest.fixture(scope="module")
+def run(path, ways):
+    return measure(path, ways)
+
+
+def put(array, place, value):
+    found = array.copy()
+    found[place] = value
+    return found
+
+
+def only(table, **columns):
+    for name, value in columns.items():
+        table = table[table[name] == value]
+    (row,) = table.to_dict("records")
+    return row
+
+
+def test_a_row_a_layer_and_way_and_one_for_all(run, ways):
+    assert tuple(run.table.columns) == QUALITY_COLUMNS
+    assert len(run.table) == 8 * len(ways)
+    assert run.table["layer"].nunique() == 8
+    assert len(run.left_out) == 4
+    assert run.left_out["model.norm.weight"] == "has 1 dimensions"
+
+
+def test_sums_are_added_and_shares_are_made_of_sums(run):
+    for key, some in run.table.groupby(list(KEYS)):
+        layers, (together,) = some[some["layer"] != ALL], some[some["layer"] == ALL].to_dict("records")
+        for name in SUMS:
+            expected = layers[name].sum(min_count=1)
+            assert together[name] == pytest.approx(expected, nan_ok=True), (key, name)
+        assert together["energy_kept_share"] == pytest.approx(
+            layers["energy_kept"].sum() / layers["energy"].sum()
+        )
+        error = layers["output_error"].sum() / layers["output_energy"].sum()
+        assert together["relative_output_error"] == pytest.approx(error)
+        cycles = [layers[f"core_decode_{name}"].sum() for name in ("dense_cycles", "cycles")]
+        if key[2] != "unstructured":
+            assert together["core_decode_speedup_vs_dense"] == pytest.approx(cycles[0] / cycles[1])
+        low = (layers["predicted_decode_dense_time_s"] / layers["predicted_decode_speedup_low"]).sum(
+            min_count=1
+        )
+        expected = layers["predicted_decode_dense_time_s"].sum() / low
+        assert together["predicted_decode_speedup_low"] == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_range_that_one_layer_has_not_is_not_that_of_all(run):
+    layers = run.table[run.table["layer"] != ALL].copy()
+    layers.loc[layers["layer"] == LAYER, "predicted_decode_speedup_low"] = math.nan
+    together = sum_layers(layers)
+    assert together["predicted_decode_speedup_low"].isna().all()
+    assert (
+        together.loc[together["criterion"] != "unstructured", "predicted_decode_speedup_high"].notna().all()
+    )
+
+
+def test_energy_kept_of_weights_is_that_of_the_bits_road(path, run):
+    weight = load_file(path)[LAYER]
+    expected = energy(weight, prune(weight, "8:16"))
+    row = only(
+        run.table, layer=LAYER, operand="weights", pattern="8:16", criterion="magnitude", mitigation="none"
+    )
+    assert row["energy_kept_share"] == pytest.approx(expected.share_kept)
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "8:16"])
+def test_bits_are_those_of_a_packed_tensor(path, run, pattern):
+    weight = load_file(path)[LAYER]
+    foot = compress(weight, pattern, encoding="bitmask").footprint
+    row = only(
+        run.table, layer=LAYER, operand="weights", pattern=pattern, criterion="magnitude", mitigation="none"
+    )
+    assert row["metadata_bits"] == 8 * foot.metadata_bytes
+    assert row["stored_bits"] == 8 * foot.total_bytes
+    assert row["stored_bits_per_elem"] == 8 * foot.total_bytes / weight.size
+
+
+def test_bits_of_outliers_and_columns_stand_beside_those_of_nm(run):
+    plain, outliers, columns = (
+        only(run.table, layer=LAYER, operand="weights", pattern="2:4", criterion="magnitude", mitigation=name)
+        for name in ("none", "outliers", "salient_columns=8")
+    )
+    assert outliers["metadata_bits"] == columns["metadata_bits"] == plain["metadata_bits"]
+    assert outliers["stored_bits"] - plain["stored_bits"] == 96 * (
+        4 * 16 + 28
+    )  # a window of 256 a row of 64: 28-bit code
+    assert columns["stored_bits"] - plain["stored_bits"] == 8 * (
+        96 * 16 + 6
+    )  # six bits name one of 64 columns
+
+
+def test_speedups_are_those_of_the_models(run):
+    shape, core = GemmShape(1, 96, 64), hwmodels.load_core("flexible-8x16")
+    case = Case(shape, pattern="8:16", sparse_operand="activations", encoding="bitmask")
+    for mitigation, name in (("none", ""), ("var", "var"), ("r_sparse=8", "r_sparse")):
+        row = only(
+            run.table,
+            layer=LAYER,
+            operand="activations",
+            pattern="8:16",
+            criterion="magnitude",
+            mitigation=mitigation,
+        )
+        settings = Settings(rank=8)
+        expected = online_pruning(case, core, mitigation=name, settings=settings)
+        assert row["core_decode_speedup_vs_dense"] == pytest.approx(expected.speedup_vs_dense)
+        machine = hwmodels.predict(case, "h200")
+        assert row["predicted_decode_speedup_vs_dense"] == pytest.approx(machine.predicted_speedup_vs_dense)
+        assert row["predicted_decode_speedup_low"] == pytest.approx(machine.predicted_speedup_low)
+        assert (row["hardware"], row["core"]) == ("h200", "flexible-8x16")
+    plain = only(
+        run.table, layer=LAYER, operand="weights", pattern="8:16", criterion="magnitude", mitigation="none"
+    )
+    case = dataclasses.replace(case, sparse_operand="weights", phase="prefill", shape=GemmShape(4096, 96, 64))
+    assert plain["core_prefill_speedup_vs_dense"] == pytest.approx(
+        hwmodels.predict_core(case, core).speedup_vs_dense
+    )
+
+
+@pytest.mark.parametrize(("phase", "tokens"), [("decode", 1), ("prefill", 4096)])
+def test_what_stands_beside_sparse_weights_costs_cycles(run, phase, tokens):
+    """Of a layer of 96 outputs and 64 inputs, in bf16: lanes that the product hides, parameters from DRAM, side products."""
+    core = hwmodels.load_core("flexible-8x16")
+    lanes = 128 * core.cores
+    named = {"layer": LAYER, "operand": "weights", "pattern": "8:16", "criterion": "magnitude"}
+    plain, outliers, columns, scaled = (
+        only(run.table, mitigation=name, **named)[f"core_{phase}_cycles"]
+        for name in ("none", "outliers", "salient_columns=8", "scale_shift")
+    )
+    case = Case(GemmShape(tokens, 96, 64), phase, pattern="8:16", encoding="bitmask")
+    (product,) = (Cycles(*row) for row in closed_form(np.array([point(core, case)])).tolist())
+    assert plain == product.cycles
+
+    def beside(lane_ops, read_bytes):
+        exposed = exposed_epilogue(math.ceil(lane_ops / lanes), product, core.accumulator_buffers)
+        return exposed + math.ceil(read_bytes / core.dram_bytes_per_cycle)
+
+    assert outliers - plain == beside(tokens * 96 * 4, 96 * (4 * 2 + 3.5))
+    assert scaled - plain == beside(2 * tokens * 96, 2 * 96 * 2)
+    side = hwmodels.predict_core(Case(GemmShape(tokens, 96, 8), phase), core).cycles
+    assert columns - plain == side + beside(0, 6)
+
+
+def test_references_have_neither_bits_nor_speedups_but_dense_has(run):
+    loose = run.table[run.table["criterion"] == "unstructured"]
+    columns = [
+        "stored_bits",
+        "core_decode_speedup_vs_dense",
+        "predicted_decode_speedup_vs_dense",
+        "mask_entropy_bits",
+    ]
+    assert loose[columns].isna().all().all()
+    dense = run.table[run.table["pattern"] == "dense"]
+    assert (dense["stored_bits_per_elem"] == 16).all()
+    assert (dense[["core_prefill_speedup_vs_dense", "predicted_prefill_speedup_vs_dense"]] == 1).all().all()
+    assert (dense["relative_output_error"] == 0).all()
+
+
+def test_a_mix_of_estimates_and_bounds_says_so(path):
+    few, _ = cross("weights", ["4:8"], ["magnitude"], ["none"])
+    table = measure(path, few).table
+    kinds = set(table.loc[(table["layer"] != ALL) & (table["criterion"] == "magnitude"), "mask_entropy_kind"])
+    assert kinds == {"miller_madow", "upper_bound"}
+    assert only(table, layer=ALL, criterion="magnitude")["mask_entropy_kind"] == "mixed"
+
+
+def test_names_are_those_of_the_cost_tables():
+    assert set(way.FIELDS) == set(MITIGATIONS)
+    assert set(way.OF_WEIGHTS) == set(OF_WEIGHTS)
+    assert set(way.CRITERIA_OF_WEIGHTS) <= set(CRITERIA)
+
+
+def test_an_empty_target_gives_quality_and_bits_alone(path):
+    few, _ = cross("activations", ["2:4"], ["magnitude"], ["none"])
+    table = measure(path, few, target=Target(None, None)).table
+    assert table["core_decode_cycles"].isna().all()
+    assert table["predicted_decode_time_s"].isna().all()
+    assert only(table, layer=ALL, criterion="magnitude")["metadata_bits_per_elem"] == 0.75
+    _, grid = quality_cost(table)
+    assert [ax.get_xlabel() for ax in grid[0]] == ["stored bits of the operand [bits/element]"]
+
+
+def test_a_target_that_cannot_be_predicted_is_refused_before_any_work(path):
+    few, _ = cross("activations", ["2:4"], ["magnitude"], ["none"])
+    told = []
+    with pytest.raises(NmsimError, match="joint"):
+        measure(
+            path,
+            few,
+            target=Target(None, hwmodels.load_core("flexible-8x16"), "joint"),
+            progress=lambda *at: told.append(at),
+        )
+    assert told == []
+    with pytest.raises(RowError, match="dtype='fp3'"):
+        Target(None, None, dtype="fp3")
+
+
+def test_selection_and_progress(path):
+    few, _ = cross("activations", ["2:4"], ["magnitude"], ["none"])
+    told = []
+    found = measure(
+        path,
+        few,
+        selection=Selection(include=["*up_proj*", "*q_proj*"]),
+        progress=lambda *at: told.append(at),
+    )
+    assert [name for name, _ in told] == ["model.layers.0.self_attn.q_proj.weight", LAYER]
+    assert told[1][1] == pytest.approx(64 * 64 / (64 * 64 + 96 * 64))
+    assert len(found.left_out) == 9
+
+
+class TestDump:
+    @pytest.fixture
+    def few(self):
+        return cross("activations", ["2:4"], ["magnitude"], ["none", "lpts"])[0]
+
+    @pytest.fixture
+    def tensors(self, path):
+        rng = np.random.default_rng(0)
+        names = [name for name in load_file(path) if "proj" in name]
+        widths = {name: 96 if "down" in name else 64 for name in names}
+        return {name: rng.normal(size=(20, widths[name])).astype(np.float32) for name in names}
+
+    def run(self, path, few, tensors, tmp_path, **options):
+        save_file(tensors, tmp_path / "dump.safetensors")
+        with open_dump(tmp_path / "dump.safetensors", 8, 12) as dump:
+            return measure(path, few, dump, **options)
+
+    @pytest.mark.parametrize(
+        "rename",
+        [str, lambda name: name.removesuffix(".weight"), lambda name: name.replace(".weight", ".input")],
+    )
+    def test_three_names_and_a_batch(self, path, few, tensors, tmp_path, rename):
+        expected = self.run(path, few, tensors, tmp_path).table
+        other = {rename(name): x.reshape(4, 5, -1) for name, x in tensors.items()}
+        pd.testing.assert_frame_equal(self.run(path, few, other, tmp_path).table, expected)
+        row = only(expected, layer=LAYER, criterion="magnitude", mitigation="none")
+        assert (row["activations"], row["tokens"]) == ("dump dump.safetensors", 12)
+        x = tensors[LAYER][8:]
+        assert row["energy_kept_share"] == pytest.approx(energy(x, prune(x, "2:4")).share_kept)
+
+    def test_missing_layers(self, path, few, tensors, tmp_path):
+        rest = {name: x for name, x in tensors.items() if "q_proj" not in name and "up" not in name}
+        with pytest.raises(
+            ContainerError,
+            match=r"no activations of 2 of 7 layers: model.layers.0.self_attn.q_proj.weight, .*up_proj",
+        ):
+            self.run(path, few, rest, tmp_path)
+        found = self.run(path, few, rest, tmp_path, allow_missing=True)
+        assert found.left_out[LAYER] == "no activations"
+        assert found.table["layer"].nunique() == 6
+        with pytest.raises(ContainerError, match="no layer has activations"):
+            self.run(path, few, {"other": tensors[LAYER]}, tmp_path, allow_missing=True)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (
+                lambda x: x[:, :32],
+                r"up_proj.weight', data at byte \d+: shape \[20, 32\], expected \[tokens, 64\]",
+            ),
+            (
+                lambda x: x[:19],
+                r"19 tokens, expected at least 8 to calibrate \(--calibration-tokens\) and 12 others .*--eval-tokens",
+            ),
+            (lambda x: x.reshape(-1), r"shape \[1280\]"),
+            (lambda x: x.astype(np.int32), "dtype I32, expected floats"),
+            (
+                lambda x: put(x, (13, 5), np.nan),
+                r"up_proj.* token 13, feature 5 is nan, expected finite numbers",
+            ),
+            (lambda x: put(x, (13, 5), np.inf).reshape(4, 5, -1), "token 13, feature 5 is inf"),
+            (lambda x: put(x, (2, 5), -1e30), r"token 2, feature 5 is -1e\+30, .* at most 2.3e\+18"),
+            (lambda x: put(x.astype(np.float64), (2, 5), 1e300), r"token 2, feature 5 is 1e\+300"),
+        ],
+    )
+    def test_wrong_tensors(self, path, few, tensors, tmp_path, change, message):
+        with np.errstate(over="raise", invalid="raise"), pytest.raises(ContainerError, match=message):
+            self.run(path, few, tensors | {LAYER: change(tensors[LAYER])}, tmp_path)
+
+    def test_two_names_for_one_layer(self, path, few, tensors, tmp_path):
+        twice = tensors | {LAYER.removesuffix(".weight"): tensors[LAYER]}
+        with pytest.raises(ContainerError, match="are both there, expected one tensor named"):
+            self.run(path, few, twice, tmp_path)
+
+
+class TestSynthetic:
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_the_same_seed_draws_the_same_and_layers_differ(self, kind):
+        tokens = Synthetic(kind, 16, 48, seed=3).tokens("a", 64)
+        assert (tokens.fit.shape, tokens.x.shape, tokens.x.dtype) == ((16, 64), (48, 64), np.float32)
+        assert np.array_equal(tokens.x, Synthetic(kind, 16, 48, seed=3).tokens("a", 64).x)
+        assert not np.array_equal(tokens.x, Synthetic(kind, 16, 48, seed=3).tokens("b", 64).x)
+        assert not np.array_equal(tokens.x, Synthetic(kind, 16, 48, seed=4).tokens("a", 64).x)
+
+    def test_llm_like_has_large_channels_heavy_tails_and_a_mean(self):
+        x = Synthetic("llm-like", 1, 4000).tokens("a", 512).x.astype(float)
+        scale = x.std(axis=0)
+        assert 1 <= (scale > 5 * np.median(scale)).sum() <= 6
+        normal = (x - x.mean(axis=0)) / scale
+        assert np.mean(normal**4) > 4  # 3 of a Gaussian
+        assert abs(x.mean(axis=0)).mean() > 0.1
+
+    @pytest.mark.parametrize("kind", ["gaussian", "laplace"])
+    def test_the_others_have_mean_zero_and_variance_one(self, kind):
+        x = Synthetic(kind, 1, 4000).tokens("a", 64).x
+        assert (x.mean(), x.var()) == (pytest.approx(0, abs=0.01), pytest.approx(1, abs=0.02))
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [(("cauchy", 1, 1), "'cauchy': expected one of gaussian"), (("laplace", 0, 1), "calibration_tokens=0"),
+         (("laplace", 1, 1, -1), "seed=-1")],
+    )  # fmt: skip
+    def test_wrong_arguments(self, arguments, message):
+        with pytest.raises(RowError, match=message):
+            Synthetic(*arguments)
+
+
+class TestAccuracy:
+    def test_logs_beside_errors(self, run):
+        found = beside_quality(run.table, logged_accuracy())
+        row = only(found, model="gemma-3-4b", pattern="8:16")
+        here = only(
+            run.table,
+            layer=ALL,
+            operand="activations",
+            pattern="8:16",
+            criterion="magnitude",
+            mitigation="var",
+        )
+        assert (row["accuracy"], row["relative_output_error"]) == (
+            pytest.approx(0.7362, abs=1e-4),
+            here["relative_output_error"],
+        )
+        assert row["energy_lost_share"] == 1 - here["energy_kept_share"]
+        assert set(found["tasks"]) == {"arc_easy,boolq,piqa,winogrande"}
+        loose = only(found, criterion="unstructured")
+        assert (loose["model"], loose["pattern"]) == ("llama-3.1-8b", "1:2")
+
+    def test_logs_that_are_named_otherwise_than_their_code_ran_are_left_out(self):
+        found = logged_accuracy()
+        assert set(zip(found["model"], found["criterion"], strict=True)) == {
+            ("llama-3.1-8b", "clact"), ("llama-3.1-8b", "magnitude"), ("llama-3.1-8b", "unstructured"),
+            ("llama-2-7b", "magnitude"), ("qwen2.5-7b", "magnitude"), ("gemma-3-4b", "magnitude"),
+        }  # fmt: skip
+
+    def test_patterns_of_one_density_are_one_way_without_groups(self, run):
+        rows = run.table[run.table["criterion"] == "unstructured"]
+        twice = pd.concat([run.table, rows.assign(pattern="8:16")])
+        found = beside_quality(twice, logged_accuracy())
+        assert only(found, criterion="unstructured")["pattern"] == "1:2"
+
+    def test_an_own_file(self, tmp_path, run):
+        own = tmp_path / "own.csv"
+        own.write_text(
+            "pattern,criterion,mitigation,accuracy\n2:4,magnitude,r_sparse=8,0.5\n4:8,magnitude,none,0.6\n"
+        )
+        found = beside_quality(run.table, read_accuracy(own))
+        assert found[["model", "mitigation", "accuracy"]].to_numpy().tolist() == [["own", "r_sparse=8", 0.5]]
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            (
+                "pattern,accuracy\n2:4,1\n",
+                "columns pattern, accuracy: expected pattern, criterion, mitigation, accuracy",
+            ),
+            (
+                "pattern,criterion,mitigation,accuracy\n2:4,magnitude,none,70\n",
+                "line 2: accuracy='70': expected a share",
+            ),
+            ("pattern,criterion,mitigation,accuracy\n2/4,magnitude,none,.7\n", "line 2: pattern '2/4'"),
+            ("pattern,criterion,mitigation,accuracy\n2:4,magnitude,none\n", "line 2: 3 cells, expected 4"),
+            (
+                "pattern,criterion,mitigation,accuracy\n" + "2:4,clact,var,.7\n" * 2,
+                "2:4, clact, var comes twice",
+            ),
+            ("pattern,criterion,mitigation,accuracy\n", "no row"),
+            ("", "columns none"),
+        ],
+    )
+    def test_wrong_files(self, tmp_path, text, message):
+        (tmp_path / "own.csv").write_text(text)
+        with pytest.raises(RowError, match=message):
+            read_accuracy(tmp_path / "own.csv")
+
+
+def caption(fig):
+    return " ".join(fig.texts[-1].get_text().split())
+
+
+class TestFigure:
+    def test_rows_columns_and_points(self, run):
+        fig, grid = quality_cost(run.table)
+        titles = [panels[0].get_title(loc="left") for panels in grid]
+        assert titles == [
+            "activations, magnitude",
+            "activations, clact",
+            "weights, magnitude",
+            "weights, channel_vector",
+        ]
+        assert [ax.get_xlabel() for ax in grid[0]] == [
+            "decode, 1 token, flexible-8x16: speedup vs dense [×]",
+            "prefill, 4096 tokens, flexible-8x16: speedup vs dense [×]",
+            "stored bits of the operand [bits/element]",
+        ]
+        rows = run.table.query("layer == 'all' and operand == 'weights' and criterion == 'magnitude'")
+        drawn = sorted(line.get_ydata()[0] for line in grid[2, 1].lines if line.get_linestyle() == "None")
+        assert drawn == pytest.approx(sorted(rows["relative_output_error"]))
+        assert grid[0, 0].get_yscale() == "log"
+        assert any("Activations: synthetic llm-like. 64 tokens" in text.get_text() for text in fig.texts)
+
+    def test_filled_points_are_those_that_none_beats(self, run):
+        _, grid = quality_cost(run.table)
+        points = [line for panels in grid[:2] for line in panels[1].lines if line.get_linestyle() == "None"]
+        at = [(line.get_xdata()[0], line.get_ydata()[0]) for line in points]
+        for line, (speed, error) in zip(points, at, strict=True):
+            beaten = any(s >= speed and e <= error and (s, e) != (speed, error) for s, e in at)
+            assert (line.get_markerfacecolor() == line.get_color()) == (not beaten)
+
+    def test_accuracies_have_a_row_of_their_own(self, run):
+        _, grid = quality_cost(run.table, logged_accuracy())
+        assert len(grid) == 5
+        assert grid[4, 0].get_ylabel() == "mean accuracy, elsewhere [1]"
+        drawn = {float(y) for line in grid[4, 0].lines for y in line.get_ydata()}
+        assert drawn == set(beside_quality(run.table, logged_accuracy())["accuracy"])
+        assert not grid[4, 2].get_visible()
+
+    def test_the_tasks_are_named(self, run):
+        fig, _ = quality_cost(run.table, logged_accuracy())
+        assert "logged: means of arc_easy, boolq, piqa, winogrande." in caption(fig)
+        own = logged_accuracy().assign(tasks="")
+        assert "logged" not in caption(quality_cost(run.table, own)[0])
+
+    def test_points_beside_accuracies_look_as_above_and_names_do_not_overlap(self, run):
+        fig, grid = quality_cost(run.table, logged_accuracy())
+        above = {
+            (line.get_color(), line.get_marker())
+            for ax in grid[:4].flat for line in ax.lines if line.get_linestyle() == "None"
+        }  # fmt: skip
+        FigureCanvasAgg(fig).draw()
+        for ax in grid[4, :2]:
+            looks = {
+                (line.get_color(), line.get_marker()) for line in ax.lines if line.get_linestyle() == "None"
+            }
+            assert len(looks) > 2
+            assert looks <= above | {(LIGHT.ink, ".")}
+            names = [text.get_window_extent() for text in ax.texts]
+            assert len(names) == 6
+            assert not any(one.overlaps(other) for one, other in itertools.combinations(names, 2))
+            assert max(name.x1 for name in names) < ax.get_window_extent().x1 + 1
+
+    def test_criteria_without_groups_are_lines_and_take_no_column(self, path):
+        ways, _ = cross(
+            "activations",
+            ["2:4", "8:16", "1:4"],
+            ["magnitude", "unstructured", "unstructured_global"],
+            ["none", "var"],
+        )
+        table = measure(path, ways).table
+        fig, grid = quality_cost(table)
+        assert [panels[0].get_title(loc="left") for panels in grid] == ["activations, magnitude"]
+        assert len(grid[0]) == 3
+        lines = [line for line in grid[0, 1].lines if line.get_color() == LIGHT.quiet]
+        plain = table[
+            (table["layer"] == ALL)
+            & (table["mitigation"] == "none")
+            & table["criterion"].str.startswith("unstr")
+        ]
+        expected = sorted(plain["relative_output_error"].unique())
+        assert sorted(line.get_ydata()[0] for line in lines) == pytest.approx(expected)
+        assert len(expected) == 4
+        labels = [text.get_text() for text in fig.legends[0].texts]
+        assert labels[-2:] == ["unstructured", "unstructured_global"]
+        assert len(set(labels)) == len(labels)
+        assert "that have a mitigation, not drawn: 6." in caption(fig)
+        assert "front is that of all criteria of an operand" in caption(fig)
+
+    def test_what_has_no_error_is_counted(self, run):
+        assert "error of 0" not in caption(quality_cost(run.table)[0])
+        table = run.table.copy()
+        all_layers = (table["layer"] == ALL) & (table["pattern"] != "dense")
+        table.loc[all_layers & (table["mitigation"] == "var"), "relative_output_error"] = 0.0
+        fig, grid = quality_cost(table, logged_accuracy())
+        assert f"with an error of 0, or without an output, not drawn: 4 of {all_layers.sum()}." in caption(
+            fig
+        )
+        assert len(grid) == 5
+
+    def test_many_mitigations_look_different_and_too_many_are_refused(self):
+        names = [f"r_sparse={rank}" for rank in range(1, len(MARKS) + 2)]
+        patterns = [f"{n}:16" for n in range(1, 12)]
+        looks = Looks.of(patterns[:-1], names[:-1])
+        found = {
+            tuple(sorted(map(str, looks.look(*pair).items())))
+            for pair in itertools.product(patterns[:-1], names[:-1])
+        }
+        assert len(found) == 190
+        with pytest.raises(RowError, match="20 mitigations, expected at most 19"):
+            Looks.of(patterns[:-1], names)
+        with pytest.raises(RowError, match="11 patterns, expected at most 10"):
+            Looks.of(patterns, names[:-1])
+
+    def test_nothing_to_draw(self, run):
+        with pytest.raises(RowError, match="nothing to draw"):
+            quality_cost(run.table[run.table["pattern"] == "dense"])
+
+
+def test_outliers_of_activations_are_measured_where_the_split_puts_them(path, run):
+    x = SOURCE.tokens(LAYER, 64).x
+    weight = load_file(path)[LAYER].astype(np.float32)
+    dense = x.astype(float) @ weight.T
+    kept = split(x, Pattern(2, 4)).kept
+    expected = np.square(np.where(kept, x, 0) @ weight.T - dense).sum() / np.square(dense).sum()
+    row = only(
+        run.table,
+        layer=LAYER,
+        operand="activations",
+        pattern="2:4",
+        criterion="magnitude",
+        mitigation="outliers",
+    )
+    assert row["relative_output_error"] == pytest.approx(expected, rel=1e-3)
+    assert math.isfinite(row["core_prefill_speedup_vs_dense"])

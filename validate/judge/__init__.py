@@ -1,0 +1,1 @@
+"""Measured rows held against predictions: readers, join, metrics, budget."""

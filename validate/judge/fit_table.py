@@ -1,0 +1,159 @@
+"""Measured rows as the table that constants are fitted to, and what is added to the residuals of a fit.
+
+Fitted are rows of GPUs whose kernel family is named and whose two times are known. Rows of our own CPU campaigns are
+predicted from the calibration of their machine alone; only their residuals join those of the fit.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import hwmodels
+from hwmodels.estimate import fit
+from hwmodels.estimate.intervals import CPU_FAMILY, REGIMES, WIDTHS, width_of
+from nmsim.errors import RowError
+from validate.judge.inputs import family_of, model_inputs
+from validate.judge.join import join
+from validate.judge.machine_names import Machines
+from validate.judge.rows import JudgedRow, committed_hardware, own_files, read_rows
+
+RESIDUAL_COLUMNS = (
+    *("family", "width", "regime", "machine", "row"),
+    *("log_speedup_error", "log_dense_time_error", "log_sparse_time_error"),
+)
+CHOSEN = ("auto", "software")
+"""Families whose way of running the model chooses."""
+
+
+@dataclass(frozen=True)
+class FitTable:
+    """Rows to fit, with `fit.FIT_COLUMNS`, `row` and `measured_speedup_vs_dense`; and why others are left out.
+
+    `left_out` counts rows by reason.
+    """
+
+    rows: pd.DataFrame
+    left_out: Mapping[str, int]
+
+
+def fit_table(rows: Sequence[JudgedRow], machines: Machines) -> FitTable:
+    """Choose the rows that constants are fitted to.
+
+    Parameters
+    ----------
+    rows : sequence of JudgedRow
+    machines : Machines
+
+    Raises
+    ------
+    RowError
+        A machine that nobody knows, or one of a hardware file, since constants are fitted on shipped machines; a
+        pattern that means nothing; or no row that can be fitted.
+    """
+    left_out: dict[str, int] = {}
+    kept: list[JudgedRow] = []
+    ids: list[str] = []
+    shipped = set(hwmodels.names())
+    for row in rows:
+        try:
+            spec = machines.find(row.measurement.machine)
+            reason = _reason(row, spec.family)
+        except RowError as error:
+            raise RowError(f"{row.where}: {error}") from error
+        if reason:
+            left_out[reason] = left_out.get(reason, 0) + 1
+        elif spec.id not in shipped:
+            raise RowError(f"{row.where}: machine={spec.id!r}: expected a machine that ships with nmsim")
+        else:
+            kept.append(row)
+            ids.append(spec.id)
+    if not kept:
+        found = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "none"
+        raise RowError(
+            f"no row to fit to: expected GPU rows of a named kernel with both times; found {found}"
+        )
+    measured = [row.measurement for row in kept]
+    times = pd.DataFrame(
+        {
+            f"measured_{name}": [getattr(row, name) for row in measured]
+            for name in ("dense_time_s", "sparse_time_s", "speedup_vs_dense")
+        },
+        dtype="float64",
+    )
+    numbers = pd.DataFrame({"row": [row.number for row in kept]})
+    inputs = model_inputs(zip(measured, ids, strict=True))
+    return FitTable(pd.concat([inputs, times, numbers], axis=1), left_out)
+
+
+def _reason(row: JudgedRow, machine_family: str) -> str:
+    """Why a row is not fitted; nothing where it is."""
+    if machine_family == "cpu":
+        return "of CPUs"
+    if family_of(row.measurement).name in CHOSEN:
+        return "of kernels that the model chooses"
+    if row.measurement.dense_time_s is None or row.measurement.sparse_time_s is None:
+        return "without both times"
+    return ""
+
+
+def cpu_residuals() -> pd.DataFrame:
+    """Judge the rows of our own CPU campaigns, each machine known by its calibration alone.
+
+    Returns
+    -------
+    DataFrame
+        `RESIDUAL_COLUMNS`; empty where no campaign has been committed.
+    """
+    machines = Machines(committed_hardware())
+    rows = [row for path in own_files() for row in read_rows(path, machines).rows]
+    rows = [row for row in rows if machines.find(row.measurement.machine).family == "cpu"]
+    if not rows:
+        return pd.DataFrame(columns=list(RESIDUAL_COLUMNS))
+    table = join(rows, machines, hwmodels.predict_rows)
+    errors = {
+        f"log_{name}_error": np.log1p(table[f"{name}_error"]).round(4)
+        for name in ("speedup", "dense_time", "sparse_time")
+    }
+    width = [width_of(dtype) for dtype in table["dtype"]]
+    labels = table[["regime", "machine", "row"]].assign(family=CPU_FAMILY, width=width)
+    return labels.assign(**errors)[list(RESIDUAL_COLUMNS)]
+
+
+def held_out_metrics(found: fit.Fitted, table: FitTable) -> list[dict[str, Any]]:
+    """Reduce the residuals of machines that were left out: of all rows, of each value width, family and regime.
+
+    Returns
+    -------
+    list of dict
+        `rows_of`, `n_rows`, `speedup_mdape`, `dense_time_mdape`, `sparse_time_mdape`, `speedup_bias` and
+        `sign_share`, as `validate.judge.metrics.summarise` defines them.
+    """
+    errors = found.residuals
+    sets: dict[str, Any] = {"all": errors["row"].notna()}
+    sets |= {width: errors["width"] == width for width in WIDTHS}
+    sets |= {name: errors["regime"] == name for name in REGIMES}
+    sets |= {name: errors["family"] == name for name in dict.fromkeys(errors["family"])}
+    measured = np.log(table.rows["measured_speedup_vs_dense"].to_numpy(np.float64))
+    out = []
+    for name, chosen in sets.items():
+        rows = errors[chosen]
+        if rows.empty:
+            continue
+        own = measured[chosen.to_numpy()]
+        predicted = own + rows["log_speedup_error"].to_numpy()
+        share = {
+            f"{kind}_mdape": float(np.expm1(rows[f"log_{kind}_error"]).abs().median())
+            for kind in ("speedup", "dense_time", "sparse_time")
+        }
+        out.append(
+            {"rows_of": name, "n_rows": len(rows)}
+            | share
+            | {
+                "speedup_bias": float(np.expm1(rows["log_speedup_error"]).median()),
+                "sign_share": float(((own > 0) == (predicted > 0)).mean()),
+            }
+        )
+    return out

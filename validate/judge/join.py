@@ -1,0 +1,185 @@
+"""Measured rows beside what the model predicts for them: one table, with the relative errors."""
+
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+import pandas as pd
+
+from hwmodels import HardwareSpec
+from hwmodels.estimate.intervals import regime_of
+from nmsim.case import VALUE_BITS
+from nmsim.errors import NmsimError, RowError
+from validate.judge.inputs import family_of, mark_of, model_inputs
+from validate.judge.machine_names import Machines
+from validate.judge.rows import JudgedRow
+
+TIMES = ("predicted_dense_time_s", "predicted_sparse_time_s", "bound_dense_time_s", "bound_sparse_time_s")
+SPEEDUPS = ("predicted_speedup_vs_dense", "predicted_speedup_low", "predicted_speedup_high")
+ANSWER_COLUMNS = (*TIMES, *SPEEDUPS, "extrapolates", "family")
+"""What a model answers, for one product a row."""
+
+
+class Predictor(Protocol):
+    """A model: inputs of one machine in, `ANSWER_COLUMNS` out, row by row."""
+
+    def __call__(
+        self, inputs: pd.DataFrame, hardware: HardwareSpec, *, held_out: bool = False
+    ) -> pd.DataFrame:
+        """Predict; `held_out` wants constants that were fitted without the machine."""
+
+
+def join(
+    rows: Sequence[JudgedRow], machines: Machines, predictor: Predictor, *, held_out: bool = False
+) -> pd.DataFrame:
+    """Predict every row and put both sides in one table.
+
+    Parameters
+    ----------
+    rows : sequence of JudgedRow
+    machines : Machines
+    predictor : Predictor
+        `hwmodels.predict_rows`.
+    held_out : bool
+        Predict each machine with constants that were fitted without it.
+
+    Returns
+    -------
+    DataFrame
+        A row each, in order: where it is from, what ran, `measured_*`, `predicted_*` and `bound_*` (times in seconds
+        of all products that the row is of), and the relative errors `dense_time_error`, `sparse_time_error` and
+        `speedup_error`, predicted / measured - 1. What was not measured is NaN.
+
+    Raises
+    ------
+    RowError
+        No row, a machine that nobody knows, or a row that the model cannot predict.
+    """
+    if not rows:
+        raise RowError("no row to judge: expected at least one")
+    specs = [_find(row, machines) for row in rows]
+    inputs = _inputs(rows, specs)
+    answers = _predict(inputs, rows, specs, predictor, held_out)
+    scaled = _of_all_products(answers, inputs)
+    measured = pd.DataFrame(
+        {
+            "measured_dense_time_s": [row.measurement.dense_time_s for row in rows],
+            "measured_sparse_time_s": [row.measurement.sparse_time_s for row in rows],
+            "measured_speedup_vs_dense": [row.measurement.speedup_vs_dense for row in rows],
+        },
+        dtype="float64",
+    )
+    errors = pd.DataFrame(
+        {
+            f"{name}_error": scaled[f"predicted_{column}"] / measured[f"measured_{column}"] - 1
+            for name, column in (
+                ("dense_time", "dense_time_s"),
+                ("sparse_time", "sparse_time_s"),
+                ("speedup", "speedup_vs_dense"),
+            )
+        }
+    )
+    return pd.concat([_labels(rows, inputs), measured, scaled, errors], axis=1)
+
+
+def _find(row: JudgedRow, machines: Machines) -> HardwareSpec:
+    """The machine of a row. Rows of our own CPU kernels belong to one calibrated file, not to any machine like it."""
+    name = row.measurement.machine
+    try:
+        spec = machines.find(name)
+    except RowError as error:
+        raise RowError(f"{row.where}: machine={error}") from error
+    if row.measurement.kernel.startswith("cpu.") and spec.id != name:
+        raise RowError(
+            f"{row.where}: machine={name!r}: expected the id of a hardware file, as nmsim calibrate writes it, given by "
+            f"--hardware; {spec.id} has a name like it, but is another machine"
+        )
+    return spec
+
+
+def _inputs(rows: Sequence[JudgedRow], specs: Sequence[HardwareSpec]) -> pd.DataFrame:
+    tables = []
+    for row, spec in zip(rows, specs, strict=True):
+        try:
+            tables.append((row.measurement, spec.id))
+            family_of(row.measurement)
+        except RowError as error:
+            raise RowError(f"{row.where}: pattern={error}") from error
+    return model_inputs(tables)
+
+
+def _predict(
+    inputs: pd.DataFrame,
+    rows: Sequence[JudgedRow],
+    specs: Sequence[HardwareSpec],
+    predictor: Predictor,
+    held_out: bool,
+) -> pd.DataFrame:
+    by_id = {spec.id: spec for spec in specs}
+    parts = []
+    for id_, group in inputs.groupby("machine", sort=False):
+        spec = by_id[str(id_)]
+        try:
+            answer = predictor(group.reset_index(drop=True), spec, held_out=held_out)
+        except NmsimError as error:
+            for place in group.index:
+                _predict_alone(inputs.loc[[place]], rows[place], spec, predictor, held_out)
+            raise RowError(f"{spec.id}: {error}") from error
+        parts.append(answer[list(ANSWER_COLUMNS)].set_index(group.index))
+    return pd.concat(parts).loc[inputs.index]
+
+
+def _predict_alone(
+    inputs: pd.DataFrame, row: JudgedRow, spec: HardwareSpec, predictor: Predictor, held_out: bool
+) -> None:
+    """Complain about the row if it is one that the model cannot predict."""
+    try:
+        predictor(inputs.reset_index(drop=True), spec, held_out=held_out)
+    except NmsimError as error:
+        problem = re.sub(r"^(rows?(?: from)? (?:\[[^\]]*\]|\d+)[:,] )+", "", str(error))
+        raise RowError(f"{row.where}: {problem}") from error
+
+
+def _of_all_products(answers: pd.DataFrame, inputs: pd.DataFrame) -> pd.DataFrame:
+    """Answers for one product as answers for all products of a row."""
+    sparse = inputs["sparse_products"].to_numpy(float)
+    beside = inputs["dense_products_beside"].to_numpy(float)
+    out = answers.copy()
+    for kind in ("predicted", "bound"):
+        dense_s, sparse_s = answers[f"{kind}_dense_time_s"], answers[f"{kind}_sparse_time_s"]
+        out[f"{kind}_dense_time_s"] = (sparse + beside) * dense_s
+        out[f"{kind}_sparse_time_s"] = sparse * sparse_s + beside * dense_s
+    for name in SPEEDUPS:
+        out[name] = (sparse + beside) / (sparse / answers[name] + beside)
+    return out.rename(columns={"family": "predicted_family"})
+
+
+def _labels(rows: Sequence[JudgedRow], inputs: pd.DataFrame) -> pd.DataFrame:
+    measured = [row.measurement for row in rows]
+    labels = pd.DataFrame(
+        {
+            "file": [row.file for row in rows],
+            "row": [row.number for row in rows],
+            "device": [row.device for row in measured],
+            "written_pattern": [row.pattern for row in measured],
+            "regime": [regime_of(row.M) for row in measured],
+            "dtype_class": [f"{VALUE_BITS[row.dtype]}-bit" for row in measured],
+            "mark": [mark_of(row.note) for row in measured],
+            "l2_state": [row.l2_state for row in measured],
+            "source_url": [row.source_url for row in measured],
+            "note": [row.note for row in measured],
+        }
+    )
+    kept = (
+        "machine",
+        "dtype",
+        "baseline_dtype",
+        "kernel",
+        "kernel_family",
+        "pattern",
+        "density",
+        "M",
+        "N",
+        "K",
+    )
+    return pd.concat([labels, inputs[[*kept, "threads"]]], axis=1)

@@ -1,0 +1,116 @@
+"""Judges rows: joins them with predictions and writes the verdict as plain data."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import hwmodels
+from validate.judge import metrics
+from validate.judge.join import Predictor, join
+from validate.judge.machine_names import Machines
+from validate.judge.rows import JudgedRow, committed_files, committed_hardware, read_rows
+from validate.judge.violations import bound_violations
+from validate.study.plain import records
+
+WORST_COLUMNS = (
+    *(
+        "file",
+        "row",
+        "machine",
+        "device",
+        "kernel",
+        "written_pattern",
+        "dtype",
+        "regime",
+        "M",
+        "N",
+        "K",
+        "mark",
+    ),
+    *(
+        "measured_speedup_vs_dense",
+        "predicted_speedup_vs_dense",
+        "predicted_speedup_low",
+        "predicted_speedup_high",
+    ),
+    *("speedup_error", "dense_time_error", "sparse_time_error", "extrapolates", "source_url"),
+)
+BREAKDOWNS = {
+    "families": metrics.FAMILY,
+    "dtype_classes": ("dtype_class",),
+    "kernel_families": ("kernel_family",),
+    "machines": ("machine",),
+    "regimes": ("regime",),
+    "marks": ("mark",),
+}
+"""Parts of a verdict -> the columns whose values make its groups."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A joined table, the files it is from, and their columns that nothing read."""
+
+    table: pd.DataFrame
+    files: tuple[str, ...]
+    held_out: bool
+    unread_columns: dict[str, tuple[str, ...]]
+
+    def verdict(self) -> dict[str, Any]:
+        """All figures as plain data: `overall`, a list for each of `BREAKDOWNS`, `bound_violations`, `worst`."""
+        return {
+            "files": list(self.files),
+            "held_out": self.held_out,
+            "overall": metrics.summarise(self.table),
+            **{name: metrics.grouped(self.table, columns) for name, columns in BREAKDOWNS.items()},
+            "bound_violations": bound_violations(self.table),
+            "worst": records(metrics.worst(self.table)[list(WORST_COLUMNS)]),
+        }
+
+
+def judge_files(
+    files: Sequence[str | Path] = (),
+    hardware: Iterable[str | Path] = (),
+    *,
+    held_out: bool = False,
+    predictor: Predictor | None = None,
+) -> Judgement:
+    """Judge files of rows, or the rows that ship with nmsim.
+
+    Parameters
+    ----------
+    files : sequence of path
+        In the row schema or in the layout of literature tables; none means `validate.judge.rows.committed_files`, with
+        the machines of `validate.judge.rows.committed_hardware`.
+    hardware : iterable of str or Path
+        Hardware files beside the shipped machines.
+    held_out : bool
+        Predict each machine with constants that were fitted without it.
+    predictor : Predictor, optional
+        `hwmodels.predict_rows` when absent.
+
+    Raises
+    ------
+    NmsimError
+        Unknown hardware, or a row that cannot be judged, with its file and number.
+    """
+    machines = Machines([*hardware] if files else [*committed_hardware(), *hardware])
+    read = {str(path): read_rows(path, machines) for path in files or committed_files()}
+    rows = [row for file in read.values() for row in file.rows]
+    unread = {name: file.unread_columns for name, file in read.items() if file.unread_columns}
+    return Judgement(
+        judge_rows(rows, machines, held_out=held_out, predictor=predictor), tuple(read), held_out, unread
+    )
+
+
+def judge_rows(
+    rows: Sequence[JudgedRow],
+    machines: Machines | None = None,
+    *,
+    held_out: bool = False,
+    predictor: Predictor | None = None,
+) -> pd.DataFrame:
+    """Join rows that are in memory, from `validate.judge.rows.as_rows`, with the model's predictions."""
+    return join(rows, machines or Machines(), predictor or hwmodels.predict_rows, held_out=held_out)

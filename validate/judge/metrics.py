@@ -1,0 +1,92 @@
+"""Errors of many rows in a few numbers: of all rows, of a family, of whatever else is asked for.
+
+All figures are shares (0.06 is 6 %); errors are predicted / measured - 1. A figure that no row gives is None.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hwmodels.estimate.intervals import REGIMES
+
+FAMILY = ("machine", "dtype", "regime", "kernel_family")
+"""Columns that make a family of rows."""
+WORST = 10
+
+
+def summarise(table: pd.DataFrame) -> dict[str, Any]:
+    """Reduce joined rows to their metrics.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `validate.judge.join.join`.
+
+    Returns
+    -------
+    dict
+        `n_rows`; `speedup_mdape`, `dense_time_mdape` and `sparse_time_mdape`, medians of absolute errors;
+        `speedup_bias`, the median error; `speedup_worst_factor`, predicted / measured or its inverse of the row that
+        is missed most; `sign_share`, rows where predicted and measured speedup lie on one side of
+        1; `interval_coverage`, measured speedups inside the predicted interval; and counts of rows that are marked,
+        that extrapolate, and whose times are known.
+
+    Examples
+    --------
+    >>> summarise(pd.DataFrame())["n_rows"]
+    0
+    """
+    if table.empty:
+        return {"n_rows": 0}
+    measured, predicted = table["measured_speedup_vs_dense"], table["predicted_speedup_vs_dense"]
+    inside = (table["predicted_speedup_low"] <= measured) & (measured <= table["predicted_speedup_high"])
+    has_interval = table["predicted_speedup_low"].notna() & table["predicted_speedup_high"].notna()
+    return {
+        "n_rows": len(table),
+        "speedup_mdape": _median(table["speedup_error"].abs()),
+        "dense_time_mdape": _median(table["dense_time_error"].abs()),
+        "sparse_time_mdape": _median(table["sparse_time_error"].abs()),
+        "speedup_bias": _median(table["speedup_error"]),
+        "speedup_worst_factor": float(np.exp(_log_factor(table).max())),
+        "sign_share": float(((measured > 1) == (predicted > 1)).mean()),
+        "interval_coverage": float(inside[has_interval].mean()) if has_interval.any() else None,
+        "n_dense_times": int(table["measured_dense_time_s"].notna().sum()),
+        "n_sparse_times": int(table["measured_sparse_time_s"].notna().sum()),
+        "n_marked": int((table["mark"] != "").sum()),
+        "n_extrapolated": int(table["extrapolates"].astype(bool).sum()),
+    }
+
+
+def grouped(table: pd.DataFrame, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Metrics of each group, its names first, sorted; regimes in their order."""
+    groups = [
+        (names, summarise(rows)) for names, rows in table.groupby(list(columns), sort=False, observed=True)
+    ]
+    found = [{**dict(zip(columns, map(str, names), strict=True)), **metrics} for names, metrics in groups]
+    return sorted(found, key=lambda group: [_sort_key(group[name]) for name in columns])
+
+
+def families(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Metrics of each machine x dtype x regime x kernel family."""
+    return grouped(table, FAMILY)
+
+
+def worst(table: pd.DataFrame, count: int = WORST) -> pd.DataFrame:
+    """The rows whose speedup is missed by the largest factor, worst first."""
+    order = _log_factor(table).sort_values(ascending=False, kind="stable")
+    return table.loc[order.index[:count]]
+
+
+def _log_factor(table: pd.DataFrame) -> "pd.Series[float]":
+    """By what factor each speedup is missed, up or down: its logarithm, at least 0."""
+    return (table["predicted_speedup_vs_dense"] / table["measured_speedup_vs_dense"]).map(np.log).abs()
+
+
+def _median(errors: pd.Series) -> float | None:
+    return float(errors.median()) if errors.notna().any() else None
+
+
+def _sort_key(name: str) -> tuple[int, str]:
+    return (REGIMES.index(name) if name in REGIMES else 0, name)

@@ -1,0 +1,68 @@
+"""Measured times below what the machine's bound allows, each with the reason that the row itself gives."""
+
+import re
+from typing import Any
+
+import pandas as pd
+
+from nmsim.case import VALUE_BITS
+
+TOLERANCE = 0.005
+"""A time this much below its bound is rounding of the published figures."""
+_WHOLE_MICROSECONDS = re.compile(r"truncated to (?:an )?int")
+
+
+def bound_violations(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Find them.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `validate.judge.join.join`.
+
+    Returns
+    -------
+    list of dict
+        `file`, `row`, `machine`, `product` ("dense" or "sparse"), `measured_time_s`, `bound_time_s`, `share` of the
+        bound that was measured, and an `explanation` in words; the farthest below first.
+    """
+    found = []
+    for product in ("dense", "sparse"):
+        measured, bound = table[f"measured_{product}_time_s"], table[f"bound_{product}_time_s"]
+        below = table[measured < bound * (1 - TOLERANCE)]
+        for _, row in below.iterrows():
+            time_s, bound_s = float(row[f"measured_{product}_time_s"]), float(row[f"bound_{product}_time_s"])
+            found.append(
+                {
+                    "file": row["file"],
+                    "row": int(row["row"]),
+                    "machine": row["machine"],
+                    "kernel": row["kernel"],
+                    "product": product,
+                    "measured_time_s": time_s,
+                    "bound_time_s": bound_s,
+                    "share": time_s / bound_s,
+                    "explanation": _explain(row, time_s, bound_s),
+                }
+            )
+    return sorted(found, key=lambda violation: float(violation["share"]))
+
+
+def _explain(row: "pd.Series[Any]", time_s: float, bound_s: float) -> str:
+    if _WHOLE_MICROSECONDS.search(row["note"]) and time_s + 1e-6 >= bound_s:
+        return "within the last digit: the publication cuts times to whole microseconds"
+    weight_mib = row["N"] * row["K"] * VALUE_BITS[row["dtype"]] / 8 / 2**20
+    if row["l2_state"] == "warm":
+        return (
+            f"timed back to back without an L2 flush: some of the operands (dense weights: {weight_mib:.4g} MiB) was "
+            "still in L2, while the bound lets all of it come from DRAM"
+        )
+    if row["l2_state"] == "":
+        return (
+            "the publication does not say whether L2 was flushed: some of the operands (dense weights: "
+            f"{weight_mib:.4g} MiB) may have been in L2, while the bound lets all of it come from DRAM"
+        )
+    return (
+        "the operands came from DRAM, so the machine ran faster than its datasheet says (a higher clock or memory rate), "
+        "was another machine than taken, or the row is wrong"
+    )

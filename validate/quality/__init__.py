@@ -1,0 +1,1 @@
+"""Quality of pruned layers beside what it costs."""

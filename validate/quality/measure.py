@@ -1,0 +1,324 @@
+"""Quality beside cost: every linear layer of a checkpoint pruned in many ways, measured on tokens, with bits and speedups.
+
+One layer at a time: errors of one layer do not reach the next, and nothing here is an accuracy.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+
+from nmsim.case import SparseOperand
+from nmsim.errors import ContainerError, NmsimError
+from nmsim.files.header import TensorInfo
+from nmsim.files.packed_entry import FORMAT_KEY
+from nmsim.files.reader import RawTensor, SafetensorsReader
+from nmsim.files.selection import Selection
+from nmsim.files.sharded import Checkpoint, open_checkpoint
+from nmsim.quality import Measured, Way, measure_activations, measure_weights
+from validate.quality.activation_dump import Source, refuse_missing, some_of
+from validate.quality.cost import PHASES, Speed, Stored, Target, on_core, on_machine, stored
+
+Progress = Callable[[str, float], None]
+"""Told what is worked on next, and the share of all work that is done."""
+
+ALL = "all"
+MIXED = "mixed"
+DENSE = "dense"
+SHOWN_REASONS = 5
+KEYS = ("operand", "pattern", "criterion", "mitigation")
+SUMS = (
+    "elems", "energy", "energy_kept", "output_energy", "output_error", "mask_entropy_bits", "mask_elems",
+    "metadata_bits", "stored_bits", "predicted_decode_time_s", "predicted_decode_dense_time_s",
+    "predicted_prefill_time_s", "predicted_prefill_dense_time_s", "core_decode_cycles", "core_decode_dense_cycles",
+    "core_prefill_cycles", "core_prefill_dense_cycles",
+)  # fmt: skip
+"""Columns that are added up over the layers; a sum without a term is NaN."""
+LIMITS = tuple(f"predicted_{phase}_speedup_{end}" for phase in PHASES for end in ("low", "high"))
+QUALITY_COLUMNS = (
+    "layer", *KEYS, "fitted", "activations", "out_features", "in_features", "tokens",
+    "elems", "energy", "energy_kept", "energy_kept_share", "output_energy", "output_error", "relative_output_error",
+    "mask_entropy_bits", "mask_elems", "mask_entropy_bits_per_elem", "mask_entropy_kind",
+    "encoding", "packing", "dtype", "metadata_bits", "metadata_bits_per_elem", "stored_bits", "stored_bits_per_elem",
+    "tokens_prefill", "hardware",
+    "predicted_decode_time_s", "predicted_decode_dense_time_s", "predicted_decode_speedup_vs_dense",
+    "predicted_decode_speedup_low", "predicted_decode_speedup_high",
+    "predicted_prefill_time_s", "predicted_prefill_dense_time_s", "predicted_prefill_speedup_vs_dense",
+    "predicted_prefill_speedup_low", "predicted_prefill_speedup_high",
+    "core", "core_decode_cycles", "core_decode_dense_cycles", "core_decode_speedup_vs_dense",
+    "core_prefill_cycles", "core_prefill_dense_cycles", "core_prefill_speedup_vs_dense",
+)  # fmt: skip
+"""Columns of `quality.csv`; `docs/how-to/measure-quality.md` says what each is. NaN where a way has no such figure."""
+
+
+@dataclasses.dataclass(frozen=True)
+class QualityRun:
+    """What was measured, which layers were left out, name -> why, and recorded tensors that no tensor's name goes with."""
+
+    table: pd.DataFrame
+    left_out: dict[str, str]
+    unmatched: list[str]
+
+
+@contextlib.contextmanager
+def open_dense(path: str | os.PathLike[str]) -> Iterator[Checkpoint]:
+    """Open a checkpoint that nmsim has not packed.
+
+    Raises
+    ------
+    ContainerError
+        No readable checkpoint, or a packed one.
+    """
+    with open_checkpoint(path) as checkpoint:
+        if any(FORMAT_KEY in file.metadata for file in checkpoint.files):
+            raise ContainerError(
+                f"{path}: is packed already, expected a dense checkpoint (nmsim unpack it first)"
+            )
+        yield checkpoint
+
+
+def measure_quality(
+    checkpoint: Checkpoint,
+    source: Source,
+    ways: Sequence[Way],
+    target: Target,
+    *,
+    selection: Selection | None = None,
+    allow_missing: bool = False,
+    progress: Progress | None = None,
+) -> QualityRun:
+    """Measure the linear layers of a checkpoint, one at a time.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        From `open_dense`.
+    source : Source
+        Where tokens come from.
+    ways : sequence of Way
+        From `nmsim.quality.cross`, of either operand.
+    target : Target
+        What bits and speedups are asked of.
+    selection : Selection, optional
+        Which tensors are layers; of those it takes, only matrices are.
+    allow_missing : bool
+        Leave layers without tokens out.
+    progress : function, optional
+
+    Returns
+    -------
+    QualityRun
+        `table` has the columns `QUALITY_COLUMNS`: a row a layer and way, and after them one for all layers together.
+
+    Raises
+    ------
+    ContainerError
+        No layer is chosen, or one has no tokens.
+    NmsimError
+        A way that has no cost on the target, or numbers that cannot be measured; the error names the layer.
+    """
+    for way in ways:
+        target.check(way)
+    layers, left_out = _layers(checkpoint, ways, selection or Selection())
+    unmatched = source.unmatched(checkpoint.names)
+    if allow_missing:
+        without = [name for name in layers if not source.has(name)]
+        left_out |= dict.fromkeys(without, "no activations")
+        layers = {name: found for name, found in layers.items() if name not in without}
+        if not layers:
+            raise ContainerError(
+                f"{checkpoint.path}: no layer has activations, expected at least one; {source.description} has "
+                f"{some_of(unmatched)}"
+            )
+    refuse_missing(source, list(layers), unmatched)
+    total = sum(info.shape[0] * info.shape[1] for _, info in layers.values())
+    rows, done = [], 0
+    costs: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for name, (file, info) in layers.items():
+        if progress is not None:
+            progress(name, done / total)
+        shape = (info.shape[0], info.shape[1])
+        try:
+            if shape not in costs:
+                costs[shape] = [_cost(way, target, *shape) for way in ways]
+            measured = _measure(file, info, source, ways)
+        except ContainerError:
+            raise
+        except NmsimError as error:
+            raise type(error)(f"{file.where(name)}: {error}") from error
+        tokens = measured[0][0]
+        for (_, one), cost in zip(measured, costs[shape], strict=True):
+            bits = stored(target, one.way, shape[0] if one.way.operand == "weights" else tokens, shape[1])
+            rows.append(_row(name, one, source, tokens, shape, target) | cost | _bits(bits))
+        done += shape[0] * shape[1]
+    table = pd.DataFrame(rows)
+    table = pd.concat([table, sum_layers(table)], ignore_index=True)
+    return QualityRun(_with_shares(table)[list(QUALITY_COLUMNS)], left_out, unmatched)
+
+
+def _layers(
+    checkpoint: Checkpoint, ways: Sequence[Way], selection: Selection
+) -> tuple[dict[str, tuple[SafetensorsReader, TensorInfo]], dict[str, str]]:
+    patterns = list(dict.fromkeys(way.pattern for way in ways if way.pattern is not None))
+    found, left_out = {}, {}
+    for file in checkpoint.files:
+        for info in file.in_data_order():
+            reasons = [why for pattern in patterns if (why := selection.why_not(info, pattern))]
+            if not reasons and len(info.shape) != 2:
+                reasons = [f"has {len(info.shape)} dimensions, is no linear layer"]
+            if reasons:
+                left_out[info.name] = reasons[0]
+            else:
+                found[info.name] = (file, info)
+    if not found:
+        shown = counted(sorted(left_out.values(), key=lambda why: "fewer than M" not in why))
+        raise ContainerError(
+            f"{checkpoint.path}: none of its {len(left_out)} tensors is measured ({shown}), expected a matrix that nmsim pack "
+            "takes with every pattern asked for; --include takes others by name"
+        )
+    return found, left_out
+
+
+def counted(reasons: Iterable[str]) -> str:
+    """Say each reason once, with how often it holds; at most `SHOWN_REASONS`.
+
+    Examples
+    --------
+    >>> counted(["has 1 dimensions", "no activations", "has 1 dimensions"])
+    '2: has 1 dimensions; 1: no activations'
+    """
+    counts = collections.Counter(reasons)
+    return "; ".join(f"{count}: {why}" for why, count in list(counts.items())[:SHOWN_REASONS])
+
+
+def _measure(
+    file: SafetensorsReader, info: TensorInfo, source: Source, ways: Sequence[Way]
+) -> list[tuple[int, Measured]]:
+    """Measure one layer in all ways, in their order, beside the number of tokens."""
+    weight = file.array(info.name)
+    assert not isinstance(weight, RawTensor), "the selection takes no such dtype"
+    tokens = source.tokens(info.name, info.shape[1])
+    found: list[tuple[int, Measured]] = []
+    for operand, group in itertools.groupby(ways, key=_operand):
+        function = measure_activations if operand == "activations" else measure_weights
+        found += [(len(tokens.x), one) for one in function(tokens.fit, tokens.x, weight, list(group))]
+    del weight
+    file.release(info.name)
+    return found
+
+
+def _operand(way: Way) -> SparseOperand:
+    return way.operand
+
+
+def _row(
+    name: str, one: Measured, source: Source, tokens: int, shape: tuple[int, int], target: Target
+) -> dict[str, Any]:
+    way, entropy = one.way, one.entropy
+    return {
+        "layer": name,
+        "operand": way.operand,
+        "pattern": str(way.pattern) if way.pattern else DENSE,
+        "criterion": way.criterion if way.pattern else DENSE,
+        "mitigation": way.mitigation_text,
+        "fitted": "+".join(way.fitted),
+        "activations": source.description,
+        "out_features": shape[0],
+        "in_features": shape[1],
+        "tokens": tokens,
+        "elems": one.elems,
+        "energy": one.energy,
+        "energy_kept": one.energy_kept,
+        "output_energy": one.output_energy,
+        "output_error": one.output_error,
+        "mask_entropy_bits": entropy.bits if entropy else math.nan,
+        "mask_elems": entropy.elems if entropy else math.nan,
+        "mask_entropy_kind": entropy.kind if entropy else "",
+        "encoding": target.encoding if way.pattern else "",
+        "packing": target.packing if way.pattern else "",
+        "dtype": target.dtype,
+        "tokens_prefill": target.tokens_prefill,
+        "hardware": target.hardware.id if target.hardware else "",
+        "core": target.core.id if target.core else "",
+    }
+
+
+def _cost(way: Way, target: Target, out_features: int, in_features: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for phase in PHASES:
+        machine = on_machine(target, way, phase, out_features, in_features)
+        machine = machine or Speed(math.nan, math.nan)
+        found[f"predicted_{phase}_time_s"] = machine.time
+        found[f"predicted_{phase}_dense_time_s"] = machine.dense_time
+        found[f"predicted_{phase}_speedup_low"] = machine.low
+        found[f"predicted_{phase}_speedup_high"] = machine.high
+        core = on_core(target, way, phase, out_features, in_features) or Speed(math.nan, math.nan)
+        found[f"core_{phase}_cycles"] = core.time
+        found[f"core_{phase}_dense_cycles"] = core.dense_time
+    return found
+
+
+def _bits(found: Stored | None) -> dict[str, float]:
+    """Bits of the operand: of W, or of X for the tokens that were measured."""
+    if found is None:
+        return {"metadata_bits": math.nan, "stored_bits": math.nan}
+    return {"metadata_bits": found.metadata_bits, "stored_bits": found.all_bits}
+
+
+def sum_layers(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the layers up: energies, errors, bits and times are added, never their shares.
+
+    A speedup's range is that of the sum of the dense times over the sum of the times at each end. `mask_entropy_kind` is
+    "mixed" where some layers have an estimate and others a bound.
+
+    Parameters
+    ----------
+    table : DataFrame
+        A row a layer and way, with `SUMS`.
+
+    Returns
+    -------
+    DataFrame
+        A row a way, `layer` "all".
+    """
+    work = table.copy()
+    for name in LIMITS:
+        phase = name.split("_")[1]
+        work[name] = work[f"predicted_{phase}_dense_time_s"] / work[name]
+    grouped = work.groupby(list(KEYS), sort=False, dropna=False)
+    sums = grouped[[*SUMS, *LIMITS]].sum(min_count=1)
+    unknown = work[list(LIMITS)].isna().groupby([work[key] for key in KEYS], sort=False).any()
+    constant = [
+        "fitted", "activations", "tokens", "encoding", "packing", "dtype", "tokens_prefill", "hardware", "core",
+    ]  # fmt: skip
+    out = sums.join(grouped[constant].first())
+    kinds = grouped["mask_entropy_kind"]
+    out["mask_entropy_kind"] = kinds.first().where(kinds.nunique() == 1, MIXED)
+    for name in LIMITS:
+        phase = name.split("_")[1]
+        out[name] = (out[f"predicted_{phase}_dense_time_s"] / out[name]).mask(unknown[name])
+    return out.reset_index().assign(layer=ALL, out_features=math.nan, in_features=math.nan)
+
+
+def _with_shares(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the quotients of sums."""
+    shares = {
+        "energy_kept_share": ("energy_kept", "energy"),
+        "relative_output_error": ("output_error", "output_energy"),
+        "mask_entropy_bits_per_elem": ("mask_entropy_bits", "mask_elems"),
+        "metadata_bits_per_elem": ("metadata_bits", "elems"),
+        "stored_bits_per_elem": ("stored_bits", "elems"),
+        "predicted_decode_speedup_vs_dense": ("predicted_decode_dense_time_s", "predicted_decode_time_s"),
+        "predicted_prefill_speedup_vs_dense": ("predicted_prefill_dense_time_s", "predicted_prefill_time_s"),
+        "core_decode_speedup_vs_dense": ("core_decode_dense_cycles", "core_decode_cycles"),
+        "core_prefill_speedup_vs_dense": ("core_prefill_dense_cycles", "core_prefill_cycles"),
+    }
+    quotients = {name: table[part] / table[whole] for name, (part, whole) in shares.items()}
+    whole_numbers = {name: table[name].astype("Int64") for name in ("out_features", "in_features")}
+    return table.assign(**quotients, **whole_numbers)

@@ -1,0 +1,1 @@
+"""The study: a checkpoint encoded, a model predicted, a report written."""

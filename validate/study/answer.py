@@ -1,0 +1,271 @@
+"""The answer of a study in three sentences, every number of which is computed from its tables."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from hwmodels.plots.predicted import STAGE_NAMES, Step
+from validate.study.whole_model import DENSE, fastest
+
+PAYS_FROM = 1.05
+"""An estimated speedup vs dense below this is counted as not paying: it is within the error of the estimate."""
+
+SPEEDUP = "predicted_speedup_vs_dense"
+EXTRAPOLATES = "extrapolates"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Three sentences: what brings most, what it costs, where it does not pay."""
+
+    best: str
+    cost: str
+    limits: str
+
+    @property
+    def sentences(self) -> tuple[str, str, str]:
+        """In the order of reading."""
+        return self.best, self.cost, self.limits
+
+
+def answer(
+    model: pd.DataFrame, bits: pd.DataFrame, *, model_name: str, dtype: str, names: Mapping[str, str]
+) -> Answer:
+    """Say what a study has found.
+
+    Parameters
+    ----------
+    model : DataFrame
+        From `validate.study.whole_model.sum_layers`.
+    bits : DataFrame
+        From `validate.study.bits.bits_per_element`.
+    model_name, dtype : str
+    names : mapping of str to str
+        Machine id -> its name in full.
+
+    Returns
+    -------
+    Answer
+    """
+    sparse = model[model["pattern"] != DENSE]
+    operand = "weights" if (sparse["sparse_operand"] == "weights").any() else "activations"
+    rows = sparse[sparse["sparse_operand"] == operand]
+    first, last = _steps(rows)[0], _steps(rows)[-1]
+    start = at_step(rows, first)
+    top = fastest(start, ["phase"]).iloc[0]
+    return Answer(
+        _best(start, top, operand, first, model_name, dtype, names),
+        _cost(start, top, bits),
+        _limits(sparse, rows, start, operand, first, last, names),
+    )
+
+
+def at_step(rows: pd.DataFrame, step: Step) -> pd.DataFrame:
+    """Keep the rows of one step."""
+    phase, tokens = step
+    return rows[(rows["phase"] == phase) & (rows["tokens"] == tokens)]
+
+
+def times(speedup: float) -> str:
+    """Print a speedup.
+
+    Examples
+    --------
+    >>> times(1.7279)
+    '1.73×'
+    """
+    return f"{speedup:.2f}×"
+
+
+def span(speedups: "pd.Series[Any]") -> str:
+    """Print the least and the greatest speedup, once where they print alike.
+
+    Examples
+    --------
+    >>> span(pd.Series([1.561, 1.2])), span(pd.Series([1.2, 1.2001]))
+    ('1.20× to 1.56×', '1.20×')
+    """
+    return " to ".join(dict.fromkeys((times(speedups.min()), times(speedups.max()))))
+
+
+def heat(speedup: float) -> int:
+    """Shade a cell: -1 a loss, 0 does not pay, 1 to 4 more and more.
+
+    Examples
+    --------
+    >>> heat(0.9), heat(1.0), heat(1.8)
+    (-1, 0, 4)
+    """
+    if speedup < 0.995:
+        return -1
+    return sum(speedup >= edge for edge in (PAYS_FROM, 1.25, 1.5, 1.75))
+
+
+def reach(row: "pd.Series[Any]") -> str:
+    """Say how far an estimated speedup is to be trusted: the range of comparable measurements, or that there is none.
+
+    Examples
+    --------
+    >>> row = {"predicted_speedup_low": 1.411, "predicted_speedup_high": 1.63, "extrapolates": False}
+    >>> reach(pd.Series(row)), reach(pd.Series(row | {"extrapolates": True}))
+    ('1.41× to 1.63×', 'extrapolates')
+    """
+    low, high = row["predicted_speedup_low"], row["predicted_speedup_high"]
+    return EXTRAPOLATES if row["extrapolates"] or low != low else f"{times(low)} to {times(high)}"
+
+
+def _reach_in_words(row: "pd.Series[Any]") -> str:
+    text = reach(row)
+    if text == EXTRAPOLATES:
+        return f"{text}: no such kernel has been measured"
+    return f"80 % of comparable measurements: {text} vs dense"
+
+
+def in_words(step: Step) -> str:
+    """Name a step inside a sentence.
+
+    Examples
+    --------
+    >>> in_words(("decode", 1)), in_words(("prefill", 512))
+    ('decode at batch 1', 'prefill of 512 tokens')
+    """
+    phase, tokens = step
+    return f"decode at batch {tokens}" if phase == "decode" else f"prefill of {tokens} tokens"
+
+
+def _best(
+    start: pd.DataFrame,
+    top: pd.Series,
+    operand: str,
+    first: Step,
+    model_name: str,
+    dtype: str,
+    names: Mapping[str, str],
+) -> str:
+    rivals = fastest(start[start["hardware"] != top["hardware"]], ["hardware"])
+    others = rivals[SPEEDUP]
+    imagined = sum(names[machine].startswith("hypothetical") for machine in rivals["hardware"])
+    rest = ""
+    if len(others):
+        machines = (
+            "the other machine reaches" if len(others) == 1 else f"the other {len(others)} machines reach"
+        )
+        if imagined:
+            machines = machines.replace(" reach", f" ({imagined} of them hypothetical) reach")
+        rest = f"; {machines} an estimated {span(others)} vs dense, each with its best pattern and code"
+    return (
+        f"In {in_words(first)}, pruned {operand} bring an estimated {times(top[SPEEDUP])} vs dense "
+        f"({_reach_in_words(top)}) over all linear layers "
+        f"of {model_name} in {dtype}, with {top['pattern']} and {top['encoding']} codes on the "
+        f"{names[top['hardware']]}, where {STAGE_NAMES[top['bound']]} bounds the best case "
+        f"of {times(top['bound_speedup_vs_dense'])} vs dense{rest}."
+    )
+
+
+def _cost(start: pd.DataFrame, top: pd.Series, bits: pd.DataFrame) -> str:
+    own = _bits_of(bits, top)
+    text = (
+        f"Its metadata take {own['measured_metadata_bits_per_elem']:.3f} bits a weight, measured on "
+        f"{_count(own['elems'])} pruned weights (entropy bound {own['entropy_bits_per_elem']:.3f})"
+    )
+    energy = bits.groupby("pattern", sort=False)["energy_kept"].first()
+    if energy.isna().any():
+        return text + "."
+    text += f", and it keeps {100 * energy[top['pattern']]:.1f} % of their energy"
+    here = start[start["hardware"] == top["hardware"]]
+    rivals = fastest(here[here["pattern"].map(energy) > energy[top["pattern"]]], ["pattern"])
+    if rivals.empty:
+        return text + ", more than any other pattern."
+    rivals = rivals.iloc[rivals["pattern"].map(energy).argsort()]
+    return (
+        f"{text}; on the same machine "
+        + _in_a_row(
+            f"{row['pattern']} keeps {100 * energy[row['pattern']]:.1f} % at {times(row[SPEEDUP])} vs dense "
+            f"({_bits_of(bits, row)['measured_metadata_bits_per_elem']:.3f} bits in {row['encoding']} codes)"
+            for _, row in rivals.iterrows()
+        )
+        + "."
+    )
+
+
+def _in_a_row(parts: Iterable[str]) -> str:
+    """Join phrases as a sentence does."""
+    *most, last = parts
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _limits(
+    sparse: pd.DataFrame,
+    rows: pd.DataFrame,
+    start: pd.DataFrame,
+    operand: str,
+    first: Step,
+    last: Step,
+    names: Mapping[str, str],
+) -> str:
+    pairs = fastest(at_step(rows, last), ["hardware", "pattern"])
+    paying = pairs[pairs[SPEEDUP] >= PAYS_FROM]
+    less = f"{100 * (PAYS_FROM - 1):.0f} %"
+    head = f"In {in_words(last)}"
+    if paying.empty:
+        parts = [f"{head} none of the {_pairs(len(pairs))} gains {less} or more vs dense"]
+    elif len(paying) == len(pairs):
+        which = "the one pair of machine and pattern" if len(pairs) == 1 else f"all {_pairs(len(pairs))}"
+        verb = "s" if len(pairs) == 1 else ""
+        parts = [f"{head} {which} pay{verb}, an estimated {span(pairs[SPEEDUP])} vs dense"]
+    else:
+        native = set(pairs.index[pairs["execution"] == "native"])
+        verb = "pays" if len(paying) == 1 else "pay"
+        why = ", those with a sparse unit for the pattern" if set(paying.index) == native else ""
+        parts = [
+            f"{head} only {len(paying)} of {_pairs(len(pairs))} {verb}{why} "
+            f"(an estimated {times(paying[SPEEDUP].max())} vs dense at best), the others gain less than {less}"
+        ]
+    if operand == "weights":
+        parts += _activations(sparse[sparse["sparse_operand"] == "activations"])
+    worst = start.iloc[int(start[SPEEDUP].argmin())]
+    if worst[SPEEDUP] < 0.995:
+        parts.append(
+            f"the wrong code loses ({worst['pattern']} with {worst['encoding']} codes on the "
+            f"{names[worst['hardware']]} brings {times(worst[SPEEDUP])} vs dense in {in_words(first)})"
+        )
+    return "; ".join(parts) + "; and all of this is an estimate, whose errors the page shows."
+
+
+def _activations(rows: pd.DataFrame) -> list[str]:
+    """What to say of pruned activations in decode; nothing where they were not studied."""
+    best = rows[rows["phase"] == "decode"].groupby("tokens")[SPEEDUP].max().sort_index()
+    if best.empty:
+        return []
+    start = f"{times(best.iloc[0])} vs dense at batch {best.index[0]}"
+    failing = best[best < PAYS_FROM]
+    if failing.empty:
+        until = f" up to batch {best.index[-1]}" if len(best) > 1 else ""
+        return [f"pruned activations, an estimated {start}, pay{until}"]
+    if failing.index[0] == best.index[0]:
+        return [f"pruned activations do not pay in decode (an estimated {start})"]
+    return [f"pruned activations, an estimated {start}, stop paying at batch {failing.index[0]}"]
+
+
+def _steps(rows: pd.DataFrame) -> list[Step]:
+    """All steps: decode batches from the least up, then prefill lengths."""
+    found = rows[["phase", "tokens"]].drop_duplicates().sort_values(["phase", "tokens"])
+    return [(str(phase), int(tokens)) for phase, tokens in found.itertuples(index=False, name=None)]
+
+
+def _bits_of(bits: pd.DataFrame, row: pd.Series) -> pd.Series:
+    """The bits of the pattern and encoding of a row."""
+    found: pd.Series = bits[(bits["pattern"] == row["pattern"]) & (bits["encoding"] == row["encoding"])].iloc[
+        0
+    ]
+    return found
+
+
+def _pairs(count: int) -> str:
+    return f"{count} pair{'s' if count != 1 else ''} of machine and pattern"
+
+
+def _count(elems: float) -> str:
+    return f"{elems / 1e6:.1f} million" if elems >= 1e5 else f"{elems:.0f}"

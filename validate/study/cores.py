@@ -1,0 +1,179 @@
+"""A tensor core that takes the pattern: one chip three times, dense, with a decoder, and with a native unit as well.
+
+The chip is the preset `BASE`, cut down to one pattern and one encoding at a time, for pruned weights. Times are the closed
+form of its pipeline, which no software slows down: a best case, of the pruned layers alone.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import hwmodels
+from hwmodels import Model
+from hwmodels.silicon.area import area
+from hwmodels.sweeps.space import DENSE, NOTHING, Product, Space, Stored, Work
+from hwmodels.tensorcore.answer import STAGE_WORDS
+from hwmodels.tensorcore.core_file import load_core
+from hwmodels.tensorcore.record import SparseTensorCore
+from hwmodels.tensorcore.services import STAGES
+from nmsim import encodings as codecs
+from nmsim.errors import NmsimError
+from nmsim.pattern import Pattern
+from validate.study.whole_model import TIE
+
+BASE, DENSE_BASE = "flexible-16x32", "dense"
+DENSE_CORE, WITH_DECODER, WITH_UNIT = "dense core", "with decoder", "with native unit"
+"""What the column `core` says. `WITH_DECODER` reads compressed weights and multiplies their zeros."""
+STEP = ["phase", "tokens"]
+ENERGY = ("energy_joules_low", "energy_joules", "energy_joules_high")
+AREA = ("area_um2_low", "area_um2", "area_um2_high")
+OVERHEAD = ("overhead_of_cores_low", "overhead_of_cores", "overhead_of_cores_high")
+CORES_COLUMNS = (
+    "core", *STEP, "dtype", "pattern", "encoding", "packing", "sparse_operand", "execution", "refused", "limit",
+    "cycles", "time_s", "dense_cycles", "speedup_vs_dense", "speedup_vs_no_unit", "utilisation",
+    "metadata_bits_per_elem", *(f"{stage}_cycles" for stage in STAGES), "dram_read_bytes", "dram_write_bytes",
+    *ENERGY, *(f"dense_{name}" for name in ENERGY), *AREA, *(f"dense_{name}" for name in AREA),
+    *OVERHEAD,
+)  # fmt: skip
+"""Columns of `cores.csv`. `speedup_vs_no_unit` is that of a native unit against the faster of the same chip dense and with a
+decoder; `overhead_of_cores` the area that sparsity adds over that of the dense cores. `dense_*` is the dense chip's."""
+
+
+def core_table(
+    model: Model,
+    patterns: Sequence[Pattern],
+    encodings: Sequence[str],
+    packing: str,
+    batches: Sequence[int],
+    prefill: Sequence[int],
+    dtype: str,
+) -> pd.DataFrame:
+    """Evaluate the pruned layers of a model on the chip, dense and for each pattern and encoding.
+
+    Returns
+    -------
+    DataFrame
+        Columns `CORES_COLUMNS`: dense rows first, then by pattern, encoding, core and step. No row where the chip does not
+        take the value type. Areas of `WITH_DECODER` are NaN: decoders are counted for native patterns only. Energies and
+        areas are NaN where codes differ in length, since nobody says what decodes a group of them in a cycle.
+
+    Examples
+    --------
+    >>> found = core_table(hwmodels.load_model("llama-3.1-8b"), [Pattern(8, 16)], ["bitmask"], "bitstream", [1], [], "bf16")
+    >>> found["core"].tolist()
+    ['dense core', 'with native unit', 'with decoder']
+    """
+    base = load_core(BASE)
+    if dtype not in base.dtypes:
+        return pd.DataFrame(columns=list(CORES_COLUMNS))
+    steps = pd.DataFrame(
+        [*(("decode", batch) for batch in batches), *(("prefill", length) for length in prefill)],
+        columns=STEP,
+    )
+    work = Work(model.name, "", 1, _products(model))
+    nothing = Stored(None, None, NOTHING, NOTHING, NOTHING)
+    dense = _swept([_named(load_core(DENSE_BASE), DENSE_CORE)], nothing, work, steps, dtype)
+    tables = [dense]
+    for pattern in patterns:
+        for encoding in encodings:
+            chips = _chips(base, pattern, encoding)
+            table = _swept(chips, Stored(pattern, None, encoding, packing, "weights"), work, steps, dtype)
+            tables.append(table.assign(**_overhead(chips[0])))
+    found = pd.concat(tables, ignore_index=True)
+    found.loc[found["core"] == WITH_DECODER, list(AREA)] = np.nan
+    found.loc[found["area_um2"].isna(), list(OVERHEAD)] = np.nan
+    of_step = dense.set_index(STEP).loc[pd.MultiIndex.from_frame(found[STEP])]
+    for name in (*ENERGY, *AREA):
+        found[f"dense_{name}"] = of_step[name].to_numpy()
+    found["speedup_vs_no_unit"] = _unit_adds(found)
+    return found.reindex(columns=list(CORES_COLUMNS))
+
+
+def _products(model: Model) -> tuple[Product, ...]:
+    counts: dict[tuple[int, int], int] = {}
+    for layer in model.layers:
+        if layer.pruned:
+            counts[layer.N, layer.K] = counts.get((layer.N, layer.K), 0) + layer.count
+    return tuple(Product(*shape, count) for shape, count in counts.items())
+
+
+def _named(core: SparseTensorCore, name: str, **changes: Any) -> SparseTensorCore:
+    return dataclasses.replace(core, id=name, name=name, **changes)
+
+
+def _chips(base: SparseTensorCore, pattern: Pattern, encoding: str) -> list[SparseTensorCore]:
+    """The chip with a native unit, and with a decoder alone, both without a selector: weights are pruned beforehand."""
+    common: dict[str, Any] = {"encodings": (codecs.get(encoding).spec.name,), "selector_groups_per_cycle": 0}
+    unit = _named(base, WITH_UNIT, patterns=(pattern,), sparse_operands=("weights",), **common)
+    return [unit, _named(base, WITH_DECODER, patterns=(), sparse_operands=(), **common)]
+
+
+def _swept(
+    chips: Sequence[SparseTensorCore], stored: Stored, work: Work, steps: pd.DataFrame, dtype: str
+) -> pd.DataFrame:
+    """Rows of the chips at each step; two steps of as many tokens have the same numbers."""
+    tokens = tuple(int(count) for count in sorted(set(steps["tokens"])))
+    space = Space(
+        cores=tuple(chips), axes=(), dtypes=(dtype,), tokens=tokens, works=(work,), stored=(stored,)
+    )
+    found = hwmodels.sweep(space)
+    texts = found.select_dtypes("category").columns
+    found[texts] = found[texts].astype(object)
+    order = {chip.id: place for place, chip in enumerate(chips)}
+    rows = found.merge(steps.assign(at=range(len(steps))), on="tokens")
+    rows["of"] = rows["core"].map(order)
+    return rows.sort_values(["of", "at"], kind="stable", ignore_index=True)
+
+
+def _overhead(chip: SparseTensorCore) -> dict[str, float]:
+    """Area that sparsity adds over the dense cores, as a share of them; NaN where no cost is known."""
+    try:
+        share = area(chip).overhead_of_cores
+    except NmsimError:
+        return dict.fromkeys(OVERHEAD, np.nan)
+    return dict(zip(OVERHEAD, (share.low, share.nominal, share.high), strict=True))
+
+
+def _unit_adds(found: pd.DataFrame) -> "pd.Series[float]":
+    """Speedup of native rows over the faster of the dense product and of the decoder alone; NaN in other rows."""
+    keys = [*STEP, "pattern", "encoding"]
+    decoder = found[found["core"] == WITH_DECODER].set_index(keys)["speedup_vs_dense"]
+    without = decoder.reindex(pd.MultiIndex.from_frame(found[keys])).clip(lower=1.0).to_numpy()
+    adds: pd.Series[float] = found["speedup_vs_dense"] / without
+    return adds.where(found["core"] == WITH_UNIT)
+
+
+def chosen(table: pd.DataFrame) -> pd.DataFrame:
+    """Keep one encoding a pattern: with it a native unit takes least time over all steps, of those within `TIE` the first.
+
+    A chip decodes one encoding, so it is the same at each step.
+
+    Returns
+    -------
+    DataFrame
+        Dense rows, and the rows of both chips in the encoding chosen.
+    """
+    live = table[(table["refused"] == "") & (table["core"] == WITH_UNIT)]
+    gains = live.assign(gain=np.log(live["speedup_vs_dense"]))
+    mean = gains.groupby(["pattern", "encoding"], sort=False)["gain"].mean().reset_index()
+    near = mean[mean["gain"] >= mean.groupby("pattern")["gain"].transform("max") - TIE]
+    ways = set(near.drop_duplicates("pattern")[["pattern", "encoding"]].itertuples(index=False, name=None))
+    pairs = zip(table["pattern"], table["encoding"], strict=True)
+    return table[[pair in ways or pair[0] == DENSE for pair in pairs]].reset_index(drop=True)
+
+
+def limit_in_words(limit: str) -> str:
+    """Say what limits a product.
+
+    Examples
+    --------
+    >>> limit_in_words("dram"), limit_in_words("shared and prune waiting")
+    ('DRAM to L2', 'shared memory to registers and online pruning, waiting for each other')
+    """
+    if limit in STAGE_WORDS:
+        return STAGE_WORDS[limit]
+    one, other = limit.removesuffix(" waiting").split(" and ")
+    return f"{STAGE_WORDS[one]} and {STAGE_WORDS[other]}, waiting for each other"

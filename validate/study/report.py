@@ -1,0 +1,311 @@
+"""The page of a study: one self-contained HTML file, read from top to bottom.
+
+A page is a list of sections, each with a template of its own under `templates/`. A new section is one more builder
+here and one more template; neither the page nor the other sections change.
+"""
+
+import base64
+import functools
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from hwmodels import HardwareSpec
+from hwmodels.plots import predicted as plots
+from hwmodels.plots.predicted import DARK, LIGHT, Step, Theme
+from hwmodels.tensorcore.core_file import load_core
+from nmsim.units import format_bytes
+from validate.judge import own_machine
+from validate.plots.measured import bytes_per_element
+from validate.study import assumptions, core_section, trust
+from validate.study.answer import PAYS_FROM, Answer, heat, reach, times
+from validate.study.cores import BASE
+from validate.study.provenance import Provenance
+from validate.study.whole_model import DENSE, EXTRAPOLATED_SHARE, TIE, fastest
+
+BEST_KEYS = ("hardware", "phase", "tokens", "sparse_operand", "pattern")
+FIGURES = ("bytes_per_element", "speedup_vs_pattern", "bound_by_stage", "speedup_vs_tokens", *trust.FIGURES)
+PNG_DPI = 150
+SPEEDUP = "predicted_speedup_vs_dense"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure for the page: as SVG on light and on dark paper, and as PNG for a file of its own."""
+
+    name: str
+    light_svg: bytes
+    dark_svg: bytes
+    png: bytes
+
+    @property
+    def light_uri(self) -> str:
+        """The light one as a data URI."""
+        return _uri(self.light_svg)
+
+    @property
+    def dark_uri(self) -> str:
+        """The dark one as a data URI."""
+        return _uri(self.dark_svg)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: where links point to, its heading, its template and what the template shows."""
+
+    anchor: str
+    title: str
+    template: str
+    context: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a page is made from."""
+
+    model_name: str
+    dtype: str
+    packing: str
+    weights_name: str
+    synthetic: str
+    machines: tuple[HardwareSpec, ...]
+    model: pd.DataFrame
+    bits: pd.DataFrame
+    cores: pd.DataFrame
+    answer: Answer
+    provenance: Provenance
+    files: Mapping[str, str]
+    own: pd.DataFrame | None = None
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def operands(self) -> list[str]:
+        """The sparse operands studied, weights first."""
+        present = set(self.model["sparse_operand"].dropna())
+        return [name for name in plots.OPERANDS if name in present]
+
+    @property
+    def best(self) -> pd.DataFrame:
+        """Dense rows, and for each machine, step, operand and pattern the row of the fastest encoding."""
+        dense = self.model[self.model["pattern"] == DENSE]
+        return pd.concat([dense, fastest(self.model, BEST_KEYS)], ignore_index=True)
+
+
+def draw(found: Findings) -> dict[str, Drawing]:
+    """Draw the figures of a page, by name."""
+    drawings = {
+        name: _drawn_trust(name)
+        if name in trust.FIGURES
+        else _drawn(name, lambda theme, name=name: _figure(found, name, theme))  # type: ignore[misc]
+        for name in FIGURES
+    }
+    for name in core_section.FIGURES if len(found.cores) else ():
+        drawings[name] = _drawn(name, lambda theme, name=name: core_section.figure(found.cores, name, theme))  # type: ignore[misc]
+    if found.own is not None:
+        own = found.own
+        drawings[own_machine.FIGURE] = _drawn(
+            own_machine.FIGURE, lambda theme: own_machine.measured_on_predicted(own, theme=theme)[0]
+        )
+    return drawings
+
+
+@functools.cache
+def _drawn_trust(name: str) -> Drawing:
+    """A figure that is the same for every study."""
+    return _drawn(name, lambda theme: trust.figure(name, theme))
+
+
+def _drawn(name: str, figure: Callable[[Theme], Figure]) -> Drawing:
+    light, dark = figure(LIGHT), figure(DARK)
+    return Drawing(name, _render(light, "svg"), _render(dark, "svg"), _render(light, "png"))
+
+
+def render(found: Findings, drawings: Mapping[str, Drawing]) -> str:
+    """Write the page.
+
+    Returns
+    -------
+    str
+        HTML that needs no other file, no network and no script.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("validate.study"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html.j2")
+    made_up = [spec.id for spec in found.machines if spec.hypothetical]
+    return page.render(found=found, drawings=drawings, sections=sections(found), hypothetical=made_up)
+
+
+def sections(found: Findings) -> list[Section]:
+    """The sections of a page, in order."""
+    steps = plots.choose_steps(found.model, limit=1 << 10)
+    names = [(phase, str(tokens)) for phase, tokens in steps]
+    common = {"steps": names, "pays_from": PAYS_FROM, "tie": TIE, "dtype": found.dtype}
+    tables = {operand: _speedup_table(found, operand, steps) for operand in found.operands}
+    ends = plots.choose_steps(found.model)
+    few = {**common, "steps": [(phase, str(tokens)) for phase, tokens in ends], "operands": found.operands}
+    return [
+        Section(
+            "machines", "Each machine at its best", "best.html.j2", {**few, "rows": _best_table(found, ends)}
+        ),
+        Section(
+            "stored", "What is stored", "stored.html.j2", {"rows": _bits_rows(found.bits), "found": found}
+        ),
+        Section(
+            "speedup",
+            f"What pruned {found.operands[0]} can bring",
+            "speedup.html.j2",
+            {**common, "operand": found.operands[0], "rows": tables[found.operands[0]]},
+        ),
+        Section("bound", "What bounds it", "bound.html.j2", {"operand": found.operands[0]}),
+        Section(
+            "tokens",
+            "Weights or activations, few tokens or many" if len(tables) > 1 else "Few tokens or many",
+            "tokens.html.j2",
+            {**common, "rows": tables.get("activations") if len(tables) > 1 else None},
+        ),
+        _core_section(found, ends),
+        Section(
+            "trust",
+            "How far to trust this",
+            "trust.html.j2",
+            {"regimes": trust.regimes(steps), "rows": trust.rows(found.machines, found.dtype, steps)}
+            | trust.totals()
+            | {"extrapolated_share": EXTRAPOLATED_SHARE},
+        ),
+        *([_own_section(found.own, found.doubts)] if found.own is not None else []),
+        Section(
+            "assumptions",
+            "What this rests on",
+            "assumptions.html.j2",
+            {
+                "numbers": assumptions.machine_numbers(found.machines, found.dtype),
+                "units": assumptions.native_units(found.machines),
+                "software": assumptions.software_numbers(),
+                "study": assumptions.STUDY_ASSUMPTIONS,
+                "numbered": assumptions.numbered_assumptions(),
+                "dtype": found.dtype,
+            },
+        ),
+        Section(
+            "provenance", "Where this is from", "provenance.html.j2", {"found": found, "bytes": format_bytes}
+        ),
+    ]
+
+
+def _core_section(found: Findings, ends: Sequence[Step]) -> Section:
+    """A tensor core that takes the patterns: empty where it does not take the value type."""
+    context: dict[str, Any] = {"steps": [(phase, str(tokens)) for phase, tokens in ends], "base": BASE}
+    context |= {"dtype": found.dtype, "dtypes": load_core(BASE).dtypes, "rows": [], "sentences": []}
+    if len(found.cores):
+        context["rows"] = core_section.rows(found.cores, ends)
+        context["sentences"] = core_section.sentences(found.cores)
+    return Section("cores", "A tensor core that takes the pattern", "cores.html.j2", context)
+
+
+def _own_section(own: pd.DataFrame, doubts: Sequence[str]) -> Section:
+    """The machine that made the page: what it was predicted to do, and what it did."""
+    rows = own_machine.summarise(own, ["dtype", "pattern", "encoding"])
+    context = {
+        "overall": own_machine.summarise(own.assign(all=""), ["all"]).to_dict("records")[0],
+        "worst": own.sort_values("speedup_error", key=abs).iloc[-1].to_dict(),
+        "rows": rows.to_dict("records"),
+        "doubts": doubts,
+    }
+    return Section("own", "Measured on the machine that made this page", "own.html.j2", context)
+
+
+def _bits_rows(bits: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of the table of bits, patterns in their order."""
+    order = {pattern: place for place, pattern in enumerate(plots.pattern_order(bits["pattern"]))}
+    sort = bits.sort_values("pattern", key=lambda column: column.map(order), kind="stable")
+    rows: list[dict[str, Any]] = sort.to_dict("records")  # type: ignore[assignment]
+    return rows
+
+
+def _speedup_table(found: Findings, operand: str, steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """One row a machine and pattern, one cell a step."""
+    best = _of(found.best, operand)
+    best = best[best["pattern"] != DENSE].set_index(["hardware", "pattern", "phase", "tokens"])
+    patterns = plots.pattern_order(found.model["pattern"])
+    return [
+        {
+            "machine": machine.id,
+            "first": place == 0,
+            "span": len(patterns),
+            "pattern": pattern,
+            "cells": [_cell(best.loc[[(machine.id, pattern, *step)]]) for step in steps],
+        }
+        for machine in found.machines
+        for place, pattern in enumerate(patterns)
+    ]
+
+
+def _best_table(found: Findings, steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """One row a machine: the best pattern and encoding of each operand at each step shown."""
+    keys = ["hardware", "sparse_operand", "phase", "tokens"]
+    rows = fastest(found.model, keys).set_index(keys)
+    return [
+        {
+            "machine": spec.id,
+            "name": spec.name,
+            "cells": [
+                _cell(rows.loc[[(spec.id, operand, *step)]]) for operand in found.operands for step in steps
+            ],
+        }
+        for spec in found.machines
+    ]
+
+
+def _cell(found: pd.DataFrame) -> dict[str, Any]:
+    """What a cell shows of the one row there is."""
+    row: Any
+    (row,) = found.reset_index().to_dict("records")
+    return {
+        "text": times(row[SPEEDUP]),
+        "heat": heat(row[SPEEDUP]),
+        "pattern": row["pattern"],
+        "encoding": row["encoding"],
+        "bound": row["bound"],
+        "reach": reach(row),
+        "native": row["execution"] == "native",
+    }
+
+
+def _of(table: pd.DataFrame, operand: str) -> pd.DataFrame:
+    """Rows of one operand, and the dense ones."""
+    return table[(table["sparse_operand"] == operand) | (table["pattern"] == DENSE)]
+
+
+def _figure(found: Findings, name: str, theme: Theme) -> Figure:
+    operand = found.operands[0]
+    if name == "bytes_per_element":
+        return bytes_per_element(found.bits, theme=theme)[0]
+    if name == "speedup_vs_pattern":
+        return plots.speedup_vs_pattern(found.model, operand=operand, theme=theme)[0]
+    if name == "speedup_vs_tokens":
+        return plots.speedup_vs_tokens(found.best, theme=theme)[0]
+    return plots.bound_by_stage(_of(found.best, operand), operand=operand, theme=theme)[0]
+
+
+def _render(fig: Figure, kind: str) -> bytes:
+    """The bytes of an image, the same for the same figure."""
+    stream = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    with matplotlib.rc_context({"svg.hashsalt": "nmsim"}):
+        fig.savefig(stream, format=kind, dpi=PNG_DPI, facecolor=fig.get_facecolor(), metadata=metadata)
+    return stream.getvalue()
+
+
+def _uri(svg: bytes) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")

@@ -1,0 +1,182 @@
+"""Predictions of every linear layer of a model, and their sum: the time of one step of the whole model.
+
+A step is one token of each sequence (decode) or one prompt (prefill). Counted are the linear layers and nothing
+else. The output head stays dense, and in prefill it runs for the last token only, as serving engines do.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import hwmodels
+from hwmodels import HardwareSpec, Model
+from hwmodels.estimate.bounds import STAGES
+from nmsim.case import Case, GemmShape
+from nmsim.pattern import Pattern
+
+CASE_COLUMNS = (
+    "model", "layer", "count", "phase", "tokens", "M", "N", "K",
+    "dtype", "sparse_operand", "pattern", "encoding", "packing", "case_id",
+)  # fmt: skip
+STUDY_COLUMNS = (*CASE_COLUMNS, *hwmodels.PREDICTED_COLUMNS)
+"""Columns of `study.csv`: a row a layer, phase, machine and way to store it. Dense rows have no encoding."""
+
+DENSE = "dense"
+EXTRAPOLATED_SHARE = 0.1
+"""Share of a model's time, spent in layers that extrapolate, beyond which the model does."""
+TIE = 1e-3
+"""Speedups that differ by less, relative to the larger one, count as equal."""
+
+STEP_KEYS = ("hardware", "phase", "tokens")
+STORED_KEYS = ("sparse_operand", "pattern", "encoding", "packing")
+BOUND_COLUMNS = tuple(f"predicted_{stage}_bound_s" for stage in STAGES)
+RANGE_COLUMNS = ("predicted_speedup_low", "predicted_speedup_high", "extrapolates")
+BEST_CASE_COLUMNS = ("bound_time_s", "bound_dense_time_s", "bound_speedup_vs_dense")
+MODEL_COLUMNS = (
+    *STEP_KEYS, *STORED_KEYS, "execution", "predicted_time_s", "predicted_dense_time_s",
+    "predicted_speedup_vs_dense", *RANGE_COLUMNS, *BEST_CASE_COLUMNS, *BOUND_COLUMNS, "bound",
+)  # fmt: skip
+"""Columns of `model.csv`. `predicted_<stage>_bound_s` is the time of the layers which that stage bounds."""
+
+
+def case_table(
+    model: Model,
+    patterns: Sequence[Pattern],
+    encodings: Sequence[str],
+    packing: str,
+    batches: Sequence[int],
+    prefill: Sequence[int],
+    operands: Sequence[str],
+    dtype: str = "bf16",
+) -> pd.DataFrame:
+    """Make the cases of a study: each layer dense, and each pruned layer in every way to store it.
+
+    Returns
+    -------
+    DataFrame
+        Columns `CASE_COLUMNS`. `tokens` is the batch in decode and the length of the prompt in prefill; `M` is the
+        same, but for the head in prefill. `case_id` is that of `nmsim.Case`.
+    """
+    common: dict[str, Any] = {"dtype": dtype, "decode_batches": batches, "prefill_lengths": prefill}
+    dense = hwmodels.cases(model, patterns=[DENSE], encodings=["bitmask"], unpruned=True, **common)
+    dense[["sparse_operand", "encoding", "packing"]] = None
+    tables = [dense]
+    for operand in operands:
+        table = hwmodels.cases(
+            model,
+            patterns=list(patterns),
+            encodings=list(encodings),
+            packings=[packing],
+            sparse_operand=operand,  # type: ignore[arg-type]
+            **common,
+        )
+        tables.append(table)
+    out = pd.concat(tables, ignore_index=True)
+    out["tokens"] = out["M"]
+    heads = {layer.name for layer in model.layers if not layer.pruned}
+    out.loc[out["layer"].isin(heads) & (out["phase"] == "prefill"), "M"] = 1
+    out["case_id"] = _case_ids(out)
+    return out[list(CASE_COLUMNS)]
+
+
+def predict_layers(cases: pd.DataFrame, machines: Sequence[HardwareSpec]) -> pd.DataFrame:
+    """Predict every case on every machine.
+
+    Returns
+    -------
+    DataFrame
+        Columns `STUDY_COLUMNS`. Times in seconds of one product of one layer; bytes to or from DRAM.
+    """
+    out = pd.concat([hwmodels.predict(cases, machine) for machine in machines], ignore_index=True)
+    for name in ("hardware", "execution", "bound"):
+        out[name] = out[name].astype(str)
+    return out[list(STUDY_COLUMNS)]
+
+
+def sum_layers(study: pd.DataFrame) -> pd.DataFrame:
+    """Add the layers up, with their counts: the time of a step of the whole model.
+
+    Parameters
+    ----------
+    study : DataFrame
+        Columns `STUDY_COLUMNS`; a dense row for each layer, a sparse one for each pruned layer and way to store it.
+
+    Returns
+    -------
+    DataFrame
+        Columns `MODEL_COLUMNS`. A pruned model is its pruned layers and the dense head; the baseline of every
+        speedup is the dense model on the same machine. A dense row a step comes first.
+
+        `predicted_speedup_low` and `_high` widen the speedup by the mean of the layers' half-widths, on a logarithmic
+        scale and weighted by their time, as if all layers erred alike; the dense head has none. NaN where a layer
+        has no interval. A model extrapolates where layers that do take more than `EXTRAPOLATED_SHARE` of its time.
+    """
+    work = study.assign(
+        time_s=study["count"] * study["predicted_time_s"], bound_time_s=study["count"] * study["bound_time_s"]
+    )
+    for end in ("low", "high"):
+        ratio = study[f"predicted_speedup_{end}"] / study["predicted_speedup_vs_dense"]
+        width = ratio.map(np.log)
+        work[f"{end}_s"] = work["time_s"] * width
+        work[f"{end}_unknown"] = (width.isna() & (study["pattern"] != DENSE)).astype(float)
+    work["extrapolated_s"] = work["time_s"].where(study["extrapolates"].astype(bool), 0.0)
+    for stage, name in zip(STAGES, BOUND_COLUMNS, strict=True):
+        work[name] = work["time_s"].where(work["bound"] == stage, 0.0)
+    widths = ["low_s", "high_s", "low_unknown", "high_unknown", "extrapolated_s"]
+    sums = ["time_s", "bound_time_s", *widths, *BOUND_COLUMNS]
+    steps = list(STEP_KEYS)
+    is_dense = work["pattern"] == DENSE
+    dense, sparse = work[is_dense], work[~is_dense]
+    pruned_layers = set(sparse["layer"])
+    baseline = dense.groupby(steps, sort=False)[sums].sum()
+    head = dense[~dense["layer"].isin(pruned_layers)].groupby(steps, sort=False)[sums].sum()
+    grouped = sparse.groupby([*steps, *STORED_KEYS], sort=False)
+    pruned = grouped[sums].sum().join(grouped["execution"].first()).reset_index()
+    rest = head.reindex(pd.MultiIndex.from_frame(pruned[steps])).fillna(0.0)
+    pruned[sums] = pruned[sums].to_numpy() + rest[sums].to_numpy()
+    baselines = baseline.reset_index().assign(pattern=DENSE, execution=DENSE)
+    out = pd.concat([baselines, pruned], ignore_index=True)
+    dense_of_row = baseline.reindex(pd.MultiIndex.from_frame(out[steps]))
+    out["predicted_time_s"] = out["time_s"]
+    out["predicted_dense_time_s"] = dense_of_row["time_s"].to_numpy()
+    out["predicted_speedup_vs_dense"] = out["predicted_dense_time_s"] / out["predicted_time_s"]
+    for end in ("low", "high"):
+        widened = out["predicted_speedup_vs_dense"] * np.exp(out[f"{end}_s"] / out["time_s"])
+        out[f"predicted_speedup_{end}"] = widened.where(out[f"{end}_unknown"] == 0)
+    out["extrapolates"] = out["extrapolated_s"] > EXTRAPOLATED_SHARE * out["time_s"]
+    out["bound_dense_time_s"] = dense_of_row["bound_time_s"].to_numpy()
+    out["bound_speedup_vs_dense"] = out["bound_dense_time_s"] / out["bound_time_s"]
+    out["bound"] = np.array(STAGES)[out[list(BOUND_COLUMNS)].to_numpy().argmax(axis=1)]
+    return out[list(MODEL_COLUMNS)]
+
+
+def fastest(model: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Keep one sparse row for each combination of `keys`: the first of those within `TIE` of the fastest.
+
+    The order of rows is that in which patterns and encodings were asked for, so that of two encodings that bring
+    the same the one named earlier is kept.
+    """
+    sparse = model[model["pattern"] != DENSE]
+    best = sparse.groupby(list(keys), sort=False)["predicted_speedup_vs_dense"].transform("max")
+    near = sparse[sparse["predicted_speedup_vs_dense"] >= (1 - TIE) * best]
+    return near.drop_duplicates(list(keys)).reset_index(drop=True)
+
+
+def _case_ids(cases: pd.DataFrame) -> list[str]:
+    """`Case.case_id` of each row; a dense row has the defaults of `Case` where nothing is said."""
+    known: dict[tuple[Any, ...], str] = {}
+    names = ("M", "N", "K", "phase", "dtype", "sparse_operand", "pattern", "encoding", "packing")
+    ids = []
+    for row in cases[list(names)].itertuples(index=False, name=None):
+        if row not in known:
+            M, N, K, phase, dtype, operand, pattern, encoding, packing = row
+            shape = GemmShape(M, N, K)
+            known[row] = (
+                Case(shape, phase, dtype)
+                if pattern == DENSE
+                else Case(shape, phase, dtype, Pattern.parse(pattern), operand, encoding, packing)
+            ).case_id
+        ids.append(known[row])
+    return ids
