@@ -121,7 +121,9 @@ class Rows:
         """
         missing = next((row for row, pattern in enumerate(self.pattern) if pattern is None), None)
         if missing is not None:
-            raise RowError(f"row {missing}, column pattern: missing; kernel family {family!r} needs an N:M")
+            raise RowError.at(
+                f"missing; kernel family {family!r} needs an N:M", row=missing, column="pattern"
+            )
         return [pattern for pattern in self.pattern if pattern is not None]
 
     def _product(self, K: Array, stored: Any, rate: Array, energy: Array, sparse: bool) -> Product:
@@ -142,7 +144,7 @@ def state_codes(column: pd.Series) -> NDArray[np.int8]:
     words = column.fillna("").astype(str).to_numpy()
     unknown = [word for word in dict.fromkeys(words) if word not in CACHE_STATES]
     if unknown:
-        raise RowError(f"column l2_state: {unknown[0]!r}: expected cold, warm or nothing")
+        raise RowError.at(f"{unknown[0]!r}: expected cold, warm or nothing", column="l2_state")
     return np.array([CACHE_STATES.index(word) for word in words], np.int8)
 
 

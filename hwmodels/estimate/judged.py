@@ -84,7 +84,7 @@ def _check(inputs: pd.DataFrame) -> None:
     """Refuse what no family's formula would notice."""
     missing = [name for name in NEEDED if name not in inputs.columns]
     if missing:
-        raise RowError(f"column {missing[0]}: missing; expected {', '.join(NEEDED)}")
+        raise RowError.at(f"missing; expected {', '.join(NEEDED)}", column=missing[0])
     for name in ("M", "N", "K"):
         numbers = pd.to_numeric(inputs[name], errors="coerce").to_numpy(np.float64)
         _refuse(inputs, name, ~(numbers >= 1), "a positive int")
@@ -107,7 +107,7 @@ def _check(inputs: pd.DataFrame) -> None:
 def _refuse(inputs: pd.DataFrame, name: str, wrong: NDArray[Any], expected: str) -> None:
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise RowError(f"row {row}, column {name}: {inputs[name].tolist()[row]!r}: expected {expected}")
+        raise RowError.at(f"{inputs[name].tolist()[row]!r}: expected {expected}", row=row, column=name)
 
 
 def _family(
@@ -123,7 +123,10 @@ def _family(
             return _auto(inputs, spec if name == AUTO else replace(spec, native=()), values)
         return _foreign(inputs, name, spec, values, without)
     except NmsimError as error:
-        raise RowError(f"rows from {int(places[0])}: {error}") from error
+        row, column, problem = int(places[0]), "", str(error)
+        if isinstance(error, RowError):
+            column, problem = error.column, error.problem
+        raise RowError(f"rows from {row}: {error}", row=row, column=column, problem=problem) from error
 
 
 def _auto(inputs: pd.DataFrame, spec: HardwareSpec, values: Constants) -> pd.DataFrame:

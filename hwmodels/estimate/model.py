@@ -269,7 +269,8 @@ def _plans(cases: pd.DataFrame, spec: HardwareSpec) -> tuple[NDArray[np.intp], l
         try:
             plans.append(_plan_of(spec, **chosen))
         except RowError as error:
-            raise RowError(f"row {int(np.argmax(kind_of_row == kind))}, {error}") from error
+            row = int(np.argmax(kind_of_row == kind))
+            raise RowError.at(error.problem, row=row, column=error.column) from error
         ways.append(Way(chosen["dtype"], chosen["pattern"], chosen["encoding"] or ""))
     return kind_of_row, plans, ways
 
@@ -286,16 +287,16 @@ def _plan_of(
         sparse_operand, encoding, packing = "weights", "", ""
     for name, value in (("sparse_operand", sparse_operand), ("encoding", encoding), ("packing", packing)):
         if value is None:
-            raise RowError(f"column {name}: missing; expected one in a row with a pattern")
+            raise RowError.at("missing; expected one in a row with a pattern", column=name)
     assert sparse_operand is not None
     assert encoding is not None
     assert packing is not None
     try:
         return plan(spec, dtype, sparse_operand, pattern, encoding, packing)
     except RowError as error:
-        raise RowError(f"column dtype: {error}") from error
+        raise RowError.at(str(error), column="dtype") from error
     except NmsimError as error:
-        raise RowError(f"column encoding: {error}") from error
+        raise RowError.at(str(error), column="encoding") from error
 
 
 def _known_encoding(name: Any) -> str:

@@ -28,10 +28,10 @@ def read_shape(cases: pd.DataFrame) -> tuple[Integers, Integers, Integers]:
     """
     twice = cases.columns[cases.columns.duplicated()]
     if len(twice):
-        raise RowError(f"column {twice[0]}: given twice")
+        raise RowError.at("given twice", column=twice[0])
     for name in SHAPE_COLUMNS:
         if name not in cases.columns:
-            raise RowError(f"column {name}: missing; a table of cases needs M, N and K")
+            raise RowError.at("missing; a table of cases needs M, N and K", column=name)
     M, N, K = (_dimension(cases[name], name) for name in SHAPE_COLUMNS)
     return M, N, K
 
@@ -42,7 +42,7 @@ def _dimension(column: pd.Series, name: str) -> Integers:
         values = list(column)
         position = next((i for i, value in enumerate(values) if not _is_whole(value)), None)
         if position is not None:
-            raise RowError(f"row {position}, column {name}: {values[position]!r}: {_EXPECTED}")
+            raise RowError.at(f"{values[position]!r}: {_EXPECTED}", row=position, column=name)
         column, kind = pd.Series([min(int(value), MAX_DIMENSION + 1) for value in values], dtype="int64"), "i"
     raw = column.to_numpy()
     with np.errstate(invalid="ignore"):
@@ -51,7 +51,7 @@ def _dimension(column: pd.Series, name: str) -> Integers:
             good &= raw == np.floor(raw)
     if not good.all():
         position = int(np.argmin(good))
-        raise RowError(f"row {position}, column {name}: {column.iloc[position]}: {_EXPECTED}")
+        raise RowError.at(f"{column.iloc[position]}: {_EXPECTED}", row=position, column=name)
     return raw.astype(np.int64)
 
 
@@ -98,7 +98,7 @@ def read_choice(
         try:
             codes, found = pd.factorize(_plain(column))
         except TypeError as error:
-            raise RowError(f"column {name}: {error}; expected text or nothing in every row") from error
+            raise RowError.at(f"{error}; expected text or nothing in every row", column=name) from error
         levels = list(found)
         used = np.concatenate([[bool((codes < 0).any())], np.ones(len(levels), bool)])
     if used[0]:
@@ -110,7 +110,7 @@ def read_choice(
             parsed.append(parse(level) if in_use else default)
         except NmsimError as error:
             row = int(np.argmax(codes == place))
-            raise RowError(f"row {row}, column {name}: {error}") from error
+            raise RowError.at(str(error), row=row, column=name) from error
     return codes, parsed
 
 

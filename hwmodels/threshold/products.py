@@ -3,7 +3,6 @@
 What lies beside the N:M part is a product of its own, after the first. Only linear layers are counted.
 """
 
-import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,8 +24,6 @@ from nmsim.pattern import Pattern
 
 DENSE = "dense"
 WAY = ("dtype", "pattern", "encoding", "packing")
-ROW = re.compile(r"row \d+, (column \w+: )?")
-"""How complaints about a table of cases begin."""
 SHAPE_FIELDS = tuple(Point._fields.index(name) for name in ("a_rows", "b_cols", "K"))
 
 Floats = NDArray[np.float64]
@@ -99,8 +96,8 @@ def seconds(table: pd.DataFrame, machine: HardwareSpec) -> Seconds:
     try:
         found = predict(table, machine)
     except RowError as error:
-        # The table is made here: which row of it is wrong says nothing to who asked.
-        raise RowError(ROW.sub("", str(error), count=1)) from error
+        # The table is made here: the caller does not know its rows.
+        raise RowError(error.problem) from error
     time_s = found["predicted_time_s"].to_numpy()
     speedup = found["predicted_speedup_vs_dense"]
     return Seconds(

@@ -1,6 +1,5 @@
 """Measured rows beside what the model predicts for them: one table, with the relative errors."""
 
-import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -135,9 +134,10 @@ def _predict_alone(
     """Complain about the row if it is one that the model cannot predict."""
     try:
         predictor(inputs.reset_index(drop=True), spec, held_out=held_out)
+    except RowError as error:
+        raise RowError.at(error.problem, column=error.column, table=row.where) from error
     except NmsimError as error:
-        problem = re.sub(r"^(rows?(?: from)? (?:\[[^\]]*\]|\d+)[:,] )+", "", str(error))
-        raise RowError(f"{row.where}: {problem}") from error
+        raise RowError(f"{row.where}: {error}") from error
 
 
 def _of_all_products(answers: pd.DataFrame, inputs: pd.DataFrame) -> pd.DataFrame:

@@ -132,9 +132,8 @@ def test_bad_rows_are_named():
 def test_a_complaint_of_the_model_is_about_the_row_of_the_file():
     def picky(inputs, hardware, *, held_out=False):
         if (inputs["M"] == 3).any():
-            raise RowError(
-                f"rows [0, 1]: row {int((inputs['M'] == 3).argmax())}, column M: 3: expected another"
-            )
+            row = int((inputs["M"] == 3).argmax())
+            raise RowError.at("3: expected another", row=row, column="M")
         return model_of()(inputs, hardware)
 
     rows = [measurement(M=M, machine=name) for M, name in ((1, "b200"), (1, "h200"), (3, "h200"))]
