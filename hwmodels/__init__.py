@@ -13,18 +13,41 @@ published numbers allow. `predict_core` and `simulate` are about sparse tensor c
 many of them.
 """
 
-from hwmodels.estimate.answers import PREDICTED_COLUMNS
-from hwmodels.estimate.judged import JUDGED_COLUMNS, predict_rows
-from hwmodels.estimate.model import predict
-from hwmodels.machine.native import NativeUnit
-from hwmodels.machine.quantity import Quantity
-from hwmodels.machine.spec import HardwareSpec, load, names
-from hwmodels.sweeps import pareto_front, sweep
-from hwmodels.tensorcore.answer import CoreAnswer, predict_core
-from hwmodels.tensorcore.core_file import core_names, load_core
-from hwmodels.tensorcore.record import SparseTensorCore
-from hwmodels.tensorcore.simulate import Simulation, simulate
-from hwmodels.workload import Layer, Model, cases, load_model, model_names
+from typing import TYPE_CHECKING
+
+from nmsim.support.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from hwmodels.estimate.answers import PREDICTED_COLUMNS
+    from hwmodels.estimate.judged import JUDGED_COLUMNS, predict_rows
+    from hwmodels.estimate.model import predict
+    from hwmodels.machine.native import NativeUnit
+    from hwmodels.machine.quantity import Quantity
+    from hwmodels.machine.spec import HardwareSpec, load, names
+    from hwmodels.sweeps import pareto_front, sweep
+    from hwmodels.tensorcore.answer import CoreAnswer, predict_core
+    from hwmodels.tensorcore.core_file import core_names, load_core
+    from hwmodels.tensorcore.record import SparseTensorCore
+    from hwmodels.tensorcore.simulate import Simulation, simulate
+    from hwmodels.workload import Layer, Model, cases, load_model, model_names
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "hwmodels.estimate.answers": "PREDICTED_COLUMNS",
+            "hwmodels.estimate.judged": "JUDGED_COLUMNS predict_rows",
+            "hwmodels.estimate.model": "predict",
+            "hwmodels.machine.native": "NativeUnit",
+            "hwmodels.machine.quantity": "Quantity",
+            "hwmodels.machine.spec": "HardwareSpec load names",
+            "hwmodels.sweeps": "pareto_front sweep",
+            "hwmodels.tensorcore.answer": "CoreAnswer predict_core",
+            "hwmodels.tensorcore.core_file": "core_names load_core",
+            "hwmodels.tensorcore.record": "SparseTensorCore",
+            "hwmodels.tensorcore.simulate": "Simulation simulate",
+            "hwmodels.workload": "Layer Model cases load_model model_names",
+        },
+    )
 
 __all__ = [
     "JUDGED_COLUMNS",

@@ -12,15 +12,35 @@ array([[False,  True,  True, False]])
 array([[ 0., -3.,  2.,  0.]], dtype=float32)
 """
 
-from nmsim import encodings, layouts, packing
-from nmsim.case import Case, GemmShape, Prediction
-from nmsim.errors import NmsimError
-from nmsim.files.container import load_file, save_file
-from nmsim.mask import prune
-from nmsim.pattern import Pattern
-from nmsim.tensor import PackedTensor, compress, decompress
+from typing import TYPE_CHECKING
+
+from nmsim.support.lazy import lazy_exports
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from nmsim import encodings, layouts, packing
+    from nmsim.case import Case, GemmShape, Prediction
+    from nmsim.errors import NmsimError
+    from nmsim.files.container import load_file, save_file
+    from nmsim.mask import prune
+    from nmsim.pattern import Pattern
+    from nmsim.tensor import PackedTensor, compress, decompress
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "nmsim.case": "Case GemmShape Prediction",
+            "nmsim.encodings": "",
+            "nmsim.errors": "NmsimError",
+            "nmsim.files.container": "load_file save_file",
+            "nmsim.layouts": "",
+            "nmsim.mask": "prune",
+            "nmsim.packing": "",
+            "nmsim.pattern": "Pattern",
+            "nmsim.tensor": "PackedTensor compress decompress",
+        },
+    )
 
 __all__ = [
     "Case",

@@ -41,6 +41,21 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     out.print(table)
 
 
+def say(text: str) -> None:
+    """Write a line to standard output as it is: no colours, no markup."""
+    out.print(text, highlight=False, markup=False)
+
+
+def warn(text: str, style: str | None = None) -> None:
+    """Write a line to standard error as it is."""
+    err.print(text, style=style, highlight=False, markup=False)
+
+
+def complain(text: str) -> None:
+    """Write an error to standard error."""
+    warn(f"nmsim: {text}", "red")
+
+
 def split_names(values: Iterable[str], what: str = "") -> list[str]:
     """Take names given one by one or joined by commas, in order, each once; none at all is refused if `what` is said.
 

@@ -1,0 +1,50 @@
+"""Exports of a package that are imported when they are first used (PEP 562)."""
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def lazy_exports(
+    package: str, names: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Make `__getattr__` and `__dir__` of a package, so that importing it imports none of its modules.
+
+    The package imports the same names below `if TYPE_CHECKING`, for type checkers, and lists them in `__all__`.
+
+    Parameters
+    ----------
+    package : str
+        Its full name.
+    names : mapping
+        Full name of a module -> names that it exports, separated by blanks. A module that is exported itself has none.
+
+    Returns
+    -------
+    tuple of two functions
+        `__getattr__` and `__dir__`.
+
+    Examples
+    --------
+    >>> get, names = lazy_exports("nmsim", {"nmsim.units": "ceil_div"})
+    >>> get("ceil_div")(7, 2)
+    4
+    """
+    modules = {name: module for module, text in names.items() for name in text.split()}
+    submodules = {module.rpartition(".")[2]: module for module, text in names.items() if not text}
+
+    def __getattr__(name: str) -> Any:
+        if name in submodules:
+            return importlib.import_module(submodules[name])
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(modules[name]), name)
+        # The next access finds it without this function.
+        setattr(sys.modules[package], name, value)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *modules, *submodules})
+
+    return __getattr__, __dir__
