@@ -20,10 +20,9 @@ from hwmodels.tensorcore.mapping import Mapping, mapping
 from hwmodels.tensorcore.point import Point, execution, point
 from hwmodels.tensorcore.record import SparseTensorCore
 from hwmodels.tensorcore.services import STAGES
-from nmsim import prune
 from nmsim.case import VALUE_BITS, Case
 from nmsim.errors import RowError
-from nmsim.mask import complete
+from nmsim.mask import complete, prune
 from nmsim.pattern import Pattern
 
 
