@@ -16,7 +16,7 @@ $(VENV)/core: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/dev: $(VENV)/core
-	$(PIP) install -c constraints.txt -e '.[dev,gpu]'
+	$(PIP) install -c constraints.txt -e '.[dev,docs,gpu]'
 	touch $@
 
 study: $(VENV)/core  ## the main job on an example checkpoint and Llama-3.1-8B shapes, and this machine measured; writes study/report.html
@@ -37,7 +37,10 @@ bench: $(VENV)/core  ## codec speed against memcpy, on this machine
 docs: $(VENV)/core  ## regenerate every generated page and figure
 	$(BIN)/python docs/tools/generate.py
 
-clean:  ## remove the environment and everything generated outside the docs
-	rm -rf $(VENV) $(STUDY) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+site: $(VENV)/dev  ## build the documentation site into site/, without the network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
-.PHONY: help study test check bench docs clean
+clean:  ## remove the environment and everything generated outside the docs
+	rm -rf $(VENV) $(STUDY) site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+.PHONY: help study test check bench docs site clean

@@ -15,6 +15,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
+import command_line  # noqa: E402
 import core_designs  # noqa: E402
 import estimate_constants  # noqa: E402
 import judged  # noqa: E402
@@ -45,6 +46,7 @@ from validate.study import (  # noqa: E402
 from validate.study.example_checkpoint import ExampleShape, write_example  # noqa: E402
 
 PAGES = {
+    "docs/reference/command-line.md": command_line.page,
     "docs/reference/formats.md": formats.page,
     "docs/reference/mitigations.md": mitigations.page,
     "docs/reference/sass.md": sass.page,

@@ -1,0 +1,26 @@
+"""The reference pages of the packages list what the packages export, each name once."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+API = Path(__file__).resolve().parents[2] / "docs/reference/api"
+
+
+def listed(page: Path) -> list[str]:
+    """Names that a page documents, by their directive of mkdocstrings."""
+    return re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.M)
+
+
+@pytest.mark.parametrize("package", ["nmsim", "hwmodels", "kernels", "validate"])
+def test_the_page_of_a_package_lists_its_exports(package):
+    exported = [f"{package}.{name}" for name in getattr(importlib.import_module(package), "__all__", [])]
+    names = listed(API / f"{package}.md")
+    assert len(set(names)) == len(names), "a name is listed twice"
+    missing, extra = set(exported) - set(names), set(names) - set(exported)
+    assert not missing, f"docs/reference/api/{package}.md lacks {sorted(missing)}"
+    assert not extra, (
+        f"docs/reference/api/{package}.md lists {sorted(extra)}, which {package} does not export"
+    )
