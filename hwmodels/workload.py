@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 
-from nmsim.case import VALUE_BITS, SparseOperand
+from nmsim.case import SparseOperand, value_type
 from nmsim.errors import SpecError
 from nmsim.pattern import Pattern
 
@@ -224,8 +224,10 @@ def cases(
 
     Raises
     ------
+    RowError
+        An unknown value type.
     SpecError
-        As `load_model`; an unknown value type or operand; a batch or length that is no positive int.
+        As `load_model`; an unknown operand; a batch or length that is no positive int.
 
     Examples
     --------
@@ -234,8 +236,7 @@ def cases(
     (7, ['q', 'k', 'v', 'o', 'gate', 'up', 'down'])
     """
     loaded = load_model(model)
-    if dtype not in VALUE_BITS:
-        raise SpecError(f"dtype={dtype!r}: expected one of {', '.join(VALUE_BITS)}")
+    dtype = value_type(dtype)
     if sparse_operand not in get_args(SparseOperand):
         raise SpecError(
             f"sparse_operand={sparse_operand!r}: expected one of {', '.join(get_args(SparseOperand))}"

@@ -1,5 +1,6 @@
 """What is asked and what is answered: a GEMM shape, a case, a prediction. Frozen, hashable, with a stable id."""
 
+import difflib
 import hashlib
 import json
 from dataclasses import asdict, dataclass
@@ -16,6 +17,59 @@ VALUE_BITS = {
     "fp32": 32, "tf32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4,
 }  # fmt: skip
 """Value type of a case -> bits of one stored value."""
+
+VALUE_TYPE_NAMES = {
+    "fp32": ("float32", "float", "f32", "single"),
+    "tf32": ("tensorfloat32",),
+    "fp16": ("float16", "half", "f16"),
+    "bf16": ("bfloat16",),
+    "fp8": ("float8", "f8", "e4m3", "e4m3fn", "e5m2"),
+    "int8": ("i8", "s8"),
+    "fp4": ("float4", "f4", "e2m1", "e2m1fn"),
+    "int4": ("i4", "s4"),
+}
+"""Value type of a case -> what numpy, torch, safetensors and vendors call it."""
+
+
+def value_type(text: str, name: str = "dtype") -> str:
+    """Find the value type of a case that a name stands for.
+
+    Capitals, `torch.`, and the bits of exponent and mantissa in names such as `float8_e4m3` are accepted.
+
+    Parameters
+    ----------
+    text : str
+    name : str
+        Of the argument, for the error; empty if the caller names it.
+
+    Returns
+    -------
+    str
+        A key of `VALUE_BITS`.
+
+    Raises
+    ------
+    RowError
+        Another name.
+
+    Examples
+    --------
+    >>> [value_type(text) for text in ("bfloat16", "FP8", "float8_e4m3fn", "torch.half", "int8")]
+    ['bf16', 'fp8', 'fp8', 'fp16', 'int8']
+    """
+    if isinstance(text, str):
+        wanted = text.strip().lower().removeprefix("torch.").replace("-", "_")
+        for key, others in VALUE_TYPE_NAMES.items():
+            names = (key, *others)
+            if wanted in names or wanted in (f"{one}_{other}" for one in names for other in others):
+                return key
+        every = [one for key, others in VALUE_TYPE_NAMES.items() for one in (key, *others)]
+        near = difflib.get_close_matches(wanted, every, n=1)
+    else:
+        near = []
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    given = f"{name}={text!r}" if name else repr(text)
+    raise RowError(f"{given}: expected one of {', '.join(VALUE_BITS)}{hint}")
 
 
 @dataclass(frozen=True)
@@ -48,7 +102,7 @@ class Case:
     shape : GemmShape
     phase : {"decode", "prefill"}
     dtype : str
-        Value type of both operands, a key of `VALUE_BITS`.
+        Value type of both operands: a key of `VALUE_BITS`, or another name of it (`value_type`).
     pattern : Pattern, its text, or None
         None for a dense case; `sparse_operand` and the metadata fields are then without effect, on `case_id` too.
     sparse_operand : {"weights", "activations"}
@@ -85,9 +139,9 @@ class Case:
             object.__setattr__(self, "packing", str(packing.parse(self.packing)))
         except NmsimError as error:
             raise RowError(f"case: {error}") from error
+        object.__setattr__(self, "dtype", value_type(self.dtype, "case dtype"))
         for name, value, allowed in (
             ("phase", self.phase, get_args(Phase)),
-            ("dtype", self.dtype, tuple(VALUE_BITS)),
             ("sparse_operand", self.sparse_operand, get_args(SparseOperand)),
         ):
             if value not in allowed:

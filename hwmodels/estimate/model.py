@@ -26,7 +26,7 @@ from hwmodels.estimate.intervals import DECODE_TOKENS, PREFILL_TOKENS, REGIMES, 
 from hwmodels.estimate.traffic import Stream
 from hwmodels.machine.spec import HardwareSpec, load
 from nmsim import encodings, packing
-from nmsim.case import VALUE_BITS, Case, Phase, Prediction, SparseOperand
+from nmsim.case import Case, Phase, Prediction, SparseOperand, value_type
 from nmsim.errors import NmsimError, RowError
 from nmsim.pattern import Pattern
 
@@ -246,7 +246,7 @@ def _plans(cases: pd.DataFrame, spec: HardwareSpec) -> tuple[NDArray[np.intp], l
     """Position of each row's plan [rows], the plans, and the choices that each is of."""
     parsers: dict[str, Any] = {
         "phase": table.one_of(get_args(Phase)),
-        "dtype": table.one_of(tuple(VALUE_BITS)),
+        "dtype": lambda value: value_type(value, ""),
         "sparse_operand": table.optional(table.one_of(get_args(SparseOperand))),
         "pattern": table.parse_pattern,
         "encoding": table.optional(_known_encoding),

@@ -10,7 +10,7 @@ from hwmodels.online.criteria import CRITERIA
 from hwmodels.online.mitigations import MITIGATIONS, OF_WEIGHTS
 from hwmodels.online.stage_cost import DEFAULT_SETTINGS, WAITS, Settings, StageCost, Task, kept
 from hwmodels.workload import Model, load_model
-from nmsim.case import VALUE_BITS, GemmShape, SparseOperand
+from nmsim.case import GemmShape, SparseOperand, value_type
 from nmsim.errors import RowError
 from nmsim.pattern import Pattern
 
@@ -67,8 +67,7 @@ def stage_costs(
     [('select', True), ('var moments', True), ('var scale', True)]
     """
     parsed = Pattern.parse(pattern) if isinstance(pattern, str) else pattern
-    if dtype not in VALUE_BITS:
-        raise RowError(f"dtype={dtype!r}: expected one of {', '.join(VALUE_BITS)}")
+    dtype = value_type(dtype)
     if operand not in get_args(SparseOperand):
         raise RowError(f"operand={operand!r}: expected one of {', '.join(get_args(SparseOperand))}")
     task = Task(shape, parsed, dtype, operand, settings)

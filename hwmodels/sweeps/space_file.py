@@ -17,7 +17,7 @@ from hwmodels.tensorcore.core_file import load_core
 from hwmodels.tensorcore.record import FLAGS, NUMBERS, WORDS, SparseTensorCore
 from hwmodels.workload import load_model
 from nmsim import encodings, packing
-from nmsim.case import VALUE_BITS, SparseOperand
+from nmsim.case import SparseOperand, value_type
 from nmsim.errors import NmsimError, SpecError
 from nmsim.pattern import Pattern
 
@@ -130,7 +130,7 @@ def _space(document: Mapping[str, Any], folder: Path) -> Space:
     space = Space(
         cores=cores,
         axes=swept,
-        dtypes=_values(axes, "dtype", ("bf16",), _one_of(tuple(VALUE_BITS))),
+        dtypes=_values(axes, "dtype", ("bf16",), lambda value: value_type(value, "")),
         tokens=_values(axes, "tokens", (1,), _whole),
         works=_works(tables["workload"], folder),
         stored=_stored(axes),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from hwmodels.estimate.traffic import stream
-from nmsim.case import VALUE_BITS
+from nmsim.case import value_type
 from nmsim.errors import PatternError, RowError
 from nmsim.pattern import Pattern
 
@@ -76,8 +76,7 @@ class Stored:
         if self.side_dtype is None:
             object.__setattr__(self, "side_dtype", self.dtype)
         for name in ("dtype", "rest_dtype", "side_dtype"):
-            if getattr(self, name) not in VALUE_BITS:
-                raise RowError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(VALUE_BITS)}")
+            object.__setattr__(self, name, value_type(getattr(self, name), name))
         for name in ("group_elems", "scale_bits", "columns"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:

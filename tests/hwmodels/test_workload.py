@@ -5,7 +5,7 @@ import json
 import pytest
 
 import hwmodels
-from nmsim.errors import SpecError
+from nmsim.errors import RowError, SpecError
 from nmsim.pattern import Pattern
 
 LLAMA = {
@@ -166,5 +166,5 @@ def test_cases_list_the_head_as_dense_on_request():
     ],
 )
 def test_cases_refuse_bad_arguments(arguments, message):
-    with pytest.raises(SpecError, match=message):
+    with pytest.raises(RowError if "dtype" in arguments else SpecError, match=message):
         hwmodels.cases("llama-2-7b", **arguments)

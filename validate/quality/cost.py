@@ -11,9 +11,8 @@ from hwmodels import threshold
 from hwmodels.online.activations import online_pruning
 from hwmodels.online.offline import offline_pruning
 from hwmodels.online.stage_cost import DEFAULT_SETTINGS, Settings
-from nmsim.case import VALUE_BITS, Case, GemmShape, Phase, Prediction
+from nmsim.case import VALUE_BITS, Case, GemmShape, Phase, Prediction, value_type
 from nmsim.criteria import CRITERIA
-from nmsim.errors import RowError
 from nmsim.pattern import Pattern
 from nmsim.quality.way import Way
 
@@ -67,8 +66,7 @@ class Target:
     tokens_prefill: int = 4096
 
     def __post_init__(self) -> None:
-        if self.dtype not in VALUE_BITS:
-            raise RowError(f"dtype={self.dtype!r}: expected one of {', '.join(VALUE_BITS)}")
+        object.__setattr__(self, "dtype", value_type(self.dtype))
         GemmShape(self.tokens_prefill, 1, 1)
 
     def case(self, way: Way, phase: Phase, out_features: int, in_features: int) -> Case:
