@@ -22,8 +22,11 @@ def page() -> str:
     context = root.context_class(root, info_name="nmsim")
     groups: dict[str, list[str]] = {}
     for verb in root.list_commands(context):
-        command = root.get_command(context, verb)
-        groups.setdefault(_group(command), []).append("\n".join(_section(verb, command)))
+        if verb == "help":
+            continue
+        group = _group(root.commands[verb])
+        section = "\n".join(_section(verb, root.get_command(context, verb)))
+        groups.setdefault(group, []).append(section)
     hidden = groups.pop(MAINTAINERS, None)
     if hidden:
         groups[MAINTAINERS] = hidden
@@ -40,19 +43,30 @@ def _group(command: Any) -> str:
 
 
 def _section(verb: str, command: Any) -> Iterator[str]:
-    context = command.context_class(command, info_name=f"nmsim {verb}")
     yield f"### nmsim {verb}\n"
     yield _prose(command.help or "")
-    yield f"\n```text\nnmsim {verb} {' '.join(command.collect_usage_pieces(context))}\n```"
+    arguments = [_usage(p) for p in command.params if p.param_type_name == "argument"]
+    yield f"\n```text\n{' '.join(['nmsim', verb, *arguments, '[OPTIONS]'])}\n```"
+    if command.epilog:
+        yield f"\n{_prose(command.epilog)}"
     rows = [_row(parameter) for parameter in command.params if not getattr(parameter, "hidden", False)]
     if rows:
         yield "\n| argument or option | meaning | default |\n|---|---|---|"
         yield from rows
 
 
+def _usage(argument: Any) -> str:
+    name = _metavar(argument) + ("..." if argument.nargs == -1 else "")
+    return name if argument.required else f"[{name}]"
+
+
+def _metavar(argument: Any) -> str:
+    return str(argument.metavar or argument.name.upper())
+
+
 def _row(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
-        names = [parameter.metavar or parameter.name.upper()]
+        names = [_metavar(parameter)]
     else:
         names = [*parameter.opts, *parameter.secondary_opts]
     default = parameter.default
