@@ -31,7 +31,7 @@ VALUE_TYPE_NAMES = {
 """Value type of a case -> what numpy, torch, safetensors and vendors call it."""
 
 
-def value_type(text: str, name: str = "dtype") -> str:
+def value_type(text: object, name: str = "dtype") -> str:
     """Find the value type of a case that a name stands for.
 
     Capitals, `torch.`, and the bits of exponent and mantissa in names such as `float8_e4m3` are accepted.
