@@ -42,7 +42,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Point the links of a page at what the site holds; list the code of the examples below their table."""
+    """Point the links of a page at what the site holds, and list the code of the examples below their table."""
+    if page.parent is None:  # no page beside it: a menu would list the page itself and nothing else
+        page.meta["hide"] = ["navigation"]
     here = {made: name for name, made in ROOT_PAGES.items() if name != "README.md"}
     source = here.get(page.file.src_uri, f"docs/{page.file.src_uri}")
     if page.file.src_uri == "examples/README.md":

@@ -1,0 +1,18 @@
+"""Find what limits an 8:16 tensor core that nobody sells, and what removes the limit."""
+
+import dataclasses
+
+import hwmodels
+from nmsim import Case, GemmShape
+
+case = Case(GemmShape(M=4096, N=14336, K=4096), "8:16/combinatorial")
+core = hwmodels.load_core("flexible-8x16")
+steps = {
+    "as it is": {},
+    "a slower decoder": {"decoder_groups_per_cycle": 4},
+    "twice the shared memory bandwidth": {"shared_bytes_per_cycle": 2 * core.shared_bytes_per_cycle},
+}
+for change, numbers in steps.items():
+    answer = hwmodels.predict_core(case, dataclasses.replace(core, **numbers))
+    speedup = answer.predicted_speedup_vs_dense
+    print(f"{change:35} {answer.cycles:,} cycles, {speedup:.2f} times as fast as dense, limit: {answer.limit}")
