@@ -2,7 +2,14 @@
 
 from nmsim import SparseFormat
 
-for text in ("2:4/index", "2:4/combinatorial", "8:16/bitmask", "8:16/index", "8:16/combinatorial", "16:32/combinatorial"):
+for text in (
+    "2:4/index",
+    "2:4/combinatorial",
+    "8:16/bitmask",
+    "8:16/index",
+    "8:16/combinatorial",
+    "16:32/combinatorial",
+):
     storage = SparseFormat.parse(text)
     pattern = storage.pattern
     bound = pattern.entropy_bits / pattern.m

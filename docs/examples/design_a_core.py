@@ -15,4 +15,6 @@ steps = {
 for change, numbers in steps.items():
     answer = hwmodels.predict_core(case, dataclasses.replace(core, **numbers))
     speedup = answer.predicted_speedup_vs_dense
-    print(f"{change:35} {answer.cycles:,} cycles, {speedup:.2f} times as fast as dense, limit: {answer.limit}")
+    print(
+        f"{change:35} {answer.cycles:,} cycles, {speedup:.2f} times as fast as dense, limit: {answer.limit}"
+    )

@@ -10,7 +10,9 @@ import nmsim
 
 weights = np.random.default_rng(0).standard_normal((64, 256)).astype(np.float32)
 path = Path(tempfile.mkdtemp()) / "packed.safetensors"
-nmsim.save_file({"layer.weight": nmsim.compress(weights, "8:16/combinatorial"), "layer.bias": np.zeros(64)}, path)
+nmsim.save_file(
+    {"layer.weight": nmsim.compress(weights, "8:16/combinatorial"), "layer.bias": np.zeros(64)}, path
+)
 
 # Any reader of safetensors finds values and metadata as ordinary tensors.
 for name, tensor in read_with_the_library(path).items():

@@ -10,6 +10,27 @@ from nmsim.cli import app
 INTRO = """# Command line
 
 Written by `make docs` from the help of each verb. `nmsim help VERB` prints the same on a terminal.
+
+```sh
+nmsim bits 2:4 8:16                        # metadata bits of every encoding, beside the entropy bound
+nmsim inspect model.safetensors            # energy kept and bytes stored, per tensor, pattern and encoding
+nmsim pack model.safetensors --pattern 8:16/combinatorial -o packed.safetensors
+nmsim unpack packed.safetensors -o pruned.safetensors
+nmsim predict 2048,4096,4096 --pattern 2:4,8:16 --hardware h200,h200-8x16
+nmsim mitigations --model llama-3.1-8b     # what each criterion and mitigation costs per token, exactly
+nmsim threshold llama-3.1-8b -p 8:16 -H h200   # the dense model as small, as fast, as frugal: what pruning has to beat
+nmsim core 4096,4096,4096 -c flexible-8x16 -p 2:4,8:16   # cycles on a tensor core design, and what limits them
+nmsim sweep --example                      # writes space.toml, a design space with comments
+nmsim sweep space.toml -o out.parquet      # thousands of designs, and the Pareto front
+nmsim calibrate -o my-machine.toml         # this machine as a machine file
+nmsim measure -o rows.csv                  # real sparse products on this machine, as rows
+nmsim validate --held-out                  # predictions against published and own rows, each GPU unseen by the fit
+nmsim validate --live -o here              # calibrate this machine, predict, measure, compare: two minutes
+nmsim quality model.safetensors --plot quality.svg   # the error that pruning makes in each layer, beside what it saves
+nmsim study --weights model.safetensors --model llama-3.1-8b --hardware h200,b200 -o study
+```
+
+Every verb explains itself with `--help`. Tables are also printed as JSON with `--json`.
 """
 MAINTAINERS = "For maintainers"
 OTHER_VERBS = "Verbs"

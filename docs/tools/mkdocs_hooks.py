@@ -5,6 +5,7 @@ of each such file under `repository/`, and links there lead to the copy.
 """
 
 import json
+import logging
 import posixpath
 import re
 from pathlib import Path
@@ -16,6 +17,9 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 ROOT_PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "README.md": "index.md"}
+LOG = logging.getLogger("mkdocs.hooks")
+"""Its warnings end a strict build."""
+FOREIGN = re.compile(r"<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)=[\"']?(?:https?:)?//[^>]*>")
 NOTEBOOK = "examples/tour.ipynb"
 LINK = re.compile(r"(\]\()([^)\s#]+)([^)\s]*\))")
 
@@ -50,6 +54,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if page.file.src_uri == "examples/README.md":
         markdown += "".join(_listing(path) for path in sorted((DOCS / "examples").glob("*.py")))
     return LINK.sub(lambda link: link[1] + _on_site(link[2], source, page.file.src_uri) + link[3], markdown)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Refuse what a browser would load from another host."""
+    for tag in FOREIGN.findall(output):
+        LOG.warning("%s loads from another host: %s", page.file.src_uri, tag)
+    return output
 
 
 def notebook_page(path: Path) -> str:
