@@ -56,6 +56,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return LINK.sub(lambda link: link[1] + _on_site(link[2], source, page.file.src_uri) + link[3], markdown)
 
 
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Give a page without headings the room of its table of contents."""
+    if not any(title.children for title in page.toc):
+        page.meta["hide"] = [*page.meta.get("hide", []), "toc"]
+    return html
+
+
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
     """Refuse what a browser would load from another host."""
     for tag in FOREIGN.findall(output):
