@@ -21,15 +21,14 @@ if TYPE_CHECKING:
     from hwmodels.estimate.answers import PREDICTED_COLUMNS
     from hwmodels.estimate.judged import JUDGED_COLUMNS, predict_rows
     from hwmodels.estimate.model import predict
-    from hwmodels.machine.native import NativeUnit
-    from hwmodels.machine.quantity import Quantity
-    from hwmodels.machine.spec import HardwareSpec, load, names
+    from hwmodels.machine.spec import HardwareSpec, NativeUnit, load, names
     from hwmodels.sweeps import pareto_front, sweep
     from hwmodels.tensorcore.answer import CoreAnswer, predict_core
     from hwmodels.tensorcore.core_file import core_names, load_core
     from hwmodels.tensorcore.record import SparseTensorCore
     from hwmodels.tensorcore.simulate import Simulation, simulate
     from hwmodels.workload import Layer, Model, cases, load_model, model_names
+    from nmsim.support.schema import Quantity
 else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
@@ -38,7 +37,7 @@ else:
             "hwmodels.estimate.judged": "JUDGED_COLUMNS predict_rows",
             "hwmodels.estimate.model": "predict",
             "hwmodels.machine.native": "NativeUnit",
-            "hwmodels.machine.quantity": "Quantity",
+            "nmsim.support.schema": "Quantity",
             "hwmodels.machine.spec": "HardwareSpec load names",
             "hwmodels.sweeps": "pareto_front sweep",
             "hwmodels.tensorcore.answer": "CoreAnswer predict_core",

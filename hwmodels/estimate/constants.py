@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hwmodels.machine.quantity import Quantity
 from nmsim.errors import SpecError
+from nmsim.support.schema import Quantity
 
 FITTED_FILE = Path(__file__).parents[1] / "data" / "fitted.toml"
 

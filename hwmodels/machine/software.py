@@ -7,11 +7,11 @@ for time.
 
 from dataclasses import dataclass
 
-from hwmodels.machine.quantity import Quantity
 from hwmodels.silicon.selector import network
 from nmsim import encodings
 from nmsim.errors import EncodingError
 from nmsim.pattern import Pattern
+from nmsim.support.schema import Quantity
 
 KEPT_IN_COUNTED_GROUP = 8
 """The counted kernels decode 8:16 groups: 16 elements, 8 of them kept."""

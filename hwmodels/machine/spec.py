@@ -1,102 +1,150 @@
-"""Hardware specs: one TOML file a machine, loaded and checked into a frozen `HardwareSpec`."""
+"""Hardware specs: one TOML file per machine, read and checked into a frozen `HardwareSpec`."""
 
 import difflib
 import functools
-import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from hwmodels.machine.cache import CACHE_NUMBERS, CacheLevel
-from hwmodels.machine.native import Feature, NativeUnit
-from hwmodels.machine.quantity import Quantity, check_provenance
-from hwmodels.machine.toml_table import checked_table
 from nmsim import encodings, packing
-from nmsim.case import VALUE_BITS
-from nmsim.errors import NmsimError, SpecError
+from nmsim.case import VALUE_BITS, SparseOperand
+from nmsim.errors import SpecError
 from nmsim.pattern import Pattern
+from nmsim.support.schema import (
+    About,
+    Flag,
+    Kind,
+    Number,
+    OneOf,
+    Parsed,
+    Quantity,
+    Text,
+    read_record,
+    record,
+)  # fmt: skip
 
 SPEC_FOLDER = Path(__file__).parent / "specs"
-OPERANDS = ("weights", "activations")
+Dtype = Annotated[str, OneOf(VALUE_BITS)]
+Packing = Annotated[str, OneOf(packing.POLICIES)]
+Encoding = Annotated[str, Parsed(encodings.get, keep=True)]
+Peaks = Mapping[Dtype, Annotated[Quantity, Number("flop_per_s")]]
 
 
-@dataclass(frozen=True)
+def as_pattern(value: Pattern | str) -> Pattern:
+    """Read a pattern; one that is read already comes back as it is."""
+    return value if isinstance(value, Pattern) else Pattern.parse(value)
+
+
+# fmt: off
+@record
+class Feature:
+    """A yes or no about a machine, with the kind of knowledge behind it and its source."""
+
+    supported: Annotated[Flag, About("Whether the machine has it.")]
+    kind: Annotated[Kind, About("How that is known.")]
+    source: Annotated[Text, About("Where that is from.")]
+
+
+@record
+class CacheLevel:
+    """One level of cache, as it was measured."""
+
+    level: Annotated[Text, About("Name, such as `L1`.")]
+    shared: Annotated[Flag, About("Whether cores share it.")]
+    bytes: Annotated[Quantity, Number("bytes", "What one core has to itself; all that there is if cores share the level.")]
+    core_read_bandwidth_bytes_per_s: Annotated[Quantity, Number("bytes_per_s", "Read by one core alone.")]
+    read_bandwidth_bytes_per_s: Annotated[Quantity, Number("bytes_per_s", "Read by all cores together.")]
+
+
+@record
+class NativeUnit:
+    """A sparse matrix unit, and what it takes without software that touches the codes."""
+
+    pattern: Annotated[Pattern, Parsed(as_pattern), About("Pattern N:M that the unit takes.")]
+    encodings: Annotated[tuple[Encoding, ...], About("Metadata encodings that it reads.")]
+    packings: Annotated[tuple[Packing, ...], About("Packings that it reads, without a word width.")]
+    operands: Annotated[tuple[SparseOperand, ...], About("Operands that may be sparse.")]
+    dtypes: Annotated[tuple[Dtype, ...], About("Value types.")]
+    source: Annotated[Text, About("Where this is from.")]
+    decoder_groups_per_s: Annotated[Quantity | None, Number("groups_per_s", "Rate at which the whole chip turns codes into "
+        "positions. Left out if the maker's sparse peak holds with codes as input (assumption A11).")] = None
+    selector_groups_per_s: Annotated[Quantity | None, Number("groups_per_s", "Rate at which it prunes activations online. "
+        "Left out if software must.")] = None
+
+    def takes(self, pattern: Pattern, encoding: str, policy: str, operand: str, dtype: str) -> bool:
+        """Say whether this unit multiplies a sparse operand that is stored so."""
+        return (
+            pattern == self.pattern
+            and encoding in self.encodings
+            and packing.parse(policy).name in self.packings
+            and operand in self.operands
+            and dtype in self.dtypes
+        )
+
+
+@record
 class HardwareSpec:
     """A machine, as far as the bound needs it. Every number is a `Quantity` with its source.
 
-    Parameters
-    ----------
-    id : str
-        Lower-case name that `load` knows.
-    name : str
-        Name in full.
-    family : {"gpu", "cpu"}
-    hypothetical : bool
-        Nobody sells this machine.
-    aliases : tuple of str
-        Further names that `load` knows.
-    cores : Quantity [cores]
-        Streaming multiprocessors of a GPU, cores of a CPU.
-    clock_hz : Quantity [hz]
-        Clock at which ordinary instructions are issued, best case.
-    issue_lanes_per_core_per_cycle : Quantity [lanes_per_core_per_cycle]
-        32-bit lanes that instructions can be issued to per core and clock cycle.
-    vector_peak_flop_per_s : Quantity [flop_per_s]
-        fp32 peak of the vector lanes (CUDA cores of a GPU), dense.
-    dram_bandwidth_bytes_per_s, dram_capacity_bytes, last_level_cache_bytes : Quantity
-        The last level of cache is L2 on a GPU, L3 on a CPU.
-    dense_peak_flop_per_s : mapping of str to Quantity
-        Peak of the matrix unit on dense operands, by value type.
-    sparse_peak_flop_per_s : mapping of str to Quantity
-        Peak of the sparse matrix unit by value type, in operations of the **dense** product: multiplications
-        with dropped elements are counted as if they were done. Never to be quoted as a dense peak.
-    native : tuple of NativeUnit
-    weight_column_skip : Feature
-        With sparse activations, a weight column that no token needs costs no DRAM traffic (assumption A8).
-    core_read_bandwidth_bytes_per_s : Quantity or None
-        From DRAM, of one core alone.
-    call_overhead_s : Quantity or None
-        The smallest dense product, which is all call, on one core.
-    sparse_call_overhead_s : Quantity or None
-        The smallest sparse product.
-    thread_wake_s : Quantity or None
-        Handing work to all other cores and waiting for them, on top of that.
-    vector_lanes : Quantity or None
-        32-bit lanes of a CPU's vector registers: 8 with AVX2, 16 with AVX-512.
-    board_power_watts : Quantity or None
-        What the board may draw; None where power is taken to limit nothing.
-    process_energy_scale : Quantity or None
-        Energy of a tensor operation relative to TSMC 7 nm (assumption A18); without it power limits nothing.
-    cache : tuple of CacheLevel
-        Innermost first; empty where nobody measured it.
+    `About` and `Number` say what each field means; `docs/reference/files.md` lists them.
     """
 
-    id: str
-    name: str
-    family: Literal["gpu", "cpu"]
-    hypothetical: bool
-    aliases: tuple[str, ...]
-    cores: Quantity
-    clock_hz: Quantity
-    issue_lanes_per_core_per_cycle: Quantity
-    vector_peak_flop_per_s: Quantity
-    dram_bandwidth_bytes_per_s: Quantity
-    dram_capacity_bytes: Quantity
-    last_level_cache_bytes: Quantity
-    dense_peak_flop_per_s: Mapping[str, Quantity] = field(hash=False)
-    sparse_peak_flop_per_s: Mapping[str, Quantity] = field(hash=False)
-    native: tuple[NativeUnit, ...]
-    weight_column_skip: Feature
-    core_read_bandwidth_bytes_per_s: Quantity | None = None
-    call_overhead_s: Quantity | None = None
-    sparse_call_overhead_s: Quantity | None = None
-    thread_wake_s: Quantity | None = None
-    vector_lanes: Quantity | None = None
-    board_power_watts: Quantity | None = None
-    process_energy_scale: Quantity | None = None
-    cache: tuple[CacheLevel, ...] = ()
+    id: Annotated[Text, About("Lower-case name.")]
+    name: Annotated[Text, About("Name in full.")]
+    family: Annotated[Literal["gpu", "cpu"], About("Kind of machine.")]
+    hypothetical: Annotated[Flag, About("Whether nobody sells this machine.")]
+    aliases: Annotated[tuple[Text, ...], About("Further names of the machine.")]
+    cores: Annotated[Quantity, Number("cores", "Streaming multiprocessors of a GPU, cores of a CPU.", section="chip")]
+    clock_hz: Annotated[Quantity, Number("hz", "Clock of ordinary instructions, best case.", section="chip")]
+    issue_lanes_per_core_per_cycle: Annotated[Quantity, Number("lanes_per_core_per_cycle",
+        "32-bit lanes that instructions can be issued to per core and clock cycle.", section="chip")]
+    vector_peak_flop_per_s: Annotated[Quantity, Number("flop_per_s",
+        "fp32 peak of the vector lanes (CUDA cores of a GPU), dense.", section="chip")]
+    dram_bandwidth_bytes_per_s: Annotated[Quantity, Number("bytes_per_s",
+        "Bandwidth of DRAM, for all cores together.", section="memory")]
+    dram_capacity_bytes: Annotated[Quantity, Number("bytes", "Capacity of DRAM.", section="memory")]
+    last_level_cache_bytes: Annotated[Quantity, Number("bytes", "L2 of a GPU, L3 of a CPU.", section="memory")]
+    dense_peak_flop_per_s: Annotated[Peaks, About("Peak of the matrix unit on dense operands, by value type.")] = field(
+        hash=False
+    )
+    weight_column_skip: Annotated[Feature, About("With sparse activations, a weight column that no token needs costs no "
+        "DRAM traffic (assumption A8).")]
+    sparse_peak_flop_per_s: Annotated[Peaks, About("Peak of the sparse matrix unit by value type, in operations of the "
+        "**dense** product: multiplications with dropped elements count as done. Never quote it as a dense peak.")] = field(
+        hash=False, default_factory=dict
+    )
+    native: Annotated[tuple[NativeUnit, ...], About("Sparse matrix units.")] = ()
+    core_read_bandwidth_bytes_per_s: Annotated[Quantity | None, Number("bytes_per_s",
+        "Bandwidth of DRAM, for one core alone.", section="chip")] = None
+    call_overhead_s: Annotated[Quantity | None, Number("s", "Time of the smallest dense product on one core, which is all "
+        "call.", section="chip")] = None
+    sparse_call_overhead_s: Annotated[Quantity | None, Number("s", "Time of the smallest sparse product.",
+        section="chip")] = None
+    thread_wake_s: Annotated[Quantity | None, Number("s", "Time to hand work to all other cores and to wait for them, on top "
+        "of the call.", section="chip")] = None
+    vector_lanes: Annotated[Quantity | None, Number("lanes", "32-bit lanes of a CPU's vector registers: 8 with AVX2, 16 with "
+        "AVX-512.", section="chip")] = None
+    board_power_watts: Annotated[Quantity | None, Number("watts", "What the board may draw. If left out, power limits "
+        "nothing.", section="chip")] = None
+    process_energy_scale: Annotated[Quantity | None, Number("ratio", "Energy of a tensor operation relative to TSMC 7 nm "
+        "(assumption A18). If left out, power limits nothing.", section="chip")] = None
+    cache: Annotated[tuple[CacheLevel, ...], About("Levels of cache, innermost first.")] = ()
+    # fmt: on
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Check peaks and units against each other."""
+        for dtype, sparse in self.sparse_peak_flop_per_s.items():
+            key, dense = f"sparse_peak_flop_per_s.{dtype}", self.dense_peak_flop_per_s.get(dtype)
+            if dense is None:
+                yield key, "expected a dense peak of that type as well"
+            elif sparse.value < dense.value:
+                yield key, f"value={sparse.value!r}: expected at least the dense peak, {dense.value!r}"
+        for i, unit in enumerate(self.native):
+            for dtype in unit.dtypes:
+                if dtype not in self.sparse_peak_flop_per_s:
+                    yield f"native[{i}].dtypes", f"{dtype!r} has no entry in sparse_peak_flop_per_s"
 
     @property
     def issue_lanes_per_s(self) -> float:
@@ -114,208 +162,9 @@ class HardwareSpec:
         return next(takers, None)
 
 
-NUMBERS = {
-    "chip": {
-        "cores": "cores",
-        "clock_hz": "hz",
-        "issue_lanes_per_core_per_cycle": "lanes_per_core_per_cycle",
-        "vector_peak_flop_per_s": "flop_per_s",
-    },
-    "memory": {
-        "dram_bandwidth_bytes_per_s": "bytes_per_s",
-        "dram_capacity_bytes": "bytes",
-        "last_level_cache_bytes": "bytes",
-    },
-}
-OPTIONAL_NUMBERS = {
-    "chip": {
-        "core_read_bandwidth_bytes_per_s": "bytes_per_s",
-        "call_overhead_s": "s",
-        "sparse_call_overhead_s": "s",
-        "thread_wake_s": "s",
-        "vector_lanes": "lanes",
-        "board_power_watts": "watts",
-        "process_energy_scale": "ratio",
-    },
-    "memory": {},
-}  # fmt: skip
-LEAST = {"bytes_per_s": 1e8, "flop_per_s": 1e8, "hz": 1e6, "bytes": 1e3, "groups_per_s": 1e3}
-"""Unit -> the least that any machine of interest has of it: a figure below was given in another unit."""
-WHOLE_UNITS = ("cores", "lanes", "lanes_per_core_per_cycle", "bytes")
-HEADER = {"id": str, "name": str, "family": str, "hypothetical": bool, "aliases": list}
-PEAKS = ("dense_peak_flop_per_s", "sparse_peak_flop_per_s")
-UNIT_LISTS = ("encodings", "packings", "operands", "dtypes")
-UNIT_RATES = ("decoder_groups_per_s", "selector_groups_per_s")
-
-
-class _Reader:
-    """Takes a TOML document apart; every complaint names the file, the key and what was expected."""
-
-    def __init__(self, file: str) -> None:
-        self.file = file
-
-    def fail(self, key: str, problem: str) -> SpecError:
-        return SpecError(f"{self.file}: {key}: {problem}")
-
-    def table(self, value: Any, key: str, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> Any:
-        try:
-            return checked_table(value, key, required, optional)
-        except SpecError as error:
-            raise SpecError(f"{self.file}: {error}") from error
-
-    def quantity(self, value: Any, key: str, unit: str) -> Quantity:
-        entry = self.table(value, key, ("value", "kind", "source"))
-        if unit in WHOLE_UNITS and (isinstance(entry["value"], bool) or not isinstance(entry["value"], int)):
-            raise self.fail(key, f"value={entry['value']!r}: expected a whole number of {unit}")
-        try:
-            number = Quantity(entry["value"], unit, entry["kind"], entry["source"])
-        except SpecError as error:
-            raise self.fail(key, str(error)) from error
-        if number.value < LEAST.get(unit, 0):
-            raise self.fail(
-                key, f"value={number.value!r} {unit}: expected at least {LEAST[unit]:g}; a prefix left out?"
-            )
-        return number
-
-    def peaks(self, value: Any, key: str) -> Mapping[str, Quantity]:
-        entries = self.table(value, key, (), tuple(VALUE_BITS))
-        return MappingProxyType(
-            {dtype: self.quantity(entry, f"{key}.{dtype}", "flop_per_s") for dtype, entry in entries.items()}
-        )
-
-    def texts(self, value: Any, key: str, allowed: tuple[str, ...] | None = None) -> tuple[str, ...]:
-        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-            raise self.fail(key, f"expected a list of text, got {value!r}")
-        for text in value:
-            if allowed is not None and text not in allowed:
-                raise self.fail(key, f"{text!r}: expected one of {', '.join(allowed)}")
-        return tuple(value)
-
-    def unit(self, value: Any, key: str) -> NativeUnit:
-        entry = self.table(value, key, ("pattern", *UNIT_LISTS, "source"), UNIT_RATES)
-        rates = {
-            name: self.quantity(entry[name], f"{key}.{name}", "groups_per_s")
-            for name in UNIT_RATES
-            if name in entry
-        }
-        try:
-            pattern = Pattern.parse(entry["pattern"])
-            check_provenance("datasheet", entry["source"])
-            for policy in entry["packings"]:
-                packing.parse(policy)
-            for encoding in entry["encodings"]:
-                encodings.get(encoding)
-        except NmsimError as error:
-            raise self.fail(key, str(error)) from error
-        return NativeUnit(
-            pattern,
-            encodings=self.texts(entry["encodings"], f"{key}.encodings"),
-            packings=self.texts(entry["packings"], f"{key}.packings", packing.POLICIES),
-            operands=self.texts(entry["operands"], f"{key}.operands", OPERANDS),  # type: ignore[arg-type]
-            dtypes=self.texts(entry["dtypes"], f"{key}.dtypes", tuple(VALUE_BITS)),
-            source=entry["source"],
-            **rates,
-        )
-
-    def feature(self, value: Any, key: str) -> Feature:
-        entry = self.table(value, key, ("supported", "kind", "source"))
-        if not isinstance(entry["supported"], bool):
-            raise self.fail(key, f"supported={entry['supported']!r}: expected true or false")
-        try:
-            check_provenance(entry["kind"], entry["source"])
-        except SpecError as error:
-            raise self.fail(key, str(error)) from error
-        return Feature(**entry)
-
-    def caches(self, entries: Any) -> tuple[CacheLevel, ...]:
-        if not isinstance(entries, list):
-            raise self.fail("cache", "expected an array of tables, [[cache]]")
-        levels = []
-        for i, value in enumerate(entries):
-            entry = self.table(value, f"cache[{i}]", ("level", "shared", *CACHE_NUMBERS))
-            for name, kind in (("level", str), ("shared", bool)):
-                if not isinstance(entry[name], kind):
-                    raise self.fail(f"cache[{i}].{name}", f"expected a {kind.__name__}, got {entry[name]!r}")
-            numbers = {
-                name: self.quantity(entry[name], f"cache[{i}].{name}", unit)
-                for name, unit in CACHE_NUMBERS.items()
-            }
-            levels.append(CacheLevel(entry["level"], entry["shared"], **numbers))
-        return tuple(levels)
-
-    def spec(self, document: Any) -> HardwareSpec:
-        required = (*HEADER, *NUMBERS, "dense_peak_flop_per_s", "weight_column_skip")
-        self.table(document, "", required, ("sparse_peak_flop_per_s", "native", "cache"))
-        for key, kind in HEADER.items():
-            if not isinstance(document[key], kind):
-                raise self.fail(key, f"expected a {kind.__name__}, got {document[key]!r}")
-        if document["family"] not in ("gpu", "cpu"):
-            raise self.fail("family", f"{document['family']!r}: expected gpu or cpu")
-        numbers: dict[str, Any] = {}
-        for part, units in NUMBERS.items():
-            table = self.table(document[part], part, tuple(units), tuple(OPTIONAL_NUMBERS[part]))
-            numbers |= {
-                name: self.quantity(table[name], f"{part}.{name}", unit)
-                for name, unit in (units | OPTIONAL_NUMBERS[part]).items()
-                if name in table
-            }
-        peaks: dict[str, Any] = {key: self.peaks(document.get(key, {}), key) for key in PEAKS}
-        for dtype in peaks["sparse_peak_flop_per_s"]:
-            if dtype not in peaks["dense_peak_flop_per_s"]:
-                raise self.fail(
-                    f"sparse_peak_flop_per_s.{dtype}", "expected a dense peak of that type as well"
-                )
-            sparse, dense = (peaks[key][dtype].value for key in reversed(PEAKS))
-            if sparse < dense:
-                raise self.fail(
-                    f"sparse_peak_flop_per_s.{dtype}",
-                    f"value={sparse!r}: expected at least the dense peak, {dense!r}",
-                )
-        native = document.get("native", [])
-        if not isinstance(native, list):
-            raise self.fail("native", "expected an array of tables, [[native]]")
-        natives = tuple(self.unit(entry, f"native[{i}]") for i, entry in enumerate(native))
-        for i, unit in enumerate(natives):
-            for dtype in unit.dtypes:
-                if dtype not in peaks["sparse_peak_flop_per_s"]:
-                    raise self.fail(
-                        f"native[{i}].dtypes", f"{dtype!r} has no entry in sparse_peak_flop_per_s"
-                    )
-        return HardwareSpec(
-            id=document["id"],
-            name=document["name"],
-            family=document["family"],
-            hypothetical=document["hypothetical"],
-            aliases=self.texts(document["aliases"], "aliases"),
-            native=natives,
-            weight_column_skip=self.feature(document["weight_column_skip"], "weight_column_skip"),
-            cache=self.caches(document.get("cache", [])),
-            **numbers,
-            **peaks,
-        )
-
-
-def read_spec(path: Path) -> HardwareSpec:
-    """Read and check one hardware TOML file.
-
-    Raises
-    ------
-    SpecError
-        The file cannot be read, is no TOML, or has an unknown, missing or malformed key.
-    """
-    reader = _Reader(str(path))
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read as TOML: {error}") from error
-    return reader.spec(document)
-
-
 @functools.cache
 def _shipped() -> Mapping[str, HardwareSpec]:
-    specs = (read_spec(path) for path in sorted(SPEC_FOLDER.glob("*.toml")))
+    specs = (read_record(HardwareSpec, path) for path in sorted(SPEC_FOLDER.glob("*.toml")))
     return MappingProxyType({spec.id: spec for spec in specs})
 
 
@@ -351,7 +200,7 @@ def load(hardware: str | Path | HardwareSpec) -> HardwareSpec:
     Raises
     ------
     SpecError
-        No machine of that name, or a file with an unknown, missing or malformed key.
+        No machine of that name, or a file with unknown, missing or malformed keys.
 
     Examples
     --------
@@ -361,7 +210,7 @@ def load(hardware: str | Path | HardwareSpec) -> HardwareSpec:
     if isinstance(hardware, HardwareSpec):
         return hardware
     if isinstance(hardware, Path) or (isinstance(hardware, str) and hardware.endswith(".toml")):
-        return read_spec(Path(hardware))
+        return read_record(HardwareSpec, Path(hardware))
     if not isinstance(hardware, str):
         raise SpecError(
             f"hardware {hardware!r} (type {type(hardware).__name__}): expected a name, a .toml path or a "

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Self
 
-from hwmodels.machine.quantity import Kind, Quantity
 from nmsim.errors import SpecError
+from nmsim.support.schema import Kind, Quantity
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class CostRange:
     low, nominal, high : float
         Positive, in this order.
     unit : str
-        One of `hwmodels.machine.quantity.UNITS`.
+        One of `nmsim.support.schema.UNITS`.
     kind : {"datasheet", "measured", "fitted", "assumed"}
     source : str
     node_nm : float

@@ -6,12 +6,12 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from hwmodels.machine.quantity import check_provenance
 from hwmodels.machine.toml_table import checked_table
 from hwmodels.silicon.cells import LOGIC_CELLS
 from hwmodels.silicon.cost import CostRange, Spread
 from nmsim.case import VALUE_BITS
 from nmsim.errors import SpecError
+from nmsim.support.schema import check_provenance
 
 SCALINGS = ("logic_energy", "logic_area", "sram_area")
 

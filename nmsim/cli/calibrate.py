@@ -60,7 +60,7 @@ def calibrate(
         missing = cuda_device.problem()
         if missing:
             stop_without("cuda", missing)
-    from hwmodels.machine.spec_file import to_toml
+    from nmsim.support.schema import to_toml
     from validate.study import provenance
 
     about = provenance.collect(provenance.command_line(), [])
@@ -76,7 +76,7 @@ def calibrate(
             f"Written by {about.command} on {about.timestamp_utc}.",
             *(f"In doubt: {d}." for d in doubts),
         ]
-        stream.write(to_toml(spec, "\n".join(comment)).encode())
+        stream.write(to_toml(spec, comment="\n".join(comment)).encode())
     for doubt in doubts:
         console.err.print(f"in doubt: {doubt}", style="yellow", highlight=False, markup=False)
     if as_json:

@@ -32,7 +32,7 @@ class _Source:
         self, figure: "Figure", unit: str = "", value: float | None = None, how: str = "", on: str = ""
     ) -> "Quantity":
         """A figure, or a `value` that follows from it as `how` says."""
-        from hwmodels.machine.quantity import Quantity
+        from nmsim.support.schema import Quantity
 
         unit = unit or figure.unit
         number = float(f"{figure.p50 if value is None else value:.{DIGITS}g}")
@@ -42,7 +42,7 @@ class _Source:
 
     def told(self, value: float, unit: str, what: str) -> "Quantity":
         """A number that the system tells."""
-        from hwmodels.machine.quantity import Quantity
+        from nmsim.support.schema import Quantity
 
         return Quantity(value, unit, "measured", f"nmsim calibrate: {what}; {self.where}")
 
@@ -62,10 +62,8 @@ def cpu_spec(found: "Calibration", machine_id: str, date: str) -> "HardwareSpec"
     NmsimError
         An id that is not in lower case or holds blanks.
     """
-    from hwmodels.machine.cache import CacheLevel
-    from hwmodels.machine.native import Feature
-    from hwmodels.machine.quantity import Quantity
-    from hwmodels.machine.spec import HardwareSpec
+    from hwmodels.machine.spec import CacheLevel, Feature, HardwareSpec
+    from nmsim.support.schema import Quantity
 
     host, cores = found.host, found.host.cores
     about = _Source(f"{host.processor}, {cores} cores, {date} (UTC)")
@@ -129,9 +127,8 @@ def cuda_spec(found: "CudaCalibration", machine_id: str, date: str) -> "Hardware
     NmsimError
         An id that is not in lower case or holds blanks.
     """
-    from hwmodels.machine.native import Feature
-    from hwmodels.machine.quantity import Quantity
-    from hwmodels.machine.spec import HardwareSpec
+    from hwmodels.machine.spec import Feature, HardwareSpec
+    from nmsim.support.schema import Quantity
 
     about = _Source(f"{found.device}, {date} (UTC)")
     few = found.capability in CAPABILITIES_OF_64_LANES

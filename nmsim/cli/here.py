@@ -40,13 +40,13 @@ def measure_here(folder: Path, campaign: str, progress: Shares) -> Here:
     NmsimError
         No case gave a row: every result was wrong, or the campaign has none.
     """
-    from hwmodels.machine.spec_file import to_toml
     from kernels.calibrate import cpu as calibration
     from kernels.measure import campaign as campaigns
     from kernels.measure import products as measuring
     from kernels.measure.cpu import CpuBackend
     from kernels.timing.host import this_machine
     from kernels.timing.rounds import Stamp
+    from nmsim.support.schema import to_toml
     from validate.study import provenance
 
     chosen = campaigns.without_transfers(campaigns.load(campaign), "the CPU")
@@ -69,7 +69,9 @@ def measure_here(folder: Path, campaign: str, progress: Shares) -> Here:
             raise NmsimError(f"campaign {campaign}: no row; {'; '.join(outcome.wrong) or 'it has no case'}")
         with atomic.new_file(hardware, force=True) as stream:
             spec = calibrated_spec.cpu_spec(found, MACHINE, about.timestamp_utc[:10])
-            stream.write(to_toml(spec, f"Written by {about.command} on {about.timestamp_utc}.").encode())
+            stream.write(
+                to_toml(spec, comment=f"Written by {about.command} on {about.timestamp_utc}.").encode()
+            )
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)

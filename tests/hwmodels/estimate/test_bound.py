@@ -8,11 +8,11 @@ import pytest
 
 import hwmodels
 from hwmodels.estimate.bounds import Bound
-from hwmodels.machine.quantity import Quantity
 from hwmodels.machine.software import comparators, decode_cost, select_cost
 from nmsim.case import Case, GemmShape
 from nmsim.errors import EncodingError, RowError, SpecError
 from nmsim.pattern import Pattern
+from nmsim.support.schema import Quantity
 
 
 def case(M=1, N=4096, K=4096, pattern="8:16", encoding="combinatorial", **more):

@@ -407,10 +407,10 @@ def test_calibrate_refuses_names_that_are_no_ids(nmsim, short, tmp_path, name, m
 
 
 def test_a_cuda_calibration_as_a_machine():
-    from hwmodels.machine.spec_file import to_toml
     from kernels.calibrate.cuda import PEAKS, CudaCalibration
     from kernels.timing.figure import Figure
     from nmsim.cli.calibrated_spec import cuda_spec, machine_id
+    from nmsim.support.schema import to_toml
 
     rate = Figure(4e12, 3e12, 5e12, "bytes_per_s", 1, 15, "a read")
     peaks = {dtype: Figure(7e14, 6e14, 8e14, "flop_per_s", 1, 15, "a product") for dtype in PEAKS}

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from hwmodels.machine.quantity import KINDS, UNITS, Quantity
 from nmsim.errors import SpecError
+from nmsim.support.schema import KINDS, UNITS, Quantity
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,772 @@
+"""Fields of files, declared once: checks, readers, writers, JSON Schemas and tables of the docs come from the declaration.
+
+A file format is a frozen `record`. Each field has a type and, in `Annotated`, one of `About`, `Number`, `OneOf` or `Parsed`.
+A field may stand in a section, a table of the file that groups fields of one record.
+
+A number with its source is written in one manner, `{ value = 132, kind = "datasheet", source = "..." }`, a `Quantity`.
+"""
+
+import dataclasses
+import difflib
+import functools
+import json
+import math
+import tomllib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)  # fmt: skip
+
+import pydantic.dataclasses
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, Strict, TypeAdapter, ValidationError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from nmsim.errors import SpecError
+from nmsim.units import UNIT_SUFFIXES
+
+Record = TypeVar("Record")
+Kind = Literal["datasheet", "measured", "fitted", "assumed"]
+KINDS: tuple[str, ...] = get_args(Kind)
+UNITS = (
+    *(suffix.removeprefix("_") for suffix in UNIT_SUFFIXES),
+    "cores",
+    "lanes",
+    "lanes_per_core_per_cycle",
+    "instructions",
+    "ratio",
+)
+"""Units a `Quantity` may carry, spelled as in the names of variables and TOML keys."""
+SLIPS: Mapping[str, Mapping[str, float]] = {
+    "hz": {"MHz": 1e6, "GHz": 1e9},
+    "bytes_per_s": {"GB/s": 1e9, "TB/s": 1e12},
+    "flop_per_s": {"Gflop/s": 1e9, "Tflop/s": 1e12},
+    "groups_per_s": {"10^6 groups/s": 1e6, "10^9 groups/s": 1e9},
+    "bytes": {"KB": 1e3, "MB": 1e6, "GB": 1e9},
+    "s": {"ns": 1e-9, "us": 1e-6, "ms": 1e-3},
+    "joules": {"pJ": 1e-12},
+    "joules_per_bit": {"pJ/bit": 1e-12},
+    "share": {"percent": 1e-2},
+}
+"""Unit -> units that a slip may have used instead, with their factors."""
+RANGES: Mapping[str, tuple[float, float]] = {
+    "bytes_per_s": (1e8, 1e18),
+    "flop_per_s": (1e8, 1e21),
+    "groups_per_s": (1e3, 1e18),
+    "hz": (1e6, 1e11),
+    "bytes": (1e3, 1e16),
+    "s": (0, 1),
+    "share": (0, 1),
+}
+"""Unit -> least and most that any machine of interest has of it. A figure outside was given in another unit."""
+MOST = 1e15
+"""More of anything else is a slip."""
+WHOLE_UNITS = ("cores", "lanes", "lanes_per_core_per_cycle", "bytes")
+Flag = Annotated[bool, Strict()]
+Text = Annotated[str, pydantic.Field(pattern=r"\S")]
+
+
+class About:
+    """What a field means, and the section of the file in which it stands.
+
+    Parameters
+    ----------
+    meaning : str
+        One or two sentences, for the docs and for editors.
+    section : str
+        Table of the file; empty if the field stands at the top of its record.
+    """
+
+    def __init__(self, meaning: str, *, section: str = "") -> None:
+        self.meaning = meaning
+        self.section = section
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {**handler(schema), "description": self.meaning}
+
+
+class Number(About):
+    """A number with its unit and range, plain or as a `Quantity` with a source.
+
+    Parameters
+    ----------
+    unit : str
+        As in the names of variables, or a noun such as `"tiles"`.
+    meaning, section : str
+        As for `About`.
+    least, most : float, optional
+        Inclusive range; from `RANGES` if left out. A number of a `Quantity` is positive in any case.
+    whole : bool, optional
+        A whole number; if left out, whether the type of the field is `int` or the unit is one of `WHOLE_UNITS`.
+    """
+
+    def __init__(
+        self,
+        unit: str,
+        meaning: str = "",
+        *,
+        section: str = "",
+        least: float | None = None,
+        most: float | None = None,
+        whole: bool | None = None,
+    ) -> None:
+        super().__init__(meaning, section=section)
+        self.unit = unit
+        low, high = RANGES.get(unit, (0, MOST))
+        self.least = low if least is None else least
+        self.most = high if most is None else most
+        self.whole = whole
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        types = _members(source)
+        with_source = Quantity in types
+        whole = int in types and float not in types
+        self.whole = (
+            (self.unit in WHOLE_UNITS if with_source else whole) if self.whole is None else self.whole
+        )
+        positive = with_source and self.least == 0
+        schema: CoreSchema = (
+            core_schema.int_schema(strict=True, ge=max(positive, math.ceil(self.least)), le=int(self.most))
+            if self.whole
+            else core_schema.float_schema(
+                strict=True,
+                **{"gt" if positive else "ge": self.least},  # type: ignore[arg-type]
+                le=self.most,
+                allow_inf_nan=False,
+            )
+        )
+        schema = core_schema.with_info_wrap_validator_function(self._number, schema)
+        if with_source:
+            # A quantity that Python made passes as it is; a file gives a table of three keys.
+            fields = {
+                "value": schema,
+                "kind": core_schema.literal_schema(list(KINDS)),
+                "source": core_schema.str_schema(pattern=r"\S"),
+            }
+            table = core_schema.typed_dict_schema(
+                {name: core_schema.typed_dict_field(field) for name, field in fields.items()},
+                extra_behavior="forbid",
+            )
+            schema = core_schema.no_info_wrap_validator_function(self._quantity, table)
+        return core_schema.nullable_schema(schema) if NoneType in types else schema
+
+    def _number(self, value: Any, handler: Any, info: Any) -> int | float:
+        try:
+            handler(value)
+        except ValidationError:
+            pass
+        else:
+            # The value itself, so that a whole number of a float field stays one.
+            return cast("int | float", value)
+        raise _problem(f"expected {self._expected(value)}{self._slip(value, info.data or {})}")
+
+    def _quantity(self, value: Any, handler: Any) -> "Quantity":
+        if isinstance(value, Quantity):
+            if value.unit != self.unit:
+                raise _problem(f"expected a quantity in {self.unit}")
+            return value
+        if not isinstance(value, dict):
+            raise _problem(
+                'expected a table, { value = ..., kind = "...", source = "..." }; a plain number has no source'
+            )
+        return Quantity(unit=self.unit, **handler(value))
+
+    def _expected(self, value: Any) -> str:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or (self.whole and not isinstance(value, int)):
+            return f"a {'whole ' if self.whole else ''}number of {self.unit}"
+        if value <= 0 and self.least == 0:
+            return f"a positive number of {self.unit}"
+        if value < self.least:
+            return f"at least {self.least:g} {self.unit}"
+        return f"at most {self.most:g} {self.unit}"
+
+    def _slip(self, value: Any, beside: Mapping[str, Any]) -> str:
+        """Ask whether the value was meant in another unit that brings it into the range."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            return ""
+        clock_hz = beside.get("clock_hz")
+        if self.unit == "bytes_per_cycle" and value > self.most:
+            over = f" over clock_hz, {value / clock_hz:g}" if clock_hz else " over clock_hz"
+            return f"; did you mean bytes per second? Then give {value:g}{over}"
+        factors = SLIPS.get(self.unit, {})
+        meant = [
+            f"{value * factor:g} ({value:g} {unit})"
+            for unit, factor in factors.items()
+            if self.least <= value * factor <= self.most
+        ]
+        return f"; did you mean {' or '.join(meant)}?" if meant and not self._fits(value) else ""
+
+    def _fits(self, value: float) -> bool:
+        return self.least <= value <= self.most
+
+    @property
+    def range(self) -> str:
+        """The range in words, for tables."""
+        kind = "whole, " if self.whole else ""
+        return f"{kind}{self.least:g} to {self.most:g}"
+
+
+class OneOf:
+    """Text that is one of a few names."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        self.names = tuple(names)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.literal_schema(list(self.names))
+
+
+class Parsed:
+    """Text that a function reads, such as a pattern. A value of another type than text goes to the function as well.
+
+    Parameters
+    ----------
+    parse : callable
+        Raises an `NmsimError` for what it does not take.
+    keep : bool
+        Keep the text as it was given, and use the function as a check only.
+    """
+
+    def __init__(self, parse: Callable[[Any], Any], *, keep: bool = False) -> None:
+        self.parse = parse
+        self.keep = keep
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def read(value: Any) -> Any:
+            parsed = self.parse(value)
+            return value if self.keep else parsed
+
+        return core_schema.no_info_before_validator_function(read, core_schema.any_schema())
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"type": "string"}
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def record(cls: type[Record]) -> type[Record]:
+    """Make a frozen dataclass whose fields are checked, in files and in Python alike.
+
+    A method `problems`, if there is one, checks fields against each other. It yields pairs of a dotted key and a sentence.
+
+    Raises
+    ------
+    SpecError
+        When an instance is made, naming all fields that are wrong.
+    """
+    if hasattr(cls, "problems"):
+
+        def check(self: Any) -> None:
+            problems = list(self.problems())
+            if problems:
+                raise PydanticCustomError("problems", "problems", {"problems": problems})
+
+        cls.__post_init__ = check  # type: ignore[attr-defined]
+    made: Any = pydantic.dataclasses.dataclass(
+        frozen=True, config={"extra": "forbid", "arbitrary_types_allowed": True}
+    )(cls)
+    initialise = made.__init__
+
+    @functools.wraps(initialise)
+    def __init__(self: Any, *args: Any, **values: Any) -> None:
+        try:
+            initialise(self, *args, **values)
+        except ValidationError as error:
+            raise SpecError("\n".join(_lines(error, cls, {}))) from None
+
+    made.__init__ = __init__
+    return cast("type[Record]", made)
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantity:
+    """A positive number with its unit, the kind of knowledge behind it, and its source.
+
+    Parameters
+    ----------
+    value : int or float
+        Positive and finite.
+    unit : str
+        One of `UNITS`.
+    kind : {"datasheet", "measured", "fitted", "assumed"}
+        `"datasheet"`: the maker publishes it, or it follows from published numbers by the arithmetic that the
+        source states. `"measured"`: somebody ran it or counted it. `"fitted"`: the source names the rows it
+        was fitted on. `"assumed"`: the source gives the reasoning, and an assumption number if there is one.
+    source : str
+        Where the number is from.
+
+    Raises
+    ------
+    SpecError
+        A field is none of the above.
+
+    Examples
+    --------
+    >>> Quantity(4.8e12, "bytes_per_s", "datasheet", "NVIDIA H200 datasheet").value
+    4800000000000.0
+    """
+
+    value: int | float
+    unit: str
+    kind: Kind
+    source: str
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.value, int | float) and not isinstance(self.value, bool)
+        if not number or not math.isfinite(self.value) or self.value <= 0:
+            raise SpecError(
+                f"value={self.value!r} (type {type(self.value).__name__}): expected a positive, finite number"
+            )
+        if self.unit not in UNITS:
+            raise SpecError(f"unit={self.unit!r}: expected one of {', '.join(UNITS)}")
+        check_provenance(self.kind, self.source)
+
+
+def check_provenance(kind: object, source: object) -> None:
+    """Reject an unknown kind of knowledge and an empty source.
+
+    Raises
+    ------
+    SpecError
+        `kind` is not one of `KINDS`, or `source` is not text.
+    """
+    if kind not in KINDS:
+        raise SpecError(f"kind={kind!r}: expected one of {', '.join(KINDS)}")
+    if not isinstance(source, str) or not source.strip():
+        raise SpecError(f"source={source!r}: expected text that says where this is from")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file as a mapping; the one place that parses TOML.
+
+    Raises
+    ------
+    SpecError
+        The file cannot be read, or is not TOML.
+    """
+    return cast("dict[str, Any]", _read(path, "TOML", tomllib.loads))
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    SpecError
+        The file cannot be read, or is not JSON.
+    """
+    return _read(path, "JSON", json.loads)
+
+
+def _read(path: Path, language: str, parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise SpecError(f"{path}: cannot be read as {language}: {error}") from error
+
+
+def read_record(kind: type[Record], path: Path) -> Record:
+    """Read a TOML file as a record.
+
+    Parameters
+    ----------
+    kind : type
+        A `record`.
+    path : Path
+
+    Raises
+    ------
+    SpecError
+        All problems of the file, one a line, each with the file, the key, the value and what was expected.
+    """
+    return load_record(kind, read_toml(path), where=str(path))
+
+
+def load_record(kind: type[Record], document: Mapping[str, Any], *, where: str = "") -> Record:
+    """Take a mapping, such as a parsed TOML file, for a record.
+
+    Parameters
+    ----------
+    kind : type
+        A `record`.
+    document : mapping
+    where : str
+        What each problem begins with, such as the name of the file.
+
+    Raises
+    ------
+    SpecError
+        All problems of the document, one a line.
+    """
+    values, paths, lines = _flat(kind, document)
+    loaded: Record | None = None
+    try:
+        loaded = _adapter(kind).validate_python(values)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines += [line for line in _lines(error, kind, paths) if not _follows(line, lines)]
+    if lines or loaded is None:
+        prefix = f"{where}: " if where else ""
+        raise SpecError("\n".join(prefix + line for line in lines))
+    return loaded
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _follows(line: str, lines: list[str]) -> bool:
+    """Say whether a missing key follows from another problem: a near key that is unknown, or a missing table."""
+    key, _, text = line.partition(": ")
+    if not text.startswith("missing"):
+        return False
+    table, _, name = key.rpartition(".")
+    return any(
+        (earlier.startswith(f"{table}.") or not table) and f"(did you mean {name}?)" in earlier
+        for earlier in lines
+    ) or any(earlier.startswith((f"{table}: missing", f"{table}=")) for earlier in lines)
+
+
+def _flat(kind: type, document: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """Take the fields of a record out of their sections.
+
+    Returns the values by field, the dotted key of each field, and the problems of keys and sections.
+    """
+    fields = {name: _about(hint).section for name, hint in hints(kind).items()}
+    sections = dict.fromkeys(section for section in fields.values() if section)
+    paths = {name: f"{section}.{name}" for name, section in fields.items() if section}
+    at_top = [name for name, section in fields.items() if not section]
+    lines = [
+        _unknown(name, "", (*at_top, *sections)) for name in document if name not in (*at_top, *sections)
+    ]
+    values = {name: document[name] for name in at_top if name in document}
+    for section in sections:
+        names = [name for name in fields if fields[name] == section]
+        if section not in document:
+            needed = any(_default(kind, name) is dataclasses.MISSING for name in names)
+            lines += [f"{section}: missing; this table is required"] if needed else []
+            continue
+        table = document[section]
+        if not isinstance(table, Mapping):
+            lines.append(f"{section}={_short(table)}: expected a table")
+            continue
+        lines += [_unknown(name, section, names) for name in table if name not in names]
+        values |= {name: value for name, value in table.items() if name in names}
+    return values, paths, lines
+
+
+def _unknown(name: str, table: str, expected: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, expected, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return (
+        f"{f'{table}.' if table else ''}{name}: unknown key{hint}; expected {', '.join(expected) or 'none'}"
+    )
+
+
+def _lines(error: ValidationError, kind: type, paths: Mapping[str, str]) -> list[str]:
+    """Turn what pydantic found into lines of ours: dotted key, value, what was expected."""
+    lines: list[str] = []
+    errors = error.errors(include_url=False)
+    # What an unknown entry of a table holds says nothing.
+    strange = {entry["loc"][:-1] for entry in errors if entry["loc"][-1:] == ("[key]",)}
+    # Unknown keys first: a missing key with a near name follows from one.
+    for entry in sorted(errors, key=lambda entry: entry["type"] not in UNKNOWN):
+        loc = entry["loc"][:-1] if entry["loc"][-1:] == ("[key]",) else entry["loc"]
+        if entry["loc"] is loc and any(loc[: len(unknown)] == unknown for unknown in strange):
+            continue
+        first, *rest = loc or ("",)
+        key = paths.get(str(first), str(first))
+        key += "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest)
+        if entry["type"] == "problems":
+            for name, text in entry["ctx"]["problems"]:
+                place = ".".join(part for part in (key, name) if part)
+                lines.append(f"{place}: {text}" if place else text)
+        elif entry["type"] in UNKNOWN or loc in strange:
+            table, _, name = key.rpartition(".")
+            lines.append(_unknown(name, table, _keys(kind, loc[:-1])))
+        elif entry["type"] == "missing":
+            line = f"{key}: missing; this key is required"
+            lines += [] if _follows(line, lines) else [line]
+        elif entry["type"] == "tuple_type" and dataclasses.is_dataclass(_type_at(kind, (*loc, 0))):
+            lines.append(f"{key}={_short(entry['input'])}: expected an array of tables, [[{key}]]")
+        else:
+            lines.append(f"{key}={_short(entry['input'])}: {_expected(entry)}")
+    return lines
+
+
+UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+EXPECTED = {
+    "bool_type": "true or false",
+    "string_type": "text",
+    "string_pattern_mismatch": "text",
+    "tuple_type": "a list",
+    "dict_type": "a table",
+    "dataclass_type": "a table",
+    "too_short": "at least one entry",
+}
+"""Type of an error of pydantic's -> what was expected, in words of ours."""
+
+
+def _expected(entry: Any) -> str:
+    context = entry.get("ctx", {})
+    if entry["type"] == "literal_error":
+        names = [name.strip("'") for name in context["expected"].replace(" or ", ", ").split(", ")]
+        near = difflib.get_close_matches(str(entry["input"]), names, n=1)
+        return f"expected one of {', '.join(names)}{f'; did you mean {near[0]}?' if near else ''}"
+    if "error" in context:
+        return str(context["error"])
+    if "problem" in context:
+        return str(context["problem"])
+    if entry["type"] in EXPECTED:
+        return f"expected {EXPECTED[entry['type']]}"
+    return str(entry["msg"])
+
+
+def _problem(text: str) -> PydanticCustomError:
+    return PydanticCustomError("problem", "{problem}", {"problem": text})
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:76]} ..."
+
+
+@functools.cache
+def hints(kind: type) -> Mapping[str, Any]:
+    """Types of the fields of a record, with their annotations."""
+    types = get_type_hints(kind, include_extras=True)
+    return {field.name: types[field.name] for field in dataclasses.fields(kind)}
+
+
+def _about(hint: Any) -> About:
+    return next((part for part in getattr(hint, "__metadata__", ()) if isinstance(part, About)), About(""))
+
+
+def about(kind: type, name: str) -> About:
+    """What is declared of a field: its meaning, and for a `Number` its unit and range."""
+    return _about(hints(kind)[name])
+
+
+def names_of(kind: type, *, section: str | None = None, declared: type[About] = About) -> tuple[str, ...]:
+    """Name the fields of a record that stand in a section, or all that are declared in a manner.
+
+    Examples
+    --------
+    >>> @record
+    ... class Chip:
+    ...     cores: Annotated[int, Number("cores", "Cores of the chip.", section="chip", least=1)]
+    >>> names_of(Chip, section="chip"), names_of(Chip, declared=Number)
+    (('cores',), ('cores',))
+    """
+    return tuple(
+        name
+        for name, hint in hints(kind).items()
+        if isinstance(_about(hint), declared) and section in (None, _about(hint).section)
+    )
+
+
+def _default(kind: type, name: str) -> Any:
+    field = next(field for field in dataclasses.fields(kind) if field.name == name)
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    """The types of a field, without annotations; several for a union."""
+    if get_origin(hint) is Annotated:
+        return _members(hint.__origin__)
+    if get_origin(hint) in (Union, UnionType):
+        return tuple(member for part in get_args(hint) for member in _members(part))
+    return (hint,)
+
+
+def _first(hint: Any) -> Any:
+    """The type of a field without its annotations, `None` left out."""
+    return next(member for member in _members(hint) if member is not NoneType)
+
+
+def _type_at(kind: Any, loc: tuple[int | str, ...]) -> Any:
+    """The type of a place of a document."""
+    for part in loc:
+        fits = _first(kind)
+        if dataclasses.is_dataclass(fits):
+            kind = hints(fits)[str(part)]  # type: ignore[arg-type]
+        else:
+            kind = get_args(fits)[0 if get_origin(fits) is tuple else 1]
+    return _first(kind)
+
+
+def _keys(kind: Any, loc: tuple[int | str, ...]) -> tuple[str, ...]:
+    """Keys that a table of a document may have, by its place."""
+    fits = _type_at(kind, loc)
+    if fits is Quantity:
+        return ("value", "kind", "source")
+    if dataclasses.is_dataclass(fits):
+        return tuple(hints(fits))  # type: ignore[arg-type]
+    return _names(get_args(fits)[0])
+
+
+def _names(hint: Any) -> tuple[str, ...]:
+    """The names that a text may be."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return next((part.names for part in getattr(hint, "__metadata__", ()) if isinstance(part, OneOf)), ())
+
+
+def toml_value(value: object) -> str:
+    """Write a number, yes or no, text, or list or table of them as TOML.
+
+    Examples
+    --------
+    >>> toml_value(("fp16", "bf16")), toml_value(True)
+    ('["fp16", "bf16"]', 'true')
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(toml_value, value))}]"
+    if isinstance(value, Quantity):
+        parts = (f"{name} = {toml_value(getattr(value, name))}" for name in ("value", "kind", "source"))
+        return f"{{ {', '.join(parts)} }}"
+    # JSON's strings are TOML's, but for DEL, which TOML wants escaped.
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def to_toml(record: object, *, comment: str = "") -> str:
+    """Write a record as the text of a TOML file that `read_record` takes.
+
+    Parameters
+    ----------
+    record : object
+        An instance of a `record`.
+    comment : str
+        What the file begins with, line by line.
+
+    Returns
+    -------
+    str
+    """
+    lines = [*(f"# {line}".rstrip() for line in comment.splitlines()), ""] if comment else []
+    return "\n".join([*lines, *_written(record)]) + "\n"
+
+
+def _written(record: Any) -> Iterator[str]:
+    """Lines of a record: keys, then sections, then tables and arrays of tables."""
+    kind = type(record)
+    values = {name: getattr(record, name) for name in hints(kind)}  # type: ignore[arg-type]
+    values = {name: value for name, value in values.items() if value is not None}
+    sections = {name: about(kind, name).section for name in values}
+    tables = {name: value for name, value in values.items() if not sections[name] and _is_table(value)}
+    for section in dict.fromkeys(("", *sections.values())):
+        yield from ("", f"[{section}]") if section else ()
+        yield from _keys_of({n: v for n, v in values.items() if sections[n] == section and n not in tables})
+    for name, value in tables.items():
+        for entry in value if isinstance(value, tuple) else [value] if value else []:
+            yield from ("", f"[[{name}]]" if isinstance(value, tuple) else f"[{name}]")
+            yield from _keys_of(entry) if isinstance(entry, Mapping) else _written(entry)
+
+
+def _keys_of(values: Mapping[str, object]) -> Iterator[str]:
+    return (f"{name} = {toml_value(value)}" for name, value in values.items())
+
+
+def _is_table(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return bool(value) and _is_table(value[0])
+    return isinstance(value, Mapping) or (
+        dataclasses.is_dataclass(value) and hasattr(value, "__pydantic_validator__")
+    )
+
+
+def json_schema(kind: type, *, title: str) -> dict[str, Any]:
+    """JSON Schema of a file format, for editors.
+
+    Parameters
+    ----------
+    kind : type
+        A `record`.
+    title : str
+
+    Returns
+    -------
+    dict
+    """
+    flat: dict[str, Any] = _adapter(kind).json_schema()
+    properties, required = flat.pop("properties"), flat.pop("required", [])
+    tables: dict[str, Any] = {"": {"properties": {}, "required": []}}
+    for name, schema in properties.items():
+        section = about(kind, name).section
+        table = tables.setdefault(section, {"properties": {}, "required": []})
+        table["properties"][name] = schema
+        table["required"] += [name] if name in required else []
+    top = tables.pop("")
+    for section, table in tables.items():
+        top["properties"][section] = {"type": "object", **table, "additionalProperties": False}
+        top["required"] += [section] if table["required"] else []
+    schema_uri = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": schema_uri, **flat, "title": title, **top, "additionalProperties": False}
+
+
+def field_table(kind: type) -> str:
+    """Markdown table of all fields of a file format, with those of the tables in it.
+
+    Parameters
+    ----------
+    kind : type
+        A `record`.
+    """
+    head = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    return "\n".join([*head, *_rows(kind, "")])
+
+
+def _rows(kind: type, prefix: str) -> Iterator[str]:
+    for name, hint in hints(kind).items():
+        said, default = _about(hint), _default(kind, name)
+        key = f"{prefix}{said.section}{'.' if said.section else ''}{name}"
+        shown = "required" if default is dataclasses.MISSING else ""
+        if not shown and default not in (None, (), {}):
+            shown = f"`{toml_value(default)}`"
+        value, inner = _described(hint, said)
+        yield f"| `{key}` | {value} | {shown} | {said.meaning} |"
+        if inner:
+            yield from _rows(inner, f"{key}[]." if get_origin(_first(hint)) is tuple else f"{key}.")
+
+
+def _described(hint: Any, said: About) -> tuple[str, type | None]:
+    """A type in words, and the record whose fields follow."""
+    fits = _first(hint)
+    names = _names(fits) or _names(hint)
+    if isinstance(said, Number):
+        text = f"{said.unit}, {said.range}"
+        return (f"number with source: {text}" if fits is Quantity else text), None
+    if names:
+        return "one of " + ", ".join(f"`{name}`" for name in names), None
+    if get_origin(fits) is tuple:
+        text, inner = _described(get_args(fits)[0], _about(get_args(fits)[0]))
+        return ("array of tables" if inner else f"list: {text}"), inner
+    if dataclasses.is_dataclass(fits):
+        return "table", fits  # type: ignore[return-value]
+    if isinstance(fits, type) and issubclass(fits, bool):
+        return "`true` or `false`", None
+    if get_origin(fits) is not None:
+        entry = get_args(fits)[1]
+        return f"table of {_described(entry, _about(entry))[0]}", None
+    return "text", None

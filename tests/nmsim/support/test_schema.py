@@ -1,0 +1,187 @@
+"""Formats declared once: all problems of a file in one run, unit slips questioned, text and schema from the declaration."""
+
+import dataclasses
+import json
+import pickle
+import subprocess
+import sys
+import tomllib
+from typing import Annotated
+
+import pytest
+
+from nmsim.errors import SpecError
+from nmsim.pattern import Pattern
+from nmsim.support.schema import (
+    About,
+    Flag,
+    Number,
+    OneOf,
+    Parsed,
+    Quantity,
+    Text,
+    field_table,
+    json_schema,
+    load_record,
+    names_of,
+    read_json,
+    read_record,
+    record,
+    to_toml,
+)  # fmt: skip
+
+
+@record
+class Unit:
+    pattern: Annotated[
+        Pattern, Parsed(lambda v: v if isinstance(v, Pattern) else Pattern.parse(v)), About("Pattern.")
+    ]
+    dtypes: Annotated[tuple[Annotated[str, OneOf(("fp16", "bf16"))], ...], About("Types.")] = ("fp16",)
+
+
+@record
+class Chip:
+    name: Annotated[Text, About("Name.")]
+    cores: Annotated[int, Number("cores", "Cores of the chip.", section="chip", least=1)]
+    clock_hz: Annotated[float, Number("hz", "Clock.", section="chip")]
+    l2_bytes_per_cycle: Annotated[int, Number("bytes_per_cycle", "Rate.", section="l2", least=1, most=1e8)]
+    dram: Annotated[Quantity | None, Number("bytes_per_s", "Bandwidth.", section="l2")] = None
+    static: Annotated[float, Number("share", "Share that is static.")] = 0.5
+    shared: Annotated[Flag, About("Whether L2 is shared.")] = True
+    units: Annotated[tuple[Unit, ...], About("Units.")] = ()
+
+    def problems(self):
+        if self.cores == 7:
+            yield "chip.cores", "7 cores, expected another number"
+        if self.static == 0.25 and self.cores == 7:
+            yield "static", "0.25 does not go with 7 cores"
+
+
+GOOD = {
+    "name": "one",
+    "chip": {"cores": 4, "clock_hz": 1_500_000_000},
+    "l2": {"l2_bytes_per_cycle": 64, "dram": {"value": 2e12, "kind": "assumed", "source": "here"}},
+    "units": [{"pattern": "2:4"}, {"pattern": "8:16", "dtypes": ["bf16"]}],
+}  # fmt: skip
+
+
+def lines(**changes) -> list[str]:
+    with pytest.raises(SpecError) as caught:
+        load_record(Chip, GOOD | changes, where="one.toml")
+    return str(caught.value).splitlines()
+
+
+def test_a_record_is_read_written_and_read_again(tmp_path):
+    chip = load_record(Chip, GOOD)
+    assert chip.units[1] == Unit(Pattern(8, 16), ("bf16",))
+    assert chip.dram == Quantity(2e12, "bytes_per_s", "assumed", "here")
+    assert isinstance(chip.clock_hz, int)
+    path = tmp_path / "one.toml"
+    path.write_text(to_toml(chip, comment="a\n\nb"), encoding="utf-8")
+    assert path.read_text().startswith("# a\n#\n# b\n\nname = ")
+    assert read_record(Chip, path) == chip
+    assert pickle.loads(pickle.dumps(chip)) == chip
+    assert hash(dataclasses.replace(chip)) == hash(chip)
+
+
+def test_all_problems_come_in_one_run():
+    found = lines(
+        name=" ", colour="red", chip={"coers": 4, "clock_hz": True}, l2=3, shared=1,
+        units=[{"pattern": "4:2", "dtype": ["bf16"]}, {"dtypes": ["bf61"]}],
+    )  # fmt: skip
+    assert found == [
+        "one.toml: colour: unknown key; expected name, static, shared, units, chip, l2",
+        "one.toml: chip.coers: unknown key (did you mean cores?); expected cores, clock_hz",
+        "one.toml: l2=3: expected a table",
+        "one.toml: units[0].dtype: unknown key (did you mean dtypes?); expected pattern, dtypes",
+        "one.toml: name=' ': expected text",
+        "one.toml: chip.clock_hz=True: expected a number of hz",
+        "one.toml: shared=1: expected true or false",
+        "one.toml: units[0].pattern='4:2': pattern 4:2: expected 1 <= N <= M (N counts what is kept)",
+        "one.toml: units[1].pattern: missing; this key is required",
+        "one.toml: units[1].dtypes[0]='bf61': expected one of fp16, bf16; did you mean bf16?",
+    ]
+
+
+def test_a_missing_table_is_named_once():
+    document = {name: value for name, value in GOOD.items() if name != "chip"}
+    with pytest.raises(SpecError) as caught:
+        load_record(Chip, document)
+    assert str(caught.value) == "chip: missing; this table is required"
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"chip": {"cores": 4, "clock_hz": 1.8}}, "did you mean 1.8e+06 (1.8 MHz) or 1.8e+09 (1.8 GHz)?"),
+        (
+            {"l2": {"l2_bytes_per_cycle": 3 * 10**12}},
+            "expected at most 1e+08 bytes_per_cycle; did you mean bytes per second? Then give 3e+12 over clock_hz, 2000",
+        ),
+        ({"static": 12}, "static=12: expected at most 1 share; did you mean 0.12 (12 percent)?"),
+        (
+            {"l2": {"l2_bytes_per_cycle": 1, "dram": {"value": 4.8, "kind": "assumed", "source": "x"}}},
+            "l2.dram.value=4.8: expected at least 1e+08 bytes_per_s; did you mean 4.8e+09 (4.8 GB/s) or 4.8e+12 (4.8 TB/s)?",
+        ),
+    ],
+)  # fmt: skip
+def test_a_unit_slip_is_questioned(changes, text):
+    (line,) = lines(**changes)
+    assert text in line
+
+
+def test_a_number_without_source_is_named():
+    (line,) = lines(l2={"l2_bytes_per_cycle": 1, "dram": 2e12})
+    assert line.endswith('{ value = ..., kind = "...", source = "..." }; a plain number has no source')
+    (line,) = lines(l2={"l2_bytes_per_cycle": 1, "dram": {"value": 2e12, "kind": "assumed"}})
+    assert line == "one.toml: l2.dram.source: missing; this key is required"
+    with pytest.raises(SpecError, match="expected a quantity in bytes_per_s"):
+        dataclasses.replace(load_record(Chip, GOOD), dram=Quantity(1e9, "hz", "assumed", "x"))
+
+
+def test_fields_are_checked_against_each_other_and_in_python():
+    assert lines(static=0.25, chip={"cores": 7, "clock_hz": 1e9}) == [
+        "one.toml: chip.cores: 7 cores, expected another number",
+        "one.toml: static: 0.25 does not go with 7 cores",
+    ]
+    with pytest.raises(
+        SpecError, match=r"^cores=0: expected at least 1 cores\nclock_hz=nan: expected a number of hz$"
+    ):
+        Chip("one", cores=0, clock_hz=float("nan"), l2_bytes_per_cycle=1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load_record(Chip, GOOD).cores = 3
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(SpecError, match="none.toml: cannot be read: No such file"):
+        read_record(Chip, tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_bytes(b"name = '\xff'")
+    with pytest.raises(SpecError, match="bad.toml: cannot be read as TOML: .*utf-8"):
+        read_record(Chip, tmp_path / "bad.toml")
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(SpecError, match="bad.json: cannot be read as JSON: "):
+        read_json(tmp_path / "bad.json")
+
+
+def test_schema_and_table_say_what_is_declared():
+    schema = json_schema(Chip, title="A chip")
+    assert json.loads(json.dumps(schema)) == schema
+    assert schema["required"] == ["name", "chip", "l2"]
+    cores = schema["properties"]["chip"]["properties"]["cores"]
+    assert (cores["type"], cores["minimum"], cores["description"]) == ("integer", 1, "Cores of the chip.")
+    assert schema["$defs"]["Unit"]["properties"]["dtypes"]["items"]["enum"] == ["fp16", "bf16"]
+    table = field_table(Chip).splitlines()
+    assert "| `chip.cores` | cores, whole, 1 to 1e+15 | required | Cores of the chip. |" in table
+    assert '| `units[].dtypes` | list: one of `fp16`, `bf16` | `["fp16"]` | Types. |' in table
+    assert names_of(Chip, declared=Number) == ("cores", "clock_hz", "l2_bytes_per_cycle", "dram", "static")
+
+
+def test_toml_of_text_with_quotes_and_controls():
+    text = 'a "quoted" \\ ü \x7f\n'
+    assert tomllib.loads(to_toml(dataclasses.replace(load_record(Chip, GOOD), name=text)))["name"] == text
+
+
+def test_the_bits_and_the_command_line_start_without_pydantic():
+    code = "import sys, nmsim, nmsim.cli; print('pydantic' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
