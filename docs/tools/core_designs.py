@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import hwmodels
+from hwmodels import plots
 from hwmodels.online.break_even import batch_table, break_even_batch, selector_table
-from hwmodels.plots.pareto import pareto
 from hwmodels.tensorcore.core_file import load_core
 from hwmodels.tensorcore.record import SparseTensorCore
 from nmsim import Case, GemmShape, Pattern
@@ -122,5 +122,7 @@ def designs() -> pd.DataFrame:
 def fronts(table: pd.DataFrame) -> Figure:
     """Draw what area buys what time, each pattern by itself."""
     front = hwmodels.pareto_front(table, minimise=["area_um2", "time_s"], within=["tokens", "pattern"])
-    fig, _ = pareto(table, "area_um2", "time_s", front, within=["tokens"], by_pattern=True, label=["core"])
+    fig, _ = plots.pareto(
+        table, x="area_um2", y="time_s", front=front, within=["tokens"], by_pattern=True, label=["core"]
+    )
     return fig

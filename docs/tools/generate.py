@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
@@ -19,7 +19,7 @@ import command_line  # noqa: E402
 import core_designs  # noqa: E402
 import estimate_constants  # noqa: E402
 import judged  # noqa: E402
-import matplotlib  # noqa: E402
+import logged_accuracies  # noqa: E402
 import mitigations  # noqa: E402
 import pandas as pd  # noqa: E402
 import sass  # noqa: E402
@@ -30,15 +30,8 @@ import validation  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 import hwmodels  # noqa: E402
-from hwmodels.plots import cores as core_plots  # noqa: E402
-from hwmodels.plots import online as pruning_plots  # noqa: E402
-from hwmodels.plots import predicted as plots  # noqa: E402
-from hwmodels.plots.roofs import roof_surface  # noqa: E402
+from hwmodels import plots  # noqa: E402
 from nmsim import Pattern, formats  # noqa: E402
-from validate.judge import own_machine  # noqa: E402
-from validate.plots import judge as judge_plots  # noqa: E402
-from validate.plots.break_even import break_even  # noqa: E402
-from validate.plots.measured import bytes_per_element  # noqa: E402
 from validate.study import (  # noqa: E402
     bits,
     whole_model,
@@ -46,6 +39,7 @@ from validate.study import (  # noqa: E402
 from validate.study.example_checkpoint import ExampleShape, write_example  # noqa: E402
 
 PAGES = {
+    "docs/how-to/measure-quality.md": logged_accuracies.page,
     "docs/reference/command-line.md": command_line.page,
     "docs/reference/formats.md": formats.page,
     "docs/reference/mitigations.md": mitigations.page,
@@ -60,12 +54,7 @@ PAGES = {
 }
 GALLERY = ROOT / "docs" / "gallery"
 DRAWN_BY = (
-    *sorted(
-        str(path.relative_to(ROOT))
-        for room in ("hwmodels", "validate")
-        for path in (ROOT / room / "plots").glob("*.py")
-    ),
-    "validate/judge/own_machine.py",
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "hwmodels" / "plots").glob("*.*")),
     *("docs/tools/generate.py", "docs/tools/judged.py", "docs/tools/core_designs.py"),
 )
 
@@ -95,7 +84,7 @@ class Drawn(NamedTuple):
     """A figure of the gallery: the table it is drawn from, by its name there, and what draws it."""
 
     table: str
-    draw: Callable[[pd.DataFrame], Figure]
+    draw: Callable[[pd.DataFrame], tuple[Figure, Any]]
 
 
 TABLES = {
@@ -111,31 +100,31 @@ TABLES = {
     "core_designs": core_designs.designs,
 }
 FIGURES = {
-    "bytes_per_element": Drawn("bytes_per_element", lambda table: bytes_per_element(table)[0]),
-    "speedup_vs_pattern": Drawn("speedup_vs_pattern", lambda table: plots.speedup_vs_pattern(table)[0]),
-    "speedup_scatter": Drawn("judged", lambda table: judge_plots.speedup_scatter(table)[0]),
-    "time_scatter": Drawn("judged", lambda table: judge_plots.time_scatter(table)[0]),
-    "residuals_by_tokens": Drawn("judged", lambda table: judge_plots.residuals_by_tokens(table)[0]),
-    "residuals_by_machine": Drawn("judged", lambda table: judge_plots.residuals_by(table, "machine")[0]),
-    "residuals_by_regime": Drawn("judged", lambda table: judge_plots.residuals_by(table, "regime")[0]),
-    "measured_on_predicted": Drawn(
-        "measured_on_predicted", lambda table: own_machine.measured_on_predicted(table)[0]
-    ),
+    "bytes_per_element": Drawn("bytes_per_element", plots.bytes_per_element),
+    "speedup_vs_pattern": Drawn("speedup_vs_pattern", plots.speedup_vs_pattern),
+    "speedup_scatter": Drawn("judged", plots.speedup_scatter),
+    "time_scatter": Drawn("judged", plots.time_scatter),
+    "residuals_by_tokens": Drawn("judged", plots.residuals_by_tokens),
+    "residuals_by_machine": Drawn("judged", lambda table: plots.residuals_by(table, column="machine")),
+    "residuals_by_regime": Drawn("judged", lambda table: plots.residuals_by(table, column="regime")),
+    "measured_on_predicted": Drawn("measured_on_predicted", plots.measured_on_predicted),
     "break_even": Drawn(
-        "break_even", lambda table: break_even(table, judged.points(), judged.with_points())[0]
+        "break_even",
+        lambda table: plots.break_even(table, points=judged.points(), machines=judged.with_points()),
     ),
     "break_even_unmeasured": Drawn(
-        "break_even", lambda table: break_even(table, judged.points(), judged.without_points())[0]
+        "break_even",
+        lambda table: plots.break_even(table, points=judged.points(), machines=judged.without_points()),
     ),
-    "core_speedup_vs_pattern": Drawn("cores", lambda table: core_plots.speedup_vs_pattern(table)[0]),
+    "core_speedup_vs_pattern": Drawn("cores", plots.core_speedup_vs_pattern),
     "core_time_by_stage": Drawn(
-        "cores", lambda table: core_plots.time_by_stage(core_designs.one_encoding(table))[0]
+        "cores", lambda table: plots.core_time_by_stage(core_designs.one_encoding(table))
     ),
-    "core_roof_surface": Drawn("core_roofs", lambda table: roof_surface(table, core_designs.roof_core())[0]),
-    "break_even_batch": Drawn("online_pruning", lambda table: pruning_plots.break_even_batch(table)[0]),
-    "selector_need": Drawn(
-        "selectors", lambda table: pruning_plots.selector_need(table, built_groups_per_cycle=4)[0]
+    "core_roof_surface": Drawn(
+        "core_roofs", lambda table: plots.roof_surface(table, core=core_designs.roof_core())
     ),
+    "break_even_batch": Drawn("online_pruning", plots.break_even_batch),
+    "selector_need": Drawn("selectors", lambda table: plots.selector_need(table, built_groups_per_cycle=4)),
     "core_pareto": Drawn("core_designs", core_designs.fronts),
 }
 
@@ -169,10 +158,8 @@ def figure_is_stale(name: str, *, write: bool) -> bool:
     if write:
         GALLERY.mkdir(exist_ok=True)
         csv.write_text(text)
-        with matplotlib.rc_context({"svg.hashsalt": "nmsim"}):
-            figure = draw(table)
-            figure.savefig(svg, metadata={"Date": None}, facecolor=figure.get_facecolor())
-        lines = [line.rstrip() for line in svg.read_text().splitlines()]
+        drawn = plots.rendered(draw(table)[0], "svg").decode()
+        lines = [line.rstrip() for line in drawn.splitlines()]
         svg.write_text("\n".join([*lines, digest, ""]))
     return True
 

@@ -4,11 +4,10 @@ import functools
 
 import pandas as pd
 
-from validate.judge.judge import Judgement, judge_files
+from validate.judge import break_even
+from validate.judge.judge import Judgement, judge_files, judged_columns
 from validate.judge.own_machine import own_rows
 from validate.judge.rows import PUBLISHED_FILE, committed_hardware, own_files
-from validate.plots import judge as judge_plots
-from validate.study import break_even
 
 
 @functools.cache
@@ -33,7 +32,7 @@ def own() -> pd.DataFrame:
 
 def judged() -> pd.DataFrame:
     """The table of the figures: the published rows, held out."""
-    return judge_plots.judged_columns(published().table)
+    return judged_columns(published().table)
 
 
 @functools.cache

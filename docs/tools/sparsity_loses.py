@@ -6,7 +6,7 @@ import judged
 import pandas as pd
 
 from hwmodels.estimate.intervals import REGIMES
-from validate.study import break_even
+from validate.judge import break_even
 
 DECODE_TOKENS, PREFILL_TOKENS = 1, 4096
 """Tokens of the map that the sentences speak of."""

@@ -1,1 +1,71 @@
-"""Every figure of the project: one theme, each function takes a table and returns `(fig, ax)`."""
+"""All figures of the project: each function takes a table and returns `(fig, axes)`, in a light or a dark theme.
+
+>>> import pandas as pd
+>>> from hwmodels import plots
+>>> table = pd.DataFrame({"pattern": ["dense", "2:4"], "area_um2": [1e6, 2e6], "time_s": [2e-5, 1e-5]})
+>>> fig, grid = plots.pareto(table, x="area_um2", y="time_s", front=[True, True], label=[], theme=plots.DARK)
+>>> image = plots.rendered(fig, "svg")
+
+Tables are plain pandas tables: those of `hwmodels.sweep`, of a study or of the judge. matplotlib is imported here only, and
+when a figure is asked for. Nothing is shown, saved or kept globally.
+"""
+
+from typing import TYPE_CHECKING
+
+from nmsim.support.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from hwmodels.plots.cores import core_speedup_vs_pattern, core_time_by_stage
+    from hwmodels.plots.fronts import pareto
+    from hwmodels.plots.judged import (
+        break_even,
+        residuals_by,
+        residuals_by_tokens,
+        speedup_scatter,
+        time_scatter,
+    )
+    from hwmodels.plots.measured import bytes_per_element, measured_on_predicted
+    from hwmodels.plots.online import break_even_batch, selector_need
+    from hwmodels.plots.predicted import bound_by_stage, speedup_vs_pattern, speedup_vs_tokens
+    from hwmodels.plots.quality import quality_cost
+    from hwmodels.plots.roofs import roof_surface
+    from hwmodels.plots.theme import DARK, LIGHT, Theme, rendered
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "hwmodels.plots.cores": "core_speedup_vs_pattern core_time_by_stage",
+            "hwmodels.plots.fronts": "pareto",
+            "hwmodels.plots.judged": "break_even residuals_by residuals_by_tokens speedup_scatter time_scatter",
+            "hwmodels.plots.measured": "bytes_per_element measured_on_predicted",
+            "hwmodels.plots.online": "break_even_batch selector_need",
+            "hwmodels.plots.predicted": "bound_by_stage speedup_vs_pattern speedup_vs_tokens",
+            "hwmodels.plots.quality": "quality_cost",
+            "hwmodels.plots.roofs": "roof_surface",
+            "hwmodels.plots.theme": "DARK LIGHT Theme rendered",
+        },
+    )
+
+__all__ = [
+    "DARK",
+    "LIGHT",
+    "Theme",
+    "bound_by_stage",
+    "break_even",
+    "break_even_batch",
+    "bytes_per_element",
+    "core_speedup_vs_pattern",
+    "core_time_by_stage",
+    "measured_on_predicted",
+    "pareto",
+    "quality_cost",
+    "rendered",
+    "residuals_by",
+    "residuals_by_tokens",
+    "roof_surface",
+    "selector_need",
+    "speedup_scatter",
+    "speedup_vs_pattern",
+    "speedup_vs_tokens",
+    "time_scatter",
+]

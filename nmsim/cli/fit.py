@@ -50,17 +50,17 @@ def fit(
     from hwmodels.estimate import fit as fitting
     from hwmodels.estimate.constants import FITTED_FILE
     from hwmodels.estimate.intervals import RESIDUALS_FILE
+    from nmsim.files.atomic import refuse_output_folder, updated_folder
     from validate.judge.fit_table import cpu_residuals, fit_table, held_out_metrics
     from validate.judge.machine_names import Machines
     from validate.judge.rows import PUBLISHED_FILE, committed_hardware, read_rows
-    from validate.study.publish import published, refuse_output
 
     if rows and output is None:
         raise NmsimError(
             "--rows without --output: expected a folder for constants that are not those of the shipped rows"
         )
     folder = output or FITTED_FILE.parent
-    refuse_output(folder)
+    refuse_output_folder(folder)
     machines = Machines(committed_hardware())
     read = [row for path in rows or [PUBLISHED_FILE] for row in read_rows(path, machines).rows]
     table = fit_table(read, machines)
@@ -73,7 +73,7 @@ def fit(
     before = constants.load()._asdict()
     names = [FITTED_FILE.name, RESIDUALS_FILE.name]
     was = {name: _text(folder / name) for name in names}
-    with tidy_when_terminated(), published(folder) as work:
+    with tidy_when_terminated(), updated_folder(folder) as work:
         found = _fit_with_bar(table)
         metrics = held_out_metrics(found, table)
         own = cpu_residuals()

@@ -1,6 +1,5 @@
 """`nmsim validate --live`: this machine's own rows against what is predicted from its calibration."""
 
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,8 +47,8 @@ def judge_live(folder: Path, campaign: str, output: Path | None) -> None:
 
 def verdict(table: "pd.DataFrame", here: Here) -> dict[str, Any]:
     """All figures as plain data."""
+    from validate.judge.metrics import records
     from validate.judge.own_machine import summarise
-    from validate.study.plain import records
 
     worst = table.reindex(table["speedup_error"].abs().sort_values(ascending=False).index).head(WORST_ROWS)
     return {
@@ -70,13 +69,11 @@ def write_json(path: Path, found: Mapping[str, Any]) -> None:
 
 
 def _draw(table: "pd.DataFrame", path: Path) -> None:
-    from validate.judge.own_machine import measured_on_predicted
+    from hwmodels import plots
 
-    fig, _ = measured_on_predicted(table)
-    drawn = io.BytesIO()
-    fig.savefig(drawn, format="svg")
+    fig, _ = plots.measured_on_predicted(table)
     with new_file(path, force=True) as stream:
-        stream.write(drawn.getvalue())
+        stream.write(plots.rendered(fig, "svg"))
 
 
 def _show(found: Mapping[str, Any], folder: Path) -> None:

@@ -1,7 +1,6 @@
 """`nmsim quality`: what pruning does to the outputs of real linear layers, beside what it costs and brings."""
 
 import contextlib
-import io
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -118,13 +117,6 @@ def quality(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out layers that --activations has nothing of.")
     ] = False,
-    accuracy: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV file of accuracies you measured, pattern,criterion,mitigation,accuracy, to draw beside those that the "
-            "authors logged."
-        ),
-    ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="CSV file: a row a layer and way, and one for all layers.")
     ] = Path("quality.csv"),
@@ -137,8 +129,6 @@ def quality(
     One layer at a time: errors do not go on to the next layer, and none is an accuracy. What is learned elsewhere is fitted
     here to calibration tokens. Lists are joined by commas, or given by repeating an option.
     """
-    from validate.quality.accuracy import read_accuracy
-
     if example == (checkpoint is not None):
         raise NmsimError("expected either a checkpoint or --example")
     if activations is not None and synthetic is not None:
@@ -146,9 +136,8 @@ def quality(
     ways, left_out = _ways(operand, pattern, criterion, mitigation)
     if plot is not None:
         _refuse_figure(ways)
-    sources = [path for path in (checkpoint, activations, accuracy) if path is not None]
+    sources = [path for path in (checkpoint, activations) if path is not None]
     _refuse_files(output, plot, force, sources)
-    own = read_accuracy(accuracy) if accuracy is not None else None
     target = _target(hardware, core, encoding, packing, dtype, tokens_prefill)
     selection = Selection(
         console.split_names(include) if include else None, console.split_names(exclude) if exclude else None
@@ -157,7 +146,7 @@ def quality(
     with share_bar() as progress, _tokens(activations, synthetic or SYNTHETIC, counts, seed) as tokens:
         found = _measure(checkpoint, tokens, ways, target, selection, allow_missing, progress)
         description = tokens.description
-    drawn = b"" if plot is None else _figure(found.table, own, plot.suffix.removeprefix("."))
+    drawn = b"" if plot is None else _figure(found.table, plot.suffix.removeprefix("."))
     if activations is None:
         console.err.print(f"activations: {description}, drawn at random, of no model", highlight=False)
     if found.unmatched:
@@ -215,7 +204,7 @@ def _ways(
 
 def _refuse_figure(ways: Sequence[Way]) -> None:
     """Refuse what no figure can show, before any work."""
-    from validate.quality.looks import Looks
+    from hwmodels.plots.quality import WayMarks
 
     in_groups = [way for way in ways if way.pattern and not is_reference(way.criterion)]
     if not in_groups:
@@ -223,7 +212,7 @@ def _refuse_figure(ways: Sequence[Way]) -> None:
             "--plot: unstructured criteria are drawn as references only, expected one that chooses within groups"
         )
     try:
-        Looks.of((str(way.pattern) for way in in_groups), (way.mitigation_text for way in in_groups))
+        WayMarks.of((str(way.pattern) for way in in_groups), (way.mitigation_text for way in in_groups))
     except NmsimError as error:
         raise NmsimError(f"--plot: {error}") from error
 
@@ -288,19 +277,11 @@ def _measure(
         )
 
 
-def _figure(table: "pd.DataFrame", own: "pd.DataFrame | None", kind: str) -> bytes:
-    import pandas as pd
+def _figure(table: "pd.DataFrame", kind: str) -> bytes:
+    from hwmodels import plots
 
-    from validate.quality.accuracy import logged_accuracy
-    from validate.quality.plots import quality_cost
-
-    accuracies = logged_accuracy()
-    fig, _ = quality_cost(
-        table, accuracies if own is None else pd.concat([accuracies, own], ignore_index=True)
-    )
-    stream = io.BytesIO()
-    fig.savefig(stream, format=kind, dpi=DPI, facecolor=fig.get_facecolor())
-    return stream.getvalue()
+    fig, _ = plots.quality_cost(table)
+    return plots.rendered(fig, kind, dpi=DPI)
 
 
 def _show(rows: "pd.DataFrame", description: str, layers: int) -> None:

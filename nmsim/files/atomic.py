@@ -82,6 +82,53 @@ def new_folder(target: Path) -> Iterator[Path]:
         _sync_folder(target.parent)
 
 
+@contextlib.contextmanager
+def updated_folder(target: Path) -> Iterator[Path]:
+    """Give a temporary folder to write into; on success its files move to `target`.
+
+    A new target takes its name in one step. In a folder that exists, each file replaces the one of its name, and others
+    stay. An error or an interrupt in the block leaves the target as it was.
+
+    Parameters
+    ----------
+    target : Path
+        Its parent must exist.
+
+    Raises
+    ------
+    ContainerError
+        The target is a file, a file of it is taken by a folder, or something cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "study"
+    >>> with updated_folder(target) as work:
+    ...     written = (work / "report.html").write_text("all of it")
+    >>> (target / "report.html").read_text()
+    'all of it'
+    """
+    refuse_output_folder(target)
+    final = target.resolve()
+    work = partial_name(final)
+    try:
+        with _explained(target):
+            work.mkdir()
+            yield work
+            for path in work.iterdir():
+                if (final / path.name).is_dir():
+                    raise ContainerError(
+                        f"{target / path.name}: is a folder, expected a file or nothing of that name"
+                    )
+            if final.is_dir():
+                for path in sorted(work.iterdir()):
+                    os.replace(path, final / path.name)
+            else:
+                os.rename(work, final)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
 def refuse_target(target: Path, force: bool, sources: Iterable[Path] = ()) -> None:
     """Refuse a target file that exists (but for `force`), is one of the sources, or lies in no folder."""
     _refuse_orphan(target)
@@ -104,6 +151,15 @@ def refuse_folder(target: Path) -> None:
             raise ContainerError(f"{target}: is a folder that is not empty, expected a new or an empty one")
     elif os.path.lexists(target):
         raise ContainerError(f"{target}: is a file, expected the name of a folder to write")
+
+
+def refuse_output_folder(target: Path) -> None:
+    """Refuse an output folder that is a file, or that lies in no folder."""
+    final = target.resolve()
+    if final.exists() and not final.is_dir():
+        raise ContainerError(f"{target}: is a file, expected the name of a folder to write")
+    if not final.parent.is_dir():
+        raise ContainerError(f"{target}: there is no folder {final.parent}, expected an existing one")
 
 
 def _refuse_orphan(target: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from validate.study import break_even
+from validate.judge import break_even
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

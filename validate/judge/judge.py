@@ -13,7 +13,6 @@ from validate.judge.join import Predictor, join
 from validate.judge.machine_names import Machines
 from validate.judge.rows import JudgedRow, committed_files, committed_hardware, read_rows
 from validate.judge.violations import bound_violations
-from validate.study.plain import records
 
 WORST_COLUMNS = (
     *(
@@ -66,8 +65,25 @@ class Judgement:
             "overall": metrics.summarise(self.table),
             **{name: metrics.grouped(self.table, columns) for name, columns in BREAKDOWNS.items()},
             "bound_violations": bound_violations(self.table),
-            "worst": records(metrics.worst(self.table)[list(WORST_COLUMNS)]),
+            "worst": metrics.records(metrics.worst(self.table)[list(WORST_COLUMNS)]),
         }
+
+
+KEPT_COLUMNS = (
+    *("row", "machine", "kernel", "kernel_family", "written_pattern", "dtype", "dtype_class", "regime"),
+    *("M", "N", "K", "l2_state", "mark"),
+)
+KEPT_FIGURES = (
+    *(f"{kind}_{product}_time_s" for kind in ("measured", "predicted", "bound") for product in ("dense", "sparse")),
+    *("measured_speedup_vs_dense", "predicted_speedup_vs_dense"),
+    *("predicted_speedup_low", "predicted_speedup_high"),
+)  # fmt: skip
+
+
+def judged_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """Keep the columns of joined rows that figures and pages need, numbers to 5 digits."""
+    rounded = {name: [float(f"{value:.5g}") for value in table[name]] for name in KEPT_FIGURES}
+    return table[list(KEPT_COLUMNS)].assign(**rounded)
 
 
 def judge_files(

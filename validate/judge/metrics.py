@@ -3,6 +3,7 @@
 All figures are shares (0.06 is 6 %); errors are predicted / measured - 1. A figure that no row gives is None.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,6 +78,18 @@ def worst(table: pd.DataFrame, count: int = WORST) -> pd.DataFrame:
     """The rows whose speedup is missed by the largest factor, worst first."""
     order = _log_factor(table).sort_values(ascending=False, kind="stable")
     return table.loc[order.index[:count]]
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain dicts of numbers, text and None, for programs; NaN is None.
+
+    Examples
+    --------
+    >>> records(pd.DataFrame({"pattern": ["2:4", "8:16"], "speedup": [1.5, float("nan")]}))
+    [{'pattern': '2:4', 'speedup': 1.5}, {'pattern': '8:16', 'speedup': None}]
+    """
+    rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=12))
+    return rows
 
 
 def _log_factor(table: pd.DataFrame) -> "pd.Series[float]":

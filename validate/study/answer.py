@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from hwmodels.plots.predicted import STAGE_NAMES, Step
+from hwmodels.plots.labels import STAGE_NAMES, Step, at_step
 from validate.study.whole_model import DENSE, fastest
 
 PAYS_FROM = 1.05
@@ -60,12 +60,6 @@ def answer(
         _cost(start, top, bits),
         _limits(sparse, rows, start, operand, first, last, names),
     )
-
-
-def at_step(rows: pd.DataFrame, step: Step) -> pd.DataFrame:
-    """Keep the rows of one step."""
-    phase, tokens = step
-    return rows[(rows["phase"] == phase) & (rows["tokens"] == tokens)]
 
 
 def times(speedup: float) -> str:

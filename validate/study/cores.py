@@ -13,6 +13,7 @@ import pandas as pd
 
 import hwmodels
 from hwmodels import Model
+from hwmodels.plots.labels import Step, at_step, choose_steps, pattern_order
 from hwmodels.silicon.area import area
 from hwmodels.sweeps.space import DENSE, NOTHING, Product, Space, Stored, Work
 from hwmodels.tensorcore.answer import STAGE_WORDS
@@ -22,6 +23,7 @@ from hwmodels.tensorcore.services import STAGES
 from nmsim import encodings as codecs
 from nmsim.errors import NmsimError
 from nmsim.pattern import Pattern
+from validate.study.answer import heat, in_words, span, times
 from validate.study.whole_model import TIE
 
 BASE, DENSE_BASE = "flexible-16x32", "dense"
@@ -31,6 +33,8 @@ STEP = ["phase", "tokens"]
 ENERGY = ("energy_joules_low", "energy_joules", "energy_joules_high")
 AREA = ("area_um2_low", "area_um2", "area_um2_high")
 OVERHEAD = ("overhead_of_cores_low", "overhead_of_cores", "overhead_of_cores_high")
+FIGURES = ("core_speedup_vs_pattern", "core_time_by_stage")
+SPEEDUP = "speedup_vs_dense"
 CORES_COLUMNS = (
     "core", *STEP, "dtype", "pattern", "encoding", "packing", "sparse_operand", "execution", "refused", "limit",
     "cycles", "time_s", "dense_cycles", "speedup_vs_dense", "speedup_vs_no_unit", "utilisation",
@@ -177,3 +181,67 @@ def limit_in_words(limit: str) -> str:
         return STAGE_WORDS[limit]
     one, other = limit.removesuffix(" waiting").split(" and ")
     return f"{STAGE_WORDS[one]} and {STAGE_WORDS[other]}, waiting for each other"
+
+
+def figure_tables(table: pd.DataFrame) -> dict[str, tuple[pd.DataFrame, list[Step]]]:
+    """Give the rows and steps that each figure of the section is drawn from, by the name of its function."""
+    ends = choose_steps(table)
+    own, dense = chosen(table), table[table["core"] == DENSE_CORE]
+    rows = pd.concat([dense.assign(core=WITH_UNIT), own[own["core"] == WITH_UNIT]])
+    return {
+        "core_speedup_vs_pattern": (table[table["core"] != DENSE_CORE], ends),
+        "core_time_by_stage": (rows, list(dict.fromkeys((ends[0], ends[-1])))),
+    }
+
+
+def sentences(table: pd.DataFrame) -> list[str]:
+    """Say what a native unit adds at the first and at the last step, over all patterns in the encodings chosen."""
+    rows = chosen(table)
+    units, decoders = rows[rows["core"] == WITH_UNIT], rows[rows["core"] == WITH_DECODER]
+    ends = choose_steps(table)
+    said = []
+    for step in dict.fromkeys((ends[0], ends[-1])):
+        unit, decoder = at_step(units, step), at_step(decoders, step)
+        said.append(
+            f"In {in_words(step)} the chip with a native unit brings {span(unit[SPEEDUP])} vs dense, with a decoder "
+            f"alone {span(decoder[SPEEDUP])} vs dense: the unit itself brings {span(unit['speedup_vs_no_unit'])} vs no unit."
+        )
+    return said
+
+
+def section_rows(table: pd.DataFrame, steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """Rows of the table on the page: one a pattern, a cell a step."""
+    found = chosen(table)
+    units = found[found["core"] == WITH_UNIT]
+    return [
+        {
+            "pattern": pattern,
+            "encoding": own["encoding"].iloc[0],
+            "cells": [_cell(at_step(own, step).iloc[0]) for step in steps],
+            "area": _percent(own.iloc[0], OVERHEAD),
+        }
+        for pattern in pattern_order(units["pattern"])
+        for own in [units[units["pattern"] == pattern]]
+    ]
+
+
+def _cell(row: "pd.Series[Any]") -> dict[str, Any]:
+    ratios = sorted(row[name] / row[f"dense_{name}"] for name in ENERGY)
+    nominal = row["energy_joules"] / row["dense_energy_joules"]
+    return {
+        "text": times(row[SPEEDUP]),
+        "heat": heat(row[SPEEDUP]),
+        "adds": times(row["speedup_vs_no_unit"]),
+        "limit": limit_in_words(row["limit"]),
+        "energy": ""
+        if nominal != nominal
+        else f"{100 * nominal:.0f} % ({100 * ratios[0]:.0f} to {100 * ratios[-1]:.0f} %)",
+    }
+
+
+def _percent(row: "pd.Series[Any]", names: Sequence[str]) -> dict[str, str]:
+    """A share and its range; empty where it is not known."""
+    low, nominal, high = (row[name] for name in names)
+    if nominal != nominal:
+        return {"text": "", "range": ""}
+    return {"text": f"{100 * nominal:.1f} %", "range": f"{100 * low:.1f} to {100 * high:.1f} %"}

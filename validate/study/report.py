@@ -6,32 +6,28 @@ here and one more template; neither the page nor the other sections change.
 
 import base64
 import functools
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jinja2
-import matplotlib
 import pandas as pd
-from matplotlib.figure import Figure
 
-from hwmodels import HardwareSpec
-from hwmodels.plots import predicted as plots
-from hwmodels.plots.predicted import DARK, LIGHT, Step, Theme
+from hwmodels import HardwareSpec, plots
+from hwmodels.plots.labels import OPERANDS, Step, choose_steps, pattern_order
 from hwmodels.tensorcore.core_file import load_core
 from nmsim.units import format_bytes
 from validate.judge import own_machine
-from validate.plots.measured import bytes_per_element
-from validate.study import assumptions, core_section, trust
+from validate.judge.judge import judged_columns
+from validate.study import cores, trust
 from validate.study.answer import PAYS_FROM, Answer, heat, reach, times
-from validate.study.cores import BASE
 from validate.study.provenance import Provenance
 from validate.study.whole_model import DENSE, EXTRAPOLATED_SHARE, TIE, fastest
 
 BEST_KEYS = ("hardware", "phase", "tokens", "sparse_operand", "pattern")
-FIGURES = ("bytes_per_element", "speedup_vs_pattern", "bound_by_stage", "speedup_vs_tokens", *trust.FIGURES)
-PNG_DPI = 150
+TRUST_FIGURES = ("speedup_scatter", "residuals_by_tokens")
+FIGURES = ("bytes_per_element", "speedup_vs_pattern", "bound_by_stage", "speedup_vs_tokens", *TRUST_FIGURES)
+OWN_FIGURE = "measured_on_predicted"
 SPEEDUP = "predicted_speedup_vs_dense"
 
 
@@ -88,7 +84,7 @@ class Findings:
     def operands(self) -> list[str]:
         """The sparse operands studied, weights first."""
         present = set(self.model["sparse_operand"].dropna())
-        return [name for name in plots.OPERANDS if name in present]
+        return [name for name in OPERANDS if name in present]
 
     @property
     def best(self) -> pd.DataFrame:
@@ -99,31 +95,35 @@ class Findings:
 
 def draw(found: Findings) -> dict[str, Drawing]:
     """Draw the figures of a page, by name."""
-    drawings = {
-        name: _drawn_trust(name)
-        if name in trust.FIGURES
-        else _drawn(name, lambda theme, name=name: _figure(found, name, theme))  # type: ignore[misc]
-        for name in FIGURES
-    }
-    for name in core_section.FIGURES if len(found.cores) else ():
-        drawings[name] = _drawn(name, lambda theme, name=name: core_section.figure(found.cores, name, theme))  # type: ignore[misc]
+    operand = found.operands[0]
+    drawings = [
+        _drawn("bytes_per_element", found.bits),
+        _drawn("speedup_vs_pattern", found.model, operand=operand),
+        _drawn("bound_by_stage", _of(found.best, operand), operand=operand),
+        _drawn("speedup_vs_tokens", found.best),
+        *(_drawn_trust(name) for name in TRUST_FIGURES),
+    ]
+    if len(found.cores):
+        tables = cores.figure_tables(found.cores)
+        drawings += [_drawn(name, table, steps=steps) for name, (table, steps) in tables.items()]
     if found.own is not None:
-        own = found.own
-        drawings[own_machine.FIGURE] = _drawn(
-            own_machine.FIGURE, lambda theme: own_machine.measured_on_predicted(own, theme=theme)[0]
-        )
-    return drawings
+        drawings.append(_drawn(OWN_FIGURE, found.own))
+    return {drawing.name: drawing for drawing in drawings}
 
 
 @functools.cache
 def _drawn_trust(name: str) -> Drawing:
     """A figure that is the same for every study."""
-    return _drawn(name, lambda theme: trust.figure(name, theme))
+    return _drawn(name, judged_columns(trust.judged()))
 
 
-def _drawn(name: str, figure: Callable[[Theme], Figure]) -> Drawing:
-    light, dark = figure(LIGHT), figure(DARK)
-    return Drawing(name, _render(light, "svg"), _render(dark, "svg"), _render(light, "png"))
+def _drawn(name: str, table: pd.DataFrame, **options: Any) -> Drawing:
+    """Draw a figure of `hwmodels.plots` in both themes."""
+    figure: Callable[..., Any] = getattr(plots, name)
+    light, dark = (figure(table, **options, theme=theme)[0] for theme in (plots.LIGHT, plots.DARK))
+    return Drawing(
+        name, plots.rendered(light, "svg"), plots.rendered(dark, "svg"), plots.rendered(light, "png")
+    )
 
 
 def render(found: Findings, drawings: Mapping[str, Drawing]) -> str:
@@ -148,11 +148,11 @@ def render(found: Findings, drawings: Mapping[str, Drawing]) -> str:
 
 def sections(found: Findings) -> list[Section]:
     """The sections of a page, in order."""
-    steps = plots.choose_steps(found.model, limit=1 << 10)
+    steps = choose_steps(found.model, limit=1 << 10)
     names = [(phase, str(tokens)) for phase, tokens in steps]
     common = {"steps": names, "pays_from": PAYS_FROM, "tie": TIE, "dtype": found.dtype}
     tables = {operand: _speedup_table(found, operand, steps) for operand in found.operands}
-    ends = plots.choose_steps(found.model)
+    ends = choose_steps(found.model)
     few = {**common, "steps": [(phase, str(tokens)) for phase, tokens in ends], "operands": found.operands}
     return [
         Section(
@@ -189,11 +189,11 @@ def sections(found: Findings) -> list[Section]:
             "What this rests on",
             "assumptions.html.j2",
             {
-                "numbers": assumptions.machine_numbers(found.machines, found.dtype),
-                "units": assumptions.native_units(found.machines),
-                "software": assumptions.software_numbers(),
-                "study": assumptions.STUDY_ASSUMPTIONS,
-                "numbered": assumptions.numbered_assumptions(),
+                "numbers": trust.machine_numbers(found.machines, found.dtype),
+                "units": trust.native_units(found.machines),
+                "software": trust.software_numbers(),
+                "study": trust.STUDY_ASSUMPTIONS,
+                "numbered": trust.numbered_assumptions(),
                 "dtype": found.dtype,
             },
         ),
@@ -205,11 +205,11 @@ def sections(found: Findings) -> list[Section]:
 
 def _core_section(found: Findings, ends: Sequence[Step]) -> Section:
     """A tensor core that takes the patterns: empty where it does not take the value type."""
-    context: dict[str, Any] = {"steps": [(phase, str(tokens)) for phase, tokens in ends], "base": BASE}
-    context |= {"dtype": found.dtype, "dtypes": load_core(BASE).dtypes, "rows": [], "sentences": []}
+    context: dict[str, Any] = {"steps": [(phase, str(tokens)) for phase, tokens in ends], "base": cores.BASE}
+    context |= {"dtype": found.dtype, "dtypes": load_core(cores.BASE).dtypes, "rows": [], "sentences": []}
     if len(found.cores):
-        context["rows"] = core_section.rows(found.cores, ends)
-        context["sentences"] = core_section.sentences(found.cores)
+        context["rows"] = cores.section_rows(found.cores, ends)
+        context["sentences"] = cores.sentences(found.cores)
     return Section("cores", "A tensor core that takes the pattern", "cores.html.j2", context)
 
 
@@ -227,7 +227,7 @@ def _own_section(own: pd.DataFrame, doubts: Sequence[str]) -> Section:
 
 def _bits_rows(bits: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows of the table of bits, patterns in their order."""
-    order = {pattern: place for place, pattern in enumerate(plots.pattern_order(bits["pattern"]))}
+    order = {pattern: place for place, pattern in enumerate(pattern_order(bits["pattern"]))}
     sort = bits.sort_values("pattern", key=lambda column: column.map(order), kind="stable")
     rows: list[dict[str, Any]] = sort.to_dict("records")  # type: ignore[assignment]
     return rows
@@ -237,7 +237,7 @@ def _speedup_table(found: Findings, operand: str, steps: Sequence[Step]) -> list
     """One row a machine and pattern, one cell a step."""
     best = _of(found.best, operand)
     best = best[best["pattern"] != DENSE].set_index(["hardware", "pattern", "phase", "tokens"])
-    patterns = plots.pattern_order(found.model["pattern"])
+    patterns = pattern_order(found.model["pattern"])
     return [
         {
             "machine": machine.id,
@@ -285,26 +285,6 @@ def _cell(found: pd.DataFrame) -> dict[str, Any]:
 def _of(table: pd.DataFrame, operand: str) -> pd.DataFrame:
     """Rows of one operand, and the dense ones."""
     return table[(table["sparse_operand"] == operand) | (table["pattern"] == DENSE)]
-
-
-def _figure(found: Findings, name: str, theme: Theme) -> Figure:
-    operand = found.operands[0]
-    if name == "bytes_per_element":
-        return bytes_per_element(found.bits, theme=theme)[0]
-    if name == "speedup_vs_pattern":
-        return plots.speedup_vs_pattern(found.model, operand=operand, theme=theme)[0]
-    if name == "speedup_vs_tokens":
-        return plots.speedup_vs_tokens(found.best, theme=theme)[0]
-    return plots.bound_by_stage(_of(found.best, operand), operand=operand, theme=theme)[0]
-
-
-def _render(fig: Figure, kind: str) -> bytes:
-    """The bytes of an image, the same for the same figure."""
-    stream = io.BytesIO()
-    metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    with matplotlib.rc_context({"svg.hashsalt": "nmsim"}):
-        fig.savefig(stream, format=kind, dpi=PNG_DPI, facecolor=fig.get_facecolor(), metadata=metadata)
-    return stream.getvalue()
 
 
 def _uri(svg: bytes) -> str:

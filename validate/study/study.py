@@ -17,17 +17,17 @@ from hwmodels import HardwareSpec, Model
 from nmsim import encodings as codecs
 from nmsim import packing as packings
 from nmsim.errors import NmsimError
+from nmsim.files.atomic import refuse_output_folder, updated_folder
 from nmsim.pattern import Pattern
-from validate.judge import own_machine
+from validate.judge.metrics import records
 from validate.judge.own_machine import OwnMachine, own_rows
-from validate.study import core_section, report
+from validate.study import report
 from validate.study.answer import Answer, answer
 from validate.study.bits import bits_per_element, measure_checkpoint, open_weights
-from validate.study.cores import BASE, chosen, core_table
+from validate.study.cores import BASE, chosen, core_table, sentences
+from validate.study.cores import FIGURES as CORE_FIGURES
 from validate.study.example_checkpoint import FILE_NAME, write_example
-from validate.study.plain import records
 from validate.study.provenance import collect
-from validate.study.publish import published, refuse_output
 from validate.study.whole_model import case_table, predict_layers, sum_layers
 
 Progress = Callable[[str, float], None]
@@ -46,12 +46,12 @@ FILES = {
 """What a study writes."""
 CORE_FILES = {
     "cores.csv": "a row a core, step and way to store it: cycles, energy and area of a tensor core that takes the pattern",
-} | {f"{name}.png": "the figure of that name on this page" for name in core_section.FIGURES}
+} | {f"{name}.png": "the figure of that name on this page" for name in CORE_FIGURES}
 """What it writes besides when that tensor core takes the value type."""
 OWN_FILES = {
     "rows.csv": "sparse products timed on the machine that made this page, a row a case",
     "this-machine.toml": "that machine, calibrated by micro-benchmarks alone, for --hardware",
-    f"{own_machine.FIGURE}.png": "the figure of that name on this page",
+    f"{report.OWN_FIGURE}.png": "the figure of that name on this page",
 }
 """What it writes besides when that machine was measured."""
 
@@ -166,12 +166,12 @@ def run_study(
     tell = progress or (lambda text, share: None)
     tell("predicting", 0.0)
     plan = _checked(model, hardware, patterns, encodings, packing, batches, prefill, dtype, activations)
-    refuse_output(folder)
+    refuse_output_folder(folder)
     if weights is not None:
         with open_weights(weights, plan.patterns):
             pass
     whole = sum_layers(plan.predictions)
-    with published(folder) as work:
+    with updated_folder(folder) as work:
         own, begin = None, 0.0
         if measure_own:
             own, begin = (
@@ -276,7 +276,7 @@ def _summary(found: report.Findings) -> dict[str, Any]:
         "bits_per_element": records(found.bits),
         "tensor_core": {
             "chip": BASE,
-            "says": core_section.sentences(found.cores) if len(found.cores) else [],
+            "says": sentences(found.cores) if len(found.cores) else [],
             "best_encoding_of_each_pattern": records(chosen(found.cores)) if len(found.cores) else [],
         },
         "files": list(found.files),

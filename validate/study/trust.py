@@ -1,37 +1,158 @@
-"""How far to trust a study: errors of the estimate on machines that it had not seen, for the machines of the study."""
+"""What a study rests on: errors of the estimate on machines that it had not seen, sourced numbers, and assumptions."""
 
 import functools
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from hwmodels import HardwareSpec
+import hwmodels
+from hwmodels import HardwareSpec, Quantity
 from hwmodels.estimate.intervals import FEWEST_ROWS, INTERVAL_SHARE, REGIMES, regime_of, width_of
-from hwmodels.plots.predicted import Step, Theme
+from hwmodels.machine import software
+from hwmodels.plots.labels import Step
 from validate.judge import metrics
 from validate.judge.judge import judge_files
 from validate.judge.rows import PUBLISHED_FILE
-from validate.plots import judge as judge_plots
 
-FIGURES = ("speedup_scatter", "residuals_by_tokens")
 WHOSE = {"own": "of this machine", "all": "of all GPUs"}
+ASSUMPTIONS_PAGE = Path(hwmodels.__file__).parent.parent / "docs" / "explanation" / "assumptions.md"
+
+SCALES = {"bytes_per_s": (1e12, "TB/s"), "flop_per_s": (1e12, "Tflop/s"), "hz": (1e9, "GHz"),
+          "groups_per_s": (1e12, "T groups/s")}  # fmt: skip
+"""Unit -> what to divide by for printing, and the name of the result."""
+
+STUDY_ASSUMPTIONS = (
+    "A model is its linear layers and nothing else: attention scores, the KV cache, norms, embeddings and sampling "
+    "take no time here, so that a real model gains less.",
+    "The output head stays dense. In prefill it runs for the last token only, as serving engines do.",
+    "Every linear layer but the head is pruned to the same pattern, and one product follows the other without a gap.",
+    "Metadata bits of codes of one width follow from shapes alone, so that those measured on the checkpoint hold for "
+    "the model. Codes of differing length enter a prediction with their mean over uniform masks (A15).",
+    "Energy kept is the share of the weights' sum of squares that pruning by magnitude leaves. It is no accuracy.",
+)
+"""What this study takes for granted on top of the model's own assumptions."""
+
+
+@dataclass(frozen=True)
+class SourcedNumber:
+    """A number as it is printed, the kind of knowledge behind it and the place of its source in the list."""
+
+    text: str
+    kind: str
+    source: int
+
+
+@dataclass(frozen=True)
+class NumberTable:
+    """Numbers of several machines: a row a quantity, a cell a machine (None where it has no such number)."""
+
+    machines: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[SourcedNumber | None, ...]], ...]
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """A line of the assumptions page."""
+
+    number: str
+    text: str
+    used_by: str
+    flatters: str
+
+
+def machine_numbers(machines: Sequence[HardwareSpec], dtype: str) -> NumberTable:
+    """Collect every number of the machines that a prediction in one value type uses, with kind and source.
+
+    Examples
+    --------
+    >>> table = machine_numbers([hwmodels.load("h200")], "bf16")
+    >>> dict(table.rows)["DRAM bandwidth"][0].text
+    '4.8 TB/s'
+    """
+    sources: list[str] = []
+
+    def cell(quantity: Quantity | None) -> SourcedNumber | None:
+        if quantity is None:
+            return None
+        if quantity.source not in sources:
+            sources.append(quantity.source)
+        return SourcedNumber(quantity_text(quantity), quantity.kind, sources.index(quantity.source) + 1)
+
+    found: list[tuple[str, list[Quantity | None]]] = [
+        ("cores", [spec.cores for spec in machines]),
+        ("clock", [spec.clock_hz for spec in machines]),
+        ("issue lanes a core and cycle", [spec.issue_lanes_per_core_per_cycle for spec in machines]),
+        ("vector peak, fp32, dense", [spec.vector_peak_flop_per_s for spec in machines]),
+        ("DRAM bandwidth", [spec.dram_bandwidth_bytes_per_s for spec in machines]),
+        (f"matrix peak, {dtype}, dense", [spec.dense_peak_flop_per_s.get(dtype) for spec in machines]),
+        (
+            f"matrix peak, {dtype}, with sparsity (in operations of the dense product)",
+            [spec.sparse_peak_flop_per_s.get(dtype) for spec in machines],
+        ),
+    ]
+    patterns = dict.fromkeys(str(unit.pattern) for spec in machines for unit in spec.native)
+    for pattern in patterns:
+        units = [next((u for u in spec.native if str(u.pattern) == pattern), None) for spec in machines]
+        for rate in ("decoder", "selector"):
+            rates = [None if unit is None else getattr(unit, f"{rate}_groups_per_s") for unit in units]
+            if any(rates):
+                found.append((f"{rate} of the {pattern} unit", rates))
+    rows = tuple((name, tuple(cell(quantity) for quantity in cells)) for name, cells in found)
+    return NumberTable(tuple(spec.id for spec in machines), rows, tuple(sources))
+
+
+def native_units(machines: Sequence[HardwareSpec]) -> list[tuple[str, str, str, str, str]]:
+    """List what the sparse units take: machine, pattern, encodings, value types, source."""
+    return [
+        (spec.id, str(unit.pattern), ", ".join(unit.encodings), ", ".join(unit.dtypes), unit.source)
+        for spec in machines
+        for unit in spec.native
+    ]
+
+
+def software_numbers() -> list[tuple[str, str, str, str]]:
+    """List the instruction counts of decoding and pruning in software: name, number, kind, source."""
+    found = ((name, getattr(software, name)) for name in dir(software) if name.isupper())
+    return [
+        (name.lower().replace("_", " "), quantity_text(value), value.kind, value.source)
+        for name, value in found
+        if isinstance(value, Quantity)
+    ]
+
+
+def quantity_text(quantity: Quantity) -> str:
+    """Print a quantity with a unit a reader knows.
+
+    Examples
+    --------
+    >>> quantity_text(Quantity(989.4e12, "flop_per_s", "datasheet", "somewhere"))
+    '989.4 Tflop/s'
+    """
+    if quantity.unit in SCALES:
+        scale, unit = SCALES[quantity.unit]
+        return f"{quantity.value / scale:.4g} {unit}"
+    return f"{quantity.value:.6g} {quantity.unit.replace('_per_', '/').replace('_', ' ')}"
+
+
+def numbered_assumptions(page: Path = ASSUMPTIONS_PAGE) -> list[Assumption]:
+    """Read the numbered assumptions from their page; none where nmsim is installed without its docs."""
+    if not page.is_file():
+        return []
+    rows = re.findall(
+        r"^\| (A\d+) \| (.*?) \| (.*?) \| (.*?) \|$", page.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    return [Assumption(*(cell.replace("`", "").strip() for cell in row)) for row in rows]
 
 
 @functools.cache
 def judged() -> pd.DataFrame:
     """The published rows, each predicted with constants that were fitted without its machine."""
     return judge_files([PUBLISHED_FILE], held_out=True).table
-
-
-def figure(name: str, theme: Theme) -> Figure:
-    """Draw one of `FIGURES`."""
-    draw = {
-        "speedup_scatter": judge_plots.speedup_scatter,
-        "residuals_by_tokens": judge_plots.residuals_by_tokens,
-    }
-    return draw[name](judge_plots.judged_columns(judged()), theme=theme)[0]
 
 
 def totals() -> dict[str, Any]:

@@ -10,12 +10,12 @@ from matplotlib.colors import same_color, to_rgba
 from matplotlib.figure import Figure
 
 import hwmodels
+from hwmodels import plots
 from hwmodels.online.break_even import batch_table, break_even_batch, selector_table
-from hwmodels.plots import cores as plots
-from hwmodels.plots import online as pruning_plots
-from hwmodels.plots.pareto import pareto, scaled
-from hwmodels.plots.predicted import DARK, LIGHT
-from hwmodels.plots.roofs import TERA, roof_surface
+from hwmodels.plots import DARK, LIGHT, cores
+from hwmodels.plots.fronts import scaled
+from hwmodels.plots.roofs import TERA
+from hwmodels.plots.theme import STAGE_COLOURS
 from hwmodels.tensorcore.core_file import load_core
 from hwmodels.tensorcore.services import STAGES
 from nmsim.case import Case, GemmShape
@@ -84,7 +84,7 @@ def marked(ax):
 
 
 def test_speedups_are_those_of_the_table(table):
-    fig, grid = plots.speedup_vs_pattern(table)
+    fig, grid = plots.core_speedup_vs_pattern(table)
     assert isinstance(fig, Figure)
     assert grid.shape == (2, 2)
     assert grid[0, 0].get_ylabel() == "speedup vs dense [×]"
@@ -104,12 +104,12 @@ def test_speedups_are_those_of_the_table(table):
 
 
 def test_a_table_with_a_phase_keeps_it(table):
-    _, grid = plots.speedup_vs_pattern(table.assign(phase="decode"))
+    _, grid = plots.core_speedup_vs_pattern(table.assign(phase="decode"))
     assert [text.get_text() for text in grid[0, 1].texts] == ["decode, batch 2048"]
 
 
 def test_bars_are_the_shares_of_the_stages(index_only):
-    _, grid = plots.time_by_stage(index_only)
+    _, grid = plots.core_time_by_stage(index_only)
     assert grid.shape == (4, 1)
     assert grid[0, 0].get_title(loc="left") == "nvidia-like-2x4: decode, batch 1"
     assert grid[3, 0].get_title(loc="left") == "flexible-8x16: prefill, 2048 tokens"
@@ -124,13 +124,13 @@ def test_bars_are_the_shares_of_the_stages(index_only):
         row = here[here["pattern"] == pattern].iloc[0]
         limiting = row["limit"].removesuffix(" waiting").split(" and ")
         for column, stage in enumerate(stages):
-            bar = bars[place, plots.LABEL_WIDTH + plots.TIME_WIDTH + column]
+            bar = bars[place, cores.LABEL_WIDTH + cores.TIME_WIDTH + column]
             share = row[f"{stage}_cycles"] / row["cycles"]
-            assert bar.get_width() / plots.BAR_SHARE == pytest.approx(share)
+            assert bar.get_width() / cores.BAR_SHARE == pytest.approx(share)
             assert same_color(bar.get_facecolor(), LIGHT.series[0]) == (stage in limiting)
-        start = bars[place, plots.LABEL_WIDTH]
+        start = bars[place, cores.LABEL_WIDTH]
         busiest = max(row[f"{stage}_cycles"] for stage in STAGES)
-        rest = bars[place, plots.LABEL_WIDTH + start.get_width()]
+        rest = bars[place, cores.LABEL_WIDTH + start.get_width()]
         assert rest.get_hatch()
         assert (start.get_width() + rest.get_width()) / start.get_width() == pytest.approx(
             row["cycles"] / busiest
@@ -141,14 +141,14 @@ def test_bars_are_the_shares_of_the_stages(index_only):
 
 def test_two_stages_that_wait_for_each_other_are_both_marked(index_only):
     doctored = index_only[(index_only["tokens"] == 1) & (index_only["pattern"] == "2:4")]
-    _, grid = plots.time_by_stage(doctored.assign(limit="l2 and shared waiting"))
+    _, grid = plots.core_time_by_stage(doctored.assign(limit="l2 and shared waiting"))
     blue = [bar for bar in grid[0, 0].patches if same_color(bar.get_facecolor(), LIGHT.series[0])]
-    assert sorted(bar.get_x() - plots.LABEL_WIDTH - plots.TIME_WIDTH for bar in blue) == pytest.approx([1, 2])
+    assert sorted(bar.get_x() - cores.LABEL_WIDTH - cores.TIME_WIDTH for bar in blue) == pytest.approx([1, 2])
 
 
 def test_no_point_is_above_a_roof(roofs):
     core = load_core("flexible-8x16")
-    fig, grid = roof_surface(roofs, core)
+    fig, grid = plots.roof_surface(roofs, core=core)
     ax = grid[0, 0]
     assert ax.get_xlabel() == "effectual multiply-adds / DRAM byte [1/byte]"
     assert ax.get_ylabel() == "effectual multiply-adds / time [10¹²/s]"
@@ -170,7 +170,7 @@ def test_no_point_is_above_a_roof(roofs):
         nearest = [y[np.isclose(x, at)].min() for at in line.get_xdata()]
         assert (np.array(nearest) <= line.get_ydata() * (1 + 1e-9)).all()
     colours = {to_rgba(p.get_color()) for p in points}
-    assert to_rgba(LIGHT.stages["memory"]) in colours
+    assert to_rgba(STAGE_COLOURS["memory"]) in colours
     assert fig.axes == [ax]
 
 
@@ -178,14 +178,14 @@ def test_roofs_are_of_one_core_and_one_value_type(table, roofs):
     with pytest.raises(
         RowError, match="rows of nvidia-like-2x4, bf16: expected one value type on flexible-8x16"
     ):
-        roof_surface(table, load_core("flexible-8x16"))
+        plots.roof_surface(table, core=load_core("flexible-8x16"))
     both = pd.concat([roofs, roofs.assign(dtype="fp8")])
     with pytest.raises(RowError, match="rows of bf16, fp8: expected one value type"):
-        roof_surface(both, load_core("flexible-8x16"))
+        plots.roof_surface(both, core=load_core("flexible-8x16"))
 
 
 def test_curves_and_marks_of_the_break_even_are_those_of_the_table(batches):
-    _, grid = pruning_plots.break_even_batch(batches)
+    _, grid = plots.break_even_batch(batches)
     ax = grid[0, 0]
     assert ax.get_xlabel() == "tokens a step (decode batch, prefill length)"
     assert ax.get_ylabel() == "speedup vs dense [×]"
@@ -202,14 +202,14 @@ def test_curves_and_marks_of_the_break_even_are_those_of_the_table(batches):
 
 def test_patterns_of_a_break_even_have_panels_in_their_order(batches):
     both = pd.concat([batches.assign(pattern="16:32"), batches.assign(pattern="2:4")])
-    _, grid = pruning_plots.break_even_batch(both)
+    _, grid = plots.break_even_batch(both)
     assert [ax.get_title(loc="left") for ax in grid[0]] == ["2:4", "16:32"]
 
 
 def test_rates_of_selectors_are_those_of_the_table(rates):
     doctored = rates.copy()
     doctored.loc[doctored["tokens"] == 1, "as_fast_as_dense"] = np.inf
-    fig, grid = pruning_plots.selector_need(doctored, built_groups_per_cycle=4)
+    fig, grid = plots.selector_need(doctored, built_groups_per_cycle=4)
     assert grid[0, 0].get_ylabel() == "selector of a core [groups/cycle]"
     for ax, placement in zip(grid[0], ("producer", "consumer"), strict=True):
         here = doctored[doctored["placement"] == placement]
@@ -227,7 +227,7 @@ def test_rates_of_selectors_are_those_of_the_table(rates):
 def test_a_front_is_joined_and_filled(designs):
     front = hwmodels.pareto_front(designs, minimise=["area_um2", "time_s"])
     assert front.tolist() == [True, True, False, True]
-    _, grid = pareto(designs, "area_um2", "time_s", front, label=["core"])
+    _, grid = plots.pareto(designs, x="area_um2", y="time_s", front=front, label=["core"])
     ax = grid[0, 0]
     assert ax.get_xlabel() == "area [mm²]; range: 0.5 to 3 times, mostly common to all"
     assert ax.get_ylabel() == "time [µs]"
@@ -241,8 +241,15 @@ def test_a_front_is_joined_and_filled(designs):
 
 def test_fronts_of_patterns_and_bars(designs):
     front = hwmodels.pareto_front(designs, minimise=["area_um2", "time_s"], within=["pattern"])
-    _, grid = pareto(
-        designs, "area_um2", "time_s", front, within=["tokens"], by_pattern=True, bars=True, label=["core"]
+    _, grid = plots.pareto(
+        designs,
+        x="area_um2",
+        y="time_s",
+        front=front,
+        within=["tokens"],
+        by_pattern=True,
+        bars=True,
+        label=["core"],
     )
     ax = grid[0, 0]
     assert ax.get_title(loc="left") == "tokens: 64"
@@ -271,12 +278,12 @@ def test_units_are_scaled(name, values, label):
 @pytest.mark.parametrize(
     "draw",
     [
-        plots.speedup_vs_pattern,
-        plots.time_by_stage,
-        lambda table: roof_surface(table, load_core("flexible-8x16")),
-        pruning_plots.break_even_batch,
-        pruning_plots.selector_need,
-        lambda table: pareto(table, "area_um2", "time_s", np.zeros(len(table), bool)),
+        plots.core_speedup_vs_pattern,
+        plots.core_time_by_stage,
+        lambda table: plots.roof_surface(table, core=load_core("flexible-8x16")),
+        plots.break_even_batch,
+        plots.selector_need,
+        lambda table: plots.pareto(table, x="area_um2", y="time_s", front=np.zeros(len(table), bool)),
     ],
 )
 def test_a_table_without_a_column_or_a_row_is_refused(draw, table, batches, rates):
@@ -291,34 +298,34 @@ def test_a_table_without_a_column_or_a_row_is_refused(draw, table, batches, rate
 
 def test_two_rows_for_one_mark_are_refused(table, batches, rates):
     deeper = pd.concat([table, table.assign(array_depth=32)])
-    for draw in (plots.speedup_vs_pattern, plots.time_by_stage):
+    for draw in (plots.core_speedup_vs_pattern, plots.core_time_by_stage):
         with pytest.raises(RowError, match="several rows for nvidia-like-2x4, decode, 1"):
             draw(deeper)
     with pytest.raises(RowError, match="several rows for 1, producer: expected one"):
-        pruning_plots.break_even_batch(pd.concat([batches, batches]))
+        plots.break_even_batch(pd.concat([batches, batches]))
     with pytest.raises(RowError, match="placement 'elsewhere': expected one of producer, consumer"):
-        pruning_plots.selector_need(rates.assign(placement="elsewhere"))
+        plots.selector_need(rates.assign(placement="elsewhere"))
 
 
 def test_a_front_of_another_table_is_refused(designs):
     with pytest.raises(RowError, match="front of 2 rows: expected the 4 of the table"):
-        pareto(designs, "area_um2", "time_s", np.array([True, False]))
+        plots.pareto(designs, x="area_um2", y="time_s", front=np.array([True, False]))
 
 
 def test_a_step_that_is_not_there_is_refused(index_only):
     with pytest.raises(RowError, match="no row at decode, batch 3"):
-        plots.time_by_stage(index_only, steps=[("decode", 3)])
+        plots.core_time_by_stage(index_only, steps=[("decode", 3)])
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
 def test_legends_lie_over_the_panels_and_inside_the_figure(table, index_only, batches, rates, designs, theme):
     front = hwmodels.pareto_front(designs, minimise=["area_um2", "time_s"])
     figures = [
-        plots.speedup_vs_pattern(table, theme=theme),
-        plots.time_by_stage(index_only, theme=theme),
-        pruning_plots.break_even_batch(batches, theme=theme),
-        pruning_plots.selector_need(rates, theme=theme),
-        pareto(designs, "area_um2", "time_s", front, label=["core"], theme=theme),
+        plots.core_speedup_vs_pattern(table, theme=theme),
+        plots.core_time_by_stage(index_only, theme=theme),
+        plots.break_even_batch(batches, theme=theme),
+        plots.selector_need(rates, theme=theme),
+        plots.pareto(designs, x="area_um2", y="time_s", front=front, label=["core"], theme=theme),
     ]
     for fig, grid in figures:
         assert same_color(fig.get_facecolor(), theme.paper)
@@ -336,5 +343,5 @@ def test_legends_lie_over_the_panels_and_inside_the_figure(table, index_only, ba
 
 
 def test_nothing_is_left_in_global_state(roofs):
-    roof_surface(roofs, load_core("flexible-8x16"))
+    plots.roof_surface(roofs, core=load_core("flexible-8x16"))
     assert "matplotlib.pyplot" not in sys.modules

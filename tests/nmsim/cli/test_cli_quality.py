@@ -110,15 +110,6 @@ def test_what_goes_with_no_operand_is_told(nmsim, weights):
     assert "not measured: magnitude, weight_correction: weight_correction is of pruned weights\n" in text
 
 
-def test_own_accuracies_are_drawn(nmsim, weights):
-    with open("own.csv", "w", encoding="utf-8") as stream:
-        stream.write("model,pattern,criterion,mitigation,accuracy\nmine,2:4,magnitude,none,0.5\n")
-    code, _, _ = nmsim("quality", weights, *PATTERNS, "--accuracy", "own.csv", "--plot", "q.svg")
-    assert code == 0
-    with open("q.svg", encoding="utf-8") as stream:
-        assert "<!-- mine, magnitude -->" in stream.read()
-
-
 def test_a_figure_of_references_alone_is_refused_before_any_work(nmsim, weights):
     arguments = (
         *PATTERNS,
@@ -171,7 +162,6 @@ def test_a_figure_of_references_alone_is_refused_before_any_work(nmsim, weights)
         (["tiny.safetensors", "--core", "none"], "core 'none'"),
         (["tiny.safetensors", "--hardware", "h300"], "hardware 'h300'"),
         (["tiny.safetensors", "--encoding", "zip"], "encoding 'zip'"),
-        (["tiny.safetensors", "--accuracy", "none.csv"], "none.csv: cannot be read"),
         (
             ["tiny.safetensors", "--mitigation", "r_sparse=999"],
             "r_sparse=999: 16 calibration tokens, expected more than the rank",

@@ -8,13 +8,14 @@ import pandas as pd
 import pytest
 
 import hwmodels
+from hwmodels import plots
 from hwmodels.machine.spec import SPEC_FOLDER
 from nmsim.case import Case, GemmShape
 from nmsim.errors import RowError
 from nmsim.pattern import Pattern
 from nmsim.rows import measurement_file
 from nmsim.rows.measurement import Measurement
-from validate.judge.own_machine import measured_on_predicted, own_rows, summarise
+from validate.judge.own_machine import own_rows, summarise
 from validate.judge.rows import own_files
 
 CASES = [
@@ -86,7 +87,7 @@ def test_rows_of_another_machine_are_refused(machine, tmp_path):
 def test_the_figure_has_a_panel_a_round_and_units(machine, tmp_path):
     table = own_rows(write(tmp_path / "rows.csv", measured(machine)), machine)
     twice = table.assign(threads=1)
-    fig, grid = measured_on_predicted(pd.concat([table, twice], ignore_index=True))
+    fig, grid = plots.measured_on_predicted(pd.concat([table, twice], ignore_index=True))
     shown = [ax for ax in grid.flat if ax.get_visible()]
     assert [ax.get_title() for ax in shown] == [
         "fp32, 4096×4096, 1 token, 2 cores, cold", "fp32, 4096×4096, 1 token, 1 core, cold",
@@ -97,7 +98,7 @@ def test_the_figure_has_a_panel_a_round_and_units(machine, tmp_path):
 def test_nothing_to_draw_is_an_error(machine, tmp_path):
     table = own_rows(write(tmp_path / "rows.csv", measured(machine)), machine)
     with pytest.raises(RowError, match="no row to draw"):
-        measured_on_predicted(table.iloc[:0])
+        plots.measured_on_predicted(table.iloc[:0])
 
 
 def test_committed_rows_were_measured_by_committed_code():

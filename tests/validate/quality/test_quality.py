@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import hwmodels
 from hwmodels.online.activations import online_pruning
@@ -15,7 +14,9 @@ from hwmodels.online.criteria import CRITERIA
 from hwmodels.online.mitigations import MITIGATIONS, OF_WEIGHTS
 from hwmodels.online.overlap import exposed_epilogue
 from hwmodels.online.stage_cost import Settings
-from hwmodels.plots.predicted import LIGHT
+from hwmodels.plots import LIGHT, quality_cost
+from hwmodels.plots.quality import WayMarks
+from hwmodels.plots.theme import MANY_MARKERS
 from hwmodels.tensorcore.cycles import Cycles, closed_form
 from hwmodels.tensorcore.point import point
 from nmsim import Pattern, compress, load_file, save_file
@@ -26,12 +27,9 @@ from nmsim.files.selection import Selection
 from nmsim.mask import prune
 from nmsim.mitigation import split
 from nmsim.quality import cross, way
-from validate.quality.accuracy import beside_quality, logged_accuracy, read_accuracy
 from validate.quality.activation_dump import KINDS, Synthetic, open_dump
 from validate.quality.cost import Target
-from validate.quality.looks import MARKS, Looks
 from validate.quality.measure import ALL, KEYS, QUALITY_COLUMNS, SUMS, measure_quality, open_dense, sum_layers
-from validate.quality.plots import quality_cost
 from validate.study.example_checkpoint import TINY, write_example
 
 SOURCE = Synthetic("llm-like", 64, 64)
@@ -387,75 +385,6 @@ class TestSynthetic:
             Synthetic(*arguments)
 
 
-class TestAccuracy:
-    def test_logs_beside_errors(self, run):
-        found = beside_quality(run.table, logged_accuracy())
-        row = only(found, model="gemma-3-4b", pattern="8:16")
-        here = only(
-            run.table,
-            layer=ALL,
-            operand="activations",
-            pattern="8:16",
-            criterion="magnitude",
-            mitigation="var",
-        )
-        assert (row["accuracy"], row["relative_output_error"]) == (
-            pytest.approx(0.7362, abs=1e-4),
-            here["relative_output_error"],
-        )
-        assert row["energy_lost_share"] == 1 - here["energy_kept_share"]
-        assert set(found["tasks"]) == {"arc_easy,boolq,piqa,winogrande"}
-        loose = only(found, criterion="unstructured")
-        assert (loose["model"], loose["pattern"]) == ("llama-3.1-8b", "1:2")
-
-    def test_logs_that_are_named_otherwise_than_their_code_ran_are_left_out(self):
-        found = logged_accuracy()
-        assert set(zip(found["model"], found["criterion"], strict=True)) == {
-            ("llama-3.1-8b", "clact"), ("llama-3.1-8b", "magnitude"), ("llama-3.1-8b", "unstructured"),
-            ("llama-2-7b", "magnitude"), ("qwen2.5-7b", "magnitude"), ("gemma-3-4b", "magnitude"),
-        }  # fmt: skip
-
-    def test_patterns_of_one_density_are_one_way_without_groups(self, run):
-        rows = run.table[run.table["criterion"] == "unstructured"]
-        twice = pd.concat([run.table, rows.assign(pattern="8:16")])
-        found = beside_quality(twice, logged_accuracy())
-        assert only(found, criterion="unstructured")["pattern"] == "1:2"
-
-    def test_an_own_file(self, tmp_path, run):
-        own = tmp_path / "own.csv"
-        own.write_text(
-            "pattern,criterion,mitigation,accuracy\n2:4,magnitude,r_sparse=8,0.5\n4:8,magnitude,none,0.6\n"
-        )
-        found = beside_quality(run.table, read_accuracy(own))
-        assert found[["model", "mitigation", "accuracy"]].to_numpy().tolist() == [["own", "r_sparse=8", 0.5]]
-
-    @pytest.mark.parametrize(
-        ("text", "message"),
-        [
-            (
-                "pattern,accuracy\n2:4,1\n",
-                "columns pattern, accuracy: expected pattern, criterion, mitigation, accuracy",
-            ),
-            (
-                "pattern,criterion,mitigation,accuracy\n2:4,magnitude,none,70\n",
-                "line 2: accuracy='70': expected a share",
-            ),
-            ("pattern,criterion,mitigation,accuracy\n2/4,magnitude,none,.7\n", "line 2: pattern '2/4'"),
-            ("pattern,criterion,mitigation,accuracy\n2:4,magnitude,none\n", "line 2: 3 cells, expected 4"),
-            (
-                "pattern,criterion,mitigation,accuracy\n" + "2:4,clact,var,.7\n" * 2,
-                "2:4, clact, var comes twice",
-            ),
-            ("pattern,criterion,mitigation,accuracy\n", "no row"),
-            ("", "columns none"),
-        ],
-    )
-    def test_wrong_files(self, tmp_path, text, message):
-        (tmp_path / "own.csv").write_text(text)
-        with pytest.raises(RowError, match=message):
-            read_accuracy(tmp_path / "own.csv")
-
-
 def caption(fig):
     return " ".join(fig.texts[-1].get_text().split())
 
@@ -489,38 +418,6 @@ class TestFigure:
             beaten = any(s >= speed and e <= error and (s, e) != (speed, error) for s, e in at)
             assert (line.get_markerfacecolor() == line.get_color()) == (not beaten)
 
-    def test_accuracies_have_a_row_of_their_own(self, run):
-        _, grid = quality_cost(run.table, logged_accuracy())
-        assert len(grid) == 5
-        assert grid[4, 0].get_ylabel() == "mean accuracy, elsewhere [1]"
-        drawn = {float(y) for line in grid[4, 0].lines for y in line.get_ydata()}
-        assert drawn == set(beside_quality(run.table, logged_accuracy())["accuracy"])
-        assert not grid[4, 2].get_visible()
-
-    def test_the_tasks_are_named(self, run):
-        fig, _ = quality_cost(run.table, logged_accuracy())
-        assert "logged: means of arc_easy, boolq, piqa, winogrande." in caption(fig)
-        own = logged_accuracy().assign(tasks="")
-        assert "logged" not in caption(quality_cost(run.table, own)[0])
-
-    def test_points_beside_accuracies_look_as_above_and_names_do_not_overlap(self, run):
-        fig, grid = quality_cost(run.table, logged_accuracy())
-        above = {
-            (line.get_color(), line.get_marker())
-            for ax in grid[:4].flat for line in ax.lines if line.get_linestyle() == "None"
-        }  # fmt: skip
-        FigureCanvasAgg(fig).draw()
-        for ax in grid[4, :2]:
-            looks = {
-                (line.get_color(), line.get_marker()) for line in ax.lines if line.get_linestyle() == "None"
-            }
-            assert len(looks) > 2
-            assert looks <= above | {(LIGHT.ink, ".")}
-            names = [text.get_window_extent() for text in ax.texts]
-            assert len(names) == 6
-            assert not any(one.overlaps(other) for one, other in itertools.combinations(names, 2))
-            assert max(name.x1 for name in names) < ax.get_window_extent().x1 + 1
-
     def test_criteria_without_groups_are_lines_and_take_no_column(self, path):
         ways, _ = cross(
             "activations",
@@ -552,25 +449,25 @@ class TestFigure:
         table = run.table.copy()
         all_layers = (table["layer"] == ALL) & (table["pattern"] != "dense")
         table.loc[all_layers & (table["mitigation"] == "var"), "relative_output_error"] = 0.0
-        fig, grid = quality_cost(table, logged_accuracy())
+        fig, grid = quality_cost(table)
         assert f"with an error of 0, or without an output, not drawn: 4 of {all_layers.sum()}." in caption(
             fig
         )
-        assert len(grid) == 5
+        assert len(grid) == 4
 
     def test_many_mitigations_look_different_and_too_many_are_refused(self):
-        names = [f"r_sparse={rank}" for rank in range(1, len(MARKS) + 2)]
+        names = [f"r_sparse={rank}" for rank in range(1, len(MANY_MARKERS) + 2)]
         patterns = [f"{n}:16" for n in range(1, 12)]
-        looks = Looks.of(patterns[:-1], names[:-1])
+        marks = WayMarks.of(patterns[:-1], names[:-1])
         found = {
-            tuple(sorted(map(str, looks.look(*pair).items())))
+            tuple(sorted(map(str, marks.of_way(*pair).items())))
             for pair in itertools.product(patterns[:-1], names[:-1])
         }
         assert len(found) == 190
         with pytest.raises(RowError, match="20 mitigations, expected at most 19"):
-            Looks.of(patterns[:-1], names)
+            WayMarks.of(patterns[:-1], names)
         with pytest.raises(RowError, match="11 patterns, expected at most 10"):
-            Looks.of(patterns, names[:-1])
+            WayMarks.of(patterns, names[:-1])
 
     def test_nothing_to_draw(self, run):
         with pytest.raises(RowError, match="nothing to draw"):

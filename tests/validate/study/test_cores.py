@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import hwmodels
-from hwmodels.plots import predicted as plots
+from hwmodels import plots
 from hwmodels.silicon.area import area
 from hwmodels.silicon.energy import energy
 from hwmodels.tensorcore.answer import predict_core
@@ -19,7 +19,6 @@ from nmsim.case import Case, GemmShape
 from nmsim.pattern import Pattern
 from nmsim.units import UNIT_SUFFIXES
 from validate import run_study
-from validate.study import core_section
 from validate.study.cores import (
     BASE,
     CORES_COLUMNS,
@@ -28,7 +27,9 @@ from validate.study.cores import (
     WITH_UNIT,
     chosen,
     core_table,
+    figure_tables,
     limit_in_words,
+    sentences,
 )
 
 
@@ -160,7 +161,7 @@ def test_the_page_shows_the_rows(study, cores):
 
 
 def test_the_sentences_are_those_of_the_rows(study, cores):
-    first, last = core_section.sentences(cores)
+    first, last = sentences(cores)
     assert html.escape(first) in section_of(study.page)
     rows = chosen(cores)
     here = rows[(rows["core"] == WITH_UNIT) & (rows["phase"] == "prefill")]["speedup_vs_no_unit"]
@@ -173,11 +174,16 @@ def test_the_sentences_are_those_of_the_rows(study, cores):
     assert len(summary["best_encoding_of_each_pattern"]) == len(rows)
 
 
+def figure(cores, name, theme):
+    rows, steps = figure_tables(cores)[name]
+    return getattr(plots, name)(rows, steps=steps, theme=theme)[0]
+
+
 def test_figures_are_drawn_from_the_rows(cores):
-    speedups = core_section.figure(cores, "core_speedup_vs_pattern", plots.DARK)
+    speedups = figure(cores, "core_speedup_vs_pattern", plots.DARK)
     titles = [ax.get_title(loc="left") for ax in speedups.axes]
     assert [title for title in titles if title] == [WITH_UNIT, WITH_DECODER]
-    times = core_section.figure(cores, "core_time_by_stage", plots.LIGHT)
+    times = figure(cores, "core_time_by_stage", plots.LIGHT)
     assert [ax.get_title(loc="left") for ax in times.axes] == [
         f"{WITH_UNIT}: decode, batch 1",
         f"{WITH_UNIT}: prefill, 2048 tokens",

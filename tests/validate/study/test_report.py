@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from validate.study.answer import answer
-from validate.study.assumptions import numbered_assumptions
 from validate.study.bits import bits_per_element
+from validate.study.trust import numbered_assumptions
 
 
 def text_of(page: str) -> str:

@@ -6,21 +6,20 @@ import numpy as np
 import pytest
 from judge_fakes import measurement, model_of
 
-from hwmodels.plots.predicted import DARK, LIGHT
+from hwmodels import plots
+from hwmodels.plots import DARK, LIGHT
+from hwmodels.plots.judged import machine_marks
 from nmsim.errors import RowError
-from validate.judge.judge import judge_rows
+from validate.judge.break_even import break_even_side, gpus_with_unit, losses, published_points, speedup_map
+from validate.judge.judge import judge_rows, judged_columns
 from validate.judge.rows import as_rows
-from validate.plots import judge as judge_plots
-from validate.plots.break_even import break_even
-from validate.plots.judge import judged_columns, machine_looks
-from validate.study.break_even import break_even_side, gpus_with_unit, losses, published_points, speedup_map
 
 FIGURES = {
-    "speedup": judge_plots.speedup_scatter,
-    "time": judge_plots.time_scatter,
-    "tokens": judge_plots.residuals_by_tokens,
-    "machine": lambda table, theme=LIGHT: judge_plots.residuals_by(table, "machine", theme=theme),
-    "regime": lambda table, theme=LIGHT: judge_plots.residuals_by(table, "regime", theme=theme),
+    "speedup": plots.speedup_scatter,
+    "time": plots.time_scatter,
+    "tokens": plots.residuals_by_tokens,
+    "machine": lambda table, theme=LIGHT: plots.residuals_by(table, column="machine", theme=theme),
+    "regime": lambda table, theme=LIGHT: plots.residuals_by(table, column="regime", theme=theme),
 }
 
 
@@ -58,7 +57,7 @@ def test_axes_have_units_and_labels_do_not_overlap(table, name, theme):
 
 
 def test_the_scatter_draws_the_rows(table):
-    _, grid = judge_plots.speedup_scatter(table)
+    _, grid = plots.speedup_scatter(table)
     assert points_of(grid[0, 0]) == [(0.8, 1.8), (1.6, 1.8), (2.0, 1.8)]
     assert points_of(grid[0, 1]) == []
     assert points_of(grid[0, 2]) == [(2.0, 1.8)]
@@ -73,16 +72,16 @@ def test_the_scatter_draws_the_rows(table):
 
 
 def test_times_are_drawn_in_seconds(table):
-    _, grid = judge_plots.time_scatter(table)
+    _, grid = plots.time_scatter(table)
     assert {x for x, _ in points_of(grid[0, 0])} == {100e-6}
     assert {y for _, y in points_of(grid[0, 1])} == {50e-6}
     assert grid[0, 0].get_xscale() == grid[0, 0].get_yscale() == "log"
 
 
 def test_residuals_are_predicted_over_measured(table):
-    _, grid = judge_plots.residuals_by_tokens(table)
+    _, grid = plots.residuals_by_tokens(table)
     assert sorted(y for _, y in points_of(grid[0, 0])) == pytest.approx([0.9, 0.9, 1.125, 2.25])
-    _, grid = judge_plots.residuals_by(table, "machine")
+    _, grid = plots.residuals_by(table, column="machine")
     labels = [tick.get_text() for tick in grid[0, 0].get_yticklabels()]
     assert labels == ["a100-pcie (1)", "h200 (1)", "rtx4090 (2)"]
     assert sorted(x for x, _ in points_of(grid[0, 0])) == pytest.approx([0.9, 0.9, 1.125, 2.25])
@@ -95,7 +94,7 @@ def test_an_empty_table_is_refused(table, name):
 
 
 def test_machines_look_different():
-    looks = machine_looks([f"m{place}" for place in range(20)], LIGHT).values()
+    looks = machine_marks([f"m{place}" for place in range(20)], LIGHT).values()
     assert len({(look["color"], look["marker"]) for look in looks}) == 20
 
 
@@ -150,7 +149,7 @@ def test_losses_are_counted(table, mapped):
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
 def test_the_break_even_draws_points_filled_where_sparsity_wins(table, mapped, theme):
     points = published_points(table).assign(machine="rtx4090")
-    fig, grid = break_even(mapped, points, ["h200", "rtx4090"], theme=theme)
+    fig, grid = plots.break_even(mapped, points=points, machines=["h200", "rtx4090"], theme=theme)
     fig.draw_without_rendering()
     ax = grid[0, 1]
     assert ax.get_title(loc="left") == "rtx4090, 3 rows"
@@ -162,7 +161,7 @@ def test_the_break_even_draws_points_filled_where_sparsity_wins(table, mapped, t
     boxes = [tick.get_window_extent() for tick in ax.get_xticklabels() if tick.get_text()]
     assert all(a.x1 <= b.x0 for a, b in itertools.pairwise(boxes))
     with pytest.raises(RowError, match="nothing for nobody"):
-        break_even(mapped, points, ["nobody"])
+        plots.break_even(mapped, points=points, machines=["nobody"])
 
 
 def test_every_gpu_with_a_sparse_unit_is_on_the_map():

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from hwmodels.plots import predicted as plots
+from hwmodels import plots
 from nmsim.errors import RowError
-from validate.plots.measured import bytes_per_element
 from validate.study.whole_model import fastest
 
 KEYS = ["hardware", "phase", "tokens", "sparse_operand", "pattern"]
@@ -83,7 +82,7 @@ def test_bound_by_stage(best):
 
 
 def test_bytes_per_element(study):
-    fig, grid = bytes_per_element(study.found.bits_per_elem)
+    fig, grid = plots.bytes_per_element(study.found.bits_per_elem)
     assert isinstance(fig, Figure)
     assert [ax.get_ylabel() for ax in grid[0]] == ["stored [bytes / element]", "metadata [bits / element]"]
     heights = sorted(bar.get_height() for bar in grid[0, 1].patches)
@@ -97,7 +96,7 @@ def test_no_two_labels_of_an_axis_overlap(study, best, theme):
         plots.speedup_vs_pattern(study.found.model, theme=theme),
         plots.speedup_vs_tokens(best, theme=theme),
         plots.bound_by_stage(rows, theme=theme),
-        bytes_per_element(study.found.bits_per_elem, theme=theme),
+        plots.bytes_per_element(study.found.bits_per_elem, theme=theme),
     ]
     for fig, grid in figures:
         fig.draw_without_rendering()
@@ -122,7 +121,7 @@ def test_an_empty_table_is_refused(study):
     with pytest.raises(RowError, match="no sparse row to draw"):
         plots.speedup_vs_pattern(model[model["pattern"] == "dense"])
     with pytest.raises(RowError, match="no row to draw"):
-        bytes_per_element(study.found.bits_per_elem.iloc[:0])
+        plots.bytes_per_element(study.found.bits_per_elem.iloc[:0])
 
 
 def test_nothing_is_left_in_global_state(study):

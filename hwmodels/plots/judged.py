@@ -1,0 +1,405 @@
+"""Figures of the judge: predictions beside what was published, and the map of speedups with published points.
+
+The table of the scatters and residuals has the columns that `validate.judge.judge.judged_columns` keeps. Each machine has a
+colour and a marker of its own, so that neither alone has to tell machines apart.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from hwmodels.estimate.intervals import DECODE_TOKENS, PREFILL_TOKENS, REGIMES
+from hwmodels.plots.labels import refuse_empty
+from hwmodels.plots.theme import (
+    LIGHT,
+    MARKERS,
+    AxesGrid,
+    Theme,
+    add_legend,
+    fixed_ticks,
+    label_axes,
+    line_key,
+    mark_key,
+    panel_grid,
+    panels_in_rows,
+    styled,
+)
+from nmsim.errors import RowError
+
+WHAT = "table of judged rows"
+BANDS = (0.1, 0.2)
+"""Relative errors that are shaded around agreement."""
+BAND_WORDS = "within " + " and ".join(f"{100 * band:.0f} %" for band in BANDS)
+FACTORS = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
+UNIT_FAMILIES = ("library", "sliding")
+"""Kernels that run 2:4 products as they are, on the sparse matrix unit."""
+EXTRA_COLOUR = "#8a7a00"
+"""A ninth colour beside those of the theme."""
+LEGEND_COLUMNS = 6
+PREDICTED, MEASURED = "predicted_speedup_vs_dense", "measured_speedup_vs_dense"
+RATIO_LABEL = "predicted / published speedup [×/×]"
+LABEL_POINTS = 9.0
+"""Size of the text of axes and legend, in points; figures are 11 inches wide and read at 800 pixels."""
+LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.15, 1.3, 1.45, 1.6, 1.75)
+"""Edges of the shades of the map: five below 1.0 and five above it, and one beyond at either end."""
+LOSS, GAIN = "#D55E00", "#0072B2"
+FEW_PANELS = 8
+"""A map of up to so many machines has four panels beside each other, a larger one five."""
+
+
+def machine_marks(machines: Sequence[str], theme: Theme) -> dict[str, dict[str, Any]]:
+    """Give each machine a colour and a marker of its own."""
+    colours = (*theme.series, theme.ink, EXTRA_COLOUR)
+    return {
+        name: {"color": colours[place % len(colours)], "marker": MARKERS[place % len(MARKERS)]}
+        for place, name in enumerate(machines)
+    }
+
+
+@styled
+def speedup_scatter(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure, AxesGrid]:
+    """Draw predicted over published speedups: 16-bit 2:4 products, other 16-bit patterns, other value types.
+
+    A hollow marker is a row whose own source speaks against it.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As the module says.
+    theme : Theme
+
+    Returns
+    -------
+    tuple of Figure and Axes array [1, 3]
+
+    Raises
+    ------
+    RowError
+        No row.
+    """
+    refuse_empty(table, WHAT)
+    wide, unit = table["dtype_class"] == "16-bit", table["kernel_family"].isin(UNIT_FAMILIES)
+    panels = (
+        ("16-bit, 2:4", wide & unit),
+        ("16-bit, other patterns", wide & ~unit),
+        ("8-bit and fp32", ~wide),
+    )
+    fig, grid = panel_grid(1, len(panels), 3.15, top=_legend_room(table), share_y=False)
+    marks = _marks(table, theme)
+    for ax, (title, chosen) in zip(grid[0], panels, strict=True):
+        rows = table[chosen]
+        low, high = _limits(rows, [MEASURED, PREDICTED], (0.5, 2.0))
+        _agreement(ax, low, high, theme)
+        _points(ax, rows, MEASURED, PREDICTED, marks)
+        for draw in (ax.axhline, ax.axvline):
+            draw(1.0, color=theme.quiet, linewidth=0.9, zorder=1)
+        finest = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0) if high < 6 * low else 2.0 ** np.arange(-6, 8)
+        ticks = [float(value) for value in finest if low <= value <= high]
+        _log_axes(ax, (low, high), (low, high), ticks, ticks, lambda value: f"{value:g}×")
+        ax.set_title(f"{title}, {len(rows)} rows")
+        _name_axes(ax, "published speedup vs dense [×]", "")
+    label_axes(grid, y="predicted speedup vs dense [×]")
+    _legend(fig, table, theme)
+    return fig, grid
+
+
+@styled
+def time_scatter(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure, AxesGrid]:
+    """Draw predicted over published times, dense and sparse, in seconds on logarithmic axes.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As the module says.
+    theme : Theme
+
+    Returns
+    -------
+    tuple of Figure and Axes array [1, 2]
+
+    Raises
+    ------
+    RowError
+        No row.
+    """
+    refuse_empty(table, WHAT)
+    fig, grid = panel_grid(1, 2, 4.6, top=_legend_room(table), share_y=False)
+    for ax, product in zip(grid[0], ("dense", "sparse"), strict=True):
+        x, y = f"measured_{product}_time_s", f"predicted_{product}_time_s"
+        rows = table[table[x].notna()]
+        low, high = _limits(rows, [x, y], (1e-5, 1e-3))
+        _agreement(ax, low, high, theme)
+        _points(ax, rows, x, y, _marks(table, theme))
+        ticks = [10.0**power for power in range(-7, 3) if low <= 10.0**power <= high]
+        _log_axes(
+            ax, (low, high), (low, high), ticks, ticks, lambda value: f"$10^{{{round(np.log10(value))}}}$"
+        )
+        ax.set_title(f"{product} products, {len(rows)} rows")
+        _name_axes(ax, f"published {product} time [s]", f"predicted {product} time [s]")
+    _legend(fig, table, theme)
+    return fig, grid
+
+
+@styled
+def residuals_by_tokens(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure, AxesGrid]:
+    """Draw predicted / published speedup over the tokens M, and its median in each regime.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As the module says.
+    theme : Theme
+
+    Returns
+    -------
+    tuple of Figure and Axes array [1, 1]
+
+    Raises
+    ------
+    RowError
+        No row.
+    """
+    refuse_empty(table, WHAT)
+    rows = table.assign(ratio=table[PREDICTED] / table[MEASURED])
+    fig, grid = panel_grid(1, 1, 4.0, top=_legend_room(table) - 0.2)
+    ax = grid[0, 0]
+    low, high = _limits(rows, ["ratio"], (0.5, 2.0))
+    for band in BANDS[::-1]:
+        ax.axhspan(1 - band, 1 + band, color=theme.faint, alpha=0.55, linewidth=0, zorder=0)
+    ax.axhline(1.0, color=theme.ink, linewidth=0.9, zorder=1)
+    tokens = rows["M"].to_numpy(float)
+    spread = 2 ** (0.3 * (_jitter(len(rows)) - 0.5))
+    _points(ax, rows.assign(at=tokens * spread), "at", "ratio", _marks(table, theme))
+    ends = (0.8, DECODE_TOKENS * 2**0.5, PREFILL_TOKENS / 2**0.5, 1.35 * max(tokens.max(), PREFILL_TOKENS))
+    for place, regime in enumerate(REGIMES):
+        ratios = rows.loc[rows["regime"] == regime, "ratio"]
+        if place:
+            ax.axvline(ends[place], color=theme.quiet, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
+        middle = (ends[place] * ends[place + 1]) ** 0.5
+        ax.text(middle, high / 1.06, regime, ha="center", va="top", fontsize=LABEL_POINTS)
+        if len(ratios):
+            ax.plot(ends[place : place + 2], [ratios.median()] * 2, color=theme.ink, linewidth=2.2, zorder=5)
+    x_ticks = [2.0**power for power in range(0, 24, 2) if 2.0**power <= 0.8 * ends[-1]]
+    y_ticks = [value for value in FACTORS if low <= value <= high]
+    _log_axes(ax, (ends[0], ends[-1]), (low, high), x_ticks, y_ticks, lambda value: f"{value:g}")
+    _name_axes(ax, "tokens M", RATIO_LABEL)
+    _legend(fig, table, theme, line_key("median of a regime", color=theme.ink, linewidth=2.2))
+    return fig, grid
+
+
+@styled
+def residuals_by(table: pd.DataFrame, *, column: str, theme: Theme = LIGHT) -> tuple[Figure, AxesGrid]:
+    """Draw predicted / published speedup of each group: all rows, their middle half, and the median.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As the module says.
+    column : str
+        Its values make the groups, such as `machine`, `regime` or `kernel_family`.
+    theme : Theme
+
+    Returns
+    -------
+    tuple of Figure and Axes array [1, 1]
+
+    Raises
+    ------
+    RowError
+        No row.
+    """
+    refuse_empty(table, WHAT)
+    rows = table.assign(ratio=table[PREDICTED] / table[MEASURED])
+    names = [name for name in REGIMES if (rows[column] == name).any()] or sorted(rows[column].unique())
+    fig, grid = panel_grid(1, 1, 0.35 * len(names) + 0.35, top=0.5)
+    fig.subplots_adjust(left=0.15)
+    ax = grid[0, 0]
+    low, high = _limits(rows, ["ratio"], (0.5, 2.0))
+    for band in BANDS[::-1]:
+        ax.axvspan(1 - band, 1 + band, color=theme.faint, alpha=0.55, linewidth=0, zorder=0)
+    ax.axvline(1.0, color=theme.ink, linewidth=0.9, zorder=1)
+    box: dict[str, Any] = {"facecolor": theme.paper, "edgecolor": theme.ink}
+    row: dict[str, Any] = {"color": theme.series[0], "markeredgewidth": 0}
+    line: dict[str, Any] = {"color": theme.series[4], "linewidth": 2.6}
+    for place, name in enumerate(names):
+        ratios = rows.loc[rows[column] == name, "ratio"].to_numpy(float)
+        first, median, third = np.quantile(ratios, (0.25, 0.5, 0.75))
+        ax.barh(place, third - first, 0.62, first, linewidth=1.1, zorder=2, **box)
+        heights = place + 0.5 * (_jitter(len(ratios)) - 0.5)
+        ax.plot(ratios, heights, "o", markersize=3.2, alpha=0.75, zorder=3, **row)
+        ax.plot([median] * 2, [place - 0.31, place + 0.31], zorder=4, **line)
+    x_ticks = [value for value in FACTORS if low <= value <= high]
+    _log_axes(ax, (low, high), None, x_ticks, [], lambda value: f"{value:g}")
+    ax.set_ylim(len(names) - 0.45, -0.55)
+    counts = rows[column].value_counts()
+    ax.set_yticks(range(len(names)), [f"{name} ({counts[name]})" for name in names])
+    _name_axes(ax, RATIO_LABEL, f"{column.replace('_', ' ')} (rows)")
+    ax.grid(visible=False, axis="y")
+    handles: list[Any] = [
+        mark_key("a row", **row | {"markersize": 4}),
+        Patch(label="middle half", **box),
+        line_key("median", **line),
+        Patch(facecolor=theme.faint, label=BAND_WORDS),
+    ]
+    add_legend(fig, handles)
+    return fig, grid
+
+
+@styled
+def break_even(
+    table: pd.DataFrame, *, points: pd.DataFrame, machines: Sequence[str], theme: Theme = LIGHT
+) -> tuple[Figure, AxesGrid]:
+    """Draw predicted speedups over tokens and weight side as shades, their 1.0 line, and published points.
+
+    Parameters
+    ----------
+    table, points : DataFrame
+        From `validate.judge.break_even.speedup_map` and `published_points`.
+    machines : sequence of str
+        A panel each.
+    theme : Theme
+
+    Returns
+    -------
+    tuple of Figure and Axes array
+
+    Raises
+    ------
+    RowError
+        No machine, or one without a map.
+    """
+    missing = sorted(set(machines) - set(table["machine"]))
+    if missing or not machines:
+        raise RowError(f"map of speedups: nothing for {', '.join(missing) or 'no machine at all'}")
+    columns = 4 if len(machines) <= FEW_PANELS else 5
+    fig, grid, panels, lowest = panels_in_rows(len(machines), columns, 8.2 / columns, top=1.05)
+    shades = _shades(theme)
+    filled: Any = None
+    for machine, ax in zip(machines, panels, strict=True):
+        values = table[table["machine"] == machine].pivot(index="side", columns="M", values=PREDICTED)
+        x, y, z = values.columns.to_numpy(float), values.index.to_numpy(float), values.to_numpy(float)
+        filled = ax.contourf(x, y, z, levels=LEVELS, colors=shades, extend="both", zorder=1)
+        ax.contour(x, y, z, levels=[1.0], colors=[theme.ink], linewidths=1.5, zorder=2)
+        own = points[points["machine"] == machine]
+        for wins, face in ((True, theme.ink), (False, theme.paper)):
+            rows = own[(own[MEASURED] > 1) == wins]
+            ax.plot(
+                rows["M"].clip(upper=x[-1]), rows["side"].clip(y[0], y[-1]), "o", color=theme.ink, markersize=4.5,
+                markeredgewidth=1.1, markerfacecolor=face, clip_on=False, zorder=4,
+            )  # fmt: skip
+        sides = (1024, 2048, 4096, 8192, 16384)
+        _log_axes(ax, (x[0], x[-1]), (y[0], y[-1]), (1, 16, 256, 4096), sides, lambda value: f"{value:.0f}")
+        ax.tick_params(labelsize=LABEL_POINTS)
+        ax.grid(visible=False)
+        ax.set_title(f"{machine}" + (f", {len(own)} rows" if len(own) else ""))
+    label_axes(np.array([lowest]), x="tokens M")
+    label_axes(grid, y="weight side √(N·K) [elements]")
+    _map_keys(fig, filled, bool(points["machine"].isin(machines).any()), theme)
+    return fig, grid
+
+
+def _shades(theme: Theme) -> list[Any]:
+    """Colours between the levels and beyond them: the farther from 1.0, the stronger; none is that of the paper."""
+    shades = []
+    for colour, strengths in ((LOSS, np.linspace(0.85, 0.16, 6)), (GAIN, np.linspace(0.12, 0.8, 6))):
+        ramp = LinearSegmentedColormap.from_list("shades", [theme.paper, colour])
+        shades += [ramp(float(strength)) for strength in strengths]
+    return shades
+
+
+def _map_keys(fig: Figure, filled: Any, with_points: bool, theme: Theme) -> None:
+    """A bar of shades and what the marks mean, over all panels."""
+    height_in = fig.get_figheight()
+    bar = fig.add_axes((0.064, 1 - 0.30 / height_in, 0.36, 0.14 / height_in))
+    fig.colorbar(filled, cax=bar, orientation="horizontal", ticks=list(LEVELS))
+    bar.set_xticks(LEVELS, [f"{level:g}" for level in LEVELS])
+    bar.tick_params(labelsize=8.5, length=2)
+    bar.set_xlabel("predicted speedup vs dense [×]", fontsize=9, labelpad=2)
+    handles = [line_key("predicted break-even, 1.0", color=theme.ink, linewidth=1.5)]
+    if with_points:
+        look: dict[str, Any] = {"markersize": 5, "color": theme.ink}
+        handles.append(mark_key("published: wins", **look))
+        handles.append(mark_key("published: loses", markerfacecolor=theme.paper, **look))
+    place = (0.45, 1 - 0.12 / height_in)
+    add_legend(fig, handles, loc="upper left", bbox_to_anchor=place, fontsize=9, borderaxespad=0)
+
+
+def _limits(rows: pd.DataFrame, columns: Sequence[str], least: tuple[float, float]) -> tuple[float, float]:
+    """Ends of a logarithmic axis that all of these columns fit on."""
+    values = rows[list(columns)].to_numpy(float)
+    low, high = (np.nanmin(values), np.nanmax(values)) if values.size else least
+    return float(min(low / 1.15, least[0])), float(max(high * 1.15, least[1]))
+
+
+def _agreement(ax: Axes, low: float, high: float, theme: Theme) -> None:
+    ends = np.array([low, high])
+    shade: dict[str, Any] = {"color": theme.faint, "alpha": 0.55, "linewidth": 0, "zorder": 0}
+    for band in BANDS[::-1]:
+        ax.fill_between(ends, ends * (1 - band), ends * (1 + band), **shade)
+    ax.plot(ends, ends, color=theme.ink, linewidth=0.9, zorder=1)
+
+
+def _marks(table: pd.DataFrame, theme: Theme) -> dict[str, dict[str, Any]]:
+    return machine_marks(sorted(table["machine"].unique()), theme)
+
+
+def _points(ax: Axes, rows: pd.DataFrame, x: str, y: str, marks: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, mark in marks.items():
+        own = rows[rows["machine"] == name]
+        doubted = (own["mark"] != "").to_numpy()
+        for where, face in ((~doubted, mark["color"]), (doubted, "none")):
+            ax.plot(
+                own.loc[where, x], own.loc[where, y], linestyle="none", markersize=4.5, markeredgewidth=0.9,
+                markerfacecolor=face, alpha=0.8, zorder=3, **mark,
+            )  # fmt: skip
+
+
+def _log_axes(
+    ax: Axes,
+    x: tuple[float, float],
+    y: tuple[float, float] | None,
+    x_ticks: Sequence[float],
+    y_ticks: Sequence[float],
+    text: Callable[[float], str],
+) -> None:
+    ax.set_xscale("log")
+    ax.set_xlim(*x)
+    fixed_ticks(ax.xaxis, x_ticks, text)
+    if y is not None:
+        ax.set_yscale("log")
+        ax.set_ylim(*y)
+        fixed_ticks(ax.yaxis, y_ticks, text)
+
+
+def _jitter(count: int) -> Any:
+    """Spread points between 0 and 1 without chance: the golden ratio's multiples."""
+    return (np.arange(count) * 0.6180339887) % 1.0
+
+
+def _name_axes(ax: Axes, x: str, y: str) -> None:
+    ax.set_xlabel(x, fontsize=LABEL_POINTS + 0.5)
+    ax.set_ylabel(y, fontsize=LABEL_POINTS + 0.5)
+    ax.tick_params(labelsize=LABEL_POINTS)
+    ax.grid(visible=True, axis="both")
+
+
+def _legend_room(table: pd.DataFrame) -> float:
+    """Inches for a legend of machines over the panels."""
+    return 0.5 + 0.2 * -(-(table["machine"].nunique() + 3) // LEGEND_COLUMNS)
+
+
+def _legend(fig: Figure, table: pd.DataFrame, theme: Theme, *more: Any) -> None:
+    handles: list[Any] = [
+        mark_key(name, **mark | {"markersize": 6}) for name, mark in _marks(table, theme).items()
+    ]
+    if (table["mark"] != "").any():
+        hollow = {"color": theme.ink, "markerfacecolor": "none", "markersize": 6}
+        handles.append(mark_key("hollow: marked by its source", **hollow))
+    handles += [Patch(facecolor=theme.faint, label=BAND_WORDS), *more]
+    add_legend(fig, handles, LEGEND_COLUMNS, fontsize=LABEL_POINTS, borderaxespad=0.2)
