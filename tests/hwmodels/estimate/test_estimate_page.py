@@ -47,7 +47,7 @@ def by_hand(*, sparse):
         "blocks, waves of 108": f"{blocks}, {waves}",
         "fetch x surface": f"{fetch:.1f} x {surface:.5g} = {100 * fetch * surface:.1f} %",
         "multiplying an element of K": f"{flop_s * 1e9:.2f} ns",
-        "loading it from the cache": f"{block_bytes:.0f} bytes a block: {load_s * 1e9:.2f} ns",
+        "loading it from the cache": f"{block_bytes:.0f} bytes per block: {load_s * 1e9:.2f} ns",
         "both": f"{fourth(flop_s, load_s) * 1e9:.2f} ns",
         "a tile of 4096 elements and 1 us": f"{tile_s * 1e6:.2f} us",
         "all waves": f"{waves * tile_s * 1e6:.2f} us",
