@@ -1,4 +1,4 @@
-"""The formats page, written from the encodings' own records and from codes really made."""
+"""The formats page, written from the records of the encodings and from codes that they make."""
 
 from collections.abc import Iterator
 
@@ -33,9 +33,9 @@ CHANGES = (("1", "first version: five encodings, four packing policies, linear l
 
 PREAMBLE = f"""# The metadata formats
 
-Format version {FORMAT_VERSION}. This page stands alone: it is enough to write an encoder and a decoder. It is generated
-from the records in `nmsim/encodings/` and from codes really made (`make docs`); the plain decoder that reads like it is
-`nmsim/reference/`.
+Format version {FORMAT_VERSION}. This page stands alone: it is enough to write an encoder and a decoder. `make docs` generates it
+from the records in `nmsim/encodings/` and from codes that the package makes. `nmsim/reference/` is a plain decoder in the order of
+this page.
 
 ## Words and conventions
 
@@ -43,23 +43,23 @@ from the records in `nmsim/encodings/` and from codes really made (`make docs`);
 - A **group** is M consecutive elements, counted from the start of the axis. Its **mask** is an M-bit integer: bit i, of
   value 2^i, is 1 when element i of the group is kept.
 - A **code** is the unsigned integer that an encoding gives a mask. A **stream** is the bytes of all codes.
-- Bit order is little-end first everywhere: bit k of a stream is bit k mod 8 (value 2^(k mod 8)) of byte floor(k / 8), and
-  the lowest bit of a code comes first.
+- Bit order is least significant first everywhere. Bit k of a stream is bit k mod 8 (value 2^(k mod 8)) of byte floor(k / 8).
+  The lowest bit of a code comes first.
 - Group order: all groups of row 0 from the start of the pruned axis, then those of row 1, and so on. Rows are all other
-  axes in C order. Rows are not aligned: the next row's first code follows the last one's.
-- **Values** are stored beside the stream: N a group, in ascending position, in the same group order.
+  axes in C order. Rows are not aligned: the first code of a row follows the last code of the row before.
+- **Values** are stored beside the stream: N per group, in ascending position, in the same group order.
 
 ## What every encoder does first
 
-1. **Choice.** The N elements of greatest score are kept; of equal scores, the lower index wins. Unless scores are given,
-   the score is the magnitude. Magnitudes of floating-point types are compared by their stored bits with the sign bit
-   cleared, read as an unsigned integer: -0.0 equals 0.0, infinity is above every finite number, and NaN is above infinity,
-   so that nothing odd is dropped unseen. Magnitudes of integers are their absolute values (that of -128 is 128). A score
-   that is NaN is refused.
-2. **Tail.** When M does not divide the axis, the last group of a row has elements that do not exist. They count as not
-   kept; t existing elements keep min(N, t).
-3. **Completion.** A legal mask has exactly N ones. A group with fewer kept elements gets the lowest positions that are not
-   kept added until it has N; the value stored for an added position is zero. A group with more than N kept elements is
+1. **Choice.** The N elements of greatest score are kept. Of equal scores, the lower index is kept. Unless scores are given,
+   the score is the magnitude. Magnitudes of floating-point types are compared by their stored bits. The sign bit is
+   cleared, and the bits are read as an unsigned integer. So -0.0 equals 0.0, infinity is above every finite number, and NaN is
+   above infinity. No infinity or NaN is dropped while a finite number is kept. Magnitudes of integers are their absolute values
+   (that of -128 is 128). A score that is NaN is refused.
+2. **Tail.** If M does not divide the axis, the last group of a row has elements that do not exist. They count as not
+   kept. t existing elements keep min(N, t).
+3. **Completion.** A legal mask has exactly N ones. If a group has fewer kept elements, the lowest positions that are not
+   kept are added until it has N. The value stored for an added position is zero. A group with more than N kept elements is
    over-full and refused.
 
 A decoder gives back every stored value at its position and zero elsewhere. A value other than zero for an element beyond the
@@ -67,11 +67,11 @@ end of a row is refused.
 """
 
 POLICY_TEXT = {
-    "bitstream": "Codes follow each other with nothing between.",
+    "bitstream": "Codes follow each other without a space.",
     "no_straddle": (
         "`no_straddle:W`, W = 8, 16, 32 (default), 64 or 128: no code crosses a W-bit word. A word holds floor(W / bits) "
-        "codes from its low end; a code longer than W starts a word and takes ceil(bits / W) of them. The stream is "
-        "whole words. Refused for codes of differing lengths, which could not be told from padding."
+        "codes from its low end. A code longer than W starts a word and takes ceil(bits / W) of them. The stream is "
+        "whole words. Codes of differing lengths are refused, because they cannot be distinguished from padding."
     ),
     "power_of_two": "Each code is followed by zeros up to the next power of two of its length.",
     "byte": "Each code is followed by zeros up to whole bytes.",
@@ -79,7 +79,7 @@ POLICY_TEXT = {
 
 POLICY_RULES = """Bits of codes are **payload**. Unused bits before the end of the last code, or inside its slot, are
 **padding**. Unused bits after that, up to whole bytes (whole words under `no_straddle`), are **alignment**. All three are
-reported apart and add up to the stream. A decoder refuses a stream that is shorter or longer than this, and any padding or
+reported separately, and their sum is the stream. A decoder refuses a stream that is shorter or longer than this, and any padding or
 alignment bit that is 1.
 """
 
@@ -98,7 +98,7 @@ def page() -> str:
 
 def _table() -> str:
     names = encodings.names()
-    head = ["pattern", "masks C(M, N)", *names, "entropy bound", "best bits an element"]
+    head = ["pattern", "masks C(M, N)", *names, "entropy bound", "best bits per element"]
     lines = [_row(head), _row(["---"] * len(head))]
     for text in TABLE_PATTERNS:
         pattern = Pattern.parse(text)
@@ -115,7 +115,7 @@ def _table() -> str:
                 ]
             )
         )
-    note = "\nBits of a group. For `joint`, bits of a code over the groups it covers.\n"
+    note = "\nBits per group. For `joint`: bits per code / groups per code.\n"
     return "\n".join(lines) + "\n" + note
 
 
@@ -133,12 +133,12 @@ def _section(codec: Encoding) -> Iterator[str]:
         ("decoding", spec.decoding),
         (
             "width",
-            "one for all codes of a pattern"
+            "the same for all codes of a pattern"
             if spec.fixed_width
-            else "differs from code to code with escapes",
+            else "differs from code to code if there are escapes",
         ),
         ("parameter", f"`{spec.name}:n`: {spec.parameter}" if spec.parameter else "none"),
-        ("sure to detect", spec.detects),
+        ("always detected", spec.detects),
         ("source", spec.source),
     ]
     yield "\n".join(["| | |", "|---|---|", *(_row(row) for row in rows)]) + "\n"
@@ -156,7 +156,7 @@ def _worked_example(codec: Encoding) -> Iterator[str]:
     stream, report = codec.write_stream(
         encodings.get("bitmask").encode(list(EXAMPLE_MASKS), pattern), pattern, "bitstream"
     )
-    yield f"Example, `{codec.name}` at {pattern} (bits written highest first, as in a numeral):\n"
+    yield f"Example, `{codec.name}` at {pattern} (bits are written highest first, as in a number):\n"
     lines = ["```"]
     for g, mask in enumerate(EXAMPLE_MASKS):
         kept = [i for i in range(pattern.m) if mask >> i & 1]
@@ -180,7 +180,7 @@ def _worked_example(codec: Encoding) -> Iterator[str]:
 def _unstructured() -> Iterator[str]:
     yield "### Unstructured formats, for comparison\n"
     yield (
-        "These have a footprint only; nothing is encoded in them (`encodings.csr_bits`, `encodings.coo_bits`).\n\n"
+        "These have a footprint only. Nothing is encoded in them (`encodings.csr_bits`, `encodings.coo_bits`).\n\n"
         + "\n".join(
             ["| format | | bits | source |", "|---|---|---|---|"]
             + [_row([f"`{s.name}`", s.title, s.bits_formula, s.source]) for s in (CSR, COO)]
@@ -205,15 +205,15 @@ def _packing() -> Iterator[str]:
                 for policy in POLICIES
             ]
             lines.append(_row([text, name, *cells]))
-    yield "\n".join(lines) + f"\n\nBits an element of a stream of {count} codes, padding included.\n"
+    yield "\n".join(lines) + f"\n\nBits per element of a stream of {count} codes, padding included.\n"
 
 
 def _flipped_bits() -> Iterator[str]:
     yield "## What a flipped bit does\n"
     yield (
         "Every bit of streams of random masks is flipped, one at a time, in `bitstream` packing (`nmsim.faults.survey`, "
-        "seeded). A flip is detected when the decoder refuses the stream; else it gives other legal masks, and a longer "
-        "code takes more groups with it.\n"
+        "seeded). A flip is detected if the decoder refuses the stream. Otherwise it gives other legal masks. In a longer "
+        "code it changes more groups.\n"
     )
     lines = ["| pattern | encoding | detected | groups changed by an undetected flip |", "|---|---|---|---|"]
     for text in FAULT_PATTERNS:

@@ -50,7 +50,11 @@ def plain(text: str) -> str:
     text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
     text = re.sub(r"``[^`]+``|`[^`]+`|:\w+:`[^`]+`", " `code` ", text)
     text = re.sub(r"\$[^$]+\$", " `formula` ", text)
-    text = re.sub(r"[\"“][^\"”]+[\"”]", lambda quoted: " `quote`" + ("." if re.search(r"[.?!].$", quoted[0]) else "") + " ", text)
+    text = re.sub(
+        r"[\"“][^\"”]+[\"”]",
+        lambda quoted: " `quote`" + ("." if re.search(r"[.?!].$", quoted[0]) else "") + " ",
+        text,
+    )
     text = re.sub(r"<[^>]+>|https?://\S+", " ", text)
     text = re.sub(r"\*\*|(?<!\w)\*(?=\w)|(?<=\w)\*(?!\w)", "", text)
     return re.sub(r"\s+([.,;:!?)])", r"\1", " ".join(text.split()))
@@ -60,7 +64,7 @@ def sentences(text: str) -> list[str]:
     """A sentence ends at a full stop, a question mark or an exclamation mark before a capital, a digit or code."""
     parts, start = [], 0
     words = plain(text)
-    for end in re.finditer(r"[.!?][)\]]?\s+(?=[\"'(\[*]*[A-Z0-9`])", words):
+    for end in re.finditer(r"[.!?][)\]]?\s+(?=[\"'(\[*]*(?:[A-Z0-9`]|[a-z]+[0-9]))", words):
         if not ABBREVIATIONS.search(words[start : end.start() + 1]):
             parts.append(words[start : end.end()].strip())
             start = end.end()
@@ -211,7 +215,11 @@ def source_blocks(path: Path) -> list[Block]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     blocks = list(comment_blocks(path))
     for node in ast.walk(tree):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+        if (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        ):
             blocks += docstring_blocks(node.value.value, node.lineno)
         elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
             texts = [text_of(argument) for argument in node.exc.args]

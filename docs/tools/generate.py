@@ -1,7 +1,7 @@
 """Regenerate every generated page and figure of the docs: `make docs`, or `python docs/tools/generate.py --check`.
 
 A figure is committed with the table it was drawn from. It carries the digest of that table and of the code that drew
-it, so that `--check` can tell a stale figure without comparing drawings, which differ between versions of matplotlib.
+it, so that `--check` recognises a stale figure without comparing drawings. These differ between versions of matplotlib.
 """
 
 import functools
@@ -65,7 +65,7 @@ SMALL = ExampleShape(layers=1, hidden=256, intermediate=512, kv_width=64, vocab=
 
 
 def stored() -> pd.DataFrame:
-    """Bits an element really stored, on a small synthetic checkpoint."""
+    """Bits per element that are stored, on a small synthetic checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
         path = write_example(Path(folder) / "example.safetensors", shape=SMALL)
         with bits.open_weights(path, PATTERNS) as checkpoint:

@@ -1,4 +1,4 @@
-"""The page on criteria and mitigations: what each is, its cheap form, and what `hwmodels.online` counts for it."""
+"""The page on criteria and mitigations: formula, cheap form, and the counts of `hwmodels.online`."""
 
 import dataclasses
 import pydoc
@@ -21,7 +21,7 @@ MODEL, LAYER, PATTERN, DTYPE, TOKENS = "llama-3.1-8b", "gate", "8:16", "bf16", 4
 
 
 class Entry(NamedTuple):
-    """What the page says of a name that no count says: its formula, why the cheap form is exact, its golden model."""
+    """Facts beside the counts: the formula, the reason why the cheap form is exact, the golden model."""
 
     formula: str
     exact: str
@@ -37,7 +37,7 @@ ENTRIES = {
     "clact": Entry(
         "S_ij = |x_ij| sqrt(sum_p x_pj^2) / sqrt(sum_k x_ik^2)",
         "The norm of the row is the same for all of a group and cannot change a choice. With one token the norm of the "
-        "column is |x_j| itself, so that S orders as x_j^2, and the choice is that of the magnitude.",
+        "column is |x_j| itself. So S has the order of x_j^2, and the choice is that of the magnitude.",
         "`nmsim.criteria.clact`",
     ),
     "amber": Entry(
@@ -57,78 +57,78 @@ ENTRIES = {
     ),
     "unstructured": Entry(
         "keep the k greatest |x_ij| of a token, k = K N/M rounded down",
-        "All keys above the k-th greatest are kept, and as many of its equals as are missing, the first ones first: the "
-        "same elements that sorting the token would give.",
+        "All keys above the k-th greatest are kept. Of the keys equal to it, the first ones are kept until k are. These are "
+        "the same elements that sorting the token would give.",
         "`nmsim.criteria.best_of_tokens`",
     ),
     "unstructured_global": Entry(
         "keep the k greatest |x_ij| of all L tokens, k = L K N/M rounded down",
-        "As `unstructured`, with all tokens for one. The authors' code does so where it prunes by CLACT or Amber without "
-        "groups; those multiply scores as above first.",
+        "As `unstructured`, with all tokens as one. The authors' code does so if it prunes by CLACT or Amber without "
+        "groups. Those multiply scores first, as above.",
         "`nmsim.criteria.choose`",
     ),
     "dpts_mean": Entry(
         "Y = (prune(X - eta) + eta) W^T, eta_i = sum_j x_ij / K",
-        "eta_i is one number of the token, so what it adds is eta_i r_o with the row sums r = W 1, made once. Added to the "
-        "operand it would make X dense again.",
+        "eta_i is one number of the token. So it adds eta_i r_o to the result, with the row sums r = W 1, made once. Added to "
+        "the operand it would make X dense again.",
         '`Recipe(shift="mean")`',
     ),
     "dpts_median": Entry(
         "Y = (prune(X - eta) + eta) W^T, eta_i the lower median of x_i",
-        "As `dpts_mean`. The median is the greatest value that at least K - floor((K - 1) / 2) elements reach, and its bits "
+        "As `dpts_mean`. The median is the greatest value that at least K - floor((K - 1) / 2) elements reach. Its bits "
         "are found one by one, from the top.",
         '`Recipe(shift="median")`',
     ),
     "spts": Entry(
         "Y = (prune(X - eta) + eta) W^T with one number eta",
-        "What eta adds is the same for all tokens: a bias eta W 1, made once.",
+        "eta adds the same to all tokens: a bias eta W 1, made once.",
         "`Recipe(shift=eta)`, `nmsim.mitigation.fit.static_shift`",
     ),
     "lpts": Entry(
         "Y = (prune(X - eta) + eta) W^T with a vector eta of K elements",
-        "What eta adds is the same for all tokens: a bias W eta, made once.",
+        "eta adds the same to all tokens: a bias W eta, made once.",
         "`Recipe(shift=vector)`, `nmsim.mitigation.fit.channel_shift`",
     ),
     "var": Entry(
         "Y = (v_i Xsp) W^T, v_i = sqrt(Var_j(x_ij) / max(Var_j(xsp_ij), 1e-9)), unbiased, zeros included",
-        "v_i is one number of the token and commutes with the product: v_i (Xsp W^T). Both variances have K - 1 below, which "
-        "cancels, and (K - 1) Var is a sum of squares less the square of a sum over K.",
+        "v_i is one number of the token and commutes with the product: v_i (Xsp W^T). Both variances are divided by K - 1, which "
+        "cancels. (K - 1) Var is a sum of squares less the square of a sum over K.",
         "`Recipe(variance=True)`",
     ),
     "scale_shift": Entry(
         "Y = (Xsp W^T) (1 + s) + b with s, b of N elements",
-        "It is the formula itself; 1 + s can also be folded into the rows of W, and b into a bias.",
+        "It is the formula itself. 1 + s can also be folded into the rows of W, and b into a bias.",
         "`Recipe(scale=s, bias=b)`, `nmsim.mitigation.fit.scale_and_bias`",
     ),
     "bias1": Entry(
         "Y = Xsp W^T + Xsp b with b of K elements",
-        "Elements that are dropped add nothing to the dot product, so it has as many terms as are kept.",
+        "Dropped elements add nothing to the dot product, so it has one term per kept element.",
         "`Recipe(kept_bias=b)`, `nmsim.mitigation.fit.token_bias`",
     ),
     "bias2": Entry(
         "Y = Xsp W^T + (X - Xsp) b with b of K elements",
-        "X - Xsp is what is dropped, and zero elsewhere: as many terms as are dropped.",
+        "X - Xsp holds the dropped elements, and zero elsewhere: one term per dropped element.",
         "`Recipe(dropped_bias=b)`, `nmsim.mitigation.fit.token_bias`",
     ),
     "r_sparse": Entry(
         "Y = Xsp W^T + ((X - Xsp) B^T) A^T with A [N, r], B [r, K]",
-        "It is the formula itself, in the order of its brackets: r (K + N) multiply-adds a token.",
+        "It is the formula itself, in the order of its brackets: r (K + N) multiply-adds per token.",
         "`Recipe(low_rank=(A, B))`, `nmsim.mitigation.fit.low_rank`",
     ),
     "smooth_dynamic": Entry(
         "Y = prune(X / s) (W s)^T, s_j = sqrt(max_i |x_ij| / max_o |w_oj|)",
-        "s_j divides x_ij and multiplies w_oj, so it cancels in every product, and only the choice is left of it. With one "
-        "token |x_j| / s_j = sqrt(|x_j| max_o |w_oj|), which orders as |x_j| max_o |w_oj| does.",
+        "s_j divides x_ij and multiplies w_oj, so it cancels in every product. Only its effect on the choice remains. With one "
+        "token |x_j| / s_j = sqrt(|x_j| max_o |w_oj|), which has the order of |x_j| max_o |w_oj|.",
         '`Recipe(equalise="dynamic")`',
     ),
     "smooth_static": Entry(
         "Y = prune(X / s) (W s)^T with s from calibration",
-        "s is known: W s is stored, and 1 / s goes into the operation that makes X, such as the gain of a norm.",
+        "s is known, so W s is stored. 1 / s goes into the operation that makes X, such as the gain of a norm.",
         "`Recipe(equalise=s)`",
     ),
     "weight_correction": Entry(
         "W'_o = Wsp_o sqrt(Var(W_o) / Var(Wsp_o)), zeros included",
-        "The factor of a row of pruned weights is known: it is stored in their values.",
+        "The factor of a row of pruned weights is known. It is stored in their values.",
         "`nmsim.mitigation.weights.corrected`",
     ),
     "rotation": Entry(
@@ -138,7 +138,7 @@ ENTRIES = {
     ),
     "outliers": Entry(
         "Y = Xsp W^T + Xout W^T, Xout n of every 256, Xsp N of every M, no element in both; of weights X Wsp^T + X Wout^T",
-        "The sum of the products is the product of the sum. Which part chooses first changes the choice and no count.",
+        "The sum of the products is the product of the sum. The order of the two parts changes the choice and no count.",
         "`nmsim.mitigation.outliers.split`",
     ),
     "salient_columns": Entry(
@@ -152,34 +152,39 @@ PARTS = {
     "producer": "beside the operation that makes X",
     "selector": "at the selector",
     "epilogue": "on rows of Y",
-    "side path": "a product beside the product",
+    "side path": "a second product beside the main one",
     "offline": "once, before any token",
 }
 
 HEAD = f"""# Criteria and mitigations
 
-What elements are chosen by, and what is done beside an N:M product to bring its result nearer to the dense one: the formula of
-each, the cheapest exact form, why the two are the same, and what it costs. Made by `make docs` from `hwmodels.online`. For
-another model, layer, pattern or type: `nmsim mitigations --model {MODEL} --layer {LAYER} --pattern {PATTERN} --dtype {DTYPE}
---tokens {TOKENS}`.
+A criterion chooses the elements that are kept. A mitigation brings the result of an N:M product nearer to the dense one. This page
+has the formula of each, the exact form with the fewest operations, the reason why the two are equal, and the cost. `make docs` makes
+it from `hwmodels.online`. For another model, layer, pattern or type: `nmsim mitigations --model {MODEL} --layer {LAYER} --pattern
+{PATTERN} --dtype {DTYPE} --tokens {TOKENS}`.
 
-Y = X W^T with X of tokens i by in features j (K of them) and W of out features o (N of them) by in features. `Xsp` is X pruned,
+Y = X W^T. X has tokens i by in features j (K of them). W has out features o (N of them) by in features. `Xsp` is X pruned,
 `prune` keeps N of every M along K of a token. Formulas of activations are those of the [code of arXiv
-2509.22166](https://github.com/On-Point-RND/Structured-Sparse-Activations-Inference) [C]. Patterns for salient weights and the
-correction of weights are named by arXiv 2507.03052 [P]; its formulas were not read, and those here are ours, n of 256 among
+2509.22166](https://github.com/On-Point-RND/Structured-Sparse-Activations-Inference) [C]. arXiv 2507.03052 names patterns for salient
+weights and the correction of weights [P]. Its formulas were not read. Those here are ours, n of 256 among
 them. Salient columns are after arXiv 2408.15300. [P]: read in the paper's own text; [C]: in the authors' code. `Recipe` is
-`nmsim.mitigation.Recipe`: `nmsim.mitigation.golden` computes it as the formula stands, `nmsim.mitigation.rewrite` in the cheap
-form, and the tests hold one against the other.
+`nmsim.mitigation.Recipe`. `nmsim.mitigation.golden` computes it by the formula, and `nmsim.mitigation.rewrite` in the cheap
+form. The tests compare the two.
 
-Counts are exact and of the form that is shown. **In the selector**: comparisons in its network. **Side multiply-adds**: of a
-second product, on lanes or on the array, then as a share of the multiply-adds that the pattern leaves of the product itself.
-All other operations are of vector lanes. Operations are of one token; bytes are of all tokens together, in units of 1000:
-**parameters** from DRAM beside the weights, **L2** and **shared** read and written for parameters and for elements that wait,
-**held** what waits at one time. A choice that waits for its group **streams**; what waits for the token or the sequence goes
-through X several times.
+Counts are exact and belong to the form that is shown:
 
-The layer is `{LAYER}` of {MODEL}, the model all its pruned layers; {PATTERN}, {DTYPE}; prefill has {TOKENS} tokens, decode one.
-Each layer chooses for itself here. Layers that share X (q, k and v; gate and up) could share a choice, and what it waits for.
+- **In the selector**: comparisons in its network.
+- **Side multiply-adds**: those of a second product, on lanes or on the array. They are also given as a share of the multiply-adds
+  that the pattern leaves of the product itself.
+- All other operations run on vector lanes. Operations are per token. Bytes are of all tokens together, in units of 1000.
+- **Parameters**: bytes from DRAM beside the weights.
+- **L2** and **shared**: bytes read and written for parameters and for elements that wait.
+- **Held**: bytes that wait at one time.
+
+A choice that waits for its group **streams**. A choice that waits for the token or the sequence reads X several times.
+
+The layer is `{LAYER}` of {MODEL}, the model all its pruned layers; {PATTERN}, {DTYPE}. Prefill has {TOKENS} tokens, decode one.
+Each layer chooses for itself here. Layers that share X (q, k and v; gate and up) could share a choice, and the work before it.
 """
 
 
@@ -221,7 +226,7 @@ def _section(name: str, layer: pd.DataFrame, model: pd.DataFrame) -> Iterator[st
     yield _item("-", f"**Why the cheap form is exact**: {entry.exact}")
     yield _item("-", f"**Golden model**: {entry.golden}")
     if name in OF_WEIGHTS:
-        yield _item("-", "Goes with sparse weights too.")
+        yield _item("-", "It can be used with sparse weights too.")
     yield ""
     decode, prefill = (_stages(name, tokens) for tokens in (1, TOKENS))
     if [one.formula for one in decode] == [one.formula for one in prefill]:
@@ -232,7 +237,7 @@ def _section(name: str, layer: pd.DataFrame, model: pd.DataFrame) -> Iterator[st
 
 
 def _item(mark: str, text: str) -> str:
-    """An item of a list, in lines of bearable length."""
+    """An item of a list, in lines of at most 128 characters."""
     indent = " " * (len(mark) + 1)
     lines = textwrap.wrap(text, 128 - len(indent), break_long_words=False, break_on_hyphens=False)
     return f"{mark} " + f"\n{indent}".join(lines)
@@ -249,9 +254,10 @@ def _steps(title: str, stages: Iterable[StageCost]) -> Iterator[str]:
     yield f"{title}:\n"
     for number, stage in enumerate(stages, start=1):
         passes = f", {stage.passes} passes" if stage.passes > 1 else ""
-        waits = "" if stage.streams else f"; waits for the {stage.waits_for}{passes}"
+        waits = "" if stage.streams else f" It waits for the {stage.waits_for}{passes}."
         yield _item(
-            f"{number}.", f"{stage.name}, {PARTS[stage.part]}{waits}: `{stage.formula}`; {stage.why}."
+            f"{number}.",
+            f"{stage.name}, {PARTS[stage.part]}: `{stage.formula}`.{waits} Reason: {stage.why}.",
         )
     yield ""
 
@@ -260,7 +266,7 @@ def _costs(layer: pd.DataFrame, model: pd.DataFrame) -> Iterator[str]:
     rows = pd.concat([layer, model], ignore_index=True)
     columns = {heading: cells for heading, cells in cost_columns(rows).items() if any(cells)}
     if not columns:
-        yield "No operation of a token, and no byte.\n"
+        yield "It needs no operations per token and no bytes.\n"
         return
     whose = [
         f"{'model' if one == 'all' else 'layer'}, {phase}"

@@ -16,60 +16,58 @@ DENSE_BYTES = 32
 
 HEAD = """# Compiled kernels
 
-What Triton {triton} makes of the kernels for an A100 (sm_80), an H100 or H200 (sm_90) and a B200 (sm_100), compiled ahead
-of time; no GPU has run them. Rows are in [sass.json](sass.json); this command makes them anew, and `make docs` this page:
+This page shows what Triton {triton} makes of the kernels for an A100 (sm_80), an H100 or H200 (sm_90) and a B200 (sm_100). They are
+compiled ahead of time; no GPU has run them. Rows are in [sass.json](sass.json). This command makes them anew, and `make docs` this
+page:
 
 ```
 python -m kernels.compiled.subjects docs/reference/sass.json
 ```
 
-Registers, stack and local bytes are what `cuobjdump -res-usage` says, loads and instructions what `nvdisasm` lists. **No
-kernel here has a byte of stack or local memory on any of the three, but where its row says so.**
+Registers, stack and local bytes are the output of `cuobjdump -res-usage`. Loads and instructions are listed by `nvdisasm`. **No
+kernel here has a byte of stack or local memory on any of the three GPUs, unless its row says so.**
 
 ## The decode GEMV
 
 **How instructions are counted.** The loop's body lies between the target of a backward branch and that branch, and has no
-other backward branch inside. Of several such loops it is the one with the most unconditional 16-byte loads: the one that
-all of a weight goes through but the ends of its rows. All its instructions count, those of the uniform path too. They are
-divided by the groups of 16 elements that a thread takes in one turn: as many as there are 16-byte loads, for a thread reads
-the 8 values of a group by one of them and nothing else so wide. What stands outside the loop, the sums over warps and the
-sum of parts, is not in it.
+other backward branch inside. Of several such loops it is the one with the most unconditional 16-byte loads. All of a weight goes
+through this loop, except the ends of its rows. All its instructions count, those of the uniform datapath too. They are
+divided by the groups of 16 elements that a thread takes in one turn. That is the number of 16-byte loads. A thread reads
+the 8 values of a group by one of them, and no other load is so wide. The sums over warps and the sum of parts are outside the loop
+and are not counted.
 
-**Issue to memory** is the time to issue the loop's instructions over the time to read its weights from memory, both at the
-rates of the machine's datasheet: (instructions a group / (SMs x lanes x clock)) / (bytes a group / bandwidth). Above 1 the
-instructions bound the kernel. Nothing but that is in the ratio: no latency, no limit on loads under way, no slower rate of
-single kinds of instructions. It says what cannot be reached, not what is. **At most, over dense** draws the conclusion: 32
-bytes of 16 dense elements over the stored ones, less where instructions take longer than bytes. A dense product at the
+**Issue to memory** is the time to issue the loop's instructions over the time to read its weights from memory. Both are at the
+rates of the machine's datasheet: (instructions per group / (SMs x lanes x clock)) / (bytes per group / bandwidth). Above 1 the
+instructions limit the kernel. The ratio has no latency, no limit on loads in flight, and no slower rate of
+single kinds of instructions. It says what cannot be reached, not what is reached. **At most, over dense** follows from it: 32
+bytes of 16 dense elements over the stored ones, less if instructions take longer than bytes. A dense product at the
 datasheet's bandwidth is 1.
 """
 
-STREAMS = """
-## Kernels that move data
+STREAMS = """## Kernels that move data
 
-Pruning, packing and unpacking read and write each element once, and should be bound by memory. Instructions are those of the
-loop, or of the whole kernel where it has none, for 16 elements; bytes are those read and written for them. A thread takes a
-whole unit of 16 or 32 elements of these four patterns and sorts its groups; other patterns, and float32, go another, slower
-way. `combinatorial` codes are summed up term by term, and a variance is added up tile by tile: those two cannot come near the
-bandwidth of a copy on an H200. The loop of pruning times a vector has the mending of ties in it, which is skipped where there
-are none.
+Pruning, packing and unpacking read and write each element once, and memory should be their limit. Instructions are those of the
+loop for 16 elements, or of the whole kernel if it has no loop. Bytes are those read and written for them. With these four patterns a
+thread takes a whole unit of 16 or 32 elements and sorts its groups. Other patterns, and float32, use another, slower
+method. `combinatorial` codes are summed term by term, and a variance is summed tile by tile. Those two cannot come near the
+bandwidth of a copy on an H200. The loop of pruning times a vector contains the correction of ties. It is skipped if there are
+none.
 """
-TILES = """
-## Products in tiles
+TILES = """## Products in tiles
 
-The gemm for few tokens takes packed rows of any pattern. Instructions are those of its loop, the matrix units' among them; of
-several loops the page takes one, so that where codes are decoded in a loop of their own it is not all. One token of a pattern
-without a decode kernel of its own comes here too, and so does all of `combinatorial` of 16:32, which is decoded by a walk
-through 32 positions for each code: such weights are better turned into `bitmask` before they are multiplied.
+The GEMM for few tokens takes packed rows of any pattern. Instructions are those of its loop, including those of the matrix units.
+Of several loops the page takes one. So the count is incomplete if codes are decoded in a loop of their own. One token of a pattern
+without a decode kernel of its own uses this GEMM too. So does all of `combinatorial` of 16:32, which is decoded by a loop over
+32 positions for each code. Convert such weights to `bitmask` before they are multiplied.
 """
-OTHERS = """
-## The other kernels
+OTHERS = """## The other kernels
 
-Loads from memory are those of the whole kernel, of so many bytes a thread. `combinatorial` of 8:16 finds its positions in a
-table of 12870 words (51 KB), one load at up to 32 different places for a warp, where `bitmask` reads two tables of 1 KB: few
-instructions, but not a byte less, for its 14 bits are stored in 16.
+Loads from memory are those of the whole kernel, with their bytes per thread. `combinatorial` of 8:16 finds its positions in a
+table of 12870 words (51 KB). One load of a warp reads up to 32 different places. `bitmask` reads two tables of 1 KB.
+`combinatorial` has few instructions, but saves no bytes, because its 14 bits are stored in 16.
 """
 STREAM_BYTES = {"prune": 32, "unpack": 32, "pack": 32 + 16}
-"""Of 16 dense elements of 16 bits; a mask to pack by has a byte an element."""
+"""Of 16 dense elements of 16 bits; a mask for packing has one byte per element."""
 
 
 def page() -> str:
@@ -84,8 +82,8 @@ def page() -> str:
     others = {name: codes for name, codes in rows.items() if name not in gemv | streams | tiles}
     lines = [
         HEAD.format(triton=found["triton"]),
-        "| gemv | warps | registers, sm_80 / 90 / 100 | instructions a group, sm_80 / 90 / 100 | loads of the loop, sm_90 |"
-        " bytes a group | issue to memory, A100 / H200 / B200 | at most, over dense |",
+        "| gemv | warps | registers, sm_80 / 90 / 100 | instructions per group, sm_80 / 90 / 100 | loads of the loop, sm_90 |"
+        " bytes per group | issue to memory, A100 / H200 / B200 | at most, over dense |",
         "|---|---|---|---|---|---|---|---|",
         *(_product_line(name, codes) for name, codes in gemv.items()),
         TILES,
@@ -99,7 +97,7 @@ def page() -> str:
         "|---|---|---|---|---|---|---|",
         *(_stream_line(name, codes) for name, codes in streams.items()),
         OTHERS,
-        "| kernel | warps | registers, sm_80 / 90 / 100 | instructions, sm_80 / 90 / 100 | of them a loop | loads, sm_90 |",
+        "| kernel | warps | registers, sm_80 / 90 / 100 | instructions, sm_80 / 90 / 100 | of them in a loop | loads, sm_90 |",
         "|---|---|---|---|---|---|",
         *(_other_line(name, codes) for name, codes in others.items()),
     ]
@@ -141,7 +139,7 @@ def _ratios(codes: dict[int, dict[str, Any]], n_bytes: float) -> list[float]:
 
 
 def _stored_bytes(name: str) -> float:
-    """Bytes of values and codes of 16 elements: a bit each of a bitmask, as much for combinatorial codes as they are stored."""
+    """Bytes of values and codes of 16 elements. A bitmask has one bit per element; combinatorial codes are stored in as many."""
     pattern, encoding = Pattern.parse(name.split()[1]), name.split()[2]
     kept = GROUP_ELEMS * pattern.n / pattern.m
     code_bits = kept * (pattern.m - 1).bit_length() if encoding == "index" else GROUP_ELEMS

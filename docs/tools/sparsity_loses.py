@@ -1,4 +1,4 @@
-"""The page on where 2:4 loses: a map of predictions, published points, and what the two say."""
+"""The page on the cases in which 2:4 loses: a map of predictions, published points, and sentences on both."""
 
 from collections.abc import Sequence
 
@@ -13,33 +13,33 @@ DECODE_TOKENS, PREFILL_TOKENS = 1, 4096
 
 HEAD = """# When does sparsity lose?
 
-A 2:4 product reads half the weights and can multiply twice as fast, and still it is often slower than the dense one: its
-kernel has more to set up and does not split K, and what it saves must outweigh that.
-The maps show the predicted speedup of the vendor's 2:4 library product of 16-bit values over the dense one, for square weights
-that come from DRAM. Below the line, in orange, sparsity loses.
+A 2:4 product reads half the weights and can multiply twice as fast. Still it is often slower than the dense one. Its
+kernel has more to set up and does not split K. What it saves must be more than that.
+The maps show the predicted speedup of the vendor's 2:4 library product of 16-bit values over the dense one. The weights are square
+and come from DRAM. Below the line, in orange, sparsity loses.
 
 {sentences}
 
 ![Predicted break-even of 2:4 and published points, GPU by GPU](../gallery/break_even.svg)
 
-Shades and line: the estimate of the library's product, with constants fitted to all rows ([table](../gallery/break_even.csv)).
-Points: published 2:4 timings of 16-bit types at their tokens and the square root of their weight count, filled where sparsity
-won, hollow where it lost; a row whose time is that of the host is left out. Most were timed back to back, so that small weights
-came from the cache, where the map lets them come from DRAM.
+Shades and line show the estimate of the library's product, with constants fitted to all rows
+([table](../gallery/break_even.csv)). Points show published 2:4 timings of 16-bit types, at their tokens and the square root of
+their weight count. A point is filled if sparsity won, and hollow if it lost. A row whose time is that of the host is left out.
+Most were timed back to back. So small weights came from the cache, while the map reads them from DRAM.
 
-GPUs that nobody has published such rows of, from their datasheets alone:
+GPUs without such published rows, from their datasheets alone:
 
 ![Predicted break-even of 2:4 on GPUs without published rows](../gallery/break_even_unmeasured.svg)
 
 ## Counted
 
-Share of cases with a speedup below 1.0. *Published* and *predicted* are of the same rows, each predicted with constants that
-were fitted without its machine and in the cache state it was timed in; *of the map* counts the points of the map above: {grid}.
+The table has the share of cases with a speedup below 1.0. *Published* and *predicted* are of the same rows. Each row is predicted
+with constants that were fitted without its machine, and in the cache state in which it was timed. The columns *of the map* count
+its points: {grid}.
 
 """
 
-TAIL = """
-How far the estimate is to be trusted: [validation](validation.md). Made anew by `make docs`.
+TAIL = """[Validation](validation.md) says how far to trust the estimate. `make docs` makes this page anew.
 """
 
 
@@ -48,8 +48,8 @@ def page() -> str:
     mapped, points = judged.mapped(), judged.points()
     tokens, sides = break_even.MAP_TOKENS, break_even.MAP_SIDES
     grid = (
-        f"{len(tokens)} numbers of tokens from {tokens[0]} to {tokens[-1]} times {len(sides)} sides from {sides[0]} to "
-        f"{sides[-1]}, both in steps of a square root of two"
+        f"{len(tokens)} numbers of tokens from {tokens[0]} to {tokens[-1]}, times {len(sides)} sides from {sides[0]} to "
+        f"{sides[-1]}. Both are in steps of a square root of two"
     )
     return (
         HEAD.format(sentences="\n".join(f"- {text}" for text in sentences(points, mapped)), grid=grid)
@@ -59,24 +59,24 @@ def page() -> str:
 
 
 def sentences(points: pd.DataFrame, mapped: pd.DataFrame) -> list[str]:
-    """What it means, in three sentences, every number of which is counted from the tables."""
+    """Three texts on the result; every number is counted from the tables."""
     lost = points["measured_speedup_vs_dense"] < 1
     said = points[break_even.SPEEDUP] < 1
     shares = [
         f"{lost[points['regime'] == r].sum()} of {(points['regime'] == r).sum()} in {r}" for r in REGIMES
     ]
     first = (
-        f"Of {len(points)} published 2:4 timings of 16-bit types on {points['machine'].nunique()} GPUs {lost.sum()} lose "
-        f"({', '.join(shares)}), of which the estimate, fitted without each machine, finds {(lost & said).sum()}, and it "
-        f"calls {(said & ~lost).sum()} losses that win."
+        f"Of {len(points)} published 2:4 timings of 16-bit types on {points['machine'].nunique()} GPUs {lost.sum()} lose. "
+        f"These are {', '.join(shares)}. The estimate, fitted without each machine, finds {(lost & said).sum()} of them. It also "
+        f"predicts {(said & ~lost).sum()} losses that win."
     )
     machines = list(mapped["machine"].unique())
     sides = {m: break_even.break_even_side(mapped, m, DECODE_TOKENS) for m in machines}
     known = sorted((side, machine) for machine, side in sides.items() if side is not None)
     second = (
-        f"For one token the weights must be large enough that reading them outlasts the kernel's set-up: from a side of "
-        f"{known[0][0]} elements on the {known[0][1]} to {known[-1][0]} on the {known[-1][1]}, growing with memory bandwidth; "
-        "more tokens move the line down, until arithmetic outweighs all."
+        f"For one token reading the weights must take longer than the kernel's set-up. The needed size goes from a side of "
+        f"{known[0][0]} elements on the {known[0][1]} to {known[-1][0]} on the {known[-1][1]}, and grows with memory bandwidth. "
+        "More tokens move the line down, until arithmetic takes most of the time."
     )
     losing = [m for m in machines if break_even.break_even_side(mapped, m, PREFILL_TOKENS) is None]
     measured = [m for m in losing if (points["machine"] == m).any()]
@@ -84,14 +84,16 @@ def sentences(points: pd.DataFrame, mapped: pd.DataFrame) -> list[str]:
     third = f"At {PREFILL_TOKENS} tokens no GPU is predicted to lose on the largest weights."
     if losing:
         third = (
-            f"At {PREFILL_TOKENS} tokens large weights lose again on GPUs with little bandwidth or cache for their arithmetic, "
-            "where the sparse kernel reads them anew for each wave of tiles: "
-            + "; ".join(
-                f"{_row(names)} ({how})"
-                for names, how in ((measured, _published(points, measured)), (guessed, "no rows, by analogy"))
+            f"At {PREFILL_TOKENS} tokens large weights lose again on GPUs with little bandwidth or cache for their arithmetic. "
+            "There the sparse kernel reads them anew for each wave of tiles. "
+            + " ".join(
+                f"{basis}: {_row(names)}{note}."
+                for basis, names, note in (
+                    ("Published rows lose on", measured, f" ({_published(points, measured)})"),
+                    ("No rows exist, and a loss is predicted, for", guessed, ""),
+                )
                 if names
             )
-            + "."
         )
     return [first, second, third]
 
@@ -101,7 +103,7 @@ def _published(points: pd.DataFrame, machines: Sequence[str]) -> str:
     own = points[points["machine"].isin(machines) & (points["regime"] == REGIMES[-1])]
     lost = own[own["measured_speedup_vs_dense"] < 1]
     doubt = ", which their source calls anomalous" if (lost["mark"] == "anomalous").any() else ""
-    return f"published: {len(lost)} of {len(own)} rows in prefill lose{doubt}"
+    return f"{len(lost)} of {len(own)} rows in prefill{doubt}"
 
 
 def _row(names: Sequence[str]) -> str:

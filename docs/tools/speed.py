@@ -10,10 +10,10 @@ ROWS = Path(__file__).resolve().parents[1] / "reference" / "speed.json"
 
 HEAD = """# Speed
 
-Elements of the dense tensor per second, in 10⁹. Rows are in [speed.json](speed.json), made by the commands below and put into
-this page by `make docs`. Each cell is the median over interleaved repetitions with its 20th and 80th percentiles, then the share
-of a plain copy of the decoded masks in the same repetition. The machine is shared: it runs at two speeds that differ by 1.6, and
-a run meets one or both. Several runs are shown as they came.
+The unit is 10⁹ elements of the dense tensor per second. Rows are in [speed.json](speed.json). The commands below made them, and
+`make docs` puts them into this page. Each cell is the median over interleaved repetitions with its 20th and 80th percentiles. After
+it comes the share of a plain copy of the decoded masks in the same repetition. The machine is shared: it runs at two speeds that
+differ by 1.6, and a run has one or both. Several runs are shown unchanged.
 """
 
 GOALS = """## Against the goals
@@ -21,29 +21,32 @@ GOALS = """## Against the goals
 | goal, one core | reached |
 |---|---|
 | 8:16 `combinatorial` encode 15, decode 25 | 18.5 and 29.1 in the undisturbed run; 11.8 to 15.4 and 17.5 to 23.0 in the disturbed ones |
-| `bitmask` and `index` no slower | `bitmask` yes; `index` at 8:16 within 5 % either way, and above the same goals (17.7, 28.2); at 16:32, where its codes take 80 bits, it is 5 times slower than `combinatorial` |
+| `bitmask` and `index` no slower | `bitmask` yes; `index` at 8:16 within 5 % either way, and above the same goals (17.7, 28.2); at 16:32, with codes of 80 bits, it is 5 times slower than `combinatorial` |
 | 16:32 within 4x of 8:16 | `combinatorial` encode yes (1.7x); **decode missed**: 6 to 7x |
-| two cores at least 1.7x | **not always**: codes of 134 M elements, `combinatorial` and `joint` 1.4x to 1.8x, `bitmask` 1.2x to 1.5x, streams 1.0x to 1.7x; two processes, one a core, gain 1.7x to 1.8x together |
+| two cores at least 1.7x | **not always**: codes of 134 M elements, `combinatorial` and `joint` 1.4x to 1.8x, `bitmask` 1.2x to 1.5x, streams 1.0x to 1.7x; two processes, one per core, gain 1.7x to 1.8x together |
 | `predict`: 1 M cases/s, one case in 200 us | 3.0 to 3.6 M with repeats, 1.25 to 1.29 M all distinct; 169 to 175 us (up to 330 us while other processes run) |
-| closed form of a core: 1 M points/s | 1.03 M on layers of a model; about 0.7 M on odd shapes, whose edges all differ. **A whole sweep stays below**: 0.65 to 0.71 M points/s with what stands around the closed form, 0.28 to 0.34 M with energy and area |
+| closed form of a core: 1 M points/s | 1.03 M on layers of a model; about 0.7 M on odd shapes, whose edges all differ. **A whole sweep is slower**: 0.65 to 0.71 M points/s with the work around the closed form, 0.28 to 0.34 M with energy and area |
 | simulator: 20 M events/s, a layer of Llama-3.1-8B in 10 s | 78 to 89 M; 1.5 s, of which most is counting the mask |
 
-**Why 16:32 decoding is slow, and what would move it.** A 30-bit code is resolved byte by byte, each step a guide lookup, a
-comparison, a subtraction and the next table's choice: about 55 instructions in one chain of dependent loads, the last of them
-into a 128 KiB table. Tried and without effect on this machine: finer or coarser guides, no branch, blocks that take one step for
-many codes at a time, and a direct 16-bit split. What should help: vector gathers over eight codes (AVX-512), or an encoding of
-16:32 as two coupled halves whose codes need no search.
+**Why 16:32 decoding is slow, and what could change it.** A 30-bit code is resolved byte by byte. Each step is a guide lookup, a
+comparison, a subtraction and the choice of the next table. These are about 55 instructions in one chain of dependent loads. The last
+loads read a 128 KiB table. Finer or coarser guides had no effect on this machine. Nor had code without a branch, blocks that
+take one step for many codes at a time, or a direct 16-bit split. Two changes should help. One is vector gathers over eight codes (AVX-512). The other is
+an encoding of 16:32 as two coupled halves whose codes need no search.
 
-**What moved what**, medians in the undisturbed state of this machine. 16:32 `combinatorial`: popcounts instead of a running
-count, 32-bit tables and unsigned indices (encode 3.2 to 11.6); guide tables fine enough to leave a step or two (decode 1.4 to
-5.2 on small arrays). 8:16 `index`: comparing all neighbouring fields in two guarded subtractions on vector lanes instead of two
-lookups in a 64 KiB-entry table (decode 12 to 28), which needed slices instead of computed indices before the compiler would
-vectorise it (10 to 24); one table that knows the other's place (encode 14 to 18). Pruning: groups ranked side by side, one a
-vector lane (0.19 to 0.45). Rebuilding a tensor by walking set bits instead of testing each element (0.2 to 0.9). Two cores: the
-calling thread does its share and helpers stay alive (1.25x to between 1.4x and 1.9x).
+**What changed the speed**, as medians in the undisturbed state of this machine:
 
-`write_stream` and `read_stream` include bit packing and fresh memory, `encode` and `decode` reuse their output. The bound of all
-is the copy of the masks: one read and one write of M bits a group.
+- 16:32 `combinatorial` encode, 3.2 to 11.6: popcounts instead of a running count, 32-bit tables and unsigned indices.
+- 16:32 `combinatorial` decode, 1.4 to 5.2 on small arrays: guide tables that are fine enough to leave a step or two.
+- 8:16 `index` decode, 12 to 28: all neighbouring fields are compared in two guarded subtractions on vector lanes. Before, each needed
+  two lookups in a table of 64 KiB entries. The compiler vectorised it only with slices instead of computed indices (10 to 24).
+- 8:16 `index` encode, 14 to 18: one table that knows the place of the other.
+- Pruning, 0.19 to 0.45: groups ranked side by side, one per vector lane.
+- Rebuilding a tensor, 0.2 to 0.9: a loop over set bits instead of a test of each element.
+- Two cores, 1.25x to between 1.4x and 1.9x: the calling thread does its share and helper threads stay alive.
+
+`write_stream` and `read_stream` include bit packing and fresh memory; `encode` and `decode` reuse their output. The bound of all
+is the copy of the masks: one read and one write of M bits per group.
 """
 
 
@@ -54,7 +57,7 @@ def page() -> str:
 
 
 def _models(runs: list[dict[str, Any]]) -> list[str]:
-    """The models' figures: a line a figure, a column a run."""
+    """The models' figures: one line per figure, one column per run."""
     if not runs:
         return []
     commits = " | ".join(f"{run['timestamp_utc']}, {run['commit'][:10]}" for run in runs)

@@ -16,7 +16,7 @@ from validate.judge.misses import why_missed
 
 HEADS = ("rows", "speedup", "dense time", "sparse time", "bias", "side of 1", "in interval")
 MISSED_ROWS = 60
-"""Rows missed by the largest factor, of which the page tells."""
+"""Rows missed by the largest factor, that the page lists."""
 GOALS = (
     ("16-bit types, speedup", "16-bit", "speedup_mdape", 0.10, 0.06),
     ("16-bit types, dense time", "16-bit", "dense_time_mdape", 0.15, 0.10),
@@ -28,34 +28,37 @@ GOALS = (
 HEAD = """# How far to trust the estimate
 
 Every figure here is of machines that the estimate had not seen. Its {constants} constants are fitted to published rows,
-and once more without each group of machines; a row is predicted with the constants that its machine, and boards of the
-same die, had no part in. A machine comes in through its datasheet alone. Nothing on this page is typed by hand: rows,
-figures and text are made anew by `make docs`.
+and once more without each group of machines. A row is predicted with constants that were fitted without its machine and without
+boards of the same die. A machine is described by its datasheet alone. Nothing on this page is written by hand: `make docs`
+makes rows, figures and text anew.
 
 **What is judged**: {rows} published timings of {machines} GPUs, from {sources} sources, with {kernels} kernel libraries
-([published.csv](../../validate/data/published.csv), made by `python -m validate.judge.published` from the
-[table](../../validate/data/published_source.csv) as collected). **Against what**: `hwmodels.predict_rows`, which is told
-shape, value type, pattern, kernel family and whether the row was timed with a cold or a warm cache, and nothing of its
-times. The error of a figure is |predicted / published - 1|, and tables show its median over rows; *bias* is the median
-with its sign, *side of 1* the share of rows whose predicted and published speedup lie on the same side of 1.0, *in
-interval* the share of speedups that fell inside the predicted range, which should hold {share:.0f} %. Decode is up to 64
-tokens, prefill from 1024; a speedup is against the dense baseline that the source chose.
+([published.csv](../../validate/data/published.csv)). `python -m validate.judge.published` makes that file from the
+[table](../../validate/data/published_source.csv) as collected. **Against what**: `hwmodels.predict_rows`. It gets
+shape, value type, pattern, kernel family and whether the row was timed with a cold or a warm cache. It gets none of its
+times. The error of a figure is |predicted / published - 1|. Tables show its median over rows:
 
-With constants fitted to all rows, what `predict` uses, the median error of the speedup of 16-bit types is {fitted} instead
-of {held_out}. One thing is not held out: the form of the estimate was chosen with all rows in view. The ranges of this
-page leave the row's own die out as well; a single factor, by which ranges are wider than the residuals in them, was
-chosen so that they hold what they promise over all rows together. By family they hold more or less, as the tables show.
+- *bias* is the median with its sign.
+- *side of 1* is the share of rows whose predicted and published speedup lie on the same side of 1.0.
+- *in interval* is the share of speedups inside the predicted range, which should hold {share:.0f} %.
+
+Decode is up to 64 tokens, prefill from 1024. A speedup is against the dense baseline that the source chose.
+
+`predict` uses constants that are fitted to all rows. With these the median error of the speedup of 16-bit types is {fitted}
+instead of {held_out}. One thing is not held out: the form of the estimate was chosen with all rows in view. The ranges of this
+page leave the row's own die out as well. One factor makes the ranges wider than the residuals in them. It was chosen so that over
+all rows together the ranges hold their promised share. By family they hold more or less, as the tables show.
 """
 
 ROOFLINE = """## A plain roofline, and other models
 
-The bound of the same rows, bytes over bandwidth or operations over peak, whichever is longer, misses the speedups of 16-bit
-types by {bound_speedup} (all rows: {bound_all}), their dense times by {bound_dense} and their sparse times by {bound_sparse};
-the estimate by {speedup} ({all}), {dense} and {sparse}. The best published model of dense products, LLMCompass
-(<https://github.com/PrincetonUniversity/LLMCompass>), comes within a mean of 4.7 % of ten dense fp16 products on an A100, the
-GPU that its parameters and its 21 us of overhead were tuned to; the mean error of our dense times on {a100_rows} 16-bit
-rows of A100s, tuned to none, is {a100}. It knows no sparsity, and we found no published model that was held against measured
-sparse kernels.
+The bound of the same rows is bytes over bandwidth or operations over peak, whichever is longer. It misses the speedups of 16-bit
+types by {bound_speedup} (all rows: {bound_all}), their dense times by {bound_dense} and their sparse times by {bound_sparse}.
+The estimate misses them by {speedup} ({all}), {dense} and {sparse}. The best published model of dense products is LLMCompass
+(<https://github.com/PrincetonUniversity/LLMCompass>). On an A100 its mean error over ten dense fp16 products is 4.7 %. Its
+parameters and its 21 us of overhead were tuned to that GPU. The mean error of our dense times on {a100_rows} 16-bit
+rows of A100s, without tuning to any GPU, is {a100}. LLMCompass knows no sparsity. We found no published model that was compared
+with measured sparse kernels.
 """
 
 COMMANDS = """## Regenerate
@@ -66,7 +69,7 @@ COMMANDS = """## Regenerate
 | constants and residuals, `hwmodels/data/` | `nmsim fit` |
 | the errors of this page, as tables or JSON | `nmsim validate --held-out`, `nmsim validate --held-out --json -` |
 | this page, its figures and their tables | `make docs` |
-| your own rows | `nmsim validate --rows FILE.csv --hardware MACHINE.toml` ([how](../how-to/measure.md)) |
+| your own rows | `nmsim validate --rows FILE.csv --hardware MACHINE.toml` ([details](../how-to/measure.md)) |
 | the errors that are allowed | `validate/judge/budget.toml`, checked by `make test` |
 """
 
@@ -133,7 +136,7 @@ def _goals(verdict: Mapping[str, Any]) -> str:
 def _figures() -> str:
     return """![Predicted over published speedup](../gallery/speedup_scatter.svg)
 
-A point a row ([table](../gallery/judged.csv)); hollow where its own source speaks against it. The times behind the speedups:
+One point per row ([table](../gallery/judged.csv)). A point is hollow if its own source doubts the row. The times of these speedups:
 
 ![Predicted over published times](../gallery/time_scatter.svg)
 
@@ -150,9 +153,9 @@ def _by_type(table: pd.DataFrame) -> list[tuple[Sequence[str], Mapping[str, Any]
 
 def _marks(verdict: Mapping[str, Any]) -> str:
     return (
-        "## Rows that their source speaks against\n\nA weak dense baseline, time spent on the host, a speedup above what "
-        "bytes allow, or a word such as *anomalous* in the note of a row. They are part of every figure above; here they "
-        "stand apart.\n\n"
+        "## Rows that their source doubts\n\nThe reason is one of four. The dense baseline is weak. The time was spent on the host. "
+        "The speedup is above what bytes allow. Or the note has a word such as *anomalous*. These rows are part of every figure above. "
+        "Here they are shown separately.\n\n"
         + _metric_table(("mark",), [((names[0] or "none",), g) for names, g in _named(verdict, "marks")])
     )
 
@@ -181,9 +184,9 @@ def _worst(table: pd.DataFrame) -> str:
     heads = ("machine", "kernel", "type", "rows", "worst: row, M, N, K", "published", "predicted")
     unknown = int((rows["why"] == "none known").sum())
     return (
-        f"## Worst rows\n\nThe {MISSED_ROWS} rows whose speedup is missed by the largest factor, down to "
-        f"{_factor(rows.iloc[-1]):.2f}, grouped; of each group the worst. The errors of its dense and sparse time say which "
-        f"side is wrong. For {unknown} of them no reason is known.\n\n"
+        f"## Worst rows\n\nThese are the {MISSED_ROWS} rows whose speedup is missed by the largest factor, down to "
+        f"{_factor(rows.iloc[-1]):.2f}. They are grouped, and the worst row of each group is shown. The errors of its dense and "
+        f"sparse time say which side is wrong. For {unknown} of them no reason is known.\n\n"
         + _table((*heads, "dense time", "sparse time", "why"), lines)
     )
 
@@ -204,8 +207,8 @@ def _violations(found: Sequence[Mapping[str, Any]]) -> str:
         for (why, machine, kernel, product), group in table.groupby(["why", "machine", "kernel", "product"])
     ]
     return (
-        f"{head}{len(found)} published times are below the bound of their machine, which lets every operand cross from DRAM "
-        "once. The reasons are inferred from how a row was timed; the estimate models the cache that the bound leaves out.\n\n"
+        f"{head}{len(found)} published times are below the bound of their machine. The bound moves every operand from DRAM "
+        "once. The reasons are inferred from the way a row was timed. The estimate models the cache that the bound leaves out.\n\n"
         + _table(("machine", "kernel", "product", "times", "least, of the bound", "why"), lines)
     )
 
@@ -238,19 +241,19 @@ def _own(found: Judgement | None) -> str:
     if found is None:
         return (
             head
-            + "None has been committed yet. A campaign of `nmsim measure` under `validate/data/measured/`, beside the "
-            "hardware file of `nmsim calibrate`, appears here, judged by the same code.\n"
+            + "None has been committed yet. Put a campaign of `nmsim measure` under `validate/data/measured/`, beside the "
+            "hardware file of `nmsim calibrate`. It appears here, judged by the same code.\n"
         )
     names = sorted(Path(name).name for name in found.files)
     verdict = found.verdict()
     low = verdict["bound_violations"]
     below = f"{len(low)} times lie below the bound." if low else "No time lies below the bound."
     return (
-        f"{head}Measured by `nmsim measure` on the machines that `nmsim calibrate` described ({', '.join(names)}): "
-        f"real products through our own CPU kernels against the best dense call. No constant is fitted to them; a "
+        f"{head}`nmsim measure` timed real products through our own CPU kernels against the best dense call. The machines are "
+        f"those that `nmsim calibrate` described ({', '.join(names)}). No constant is fitted to these rows; a "
         f"prediction knows the calibration alone. "
-        f"Their ranges, as `predict` gives them, are made of these very rows, so that what lies in them "
-        f"says nothing of another machine. {below}\n\n"
+        f"The ranges of `predict` are made from these same rows. So the share of rows inside them "
+        f"says nothing about another machine. {below}\n\n"
         + _metric_table(("rows of",), [(("all",), verdict["overall"])])
         + "\n"
         + _metric_table(("machine", "type", "regime"), _by_type(found.table))
@@ -261,8 +264,8 @@ def _own(found: Judgement | None) -> str:
 OWN_GOAL = 0.1
 """Median error of speedup over a CPU campaign that the project aims at."""
 WARM_WORST = (
-    "What fits into a core's own cache is all call: numpy's and torch's calls are cheaper than those of our kernels, and "
-    "what a 16-bit dense call costs at least is taken to be what ours costs, which torch undercuts."
+    "If the operands fit into a core's own cache, the time is that of the call. Calls of numpy and torch take less time than "
+    "those of our kernels. The model takes our call's time as the least time of a 16-bit dense call, and torch is faster."
 )
 
 
@@ -286,18 +289,18 @@ def _own_goals() -> str:
     heads = ("type", "cores", "pattern", "encoding", "measured", "predicted", "error", "of the byte bound")
     return (
         f"\nThe median error of the speedup is {_percent(error)} (goal {_percent(OWN_GOAL)}, "
-        f"{'met' if error <= OWN_GOAL else 'missed'}), {_percent(float(cold['speedup_error'].abs().median()))} where "
+        f"{'met' if error <= OWN_GOAL else 'missed'}), {_percent(float(cold['speedup_error'].abs().median()))} if "
         "operands come from DRAM. Two exponents of the estimate were chosen on two earlier campaigns of this machine (A29), "
-        "whose error was 6.7 and 7.7 %; these rows had no part in it. Times follow the bandwidth that a shared machine has "
-        "in that minute, ratios do so less.\n\n"
+        "whose error was 6.7 and 7.7 %. These rows were not used. Times change with the bandwidth that a shared machine has "
+        "in that minute. Ratios change less.\n\n"
         "![Measured speedups of CPU kernels on predicted ones](../gallery/measured_on_predicted.svg)\n\n"
-        f"The worst row: {_told(worst)}. {WARM_WORST} The worst of the cold rows: {_told(cold_worst)}.\n\n"
-        "One token, from DRAM, 8192 x 8192 and 4096 x 4096, against the best dense call of the same run; the goals of 1.6x "
-        "(8:16) and 1.5x were set for AVX-512, which nothing here was timed on; this machine has AVX2:\n\n"
+        f"The worst row: {_described(worst)}. {WARM_WORST} The worst of the cold rows: {_described(cold_worst)}.\n\n"
+        "The next table has one token, from DRAM, 8192 x 8192 and 4096 x 4096, against the best dense call of the same run. The "
+        "goals of 1.6x (8:16) and 1.5x were set for AVX-512. This machine has AVX2:\n\n"
     ) + _table(heads, lines)
 
 
-def _told(row: Any) -> str:
+def _described(row: Any) -> str:
     return (
         f"{row['pattern']} {row['encoding']}, {row['dtype']}, {row['M']} tokens, {row['N']} x {row['K']}, {row['threads']} "
         f"cores, {row['l2_state']}: predicted {row['predicted_speedup_vs_dense']:.2f}x, measured "

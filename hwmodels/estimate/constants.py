@@ -68,7 +68,7 @@ PRIORS: Mapping[str, Prior] = {
     "sparse_matrix_share": Prior(0.97, 0.8, 1.0, "ratio", "as dense: the sparse unit is the same pipeline"),
     "operand_fetch_share": Prior(
         0.3, 0.05, 0.8, "ratio",
-        "time to fetch the operands of a 128x128 tile from shared memory that is not hidden, on a core of 2048 flop a cycle",
+        "time to fetch the operands of a 128x128 tile from shared memory that is not hidden, on a core of 2048 flop per cycle",
     ),
     "tensor_energy_joules_per_flop": Prior(
         1.04e-12, 0.6e-12, 1.6e-12, "joules_per_flop", "A100 PCIe: 300 W less idle over its best dense 16-bit rate"
@@ -84,7 +84,7 @@ PRIORS: Mapping[str, Prior] = {
     "dram_share": Prior(0.8, 0.6, 0.98, "ratio", "refresh, turn-around and row misses; loads stop between tiles"),
     "sparse_dram_share": Prior(0.75, 0.5, 0.95, "ratio", "two streams, values and metadata, of unequal width"),
     "cache_bandwidth_share": Prior(
-        0.6, 0.3, 1.0, "ratio", "of 64 bytes a cycle and core from the last-level cache"
+        0.6, 0.3, 1.0, "ratio", "of 64 bytes per cycle and core from the last-level cache"
     ),
     "cache_residency_share": Prior(0.8, 0.4, 1.0, "ratio", "share of the last-level cache that survives between calls"),
     "cache_overflow_ratio": Prior(0.7, 0.2, 3.0, "ratio", "how far a footprint must exceed it before nothing survives"),

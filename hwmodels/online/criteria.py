@@ -31,8 +31,8 @@ def select(task: Task) -> StageCost:
     return StageCost(
         name="select",
         part="selector",
-        formula=f"keep the N greatest of M keys: {one} comparators of {key_bits(task.dtype)} bits and more a group",
-        why="a group is all that a choice depends on",
+        formula=f"keep the N greatest of M keys: {one} comparators of {key_bits(task.dtype)} bits and more per group",
+        why="a choice depends on its group only",
         source="counted in hwmodels.silicon.selector",
         selector_compares=one * task.groups * task.shape.M,
     )
@@ -49,7 +49,7 @@ def vector(task: Task, name: str, formula: str, source_of_vector: str) -> Stages
         name=f"{name} score",
         part="selector",
         formula=formula,
-        why="f is known before X is",
+        why="f is known before X",
         multiplies=task.shape.M * task.shape.K,
         **parameters(task.row_bytes),
     )

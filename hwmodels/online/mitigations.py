@@ -25,7 +25,7 @@ def _shifted(task: Task, name: str, formula: str, passes: int, vector_bytes: int
         name=f"{name} subtract",
         part="selector",
         formula=formula,
-        why="eta is known before X is" if passes == 1 else "on the last pass over the token",
+        why="eta is known before X" if passes == 1 else "on the last pass over the token",
         adds=task.shape.M * task.shape.K,
         waits_for="group" if passes == 1 else "token",
         passes=passes,
@@ -52,13 +52,13 @@ def _on_outputs(
 
 def _bias(task: Task, name: str, formula: str) -> StageCost:
     """Y + b with a constant b of N elements."""
-    why = "b is known before X is; free where the layer has a bias already"
+    why = "b is known before X; it adds no work if the layer has a bias already"
     return _on_outputs(task, f"{name} bias", formula, why, adds=1, vectors=1)
 
 
 def _rank_one(task: Task, name: str) -> StageCost:
     """Y + eta_i r with the row sums r of the weights."""
-    why = "eta_i is known long before the row is; adding it to Xsp would make X dense again"
+    why = "eta_i is known long before the row; adding it to Xsp would make X dense again"
     formula = "Y_io + eta_i r_o, r = W 1"
     return _on_outputs(task, f"{name} restore", formula, why, multiplies=1, adds=1, vectors=1)
 
@@ -144,7 +144,7 @@ def var(task: Task) -> Stages:
 
 def scale_shift(task: Task) -> Stages:
     """Learnable diagonal: (Xsp W^T) (1 + s) + b. Free where 1 + s is folded into W, and b into the layer's bias."""
-    formula, why = "Y_io g_o + b_o, g = 1 + s", "two vectors that are known before X is"
+    formula, why = "Y_io g_o + b_o, g = 1 + s", "two vectors that are known before X"
     applied = _on_outputs(task, "scale_shift apply", formula, why, multiplies=1, adds=1, vectors=2)
     return applied, offline("scale_shift training", "s and b learned, block by block")
 
@@ -160,7 +160,7 @@ def _token_bias(task: Task, name: str, formula: str, elements: int, why: str) ->
         adds=tokens * max(0, elements - 1),
         **parameters(task.row_bytes),
     )
-    added = _on_outputs(task, f"{name} add", "Y_io + d_i", "one number a token", adds=1)
+    added = _on_outputs(task, f"{name} add", "Y_io + d_i", "one number per token", adds=1)
     return dot, added, offline(f"{name} training", "b learned")
 
 
@@ -171,7 +171,7 @@ def bias1(task: Task) -> Stages:
 
 def bias2(task: Task) -> Stages:
     """Add (X - Xsp) b with a learned b of K elements: a dot product over what is dropped."""
-    why = "runs behind the selector, on the half it drops"
+    why = "runs behind the selector, on the dropped half"
     return _token_bias(task, "bias2", "sum_j (x_ij - xsp_ij) b_j", task.shape.K - task.kept, why)
 
 

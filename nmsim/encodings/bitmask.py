@@ -15,14 +15,14 @@ class Bitmask(Encoding):
 
     spec = EncodingSpec(
         name="bitmask",
-        title="one bit an element",
+        title="one bit per element",
         bits_formula="M",
         code_definition="The code is the mask: bit i (value 2^i) is 1 when element i of the group is kept.",
-        decoding="The mask is the code. A code that has not exactly N ones is rejected.",
+        decoding="The mask is the code. A code without exactly N ones is rejected.",
         fixed_width=True,
         parameter="",
-        detects="every single bit flip, since N ones are an invariant; of two flips, those that change the count",
-        source="Timeloop format model 'bitmask'; SpInfer (EuroSys 2025) stores unstructured weights so",
+        detects="every single bit flip, because every mask has N ones; of two flips, those that change the count",
+        source="Timeloop format model 'bitmask'; SpInfer (EuroSys 2025) stores unstructured weights in this form",
     )
 
     def code_bits(self, pattern: Pattern) -> int:

@@ -33,7 +33,7 @@ class Combinatorial(Encoding):
         title="rank of the mask in numeric order",
         bits_formula="ceil(log2 C(M, N))",
         code_definition=(
-            "The code is the number of smaller M-bit integers that have N ones too. With kept positions "
+            "The code is the number of smaller M-bit integers that also have N ones. With kept positions "
             "p_0 < p_1 < ... it equals C(p_0, 1) + C(p_1, 2) + ... + C(p_{N-1}, N)."
         ),
         decoding=(

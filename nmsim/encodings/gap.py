@@ -23,12 +23,12 @@ class Gap(Encoding):
 
     spec = EncodingSpec(
         name="gap",
-        title="run length of dropped elements before each kept one",
-        bits_formula="N * R + escapes * R; R = bit length of M - N + 1 unless given, which needs no escape",
+        title="number of dropped elements before each kept one",
+        bits_formula="N * R + escapes * R; R = bit length of M - N + 1 unless given; this R needs no escape",
         code_definition=(
             "The gap of a kept element is the number of dropped elements since the kept one before it, or since the "
-            "start of the group. With ESC = 2^R - 1, a gap g becomes floor(g / ESC) symbols of value ESC, each of which "
-            "skips ESC dropped elements and keeps none, and then the symbol g mod ESC. Symbols follow each other from "
+            "start of the group. With ESC = 2^R - 1, a gap g becomes floor(g / ESC) symbols of value ESC, and then the symbol "
+            "g mod ESC. A symbol ESC skips ESC dropped elements and keeps none. Symbols follow each other from "
             "the lowest bits up. Dropped elements after the last kept one are not written."
         ),
         decoding=(
@@ -36,8 +36,8 @@ class Gap(Encoding):
             "after the last symbol."
         ),
         fixed_width=False,
-        parameter="R, bits of a symbol, 1 to 16",
-        detects="flips that carry a position to M or beyond; others give another legal mask",
+        parameter="R, bits per symbol, 1 to 16",
+        detects="flips that make a position M or more; others give another legal mask",
         source="Timeloop format model 'run-length-encoding'",
     )
 

@@ -34,14 +34,14 @@ class Index(Encoding):
         title="position of every kept element",
         bits_formula="N * ceil(log2 M)",
         code_definition=(
-            "With b = ceil(log2 M) and kept positions p_0 < p_1 < ..., the code is the sum of p_j * 2^(j*b): "
-            "the first position sits in the lowest bits."
+            "With b = ceil(log2 M) and kept positions p_0 < p_1 < ..., the code is the sum of p_j * 2^(j*b). "
+            "The first position is in the lowest bits."
         ),
         decoding="Field j of b bits is p_j. Rejected: a position of M or more, or one that is not above its predecessor.",
         fixed_width=True,
         parameter="",
-        detects="flips that break the ascending order or reach M; others give another legal mask",
-        source="PTX ISA, sparse matrix storage (2 bits a kept element at 2:4); Timeloop 'coordinate-payload'",
+        detects="flips that break the ascending order or make a position M or more; others give another legal mask",
+        source="PTX ISA, sparse matrix storage (2 bits per kept element at 2:4); Timeloop 'coordinate-payload'",
     )
 
     def code_bits(self, pattern: Pattern) -> int:

@@ -20,16 +20,16 @@ class Joint(Encoding):
         title="rank of G groups together",
         bits_formula="ceil(G * log2 C(M, N)) for G groups",
         code_definition=(
-            "With c_0, c_1, ... the combinatorial codes of G consecutive groups and C = C(M, N), the code is the sum of "
-            "c_j * C^j: the first group is the least significant digit. Where fewer than G groups are left at the end "
-            "of a tensor, the missing digits are 0. Without a parameter, G is the least of those that take the fewest "
-            "bits a group among all whose code fits 64 bits, or 1 when none fits."
+            "Let c_0, c_1, ... be the combinatorial codes of G consecutive groups, and C = C(M, N). The code is the sum of "
+            "c_j * C^j. The first group is the least significant digit. If fewer than G groups are left at the end "
+            "of a tensor, the missing digits are 0. Without a parameter, G is chosen among those whose code fits 64 bits. "
+            "It is the G with the fewest bits per group, and the least G of equal ones. If no code fits, G is 1."
         ),
         decoding=(
             "Digit j is floor(code / C^j) mod C. Rejected: a code of C^G or more, and a missing digit that is not 0."
         ),
         fixed_width=True,
-        parameter="G, groups that share a code, 1 to 4096",
+        parameter="G, groups per code, 1 to 4096",
         detects="a flip that makes the code C^G or more; others change one or several groups to other legal masks",
         source="mixed-radix combination of TAOCP 7.2.1.3 ranks; tends to the entropy bound log2 C(M, N)",
     )

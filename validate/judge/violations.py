@@ -55,12 +55,12 @@ def _explain(row: "pd.Series[Any]", time_s: float, bound_s: float) -> str:
     if row["l2_state"] == "warm":
         return (
             f"timed back to back without an L2 flush: some of the operands (dense weights: {weight_mib:.4g} MiB) was "
-            "still in L2, while the bound lets all of it come from DRAM"
+            "still in L2. The bound takes all of it from DRAM"
         )
     if row["l2_state"] == "":
         return (
-            "the publication does not say whether L2 was flushed: some of the operands (dense weights: "
-            f"{weight_mib:.4g} MiB) may have been in L2, while the bound lets all of it come from DRAM"
+            "the publication does not say whether L2 was flushed. Some of the operands (dense weights: "
+            f"{weight_mib:.4g} MiB) may have been in L2. The bound takes all of it from DRAM"
         )
     return (
         "the operands came from DRAM, so the machine ran faster than its datasheet says (a higher clock or memory rate), "
