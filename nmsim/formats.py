@@ -33,9 +33,9 @@ CHANGES = (("1", "first version: five encodings, four packing policies, linear l
 
 PREAMBLE = f"""# The metadata formats
 
-Format version {FORMAT_VERSION}. This page stands alone: it is enough to write an encoder and a decoder. `make docs` generates it
-from the records in `nmsim/encodings/` and from codes that the package makes. `nmsim/reference/` is a plain decoder in the order of
-this page.
+Format version {FORMAT_VERSION}. This page stands alone: it is enough to write an encoder and a decoder. `make docs`
+generates it from the records in `nmsim/encodings/` and from codes that the package makes. `nmsim/reference/` is a plain
+decoder in the order of this page.
 
 ## Words and conventions
 
@@ -79,8 +79,8 @@ POLICY_TEXT = {
 
 POLICY_RULES = """Bits of codes are **payload**. Unused bits before the end of the last code, or inside its slot, are
 **padding**. Unused bits after that, up to whole bytes (whole words under `no_straddle`), are **alignment**. All three are
-reported separately, and their sum is the stream. A decoder refuses a stream that is shorter or longer than this, and any padding or
-alignment bit that is 1.
+reported separately, and their sum is the stream. A decoder refuses a stream that is shorter or longer than this, and any
+padding or alignment bit that is 1.
 """
 
 

@@ -64,7 +64,7 @@ def sentences(text: str) -> list[str]:
     """A sentence ends at a full stop, a question mark or an exclamation mark before a capital, a digit or code."""
     parts, start = [], 0
     words = plain(text)
-    for end in re.finditer(r"[.!?][)\]]?\s+(?=[\"'(\[*]*(?:[A-Z0-9`]|[a-z]+[0-9]))", words):
+    for end in re.finditer(r"[.!?][)\]]?\s+(?=[\"'(\[*]*(?:[A-Z0-9`]|[a-z]+[0-9]|nmsim\b))", words):
         if not ABBREVIATIONS.search(words[start : end.start() + 1]):
             parts.append(words[start : end.end()].strip())
             start = end.end()
@@ -135,7 +135,7 @@ def docstring_blocks(text: str, line: int) -> list[Block]:
     """Paragraphs of a docstring, without the heads of its sections, names with types, examples and formulas."""
     blocks: list[Block] = []
     lines: list[str] = []
-    first, example, formula = line, False, False
+    first, example, formula, previous = line, False, False, 0
     head, _, rest = text.expandtabs().partition("\n")
 
     def close() -> None:

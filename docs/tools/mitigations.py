@@ -91,8 +91,8 @@ ENTRIES = {
     ),
     "var": Entry(
         "Y = (v_i Xsp) W^T, v_i = sqrt(Var_j(x_ij) / max(Var_j(xsp_ij), 1e-9)), unbiased, zeros included",
-        "v_i is one number of the token and commutes with the product: v_i (Xsp W^T). Both variances are divided by K - 1, which "
-        "cancels. (K - 1) Var is a sum of squares less the square of a sum over K.",
+        "v_i is one number of the token and commutes with the product: v_i (Xsp W^T). Both variances are divided by K - 1, "
+        "which cancels. (K - 1) Var is a sum of squares less the square of a sum over K.",
         "`Recipe(variance=True)`",
     ),
     "scale_shift": Entry(
@@ -158,24 +158,24 @@ PARTS = {
 
 HEAD = f"""# Criteria and mitigations
 
-A criterion chooses the elements that are kept. A mitigation brings the result of an N:M product nearer to the dense one. This page
-has the formula of each, the exact form with the fewest operations, the reason why the two are equal, and the cost. `make docs` makes
-it from `hwmodels.online`. For another model, layer, pattern or type: `nmsim mitigations --model {MODEL} --layer {LAYER} --pattern
-{PATTERN} --dtype {DTYPE} --tokens {TOKENS}`.
+A criterion chooses the elements that are kept. A mitigation brings the result of an N:M product nearer to the dense one.
+This page has the formula of each, the exact form with the fewest operations, the reason why the two are equal, and the cost.
+`make docs` makes it from `hwmodels.online`. For another model, layer, pattern or type: `nmsim mitigations --model {MODEL}
+--layer {LAYER} --pattern {PATTERN} --dtype {DTYPE} --tokens {TOKENS}`.
 
 Y = X W^T. X has tokens i by in features j (K of them). W has out features o (N of them) by in features. `Xsp` is X pruned,
 `prune` keeps N of every M along K of a token. Formulas of activations are those of the [code of arXiv
-2509.22166](https://github.com/On-Point-RND/Structured-Sparse-Activations-Inference) [C]. arXiv 2507.03052 names patterns for salient
-weights and the correction of weights [P]. Its formulas were not read. Those here are ours, n of 256 among
-them. Salient columns are after arXiv 2408.15300. [P]: read in the paper's own text; [C]: in the authors' code. `Recipe` is
+2509.22166](https://github.com/On-Point-RND/Structured-Sparse-Activations-Inference) [C]. arXiv 2507.03052 names patterns
+for salient weights and the correction of weights [P]. Its formulas were not read. Those here are ours, n of 256 among them.
+Salient columns are after arXiv 2408.15300. [P]: read in the paper's own text; [C]: in the authors' code. `Recipe` is
 `nmsim.mitigation.Recipe`. `nmsim.mitigation.golden` computes it by the formula, and `nmsim.mitigation.rewrite` in the cheap
 form. The tests compare the two.
 
 Counts are exact and belong to the form that is shown:
 
 - **In the selector**: comparisons in its network.
-- **Side multiply-adds**: those of a second product, on lanes or on the array. They are also given as a share of the multiply-adds
-  that the pattern leaves of the product itself.
+- **Side multiply-adds**: those of a second product, on lanes or on the array. They are also given as a share of the
+  multiply-adds that the pattern leaves of the product itself.
 - All other operations run on vector lanes. Operations are per token. Bytes are of all tokens together, in units of 1000.
 - **Parameters**: bytes from DRAM beside the weights.
 - **L2** and **shared**: bytes read and written for parameters and for elements that wait.

@@ -16,9 +16,9 @@ DENSE_BYTES = 32
 
 HEAD = """# Compiled kernels
 
-This page shows what Triton {triton} makes of the kernels for an A100 (sm_80), an H100 or H200 (sm_90) and a B200 (sm_100). They are
-compiled ahead of time; no GPU has run them. Rows are in [sass.json](sass.json). This command makes them anew, and `make docs` this
-page:
+This page shows what Triton {triton} makes of the kernels for an A100 (sm_80), an H100 or H200 (sm_90) and a B200 (sm_100).
+They are compiled ahead of time; no GPU has run them. Rows are in [sass.json](sass.json). This command makes them anew, and
+`make docs` this page:
 
 ```
 python -m kernels.compiled.subjects docs/reference/sass.json
@@ -30,11 +30,11 @@ kernel here has a byte of stack or local memory on any of the three GPUs, unless
 ## The decode GEMV
 
 **How instructions are counted.** The loop's body lies between the target of a backward branch and that branch, and has no
-other backward branch inside. Of several such loops it is the one with the most unconditional 16-byte loads. All of a weight goes
-through this loop, except the ends of its rows. All its instructions count, those of the uniform datapath too. They are
+other backward branch inside. Of several such loops it is the one with the most unconditional 16-byte loads. All of a weight
+goes through this loop, except the ends of its rows. All its instructions count, those of the uniform datapath too. They are
 divided by the groups of 16 elements that a thread takes in one turn. That is the number of 16-byte loads. A thread reads
-the 8 values of a group by one of them, and no other load is so wide. The sums over warps and the sum of parts are outside the loop
-and are not counted.
+the 8 values of a group by one of them, and no other load is so wide. The sums over warps and the sum of parts are outside
+the loop and are not counted.
 
 **Issue to memory** is the time to issue the loop's instructions over the time to read its weights from memory. Both are at the
 rates of the machine's datasheet: (instructions per group / (SMs x lanes x clock)) / (bytes per group / bandwidth). Above 1 the
@@ -47,18 +47,18 @@ datasheet's bandwidth is 1.
 STREAMS = """## Kernels that move data
 
 Pruning, packing and unpacking read and write each element once, and memory should be their limit. Instructions are those of the
-loop for 16 elements, or of the whole kernel if it has no loop. Bytes are those read and written for them. With these four patterns a
-thread takes a whole unit of 16 or 32 elements and sorts its groups. Other patterns, and float32, use another, slower
-method. `combinatorial` codes are summed term by term, and a variance is summed tile by tile. Those two cannot come near the
-bandwidth of a copy on an H200. The loop of pruning times a vector contains the correction of ties. It is skipped if there are
-none.
+loop for 16 elements, or of the whole kernel if it has no loop. Bytes are those read and written for them. With these four
+patterns a thread takes a whole unit of 16 or 32 elements and sorts its groups. Other patterns, and float32, use another,
+slower method. `combinatorial` codes are summed term by term, and a variance is summed tile by tile. Those two cannot come
+near the bandwidth of a copy on an H200. The loop of pruning times a vector contains the correction of ties. It is skipped
+if there are none.
 """
 TILES = """## Products in tiles
 
-The GEMM for few tokens takes packed rows of any pattern. Instructions are those of its loop, including those of the matrix units.
-Of several loops the page takes one. So the count is incomplete if codes are decoded in a loop of their own. One token of a pattern
-without a decode kernel of its own uses this GEMM too. So does all of `combinatorial` of 16:32, which is decoded by a loop over
-32 positions for each code. Convert such weights to `bitmask` before they are multiplied.
+The GEMM for few tokens takes packed rows of any pattern. Instructions are those of its loop, including those of the matrix
+units. Of several loops the page takes one. So the count is incomplete if codes are decoded in a loop of their own. One
+token of a pattern without a decode kernel of its own uses this GEMM too. So does all of `combinatorial` of 16:32, which is
+decoded by a loop over 32 positions for each code. Convert such weights to `bitmask` before they are multiplied.
 """
 OTHERS = """## The other kernels
 
@@ -139,7 +139,10 @@ def _ratios(codes: dict[int, dict[str, Any]], n_bytes: float) -> list[float]:
 
 
 def _stored_bytes(name: str) -> float:
-    """Bytes of values and codes of 16 elements. A bitmask has one bit per element; combinatorial codes are stored in as many."""
+    """Bytes of values and codes of 16 elements.
+
+    A bitmask has one bit per element; combinatorial codes are stored in as many.
+    """
     pattern, encoding = Pattern.parse(name.split()[1]), name.split()[2]
     kept = GROUP_ELEMS * pattern.n / pattern.m
     code_bits = kept * (pattern.m - 1).bit_length() if encoding == "index" else GROUP_ELEMS

@@ -15,8 +15,8 @@ HEAD = """# When does sparsity lose?
 
 A 2:4 product reads half the weights and can multiply twice as fast. Still it is often slower than the dense one. Its
 kernel has more to set up and does not split K. What it saves must be more than that.
-The maps show the predicted speedup of the vendor's 2:4 library product of 16-bit values over the dense one. The weights are square
-and come from DRAM. Below the line, in orange, sparsity loses.
+The maps show the predicted speedup of the vendor's 2:4 library product of 16-bit values over the dense one. The weights are
+square and come from DRAM. Below the line, in orange, sparsity loses.
 
 {sentences}
 
@@ -33,9 +33,9 @@ GPUs without such published rows, from their datasheets alone:
 
 ## Counted
 
-The table has the share of cases with a speedup below 1.0. *Published* and *predicted* are of the same rows. Each row is predicted
-with constants that were fitted without its machine, and in the cache state in which it was timed. The columns *of the map* count
-its points: {grid}.
+The table has the share of cases with a speedup below 1.0. *Published* and *predicted* are of the same rows. Each row is
+predicted with constants that were fitted without its machine, and in the cache state in which it was timed. The columns *of
+the map* count its points: {grid}.
 
 """
 
@@ -67,7 +67,8 @@ def sentences(points: pd.DataFrame, mapped: pd.DataFrame) -> list[str]:
     ]
     first = (
         f"Of {len(points)} published 2:4 timings of 16-bit types on {points['machine'].nunique()} GPUs {lost.sum()} lose. "
-        f"These are {', '.join(shares)}. The estimate, fitted without each machine, finds {(lost & said).sum()} of them. It also "
+        f"These are {', '.join(shares)}. The estimate, fitted without each machine, finds {(lost & said).sum()} of them. It "
+        "also "
         f"predicts {(said & ~lost).sum()} losses that win."
     )
     machines = list(mapped["machine"].unique())
@@ -75,7 +76,8 @@ def sentences(points: pd.DataFrame, mapped: pd.DataFrame) -> list[str]:
     known = sorted((side, machine) for machine, side in sides.items() if side is not None)
     second = (
         f"For one token reading the weights must take longer than the kernel's set-up. The needed size goes from a side of "
-        f"{known[0][0]} elements on the {known[0][1]} to {known[-1][0]} on the {known[-1][1]}, and grows with memory bandwidth. "
+        f"{known[0][0]} elements on the {known[0][1]} to {known[-1][0]} on the {known[-1][1]}, and grows with memory "
+        "bandwidth. "
         "More tokens move the line down, until arithmetic takes most of the time."
     )
     losing = [m for m in machines if break_even.break_even_side(mapped, m, PREFILL_TOKENS) is None]

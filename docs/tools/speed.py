@@ -11,9 +11,9 @@ ROWS = Path(__file__).resolve().parents[1] / "reference" / "speed.json"
 HEAD = """# Speed
 
 The unit is 10⁹ elements of the dense tensor per second. Rows are in [speed.json](speed.json). The commands below made them, and
-`make docs` puts them into this page. Each cell is the median over interleaved repetitions with its 20th and 80th percentiles. After
-it comes the share of a plain copy of the decoded masks in the same repetition. The machine is shared: it runs at two speeds that
-differ by 1.6, and a run has one or both. Several runs are shown unchanged.
+`make docs` puts them into this page. Each cell is the median over interleaved repetitions with its 20th and 80th
+percentiles. After it comes the share of a plain copy of the decoded masks in the same repetition. The machine is shared: it
+runs at two speeds that differ by 1.6, and a run has one or both. Several runs are shown unchanged.
 """
 
 GOALS = """## Against the goals
@@ -29,24 +29,25 @@ GOALS = """## Against the goals
 | simulator: 20 M events/s, a layer of Llama-3.1-8B in 10 s | 78 to 89 M; 1.5 s, of which most is counting the mask |
 
 **Why 16:32 decoding is slow, and what could change it.** A 30-bit code is resolved byte by byte. Each step is a guide lookup, a
-comparison, a subtraction and the choice of the next table. These are about 55 instructions in one chain of dependent loads. The last
-loads read a 128 KiB table. Finer or coarser guides had no effect on this machine. Nor had code without a branch, blocks that
-take one step for many codes at a time, or a direct 16-bit split. Two changes should help. One is vector gathers over eight codes (AVX-512). The other is
-an encoding of 16:32 as two coupled halves whose codes need no search.
+comparison, a subtraction and the choice of the next table. These are about 55 instructions in one chain of dependent loads.
+The last loads read a 128 KiB table. Finer or coarser guides had no effect on this machine. Nor had code without a branch,
+blocks that take one step for many codes at a time, or a direct 16-bit split. Two changes should help. One is vector gathers
+over eight codes (AVX-512). The other is an encoding of 16:32 as two coupled halves whose codes need no search.
 
 **What changed the speed**, as medians in the undisturbed state of this machine:
 
 - 16:32 `combinatorial` encode, 3.2 to 11.6: popcounts instead of a running count, 32-bit tables and unsigned indices.
 - 16:32 `combinatorial` decode, 1.4 to 5.2 on small arrays: guide tables that are fine enough to leave a step or two.
-- 8:16 `index` decode, 12 to 28: all neighbouring fields are compared in two guarded subtractions on vector lanes. Before, each needed
-  two lookups in a table of 64 KiB entries. The compiler vectorised it only with slices instead of computed indices (10 to 24).
+- 8:16 `index` decode, 12 to 28: all neighbouring fields are compared in two guarded subtractions on vector lanes. Before,
+  each needed two lookups in a table of 64 KiB entries. The compiler vectorised it only with slices instead of computed
+  indices (10 to 24).
 - 8:16 `index` encode, 14 to 18: one table that knows the place of the other.
 - Pruning, 0.19 to 0.45: groups ranked side by side, one per vector lane.
 - Rebuilding a tensor, 0.2 to 0.9: a loop over set bits instead of a test of each element.
 - Two cores, 1.25x to between 1.4x and 1.9x: the calling thread does its share and helper threads stay alive.
 
-`write_stream` and `read_stream` include bit packing and fresh memory; `encode` and `decode` reuse their output. The bound of all
-is the copy of the masks: one read and one write of M bits per group.
+`write_stream` and `read_stream` include bit packing and fresh memory; `encode` and `decode` reuse their output. The bound
+of all is the copy of the masks: one read and one write of M bits per group.
 """
 
 

@@ -46,19 +46,19 @@ Decode is up to 64 tokens, prefill from 1024. A speedup is against the dense bas
 
 `predict` uses constants that are fitted to all rows. With these the median error of the speedup of 16-bit types is {fitted}
 instead of {held_out}. One thing is not held out: the form of the estimate was chosen with all rows in view. The ranges of this
-page leave the row's own die out as well. One factor makes the ranges wider than the residuals in them. It was chosen so that over
-all rows together the ranges hold their promised share. By family they hold more or less, as the tables show.
+page leave the row's own die out as well. One factor makes the ranges wider than the residuals in them. It was chosen so
+that over all rows together the ranges hold their promised share. By family they hold more or less, as the tables show.
 """
 
 ROOFLINE = """## A plain roofline, and other models
 
-The bound of the same rows is bytes over bandwidth or operations over peak, whichever is longer. It misses the speedups of 16-bit
-types by {bound_speedup} (all rows: {bound_all}), their dense times by {bound_dense} and their sparse times by {bound_sparse}.
-The estimate misses them by {speedup} ({all}), {dense} and {sparse}. The best published model of dense products is LLMCompass
-(<https://github.com/PrincetonUniversity/LLMCompass>). On an A100 its mean error over ten dense fp16 products is 4.7 %. Its
-parameters and its 21 us of overhead were tuned to that GPU. The mean error of our dense times on {a100_rows} 16-bit
-rows of A100s, without tuning to any GPU, is {a100}. LLMCompass knows no sparsity. We found no published model that was compared
-with measured sparse kernels.
+The bound of the same rows is bytes over bandwidth or operations over peak, whichever is longer. It misses the speedups of
+16-bit types by {bound_speedup} (all rows: {bound_all}), their dense times by {bound_dense} and their sparse times by
+{bound_sparse}. The estimate misses them by {speedup} ({all}), {dense} and {sparse}. The best published model of dense
+products is LLMCompass (<https://github.com/PrincetonUniversity/LLMCompass>). On an A100 its mean error over ten dense fp16
+products is 4.7 %. Its parameters and its 21 us of overhead were tuned to that GPU. The mean error of our dense times on
+{a100_rows} 16-bit rows of A100s, without tuning to any GPU, is {a100}. LLMCompass knows no sparsity. We found no published
+model that was compared with measured sparse kernels.
 """
 
 COMMANDS = """## Regenerate
@@ -136,7 +136,8 @@ def _goals(verdict: Mapping[str, Any]) -> str:
 def _figures() -> str:
     return """![Predicted over published speedup](../gallery/speedup_scatter.svg)
 
-One point per row ([table](../gallery/judged.csv)). A point is hollow if its own source doubts the row. The times of these speedups:
+One point per row ([table](../gallery/judged.csv)). A point is hollow if its own source doubts the row. The times of these
+speedups:
 
 ![Predicted over published times](../gallery/time_scatter.svg)
 
@@ -153,8 +154,10 @@ def _by_type(table: pd.DataFrame) -> list[tuple[Sequence[str], Mapping[str, Any]
 
 def _marks(verdict: Mapping[str, Any]) -> str:
     return (
-        "## Rows that their source doubts\n\nThe reason is one of four. The dense baseline is weak. The time was spent on the host. "
-        "The speedup is above what bytes allow. Or the note has a word such as *anomalous*. These rows are part of every figure above. "
+        "## Rows that their source doubts\n\nThe reason is one of four. The dense baseline is weak. The time was spent on "
+        "the host. "
+        "The speedup is above what bytes allow. Or the note has a word such as *anomalous*. These rows are part of every "
+        "figure above. "
         "Here they are shown separately.\n\n"
         + _metric_table(("mark",), [((names[0] or "none",), g) for names, g in _named(verdict, "marks")])
     )
@@ -185,7 +188,8 @@ def _worst(table: pd.DataFrame) -> str:
     unknown = int((rows["why"] == "none known").sum())
     return (
         f"## Worst rows\n\nThese are the {MISSED_ROWS} rows whose speedup is missed by the largest factor, down to "
-        f"{_factor(rows.iloc[-1]):.2f}. They are grouped, and the worst row of each group is shown. The errors of its dense and "
+        f"{_factor(rows.iloc[-1]):.2f}. They are grouped, and the worst row of each group is shown. The errors of its dense "
+        "and "
         f"sparse time say which side is wrong. For {unknown} of them no reason is known.\n\n"
         + _table((*heads, "dense time", "sparse time", "why"), lines)
     )
@@ -208,8 +212,8 @@ def _violations(found: Sequence[Mapping[str, Any]]) -> str:
     ]
     return (
         f"{head}{len(found)} published times are below the bound of their machine. The bound moves every operand from DRAM "
-        "once. The reasons are inferred from the way a row was timed. The estimate models the cache that the bound leaves out.\n\n"
-        + _table(("machine", "kernel", "product", "times", "least, of the bound", "why"), lines)
+        "once. The reasons are inferred from the way a row was timed. The estimate models the cache that the bound leaves "
+        "out.\n\n" + _table(("machine", "kernel", "product", "times", "least, of the bound", "why"), lines)
     )
 
 
@@ -295,7 +299,8 @@ def _own_goals() -> str:
         "in that minute. Ratios change less.\n\n"
         "![Measured speedups of CPU kernels on predicted ones](../gallery/measured_on_predicted.svg)\n\n"
         f"The worst row: {_described(worst)}. {WARM_WORST} The worst of the cold rows: {_described(cold_worst)}.\n\n"
-        "The next table has one token, from DRAM, 8192 x 8192 and 4096 x 4096, against the best dense call of the same run. The "
+        "The next table has one token, from DRAM, 8192 x 8192 and 4096 x 4096, against the best dense call of the same run. "
+        "The "
         "goals of 1.6x (8:16) and 1.5x were set for AVX-512. This machine has AVX2:\n\n"
     ) + _table(heads, lines)
 
