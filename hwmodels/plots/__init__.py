@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hwmodels.plots.predicted import bound_by_stage, speedup_vs_pattern, speedup_vs_tokens
     from hwmodels.plots.quality import quality_cost
     from hwmodels.plots.roofs import roof_surface
-    from hwmodels.plots.theme import DARK, LIGHT, Theme, rendered
+    from hwmodels.plots.style import DARK, LIGHT, Theme, rendered
 else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
@@ -42,7 +42,7 @@ else:
             "hwmodels.plots.predicted": "bound_by_stage speedup_vs_pattern speedup_vs_tokens",
             "hwmodels.plots.quality": "quality_cost",
             "hwmodels.plots.roofs": "roof_surface",
-            "hwmodels.plots.theme": "DARK LIGHT Theme rendered",
+            "hwmodels.plots.style": "DARK LIGHT Theme rendered",
         },
     )
 

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from hwmodels.plots import style
 from hwmodels.plots.labels import (
     DENSE,
     SPEEDUP,
@@ -24,7 +25,7 @@ from hwmodels.plots.labels import (
     step_name,
 )
 from hwmodels.plots.predicted import speedup_vs_pattern
-from hwmodels.plots.theme import LIGHT, AxesGrid, Theme, add_legend, line_key, panel_grid, styled
+from hwmodels.plots.style import LIGHT, AxesGrid, Theme, styled
 from hwmodels.tensorcore.services import STAGES
 from nmsim.errors import RowError
 
@@ -156,7 +157,7 @@ def core_time_by_stage(
         raise RowError(f"{what}: no row at {', '.join(step_name(step) for step in shown)}")
     stages = [stage for stage in STAGES if (rows[f"{stage}_cycles"] > 0).any()]
     lines = max(len(own) for _, own in panels)
-    fig, grid = panel_grid(len(panels), 1, 0.205 * lines, top=1.05, share_y=False)
+    fig, grid = style.panel_grid(len(panels), 1, 0.205 * lines, top=1.05, share_y=False)
     longest = max(1.0, *((own["cycles"] / own["dense_cycles"]).max() for _, own in panels))
     for (name, own), ax in zip(panels, grid[:, 0], strict=True):
         _pipeline_panel(ax, own, stages, longest, theme)
@@ -170,9 +171,9 @@ def core_time_by_stage(
         Patch(facecolor=theme.series[0], label="what limits"),
         Patch(facecolor=theme.quiet, label="another stage"),
         Patch(label="filling, draining, waiting", **_waiting(theme)),
-        line_key("dense time, 1.0", color=theme.ink, linewidth=0.8),
+        style.line_key("dense time, 1.0", color=theme.ink, linewidth=0.8),
     ]
-    add_legend(fig, handles)
+    style.add_legend(fig, handles)
     return fig, grid
 
 

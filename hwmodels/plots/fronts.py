@@ -9,18 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from hwmodels.plots import style
 from hwmodels.plots.labels import DENSE, pattern_order, rows_of
-from hwmodels.plots.theme import (
-    LIGHT,
-    AxesGrid,
-    Theme,
-    add_legend,
-    line_key,
-    mark_key,
-    panel_grid,
-    plain_numbers,
-    styled,
-)
+from hwmodels.plots.style import LIGHT, AxesGrid, Theme, styled
 from nmsim.errors import RowError
 
 SCALES: dict[str, tuple[tuple[float, str], ...]] = {
@@ -122,7 +113,7 @@ def pareto(
     names = [name for name in label if rows[name].nunique() > 1]
     order = [*([DENSE] if (rows["pattern"] == DENSE).any() else []), *pattern_order(rows["pattern"])]
     works = list(rows.groupby(list(within), sort=False)) if within else [((), rows)]
-    fig, grid = panel_grid(1, len(works), 3.6, top=0.75, share_y=False)
+    fig, grid = style.panel_grid(1, len(works), 3.6, top=0.75, share_y=False)
     for (work, own), ax in zip(works, grid[0], strict=True):
         points, x_label = _in_units(own, x, "x")
         points, y_label = _in_units(points, y, "y")
@@ -143,11 +134,11 @@ def pareto(
         title = (f"{name.replace('_', ' ')}: {value}" for name, value in zip(within, work, strict=True))
         ax.set_title(", ".join(title))
         for axis in (ax.xaxis, ax.yaxis):
-            plain_numbers(axis)
+            style.plain_numbers(axis)
         named = _names(ax, fronts)
         if bars:
             _bars(ax, named, theme)
-    add_legend(fig, _handles(order, bars, theme))
+    style.add_legend(fig, _handles(order, bars, theme))
     return fig, grid
 
 
@@ -214,7 +205,9 @@ def _bars(ax: Axes, named: pd.DataFrame, theme: Theme) -> None:
 
 
 def _handles(order: list[str], bars: bool, theme: Theme) -> list[Any]:
-    handles = [mark_key(name, **theme.mark(place)) for place, name in enumerate(order)]
-    handles.append(mark_key("Pareto front", color=theme.ink, linestyle="-", linewidth=1.1))
-    handles.append(mark_key("beaten by another", color=theme.ink, markerfacecolor=theme.paper, alpha=0.45))
-    return handles + ([line_key("low to high", color=theme.quiet, linewidth=1)] if bars else [])
+    handles = [style.mark_key(name, **theme.mark(place)) for place, name in enumerate(order)]
+    handles.append(style.mark_key("Pareto front", color=theme.ink, linestyle="-", linewidth=1.1))
+    handles.append(
+        style.mark_key("beaten by another", color=theme.ink, markerfacecolor=theme.paper, alpha=0.45)
+    )
+    return handles + ([style.line_key("low to high", color=theme.quiet, linewidth=1)] if bars else [])

@@ -15,21 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from hwmodels.estimate.intervals import DECODE_TOKENS, PREFILL_TOKENS, REGIMES
+from hwmodels.plots import style
 from hwmodels.plots.labels import refuse_empty
-from hwmodels.plots.theme import (
-    LIGHT,
-    MARKERS,
-    AxesGrid,
-    Theme,
-    add_legend,
-    fixed_ticks,
-    label_axes,
-    line_key,
-    mark_key,
-    panel_grid,
-    panels_in_rows,
-    styled,
-)
+from hwmodels.plots.style import LIGHT, AxesGrid, Theme, styled
 from nmsim.errors import RowError
 
 WHAT = "table of judged rows"
@@ -57,7 +45,7 @@ def machine_marks(machines: Sequence[str], theme: Theme) -> dict[str, dict[str, 
     """Give each machine a colour and a marker of its own."""
     colours = (*theme.series, theme.ink, EXTRA_COLOUR)
     return {
-        name: {"color": colours[place % len(colours)], "marker": MARKERS[place % len(MARKERS)]}
+        name: {"color": colours[place % len(colours)], "marker": style.MARKERS[place % len(style.MARKERS)]}
         for place, name in enumerate(machines)
     }
 
@@ -90,7 +78,7 @@ def speedup_scatter(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figur
         ("16-bit, other patterns", wide & ~unit),
         ("8-bit and fp32", ~wide),
     )
-    fig, grid = panel_grid(1, len(panels), 3.15, top=_legend_room(table), share_y=False)
+    fig, grid = style.panel_grid(1, len(panels), 3.15, top=_legend_room(table), share_y=False)
     marks = _marks(table, theme)
     for ax, (title, chosen) in zip(grid[0], panels, strict=True):
         rows = table[chosen]
@@ -104,7 +92,7 @@ def speedup_scatter(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figur
         _log_axes(ax, (low, high), (low, high), ticks, ticks, lambda value: f"{value:g}×")
         ax.set_title(f"{title}, {len(rows)} rows")
         _name_axes(ax, "published speedup vs dense [×]", "")
-    label_axes(grid, y="predicted speedup vs dense [×]")
+    style.label_axes(grid, y="predicted speedup vs dense [×]")
     _legend(fig, table, theme)
     return fig, grid
 
@@ -129,7 +117,7 @@ def time_scatter(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure, 
         No row.
     """
     refuse_empty(table, WHAT)
-    fig, grid = panel_grid(1, 2, 4.6, top=_legend_room(table), share_y=False)
+    fig, grid = style.panel_grid(1, 2, 4.6, top=_legend_room(table), share_y=False)
     for ax, product in zip(grid[0], ("dense", "sparse"), strict=True):
         x, y = f"measured_{product}_time_s", f"predicted_{product}_time_s"
         rows = table[table[x].notna()]
@@ -167,7 +155,7 @@ def residuals_by_tokens(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[F
     """
     refuse_empty(table, WHAT)
     rows = table.assign(ratio=table[PREDICTED] / table[MEASURED])
-    fig, grid = panel_grid(1, 1, 4.0, top=_legend_room(table) - 0.2)
+    fig, grid = style.panel_grid(1, 1, 4.0, top=_legend_room(table) - 0.2)
     ax = grid[0, 0]
     low, high = _limits(rows, ["ratio"], (0.5, 2.0))
     for band in BANDS[::-1]:
@@ -189,7 +177,7 @@ def residuals_by_tokens(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[F
     y_ticks = [value for value in FACTORS if low <= value <= high]
     _log_axes(ax, (ends[0], ends[-1]), (low, high), x_ticks, y_ticks, lambda value: f"{value:g}")
     _name_axes(ax, "tokens M", RATIO_LABEL)
-    _legend(fig, table, theme, line_key("median of a regime", color=theme.ink, linewidth=2.2))
+    _legend(fig, table, theme, style.line_key("median of a regime", color=theme.ink, linewidth=2.2))
     return fig, grid
 
 
@@ -217,7 +205,7 @@ def residuals_by(table: pd.DataFrame, *, column: str, theme: Theme = LIGHT) -> t
     refuse_empty(table, WHAT)
     rows = table.assign(ratio=table[PREDICTED] / table[MEASURED])
     names = [name for name in REGIMES if (rows[column] == name).any()] or sorted(rows[column].unique())
-    fig, grid = panel_grid(1, 1, 0.35 * len(names) + 0.35, top=0.5)
+    fig, grid = style.panel_grid(1, 1, 0.35 * len(names) + 0.35, top=0.5)
     fig.subplots_adjust(left=0.15)
     ax = grid[0, 0]
     low, high = _limits(rows, ["ratio"], (0.5, 2.0))
@@ -242,12 +230,12 @@ def residuals_by(table: pd.DataFrame, *, column: str, theme: Theme = LIGHT) -> t
     _name_axes(ax, RATIO_LABEL, f"{column.replace('_', ' ')} (rows)")
     ax.grid(visible=False, axis="y")
     handles: list[Any] = [
-        mark_key("a row", **row | {"markersize": 4}),
+        style.mark_key("a row", **row | {"markersize": 4}),
         Patch(label="middle half", **box),
-        line_key("median", **line),
+        style.line_key("median", **line),
         Patch(facecolor=theme.faint, label=BAND_WORDS),
     ]
-    add_legend(fig, handles)
+    style.add_legend(fig, handles)
     return fig, grid
 
 
@@ -278,7 +266,7 @@ def break_even(
     if missing or not machines:
         raise RowError(f"map of speedups: nothing for {', '.join(missing) or 'no machine at all'}")
     columns = 4 if len(machines) <= FEW_PANELS else 5
-    fig, grid, panels, lowest = panels_in_rows(len(machines), columns, 8.2 / columns, top=1.05)
+    fig, grid, panels, lowest = style.panels_in_rows(len(machines), columns, 8.2 / columns, top=1.05)
     shades = _shades(theme)
     filled: Any = None
     for machine, ax in zip(machines, panels, strict=True):
@@ -298,8 +286,8 @@ def break_even(
         ax.tick_params(labelsize=LABEL_POINTS)
         ax.grid(visible=False)
         ax.set_title(f"{machine}" + (f", {len(own)} rows" if len(own) else ""))
-    label_axes(np.array([lowest]), x="tokens M")
-    label_axes(grid, y="weight side √(N·K) [elements]")
+    style.label_axes(np.array([lowest]), x="tokens M")
+    style.label_axes(grid, y="weight side √(N·K) [elements]")
     _map_keys(fig, filled, bool(points["machine"].isin(machines).any()), theme)
     return fig, grid
 
@@ -321,13 +309,13 @@ def _map_keys(fig: Figure, filled: Any, with_points: bool, theme: Theme) -> None
     bar.set_xticks(LEVELS, [f"{level:g}" for level in LEVELS])
     bar.tick_params(labelsize=8.5, length=2)
     bar.set_xlabel("predicted speedup vs dense [×]", fontsize=9, labelpad=2)
-    handles = [line_key("predicted break-even, 1.0", color=theme.ink, linewidth=1.5)]
+    handles = [style.line_key("predicted break-even, 1.0", color=theme.ink, linewidth=1.5)]
     if with_points:
         look: dict[str, Any] = {"markersize": 5, "color": theme.ink}
-        handles.append(mark_key("published: wins", **look))
-        handles.append(mark_key("published: loses", markerfacecolor=theme.paper, **look))
+        handles.append(style.mark_key("published: wins", **look))
+        handles.append(style.mark_key("published: loses", markerfacecolor=theme.paper, **look))
     place = (0.45, 1 - 0.12 / height_in)
-    add_legend(fig, handles, loc="upper left", bbox_to_anchor=place, fontsize=9, borderaxespad=0)
+    style.add_legend(fig, handles, loc="upper left", bbox_to_anchor=place, fontsize=9, borderaxespad=0)
 
 
 def _limits(rows: pd.DataFrame, columns: Sequence[str], least: tuple[float, float]) -> tuple[float, float]:
@@ -370,11 +358,11 @@ def _log_axes(
 ) -> None:
     ax.set_xscale("log")
     ax.set_xlim(*x)
-    fixed_ticks(ax.xaxis, x_ticks, text)
+    style.fixed_ticks(ax.xaxis, x_ticks, text)
     if y is not None:
         ax.set_yscale("log")
         ax.set_ylim(*y)
-        fixed_ticks(ax.yaxis, y_ticks, text)
+        style.fixed_ticks(ax.yaxis, y_ticks, text)
 
 
 def _jitter(count: int) -> Any:
@@ -396,10 +384,10 @@ def _legend_room(table: pd.DataFrame) -> float:
 
 def _legend(fig: Figure, table: pd.DataFrame, theme: Theme, *more: Any) -> None:
     handles: list[Any] = [
-        mark_key(name, **mark | {"markersize": 6}) for name, mark in _marks(table, theme).items()
+        style.mark_key(name, **mark | {"markersize": 6}) for name, mark in _marks(table, theme).items()
     ]
     if (table["mark"] != "").any():
         hollow = {"color": theme.ink, "markerfacecolor": "none", "markersize": 6}
-        handles.append(mark_key("hollow: marked by its source", **hollow))
+        handles.append(style.mark_key("hollow: marked by its source", **hollow))
     handles += [Patch(facecolor=theme.faint, label=BAND_WORDS), *more]
-    add_legend(fig, handles, LEGEND_COLUMNS, fontsize=LABEL_POINTS, borderaxespad=0.2)
+    style.add_legend(fig, handles, LEGEND_COLUMNS, fontsize=LABEL_POINTS, borderaxespad=0.2)

@@ -8,22 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from hwmodels.plots import style
 from hwmodels.plots.labels import PATTERN_LABEL, pattern_order, refuse_empty
-from hwmodels.plots.theme import (
-    DASHED,
-    LIGHT,
-    MARKERS,
-    AxesGrid,
-    Theme,
-    add_legend,
-    label_axes,
-    line_key,
-    mark_key,
-    named_axis,
-    panel_grid,
-    panels_in_rows,
-    styled,
-)
+from hwmodels.plots.style import LIGHT, AxesGrid, Theme, styled
 
 ROUND = ("dtype", "M", "N", "K", "threads", "l2_state")
 """What the rows of one panel of `measured_on_predicted` have in common; patterns and encodings vary within."""
@@ -52,7 +39,7 @@ def bytes_per_element(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Fig
     """
     refuse_empty(table, "table of bits")
     patterns, encodings = pattern_order(table["pattern"]), list(table["encoding"].unique())
-    fig, grid = panel_grid(1, 2, 3.0, top=0.45, share_y=False)
+    fig, grid = style.panel_grid(1, 2, 3.0, top=0.45, share_y=False)
     whole, metadata = grid[0]
     width, top = 0.86 / len(encodings), float(table["measured_metadata_bits_per_elem"].max())
     for place, encoding in enumerate(encodings):
@@ -72,19 +59,19 @@ def bytes_per_element(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Fig
             entropy[pattern], place - 0.47, place + 0.47, color=theme.ink, linewidth=1.3, zorder=4
         )
     dense = float(table["dense_bits_per_elem"].iloc[0]) / 8
-    whole.axhline(dense, color=theme.ink, linewidth=1, linestyle=DASHED, zorder=3)
+    whole.axhline(dense, color=theme.ink, linewidth=1, linestyle=style.DASHED, zorder=3)
     whole.text(-0.47, 1.01 * dense, "dense", fontsize=8)
     whole.set_ylim(0, 1.12 * dense)
     metadata.set_ylim(0, 1.2 * top if top else 1.0)
     for ax, text in ((whole, "stored [bytes / element]"), (metadata, "metadata [bits / element]")):
-        named_axis(ax, patterns, theme)
+        style.named_axis(ax, patterns, theme)
         ax.set_xlabel(PATTERN_LABEL)
         ax.set_ylabel(text)
     handles: list[Any] = [Patch(facecolor=theme.quiet, label="values")]
     for place, name in enumerate(encodings):
         handles.append(Patch(facecolor=theme.colour(place), label=f"metadata, {name}"))
-    handles.append(line_key("entropy, log₂ C(M, N)", color=theme.ink, linewidth=1.3))
-    add_legend(fig, handles)
+    handles.append(style.line_key("entropy, log₂ C(M, N)", color=theme.ink, linewidth=1.3))
+    style.add_legend(fig, handles)
     return fig, grid
 
 
@@ -110,7 +97,7 @@ def measured_on_predicted(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple
     """
     refuse_empty(table, "table of measured rows")
     rounds = list(table.groupby(list(ROUND), sort=False, dropna=False))
-    fig, grid, panels, _ = panels_in_rows(len(rounds), PANELS_PER_ROW, 2.5, top=0.5)
+    fig, grid, panels, _ = style.panels_in_rows(len(rounds), PANELS_PER_ROW, 2.5, top=0.5)
     encodings = list(table["encoding"].unique())
     for ax, (key, rows) in zip(panels, rounds, strict=True):
         _round_panel(ax, rows, encodings, theme)
@@ -118,13 +105,15 @@ def measured_on_predicted(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple
         cores = "1 core" if threads == 1 else f"{threads} cores"
         title = f"{dtype}, {N}×{K}, {M} token{'s' * (M > 1)}, {cores}, {state}"
         ax.set_title(title, loc="center", fontsize=8, fontweight="normal")
-    label_axes(grid, PATTERN_LABEL, "speedup vs best dense call [×]")
+    style.label_axes(grid, PATTERN_LABEL, "speedup vs best dense call [×]")
     handles: list[Any] = [
-        mark_key(f"{name}, measured", color=theme.colour(place), marker=MARKERS[place], markersize=6)
+        style.mark_key(
+            f"{name}, measured", color=theme.colour(place), marker=style.MARKERS[place], markersize=6
+        )
         for place, name in enumerate(encodings)
     ]
-    handles.append(line_key("predicted from calibration", color=theme.ink, linestyle=DASHED))
-    add_legend(fig, handles)
+    handles.append(style.line_key("predicted from calibration", color=theme.ink, linestyle=style.DASHED))
+    style.add_legend(fig, handles)
     return fig, grid
 
 
@@ -140,10 +129,10 @@ def _round_panel(ax: Axes, rows: pd.DataFrame, encodings: list[str], theme: Them
         middle = own["measured_speedup_vs_dense"].to_numpy(float)
         low = own["measured_speedup_vs_dense_p20"].to_numpy(float)
         high = own["measured_speedup_vs_dense_p80"].to_numpy(float)
-        look: dict[str, Any] = {"color": theme.colour(place), "marker": MARKERS[place], "markersize": 5}
+        look: dict[str, Any] = {"color": theme.colour(place), "marker": style.MARKERS[place], "markersize": 5}
         ax.errorbar(
             at, middle, np.abs([middle - low, high - middle]), linestyle="", linewidth=1.2, zorder=3, **look
         )
-        line: dict[str, Any] = {"color": theme.ink, "linewidth": 1.3, "linestyle": DASHED}
+        line: dict[str, Any] = {"color": theme.ink, "linewidth": 1.3, "linestyle": style.DASHED}
         ax.hlines(own["predicted_speedup_vs_dense"], at - width / 2, at + width / 2, zorder=2, **line)
-    named_axis(ax, patterns, theme)
+    style.named_axis(ax, patterns, theme)

@@ -8,33 +8,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hwmodels.plots import style
 from hwmodels.plots.labels import SPEEDUP_LABEL, TOKENS_LABEL, pattern_order, refuse_twice, rows_of
-from hwmodels.plots.theme import (
-    DASHED,
-    DOTTED,
-    LIGHT,
-    AxesGrid,
-    Theme,
-    add_legend,
-    fixed_ticks,
-    label_axes,
-    line_key,
-    mark_key,
-    named_axis,
-    panel_grid,
-    plain_numbers,
-    side_by_side,
-    slower_key,
-    speedup_axis,
-    styled,
-)
+from hwmodels.plots.style import LIGHT, AxesGrid, Theme, styled
 from nmsim.errors import RowError
 
 GAIN = 1.05
 """Speedup vs dense that counts as a gain."""
 PANEL = ("core", "pattern", "encoding")
 """Columns that may be added to a table of `hwmodels.online.break_even`: each of their values is drawn by itself."""
-PLACEMENTS: dict[str, Any] = {"producer": "-", "consumer": DASHED}
+PLACEMENTS: dict[str, Any] = {"producer": "-", "consumer": style.DASHED}
 """Where a selector may stand -> the style of its curve."""
 
 
@@ -81,10 +64,10 @@ def break_even_batch(
     rows = _points(table, columns, what)
     rows["weights"] = rows["speedup_vs_dense"] / rows["speedup_vs_sparse_weights"]
     panels = _panels(rows)
-    dotted: dict[str, Any] = {"color": theme.ink, "linewidth": 0.7, "linestyle": DOTTED}
-    fig, grid = panel_grid(1, len(panels), 2.7, top=0.75)
+    dotted: dict[str, Any] = {"color": theme.ink, "linewidth": 0.7, "linestyle": style.DOTTED}
+    fig, grid = style.panel_grid(1, len(panels), 2.7, top=0.75)
     for (name, own), ax in zip(panels, grid[0], strict=True):
-        speedup_axis(ax, rows[["speedup_vs_dense", "weights"]].stack(), theme)
+        style.speedup_axis(ax, rows[["speedup_vs_dense", "weights"]].stack(), theme)
         ax.axhline(at_least, zorder=1, **dotted)
         for placement, curve in own.groupby("placement", sort=False):
             look = _look(str(placement), theme)
@@ -95,17 +78,17 @@ def break_even_batch(
         ax.set_xscale("log", base=2)
         powers = range(0, int(own["tokens"].max()).bit_length(), 2)
         ticks = [1 << power for power in powers if own["tokens"].min() <= 1 << power]
-        fixed_ticks(ax.xaxis, ticks, lambda value: f"{value:.0f}")
+        style.fixed_ticks(ax.xaxis, ticks, lambda value: f"{value:.0f}")
         ax.set_title(name)
-    label_axes(grid, TOKENS_LABEL, SPEEDUP_LABEL)
+    style.label_axes(grid, TOKENS_LABEL, SPEEDUP_LABEL)
     handles: list[Any] = [
-        line_key(f"activations pruned, selector at the {name}", **_look(name, theme))
+        style.line_key(f"activations pruned, selector at the {name}", **_look(name, theme))
         for name in PLACEMENTS
         if (rows["placement"] == name).any()
     ]
-    handles.append(line_key("weights pruned", color=theme.series[-1], linewidth=1.6))
-    handles.append(line_key(f"a gain of {100 * (at_least - 1):.0f} %", **dotted))
-    add_legend(fig, [*handles, slower_key(theme)])
+    handles.append(style.line_key("weights pruned", color=theme.series[-1], linewidth=1.6))
+    handles.append(style.line_key(f"a gain of {100 * (at_least - 1):.0f} %", **dotted))
+    style.add_legend(fig, [*handles, style.slower_key(theme)])
     return fig, grid
 
 
@@ -155,9 +138,9 @@ def selector_need(
     finite = [*rates[np.isfinite(rates)], *built] or [1.0]
     low, high = 0.5 * min(finite), 4.0 * max(finite)
     beyond = high / 1.5
-    line: dict[str, Any] = {"color": theme.ink, "linewidth": 0.9, "linestyle": DASHED}
-    fig, grid = panel_grid(1, len(placements), 2.9, top=0.75)
-    offsets = side_by_side(len(patterns), 0.28)
+    line: dict[str, Any] = {"color": theme.ink, "linewidth": 0.9, "linestyle": style.DASHED}
+    fig, grid = style.panel_grid(1, len(placements), 2.9, top=0.75)
+    offsets = style.side_by_side(len(patterns), 0.28)
     for placement, ax in zip(placements, grid[0], strict=True):
         here = rows[rows["placement"] == placement]
         for place, pattern in enumerate(patterns):
@@ -178,21 +161,21 @@ def selector_need(
                 ax.plot(at[never], [beyond] * int(never.sum()), marker="^", **look)
         for height in built:
             ax.axhline(height, zorder=1, **line)
-        named_axis(ax, tokens, theme, divided=True)
+        style.named_axis(ax, tokens, theme, divided=True)
         ax.set_yscale("log")
         ax.set_ylim(low, high)
-        plain_numbers(ax.yaxis)
+        style.plain_numbers(ax.yaxis)
         ax.set_title(f"selector at the {placement}")
-    label_axes(grid, TOKENS_LABEL, "selector of a core [groups/cycle]")
+    style.label_axes(grid, TOKENS_LABEL, "selector of a core [groups/cycle]")
     handles: list[Any] = [
-        line_key(pattern, color=theme.colour(place), linewidth=3) for place, pattern in enumerate(patterns) if pattern
+        style.line_key(pattern, color=theme.colour(place), linewidth=3) for place, pattern in enumerate(patterns) if pattern
     ]  # fmt: skip
-    handles.append(mark_key("as fast as dense", markerfacecolor=theme.paper, color=theme.ink))
-    handles.append(mark_key("within 1 % of one that takes no time", color=theme.ink))
+    handles.append(style.mark_key("as fast as dense", markerfacecolor=theme.paper, color=theme.ink))
+    handles.append(style.mark_key("within 1 % of one that takes no time", color=theme.ink))
     if np.isinf(rates).any():
-        handles.append(mark_key("none is fast enough", marker="^", color=theme.ink))
-    handles += [line_key(f"what the core has, {rate:g}", **line) for rate in built]
-    add_legend(fig, handles)
+        handles.append(style.mark_key("none is fast enough", marker="^", color=theme.ink))
+    handles += [style.line_key(f"what the core has, {rate:g}", **line) for rate in built]
+    style.add_legend(fig, handles)
     return fig, grid
 
 

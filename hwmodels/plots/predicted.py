@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from hwmodels.estimate.bounds import STAGES
+from hwmodels.plots import style
 from hwmodels.plots.labels import (
     DENSE,
     OPERANDS,
@@ -33,25 +34,7 @@ from hwmodels.plots.labels import (
     refuse_twice,
     step_name,
 )
-from hwmodels.plots.theme import (
-    LIGHT,
-    STAGE_COLOURS,
-    AxesGrid,
-    Theme,
-    add_legend,
-    fixed_ticks,
-    label_axes,
-    line_key,
-    mark_key,
-    named_axis,
-    panel_grid,
-    panels_in_rows,
-    side_by_side,
-    slower_key,
-    speedup_axis,
-    styled,
-    title_panels,
-)
+from hwmodels.plots.style import LIGHT, AxesGrid, Theme, styled
 from nmsim.errors import RowError
 
 WHAT = "table of predictions"
@@ -98,11 +81,11 @@ def speedup_vs_pattern(
     machines, encodings = list(rows["hardware"].unique()), list(rows["encoding"].unique())
     patterns = pattern_order(rows["pattern"])
     marks = [theme.mark(place, size=4.8) | {"markeredgewidth": 1.3} for place in range(len(encodings))]
-    offsets = side_by_side(len(encodings), 0.27)
-    fig, grid = panel_grid(len(machines), len(shown), 1.5)
+    offsets = style.side_by_side(len(encodings), 0.27)
+    fig, grid = style.panel_grid(len(machines), len(shown), 1.5)
     for machine, panels in zip(machines, grid, strict=True):
         for step, ax in zip(shown, panels, strict=True):
-            speedup_axis(ax, rows[SPEEDUP], theme)
+            style.speedup_axis(ax, rows[SPEEDUP], theme)
             here = at_step(rows[rows["hardware"] == machine], step)
             for encoding, mark, offset in zip(encodings, marks, offsets, strict=True):
                 own = here[here["encoding"] == encoding].set_index("pattern").reindex(patterns)
@@ -110,14 +93,16 @@ def speedup_vs_pattern(
                 native = (own["execution"] == "native").to_numpy()
                 for where, face in ((native, mark["color"]), (~native, theme.paper)):
                     ax.plot(at[where], heights[where], markerfacecolor=face, zorder=3, **mark)
-            named_axis(ax, patterns, theme, divided=True)
-    label_axes(grid, PATTERN_LABEL, SPEEDUP_LABEL)
-    title_panels(grid, machines, [step_name(step) for step in shown])
-    handles: list[Any] = [mark_key(encoding, **mark) for encoding, mark in zip(encodings, marks, strict=True)]
+            style.named_axis(ax, patterns, theme, divided=True)
+    style.label_axes(grid, PATTERN_LABEL, SPEEDUP_LABEL)
+    style.title_panels(grid, machines, [step_name(step) for step in shown])
+    handles: list[Any] = [
+        style.mark_key(encoding, **mark) for encoding, mark in zip(encodings, marks, strict=True)
+    ]
     plain: dict[str, Any] = {"color": theme.ink, "markersize": 5}
-    handles.append(mark_key("native sparse unit", **plain))
-    handles.append(mark_key(hollow, markerfacecolor=theme.paper, **plain))
-    add_legend(fig, [*handles, slower_key(theme)])
+    handles.append(style.mark_key("native sparse unit", **plain))
+    handles.append(style.mark_key(hollow, markerfacecolor=theme.paper, **plain))
+    style.add_legend(fig, [*handles, style.slower_key(theme)])
     return fig, grid
 
 
@@ -147,9 +132,9 @@ def speedup_vs_tokens(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Fig
     rows = refuse_twice(_sparse(table, None), keys, WHAT, "choose an encoding")
     rows = rows.sort_values("tokens", kind="stable")
     machines, patterns = list(rows["hardware"].unique()), pattern_order(rows["pattern"])
-    fig, grid, panels, lowest = panels_in_rows(len(machines), 3, 2.1, top=0.65)
+    fig, grid, panels, lowest = style.panels_in_rows(len(machines), 3, 2.1, top=0.65)
     for machine, ax in zip(machines, panels, strict=True):
-        speedup_axis(ax, rows[SPEEDUP], theme)
+        style.speedup_axis(ax, rows[SPEEDUP], theme)
         here = rows[rows["hardware"] == machine]
         for (operand, pattern, _), curve in here.groupby(["sparse_operand", "pattern", "phase"]):
             place = patterns.index(pattern)
@@ -161,19 +146,20 @@ def speedup_vs_tokens(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Fig
                 marker="o" if len(curve) == 1 else "", dash_capstyle="butt", zorder=3 + place,
             )  # fmt: skip
         ax.set_xscale("log", base=2)
-        fixed_ticks(ax.xaxis, sorted(rows["tokens"].unique()), _in_thousands)
+        style.fixed_ticks(ax.xaxis, sorted(rows["tokens"].unique()), _in_thousands)
         ax.set_title(machine)
-    label_axes(np.array([lowest]), x=TOKENS_LABEL)
-    label_axes(grid, y=SPEEDUP_LABEL)
+    style.label_axes(np.array([lowest]), x=TOKENS_LABEL)
+    style.label_axes(grid, y=SPEEDUP_LABEL)
     handles: list[Any] = [
-        line_key(pattern, color=theme.colour(place), linewidth=3) for place, pattern in enumerate(patterns)
+        style.line_key(pattern, color=theme.colour(place), linewidth=3)
+        for place, pattern in enumerate(patterns)
     ]
     handles += [
-        line_key(f"{operand} pruned", color=theme.ink, linestyle=DASHES[operand])
+        style.line_key(f"{operand} pruned", color=theme.ink, linestyle=DASHES[operand])
         for operand in OPERANDS
         if (rows["sparse_operand"] == operand).any()
     ]
-    add_legend(fig, [*handles, slower_key(theme)])
+    style.add_legend(fig, [*handles, style.slower_key(theme)])
     return fig, grid
 
 
@@ -210,7 +196,7 @@ def bound_by_stage(
     chosen = refuse_twice(rows, ["hardware", "phase", "tokens", "pattern"], WHAT, "choose an encoding")
     drawn = pd.concat([table[table["pattern"] == DENSE], chosen])
     top = 1.1 * max(1.0, float((1.0 / drawn[SPEEDUP]).max()))
-    fig, grid = panel_grid(len(machines), len(shown), 1.6)
+    fig, grid = style.panel_grid(len(machines), len(shown), 1.6)
     for machine, panels in zip(machines, grid, strict=True):
         for step, ax in zip(shown, panels, strict=True):
             here = at_step(drawn[drawn["hardware"] == machine], step).set_index("pattern").reindex(bars)
@@ -218,7 +204,7 @@ def bound_by_stage(
             for stage in STAGES:
                 share = here[f"predicted_{stage}_bound_s"] / here["predicted_dense_time_s"]
                 heights = share.fillna(0.0).to_numpy()
-                ax.bar(range(len(bars)), heights, 0.76, bottom, color=STAGE_COLOURS[stage], zorder=2)
+                ax.bar(range(len(bars)), heights, 0.76, bottom, color=style.STAGE_COLOURS[stage], zorder=2)
                 bottom += heights
             native = (here["execution"] == "native").to_numpy()
             ax.bar(np.flatnonzero(native), bottom[native], 0.76, fill=False, edgecolor=theme.ink, zorder=3)
@@ -226,17 +212,17 @@ def bound_by_stage(
                 if isinstance(encoding, str):
                     ax.text(place, 0.04, encoding, rotation=90, ha="center", fontsize=6.5, color=BAR_TEXT)
             ax.axhline(1.0, color=theme.ink, linewidth=0.8, zorder=1)
-            named_axis(ax, bars, theme)
+            style.named_axis(ax, bars, theme)
             ax.set_ylim(0, top)
-    label_axes(grid, PATTERN_LABEL, "time / dense time [s/s]")
-    title_panels(grid, machines, [step_name(step) for step in shown])
+    style.label_axes(grid, PATTERN_LABEL, "time / dense time [s/s]")
+    style.title_panels(grid, machines, [step_name(step) for step in shown])
     handles = [
-        Patch(facecolor=STAGE_COLOURS[stage], label=f"bound by {STAGE_NAMES[stage]}")
+        Patch(facecolor=style.STAGE_COLOURS[stage], label=f"bound by {STAGE_NAMES[stage]}")
         for stage in STAGES
         if (drawn[f"predicted_{stage}_bound_s"] > 0).any()
     ]
     outline = Patch(fill=False, edgecolor=theme.ink, label="outlined: native sparse unit")
-    add_legend(fig, [*handles, outline])
+    style.add_legend(fig, [*handles, outline])
     return fig, grid
 
 

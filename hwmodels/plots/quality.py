@@ -11,21 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 import hwmodels
+from hwmodels.plots import style
 from hwmodels.plots.labels import DENSE, pattern_order
-from hwmodels.plots.theme import (
-    DASHED,
-    LIGHT,
-    MANY_MARKERS,
-    MORE_COLOURS,
-    AxesGrid,
-    Theme,
-    add_legend,
-    line_key,
-    mark_key,
-    panel_grid,
-    plain_numbers,
-    styled,
-)
+from hwmodels.plots.style import LIGHT, AxesGrid, Theme, styled
 from nmsim.errors import RowError
 from nmsim.pattern import Pattern
 from nmsim.quality.way import NONE, is_reference
@@ -37,8 +25,8 @@ STORED_BITS = "stored_bits_per_elem"
 PANEL_HEIGHT_IN, BETWEEN_IN, TITLE_IN, LEGEND_LINE_IN, BOTTOM_IN = 2.1, 0.85, 0.5, 0.19, 1.0
 LEGEND_LETTERS, HANDLE_LETTERS, CAPTION_LETTERS = 150, 8, 215
 """Letters of a line over the whole width; a symbol of the legend, with room beside it, is as wide as so many letters."""
-DASHES: dict[str, Any] = {"unstructured": DASHED, "unstructured_global": (0, (1, 1.5))}
-COLOURS = (*LIGHT.series, *MORE_COLOURS)
+DASHES: dict[str, Any] = {"unstructured": style.DASHED, "unstructured_global": (0, (1, 1.5))}
+COLOURS = (*LIGHT.series, *style.MORE_COLOURS)
 
 
 @dataclass(frozen=True)
@@ -63,7 +51,7 @@ class WayMarks:
     def __post_init__(self) -> None:
         for what, names, most in (
             ("patterns", self.patterns, len(COLOURS)),
-            ("mitigations", self.mitigations, len(MANY_MARKERS)),
+            ("mitigations", self.mitigations, len(style.MANY_MARKERS)),
         ):
             if len(names) > most:
                 raise RowError(
@@ -81,7 +69,7 @@ class WayMarks:
 
     def of_mitigation(self, mitigation: str) -> dict[str, Any]:
         """The same without the colour."""
-        marker = MANY_MARKERS[self.mitigations.index(mitigation)]
+        marker = style.MANY_MARKERS[self.mitigations.index(mitigation)]
         return {"marker": marker, "linestyle": "none", "markersize": 5.5, "markeredgewidth": 1.1}
 
 
@@ -120,7 +108,7 @@ def quality_cost(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure, 
     pairs = list(dict.fromkeys(zip(sparse["operand"], sparse["criterion"], strict=True)))
     handles = _handles(marks, references, theme)
     columns = _legend_columns([len(handle.get_label()) + HANDLE_LETTERS for handle in handles])
-    fig, grid = panel_grid(len(pairs), len(costs), PANEL_HEIGHT_IN, share_y=False)
+    fig, grid = style.panel_grid(len(pairs), len(costs), PANEL_HEIGHT_IN, share_y=False)
     _make_room(fig, len(grid), -(-len(handles) // columns))
     errors = pd.concat([sparse, references])[ERROR]
     for (operand, criterion), panels in zip(pairs, grid, strict=True):
@@ -133,7 +121,7 @@ def quality_cost(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure, 
             _draw_references(ax, references[references["operand"] == operand], theme)
             ax.set_yscale("log")
             ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-            plain_numbers(ax.yaxis)
+            style.plain_numbers(ax.yaxis)
             ax.set_ylim(errors.min() / 1.25, errors.max() * 1.25)
             # Limits that all rows of an operand share, with room beside the points.
             low, high = float(own[name].min()), float(own[name].max())
@@ -144,7 +132,7 @@ def quality_cost(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure, 
             ax.set_xlabel(label, fontsize=8)
         panels[0].set_ylabel(ERROR_LABEL, fontsize=8)
         panels[0].set_title(f"{operand}, {criterion}")
-    add_legend(fig, handles, columns, bbox_to_anchor=None)
+    style.add_legend(fig, handles, columns, bbox_to_anchor=None)
     words = textwrap.fill(_caption(rows), CAPTION_LETTERS)
     fig.text(0.008, 0.1 / fig.get_figheight(), words, fontsize=7, va="bottom")
     return fig, grid
@@ -209,15 +197,15 @@ def _draw_references(ax: Axes, references: pd.DataFrame, theme: Theme) -> None:
 
 def _handles(marks: WayMarks, references: pd.DataFrame, theme: Theme) -> list[Any]:
     handles = [
-        line_key(pattern, color=colour, linewidth=4)
+        style.line_key(pattern, color=colour, linewidth=4)
         for colour, pattern in zip(COLOURS, marks.patterns, strict=False)
     ]
     for mitigation in marks.mitigations:
         mark = marks.of_mitigation(mitigation)
-        handles.append(mark_key(mitigation, color=theme.ink, markerfacecolor=theme.paper, **mark))
-    handles.append(line_key("Pareto front (filled)", color=theme.ink, linewidth=0.9))
+        handles.append(style.mark_key(mitigation, color=theme.ink, markerfacecolor=theme.paper, **mark))
+    handles.append(style.line_key("Pareto front (filled)", color=theme.ink, linewidth=0.9))
     return handles + [
-        line_key(criterion, color=theme.quiet, linestyle=DASHES[criterion])
+        style.line_key(criterion, color=theme.quiet, linestyle=DASHES[criterion])
         for criterion in dict.fromkeys(references["criterion"])
     ]
 

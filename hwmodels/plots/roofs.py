@@ -7,21 +7,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hwmodels.plots import style
 from hwmodels.plots.cores import one_per_mark
 from hwmodels.plots.labels import DENSE, pattern_order, rows_of
-from hwmodels.plots.theme import (
-    LIGHT,
-    MARKERS,
-    STAGE_COLOURS,
-    AxesGrid,
-    Theme,
-    label_axes,
-    line_key,
-    mark_key,
-    panel_grid,
-    plain_numbers,
-    styled,
-)
+from hwmodels.plots.style import LIGHT, AxesGrid, Theme, styled
 from hwmodels.tensorcore.answer import STAGE_WORDS
 from hwmodels.tensorcore.record import SparseTensorCore
 from nmsim.case import VALUE_BITS
@@ -29,10 +18,10 @@ from nmsim.errors import RowError
 from nmsim.pattern import Pattern
 
 ROOF_COLOURS = {
-    "dram": STAGE_COLOURS["memory"],
-    "decode": STAGE_COLOURS["decode"],
-    "select": STAGE_COLOURS["select"],
-    "multiply": STAGE_COLOURS["matrix"],
+    "dram": style.STAGE_COLOURS["memory"],
+    "decode": style.STAGE_COLOURS["decode"],
+    "select": style.STAGE_COLOURS["select"],
+    "multiply": style.STAGE_COLOURS["matrix"],
 }
 """Stages that have a roof -> its colour."""
 MOVING: dict[str, Any] = {"decode": (0, (1, 1)), "select": (0, (5, 1.5, 1, 1.5))}
@@ -102,7 +91,7 @@ def roof_surface(
     rows = one_per_mark(rows, what).sort_values("tokens", kind="stable")
     rows["x"] = rows["effectual_macs"] / (rows["dram_read_bytes"] + rows["dram_write_bytes"])
     rows["y"] = rows["effectual_macs"] / rows["time_s"] / TERA
-    fig, grid = panel_grid(1, 1, 4.4, top=0.3)
+    fig, grid = style.panel_grid(1, 1, 4.4, top=0.3)
     ax: Axes = grid[0, 0]
     peak = core.macs_per_cycle(VALUE_BITS[dtypes[0]]) * core.clock_hz / TERA
     ends = (ROOM_LEFT * rows["x"].min(), 2.5 * rows["x"].max())
@@ -118,7 +107,7 @@ def roof_surface(
             _moving_roof(ax, points, stage, core.clock_hz, name, theme)
         ax.plot(points["x"], points["y"], color=theme.quiet, linewidth=0.9, zorder=3)
         look: dict[str, Any] = {
-            "marker": MARKERS[place % len(MARKERS)],
+            "marker": style.MARKERS[place % len(style.MARKERS)],
             "linestyle": "none",
             "markersize": 6.5,
         }
@@ -132,8 +121,8 @@ def roof_surface(
     ax.set_xlim(*ends)
     ax.set_ylim(0.5 * rows["y"].min(), 2.2 * peak)
     for axis in (ax.xaxis, ax.yaxis):
-        plain_numbers(axis)
-    label_axes(
+        style.plain_numbers(axis)
+    style.label_axes(
         grid, "effectual multiply-adds / DRAM byte [1/byte]", "effectual multiply-adds / time [10¹²/s]"
     )
     ax.set_title(f"{core.name}, {dtypes[0]}; numbers beside points: tokens")
@@ -196,10 +185,10 @@ def _roof_legend(ax: Axes, rows: pd.DataFrame, theme: Theme) -> None:
     for stage, colour in ROOF_COLOURS.items():
         label = f"{STAGE_WORDS[stage]}: roof, and points that it limits"
         look: dict[str, Any] = {"color": colour, "marker": "o", "markeredgecolor": theme.ink}
-        handles.append(line_key(label, linestyle=MOVING.get(stage, "-"), linewidth=1.8, **look))
+        handles.append(style.line_key(label, linestyle=MOVING.get(stage, "-"), linewidth=1.8, **look))
     others = [limit for limit in rows["limit"].unique() if limit not in ROOF_COLOURS]
     if others:
         words = ", ".join(STAGE_WORDS.get(limit, limit) for limit in others)
         grey: dict[str, Any] = {"color": theme.quiet, "markeredgecolor": theme.ink, "markersize": 6}
-        handles.append(mark_key(f"limited by {words}", **grey))
+        handles.append(style.mark_key(f"limited by {words}", **grey))
     ax.legend(handles=handles, loc="lower right")

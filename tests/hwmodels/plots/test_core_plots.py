@@ -15,7 +15,7 @@ from hwmodels.online.break_even import batch_table, break_even_batch, selector_t
 from hwmodels.plots import DARK, LIGHT, cores
 from hwmodels.plots.fronts import scaled
 from hwmodels.plots.roofs import TERA
-from hwmodels.plots.theme import STAGE_COLOURS
+from hwmodels.plots.style import STAGE_COLOURS
 from hwmodels.tensorcore.core_file import load_core
 from hwmodels.tensorcore.services import STAGES
 from nmsim.case import Case, GemmShape

@@ -16,7 +16,7 @@ from hwmodels.online.overlap import exposed_epilogue
 from hwmodels.online.stage_cost import Settings
 from hwmodels.plots import LIGHT, quality_cost
 from hwmodels.plots.quality import WayMarks
-from hwmodels.plots.theme import MANY_MARKERS
+from hwmodels.plots.style import MANY_MARKERS
 from hwmodels.tensorcore.cycles import Cycles, closed_form
 from hwmodels.tensorcore.point import point
 from nmsim import Pattern, compress, load_file, save_file
