@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from hwmodels.machine.spec import HardwareSpec, NativeUnit, load, names
     from hwmodels.sweeps import pareto_front, sweep
     from hwmodels.tensorcore.answer import CoreAnswer, predict_core
-    from hwmodels.tensorcore.core_file import core_names, load_core
-    from hwmodels.tensorcore.record import SparseTensorCore
+    from hwmodels.tensorcore.record import SparseTensorCore, core_names, load_core
     from hwmodels.tensorcore.simulate import Simulation, simulate
     from hwmodels.workload import Layer, Model, cases, load_model, model_names
     from nmsim.support.schema import Quantity
@@ -40,8 +39,7 @@ else:
             "hwmodels.machine.spec": "HardwareSpec NativeUnit load names",
             "hwmodels.sweeps": "pareto_front sweep",
             "hwmodels.tensorcore.answer": "CoreAnswer predict_core",
-            "hwmodels.tensorcore.core_file": "core_names load_core",
-            "hwmodels.tensorcore.record": "SparseTensorCore",
+            "hwmodels.tensorcore.record": "SparseTensorCore core_names load_core",
             "hwmodels.tensorcore.simulate": "Simulation simulate",
             "hwmodels.workload": "Layer Model cases load_model model_names",
         },

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hwmodels.tensorcore.core_file import load_core
-from hwmodels.tensorcore.record import SparseTensorCore
+from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from nmsim.case import Case, GemmShape
 
 BASES = ("dense", "nvidia-like-2x4", "flexible-4x8", "flexible-8x16", "flexible-16x32", "edge-npu-8x16")

@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 import hwmodels
 from hwmodels import plots
 from hwmodels.online.break_even import batch_table, break_even_batch, selector_table
-from hwmodels.tensorcore.core_file import load_core
-from hwmodels.tensorcore.record import SparseTensorCore
+from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from nmsim import Case, GemmShape, Pattern
 
 MODEL = {"model": "llama-3.1-8b", "per": "model"}

@@ -8,17 +8,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
 
-from nmsim import encodings, packing
-from nmsim.case import VALUE_BITS, SparseOperand
+from nmsim import packing
+from nmsim.case import SparseOperand
 from nmsim.errors import SpecError
+from nmsim.fields import Dtype, Encoding, PackingPolicy, PatternText
 from nmsim.pattern import Pattern
 from nmsim.support.schema import (
     About,
     Flag,
     Kind,
     Number,
-    OneOf,
-    Parsed,
     Quantity,
     Text,
     read_record,
@@ -26,15 +25,7 @@ from nmsim.support.schema import (
 )  # fmt: skip
 
 SPEC_FOLDER = Path(__file__).parent / "specs"
-Dtype = Annotated[str, OneOf(VALUE_BITS)]
-Packing = Annotated[str, OneOf(packing.POLICIES)]
-Encoding = Annotated[str, Parsed(encodings.get, keep=True)]
 Peaks = Mapping[Dtype, Annotated[Quantity, Number("flop_per_s")]]
-
-
-def as_pattern(value: Pattern | str) -> Pattern:
-    """Read a pattern; one that is read already comes back as it is."""
-    return value if isinstance(value, Pattern) else Pattern.parse(value)
 
 
 # fmt: off
@@ -62,9 +53,9 @@ class CacheLevel:
 class NativeUnit:
     """A sparse matrix unit, and what it takes without software that touches the codes."""
 
-    pattern: Annotated[Pattern, Parsed(as_pattern), About("Pattern N:M that the unit takes.")]
+    pattern: Annotated[PatternText, About("Pattern N:M that the unit takes.")]
     encodings: Annotated[tuple[Encoding, ...], About("Metadata encodings that it reads.")]
-    packings: Annotated[tuple[Packing, ...], About("Packings that it reads, without a word width.")]
+    packings: Annotated[tuple[PackingPolicy, ...], About("Packings that it reads, without a word width.")]
     operands: Annotated[tuple[SparseOperand, ...], About("Operands that may be sparse.")]
     dtypes: Annotated[tuple[Dtype, ...], About("Value types.")]
     source: Annotated[Text, About("Where this is from.")]

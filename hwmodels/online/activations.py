@@ -127,7 +127,7 @@ def online_pruning(
 
     Examples
     --------
-    >>> from hwmodels.tensorcore.core_file import load_core
+    >>> from hwmodels.tensorcore.record import load_core
     >>> from nmsim.case import GemmShape
     >>> case = Case(GemmShape(1, 14336, 4096), pattern="8:16", sparse_operand="activations")
     >>> found = online_pruning(case, load_core("flexible-8x16"), mitigation="var")

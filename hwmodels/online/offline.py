@@ -70,7 +70,7 @@ def offline_pruning(
 
     Examples
     --------
-    >>> from hwmodels.tensorcore.core_file import load_core
+    >>> from hwmodels.tensorcore.record import load_core
     >>> from nmsim.case import GemmShape
     >>> case = Case(GemmShape(1, 4096, 4096), pattern="8:16", encoding="combinatorial")
     >>> found = offline_pruning(case, load_core("flexible-8x16"), mitigation="outliers")

@@ -71,7 +71,7 @@ def roof_surface(
     Examples
     --------
     >>> import hwmodels
-    >>> from hwmodels.tensorcore.core_file import load_core
+    >>> from hwmodels.tensorcore.record import load_core
     >>> table = hwmodels.sweep({
     ...     "core": {"base": "flexible-8x16"},
     ...     "axes": {"pattern": ["dense", "8:16"], "tokens": [1, 64, 2048]},

@@ -14,10 +14,9 @@ from hwmodels.silicon.cells import Cells
 from hwmodels.silicon.core_units import decoder_cells, encoder_cells, pruner_cells, select_cells
 from hwmodels.silicon.cost import Spread
 from hwmodels.silicon.technology import Technology, load
-from hwmodels.tensorcore.core_file import load_core
 from hwmodels.tensorcore.mapping import BLOCK_BYTES
 from hwmodels.tensorcore.point import Point
-from hwmodels.tensorcore.record import SparseTensorCore
+from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from nmsim.case import VALUE_BITS
 from nmsim.errors import SpecError
 
@@ -112,7 +111,7 @@ def unit_areas(core: SparseTensorCore) -> UnitAreas:
 
     Examples
     --------
-    >>> from hwmodels.tensorcore.core_file import load_core
+    >>> from hwmodels.tensorcore.record import load_core
     >>> unit_areas(load_core("dense")).cell_select.tolist()
     [0.0, 0.0, 0.0]
     """
@@ -220,7 +219,7 @@ def area(core: str | Path | SparseTensorCore) -> AreaReport:
 
     Examples
     --------
-    >>> from hwmodels.tensorcore.core_file import load_core
+    >>> from hwmodels.tensorcore.record import load_core
     >>> report = area(load_core("flexible-8x16"))
     >>> report.total.nominal > area(load_core("dense")).total.nominal
     True
@@ -294,7 +293,7 @@ def area_columns(
 
     Examples
     --------
-    >>> from hwmodels.tensorcore.core_file import load_core
+    >>> from hwmodels.tensorcore.record import load_core
     >>> from hwmodels.tensorcore.point import point
     >>> from nmsim.case import Case, GemmShape
     >>> core = load_core("dense")

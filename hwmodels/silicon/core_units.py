@@ -18,7 +18,7 @@ def select_cells(core: SparseTensorCore) -> Cells:
 
     Examples
     --------
-    >>> from hwmodels.tensorcore.core_file import load_core
+    >>> from hwmodels.tensorcore.record import load_core
     >>> select_cells(load_core("flexible-8x16")).mux2 == 16 * 15 * 16
     True
     """
@@ -53,7 +53,7 @@ def pass_cells(core: SparseTensorCore) -> Cells:
 
     Examples
     --------
-    >>> from hwmodels.tensorcore.core_file import load_core
+    >>> from hwmodels.tensorcore.record import load_core
     >>> pass_cells(load_core("flexible-8x16")).mux2, pass_cells(load_core("dense")).mux2
     (64, 0)
     """
@@ -68,7 +68,7 @@ def decoder_cells(core: SparseTensorCore) -> Cells:
 
     Examples
     --------
-    >>> from hwmodels.tensorcore.core_file import load_core
+    >>> from hwmodels.tensorcore.record import load_core
     >>> decoder_cells(load_core("flexible-8x16")).rom_bits
     1169
     """
@@ -87,7 +87,7 @@ def encoder_cells(core: SparseTensorCore) -> Cells:
 
     Examples
     --------
-    >>> from hwmodels.tensorcore.core_file import load_core
+    >>> from hwmodels.tensorcore.record import load_core
     >>> encoder_cells(load_core("nvidia-like-2x4")) == Cells()
     True
     """
@@ -107,7 +107,7 @@ def pruner_cells(core: SparseTensorCore, latency_cycles: int = 0) -> Cells:
 
     Examples
     --------
-    >>> from hwmodels.tensorcore.core_file import load_core
+    >>> from hwmodels.tensorcore.record import load_core
     >>> pruner_cells(load_core("flexible-8x16")).comparator_bit
     1064
     """

@@ -24,11 +24,10 @@ from hwmodels.silicon.area import (
 from hwmodels.silicon.cost import Spread
 from hwmodels.silicon.technology import Technology
 from hwmodels.silicon.unit_costs import UnitCosts, unit_costs
-from hwmodels.tensorcore.core_file import load_core
 from hwmodels.tensorcore.cycles import Cycles, closed_form
 from hwmodels.tensorcore.mapping import mapping
 from hwmodels.tensorcore.point import Point, point
-from hwmodels.tensorcore.record import SparseTensorCore
+from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from hwmodels.tensorcore.simulate import Simulation
 from nmsim.case import Case
 from nmsim.errors import SpecError
@@ -98,7 +97,7 @@ def design(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> 
 
     Examples
     --------
-    >>> from hwmodels.tensorcore.core_file import load_core
+    >>> from hwmodels.tensorcore.record import load_core
     >>> from nmsim.case import GemmShape
     >>> design(load_core("dense"), Case(GemmShape(1, 1, 1))).node_nm
     5
@@ -274,7 +273,7 @@ def energy_columns(
 
     Examples
     --------
-    >>> from hwmodels.tensorcore.core_file import load_core
+    >>> from hwmodels.tensorcore.record import load_core
     >>> from nmsim.case import GemmShape
     >>> core, case = load_core("flexible-8x16"), Case(GemmShape(64, 4096, 4096), pattern="8:16")
     >>> points = np.array([point(core, case)])

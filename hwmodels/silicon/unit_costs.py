@@ -89,7 +89,7 @@ def unit_costs(core: SparseTensorCore, case: Case, other: Pattern | None = None)
 
     Examples
     --------
-    >>> from hwmodels.tensorcore.core_file import load_core
+    >>> from hwmodels.tensorcore.record import load_core
     >>> from nmsim.case import GemmShape
     >>> costs = unit_costs(load_core("edge-npu-8x16"), Case(GemmShape(1, 1, 1), dtype="int8", pattern="8:16"))
     >>> float(costs.multiply[1])

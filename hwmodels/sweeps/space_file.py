@@ -13,8 +13,7 @@ from hwmodels.estimate.table import MAX_DIMENSION
 from hwmodels.machine.toml_table import checked_table
 from hwmodels.sweeps.quality import read_quality
 from hwmodels.sweeps.space import DENSE, GATHERED, MAX_POINTS, NOTHING, Axis, Product, Space, Stored, Work
-from hwmodels.tensorcore.core_file import load_core
-from hwmodels.tensorcore.record import FLAGS, NUMBERS, WORDS, SparseTensorCore
+from hwmodels.tensorcore.record import FLAGS, NUMBERS, WORDS, SparseTensorCore, load_core
 from hwmodels.workload import load_model
 from nmsim import encodings, packing
 from nmsim.case import SparseOperand, value_type

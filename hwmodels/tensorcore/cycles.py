@@ -106,7 +106,7 @@ def closed_form(
 
     Examples
     --------
-    >>> from hwmodels.tensorcore.core_file import load_core
+    >>> from hwmodels.tensorcore.record import load_core
     >>> from hwmodels.tensorcore.point import point
     >>> from nmsim.case import Case, GemmShape
     >>> dense = point(load_core("dense"), Case(GemmShape(4096, 4096, 4096)))

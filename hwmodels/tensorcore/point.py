@@ -112,7 +112,7 @@ def point(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> P
 
     Examples
     --------
-    >>> from hwmodels.tensorcore.core_file import load_core
+    >>> from hwmodels.tensorcore.record import load_core
     >>> from nmsim.case import GemmShape
     >>> case = Case(GemmShape(1, 4096, 4096), pattern="8:16", encoding="combinatorial")
     >>> found = point(load_core("flexible-8x16"), case)

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from hwmodels.tensorcore import blocks
 from hwmodels.tensorcore.blocks import BoolArray, Cut, Integers
-from hwmodels.tensorcore.core_file import load_core
 from hwmodels.tensorcore.event_loop import Machine, Progress, Tables, run
 from hwmodels.tensorcore.mapping import Mapping, mapping
 from hwmodels.tensorcore.point import Point, execution, point
-from hwmodels.tensorcore.record import SparseTensorCore
+from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from hwmodels.tensorcore.services import STAGES
 from nmsim.case import VALUE_BITS, Case
 from nmsim.errors import RowError

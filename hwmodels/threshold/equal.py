@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.machine.spec import HardwareSpec, load
-from hwmodels.tensorcore.core_file import load_core
-from hwmodels.tensorcore.record import SparseTensorCore
+from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from hwmodels.threshold.footprint import Stacked, bytes_of, footprint, stacked
 from hwmodels.threshold.products import Seconds, joules, products, seconds
 from hwmodels.threshold.search import Counterpart, largest

@@ -230,7 +230,7 @@ def _simulate(
 
 
 def _write(machines: list["SparseTensorCore"], path: Path, force: bool) -> None:
-    from hwmodels.tensorcore.core_file import to_toml
+    from nmsim.support.schema import to_toml
 
     if len(machines) != 1:
         raise NmsimError(f"--write: expected one core, got {len(machines)}")

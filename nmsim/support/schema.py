@@ -503,7 +503,7 @@ def _lines(error: ValidationError, kind: type, paths: Mapping[str, str]) -> list
         elif entry["type"] == "missing":
             line = f"{key}: missing; this key is required"
             lines += [] if _follows(line, lines) else [line]
-        elif entry["type"] == "tuple_type" and dataclasses.is_dataclass(_type_at(kind, (*loc, 0))):
+        elif entry["type"] == "tuple_type" and _is_record(_type_at(kind, (*loc, 0))):
             lines.append(f"{key}={_short(entry['input'])}: expected an array of tables, [[{key}]]")
         else:
             lines.append(f"{key}={_short(entry['input'])}: {_expected(entry)}")
@@ -601,12 +601,16 @@ def _first(hint: Any) -> Any:
     return next(member for member in _members(hint) if member is not NoneType)
 
 
+def _is_record(kind: Any) -> bool:
+    return isinstance(kind, type) and hasattr(kind, "__pydantic_validator__")
+
+
 def _type_at(kind: Any, loc: tuple[int | str, ...]) -> Any:
     """The type of a place of a document."""
     for part in loc:
         fits = _first(kind)
-        if dataclasses.is_dataclass(fits):
-            kind = hints(fits)[str(part)]  # type: ignore[arg-type]
+        if _is_record(fits):
+            kind = hints(fits)[str(part)]
         else:
             kind = get_args(fits)[0 if get_origin(fits) is tuple else 1]
     return _first(kind)
@@ -617,8 +621,8 @@ def _keys(kind: Any, loc: tuple[int | str, ...]) -> tuple[str, ...]:
     fits = _type_at(kind, loc)
     if fits is Quantity:
         return ("value", "kind", "source")
-    if dataclasses.is_dataclass(fits):
-        return tuple(hints(fits))  # type: ignore[arg-type]
+    if _is_record(fits):
+        return tuple(hints(fits))
     return _names(get_args(fits)[0])
 
 
@@ -691,9 +695,7 @@ def _keys_of(values: Mapping[str, object]) -> Iterator[str]:
 def _is_table(value: Any) -> bool:
     if isinstance(value, tuple):
         return bool(value) and _is_table(value[0])
-    return isinstance(value, Mapping) or (
-        dataclasses.is_dataclass(value) and hasattr(value, "__pydantic_validator__")
-    )
+    return isinstance(value, Mapping) or _is_record(type(value))
 
 
 def json_schema(kind: type, *, title: str) -> dict[str, Any]:
@@ -762,8 +764,8 @@ def _described(hint: Any, said: About) -> tuple[str, type | None]:
     if get_origin(fits) is tuple:
         text, inner = _described(get_args(fits)[0], _about(get_args(fits)[0]))
         return ("array of tables" if inner else f"list: {text}"), inner
-    if dataclasses.is_dataclass(fits):
-        return "table", fits  # type: ignore[return-value]
+    if _is_record(fits):
+        return "table", fits
     if isinstance(fits, type) and issubclass(fits, bool):
         return "`true` or `false`", None
     if get_origin(fits) is not None:

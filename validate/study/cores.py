@@ -17,8 +17,7 @@ from hwmodels.plots.labels import Step, at_step, choose_steps, pattern_order
 from hwmodels.silicon.area import area
 from hwmodels.sweeps.space import DENSE, NOTHING, Product, Space, Stored, Work
 from hwmodels.tensorcore.answer import STAGE_WORDS
-from hwmodels.tensorcore.core_file import load_core
-from hwmodels.tensorcore.record import SparseTensorCore
+from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from hwmodels.tensorcore.services import STAGES
 from nmsim import encodings as codecs
 from nmsim.errors import NmsimError

@@ -15,7 +15,7 @@ import pandas as pd
 
 from hwmodels import HardwareSpec, plots
 from hwmodels.plots.labels import OPERANDS, Step, choose_steps, pattern_order
-from hwmodels.tensorcore.core_file import load_core
+from hwmodels.tensorcore.record import load_core
 from nmsim.units import format_bytes
 from validate.judge import own_machine
 from validate.judge.judge import judged_columns

@@ -24,9 +24,9 @@ from hwmodels.online.overlap import Arrival, exposed_epilogue, lane_cycles
 from hwmodels.online.stage_cost import Settings, StageCost
 from hwmodels.online.way import Way
 from hwmodels.silicon.energy import energy
-from hwmodels.tensorcore.core_file import load_core
 from hwmodels.tensorcore.cycles import Cycles, closed_form
 from hwmodels.tensorcore.point import point
+from hwmodels.tensorcore.record import load_core
 from hwmodels.tensorcore.simulate import random_mask, simulate
 from nmsim import compress
 from nmsim.case import Case, GemmShape

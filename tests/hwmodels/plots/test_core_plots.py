@@ -16,7 +16,7 @@ from hwmodels.plots import DARK, LIGHT, cores
 from hwmodels.plots.fronts import scaled
 from hwmodels.plots.roofs import TERA
 from hwmodels.plots.style import STAGE_COLOURS
-from hwmodels.tensorcore.core_file import load_core
+from hwmodels.tensorcore.record import load_core
 from hwmodels.tensorcore.services import STAGES
 from nmsim.case import Case, GemmShape
 from nmsim.errors import RowError

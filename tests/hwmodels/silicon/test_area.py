@@ -14,8 +14,8 @@ from hwmodels.silicon.codecs import decoder
 from hwmodels.silicon.selector import selector_cells
 from hwmodels.silicon.structures import operand_select
 from hwmodels.silicon.technology import load
-from hwmodels.tensorcore.core_file import core_names, load_core
 from hwmodels.tensorcore.point import point
+from hwmodels.tensorcore.record import core_names, load_core
 from nmsim.case import Case, GemmShape
 from nmsim.errors import EncodingError, SpecError
 from nmsim.pattern import Pattern

@@ -14,9 +14,9 @@ from hwmodels.silicon.energy import PARTS, design, energy, energy_columns, share
 from hwmodels.silicon.technology import load
 from hwmodels.silicon.unit_costs import unit_costs
 from hwmodels.tensorcore import services
-from hwmodels.tensorcore.core_file import core_names, load_core
 from hwmodels.tensorcore.cycles import PLACE, Cycles, closed_form
 from hwmodels.tensorcore.point import point
+from hwmodels.tensorcore.record import core_names, load_core
 from hwmodels.tensorcore.simulate import simulate
 from nmsim.case import Case, GemmShape
 from nmsim.errors import EncodingError, RowError, SpecError

@@ -7,7 +7,7 @@ import pytest
 
 from hwmodels.silicon.area import area
 from hwmodels.silicon.energy import energy
-from hwmodels.tensorcore.core_file import load_core
+from hwmodels.tensorcore.record import load_core
 from nmsim.case import Case, GemmShape
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs/explanation/energy-and-area.md").read_text(

@@ -18,10 +18,9 @@ from hwmodels.sweeps import evaluate, highlights, kept_points, load_space, steps
 from hwmodels.sweeps.designs import Designs
 from hwmodels.sweeps.parts import Parts
 from hwmodels.sweeps.run import evaluate_chunk
-from hwmodels.tensorcore.core_file import load_core
 from hwmodels.tensorcore.cycles import LIMITS, Cycles, closed_form
 from hwmodels.tensorcore.point import execution, point
-from hwmodels.tensorcore.record import SparseTensorCore
+from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from nmsim.case import Case, GemmShape
 from nmsim.errors import ContainerError, NmsimError, RowError, SpecError
 from nmsim.pattern import Pattern

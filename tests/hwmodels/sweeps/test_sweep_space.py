@@ -11,10 +11,11 @@ import pytest
 
 import hwmodels
 from hwmodels.sweeps import EXAMPLE_FILE, load_space
-from hwmodels.tensorcore.core_file import load_core, to_toml
+from hwmodels.tensorcore.record import load_core
 from hwmodels.workload import WORKLOAD_FOLDER
 from nmsim.errors import NmsimError, RowError, SpecError
 from nmsim.pattern import Pattern
+from nmsim.support.schema import to_toml
 
 BASE = {
     "core": {"base": "flexible-8x16"},
@@ -108,7 +109,7 @@ def test_the_digest_tells_spaces_apart():
         (axes(tokens=[0]), "axes.tokens: 0: expected a positive whole number"),
         (axes(tokens=[True]), "axes.tokens: True: expected a positive whole number"),
         (axes(l2_bytes=[0, 10]), "axes.l2_bytes=0: expected at least 1 bytes"),
-        (axes(l2_bytes=["many"]), "axes.l2_bytes='many' (type str): expected a whole number"),
+        (axes(l2_bytes=["many"]), "axes.l2_bytes='many': expected a whole number"),
         (axes(l2_bytes=[True]), "axes.l2_bytes=True"),
         (changed(axes={"pattern": ["2;4"]}), "axes.pattern: pattern '2;4'"),
         (axes(core=["dense"]), "core: expected either core.base, one core, or axes.core"),

@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 
-from hwmodels.tensorcore.core_file import SECTION_OF, core_names, load_core, to_toml
-from hwmodels.tensorcore.record import NUMBERS
+from hwmodels.tensorcore.record import NUMBERS, SparseTensorCore, core_names, load_core
 from nmsim.errors import SpecError
+from nmsim.support.schema import about, to_toml
 
 
 def write(path, **changes):
@@ -21,7 +21,7 @@ def test_every_preset_is_read_back_as_it_was_written(name, tmp_path):
     core = load_core(name)
     assert core.id == name
     path = tmp_path / "core.toml"
-    path.write_text(to_toml(core, "a comment"), encoding="utf-8")
+    path.write_text(to_toml(core, comment="a comment"), encoding="utf-8")
     again = load_core(path)
     assert again == core
     assert again.sources == core.sources
@@ -34,8 +34,8 @@ def test_every_number_of_a_preset_has_a_source(name):
 
 
 def test_every_field_stands_in_a_section():
-    fields = {field.name for field in dataclasses.fields(load_core("dense"))}
-    assert fields == {*SECTION_OF, "id", "name", "sources"}
+    in_sections = {field.name for field in dataclasses.fields(SparseTensorCore)} - {"id", "name", "sources"}
+    assert all(about(SparseTensorCore, name).section for name in in_sections)
 
 
 def test_presets_of_one_chip_differ_in_what_is_sparse_only():
@@ -61,27 +61,40 @@ def test_presets_of_one_chip_differ_in_what_is_sparse_only():
         ("cores", "coers = 132", r"chip\.coers: unknown key \(did you mean cores\?\)"),
         ("cores", "", r"chip\.cores: missing"),
         ("cores", "cores = 0", "cores=0: expected at least 1 cores"),
-        ("cores", "cores = 1.5", r"cores=1.5 \(type float\): expected a whole number of cores"),
+        ("cores", "cores = 1.5", r"cores=1.5: expected a whole number of cores"),
         ("cores", "cores = true", "cores=True"),
         ("clock_hz", "clock_hz = nan", "clock_hz=nan"),
-        ("clock_hz", "clock_hz = 1.8", "clock_hz=1.8: expected at least 1e"),
+        (
+            "clock_hz",
+            "clock_hz = 1.8",
+            r"chip.clock_hz=1.8: expected at least 1e\+06 hz; did you mean .*1.8e\+09 \(1.8 GHz\)",
+        ),
+        (
+            "shared_bytes_per_cycle",
+            "shared_bytes_per_cycle = 234_240_000_000",
+            "did you mean bytes per second. Then give 2.3424e.11 over clock_hz, 128",
+        ),
         ("multicast", "multicast = 1", "multicast=1: expected true or false"),
         (
             "select_network",
             'select_network = "benes"',
-            "select_network: 'benes': expected one of mux, crossbar, banked",
+            "select_network='benes': expected one of mux, crossbar, banked",
         ),
-        ("patterns", 'patterns = "8:16"', r"array\.patterns='8:16': expected a list of text"),
+        ("patterns", 'patterns = "8:16"', r"array\.patterns='8:16': expected a list"),
         ("patterns", 'patterns = ["17:16"]', "17:16"),
         ("encodings", 'encodings = ["bitmsak"]', "bitmsak"),
         ("encodings", "encodings = []", "a core with patterns needs sparse_operands and encodings"),
         ("dtypes", "dtypes = []", "expected at least one value type"),
         ("lane_bits", "lane_bits = 7", "'fp16' of 16 bits does not fill whole lanes of 7 bits"),
-        ("accumulator_bits", "accumulator_bits = 8", "accumulator_bits=8: narrower than a value of fp16"),
-        ("dram_bytes_per_cycle", "dram_bytes_per_cycle = 1e300", "expected at most 1e.15"),
+        (
+            "accumulator_bits",
+            "accumulator_bits = 8",
+            "accumulate.accumulator_bits: 8 bits, narrower than a value of fp16",
+        ),
+        ("dram_bytes_per_cycle", "dram_bytes_per_cycle = 1e300", "expected at most 1e.08"),
         ("patterns", 'patterns = ["8:16", "8:16"]', "patterns: 8:16 is given 2 times"),
         ("chip", 'chop = "x"', r"sources\.chop: expected the name of a number or a section"),
-        ("chip", "", "sources: nothing for cores, nor for its section chip"),
+        ("chip", "", "sources: nothing for cores, clock_hz, node_nm, nor for section chip"),
         ("chip", 'chip = " "', "sources.chip=' ': expected text"),
     ],
 )
@@ -90,6 +103,24 @@ def test_a_bad_file_names_the_key_and_what_was_expected(key, text, problem, tmp_
     with pytest.raises(SpecError, match=problem) as caught:
         load_core(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_number_may_stand_with_its_source(tmp_path):
+    text = 'cores = { value = 4, kind = "assumed", source = "a test" }'
+    core = load_core(write(tmp_path / "core.toml", cores=text))
+    assert (core.cores, core.source("cores")) == (4, "assumed: a test")
+    assert core.source("clock_hz") == load_core("flexible-8x16").source("clock_hz")
+
+
+def test_all_problems_of_a_file_come_in_one_run(tmp_path):
+    path = write(
+        tmp_path / "bad.toml", cores="coers = 132", multicast="multicast = 1", lane_bits="lane_bits = 3"
+    )
+    with pytest.raises(SpecError) as caught:
+        load_core(path)
+    assert [line.partition(": ")[2].partition(":")[0] for line in str(caught.value).splitlines()] == [
+        "chip.coers", "array.lane_bits=3", "l2.multicast=1",
+    ]  # fmt: skip
 
 
 def test_files_that_are_no_toml_or_not_there(tmp_path):

@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwmodels.tensorcore.answer import predict_core
-from hwmodels.tensorcore.core_file import load_core
 from hwmodels.tensorcore.cycles import Cycles, closed_form
 from hwmodels.tensorcore.mapping import TILE_COLS, TILE_ROWS, as_record, with_waves
 from hwmodels.tensorcore.point import point
-from hwmodels.tensorcore.record import SparseTensorCore
+from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from nmsim.case import VALUE_BITS, Case, GemmShape
 from nmsim.errors import RowError
 

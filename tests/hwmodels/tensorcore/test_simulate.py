@@ -5,9 +5,9 @@ import pytest
 from core_cases import designs
 
 from hwmodels.tensorcore import blocks
-from hwmodels.tensorcore.core_file import load_core
 from hwmodels.tensorcore.cycles import Cycles, closed_form
 from hwmodels.tensorcore.point import point
+from hwmodels.tensorcore.record import load_core
 from hwmodels.tensorcore.simulate import random_mask, simulate
 from nmsim.case import Case, GemmShape
 from nmsim.errors import PatternError, RowError

@@ -7,8 +7,8 @@ import pytest
 import safetensors.numpy
 
 from hwmodels import core_names, load_core
-from hwmodels.tensorcore.core_file import to_toml
 from nmsim.cli.scaled import short
+from nmsim.support.schema import to_toml
 
 
 def test_cores_are_listed(nmsim):

@@ -14,7 +14,7 @@ from hwmodels import plots
 from hwmodels.silicon.area import area
 from hwmodels.silicon.energy import energy
 from hwmodels.tensorcore.answer import predict_core
-from hwmodels.tensorcore.core_file import load_core
+from hwmodels.tensorcore.record import load_core
 from nmsim.case import Case, GemmShape
 from nmsim.pattern import Pattern
 from nmsim.units import UNIT_SUFFIXES
