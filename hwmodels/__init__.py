@@ -3,7 +3,7 @@
 >>> import hwmodels
 >>> from nmsim.pattern import Pattern
 >>> from nmsim.case import Case, GemmShape
->>> case = Case(GemmShape(M=1, N=4096, K=4096), pattern=Pattern(8, 16), encoding="bitmask")
+>>> case = Case(GemmShape(M=1, N=4096, K=4096), "8:16/bitmask")
 >>> answer = hwmodels.predict(case, "h200")
 >>> answer.execution, answer.bound
 ('expand', 'memory')

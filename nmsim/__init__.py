@@ -20,9 +20,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from nmsim import encodings, layouts, packing
-    from nmsim.case import Case, GemmShape, Prediction
+    from nmsim.case import Case, GemmShape, Prediction, case_id
     from nmsim.errors import NmsimError
     from nmsim.files.container import load_file, save_file
+    from nmsim.format import SparseFormat
     from nmsim.mask import prune
     from nmsim.pattern import Pattern
     from nmsim.tensor import PackedTensor, compress, decompress
@@ -30,9 +31,10 @@ else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
-            "nmsim.case": "Case GemmShape Prediction",
+            "nmsim.case": "Case GemmShape Prediction case_id",
             "nmsim.encodings": "",
             "nmsim.errors": "NmsimError",
+            "nmsim.format": "SparseFormat",
             "nmsim.files.container": "load_file save_file",
             "nmsim.layouts": "",
             "nmsim.mask": "prune",
@@ -49,6 +51,8 @@ __all__ = [
     "PackedTensor",
     "Pattern",
     "Prediction",
+    "SparseFormat",
+    "case_id",
     "compress",
     "decompress",
     "encodings",

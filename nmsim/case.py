@@ -4,10 +4,10 @@ import difflib
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Literal, SupportsIndex, get_args
+from typing import Any, Literal, SupportsIndex, get_args
 
-from nmsim import encodings, packing
-from nmsim.errors import NmsimError, RowError
+from nmsim.errors import NmsimError, PatternError, RowError
+from nmsim.format import FormatLike, SparseFormat, as_format
 from nmsim.pattern import Pattern
 
 Phase = Literal["decode", "prefill"]
@@ -95,21 +95,16 @@ class GemmShape:
 
 @dataclass(frozen=True)
 class Case:
-    """One question: this product, in this phase, with this operand pruned and encoded so.
+    """One question: this product, with this operand pruned and stored so.
 
     Parameters
     ----------
     shape : GemmShape
-    phase : {"decode", "prefill"}
+    format : SparseFormat, Pattern, text such as `"8:16/index"`, or None
+        How the sparse operand is stored. None or `"dense"` for a dense case; `sparse_operand` is then without effect.
     dtype : str
         Value type of both operands: a key of `VALUE_BITS`, or another name of it (`value_type`).
-    pattern : Pattern, its text, or None
-        None for a dense case; `sparse_operand` and the metadata fields are then without effect, on `case_id` too.
     sparse_operand : {"weights", "activations"}
-    encoding : str
-        Metadata encoding (`nmsim.encodings`).
-    packing : str
-        Packing policy (`nmsim.packing`).
 
     Raises
     ------
@@ -117,46 +112,86 @@ class Case:
         A field holds a value outside its list.
     PatternError
         A text that is no pattern.
+
+    Examples
+    --------
+    >>> Case(GemmShape(1, 4096, 4096), "8:16/combinatorial").format.bits_per_group
+    14
     """
 
     shape: GemmShape
-    phase: Phase = "decode"
-    dtype: str = "bf16"
-    pattern: Pattern | None = None
-    sparse_operand: SparseOperand = "weights"
-    encoding: str = "bitmask"
-    packing: str = "bitstream"
+    format: SparseFormat | None
+    dtype: str
+    sparse_operand: SparseOperand
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.shape, GemmShape):
-            raise RowError(f"case shape={self.shape!r}: expected a GemmShape")
-        if isinstance(self.pattern, str):
-            object.__setattr__(self, "pattern", Pattern.parse(self.pattern))  # type: ignore[unreachable]
-        if not isinstance(self.pattern, Pattern | None):
-            raise RowError(f"case pattern={self.pattern!r}: expected a Pattern, its text, or None")
+    def __init__(
+        self,
+        shape: GemmShape,
+        format: FormatLike | None = None,
+        *,
+        dtype: str = "bf16",
+        sparse_operand: SparseOperand = "weights",
+    ) -> None:
+        if not isinstance(shape, GemmShape):
+            raise RowError(f"case shape={shape!r}: expected a GemmShape")
+        if not isinstance(format, SparseFormat | Pattern | str | None):
+            raise RowError(f"case format={format!r}: expected a SparseFormat, a Pattern, text, or None")
         try:
-            object.__setattr__(self, "encoding", encodings.get(self.encoding).name)
-            object.__setattr__(self, "packing", str(packing.parse(self.packing)))
+            stored = as_format(format)
+        except PatternError:
+            raise
         except NmsimError as error:
             raise RowError(f"case: {error}") from error
-        object.__setattr__(self, "dtype", value_type(self.dtype, "case dtype"))
-        for name, value, allowed in (
-            ("phase", self.phase, get_args(Phase)),
-            ("sparse_operand", self.sparse_operand, get_args(SparseOperand)),
-        ):
-            if value not in allowed:
-                raise RowError(f"case {name}={value!r}: expected one of {', '.join(allowed)}")
+        if sparse_operand not in get_args(SparseOperand):
+            expected = ", ".join(get_args(SparseOperand))
+            raise RowError(f"case sparse_operand={sparse_operand!r}: expected one of {expected}")
+        kind = value_type(dtype, "case dtype")
+        fields = {"shape": shape, "format": stored, "dtype": kind, "sparse_operand": sparse_operand}
+        for name, field in fields.items():
+            object.__setattr__(self, name, field)
 
     @property
-    def case_id(self) -> str:
-        """Twelve hex digits that depend on the fields alone: the key that joins predictions and measurements."""
-        fields = asdict(self)
-        fields["pattern"] = str(self.pattern) if self.pattern else None
-        if self.pattern is None:
-            for name in ("sparse_operand", "encoding", "packing"):
-                del fields[name]
-        text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+    def pattern(self) -> Pattern | None:
+        """The pattern of the format; None for a dense case."""
+        return self.format.pattern if self.format else None
+
+
+def case_id(case: Case, phase: Phase = "decode") -> str:
+    """Twelve hex digits that depend on the case and its phase alone: the key that joins predictions and measurements.
+
+    Parameters
+    ----------
+    case : Case
+    phase : {"decode", "prefill"}
+        The step of a model that the product belongs to. It changes no time, so it is no field of a case.
+
+    Raises
+    ------
+    RowError
+        Another phase.
+
+    Examples
+    --------
+    >>> case_id(Case(GemmShape(1, 8192, 8192), "2:4/bitmask", dtype="fp32"))
+    '6c162a6d2fc5'
+    """
+    if phase not in get_args(Phase):
+        raise RowError(f"phase={phase!r}: expected one of {', '.join(get_args(Phase))}")
+    fields: dict[str, Any] = {
+        "shape": asdict(case.shape),
+        "phase": phase,
+        "dtype": case.dtype,
+        "pattern": None,
+    }
+    if case.format is not None:
+        fields |= {
+            "pattern": str(case.format.pattern),
+            "encoding": case.format.encoding.name,
+            "packing": str(case.format.packing),
+            "sparse_operand": case.sparse_operand,
+        }
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

@@ -68,14 +68,16 @@ class PackingReport:
 
 
 @functools.cache
-def parse(policy: str) -> Policy:
-    """Read a policy's name, such as `"bitstream"` or `"no_straddle:64"`.
+def parse(policy: str | Policy) -> Policy:
+    """Read a policy's name, such as `"bitstream"` or `"no_straddle:64"`; a policy stays as it is.
 
     Raises
     ------
     BitstreamError
         Unknown name, or a word width that is not 8, 16, 32, 64 or 128.
     """
+    if isinstance(policy, Policy):
+        return policy
     name, colon, width = policy.partition(":") if isinstance(policy, str) else (policy, "", "")
     if name not in POLICIES or (colon and name != "no_straddle"):
         raise BitstreamError(
@@ -93,12 +95,12 @@ def parse(policy: str) -> Policy:
 
 
 @overload
-def stream_bits(n_codes: int, code_bits: int, policy: str) -> int: ...
+def stream_bits(n_codes: int, code_bits: int, policy: str | Policy) -> int: ...
 @overload
-def stream_bits(n_codes: NDArray[np.int64], code_bits: int, policy: str) -> NDArray[np.int64]: ...
+def stream_bits(n_codes: NDArray[np.int64], code_bits: int, policy: str | Policy) -> NDArray[np.int64]: ...
 
 
-def stream_bits(n_codes: Any, code_bits: int, policy: str) -> Any:
+def stream_bits(n_codes: Any, code_bits: int, policy: str | Policy) -> Any:
     """Count the bits of `n_codes` codes of one width, padding included, before the end is rounded to bytes.
 
     Parameters
@@ -130,7 +132,7 @@ def stream_bits(n_codes: Any, code_bits: int, policy: str) -> Any:
 
 
 def report(
-    n_codes: int, code_bits: int, policy: str = "bitstream", lengths: Lengths | None = None
+    n_codes: int, code_bits: int, policy: str | Policy = "bitstream", lengths: Lengths | None = None
 ) -> PackingReport:
     """Count payload, padding and alignment bits of a stream without making it.
 
@@ -169,7 +171,12 @@ def report(
 
 
 def pack(
-    codes: Any, code_bits: int, policy: str = "bitstream", lengths: Lengths | None = None, *, threads: int = 1
+    codes: Any,
+    code_bits: int,
+    policy: str | Policy = "bitstream",
+    lengths: Lengths | None = None,
+    *,
+    threads: int = 1,
 ) -> NDArray[np.uint8]:
     """Write codes into a stream of bytes.
 
@@ -216,7 +223,7 @@ def pack(
 
 
 def unpack(
-    stream: NDArray[np.uint8] | bytes, n_codes: int, code_bits: int, policy: str = "bitstream"
+    stream: NDArray[np.uint8] | bytes, n_codes: int, code_bits: int, policy: str | Policy = "bitstream"
 ) -> NDArray[Any]:
     """Read codes of one width back from a stream.
 
@@ -249,7 +256,7 @@ def unpack_words(
     stream: NDArray[np.uint8] | bytes,
     n_codes: int,
     code_bits: int,
-    policy: str = "bitstream",
+    policy: str | Policy = "bitstream",
     *,
     threads: int = 1,
 ) -> Words:

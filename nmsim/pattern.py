@@ -34,8 +34,6 @@ class Pattern:
     Pattern(n=8, m=16)
     >>> Pattern(8, 16).configurations
     12870
-    >>> Pattern(8, 16).bits_per_group("combinatorial")
-    14
     """
 
     n: int
@@ -103,26 +101,3 @@ class Pattern:
         3
         """
         return ceil_div(elems, self.m)
-
-    def bits_per_group(self, encoding: str) -> int | Fraction:
-        """Count the metadata bits of one group in the named encoding, before packing.
-
-        Parameters
-        ----------
-        encoding : str
-            A name that `nmsim.encodings` knows, such as `"combinatorial"`, `"gap:2"` or `"joint:10"`.
-
-        Returns
-        -------
-        int or Fraction
-            Bits. A `Fraction` when one code covers several groups (`joint`). The longest code's bits when
-            codes differ in length (`gap` with escapes).
-
-        Raises
-        ------
-        EncodingError
-            No encoding of that name.
-        """
-        from nmsim import encodings
-
-        return encodings.get(encoding).bits_per_group(self)

@@ -8,6 +8,7 @@ import numpy as np
 
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from nmsim.case import Case, GemmShape
+from nmsim.format import as_format
 
 BASES = ("dense", "nvidia-like-2x4", "flexible-4x8", "flexible-8x16", "flexible-16x32", "edge-npu-8x16")
 DOUBLE_BUFFERED = {
@@ -68,9 +69,8 @@ def designs(
             shape = (pick(1, 3, 16, 100, 512), pick(64, 100, 512, 777, 2048), pick(64, 100, 512, 1000, 2048))
         case = Case(
             GemmShape(*shape),
+            as_format(pattern, encoding=pick(*core.encodings)),
             dtype=pick(*core.dtypes),
-            pattern=pattern,
-            encoding=pick(*core.encodings),
             sparse_operand=pick("weights", "activations"),
         )
         yield case, core

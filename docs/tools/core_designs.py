@@ -16,9 +16,7 @@ from nmsim import Case, GemmShape, Pattern
 MODEL = {"model": "llama-3.1-8b", "per": "model"}
 PATTERNS = ("2:4", "4:8", "8:16", "16:32")
 ROOF_DECODERS = 4
-LAYER = Case(
-    GemmShape(1, 14336, 4096), pattern="8:16", sparse_operand="activations", encoding="combinatorial"
-)
+LAYER = Case(GemmShape(1, 14336, 4096), "8:16/combinatorial", sparse_operand="activations")
 MOST_TOKENS = 1024
 POINT = ["core", "dtype", "tokens", "model", "pattern", "encoding", "packing", "sparse_operand", "execution"]
 
@@ -83,9 +81,13 @@ def selectors() -> pd.DataFrame:
     """The same layer on the core that takes all patterns: how fast a selector has to be."""
     core, tokens = load_core("flexible-16x32"), (1, 16, 256, 4096)
     tables = [
-        selector_table(dataclasses.replace(LAYER, pattern=Pattern.parse(pattern)), core, tokens).assign(
-            pattern=pattern
-        )
+        selector_table(
+            dataclasses.replace(
+                LAYER, format=dataclasses.replace(LAYER.format, pattern=Pattern.parse(pattern))
+            ),
+            core,
+            tokens,
+        ).assign(pattern=pattern)
         for pattern in PATTERNS
     ]
     return pd.concat(tables, ignore_index=True)

@@ -11,6 +11,7 @@ from hwmodels.estimate.families import UNIT_PATTERN
 from hwmodels.estimate.intervals import CPU_FAMILY, ROAD_FAMILIES, Interval, interval, width_of
 from hwmodels.estimate.traffic import Traffic
 from hwmodels.machine.spec import HardwareSpec
+from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 
 TIME_COLUMNS = (
@@ -99,8 +100,7 @@ class Way(NamedTuple):
     """A combination of choices that occurs in a table."""
 
     dtype: str
-    pattern: Pattern | None
-    encoding: str
+    format: SparseFormat | None
 
 
 def instructions_of(spec: HardwareSpec, way: Way, tokens: int) -> tuple[float, float]:
@@ -108,8 +108,8 @@ def instructions_of(spec: HardwareSpec, way: Way, tokens: int) -> tuple[float, f
     if spec.family != "cpu":
         return 0.0, 0.0
     lanes = vector_lanes(spec)
-    dense = instructions_per_element(lanes, way.dtype, None, "", tokens)
-    return instructions_per_element(lanes, way.dtype, way.pattern, way.encoding, tokens), dense
+    dense = instructions_per_element(lanes, way.dtype, None, tokens)
+    return instructions_per_element(lanes, way.dtype, way.format, tokens), dense
 
 
 class Answer(NamedTuple):

@@ -19,7 +19,7 @@ from hwmodels.machine.software import decode_cost, select_cost
 from hwmodels.machine.spec import HardwareSpec
 from nmsim.case import VALUE_BITS
 from nmsim.errors import RowError
-from nmsim.pattern import Pattern
+from nmsim.format import SparseFormat
 from nmsim.units import ceil_div
 
 STAGES = ("memory", "decode", "select", "matrix")
@@ -80,9 +80,7 @@ class Bound:
 
 
 @functools.lru_cache(maxsize=65536)
-def plan(
-    hardware: HardwareSpec, dtype: str, operand: str, pattern: Pattern | None, encoding: str, policy: str
-) -> Plan:
+def plan(hardware: HardwareSpec, dtype: str, operand: str, format: SparseFormat | None) -> Plan:
     """Find how a machine runs a product, and at which rates.
 
     Parameters
@@ -91,10 +89,9 @@ def plan(
     dtype : str
         Value type, a key of `nmsim.case.VALUE_BITS`.
     operand : {"weights", "activations"}
-        The sparse operand; without effect when `pattern` is None.
-    pattern : Pattern or None
+        The sparse operand; without effect if `format` is None.
+    format : SparseFormat or None
         None for a dense product.
-    encoding, policy : str
 
     Returns
     -------
@@ -104,8 +101,8 @@ def plan(
     ------
     RowError
         The machine has no dense peak for `dtype`.
-    EncodingError, BitstreamError
-        Unknown encoding or packing, or a pair that does not go together.
+    EncodingError
+        An encoding and a packing that do not go together.
 
     Source
     ------
@@ -120,18 +117,18 @@ def plan(
     dense = float(peak.value)
     bits = VALUE_BITS[dtype]
     lanes_only = dtype == "fp32"
-    if pattern is None:
+    if format is None:
         return Plan(
             DENSE_STREAM, bits, False, EXECUTIONS.index("dense"), 0.0, 0.0, dense, 1.0, dense, lanes_only
         )
-    how = stream(pattern, encoding, policy)
+    how = stream(format)
     online = operand == "activations"
-    unit = hardware.native_unit(pattern, encoding, policy, operand, dtype)
+    unit = hardware.native_unit(format, operand, dtype)
     lanes = hardware.issue_lanes_per_s
-    select_s = select_cost(pattern, encoding).instructions / lanes if online else 0.0
+    select_s = select_cost(format).instructions / lanes if online else 0.0
     if unit is None:
-        decode_s = decode_cost(pattern, encoding).instructions / lanes
-        work = float(pattern.density)
+        decode_s = decode_cost(format).instructions / lanes
+        work = float(format.pattern.density)
         return Plan(
             how, bits, online, EXECUTIONS.index("expand"), decode_s, select_s, dense, work, dense, lanes_only
         )

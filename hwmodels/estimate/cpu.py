@@ -19,6 +19,7 @@ from hwmodels.estimate.bounds import Bound, Plan
 from hwmodels.estimate.estimate import CACHE_STATES, Estimate
 from hwmodels.estimate.traffic import Traffic, where
 from hwmodels.machine.spec import HardwareSpec
+from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 
 COUNTS_FILE = Path(__file__).parents[1] / "data" / "cpu_instructions.csv"
@@ -49,9 +50,7 @@ def _counts() -> dict[tuple[str, str, str, str], list[tuple[int, float]]]:
 
 
 @functools.lru_cache(maxsize=4096)
-def instructions_per_element(
-    lanes: int, dtype: str, pattern: Pattern | None, encoding: str, tokens: int
-) -> float:
+def instructions_per_element(lanes: int, dtype: str, format: SparseFormat | None, tokens: int) -> float:
     """Instructions that an element of the dense matrix costs one row, all tokens together.
 
     Parameters
@@ -59,9 +58,8 @@ def instructions_per_element(
     lanes : int
         32-bit lanes of a vector register.
     dtype : str
-    pattern : Pattern or None
+    format : SparseFormat or None
         None for a dense matrix.
-    encoding : str
     tokens : int
 
     Returns
@@ -73,16 +71,16 @@ def instructions_per_element(
     key = (
         INSTRUCTION_SETS.get(lanes, ""),
         dtype,
-        str(pattern) if pattern else "dense",
-        encoding if pattern else "",
+        str(format.pattern) if format else "dense",
+        format.encoding.name if format else "",
     )
     entries = _counts().get(key)
     if entries is None:
-        if pattern is None:
+        if format is None:
             return 2.0 * tokens / lanes
-        blocks = key[0] and (pattern, encoding) == BLOCK_DECODED
+        blocks = key[0] and (format.pattern, format.encoding.name) == BLOCK_DECODED
         kept, element = (BLOCKS_PER_KEPT, BLOCKS_PER_ELEM) if blocks else (PLAIN_PER_KEPT, PLAIN_PER_ELEM)
-        return element + kept * float(pattern.density) * tokens
+        return element + kept * float(format.pattern.density) * tokens
     largest, most = entries[-1]
     whole, rest = divmod(tokens, largest)
     part = next((count for upto, count in entries if rest and rest <= upto), 0.0)

@@ -28,7 +28,7 @@ from hwmodels.machine.spec import HardwareSpec, load
 from nmsim import encodings, packing
 from nmsim.case import Case, Phase, Prediction, SparseOperand, value_type
 from nmsim.errors import NmsimError, RowError
-from nmsim.pattern import Pattern
+from nmsim.format import SparseFormat, sparse_format
 
 MAX_KEYS = 1 << 63
 """Combinations that one int64 can number."""
@@ -78,7 +78,7 @@ def predict(cases: Case | pd.DataFrame, hardware: str | Path | HardwareSpec) -> 
     --------
     >>> from nmsim.pattern import Pattern
     >>> from nmsim.case import Case, GemmShape
-    >>> case = Case(GemmShape(1, 4096, 4096), pattern=Pattern(8, 16), encoding="combinatorial")
+    >>> case = Case(GemmShape(1, 4096, 4096))
     >>> answer = predict(case, "h200-8x16")
     >>> answer.execution, answer.bound, round(answer.bound_speedup_vs_dense, 3)
     ('native', 'memory', 1.802)
@@ -101,10 +101,10 @@ def _predict_case(case: Case, spec: HardwareSpec) -> Prediction:
         if getattr(shape, name) > table.MAX_DIMENSION:
             raise RowError(f"case {name}={getattr(shape, name)}: expected at most {table.MAX_DIMENSION}")
     try:
-        how = plan(spec, case.dtype, case.sparse_operand, case.pattern, case.encoding, case.packing)
+        how = plan(spec, case.dtype, case.sparse_operand, case.format)
     except NmsimError as error:
         raise RowError(f"case: {error}") from error
-    instructions = instructions_of(spec, Way(case.dtype, case.pattern, case.encoding), shape.M)
+    instructions = instructions_of(spec, Way(case.dtype, case.format), shape.M)
     asked = Asked(CACHE_STATES.index(""), 0, instructions)
     found = answer(spec, constants.load(), how, (shape.M, shape.N, shape.K), asked)
     values: dict[str, Any] = {name: np.asarray(number).item() for name, number in found.numbers.items()}
@@ -267,32 +267,28 @@ def _plans(cases: pd.DataFrame, spec: HardwareSpec) -> tuple[NDArray[np.intp], l
             packed, place = divmod(packed, len(levels))
             chosen[name] = levels[place]
         try:
-            plans.append(_plan_of(spec, **chosen))
+            how = _format_of(chosen)
+            plans.append(_plan_of(spec, chosen["dtype"], chosen["sparse_operand"], how))
         except RowError as error:
             row = int(np.argmax(kind_of_row == kind))
             raise RowError.at(error.problem, row=row, column=error.column) from error
-        ways.append(Way(chosen["dtype"], chosen["pattern"], chosen["encoding"] or ""))
+        ways.append(Way(chosen["dtype"], how))
     return kind_of_row, plans, ways
 
 
-def _plan_of(
-    spec: HardwareSpec,
-    dtype: str,
-    sparse_operand: str | None,
-    pattern: Pattern | None,
-    encoding: str | None,
-    packing: str | None,
-) -> Plan:
-    if pattern is None:
-        sparse_operand, encoding, packing = "weights", "", ""
-    for name, value in (("sparse_operand", sparse_operand), ("encoding", encoding), ("packing", packing)):
-        if value is None:
+def _format_of(chosen: dict[str, Any]) -> SparseFormat | None:
+    """The format that the cells of a row name; None for a dense row, whose other cells are then without effect."""
+    if chosen["pattern"] is None:
+        return None
+    for name in ("sparse_operand", "encoding", "packing"):
+        if chosen[name] is None:
             raise RowError.at("missing; expected one in a row with a pattern", column=name)
-    assert sparse_operand is not None
-    assert encoding is not None
-    assert packing is not None
+    return sparse_format(chosen["pattern"], encoding=chosen["encoding"], packing=chosen["packing"])
+
+
+def _plan_of(spec: HardwareSpec, dtype: str, sparse_operand: str, format: SparseFormat | None) -> Plan:
     try:
-        return plan(spec, dtype, sparse_operand, pattern, encoding, packing)
+        return plan(spec, dtype, sparse_operand, format)
     except RowError as error:
         raise RowError.at(str(error), column="dtype") from error
     except NmsimError as error:

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nmsim import encodings, packing
+from nmsim import packing
 from nmsim.errors import EncodingError
-from nmsim.pattern import Pattern
+from nmsim.format import SparseFormat
 from nmsim.units import ceil_div
 
 OUTPUT_BITS = 16
@@ -70,14 +70,13 @@ DENSE_STREAM = Stream(1, 1, 1, 1, 0, 0.0)
 
 
 @functools.lru_cache(maxsize=4096)
-def stream(pattern: Pattern | None, encoding: str, policy: str) -> Stream:
-    """Look up how the metadata of a pattern add up under an encoding and a packing policy.
+def stream(format: SparseFormat | None) -> Stream:
+    """Look up how the metadata of a format add up.
 
     Parameters
     ----------
-    pattern : Pattern or None
-        None for a dense operand; the other two are then without effect.
-    encoding, policy : str
+    format : SparseFormat or None
+        None for a dense operand.
 
     Returns
     -------
@@ -86,31 +85,28 @@ def stream(pattern: Pattern | None, encoding: str, policy: str) -> Stream:
     Raises
     ------
     EncodingError
-        Unknown encoding, or one whose codes differ in length under a policy other than `bitstream`.
-    BitstreamError
-        Unknown packing policy.
+        Codes that differ in length, under a policy other than `bitstream`.
 
     Examples
     --------
-    >>> stream(Pattern(8, 16), "combinatorial", "no_straddle")
+    >>> stream(SparseFormat.parse("8:16/combinatorial/no_straddle"))
     Stream(n=8, m=16, groups_per_code=1, codes_per_slot=2, slot_bits=32, mean_bits_per_group=0.0)
     """
-    if pattern is None:
+    if format is None:
         return DENSE_STREAM
-    how = encodings.get(encoding)
-    parsed = packing.parse(policy)
+    pattern, how, parsed = format.pattern, format.encoding, format.packing
     groups_per_code, code_bits = how.groups_per_code(pattern), how.code_bits(pattern)
     mean = how.expected_bits_per_group(pattern)
     if mean != how.bits_per_group(pattern):
         if parsed.name != "bitstream":
             raise EncodingError(
-                f"encoding {encoding!r} with pattern {pattern}: its codes differ in length; expected packing "
-                f"'bitstream', got {policy!r}"
+                f"encoding {how.name!r} with pattern {pattern}: its codes differ in length; expected packing "
+                f"'bitstream', got {str(parsed)!r}"
             )
         return Stream(pattern.n, pattern.m, groups_per_code, 1, 0, float(mean))
-    slot_bits = packing.stream_bits(1, code_bits, policy)
+    slot_bits = packing.stream_bits(1, code_bits, parsed)
     codes_per_slot = 1
-    while slot_bits and packing.stream_bits(codes_per_slot + 1, code_bits, policy) == slot_bits:
+    while slot_bits and packing.stream_bits(codes_per_slot + 1, code_bits, parsed) == slot_bits:
         codes_per_slot += 1
     return Stream(pattern.n, pattern.m, groups_per_code, codes_per_slot, slot_bits, 0.0)
 
@@ -134,7 +130,7 @@ def metadata_bits(groups: Any, how: Stream) -> Any:
 
     Examples
     --------
-    >>> int(metadata_bits(1_048_576, stream(Pattern(8, 16), "combinatorial", "bitstream"))) // 8
+    >>> int(metadata_bits(1_048_576, stream(SparseFormat.parse("8:16/combinatorial")))) // 8
     1835008
     """
     codes = ceil_div(groups, how.groups_per_code)
@@ -162,7 +158,7 @@ def fetched_columns(K: Any, tokens: Any, how: Stream) -> Any:
 
     Examples
     --------
-    >>> how = stream(Pattern(8, 16), "bitmask", "bitstream")
+    >>> how = stream(SparseFormat.parse("8:16/bitmask"))
     >>> [int(fetched_columns(4096, tokens, how)) for tokens in (1, 2, 16)]
     [2048, 3072, 4096]
     """
@@ -202,7 +198,7 @@ def traffic(
 
     Examples
     --------
-    >>> how = stream(Pattern(8, 16), "combinatorial", "bitstream")
+    >>> how = stream(SparseFormat.parse("8:16/combinatorial"))
     >>> moved = traffic(1, 4096, 4096, 16, how, False, True)
     >>> int(moved.values_bytes), int(moved.metadata_bytes), int(moved.total_bytes)
     (16777216, 1835008, 18628608)

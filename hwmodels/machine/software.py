@@ -8,8 +8,8 @@ for time.
 from dataclasses import dataclass
 
 from hwmodels.silicon.selector import network
-from nmsim import encodings
 from nmsim.errors import EncodingError
+from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 from nmsim.support.schema import Quantity
 
@@ -56,13 +56,12 @@ class SoftwareCost:
     source: str
 
 
-def decode_cost(pattern: Pattern, encoding: str) -> SoftwareCost:
+def decode_cost(format: SparseFormat) -> SoftwareCost:
     """Count the lane instructions that decode and use one group in software.
 
     Parameters
     ----------
-    pattern : Pattern
-    encoding : str
+    format : SparseFormat
 
     Returns
     -------
@@ -72,7 +71,7 @@ def decode_cost(pattern: Pattern, encoding: str) -> SoftwareCost:
     Raises
     ------
     EncodingError
-        Unknown encoding, or one without a software decoder in this model.
+        An encoding without a software decoder in this model.
 
     Source
     ------
@@ -80,12 +79,12 @@ def decode_cost(pattern: Pattern, encoding: str) -> SoftwareCost:
 
     Examples
     --------
-    >>> decode_cost(Pattern(8, 16), "bitmask").instructions
+    >>> decode_cost(SparseFormat.parse("8:16/bitmask")).instructions
     110.0
-    >>> decode_cost(Pattern(2, 4), "index").instructions
+    >>> decode_cost(SparseFormat.parse("2:4/index")).instructions
     22.0
     """
-    family = encodings.get(encoding).spec.name
+    pattern, family = format.pattern, format.encoding.spec.name
     index = INDEX_INSTRUCTIONS.value / KEPT_IN_COUNTED_GROUP * pattern.n
     bitmask = BITMASK_INSTRUCTIONS.value / KEPT_IN_COUNTED_GROUP * pattern.n
     if family == "index":
@@ -105,7 +104,7 @@ def decode_cost(pattern: Pattern, encoding: str) -> SoftwareCost:
             instructions + JOINT_EXTRA_PER_GROUP.value, "assumed", JOINT_EXTRA_PER_GROUP.source
         )
     raise EncodingError(
-        f"encoding {encoding!r}: no software decoder is modelled; expected bitmask, index, gap, "
+        f"encoding {format.encoding.name!r}: no software decoder is modelled; expected bitmask, index, gap, "
         "combinatorial or joint"
     )
 
@@ -125,7 +124,7 @@ def comparators(pattern: Pattern) -> int:
     return network(Pattern(half, 2 * half), "half").comparators if pattern.m > 1 else 0
 
 
-def select_cost(pattern: Pattern, encoding: str) -> SoftwareCost:
+def select_cost(format: SparseFormat) -> SoftwareCost:
     """Count the lane instructions that prune and encode one group of activations in software.
 
     Returns
@@ -141,10 +140,8 @@ def select_cost(pattern: Pattern, encoding: str) -> SoftwareCost:
 
     Examples
     --------
-    >>> select_cost(Pattern(8, 16), "index").instructions
+    >>> select_cost(SparseFormat.parse("8:16/index")).instructions
     200.0
     """
-    network = COMPARATOR_INSTRUCTIONS.value * comparators(pattern)
-    return SoftwareCost(
-        network + decode_cost(pattern, encoding).instructions, "assumed", COMPARATOR_INSTRUCTIONS.source
-    )
+    network = COMPARATOR_INSTRUCTIONS.value * comparators(format.pattern)
+    return SoftwareCost(network + decode_cost(format).instructions, "assumed", COMPARATOR_INSTRUCTIONS.source)

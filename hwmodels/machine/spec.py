@@ -12,6 +12,7 @@ from nmsim import packing
 from nmsim.case import SparseOperand
 from nmsim.errors import SpecError
 from nmsim.fields import Dtype, Encoding, PackingPolicy, PatternText
+from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 from nmsim.support.schema import (
     About,
@@ -64,12 +65,12 @@ class NativeUnit:
     selector_groups_per_s: Annotated[Quantity | None, Number("groups_per_s", "Rate at which it prunes activations online. "
         "Left out if software must.")] = None
 
-    def takes(self, pattern: Pattern, encoding: str, policy: str, operand: str, dtype: str) -> bool:
+    def takes(self, format: SparseFormat, operand: str, dtype: str) -> bool:
         """Say whether this unit multiplies a sparse operand that is stored so."""
         return (
-            pattern == self.pattern
-            and encoding in self.encodings
-            and packing.parse(policy).name in self.packings
+            format.pattern == self.pattern
+            and format.encoding.name in self.encodings
+            and format.packing.name in self.packings
             and operand in self.operands
             and dtype in self.dtypes
         )
@@ -143,13 +144,11 @@ class HardwareSpec:
         lanes_per_cycle = self.cores.value * self.issue_lanes_per_core_per_cycle.value
         return float(lanes_per_cycle * self.clock_hz.value)
 
-    def native_unit(
-        self, pattern: Pattern, encoding: str, policy: str, operand: str, dtype: str
-    ) -> NativeUnit | None:
+    def native_unit(self, format: SparseFormat, operand: str, dtype: str) -> NativeUnit | None:
         """Find the sparse unit that takes an operand stored so, or None."""
         if dtype not in self.sparse_peak_flop_per_s:
             return None
-        takers = (unit for unit in self.native if unit.takes(pattern, encoding, policy, operand, dtype))
+        takers = (unit for unit in self.native if unit.takes(format, operand, dtype))
         return next(takers, None)
 
 

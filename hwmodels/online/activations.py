@@ -24,6 +24,7 @@ from hwmodels.tensorcore.point import Point, point
 from hwmodels.tensorcore.record import Placement, SelectorKind, SparseTensorCore
 from nmsim.case import VALUE_BITS, Case
 from nmsim.errors import RowError
+from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 from nmsim.units import bits_to_bytes, ceil_div
 
@@ -129,7 +130,7 @@ def online_pruning(
     --------
     >>> from hwmodels.tensorcore.record import load_core
     >>> from nmsim.case import GemmShape
-    >>> case = Case(GemmShape(1, 14336, 4096), pattern="8:16", sparse_operand="activations")
+    >>> case = Case(GemmShape(1, 14336, 4096), "8:16", sparse_operand="activations")
     >>> found = online_pruning(case, load_core("flexible-8x16"), mitigation="var")
     >>> found.encoded_groups, found.weight_columns, found.streams
     (256, 2048, True)
@@ -172,7 +173,7 @@ def online_prunings(cases: Sequence[Case], core: SparseTensorCore, way: Way) -> 
         for case in cases
     ]  # fmt: skip
     sides = [
-        [point(core, Case(shape, case.phase, case.dtype)) for cost in stages for shape in cost.products]
+        [point(core, Case(shape, dtype=case.dtype)) for cost in stages for shape in cost.products]
         for case, stages in zip(cases, costs, strict=True)
     ]
     timed = [row for rows, side in zip(points, sides, strict=True) for row in (*rows[:4], *side)]
@@ -214,7 +215,7 @@ def _points(case: Case, asked: _Asked) -> _Points:
     free = sparse._replace(selector_groups_per_cycle=math.inf, selector_latency_cycles=0.0)
     whole = free._replace(skip=0.0)
     return _Points(
-        point(asked.core, Case(case.shape, case.phase, case.dtype)),
+        point(asked.core, Case(case.shape, dtype=case.dtype)),
         point(asked.core, dataclasses.replace(case, sparse_operand="weights")),
         free,
         sparse,
@@ -270,7 +271,7 @@ def _assemble(
     x_bytes = bits_to_bytes(shape.M * shape.K * VALUE_BITS[case.dtype])
     back = core.l2_bytes_per_cycle if x_bytes <= core.l2_bytes else core.dram_bytes_per_cycle
     arrival = Arrival(ceil_div(x_bytes, core.l2_bytes_per_cycle), math.ceil(x_bytes / back), shape.M)
-    how = stream(pattern, case.encoding, case.packing)
+    how = stream(case.format or SparseFormat(pattern))
     columns = int(fetched_columns(shape.K, shape.M, how)) if core.column_skip else shape.K
     if consumer:
         selecting = int(real.prune_cycles)

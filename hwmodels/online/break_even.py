@@ -80,7 +80,7 @@ def batch_table(
     Examples
     --------
     >>> from hwmodels.tensorcore.record import load_core
-    >>> case = Case(GemmShape(1, 4096, 4096), pattern="8:16", sparse_operand="activations")
+    >>> case = Case(GemmShape(1, 4096, 4096), "8:16", sparse_operand="activations")
     >>> batch_table(case, load_core("flexible-8x16"), [1, 2, 4]).column_share.tolist()
     [0.5, 0.75, 0.9375]
     """
@@ -145,7 +145,7 @@ def break_even_batch(
     Examples
     --------
     >>> from hwmodels.tensorcore.record import load_core
-    >>> case = Case(GemmShape(1, 14336, 4096), pattern="8:16", sparse_operand="activations")
+    >>> case = Case(GemmShape(1, 14336, 4096), "8:16", sparse_operand="activations")
     >>> break_even_batch(case, load_core("flexible-8x16"), at_least=1.25, most_tokens=256).decode_tokens
     2
     """
@@ -188,7 +188,7 @@ def break_even_selector(
     Examples
     --------
     >>> from hwmodels.tensorcore.record import load_core
-    >>> case = Case(GemmShape(4096, 14336, 4096), pattern="8:16", sparse_operand="activations")
+    >>> case = Case(GemmShape(4096, 14336, 4096), "8:16", sparse_operand="activations")
     >>> break_even_selector(case, load_core("flexible-8x16"), placement="producer").as_fast_as_dense < 0.1
     True
     """
@@ -233,7 +233,7 @@ def selector_table(
     Examples
     --------
     >>> from hwmodels.tensorcore.record import load_core
-    >>> case = Case(GemmShape(1, 4096, 4096), pattern="8:16", sparse_operand="activations")
+    >>> case = Case(GemmShape(1, 4096, 4096), "8:16", sparse_operand="activations")
     >>> selector_table(case, load_core("flexible-8x16"), [64]).placement.tolist()
     ['producer', 'consumer']
     """

@@ -72,7 +72,7 @@ def offline_pruning(
     --------
     >>> from hwmodels.tensorcore.record import load_core
     >>> from nmsim.case import GemmShape
-    >>> case = Case(GemmShape(1, 4096, 4096), pattern="8:16", encoding="combinatorial")
+    >>> case = Case(GemmShape(1, 4096, 4096), "8:16/combinatorial")
     >>> found = offline_pruning(case, load_core("flexible-8x16"), mitigation="outliers")
     >>> found.product_cycles < found.net_cycles < found.dense_cycles
     True
@@ -87,8 +87,8 @@ def offline_pruning(
             case.shape, case.pattern, case.dtype,
             criterion=None, mitigation=mitigation, operand="weights", settings=settings,
         )  # fmt: skip
-    asked = [case, Case(case.shape, case.phase, case.dtype)]
-    asked += [Case(shape, case.phase, case.dtype) for cost in costs for shape in cost.products]
+    asked = [case, Case(case.shape, dtype=case.dtype)]
+    asked += [Case(shape, dtype=case.dtype) for cost in costs for shape in cost.products]
     points = [point(core, one) for one in asked]
     product, dense, *sides = (Cycles(*row) for row in closed_form(np.array(points)).tolist())
     for row, found in zip(points, (product, dense, *sides), strict=True):

@@ -10,6 +10,7 @@ from hwmodels.silicon.selector import comparators, key_bits
 from hwmodels.silicon.structures import index_bits
 from nmsim.case import GemmShape
 from nmsim.errors import RowError
+from nmsim.format import sparse_format
 from nmsim.pattern import Pattern
 from nmsim.units import bits_to_bytes, ceil_div
 
@@ -60,7 +61,7 @@ def outliers(task: Task) -> Stages:
     pattern = Pattern(settings.outliers, settings.window)
     rows = tokens if task.operand == "activations" else N
     windows = rows * ceil_div(K, pattern.m)
-    how = stream(pattern, "combinatorial", "bitstream")
+    how = stream(sparse_format(pattern, encoding="combinatorial"))
     codes_bytes = bits_to_bytes(int(metadata_bits(windows, how)))
     stored_bytes = bits_to_bytes(windows * pattern.n * task.bits) + codes_bytes
     online = task.operand == "activations"

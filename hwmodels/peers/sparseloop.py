@@ -25,6 +25,7 @@ from hwmodels.peers.sparseloop_mapping import (
 )
 from nmsim.case import GemmShape
 from nmsim.errors import SpecError
+from nmsim.format import as_format
 from nmsim.pattern import Pattern
 from nmsim.units import ceil_div
 
@@ -223,5 +224,7 @@ def _typed_bits(how: Design, pattern: Pattern, rounding: bool) -> int:
 def _encoded_bits(pattern: Pattern, elems: int, encoding: str, packing: str) -> Fraction:
     """Bits of our own stream over all of A, for each kept value."""
     groups = ceil_div(elems, pattern.m)
-    bits = int(traffic.metadata_bits(groups, traffic.stream(pattern, encoding, packing)))
+    bits = int(
+        traffic.metadata_bits(groups, traffic.stream(as_format(pattern, encoding=encoding, packing=packing)))
+    )
     return Fraction(bits, groups * pattern.n)

@@ -54,7 +54,7 @@ def break_even_batch(
     >>> from hwmodels.online.break_even import batch_table
     >>> from hwmodels.tensorcore.record import load_core
     >>> from nmsim.case import Case, GemmShape
-    >>> case = Case(GemmShape(1, 4096, 4096), pattern="8:16", sparse_operand="activations")
+    >>> case = Case(GemmShape(1, 4096, 4096), "8:16", sparse_operand="activations")
     >>> fig, grid = break_even_batch(batch_table(case, load_core("flexible-8x16"), [1, 2, 64, 1024]))
     >>> grid.shape
     (1, 1)
@@ -122,7 +122,7 @@ def selector_need(
     >>> from hwmodels.online.break_even import selector_table
     >>> from hwmodels.tensorcore.record import load_core
     >>> from nmsim.case import Case, GemmShape
-    >>> case = Case(GemmShape(1, 4096, 4096), pattern="8:16", sparse_operand="activations")
+    >>> case = Case(GemmShape(1, 4096, 4096), "8:16", sparse_operand="activations")
     >>> fig, grid = selector_need(selector_table(case, load_core("flexible-8x16"), [1, 64]))
     >>> grid.shape
     (1, 2)

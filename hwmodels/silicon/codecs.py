@@ -5,19 +5,17 @@ import math
 from hwmodels.silicon.cells import Cells
 from hwmodels.silicon.structures import index_bits, mask_to_positions, prefix_sums, slot_lines
 from hwmodels.silicon.technology import Technology
-from nmsim import encodings
 from nmsim.errors import EncodingError
+from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 
 
-def decoder(pattern: Pattern, encoding: str, technology: Technology) -> Cells:
+def decoder(format: SparseFormat, technology: Technology) -> Cells:
     """Count the cells that turn codes into positions, one group at a time.
 
     Parameters
     ----------
-    pattern : Pattern
-    encoding : str
-        A name of `nmsim.encodings`.
+    format : SparseFormat
     technology : Technology
         Decides whether a combinatorial code is looked up or unranked: what takes less area.
 
@@ -31,17 +29,17 @@ def decoder(pattern: Pattern, encoding: str, technology: Technology) -> Cells:
     Raises
     ------
     EncodingError
-        No such encoding, or `gap` with escapes, whose codes have no fixed place.
+        `gap` with escapes, whose codes have no fixed place.
 
     Examples
     --------
     >>> from hwmodels.silicon import technology
-    >>> decoder(Pattern(2, 4), "index", technology.load(7)) == Cells()
+    >>> decoder(SparseFormat.parse("2:4/index"), technology.load(7)) == Cells()
     True
-    >>> decoder(Pattern(2, 4), "combinatorial", technology.load(7)).rom_bits
+    >>> decoder(SparseFormat.parse("2:4/combinatorial"), technology.load(7)).rom_bits
     24
     """
-    family = _family(pattern, encoding)
+    pattern, family = format.pattern, _family(format)
     if family == "index":
         return Cells()
     if family == "bitmask":
@@ -51,7 +49,7 @@ def decoder(pattern: Pattern, encoding: str, technology: Technology) -> Cells:
         return prefix_sums(pattern.n, [bits] * index_bits(pattern.n)) + Cells(half_adder=pattern.n * bits)
     lookup, unranking = rom_decoder(pattern), unranking_decoder(pattern)
     smaller = min(lookup, unranking, key=lambda cells: technology.um2(cells).nominal)
-    return smaller if family == "combinatorial" else smaller + _digit_divider(pattern, encoding)
+    return smaller if family == "combinatorial" else smaller + _digit_divider(format)
 
 
 def rom_decoder(pattern: Pattern) -> Cells:
@@ -98,14 +96,12 @@ def unranking_decoder(pattern: Pattern) -> Cells:
     return total
 
 
-def encoder(pattern: Pattern, encoding: str) -> Cells:
+def encoder(format: SparseFormat) -> Cells:
     """Count the cells that turn masks into codes, one group at a time, as activations need that are pruned online.
 
     Parameters
     ----------
-    pattern : Pattern
-    encoding : str
-        A name of `nmsim.encodings`.
+    format : SparseFormat
 
     Returns
     -------
@@ -121,10 +117,10 @@ def encoder(pattern: Pattern, encoding: str) -> Cells:
 
     Examples
     --------
-    >>> encoder(Pattern(8, 16), "bitmask") == Cells()
+    >>> encoder(SparseFormat.parse("8:16/bitmask")) == Cells()
     True
     """
-    family = _family(pattern, encoding)
+    pattern, family = format.pattern, _family(format)
     if family == "bitmask":
         return Cells()
     if family in ("index", "gap"):
@@ -133,7 +129,7 @@ def encoder(pattern: Pattern, encoding: str) -> Cells:
     ranking = _ranking(pattern)
     if family == "combinatorial":
         return ranking
-    whole = encodings.get(encoding).code_bits(pattern)
+    whole = format.code_bits
     return ranking + Cells(full_adder=whole * (_code_bits(pattern) + 1), flip_flop=whole)
 
 
@@ -147,10 +143,10 @@ def _ranking(pattern: Pattern) -> Cells:
     return slot_lines(pattern) + summed + (Cells(rom_bits=table) if pattern.n < pattern.m else Cells())
 
 
-def _digit_divider(pattern: Pattern, encoding: str) -> Cells:
+def _digit_divider(format: SparseFormat) -> Cells:
     """One restoring division of a joint code by C(M, N), used once for each group; the quotient goes round."""
-    whole = encodings.get(encoding).code_bits(pattern)
-    digit = _code_bits(pattern)
+    whole = format.code_bits
+    digit = _code_bits(format.pattern)
     steps = max(0, whole - digit)
     return Cells(full_adder=steps * (digit + 1), mux2=steps * (digit + 1), flip_flop=whole if steps else 0)
 
@@ -165,11 +161,11 @@ def _rest_bits(pattern: Pattern, positions: int) -> int:
     return min((most - 1).bit_length(), _code_bits(pattern))
 
 
-def _family(pattern: Pattern, encoding: str) -> str:
-    known = encodings.get(encoding)
+def _family(format: SparseFormat) -> str:
+    pattern, known = format.pattern, format.encoding
     family = known.spec.name
     if family == "gap" and known.expected_bits_per_group(pattern) != known.bits_per_group(pattern):
         raise EncodingError(
-            f"encoding {encoding!r} of {pattern}: no hardware is modelled for symbols with escapes; expected `gap`"
+            f"encoding {known.name!r} of {pattern}: no hardware is modelled for symbols with escapes; expected `gap`"
         )
     return family

@@ -10,6 +10,7 @@ from hwmodels.silicon.selector import selector_cells
 from hwmodels.silicon.structures import mask_to_positions, operand_select
 from hwmodels.silicon.technology import load
 from hwmodels.tensorcore.record import Network, SelectorKind, SparseTensorCore
+from nmsim.format import SparseFormat, sparse_format
 from nmsim.pattern import Pattern
 
 
@@ -77,7 +78,11 @@ def decoder_cells(core: SparseTensorCore) -> Cells:
 
 @functools.lru_cache(maxsize=256)
 def _decoder_of(patterns: tuple[Pattern, ...], known: tuple[str, ...], node_nm: float) -> Cells:
-    return _any_of(decoder(pattern, encoding, node_nm) for pattern in patterns for encoding in known)
+    return _any_of(
+        decoder(sparse_format(pattern, encoding=encoding), node_nm)
+        for pattern in patterns
+        for encoding in known
+    )
 
 
 def encoder_cells(core: SparseTensorCore) -> Cells:
@@ -99,7 +104,9 @@ def encoder_cells(core: SparseTensorCore) -> Cells:
 
 @functools.lru_cache(maxsize=256)
 def _encoder_of(patterns: tuple[Pattern, ...], written: tuple[str, ...]) -> Cells:
-    return _any_of(encoder(pattern, encoding) for pattern in patterns for encoding in written)
+    return _any_of(
+        encoder(sparse_format(pattern, encoding=encoding)) for pattern in patterns for encoding in written
+    )
 
 
 def pruner_cells(core: SparseTensorCore, latency_cycles: int = 0) -> Cells:
@@ -123,9 +130,9 @@ def _pruner_of(
 
 
 @functools.lru_cache(maxsize=1024)
-def decoder(pattern: Pattern, encoding: str, node_nm: float) -> Cells:
+def decoder(format: SparseFormat, node_nm: float) -> Cells:
     """Count the cells of a decoder at a technology node: `hwmodels.silicon.codecs.decoder`, remembered."""
-    return codecs.decoder(pattern, encoding, load(node_nm))
+    return codecs.decoder(format, load(node_nm))
 
 
 encoder = functools.lru_cache(maxsize=1024)(codecs.encoder)

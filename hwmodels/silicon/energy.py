@@ -217,7 +217,7 @@ def energy(
     Examples
     --------
     >>> from nmsim.case import GemmShape
-    >>> report = energy(Case(GemmShape(1, 4096, 4096), pattern="8:16"), "flexible-8x16")
+    >>> report = energy(Case(GemmShape(1, 4096, 4096), "8:16"), "flexible-8x16")
     >>> max(report.parts, key=lambda part: report.parts[part].nominal)
     'dram'
     """
@@ -275,7 +275,7 @@ def energy_columns(
     --------
     >>> from hwmodels.tensorcore.record import load_core
     >>> from nmsim.case import GemmShape
-    >>> core, case = load_core("flexible-8x16"), Case(GemmShape(64, 4096, 4096), pattern="8:16")
+    >>> core, case = load_core("flexible-8x16"), Case(GemmShape(64, 4096, 4096), "8:16")
     >>> points = np.array([point(core, case)])
     >>> found = energy_columns([design(core, case)], np.array([0]), points, closed_form(points))
     >>> bool(np.isclose(found["energy_joules"][0], energy(case, core).total.nominal))

@@ -1,6 +1,7 @@
 """What one action of a core takes in joules, for one way to store the operands: sourced costs times counted cells."""
 
 import functools
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,9 @@ from hwmodels.silicon.cost import Spread
 from hwmodels.silicon.structures import index_bits
 from hwmodels.silicon.technology import Technology, load
 from hwmodels.tensorcore.record import SparseTensorCore
+from nmsim import encodings
 from nmsim.case import VALUE_BITS, Case
+from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 
 Floats = NDArray[np.float64]
@@ -91,19 +94,18 @@ def unit_costs(core: SparseTensorCore, case: Case, other: Pattern | None = None)
     --------
     >>> from hwmodels.tensorcore.record import load_core
     >>> from nmsim.case import GemmShape
-    >>> costs = unit_costs(load_core("edge-npu-8x16"), Case(GemmShape(1, 1, 1), dtype="int8", pattern="8:16"))
+    >>> costs = unit_costs(load_core("edge-npu-8x16"), Case(GemmShape(1, 1, 1), "8:16", dtype="int8"))
     >>> float(costs.multiply[1])
     7e-14
     """
-    return _unit_costs(core, case.dtype, case.pattern, case.encoding, case.sparse_operand, other)
+    return _unit_costs(core, case.dtype, case.format, case.sparse_operand, other)
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def _unit_costs(
     core: SparseTensorCore,
     dtype: str,
-    pattern: Pattern | None,
-    encoding: str,
+    format: SparseFormat | None,
     operand: str,
     other: Pattern | None,
 ) -> UnitCosts:
@@ -111,20 +113,25 @@ def _unit_costs(
     static = technology.share("static_share")
     nothing = Spread()
     select = decode = prune = encode = nothing
-    if pattern is not None:
+    if format is not None:
+        pattern = format.pattern
         lane_bits = VALUE_BITS[dtype]
         lanes = core.depth(lane_bits)
         if core.takes(pattern, operand):
             cells = core_units.select_one(pattern, lane_bits, lanes, core.select_network, other is not None)
             select = technology.joules(cells).times(1 / lanes)
-        decode = _decode_joules(technology, pattern, encoding)
+        decode = _decode_joules(technology, format)
         if other is not None:
-            decode = max(decode, _decode_joules(technology, other, encoding), key=lambda cost: cost.nominal)
+            decode = max(
+                decode,
+                _decode_joules(technology, replace(format, pattern=other)),
+                key=lambda cost: cost.nominal,
+            )
         if operand == "activations" and core.selector_groups_per_cycle:
             latency = core.selector_latency_cycles
             prune = technology.joules(core_units.pruner(pattern, core.selector_kind, dtype, latency))
-            written = encoding if core.selector_placement == "producer" else "index"
-            encode = _encode_joules(technology, pattern, written)
+            written = format.encoding if core.selector_placement == "producer" else encodings.get("index")
+            encode = _encode_joules(technology, replace(format, encoding=written))
     full_pace = max(
         (
             (
@@ -154,17 +161,18 @@ def _unit_costs(
     )
 
 
-def _decode_joules(technology: Technology, pattern: Pattern, encoding: str) -> Spread:
+def _decode_joules(technology: Technology, format: SparseFormat) -> Spread:
     """Logic of a decoder at work, and its table: a mask looked up, or a binomial for every position."""
-    cells = core_units.decoder(pattern, encoding, technology.node_nm)
+    pattern = format.pattern
+    cells = core_units.decoder(format, technology.node_nm)
     looked_up = cells.rom_bits == rom_decoder(pattern).rom_bits
     bits = pattern.m if looked_up else (pattern.m - 1) * _code_bits(pattern)
     return technology.joules(cells) + _table_joules(technology, cells.rom_bits, bits)
 
 
-def _encode_joules(technology: Technology, pattern: Pattern, encoding: str) -> Spread:
+def _encode_joules(technology: Technology, format: SparseFormat) -> Spread:
     """Logic of an encoder at work, and a binomial for every kept element."""
-    cells = core_units.encoder(pattern, encoding)
+    cells, pattern = core_units.encoder(format), format.pattern
     return technology.joules(cells) + _table_joules(
         technology, cells.rom_bits, pattern.n * _code_bits(pattern)
     )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from hwmodels.tensorcore.point import CORE_FIELDS
 from hwmodels.tensorcore.record import SparseTensorCore
 from nmsim.case import Case, GemmShape
+from nmsim.format import as_format
 from nmsim.pattern import Pattern
 
 DENSE = "dense"
@@ -41,11 +42,9 @@ class Stored(NamedTuple):
             return Case(STAND_IN, dtype=dtype)
         return Case(
             STAND_IN,
+            as_format(self.pattern, encoding=self.encoding, packing=self.packing),
             dtype=dtype,
-            pattern=self.pattern,
             sparse_operand=self.sparse_operand,  # type: ignore[arg-type]
-            encoding=self.encoding,
-            packing=self.packing,
         )
 
 

@@ -92,7 +92,7 @@ def predict_core(
     Examples
     --------
     >>> from nmsim.case import GemmShape
-    >>> case = Case(GemmShape(4096, 4096, 4096), pattern="8:16", encoding="combinatorial")
+    >>> case = Case(GemmShape(4096, 4096, 4096), "8:16/combinatorial")
     >>> answer = predict_core(case, "flexible-8x16")
     >>> answer.limit, round(answer.speedup_vs_dense, 2)
     ('shared', 1.74)
@@ -103,7 +103,7 @@ def predict_core(
     second = Pattern.parse(other) if isinstance(other, str) else other
     p = point(machine, case, second)
     cut = mapping(p, tile)
-    dense_case = Case(case.shape, phase=case.phase, dtype=case.dtype)
+    dense_case = Case(case.shape, dtype=case.dtype)
     dense_point = point(machine, dense_case)
     points, cuts = np.array([p, dense_point]), np.array([cut, mapping(dense_point, tile)])
     mine, dense = (Cycles(*row.tolist()) for row in closed_form(points, cuts))

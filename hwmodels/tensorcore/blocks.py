@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim import encodings, mask, packing
+from nmsim import mask, packing
 from nmsim.errors import RowError
-from nmsim.pattern import Pattern
+from nmsim.format import SparseFormat
 from nmsim.support.jit import njit
 
 Integers = NDArray[np.int64]
@@ -65,9 +65,7 @@ def group_counts(cut: Cut, m: int) -> Integers:
     return np.multiply.outer(cut.tile_rows, starts)
 
 
-def packed_bits(
-    kept: BoolArray, cut: Cut, pattern: Pattern, encoding: str, policy: str
-) -> tuple[Integers, Integers]:
+def packed_bits(kept: BoolArray, cut: Cut, format: SparseFormat) -> tuple[Integers, Integers]:
     """Count the bits of values (in elements) and of metadata of the blocks of a sparse operand.
 
     Parameters
@@ -76,8 +74,7 @@ def packed_bits(
         At most N of every M.
     cut : Cut
         `depth` is a multiple of M.
-    pattern : Pattern
-    encoding, policy : str
+    format : SparseFormat
 
     Returns
     -------
@@ -91,16 +88,16 @@ def packed_bits(
     RowError
         The depth is no multiple of M.
     """
+    pattern, how = format.pattern, format.encoding
     if cut.depth % pattern.m:
         raise RowError(
             f"blocks of {cut.depth} elements: expected a multiple of {pattern.m}, the group of {pattern}"
         )
-    how = encodings.get(encoding)
     groups = group_counts(cut, pattern.m)
     whole = mask.complete(kept, pattern)
     if how.expected_bits_per_group(pattern) == how.bits_per_group(pattern):
         codes = -(-groups // how.groups_per_code(pattern))
-        bits = packing.stream_bits(codes, how.code_bits(pattern), policy)
+        bits = packing.stream_bits(codes, how.code_bits(pattern), format.packing)
     else:
         codes = how.encode(mask.to_words(whole, pattern), pattern)
         lengths = how.code_lengths(codes, pattern)

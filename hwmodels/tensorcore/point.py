@@ -4,12 +4,12 @@ Two operands meet. A is the sparse one: W [N, K] for sparse weights and dense pr
 the other. Names as in `hwmodels.tensorcore.record`, all floats, so that compiled code may take a row of a table for one.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from hwmodels.estimate.table import MAX_DIMENSION, SHAPE_COLUMNS
 from hwmodels.estimate.traffic import DENSE_STREAM, OUTPUT_BITS, stream
 from hwmodels.tensorcore.record import SparseTensorCore
-from nmsim import encodings
 from nmsim.case import VALUE_BITS, Case
 from nmsim.errors import RowError
 from nmsim.pattern import Pattern
@@ -114,7 +114,7 @@ def point(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> P
     --------
     >>> from hwmodels.tensorcore.record import load_core
     >>> from nmsim.case import GemmShape
-    >>> case = Case(GemmShape(1, 4096, 4096), pattern="8:16", encoding="combinatorial")
+    >>> case = Case(GemmShape(1, 4096, 4096), "8:16/combinatorial")
     >>> found = point(load_core("flexible-8x16"), case)
     >>> found.a_rows, found.b_cols, found.depth, found.native
     (4096.0, 1.0, 16.0, 1.0)
@@ -127,12 +127,10 @@ def point(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> P
     if case.dtype not in core.dtypes:
         raise RowError(f"dtype {case.dtype!r}: {core.id} takes {', '.join(core.dtypes)}")
     online = case.pattern is not None and case.sparse_operand == "activations"
-    if case.pattern is not None:
-        family = encodings.get(case.encoding).spec.name
-        if family not in core.encodings:
-            raise RowError(
-                f"encoding {case.encoding!r}: {core.id} decodes {', '.join(core.encodings) or 'none'}"
-            )
+    if case.format is not None and case.format.encoding.spec.name not in core.encodings:
+        raise RowError(
+            f"encoding {case.format.encoding.name!r}: {core.id} decodes {', '.join(core.encodings) or 'none'}"
+        )
     if other is not None:
         if not core.dual_sided or other not in core.patterns:
             raise RowError(f"second pattern {other}: {core.id} does not skip zeros of both operands by it")
@@ -145,8 +143,8 @@ def point(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> P
         raise RowError(f"sparse activations: {core.id} prunes on loading, but has no selector")
     bits = VALUE_BITS[case.dtype]
     shape = case.shape
-    a = stream(case.pattern, case.encoding, case.packing) if case.pattern else DENSE_STREAM
-    b = stream(other, case.encoding, case.packing) if other else DENSE_STREAM
+    a = stream(case.format) if case.format else DENSE_STREAM
+    b = stream(replace(case.format, pattern=other)) if case.format and other else DENSE_STREAM
     numbers = {
         "a_rows": shape.M if online else shape.N,
         "b_cols": shape.N if online else shape.M,

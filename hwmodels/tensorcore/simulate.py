@@ -5,7 +5,7 @@ there is room behind it. Room is bounded, so a slow stage holds up those before 
 the mask (`hwmodels.tensorcore.blocks`): kept elements, code lengths, collisions in banks, rows that keep more than others.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from hwmodels.tensorcore.services import STAGES
 from nmsim.case import VALUE_BITS, Case
 from nmsim.errors import RowError
+from nmsim.format import SparseFormat
 from nmsim.mask import complete, prune
 from nmsim.pattern import Pattern
 
@@ -105,7 +106,7 @@ def simulate(
     Examples
     --------
     >>> from nmsim.case import GemmShape
-    >>> case = Case(GemmShape(256, 1024, 1024), pattern="8:16")
+    >>> case = Case(GemmShape(256, 1024, 1024))
     >>> simulate(case, "flexible-8x16").effectual_macs == 256 * 1024 * 1024 // 2
     True
     """
@@ -256,7 +257,8 @@ class _Product:
         return [blocks.dense_bytes(self.b, self.bits, access) for access in self.accesses]
 
     def _packed(self, kept: BoolArray, cut: Cut, pattern: Pattern) -> tuple[Integers, Integers]:
-        return blocks.packed_bits(kept, cut, pattern, self.case.encoding, self.case.packing)
+        stored = self.case.format or SparseFormat(pattern)
+        return blocks.packed_bits(kept, cut, replace(stored, pattern=pattern))
 
     def _steps(self) -> tuple[Integers, Integers, Integers, NDArray[np.int32], int]:
         """Steps of array and select network [tiles, blocks], elements offered [blocks], steps of pairs of tiles, pairs."""

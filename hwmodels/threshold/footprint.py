@@ -12,6 +12,7 @@ from hwmodels.threshold.stored import Stored
 from hwmodels.workload import Layer, Model
 from nmsim.case import VALUE_BITS
 from nmsim.errors import RowError
+from nmsim.format import as_format, sparse_format
 from nmsim.units import bits_to_bytes, ceil_div
 
 HEAD = "lm_head"
@@ -103,9 +104,9 @@ def bytes_of(layers: Stacked, how: Stored, value_bits: int | None = None) -> dic
     """
     bits = VALUE_BITS[how.dtype] if value_bits is None else value_bits
     side_bits, rest_bits = VALUE_BITS[str(how.side_dtype)], VALUE_BITS[how.rest_dtype]
-    main, side = stream(how.pattern, how.encoding, how.packing), None
+    main, side = stream(as_format(how.pattern, encoding=how.encoding, packing=how.packing)), None
     if how.outliers is not None:
-        side = stream(how.outliers, how.outlier_encoding, "bitstream")
+        side = stream(sparse_format(how.outliers, encoding=how.outlier_encoding))
     scaled = how.scale_bits_per_element(bits) > 0
     total: dict[str, Any] = dict.fromkeys(Footprint.__dataclass_fields__, 0)
 

@@ -20,6 +20,7 @@ from hwmodels.threshold.footprint import Stacked
 from hwmodels.threshold.stored import Stored
 from nmsim.case import Case, GemmShape
 from nmsim.errors import RowError
+from nmsim.format import as_format
 from nmsim.pattern import Pattern
 
 DENSE = "dense"
@@ -126,7 +127,9 @@ def joules(table: pd.DataFrame, core: SparseTensorCore) -> Joules:
         dtype, pattern, encoding, packing = way
         stored = None if pattern == DENSE else Pattern.parse(str(pattern))
         case = Case(
-            GemmShape(1, 1, 1), dtype=str(dtype), pattern=stored, encoding=str(encoding), packing=str(packing)
+            GemmShape(1, 1, 1),
+            as_format(stored, encoding=str(encoding), packing=str(packing)),
+            dtype=str(dtype),
         )
         bases.append(point(core, case))
         designs.append(design(core, case))

@@ -6,6 +6,7 @@ from fractions import Fraction
 from hwmodels.estimate.traffic import stream
 from nmsim.case import value_type
 from nmsim.errors import PatternError, RowError
+from nmsim.format import as_format
 from nmsim.pattern import Pattern
 
 SCALED_BELOW_BITS = 16
@@ -83,8 +84,8 @@ class Stored:
                 raise RowError(f"{name}={value!r}: expected a whole number, 0 or more")
         if self.pattern is None and (self.outliers is not None or self.columns):
             raise RowError(f"{self.beside} beside a dense model: expected a pattern N:M")
-        stream(self.pattern, self.encoding, self.packing)
-        stream(self.outliers, self.outlier_encoding, "bitstream")
+        stream(as_format(self.pattern, encoding=self.encoding, packing=self.packing))
+        stream(as_format(self.outliers, encoding=self.outlier_encoding))
 
     def dense(self, dtype: str | None = None) -> "Stored":
         """The dense model in the same value types and groups, or in another value type."""

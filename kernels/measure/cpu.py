@@ -25,6 +25,7 @@ from kernels.timing.rounds import Plan, Progress
 from nmsim import bench, mask
 from nmsim.case import Case
 from nmsim.errors import SpecError
+from nmsim.format import SparseFormat, as_format
 from nmsim.pattern import Pattern
 
 DTYPES: dict[str, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
@@ -43,7 +44,7 @@ class _Weights:
 
     weights: NDArray[Any]
     masks: dict[Pattern, NDArray[np.bool_]]
-    packed: dict[tuple[Pattern, str], Any]
+    packed: dict[SparseFormat, Any]
     references: dict[tuple[Pattern | None, int], gate.Reference]
 
 
@@ -60,9 +61,9 @@ class _Call:
     library: str = ""
 
     @property
-    def operand(self) -> tuple[str, str]:
+    def operand(self) -> str:
         """Which weights it reads; all dense products read the same."""
-        return (str(self.case.pattern), self.case.encoding) if self.case else ("", "")
+        return str(self.case.format) if self.case else ""
 
 
 class CpuBackend:
@@ -169,7 +170,12 @@ class CpuBackend:
         from kernels.stored.rows import PACKINGS, checked_encoding
 
         packing = PACKINGS[checked_encoding(encoding)]
-        return Case(of.shape, of.phase, of.dtype, pattern, "weights", encoding, packing)
+        return Case(
+            of.shape,
+            as_format(pattern, encoding=encoding, packing=packing),
+            dtype=of.dtype,
+            sparse_operand="weights",
+        )
 
     def _data(self, of: Round) -> _Weights:
         key = (of.shape.N, of.shape.K, of.dtype)
@@ -192,13 +198,13 @@ class CpuBackend:
         return data.masks[pattern]
 
     def _sparse(self, of: Round, case: Case, kernel: str, data: _Weights, x: Floats) -> _Call:
-        pattern, threads, isa = case.pattern, self.threads(of), kernel.removeprefix(PREFIX)
-        assert pattern is not None
-        key = (pattern, case.encoding)
+        stored, threads, isa = case.format, self.threads(of), kernel.removeprefix(PREFIX)
+        assert stored is not None
+        pattern, key = stored.pattern, stored
         if key not in data.packed:
             keep = self._mask(data, pattern)
             data.packed[key] = self._products.pack(
-                data.weights, pattern, case.encoding, keep, threads=self.host.cores
+                data.weights, pattern, stored.encoding.name, keep, threads=self.host.cores
             )
         packed, out = data.packed[key], np.empty((len(x), of.shape.N), np.float32)
         return _Call(

@@ -16,7 +16,7 @@ from kernels.timing import interleaved as timing
 from kernels.timing import rounds
 from kernels.timing.gate import RefusedError
 from kernels.timing.rounds import DeviceLostError, Outcome, Pace, Plan, Stamp
-from nmsim.case import Case
+from nmsim.case import Case, case_id
 from nmsim.errors import NmsimError
 from nmsim.rows.measurement import Key, Measurement
 
@@ -223,6 +223,7 @@ def _row(
 ) -> Measurement:
     case = contender.case
     assert case is not None
+    assert case.format is not None
     spreads = {
         "sparse_time_s": timing.Spread.of(sparse_s),
         "dense_time_s": timing.Spread.of(dense_s),
@@ -234,16 +235,16 @@ def _row(
     compared = f"other dense calls: {', '.join(others)}" if others else "no other dense call"
     return Measurement(
         kernel=contender.name,
-        case_id=case.case_id,
+        case_id=case_id(case, each.phase),
         M=case.shape.M,
         N=case.shape.N,
         K=case.shape.K,
-        phase=case.phase,
+        phase=each.phase,
         dtype=case.dtype,
         pattern=str(case.pattern),
         sparse_operand=case.sparse_operand,
-        encoding=case.encoding,
-        packing=case.packing,
+        encoding=case.format.encoding.name,
+        packing=str(case.format.packing),
         threads=threads,
         baseline=baseline,
         l2_state=each.l2_state,
@@ -259,9 +260,9 @@ def _row(
 
 
 def label_of(task: Task) -> str:
-    """Name what a task is, but for its round: kernel, pattern and encoding."""
+    """Name what a task is, but for its round: kernel and format."""
     case, kernel = task
-    return f"{kernel} {case.pattern} {case.encoding}"
+    return f"{kernel} {case.format.short if case.format else case.format}"
 
 
 def _label(contender: Contender) -> str:
@@ -270,4 +271,4 @@ def _label(contender: Contender) -> str:
 
 def _key(task: Task, each: Round, backend: Backend, stamp: Stamp) -> Key:
     case, kernel = task
-    return (stamp.machine, case.case_id, kernel, backend.threads(each), each.l2_state)
+    return (stamp.machine, case_id(case, each.phase), kernel, backend.threads(each), each.l2_state)

@@ -15,6 +15,7 @@ from nmsim.cli.predict import read_shape
 from nmsim.cli.progress import share_bar
 from nmsim.errors import NmsimError, SpecError
 from nmsim.files import atomic
+from nmsim.format import as_format
 from nmsim.pattern import Pattern
 
 if TYPE_CHECKING:
@@ -106,11 +107,9 @@ def core(
             machine,
             Case(
                 gemm,
+                as_format(None if text == DENSE else Pattern.parse(text), encoding=name, packing=packing),
                 dtype=dtype or machine.dtypes[0],
-                pattern=None if text == DENSE else Pattern.parse(text),
                 sparse_operand=sparse_operand,  # type: ignore[arg-type]
-                encoding=name,
-                packing=packing,
             ),
         )
         for machine in machines
@@ -154,7 +153,9 @@ def _predicted(
         except NmsimError as error:
             if len(cases) == 1:
                 raise
-            patterns = left_out.setdefault((machine.id, case.encoding, str(error)), [])
+            patterns = left_out.setdefault(
+                (machine.id, case.format.encoding.name if case.format else "", str(error)), []
+            )
             patterns += [str(case.pattern)] if case.pattern else []
             continue
         records.append(found)

@@ -8,6 +8,7 @@ from nmsim.case import Case
 from nmsim.cli import console
 from nmsim.cli.scaled import joules_unit, short
 from nmsim.errors import NmsimError
+from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING
 from nmsim.pattern import Pattern
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ def record(machine: "SparseTensorCore", case: Case, other: Pattern | None) -> tu
         "pattern": str(case.pattern) if case.pattern else DENSE,
         "other_pattern": str(other) if other else None,
         "sparse_operand": case.sparse_operand,
-        "encoding": case.encoding,
-        "packing": case.packing,
+        "encoding": case.format.encoding.name if case.format else DEFAULT_ENCODING,
+        "packing": str(case.format.packing) if case.format else DEFAULT_PACKING,
         **found,
         "mapping": {name: int(value) for name, value in answer.mapping._asdict().items()},
         **dict(zip(ENERGIES, (used.low, used.nominal, used.high) if used else (None,) * 3, strict=True)),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nmsim.case import Case, GemmShape
+from nmsim.format import as_format
 from nmsim.pattern import Pattern
 
 PREDICT_CASES = 1_000_000
@@ -103,7 +104,7 @@ def _predict_one() -> list[float]:
     import hwmodels
 
     cases = [
-        Case(GemmShape(row.M, row.N, row.K), pattern=row.pattern, encoding=row.encoding)
+        Case(GemmShape(row.M, row.N, row.K), as_format(row.pattern, encoding=row.encoding))
         for row in _distinct_table().head(SINGLE_CASES).itertuples()
     ]
     return [_seconds(hwmodels.predict, case, "h200") for case in cases][SINGLE_CASES // 10 :]
@@ -122,7 +123,9 @@ def _closed_form() -> list[float]:
         [
             point(
                 core,
-                Case(GemmShape(tokens, layer.N, layer.K), pattern=Pattern.parse(pattern), encoding=encoding),
+                Case(
+                    GemmShape(tokens, layer.N, layer.K), as_format(Pattern.parse(pattern), encoding=encoding)
+                ),
             )
             for layer in load_model("llama-3.1-8b").layers
             for tokens, pattern, encoding in itertools.product(
@@ -163,7 +166,7 @@ def _layer() -> list[float]:
     from hwmodels import load_core, simulate
     from hwmodels.tensorcore.simulate import random_mask
 
-    core, case = load_core("flexible-8x16"), Case(LAYER, pattern=Pattern(8, 16), encoding="combinatorial")
+    core, case = load_core("flexible-8x16"), Case(LAYER, "8:16/combinatorial")
     mask = random_mask(LAYER.N, LAYER.K, Pattern(8, 16))
     return [_seconds(simulate, case, core, mask=mask) for _ in range(REPETITIONS)][1:]
 

@@ -8,6 +8,7 @@ import typer
 from nmsim.case import Case, GemmShape, Prediction
 from nmsim.cli import console
 from nmsim.errors import SpecError
+from nmsim.format import as_format
 from nmsim.pattern import Pattern
 
 
@@ -35,9 +36,6 @@ def predict(
         ),
     ] = None,
     dtype: Annotated[str, typer.Option(help="Value type: fp32, fp16, bf16, fp8, int8 ...")] = "bf16",
-    phase: Annotated[
-        str, typer.Option(help="decode or prefill; a label, the shape decides the cost.")
-    ] = "decode",
     sparse_operand: Annotated[str, typer.Option(help="weights or activations.")] = "weights",
     packing: Annotated[
         str, typer.Option(help="bitstream, no_straddle[:W], power_of_two or byte.")
@@ -58,12 +56,9 @@ def predict(
         hwmodels.predict(
             Case(
                 gemm,
-                phase=phase,  # type: ignore[arg-type]
+                as_format(Pattern.parse(text), encoding=name, packing=packing),
                 dtype=dtype,
-                pattern=Pattern.parse(text),
                 sparse_operand=sparse_operand,  # type: ignore[arg-type]
-                encoding=name,
-                packing=packing,
             ),
             machine,
         )
@@ -92,7 +87,7 @@ def predict(
             (
                 a.hardware,
                 str(a.case.pattern),
-                a.case.encoding,
+                a.case.format.encoding.name if a.case.format else "",
                 f"{a.predicted_time_s * 1e6:.4g}",
                 f"{a.predicted_dense_time_s * 1e6:.4g}",
                 f"{a.predicted_speedup_vs_dense:.2f}x",
@@ -126,7 +121,10 @@ def read_shape(text: str) -> GemmShape:
 
 
 def _record(answer: Prediction) -> dict[str, Any]:
-    answers = asdict(answer)
-    case: dict[str, Any] = answers.pop("case")
-    shape: dict[str, Any] = case.pop("shape")
-    return shape | case | {"pattern": str(answer.case.pattern), "case_id": answer.case.case_id} | answers
+    answers, case = asdict(answer), answer.case
+    del answers["case"]
+    cells: dict[str, Any] = asdict(case.shape) | {"dtype": case.dtype, "pattern": str(case.pattern)}
+    if case.format is not None:
+        cells |= {"sparse_operand": case.sparse_operand, "encoding": case.format.encoding.name}
+        cells["packing"] = str(case.format.packing)
+    return cells | answers

@@ -70,6 +70,15 @@ class Encoding(ABC):
         """The name that gives exactly this encoding back, its parameter included."""
         return self.spec.name
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Encoding) and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __repr__(self) -> str:
+        return f"encodings.get({self.name!r})"
+
     @abstractmethod
     def code_bits(self, pattern: Pattern) -> int:
         """Bits of a code; of the longest one when codes differ in length."""
@@ -194,7 +203,7 @@ class Encoding(ABC):
         return out
 
     def write_stream(
-        self, masks: Words, pattern: Pattern, policy: str = "bitstream", *, threads: int = 1
+        self, masks: Words, pattern: Pattern, policy: str | packing.Policy = "bitstream", *, threads: int = 1
     ) -> tuple[NDArray[np.uint8], packing.PackingReport]:
         """Encode and pack: group masks -> the bytes of the metadata, and where its bits go."""
         codes = self.encode_words(masks, pattern, threads=threads)
@@ -208,7 +217,7 @@ class Encoding(ABC):
         stream: NDArray[np.uint8] | bytes,
         pattern: Pattern,
         n_groups: int,
-        policy: str = "bitstream",
+        policy: str | packing.Policy = "bitstream",
         *,
         threads: int = 1,
     ) -> Words:

@@ -86,7 +86,7 @@ class Gap(Encoding):
         stream: NDArray[np.uint8] | bytes,
         pattern: Pattern,
         n_groups: int,
-        policy: str = "bitstream",
+        policy: str | packing.Policy = "bitstream",
         *,
         threads: int = 1,
     ) -> Words:

@@ -6,8 +6,9 @@ and appends such rows.
 
 from dataclasses import dataclass
 
-from nmsim.case import Case, GemmShape, Phase, SparseOperand
+from nmsim.case import Case, GemmShape, Phase, SparseOperand, case_id
 from nmsim.errors import RowError
+from nmsim.format import as_format
 from nmsim.pattern import Pattern
 from nmsim.rows.row import Gate, L2State, Row, columns_of, is_pattern
 
@@ -32,7 +33,7 @@ class Measurement(Row):
     kernel : str
         What ran, such as `"cpu.avx2"`.
     case_id : str
-        `Case.case_id` where `case` is not None; else "" or another 12 hex digits.
+        `nmsim.case.case_id` if `case` is not None; else "" or another 12 hex digits.
     M, N, K : int
         Tokens, out features, in features, in elements.
     phase, dtype, sparse_operand
@@ -105,9 +106,9 @@ class Measurement(Row):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.case is not None and self.case_id != self.case.case_id:
+        if self.case is not None and self.case_id != case_id(self.case, self.phase):
             raise RowError(
-                f"case_id={self.case_id!r}: expected {self.case.case_id}, which the other cells give"
+                f"case_id={self.case_id!r}: expected {case_id(self.case, self.phase)}, which the other cells give"
             )
 
     @property
@@ -117,12 +118,9 @@ class Measurement(Row):
             return None
         return Case(
             GemmShape(self.M, self.N, self.K),
-            phase=self.phase,
+            as_format(Pattern.parse(self.pattern), encoding=self.encoding, packing=self.packing),
             dtype=self.dtype,
-            pattern=Pattern.parse(self.pattern),
             sparse_operand=self.sparse_operand,
-            encoding=self.encoding,
-            packing=self.packing,
         )
 
     @property

@@ -6,6 +6,7 @@ import pytest
 
 from nmsim import Pattern
 from nmsim.errors import EncodingError, PatternError
+from nmsim.format import sparse_format
 
 
 def test_parse_and_print_are_inverse():
@@ -65,16 +66,16 @@ def test_a_tail_is_a_group():
 def test_bits_per_group(text, masks, bitmask, index, combinatorial):
     pattern = Pattern.parse(text)
     assert pattern.configurations == masks
-    assert pattern.bits_per_group("bitmask") == bitmask
-    assert pattern.bits_per_group("index") == index
-    assert pattern.bits_per_group("combinatorial") == combinatorial
+    assert sparse_format(pattern, encoding="bitmask").bits_per_group == bitmask
+    assert sparse_format(pattern, encoding="index").bits_per_group == index
+    assert sparse_format(pattern, encoding="combinatorial").bits_per_group == combinatorial
 
 
 def test_joint_bits_are_a_fraction_of_a_code():
-    assert Pattern(2, 4).bits_per_group("joint:10") == Fraction(26, 10)
-    assert Pattern(8, 16).bits_per_group("joint") == Fraction(41, 3)
+    assert sparse_format(Pattern(2, 4), encoding="joint:10").bits_per_group == Fraction(26, 10)
+    assert sparse_format(Pattern(8, 16), encoding="joint").bits_per_group == Fraction(41, 3)
 
 
 def test_unknown_encoding_is_named_with_a_guess():
     with pytest.raises(EncodingError, match="'bitmsk'.*did you mean 'bitmask'"):
-        Pattern(2, 4).bits_per_group("bitmsk")
+        sparse_format(Pattern(2, 4), encoding="bitmsk")

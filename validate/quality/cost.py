@@ -13,6 +13,7 @@ from hwmodels.online.offline import offline_pruning
 from hwmodels.online.stage_cost import DEFAULT_SETTINGS, Settings
 from nmsim.case import VALUE_BITS, Case, GemmShape, Phase, Prediction, value_type
 from nmsim.criteria import CRITERIA
+from nmsim.format import as_format
 from nmsim.pattern import Pattern
 from nmsim.quality.way import Way
 
@@ -72,8 +73,8 @@ class Target:
     def case(self, way: Way, phase: Phase, out_features: int, in_features: int) -> Case:
         """One product."""
         shape = GemmShape(1 if phase == "decode" else self.tokens_prefill, out_features, in_features)
-        pattern = way.pattern
-        return Case(shape, phase, self.dtype, pattern, way.operand, self.encoding, self.packing)
+        stored = as_format(way.pattern, encoding=self.encoding, packing=self.packing)
+        return Case(shape, stored, dtype=self.dtype, sparse_operand=way.operand)
 
     def check(self, way: Way) -> None:
         """Refuse what no speedup could be predicted of, before any work.

@@ -21,7 +21,7 @@ from nmsim.files.container import save_file
 FILE_NAME = "example.safetensors"
 STATEMENT = (
     "SYNTHETIC example, not a trained model: random weights with heavy tails, outlier input channels and row scales, "
-    "made by nmsim validate.study.example_checkpoint"
+    "made by nmsim validate.example_checkpoint"
 )
 
 TAIL_DEGREES = {"q": 4.0, "k": 4.0, "v": 7.0, "o": 6.0, "gate": 7.0, "up": 8.0, "down": 5.0}

@@ -13,7 +13,8 @@ import pandas as pd
 import hwmodels
 from hwmodels import HardwareSpec, Model
 from hwmodels.estimate.bounds import STAGES
-from nmsim.case import Case, GemmShape
+from nmsim.case import Case, GemmShape, case_id
+from nmsim.format import as_format
 from nmsim.pattern import Pattern
 
 CASE_COLUMNS = (
@@ -165,7 +166,7 @@ def fastest(model: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 
 
 def _case_ids(cases: pd.DataFrame) -> list[str]:
-    """`Case.case_id` of each row; a dense row has the defaults of `Case` where nothing is said."""
+    """`case_id` of each row; a dense row has the defaults of `Case` where nothing is said."""
     known: dict[tuple[Any, ...], str] = {}
     names = ("M", "N", "K", "phase", "dtype", "sparse_operand", "pattern", "encoding", "packing")
     ids = []
@@ -173,10 +174,7 @@ def _case_ids(cases: pd.DataFrame) -> list[str]:
         if row not in known:
             M, N, K, phase, dtype, operand, pattern, encoding, packing = row
             shape = GemmShape(M, N, K)
-            known[row] = (
-                Case(shape, phase, dtype)
-                if pattern == DENSE
-                else Case(shape, phase, dtype, Pattern.parse(pattern), operand, encoding, packing)
-            ).case_id
+            stored = None if pattern == DENSE else as_format(pattern, encoding=encoding, packing=packing)
+            known[row] = case_id(Case(shape, stored, dtype=dtype, sparse_operand=operand), phase)
         ids.append(known[row])
     return ids

@@ -25,6 +25,7 @@ from kernels.timing import gate, host
 from kernels.timing.rounds import Plan, Progress
 from nmsim.case import Case
 from nmsim.errors import SpecError
+from nmsim.format import as_format
 from nmsim.pattern import Pattern
 
 DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
@@ -146,7 +147,12 @@ class CudaBackend:
         from kernels.stored.rows import PACKINGS, checked_encoding
 
         packing = PACKINGS[checked_encoding(encoding)]
-        return Case(of.shape, of.phase, of.dtype, pattern, of.sparse_operand, encoding, packing)
+        return Case(
+            of.shape,
+            as_format(pattern, encoding=encoding, packing=packing),
+            dtype=of.dtype,
+            sparse_operand=of.sparse_operand,
+        )
 
     def _problem(self, kernel: str, case: Case) -> str:
         """What speaks against a kernel for a case; nothing when it takes it. A SpecError where there is no such kernel."""
@@ -170,10 +176,10 @@ class CudaBackend:
 
     def _builder(self, case: Case, kernel: str, weights: Operand, tokens: Operand) -> Build:
         """What builds a call of a sparse product on one of many copies of its operands."""
-        product, pattern = named(self._products, kernel), case.pattern
-        assert pattern is not None
-        of_weights = case.sparse_operand == "weights"
-        packed = (weights if of_weights else tokens).packed(pattern, case.encoding)
+        product, stored = named(self._products, kernel), case.format
+        assert stored is not None
+        pattern, of_weights = stored.pattern, case.sparse_operand == "weights"
+        packed = (weights if of_weights else tokens).packed(pattern, stored.encoding.name)
 
         def build(place: int) -> Call:
             weight = weights.pruned(pattern) if of_weights else weights.copy(place, k_major=product.k_major)
@@ -221,7 +227,7 @@ class CudaBackend:
         warmup: int,
     ) -> Contender:
         """A call on each of its copies, its gate, and how it is timed; one that is refused says so in its gate."""
-        what = name if case is None else f"{name} {case.pattern} {case.encoding}"
+        what = name if case is None else f"{name} {case.format}"
         guarded = functools.partial(cuda_device.guarded, what, self._clock.synchronize)
         try:
             with guarded(cuda_device.refusals()):

@@ -7,6 +7,7 @@ from typing import Any
 
 from kernels.timing.gate import Rounding
 from nmsim.case import Case, SparseOperand
+from nmsim.format import sparse_format
 from nmsim.pattern import Pattern
 
 
@@ -116,8 +117,8 @@ def _no_decode(case: Case) -> str:
         return f"M={case.shape.M}, expected at most {MOST_TOKENS} tokens"
     if case.dtype not in ("fp16", "bf16"):
         return f"dtype={case.dtype}, expected fp16 or bf16"
-    if (case.pattern, case.encoding) not in PLANES:
-        return f"no order of {case.pattern} {case.encoding}"
+    if case.format is None or (case.format.pattern, case.format.encoding.name) not in PLANES:
+        return f"no order of {case.format}"
     return ""
 
 
@@ -161,8 +162,8 @@ def _room(x: Any, packed: Any) -> Any:
 
 
 def _not_two_of_four(case: Case) -> str:
-    if case.pattern != Pattern(2, 4) or case.encoding != "index":
-        return f"{case.pattern} {case.encoding}, expected 2:4 index"
+    if case.format != sparse_format("2:4/index"):
+        return f"{case.format}, expected 2:4/index"
     return "" if case.dtype in ("fp16", "bf16") else f"dtype={case.dtype}, expected fp16 or bf16"
 
 

@@ -100,14 +100,14 @@ def ahead(
 def by_variant(planned: Plan[Round, Task]) -> list[Work]:
     """Part a plan by pattern and encoding; each product once, and rounds of the same weights one after the other."""
     seen: set[tuple[object, ...]] = set()
-    found: dict[tuple[object, ...], dict[Round, list[Task]]] = {}
+    found: dict[object, dict[Round, list[Task]]] = {}
     for of, tasks in sorted(
         planned.rounds, key=lambda each: (each[0].dtype, each[0].shape.N, each[0].shape.K)
     ):
         for case, kernel in tasks:
             if (case, kernel) not in seen:
                 seen.add((case, kernel))
-                found.setdefault((case.pattern, case.encoding), {}).setdefault(of, []).append((case, kernel))
+                found.setdefault(case.format, {}).setdefault(of, []).append((case, kernel))
     return [list(rounds.items()) for rounds in found.values()]
 
 

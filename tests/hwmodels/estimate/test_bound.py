@@ -11,14 +11,13 @@ from hwmodels.estimate.bounds import Bound
 from hwmodels.machine.software import comparators, decode_cost, select_cost
 from nmsim.case import Case, GemmShape
 from nmsim.errors import EncodingError, RowError, SpecError
+from nmsim.format import SparseFormat, as_format, sparse_format
 from nmsim.pattern import Pattern
 from nmsim.support.schema import Quantity
 
 
-def case(M=1, N=4096, K=4096, pattern="8:16", encoding="combinatorial", **more):
-    return Case(
-        GemmShape(M, N, K), pattern=Pattern.parse(pattern) if pattern else None, encoding=encoding, **more
-    )
+def case(M=1, N=4096, K=4096, pattern="8:16", encoding="combinatorial", packing="bitstream", **more):
+    return Case(GemmShape(M, N, K), as_format(pattern, encoding=encoding, packing=packing), **more)
 
 
 def test_the_worked_example_of_the_cost_model_page():
@@ -144,7 +143,7 @@ def test_vector_lanes_do_only_the_kept_multiplications():
     ],
 )  # fmt: skip
 def test_software_decoding_counts(encoding, pattern, instructions):
-    cost = decode_cost(Pattern.parse(pattern), encoding)
+    cost = decode_cost(sparse_format(pattern, encoding=encoding))
     assert cost.instructions == instructions
     assert cost.kind == ("measured" if encoding in ("index", "bitmask") else "assumed")
 
@@ -157,7 +156,7 @@ def test_a_tie_goes_to_the_first_stage():
 
 def test_selection_network():
     assert [comparators(Pattern(1, m)) for m in (1, 2, 3, 4, 8, 16, 32)] == [0, 1, 4, 4, 16, 56, 176]
-    assert select_cost(Pattern(2, 4), "index").instructions == 2 * 4 + 22
+    assert select_cost(SparseFormat.parse("2:4/index")).instructions == 2 * 4 + 22
 
 
 def test_scalar_errors():
@@ -176,4 +175,4 @@ def test_scalar_errors():
     with pytest.raises(SpecError, match=r"hardware 'a1000': no machine"):
         hwmodels.predict(case(), "a1000")
     with pytest.raises(EncodingError, match=r"encoding 'rank': expected one of"):
-        decode_cost(Pattern(2, 4), "rank")
+        decode_cost(sparse_format("2:4", encoding="rank"))

@@ -14,7 +14,7 @@ from hwmodels.estimate import constants
 from hwmodels.estimate.estimate import CACHE_STATES, ROADS, VECTOR_TOKENS, energy_ratio, stream_s
 from hwmodels.machine.chip import chip
 from nmsim.case import Case, GemmShape
-from nmsim.pattern import Pattern
+from nmsim.format import sparse_format
 
 GPUS = [
     name
@@ -175,7 +175,7 @@ def test_a_machine_without_a_power_figure_is_estimated_too():
     spec = hwmodels.load("a100-pcie")
     free = dataclasses.replace(spec, board_power_watts=None, process_energy_scale=None)
     assert chip(free).power_watts == inf
-    case = Case(GemmShape(16384, 16384, 16384), pattern="2:4", encoding="index")
+    case = Case(GemmShape(16384, 16384, 16384), "2:4/index")
     limited, unlimited = hwmodels.predict(case, spec), hwmodels.predict(case, free)
     assert unlimited.predicted_time_s < limited.predicted_time_s
     assert unlimited.predicted_time_s > unlimited.bound_time_s
@@ -222,7 +222,7 @@ def roads(tokens, pattern, encoding, machine, operand="weights"):
     from hwmodels.estimate.model import _stack
 
     spec = hwmodels.load(machine)
-    how = _stack([plan(spec, "bf16", operand, Pattern.parse(pattern), encoding, "bitstream")])
+    how = _stack([plan(spec, "bf16", operand, sparse_format(pattern, encoding=encoding))])
     shape = tuple(np.array([size]) for size in (tokens, 4096, 4096))
     moved, bound, moved_dense, _ = evaluate(spec, how, *shape)
     found = estimate(spec, constants.load(), how, shape, moved, bound, moved_dense, np.zeros(1, np.int8))
@@ -240,7 +240,7 @@ def test_how_a_product_is_run():
 @pytest.mark.parametrize("machine", ["a100", "h200", "rtx4090"])
 def test_a_large_product_without_a_unit_gains_nothing(machine):
     """Expanding is not free, and the dense library runs as before."""
-    case = Case(GemmShape(8192, 8192, 8192), pattern="8:16")
+    case = Case(GemmShape(8192, 8192, 8192), "8:16")
     answer = hwmodels.predict(case, machine)
     assert 0.5 < answer.predicted_speedup_vs_dense < 1
 
@@ -248,7 +248,7 @@ def test_a_large_product_without_a_unit_gains_nothing(machine):
 @pytest.mark.parametrize("machine", ["a100", "h100", "rtx4090", "rtx3090", "gb10"])
 def test_2_4_gains_less_than_the_bound_says_where_it_gains(machine):
     """Large bf16 products: published speedups lie between 1.1x and 1.95x, the bound says 2x."""
-    answer = hwmodels.predict(Case(GemmShape(8192, 8192, 8192), pattern="2:4", encoding="index"), machine)
+    answer = hwmodels.predict(Case(GemmShape(8192, 8192, 8192), "2:4/index"), machine)
     assert answer.bound_speedup_vs_dense == pytest.approx(2, rel=0.01)
     assert 1 < answer.predicted_speedup_vs_dense < 2
 

@@ -12,6 +12,7 @@ from hwmodels.estimate.families import FAMILIES
 from hwmodels.estimate.intervals import FEWEST_ROWS, NONE, REGIMES, RESIDUALS_FILE, WIDTHS, interval
 from hwmodels.machine.dies import group_of
 from nmsim.case import VALUE_BITS, Case, GemmShape
+from nmsim.format import as_format
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ def test_what_extrapolates(kind):
     """Only 2:4 on a real sparse unit was measured as it is; other predictions borrow the error of a neighbour."""
     pattern, encoding, machine, extrapolates = GPU_CASES[kind]
     tokens = 1 if "software" in kind else 4096
-    case = Case(GemmShape(tokens, 4096, 4096), pattern=pattern, encoding=encoding)
+    case = Case(GemmShape(tokens, 4096, 4096), as_format(pattern, encoding=encoding))
     answer = hwmodels.predict(case, machine)
     assert answer.extrapolates == extrapolates
     assert answer.comparable_rows >= FEWEST_ROWS
@@ -142,7 +143,7 @@ def test_what_extrapolates(kind):
 
 
 def test_an_interval_scales_with_the_prediction():
-    case = Case(GemmShape(4096, 8192, 8192), pattern="2:4", encoding="index")
+    case = Case(GemmShape(4096, 8192, 8192), "2:4/index")
     answer = hwmodels.predict(case, "a100")
     found = interval("library", "16-bit", "prefill")
     assert answer.predicted_speedup_low == answer.predicted_speedup_vs_dense * found.low
@@ -152,7 +153,7 @@ def test_an_interval_scales_with_the_prediction():
 
 def test_nothing_was_measured_of_an_operand_expanded_for_prefill():
     """8:16 without a unit, 8192 tokens: no published kernel does that, so there is no error bar."""
-    answer = hwmodels.predict(Case(GemmShape(8192, 8192, 8192), pattern="8:16", dtype="bf16"), "a100")
+    answer = hwmodels.predict(Case(GemmShape(8192, 8192, 8192), "8:16", dtype="bf16"), "a100")
     assert answer.extrapolates
     assert answer.comparable_rows == 0
     assert math.isnan(answer.predicted_speedup_low)

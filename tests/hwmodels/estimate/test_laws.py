@@ -98,14 +98,16 @@ def test_a_faster_machine_is_never_slower(case, machine, name, factor):
 @given(CASES, MACHINES)
 def test_density_one_is_never_faster_than_dense(case, machine):
     m = case.pattern.m
-    answer = hwmodels.predict(dataclasses.replace(case, pattern=Pattern(m, m)), machine)
+    answer = hwmodels.predict(
+        dataclasses.replace(case, format=dataclasses.replace(case.format, pattern=Pattern(m, m))), machine
+    )
     assert answer.bound_speedup_vs_dense <= 1
 
 
 @given(CASES, MACHINES)
 def test_speedup_is_bounded_by_the_byte_ratio_when_both_are_bound_by_memory(case, machine):
     answer = hwmodels.predict(case, machine)
-    dense = hwmodels.predict(dataclasses.replace(case, pattern=None), machine)
+    dense = hwmodels.predict(dataclasses.replace(case, format=None), machine)
     byte_ratio = answer.dense_traffic_bytes / answer.traffic_bytes
     if dense.bound == "memory":
         assert answer.bound_speedup_vs_dense <= byte_ratio * (1 + 1e-12)
@@ -116,7 +118,7 @@ def test_speedup_is_bounded_by_the_byte_ratio_when_both_are_bound_by_memory(case
 @given(CASES, MACHINES)
 def test_the_dense_baseline_is_the_dense_case(case, machine):
     answer = hwmodels.predict(case, machine)
-    dense = hwmodels.predict(dataclasses.replace(case, pattern=None), machine)
+    dense = hwmodels.predict(dataclasses.replace(case, format=None), machine)
     assert dense.execution == "dense"
     assert dense.bound_time_s == answer.bound_dense_time_s
     assert dense.traffic_bytes == answer.dense_traffic_bytes
@@ -136,7 +138,7 @@ def test_a_larger_product_never_takes_less_time(case, machine, name, growth):
 def test_keeping_more_never_takes_less_time(shape, machine, operand, n):
     """Bitmask codes have the same length whatever N is."""
     times = [
-        hwmodels.predict(Case(shape, pattern=Pattern(kept, 32), sparse_operand=operand), machine)
+        hwmodels.predict(Case(shape, Pattern(kept, 32), sparse_operand=operand), machine)
         for kept in (n, n + 1)
     ]
     assume(times[0].execution == times[1].execution)

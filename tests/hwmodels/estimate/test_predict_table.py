@@ -10,6 +10,7 @@ import pytest
 import hwmodels
 from nmsim.case import Case, GemmShape
 from nmsim.errors import RowError
+from nmsim.format import as_format
 from nmsim.pattern import Pattern
 
 
@@ -22,7 +23,7 @@ def test_defaults_are_those_of_a_case():
     answers = hwmodels.predict(table(), "h200")
     for row in answers.itertuples():
         pattern = None if pd.isna(row.pattern) else Pattern.parse(row.pattern)
-        case = Case(GemmShape(row.M, row.N, row.K), pattern=pattern)
+        case = Case(GemmShape(row.M, row.N, row.K), pattern)
         assert row.predicted_time_s == hwmodels.predict(case, "h200").predicted_time_s
     assert answers["execution"].tolist() == ["expand", "expand", "dense"]
     assert set(answers["hardware"]) == {"h200"}
@@ -190,7 +191,7 @@ def test_a_row_is_the_case_of_its_own(machine, copies):
     alone = []
     for row in answers.itertuples():
         pattern = None if row.pattern == "dense" else Pattern.parse(row.pattern)
-        case = Case(GemmShape(row.M, row.N, row.K), pattern=pattern, encoding=row.encoding)
+        case = Case(GemmShape(row.M, row.N, row.K), as_format(pattern, encoding=row.encoding))
         alone.append(operator.attrgetter(*names)(hwmodels.predict(case, machine)))
     pd.testing.assert_frame_equal(
         answers[names].astype(dict.fromkeys(words, object)),
@@ -224,7 +225,7 @@ def test_predicts_four_hundred_thousand_distinct_cases_a_second():
 
 def test_predicts_one_case_in_half_a_millisecond():
     """The goal is 200 us on an idle core; this leaves room for a busy one."""
-    cases = [Case(GemmShape(M, 4096, 5000 + M), pattern=Pattern(8, 16)) for M in range(1, 400)]
+    cases = [Case(GemmShape(M, 4096, 5000 + M), "8:16") for M in range(1, 400)]
     spent_s = []
     for case in cases:
         start = time.process_time()

@@ -10,6 +10,7 @@ import hwmodels
 from hwmodels.machine.spec import SPEC_FOLDER, HardwareSpec
 from nmsim import encodings
 from nmsim.errors import SpecError
+from nmsim.format import SparseFormat, sparse_format
 from nmsim.pattern import Pattern
 from nmsim.support.schema import Quantity
 
@@ -121,11 +122,31 @@ def test_native_units_of_the_hypothetical_machines():
     for name, pattern in (("h200-8x16", Pattern(8, 16)), ("h200-16x32", Pattern(16, 32))):
         spec = hwmodels.load(name)
         assert spec.hypothetical
-        assert spec.native_unit(pattern, "combinatorial", "bitstream", "weights", "bf16") is not None
-        assert spec.native_unit(pattern, "combinatorial", "no_straddle:64", "weights", "bf16") is not None
-        assert spec.native_unit(pattern, "combinatorial", "byte", "weights", "bf16") is None
-        assert spec.native_unit(pattern, "combinatorial", "bitstream", "weights", "fp32") is None
-        assert spec.native_unit(Pattern(4, 8), "combinatorial", "bitstream", "weights", "bf16") is None
+        assert (
+            spec.native_unit(
+                sparse_format(pattern, encoding="combinatorial", packing="bitstream"), "weights", "bf16"
+            )
+            is not None
+        )
+        assert (
+            spec.native_unit(
+                sparse_format(pattern, encoding="combinatorial", packing="no_straddle:64"), "weights", "bf16"
+            )
+            is not None
+        )
+        assert (
+            spec.native_unit(
+                sparse_format(pattern, encoding="combinatorial", packing="byte"), "weights", "bf16"
+            )
+            is None
+        )
+        assert (
+            spec.native_unit(
+                sparse_format(pattern, encoding="combinatorial", packing="bitstream"), "weights", "fp32"
+            )
+            is None
+        )
+        assert spec.native_unit(SparseFormat.parse("4:8/combinatorial/bitstream"), "weights", "bf16") is None
 
 
 def test_names_and_aliases_in_any_case():

@@ -31,6 +31,7 @@ from hwmodels.tensorcore.simulate import random_mask, simulate
 from nmsim import compress
 from nmsim.case import Case, GemmShape
 from nmsim.errors import RowError
+from nmsim.format import as_format
 from nmsim.pattern import Pattern
 
 FLEXIBLE = load_core("flexible-8x16")
@@ -40,7 +41,10 @@ PLACES = ("producer", "consumer")
 
 def case_of(tokens, N=14336, K=4096, pattern="8:16", dtype="bf16", encoding="combinatorial"):
     return Case(
-        GemmShape(tokens, N, K), dtype=dtype, pattern=pattern, sparse_operand="activations", encoding=encoding
+        GemmShape(tokens, N, K),
+        as_format(pattern, encoding=encoding),
+        dtype=dtype,
+        sparse_operand="activations",
     )
 
 
@@ -386,7 +390,7 @@ def test_a_mitigation_never_speeds_up(tokens, name):
     [
         (lambda: online_pruning(Case(GemmShape(1, 8, 16)), FLEXIBLE), "expected a pattern of activations"),
         (
-            lambda: online_pruning(Case(GemmShape(1, 8, 16), pattern="8:16"), FLEXIBLE),
+            lambda: online_pruning(Case(GemmShape(1, 8, 16), "8:16"), FLEXIBLE),
             "pattern 8:16 of weights: expected a pattern of activations",
         ),
         (
@@ -525,7 +529,7 @@ def test_the_page_says_what_selecting_takes_in_joules():
         dense = energy(Case(shape), core).total.nominal
         for placement in ("producer", "consumer"):
             placed = dataclasses.replace(core, selector_placement=placement)
-            case = Case(shape, pattern="8:16", encoding="combinatorial", sparse_operand="activations")
+            case = Case(shape, "8:16/combinatorial", sparse_operand="activations")
             used = energy(case, placed)
             share = used.parts["prune"].nominal / used.total.nominal
             line = f"| {tokens} | {placement} | {used.total.nominal / dense:.2f} | {100 * share:.2f} % |"

@@ -15,17 +15,17 @@ from nmsim.errors import RowError
 CORE = hwmodels.load_core("flexible-8x16")
 
 
-def case(tokens=1, **changes):
-    return Case(GemmShape(tokens, 4096, 4096), **{"pattern": "8:16", "encoding": "combinatorial"} | changes)
+def case(tokens=1, format="8:16/combinatorial", **changes):
+    return Case(GemmShape(tokens, 4096, 4096), format, **changes)
 
 
 @pytest.mark.parametrize("tokens", [1, 4096])
 def test_alone_it_is_the_closed_form(tokens):
     answer = hwmodels.predict_core(case(tokens), CORE)
-    dense = hwmodels.predict_core(case(tokens, pattern=None), CORE)
+    dense = hwmodels.predict_core(case(tokens, format=None), CORE)
     found = offline_pruning(case(tokens), CORE)
     assert found == OfflinePruning(dense.cycles, answer.cycles, 0, 0, 0)
-    assert offline_pruning(case(tokens, pattern=None), CORE).net_cycles == dense.cycles
+    assert offline_pruning(case(tokens, format=None), CORE).net_cycles == dense.cycles
 
 
 @pytest.mark.parametrize("tokens", [1, 4096])

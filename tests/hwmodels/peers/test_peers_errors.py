@@ -8,6 +8,7 @@ from hwmodels.peers import scalesim_cycles, sparseloop_cycles
 from nmsim import encodings
 from nmsim.case import Case, GemmShape
 from nmsim.errors import EncodingError
+from nmsim.format import SparseFormat, as_format, sparse_format
 from nmsim.pattern import Pattern
 
 CUBE = GemmShape(1024, 1024, 1024)
@@ -15,7 +16,7 @@ KINDS = [("2:4", "index"), ("4:8", "index"), ("2:4", "bitmask"), ("2:4", "combin
 
 
 def moved(pattern, encoding, value_bits=16, packing="bitstream"):
-    how = stream(Pattern.parse(pattern), encoding, packing)
+    how = stream(sparse_format(Pattern.parse(pattern), encoding=encoding, packing=packing))
     return traffic(1024, 1024, 1024, value_bits, how, False, False)
 
 
@@ -36,7 +37,7 @@ def test_metadata_cost_time_where_scalesim_gives_them_away():
     """One token on an H200: memory binds, and more bits of metadata take longer."""
 
     def seconds(pattern, encoding):
-        case = Case(GemmShape(1, 4096, 4096), pattern=pattern, encoding=encoding)
+        case = Case(GemmShape(1, 4096, 4096), as_format(pattern, encoding=encoding))
         return hwmodels.predict(case, "h200").bound_memory_s
 
     assert seconds("2:4", "combinatorial") < seconds("2:4", "index") < seconds("4:8", "index")
@@ -59,7 +60,7 @@ def test_no_bound_lets_an_array_do_more_than_it_can(pattern, machine, tokens):
     assert scalesim_cycles(CUBE, "1:4").reported_utilisation > 2.9
     shape = GemmShape(tokens, 4096, 4096)
     spec = hwmodels.load(machine)
-    answer = hwmodels.predict(Case(shape, pattern=pattern, encoding="index"), machine)
+    answer = hwmodels.predict(Case(shape, as_format(pattern, encoding="index")), machine)
     kept = 1.0 if pattern is None else float(Pattern.parse(pattern).density)
     peaks = [spec.dense_peak_flop_per_s["bf16"].value]
     if "bf16" in spec.sparse_peak_flop_per_s:
@@ -74,8 +75,10 @@ def test_three_bits_stay_three_bits_unless_padding_is_asked_for():
     """Sparseloop charges 4 bits a kept value of 2:8, unasked. Here a policy has to say so."""
     pattern, groups = Pattern(2, 8), 294912 // 2
     assert sparseloop_cycles("M128-K1152-N1024", "STC_flexible", pattern).metadata_bits_per_value == 4
-    asked = int(metadata_bits(groups, stream(pattern, "index", "bitstream")))
-    padded = int(metadata_bits(groups, stream(pattern, "index", "power_of_two")))
+    asked = int(metadata_bits(groups, stream(sparse_format(pattern, encoding="index", packing="bitstream"))))
+    padded = int(
+        metadata_bits(groups, stream(sparse_format(pattern, encoding="index", packing="power_of_two")))
+    )
     assert (asked, padded) == (294912 * 3, 294912 * 4)
 
 
@@ -91,7 +94,7 @@ def test_dense_activations_cost_what_dense_activations_cost():
     """SCALE-Sim gives every filter one mask, and reads half of the dense operand at 2:4. Ours reads all of it."""
     there = [scalesim_cycles(GemmShape(256, 256, 256), pattern).activation_elems for pattern in (None, "2:4")]
     assert there == [65536, 32768]
-    sparse = stream(Pattern(2, 4), "index", "bitstream")
+    sparse = stream(SparseFormat.parse("2:4/index/bitstream"))
     here = [
         int(traffic(256, 256, 256, 8, how, False, True).dense_operand_bytes) for how in (DENSE_STREAM, sparse)
     ]

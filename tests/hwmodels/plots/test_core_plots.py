@@ -22,7 +22,7 @@ from nmsim.case import Case, GemmShape
 from nmsim.errors import RowError
 
 SHAPES = {"shapes": [[4096, 4096]]}
-SPARSE = Case(GemmShape(1, 4096, 4096), pattern="8:16", sparse_operand="activations")
+SPARSE = Case(GemmShape(1, 4096, 4096), "8:16", sparse_operand="activations")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def batches() -> pd.DataFrame:
 def rates() -> pd.DataFrame:
     core = load_core("flexible-8x16")
     found = [
-        selector_table(replace(SPARSE, pattern=p), core, [1, 512]).assign(pattern=p) for p in ("2:4", "8:16")
+        selector_table(replace(SPARSE, format=p), core, [1, 512]).assign(pattern=p) for p in ("2:4", "8:16")
     ]
     return pd.concat(found, ignore_index=True)
 

@@ -20,6 +20,7 @@ from hwmodels.tensorcore.record import core_names, load_core
 from hwmodels.tensorcore.simulate import simulate
 from nmsim.case import Case, GemmShape
 from nmsim.errors import EncodingError, RowError, SpecError
+from nmsim.format import as_format
 from nmsim.pattern import Pattern
 
 FLEXIBLE, DENSE = load_core("flexible-8x16"), load_core("dense")
@@ -52,7 +53,7 @@ def test_parts_add_up_in_order_and_the_largest_is_named(name):
             getattr(report.total, end)
         )
     assert 0 < report.total.low < report.total.nominal < report.total.high
-    first = energy(Case(SHAPES[0], pattern="8:16", dtype="int8"), replace(FLEXIBLE, l2_bytes=1 << 20))
+    first = energy(Case(SHAPES[0], "8:16", dtype="int8"), replace(FLEXIBLE, l2_bytes=1 << 20))
     assert first.explanation.startswith(
         f"DRAM takes {first.parts['dram'].nominal / first.total.nominal:.0%} of "
     )
@@ -104,13 +105,13 @@ def test_static_power_is_in_proportion_to_the_whole_area():
 
 def test_multiplying_at_half_density_takes_half_of_dense():
     dense = energy(Case(LARGE, dtype="fp16"), FLEXIBLE)
-    half = energy(Case(LARGE, dtype="fp16", pattern="8:16"), FLEXIBLE)
+    half = energy(Case(LARGE, "8:16", dtype="fp16"), FLEXIBLE)
     for end in ("low", "nominal", "high"):
         assert getattr(half.parts["multiply"], end) == close_to(getattr(dense.parts["multiply"], end) / 2)
 
 
 def test_zeros_that_are_not_skipped_are_gated():
-    expanded = energy(Case(LARGE, dtype="fp16", pattern="1:2"), FLEXIBLE)
+    expanded = energy(Case(LARGE, "1:2", dtype="fp16"), FLEXIBLE)
     dense = energy(Case(LARGE, dtype="fp16"), FLEXIBLE)
     share = load(5).share("gated_share").nominal
     assert expanded.parts["multiply"].nominal == close_to((1 + share) / 2 * dense.parts["multiply"].nominal)
@@ -120,7 +121,7 @@ def test_zeros_that_are_not_skipped_are_gated():
 @pytest.mark.parametrize("pattern", [None, "2:4", "8:16", "1:3"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_coarser_node_is_never_cheaper(shape, pattern, end):
-    case = Case(shape, pattern=pattern, encoding="combinatorial", sparse_operand="activations")
+    case = Case(shape, as_format(pattern, encoding="combinatorial"), sparse_operand="activations")
     reports = [energy(case, replace(FLEXIBLE, node_nm=node)) for node in NODES_NM]
     for part in PARTS:
         joules = [getattr(report.parts[part], end) for report in reports]
@@ -134,7 +135,7 @@ def test_a_coarser_node_is_never_cheaper(shape, pattern, end):
     pattern=st.sampled_from([None, "2:4", "8:16"]),
 )
 def test_more_bytes_never_take_less_energy(field, more, shape, pattern):
-    case = Case(shape, pattern=pattern)
+    case = Case(shape, pattern)
     points = np.array([point(FLEXIBLE, case)] * 2)
     answers = closed_form(points)
     answers[1, PLACE[field]] *= more
@@ -154,7 +155,7 @@ def test_dense_products_take_more_on_a_core_with_a_select_network(shape):
 
 def test_a_wider_window_takes_more_to_select_from():
     joules = [
-        energy(Case(LARGE, pattern=pattern), load_core("flexible-16x32")).parts["select"].nominal
+        energy(Case(LARGE, pattern), load_core("flexible-16x32")).parts["select"].nominal
         for pattern in ("2:4", "4:8", "8:16", "16:32")
     ]
     assert joules == sorted(set(joules))
@@ -164,7 +165,7 @@ def test_columns_say_what_single_answers_say():
     rng = np.random.default_rng(0)
     cores = [FLEXIBLE, DENSE, load_core("edge-npu-8x16"), replace(FLEXIBLE, node_nm=45, dram_kind="ddr4")]
     cases = [
-        Case(shape, dtype="int8", pattern=pattern, encoding="bitmask", sparse_operand=operand)
+        Case(shape, as_format(pattern, encoding="bitmask"), dtype="int8", sparse_operand=operand)
         for shape in SHAPES
         for pattern in (None, "2:4", "8:16", "3:7")
         for operand in ("weights", "activations")
@@ -202,9 +203,9 @@ def test_no_answer_no_energy():
 
 def test_codes_without_a_decoder_are_refused():
     core = replace(FLEXIBLE, encodings=("gap",))
-    assert energy(Case(SHAPES[0], pattern="2:4", encoding="gap"), core).parts["decode"].nominal > 0
+    assert energy(Case(SHAPES[0], "2:4/gap"), core).parts["decode"].nominal > 0
     with pytest.raises(EncodingError, match="escapes"):
-        energy(Case(SHAPES[0], pattern="2:8", encoding="gap:1"), core)
+        energy(Case(SHAPES[0], "2:8/gap:1"), core)
 
 
 @pytest.mark.parametrize("core_name", ["flexible-8x16", "edge-npu-8x16", "nvidia-like-2x4"])
@@ -215,7 +216,7 @@ def test_codes_without_a_decoder_are_refused():
 @pytest.mark.parametrize("multicast", [True, False])
 def test_what_enters_shared_memory_is_what_all_tiles_fetch(core_name, shape, pattern, operand, multicast):
     core = replace(load_core(core_name), multicast=multicast)
-    case = Case(shape, dtype="int8", pattern=pattern, encoding=core.encodings[0], sparse_operand=operand)
+    case = Case(shape, as_format(pattern, encoding=core.encodings[0]), dtype="int8", sparse_operand=operand)
     p, c = point(core, case), counted(core, case)
     fetched = 0.0
     for row in range(0, int(p.a_rows), int(c.tile_rows)):
@@ -228,7 +229,7 @@ def test_what_enters_shared_memory_is_what_all_tiles_fetch(core_name, shape, pat
 
 
 def test_a_simulation_lends_its_counts():
-    case = Case(GemmShape(256, 1024, 2048), dtype="fp16", pattern="8:16")
+    case = Case(GemmShape(256, 1024, 2048), "8:16", dtype="fp16")
     simulated = energy(case, FLEXIBLE, simulation=simulate(case, FLEXIBLE))
     assert simulated.total.nominal == close_to(energy(case, FLEXIBLE).total.nominal, rel=0.02)
     half = replace(simulate(case, FLEXIBLE), effectual_macs=0)
@@ -237,9 +238,7 @@ def test_a_simulation_lends_its_counts():
 
 
 def test_pruning_is_charged_once_in_the_producer_and_for_each_tile_in_the_consumer():
-    case = Case(
-        GemmShape(512, 4096, 4096), pattern="8:16", sparse_operand="activations", encoding="combinatorial"
-    )
+    case = Case(GemmShape(512, 4096, 4096), "8:16/combinatorial", sparse_operand="activations")
     costs = unit_costs(FLEXIBLE, case)
     produced = energy(case, FLEXIBLE)
     assert produced.parts["prune"].nominal == close_to(512 * 256 * costs.prune[1])
@@ -249,14 +248,14 @@ def test_pruning_is_charged_once_in_the_producer_and_for_each_tile_in_the_consum
     assert c.pruned_groups > 512 * 256
     assert consumed.parts["prune"].nominal == close_to(c.pruned_groups * costs.prune[1])
     assert consumed.parts["decode"].nominal == 0
-    for other in (replace(case, sparse_operand="weights"), replace(case, pattern=None)):
+    for other in (replace(case, sparse_operand="weights"), replace(case, format=None)):
         assert energy(other, FLEXIBLE).parts["prune"].nominal == 0
     by_software = energy(case, replace(FLEXIBLE, selector_groups_per_cycle=0))
     assert by_software.parts["prune"].nominal == by_software.parts["encode"].nominal == 0
 
 
 def test_a_second_sparse_operand_takes_less_to_multiply_and_more_to_select():
-    core, case = load_core("dual-sided-8x16"), Case(LARGE, pattern="8:16")
+    core, case = load_core("dual-sided-8x16"), Case(LARGE, "8:16")
     one, two = energy(case, core), energy(case, core, other=Pattern(8, 16))
     assert two.parts["multiply"].nominal == close_to(one.parts["multiply"].nominal / 2, rel=0.02)
     per_select = [each.parts["select"].nominal / share for each, share in ((one, 2), (two, 1))]
@@ -270,7 +269,7 @@ def test_a_decoded_group_takes_less_than_what_is_done_with_it(encoding, pattern)
     core = replace(
         load_core("flexible-16x32"), encodings=("bitmask", "index", "gap", "combinatorial", "joint")
     )
-    case = Case(LARGE, dtype="fp16", pattern=pattern, encoding=encoding)
+    case = Case(LARGE, as_format(pattern, encoding=encoding), dtype="fp16")
     costs = unit_costs(core, case)
     assert (costs.decode[1] == 0) == (encoding == "index")
     assert costs.decode[1] < Pattern.parse(pattern).n * 64 * (costs.multiply + costs.add)[1]
@@ -291,7 +290,7 @@ def test_joules_per_flop_are_near_those_fitted_to_measured_gpus():
     share = without_static(narrow) / without_static(dense)
     assert share / fitted.byte_value_energy_ratio == pytest.approx(1.01, abs=0.02)
     core = replace(load_core("nvidia-like-2x4"), node_nm=7)
-    sparse = energy(replace(case, pattern=Pattern(2, 4), encoding="index"), core)
+    sparse = energy(replace(case, format="2:4/index"), core)
     share = without_static(sparse) / without_static(dense)
     assert share / fitted.sparse_energy_ratio == pytest.approx(0.84, abs=0.02)
 
@@ -318,9 +317,8 @@ def test_the_published_saving_of_2_4_on_the_study_of_sparseloop_is_met_within_a_
             sparse = row.design == "STC"
             case = Case(
                 GemmShape(tokens, out_features, K),
+                as_format("2:4" if sparse else None, encoding="index"),
                 dtype="int8",
-                pattern="2:4" if sparse else None,
-                encoding="index",
             )
             joules[row.design] += energy(case, study_core(sparse)).total.nominal
     assert joules["STC"] / joules["TC"] / 0.603 == pytest.approx(1.08, abs=0.02)

@@ -9,6 +9,7 @@ from hwmodels.silicon.area import area
 from hwmodels.silicon.energy import energy
 from hwmodels.tensorcore.record import load_core
 from nmsim.case import Case, GemmShape
+from nmsim.format import as_format
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs/explanation/energy-and-area.md").read_text(
     encoding="utf-8"
@@ -34,7 +35,7 @@ def near(value: float):
 def test_energy(row):
     name, _, stored = row[1].partition(", ")
     pattern, encoding = stored.split() if stored else (None, "bitmask")
-    case = Case(GemmShape(int(row[0]), 4096, 4096), dtype="fp16", pattern=pattern, encoding=encoding)
+    case = Case(GemmShape(int(row[0]), 4096, 4096), as_format(pattern, encoding=encoding), dtype="fp16")
     report = energy(case, load_core(name.strip("`")))
     low, nominal, high = (1e3 * getattr(report.total, end) for end in ("low", "nominal", "high"))
     assert numbers(row[2]) == [near(nominal), near(low), near(high)]

@@ -14,6 +14,7 @@ from hwmodels.silicon.technology import load
 from nmsim import encodings
 from nmsim.case import VALUE_BITS
 from nmsim.errors import EncodingError, SpecError
+from nmsim.format import SparseFormat, sparse_format
 from nmsim.pattern import Pattern
 
 SIZES = (4, 8, 16, 32)
@@ -182,23 +183,27 @@ def test_decoders_by_hand():
     cells = codecs.unranking_decoder(Pattern(2, 4))
     assert (cells.full_adder, cells.mux2, cells.rom_bits) == (6 + 6, 6, (2 + 2) + (2 + 1) + 1)
     # Gaps of 2:4: one adder of 2 bits, a constant on 2 bits of each slot.
-    assert codecs.decoder(Pattern(2, 4), "gap", load(7)) == Cells(full_adder=2, half_adder=4)
-    assert codecs.decoder(Pattern(8, 16), "index", load(7)) == Cells()
+    assert codecs.decoder(SparseFormat.parse("2:4/gap"), load(7)) == Cells(full_adder=2, half_adder=4)
+    assert codecs.decoder(SparseFormat.parse("8:16/index"), load(7)) == Cells()
 
 
 def test_a_short_table_is_looked_up_and_a_long_one_is_computed():
     for node_nm in (45, 7, 5):
         technology = load(node_nm)
-        assert codecs.decoder(Pattern(4, 8), "combinatorial", technology) == codecs.rom_decoder(Pattern(4, 8))
-        assert codecs.decoder(Pattern(8, 16), "combinatorial", technology) == codecs.unranking_decoder(
-            Pattern(8, 16)
+        assert codecs.decoder(SparseFormat.parse("4:8/combinatorial"), technology) == codecs.rom_decoder(
+            Pattern(4, 8)
         )
+        assert codecs.decoder(
+            SparseFormat.parse("8:16/combinatorial"), technology
+        ) == codecs.unranking_decoder(Pattern(8, 16))
 
 
 @given(patterns)
 def test_a_combinatorial_decoder_is_the_smaller_of_two(pattern):
     technology = load(7)
-    area = technology.um2(codecs.decoder(pattern, "combinatorial", technology)).nominal
+    area = technology.um2(
+        codecs.decoder(sparse_format(pattern, encoding="combinatorial"), technology)
+    ).nominal
     for either in (codecs.rom_decoder(pattern), codecs.unranking_decoder(pattern)):
         assert area <= technology.um2(either).nominal
 
@@ -207,8 +212,8 @@ def test_a_combinatorial_decoder_is_the_smaller_of_two(pattern):
 def test_larger_groups_never_take_smaller_codecs(power, encoding):
     small, large = Pattern(1 << power - 1, 1 << power), Pattern(1 << power, 2 << power)
     for count in (
-        lambda pattern: gates(codecs.decoder(pattern, encoding, load(7))),
-        lambda pattern: gates(codecs.encoder(pattern, encoding)),
+        lambda pattern: gates(codecs.decoder(sparse_format(pattern, encoding=encoding), load(7))),
+        lambda pattern: gates(codecs.encoder(sparse_format(pattern, encoding=encoding))),
     ):
         assert count(small) <= count(large)
 
@@ -237,20 +242,26 @@ def test_the_steps_of_unranking_are_wide_enough_and_decode(pattern):
 @given(patterns, st.sampled_from(ENCODINGS))
 def test_nothing_is_decoded_where_everything_is_kept(pattern, encoding):
     whole = Pattern(pattern.m, pattern.m)
-    assert codecs.decoder(whole, "bitmask", load(7)) == Cells() == codecs.encoder(whole, "index")
-    assert gates(codecs.decoder(pattern, encoding, load(7))) >= 0
+    assert (
+        codecs.decoder(sparse_format(whole, encoding="bitmask"), load(7))
+        == Cells()
+        == codecs.encoder(sparse_format(whole, encoding="index"))
+    )
+    assert gates(codecs.decoder(sparse_format(pattern, encoding=encoding), load(7))) >= 0
 
 
 def test_escapes_have_no_hardware():
-    assert codecs.decoder(Pattern(2, 4), "gap:2", load(7)) == codecs.decoder(Pattern(2, 4), "gap", load(7))
+    assert codecs.decoder(SparseFormat.parse("2:4/gap:2"), load(7)) == codecs.decoder(
+        SparseFormat.parse("2:4/gap"), load(7)
+    )
     for road in (
-        lambda: codecs.decoder(Pattern(2, 16), "gap:2", load(7)),
-        lambda: codecs.encoder(Pattern(2, 16), "gap:2"),
+        lambda: codecs.decoder(SparseFormat.parse("2:16/gap:2"), load(7)),
+        lambda: codecs.encoder(SparseFormat.parse("2:16/gap:2")),
     ):
         with pytest.raises(EncodingError, match=r"encoding 'gap:2' of 2:16: no hardware is modelled"):
             road()
     with pytest.raises(EncodingError, match="encoding 'runs'"):
-        codecs.encoder(Pattern(2, 4), "runs")
+        codecs.encoder(SparseFormat.parse("2:4/runs"))
 
 
 @pytest.mark.parametrize(

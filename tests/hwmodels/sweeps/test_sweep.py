@@ -23,6 +23,7 @@ from hwmodels.tensorcore.point import execution, point
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from nmsim.case import Case, GemmShape
 from nmsim.errors import ContainerError, NmsimError, RowError, SpecError
+from nmsim.format import sparse_format
 from nmsim.pattern import Pattern
 
 SPACE = {
@@ -67,10 +68,11 @@ def by_hand(row):
     swept = {name: row[name] for name in SPACE["axes"] if name in SparseTensorCore.__dataclass_fields__}
     plain = {name: value.item() if hasattr(value, "item") else value for name, value in swept.items()}
     core = SparseTensorCore(**{name: getattr(core, name) for name in core.__dataclass_fields__} | plain)
-    how = {} if row["pattern"] == "dense" else {
-        name: row[name] for name in ("pattern", "encoding", "packing", "sparse_operand")
-    }  # fmt: skip
-    return core, Case(GemmShape(row["tokens"], row["N"], row["K"]), dtype=row["dtype"], **how)
+    shape = GemmShape(row["tokens"], row["N"], row["K"])
+    if row["pattern"] == "dense":
+        return core, Case(shape, dtype=row["dtype"])
+    stored = sparse_format(row["pattern"], encoding=row["encoding"], packing=row["packing"])
+    return core, Case(shape, stored, dtype=row["dtype"], sparse_operand=row["sparse_operand"])
 
 
 def test_rows_are_those_of_the_space_in_order(found):
@@ -154,7 +156,7 @@ def test_dual_sided_cores_take_a_second_pattern():
     found = hwmodels.sweep(document)
     assert found["other_pattern"].tolist() == ["dense", "8:16"] * 2
     assert [bool(text) for text in found["refused"]] == [False, False, False, True]
-    case = Case(GemmShape(1, 4096, 4096), pattern=Pattern(8, 16))
+    case = Case(GemmShape(1, 4096, 4096), "8:16")
     by_hand = closed_form(np.array([point(load_core("dual-sided-8x16"), case, Pattern(8, 16))]))[0]
     assert found["dram_read_bytes"][1] == Cycles(*by_hand).dram_read_bytes
 
@@ -210,7 +212,7 @@ def test_energy_and_area_are_those_of_a_single_case():
         core = dataclasses.replace(load_core(row.core), decoder_groups_per_cycle=row.decoder_groups_per_cycle)
         pattern = None if row.pattern == "dense" else row.pattern
         other = None if row.other_pattern == "dense" else Pattern.parse(row.other_pattern)
-        case = Case(GemmShape(row.tokens, 512, 1024), pattern=pattern)
+        case = Case(GemmShape(row.tokens, 512, 1024), pattern)
         used, size = energy(case, core, other).total, area(core).total
         assert row.energy_joules == pytest.approx(used.nominal, rel=1e-9, abs=0)
         assert row.energy_joules_low == pytest.approx(used.low, rel=1e-9, abs=0)

@@ -14,6 +14,7 @@ from hwmodels.tensorcore.point import point
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from nmsim.case import VALUE_BITS, Case, GemmShape
 from nmsim.errors import RowError
+from nmsim.format import as_format
 
 FASTER = (
     "dram_bytes_per_cycle", "l2_bytes_per_cycle", "shared_bytes_per_cycle", "decoder_groups_per_cycle",
@@ -59,7 +60,7 @@ def test_the_rule_is_near_the_best_tile():
         core = load_core(name)
         pattern = "8:16" if core.patterns else None
         for operand in ("weights", "activations") if pattern else ("weights",):
-            case = Case(GemmShape(tokens, *shape), pattern=pattern, sparse_operand=operand)
+            case = Case(GemmShape(tokens, *shape), pattern, sparse_operand=operand)
             p = point(core, case)
             record = as_record(p)
             cuts = [
@@ -87,7 +88,7 @@ def test_metadata_cost_time_at_every_level():
     """Not free: the same values behind longer codes take longer to come, from DRAM, from L2 and from shared memory."""
     core = load_core("flexible-8x16")
     short, long = (
-        evaluate(core, Case(SHAPES[0], pattern="8:16", encoding=encoding))
+        evaluate(core, Case(SHAPES[0], as_format("8:16", encoding=encoding)))
         for encoding in ("combinatorial", "index")
     )
     for stage in ("dram", "l2", "shared"):
@@ -111,15 +112,13 @@ def test_a_sparser_pattern_gains_nothing_where_operand_b_does_not_shrink():
     core = dataclasses.replace(core, patterns=patterns)
     shape = GemmShape(4096, 4096, 4096)
     two_four, two_eight = (
-        predict_core(Case(shape, pattern=pattern, encoding="bitmask"), core) for pattern in ("2:4", "2:8")
+        predict_core(Case(shape, as_format(pattern, encoding="bitmask")), core) for pattern in ("2:4", "2:8")
     )
     assert two_eight.stage_cycles["multiply"] == two_four.stage_cycles["multiply"] / 2
     assert two_eight.stage_cycles["select"] == two_four.stage_cycles["select"]
     assert two_eight.speedup_vs_dense < 2.0
     free = dataclasses.replace(wide_open(core), shared_bytes_per_cycle=10**9)
-    assert predict_core(
-        Case(shape, pattern="2:8", encoding="bitmask"), free
-    ).speedup_vs_dense == pytest.approx(4, rel=0.02)
+    assert predict_core(Case(shape, "2:8/bitmask"), free).speedup_vs_dense == pytest.approx(4, rel=0.02)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -130,7 +129,7 @@ def test_density_1_is_the_dense_core(shape):
     )
     assert evaluate(dense, Case(shape)) == evaluate(flexible, Case(shape))
     whole = dataclasses.replace(flexible, patterns=(dataclasses.replace(flexible.patterns[0], n=4, m=4),))
-    without_codes = Case(shape, pattern="4:4", encoding="combinatorial")
+    without_codes = Case(shape, "4:4/combinatorial")
     kept = dataclasses.replace(whole, decoder_groups_per_cycle=10**9, decoder_latency_cycles=0)
     stages = ("dram", "l2", "shared", "select", "multiply", "accumulate", "write")
     one, other = evaluate(dense, Case(shape)), evaluate(kept, without_codes)
@@ -149,7 +148,7 @@ def test_more_bandwidth_or_faster_decoders_never_cost_cycles(seed, name):
 def test_an_array_with_nothing_in_its_way_does_twice_the_work_at_half_density(pattern):
     core = wide_open(load_core("flexible-16x32"))
     shape = GemmShape(4096, 4096, 4096)
-    answer = predict_core(Case(shape, pattern=pattern, encoding="bitmask"), core)
+    answer = predict_core(Case(shape, as_format(pattern, encoding="bitmask")), core)
     assert answer.limit == "multiply"
     assert answer.speedup_vs_dense == pytest.approx(2.0, rel=0.001)
     assert answer.utilisation == pytest.approx(predict_core(Case(shape), core).utilisation, rel=0.001)
@@ -158,7 +157,7 @@ def test_an_array_with_nothing_in_its_way_does_twice_the_work_at_half_density(pa
 def test_pruning_on_loading_reads_dense_activations_and_prunes_again_for_every_tile():
     producer = load_core("flexible-8x16")
     consumer = dataclasses.replace(producer, selector_placement="consumer")
-    case = Case(GemmShape(2048, 4096, 4096), pattern="8:16", sparse_operand="activations")
+    case = Case(GemmShape(2048, 4096, 4096), "8:16", sparse_operand="activations")
     before, after = evaluate(producer, case), evaluate(consumer, case)
     assert before.pruned_groups == before.prune_cycles == 0
     assert after.pruned_groups == 2048 * 256 * (4096 / after.tile_cols)
@@ -168,7 +167,7 @@ def test_pruning_on_loading_reads_dense_activations_and_prunes_again_for_every_t
 
 def test_a_column_that_no_token_needs_stays_in_dram():
     core = dataclasses.replace(load_core("flexible-8x16"), column_skip=True)
-    case = Case(GemmShape(1, 4096, 4096), pattern="8:16", sparse_operand="activations")
+    case = Case(GemmShape(1, 4096, 4096), "8:16", sparse_operand="activations")
     skipping = evaluate(core, case)
     fetching = evaluate(dataclasses.replace(core, column_skip=False), case)
     weights = 4096 * 4096 * 2
@@ -176,9 +175,7 @@ def test_a_column_that_no_token_needs_stays_in_dram():
 
 
 def test_the_answer_names_what_limits_it_and_what_comes_next():
-    answer = predict_core(
-        Case(GemmShape(1, 4096, 4096), pattern="8:16", encoding="combinatorial"), "flexible-8x16"
-    )
+    answer = predict_core(Case(GemmShape(1, 4096, 4096), "8:16/combinatorial"), "flexible-8x16")
     assert answer.limit == "dram"
     assert answer.explanation.startswith(
         f"DRAM to L2 works {answer.stage_cycles['dram']} of {answer.cycles} cycles"
@@ -190,9 +187,9 @@ def test_the_answer_names_what_limits_it_and_what_comes_next():
     ("case", "other", "problem"),
     [
         (Case(SHAPES[0], dtype="fp32"), None, "dtype 'fp32': flexible-8x16 takes fp16, bf16, fp8, int8"),
-        (Case(SHAPES[0], pattern="8:16", encoding="gap"), None, "encoding 'gap': flexible-8x16 decodes"),
+        (Case(SHAPES[0], "8:16/gap"), None, "encoding 'gap': flexible-8x16 decodes"),
         (
-            Case(SHAPES[0], pattern="8:16"),
+            Case(SHAPES[0], "8:16"),
             "8:16",
             "second pattern 8:16: flexible-8x16 does not skip zeros of both",
         ),

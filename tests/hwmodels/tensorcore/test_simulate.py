@@ -11,6 +11,7 @@ from hwmodels.tensorcore.record import load_core
 from hwmodels.tensorcore.simulate import random_mask, simulate
 from nmsim.case import Case, GemmShape
 from nmsim.errors import PatternError, RowError
+from nmsim.format import as_format
 from nmsim.pattern import Pattern
 
 SAME = (
@@ -61,7 +62,7 @@ def test_the_simulator_is_never_below_the_closed_form_on_any_design():
 )
 def test_ideal_designs_are_equal_to_the_cycle(name, dtype, pattern, shape):
     core = load_core(name)
-    case = Case(GemmShape(*shape), dtype=dtype, pattern=pattern, encoding=core.encodings[-1])
+    case = Case(GemmShape(*shape), as_format(pattern, encoding=core.encodings[-1]), dtype=dtype)
     closed, seen = both(case, core)
     assert seen.cycles == closed.cycles
     assert list(seen.busy_cycles.values()) == [
@@ -76,9 +77,7 @@ def test_a_mask_that_keeps_everything_is_a_dense_product():
         core, patterns=(Pattern(4, 4),), sparse_operands=("weights",), encodings=("combinatorial",)
     )
     kept = dataclasses.replace(free, decoder_latency_cycles=0)
-    whole = simulate(
-        Case(case.shape, pattern="4:4", encoding="combinatorial"), kept, mask=np.ones((512, 1024), bool)
-    )
+    whole = simulate(Case(case.shape, "4:4/combinatorial"), kept, mask=np.ones((512, 1024), bool))
     dense = simulate(case, core)
     assert (whole.macs, whole.dram_read_bytes, whole.effectual_macs) == (
         dense.macs, dense.dram_read_bytes, dense.effectual_macs,
@@ -90,7 +89,7 @@ def test_rows_that_keep_more_hold_up_the_others():
     """Unstructured sparsity of the same density does not reach what N:M reaches: rows of a strip wait for the fullest."""
     core = dataclasses.replace(load_core("flexible-8x16"), shared_bytes_per_cycle=4096)
     shape = GemmShape(512, 1024, 2048)
-    regular = simulate(Case(shape, pattern="8:16"), core)
+    regular = simulate(Case(shape, "8:16"), core)
     rng = np.random.default_rng(0)
     scattered = simulate(Case(shape), core, mask=rng.random((1024, 2048)) < 0.5)
     assert scattered.effectual_macs == pytest.approx(regular.effectual_macs, rel=0.01)
@@ -100,7 +99,7 @@ def test_rows_that_keep_more_hold_up_the_others():
 
 def test_a_mask_that_crowds_one_bank_stalls_the_select_network():
     core = dataclasses.replace(load_core("flexible-8x16"), select_network="banked", select_banks=8)
-    case = Case(GemmShape(256, 512, 1024), pattern="8:16")
+    case = Case(GemmShape(256, 512, 1024), "8:16")
     apart = np.zeros((512, 1024), bool)
     apart[:, np.arange(1024) % 16 < 8] = True
     crowded = np.zeros((512, 1024), bool)
@@ -113,7 +112,7 @@ def test_a_mask_that_crowds_one_bank_stalls_the_select_network():
 
 def test_codes_of_different_length_are_counted_one_by_one():
     core = dataclasses.replace(load_core("flexible-8x16"), encodings=("gap",))
-    case = Case(GemmShape(64, 256, 1024), pattern="8:16", encoding="gap:1")
+    case = Case(GemmShape(64, 256, 1024), "8:16/gap:1")
     clustered = np.zeros((256, 1024), bool)
     clustered[:, np.arange(1024) % 16 < 8] = True
     short = simulate(case, core, mask=clustered)
@@ -126,7 +125,7 @@ def test_codes_of_different_length_are_counted_one_by_one():
 def test_pairs_of_a_dual_sided_core_arrive_unevenly():
     """Half of the half is a quarter of the products, but the lanes wait for the one with the most pairs."""
     core = load_core("dual-sided-8x16")
-    case = Case(GemmShape(128, 256, 2048), pattern="8:16")
+    case = Case(GemmShape(128, 256, 2048), "8:16")
     seen = simulate(case, core, other=Pattern(8, 16))
     even = Cycles(*closed_form(np.array([point(core, case, Pattern(8, 16))]))[0])
     assert seen.effectual_macs == pytest.approx(128 * 256 * 2048 / 4, rel=0.01)
@@ -153,7 +152,7 @@ def test_pairs_are_counted_as_a_plain_product_of_masks_counts_them():
 def test_the_columns_that_tokens_need_are_those_of_their_masks():
     core = dataclasses.replace(load_core("flexible-8x16"), column_skip=True)
     mask = random_mask(4, 2048, Pattern(8, 16), seed=5)
-    case = Case(GemmShape(4, 1024, 2048), pattern="8:16", sparse_operand="activations")
+    case = Case(GemmShape(4, 1024, 2048), "8:16", sparse_operand="activations")
     seen = simulate(case, core, mask=mask)
     none = simulate(case, dataclasses.replace(core, column_skip=False), mask=mask)
     assert seen.cycles < none.cycles
@@ -177,7 +176,7 @@ def test_columns_that_are_kept_are_those_that_any_token_will_need():
     mask = np.zeros((128, 1024), bool)
     mask[:64, ::32] = True
     mask[64:, 1::32] = True
-    case = Case(GemmShape(128, 64, 1024), pattern="1:32", sparse_operand="activations")
+    case = Case(GemmShape(128, 64, 1024), "1:32", sparse_operand="activations")
     seen = simulate(case, core, mask=mask, tile=(16, 64))
     assert seen.waves > 1
     whole = simulate(case, dataclasses.replace(core, column_skip=False), mask=mask, tile=(16, 64))
@@ -193,13 +192,13 @@ def test_patterns_that_keep_all_are_not_decoded():
     core = dataclasses.replace(
         load_core("flexible-8x16"), patterns=(Pattern(1, 1),), decoder_groups_per_cycle=1
     )
-    closed, seen = both(Case(GemmShape(64, 256, 512), pattern="1:1"), core)
+    closed, seen = both(Case(GemmShape(64, 256, 512), "1:1"), core)
     assert seen.cycles >= closed.cycles
     assert seen.decoded_groups == closed.decoded_groups == 0
 
 
 def test_names_and_texts_do_as_well():
-    case = Case(GemmShape(16, 64, 256), pattern="8:16")
+    case = Case(GemmShape(16, 64, 256), "8:16")
     assert simulate(case, "dual-sided-8x16", other="8:16") == simulate(
         case, load_core("dual-sided-8x16"), other=Pattern(8, 16)
     )
@@ -212,7 +211,7 @@ def test_progress_reaches_the_end():
 
 
 def test_bad_masks():
-    core, case = load_core("flexible-8x16"), Case(GemmShape(8, 64, 128), pattern="8:16")
+    core, case = load_core("flexible-8x16"), Case(GemmShape(8, 64, 128), "8:16")
     with pytest.raises(RowError, match=r"mask of type bool and shape \[8, 128\]: expected bool \[64, 128\]"):
         simulate(case, core, mask=np.ones((8, 128), bool))
     with pytest.raises(RowError, match="mask of type float64"):

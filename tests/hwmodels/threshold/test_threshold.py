@@ -205,8 +205,8 @@ def test_time_and_its_range_are_sums_over_the_layers():
     def end(of):
         total = 0.0
         for layer in LLAMA.layers:
-            kept = {"pattern": "8:16", "encoding": "combinatorial"} if layer.pruned else {}
-            answer = hwmodels.predict(Case(GemmShape(4, layer.N, layer.K), **kept), "h200")
+            kept = "8:16/combinatorial" if layer.pruned else None
+            answer = hwmodels.predict(Case(GemmShape(4, layer.N, layer.K), kept), "h200")
             total += layer.count * of(answer)
         return total
 
@@ -224,9 +224,9 @@ def test_the_best_case_compares_bounds():
     found = equal_time(LLAMA, COMBINATORIAL, "h200", tokens=4)
     mine = dense = 0.0
     for layer in LLAMA.layers:
-        kept = {"pattern": "8:16", "encoding": "combinatorial"} if layer.pruned else {}
+        kept = "8:16/combinatorial" if layer.pruned else None
         mine += (
-            layer.count * hwmodels.predict(Case(GemmShape(4, layer.N, layer.K), **kept), "h200").bound_time_s
+            layer.count * hwmodels.predict(Case(GemmShape(4, layer.N, layer.K), kept), "h200").bound_time_s
         )
     for count, N, K in _layers(found.best_case.hidden_elems, 16):
         dense += count * hwmodels.predict(Case(GemmShape(4, N, K)), "h200").bound_time_s
@@ -238,8 +238,8 @@ def test_energy_is_a_sum_over_the_layers_and_compares_one_scenario():
     found = equal_energy(LLAMA, COMBINATORIAL, "flexible-8x16", tokens=2)
     total = {"low": 0.0, "nominal": 0.0, "high": 0.0}
     for layer in LLAMA.layers:
-        kept = {"pattern": "8:16", "encoding": "combinatorial"} if layer.pruned else {}
-        report = energy(Case(GemmShape(2, layer.N, layer.K), **kept), "flexible-8x16")
+        kept = "8:16/combinatorial" if layer.pruned else None
+        report = energy(Case(GemmShape(2, layer.N, layer.K), kept), "flexible-8x16")
         for name in total:
             total[name] += layer.count * getattr(report.total, name)
     assert found.pruned_cost == pytest.approx(total["nominal"], rel=1e-9)
@@ -255,7 +255,7 @@ def test_outliers_are_a_product_of_their_own():
     for layer in LLAMA.layers:
         if layer.pruned:
             for case in (
-                Case(GemmShape(1, layer.N, layer.K), pattern="8:256", encoding="index"),
+                Case(GemmShape(1, layer.N, layer.K), "8:256/index"),
                 Case(GemmShape(1, layer.N, 64)),
             ):
                 added += layer.count * hwmodels.predict(case, "h200").predicted_time_s
@@ -310,7 +310,7 @@ def test_fewer_parameters_than_a_billion_are_millions():
 def test_no_range_where_nobody_measured():
     found = equal_time(SMALL, COMBINATORIAL, "epyc-2core")
     widths_known = (found.low is None, found.high is None)
-    interval = hwmodels.predict(Case(GemmShape(1, 128, 256), pattern="8:16"), "epyc-2core")
+    interval = hwmodels.predict(Case(GemmShape(1, 128, 256), "8:16"), "epyc-2core")
     assert widths_known == ((interval.comparable_rows == 0),) * 2
 
 

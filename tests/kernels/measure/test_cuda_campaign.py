@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from nmsim.case import case_id
+
 pytest.importorskip("torch")
 pytest.importorskip("triton")
 
@@ -136,5 +138,5 @@ def test_its_books_balance_over_runs_that_are_cut_short(tasks, tmp_path):
         runs += found.rows
     rows = measurement_file.read(tmp_path / "rows.csv")
     assert rows == runs
-    assert [(row.case_id, row.kernel) for row in rows] == [(case.case_id, kernel) for case, kernel in tasks]
+    assert [(row.case_id, row.kernel) for row in rows] == [(case_id(case), kernel) for case, kernel in tasks]
     assert len({row.key for row in rows}) == len(tasks)

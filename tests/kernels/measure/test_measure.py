@@ -14,6 +14,7 @@ from kernels.timing import cold_cache, gate, host, rounds
 from kernels.timing import interleaved as timing
 from nmsim.case import Case, GemmShape
 from nmsim.errors import RowError, SpecError
+from nmsim.format import as_format
 from nmsim.pattern import Pattern
 from nmsim.rows import measurement_file
 
@@ -189,7 +190,12 @@ class Pretended:
 
     def tasks(self, of):
         return [
-            (Case(of.shape, of.phase, of.dtype, pattern, "weights", encoding), KERNEL)
+            (
+                Case(
+                    of.shape, as_format(pattern, encoding=encoding), dtype=of.dtype, sparse_operand="weights"
+                ),
+                KERNEL,
+            )
             for pattern, encoding in of.variants
         ]
 
@@ -249,7 +255,7 @@ def test_rows_say_what_was_measured(run, tmp_path):
     )
     assert (row.reps, row.warmup, row.gate, row.max_rel_err) == (9, 1, "pass", 1e-7)
     assert (row.threads, row.l2_state, row.pattern) == (1, "cold", "8:16")
-    assert row.case == Case(GemmShape(1, 32, 64), dtype="fp32", pattern="8:16")
+    assert row.case == Case(GemmShape(1, 32, 64), "8:16", dtype="fp32")
     assert row.note == "a note; outliers: 0 sparse, 0 dense; other dense calls: dense 0 3e+06 us"
 
 

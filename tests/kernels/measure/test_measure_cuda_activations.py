@@ -210,7 +210,7 @@ def test_a_kernel_for_the_other_operand_or_for_other_tokens_is_refused(run, chan
 
 def test_the_best_kernel_for_sparse_tokens_prunes_them_in_its_time():
     names = [
-        best_of(Case(GemmShape(tokens, 64, 64), pattern="8:16", sparse_operand="activations"))
+        best_of(Case(GemmShape(tokens, 64, 64), "8:16", sparse_operand="activations"))
         for tokens in (1, 2, 64)
     ]
     assert names == ["gpu.prune_skip_gemv", "gpu.prune_activations_mm", "gpu.prune_activations_mm"]

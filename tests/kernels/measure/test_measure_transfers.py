@@ -13,6 +13,7 @@ from kernels.timing import rounds
 from kernels.timing.gate import GateError
 from nmsim.case import Case
 from nmsim.errors import RowError, SpecError
+from nmsim.format import as_format
 from nmsim.pattern import Pattern
 from nmsim.rows import measurement_file
 from nmsim.rows.transfer import Transfer
@@ -303,7 +304,12 @@ class PretendedProducts:
 
     def tasks(self, of):
         return [
-            (Case(of.shape, of.phase, of.dtype, pattern, "weights", encoding), "multiply")
+            (
+                Case(
+                    of.shape, as_format(pattern, encoding=encoding), dtype=of.dtype, sparse_operand="weights"
+                ),
+                "multiply",
+            )
             for pattern, encoding in of.variants
         ]
 

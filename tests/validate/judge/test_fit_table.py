@@ -10,9 +10,8 @@ from judge_fakes import measurement
 import hwmodels
 from hwmodels.estimate import constants, fit
 from hwmodels.estimate.intervals import CPU_FAMILY, RESIDUALS_FILE
-from nmsim.case import Case, GemmShape
+from nmsim.case import Case, GemmShape, case_id
 from nmsim.errors import RowError
-from nmsim.pattern import Pattern
 from validate.judge import rows as row_files
 from validate.judge.fit_table import RESIDUAL_COLUMNS, cpu_residuals, fit_table, held_out_metrics
 from validate.judge.judge import judge_files
@@ -28,7 +27,7 @@ def machines():
 
 def own_row(**changes):
     """A row of a CPU campaign."""
-    case = Case(GemmShape(1, 512, 512), dtype="fp32", pattern=Pattern(2, 4), encoding="index")
+    case = Case(GemmShape(1, 512, 512), "2:4/index", dtype="fp32")
     fields = {
         "machine": "lab",
         "kernel": "cpu.avx2",
@@ -41,7 +40,7 @@ def own_row(**changes):
     fields |= {
         "encoding": "index",
         "packing": "bitstream",
-        "case_id": case.case_id,
+        "case_id": case_id(case),
         "threads": 1,
         "l2_state": "cold",
     }

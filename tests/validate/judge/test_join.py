@@ -5,8 +5,9 @@ import pytest
 from judge_fakes import literature_line, measurement, model_of, write_literature
 
 import hwmodels
-from nmsim.case import Case, GemmShape
+from nmsim.case import Case, GemmShape, case_id
 from nmsim.errors import RowError
+from nmsim.format import as_format
 from nmsim.pattern import Pattern
 from nmsim.rows import measurement_file
 from nmsim.rows.measurement import COLUMNS
@@ -66,9 +67,9 @@ def test_what_was_not_measured_is_nan():
 
 def test_our_own_rows_are_asked_as_cases():
     seen = []
-    case = Case(GemmShape(1, 512, 512), dtype="fp32", pattern=Pattern(2, 4), encoding="index")
+    case = Case(GemmShape(1, 512, 512), "2:4/index", dtype="fp32")
     row = measurement(
-        machine="epyc-2core", kernel="cpu.avx2", case_id=case.case_id, M=1, N=512, K=512, dtype="fp32", pattern="2:4",
+        machine="epyc-2core", kernel="cpu.avx2", case_id=case_id(case), M=1, N=512, K=512, dtype="fp32", pattern="2:4",
         encoding="index", packing="bitstream", threads=1, l2_state="cold",
     )  # fmt: skip
     join(as_rows([row]), MACHINES, model_of(seen=seen))
@@ -79,9 +80,9 @@ def test_our_own_rows_are_asked_as_cases():
 
 
 def own_row(kernel, pattern="2:4", encoding="index", M=64, **cells):
-    case = Case(GemmShape(M, 4096, 4096), dtype="bf16", pattern=Pattern.parse(pattern), encoding=encoding)
+    case = Case(GemmShape(M, 4096, 4096), as_format(Pattern.parse(pattern), encoding=encoding), dtype="bf16")
     return measurement(
-        machine="h200", kernel=kernel, case_id=case.case_id, M=M, N=4096, K=4096, dtype="bf16", pattern=pattern,
+        machine="h200", kernel=kernel, case_id=case_id(case), M=M, N=4096, K=4096, dtype="bf16", pattern=pattern,
         encoding=encoding, packing="bitstream", **cells,
     )  # fmt: skip
 
@@ -94,7 +95,7 @@ def test_our_own_gpu_rows_are_judged_as_what_ran():
     # The sparse unit takes 2:4; a kernel that expands it is no faster than a dense product.
     expanding, unpacking, *on_unit = found["predicted_speedup_vs_dense"].tolist()
     assert expanding == unpacking < 1 < min(on_unit)
-    plain = hwmodels.predict(Case(GemmShape(64, 4096, 4096), pattern="4:8", encoding="bitmask"), "h200")
+    plain = hwmodels.predict(Case(GemmShape(64, 4096, 4096), "4:8/bitmask"), "h200")
     row = own_row("gpu.gemm_small", "4:8", "bitmask", l2_state="")
     same = join(as_rows([row]), MACHINES, hwmodels.predict_rows).iloc[0]
     assert same["predicted_sparse_time_s"] == plain.predicted_time_s

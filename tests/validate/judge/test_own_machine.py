@@ -10,8 +10,9 @@ import pytest
 import hwmodels
 from hwmodels import plots
 from hwmodels.machine.spec import SPEC_FOLDER
-from nmsim.case import Case, GemmShape
+from nmsim.case import Case, GemmShape, case_id
 from nmsim.errors import RowError
+from nmsim.format import as_format
 from nmsim.pattern import Pattern
 from nmsim.rows import measurement_file
 from nmsim.rows.measurement import Measurement
@@ -19,7 +20,12 @@ from validate.judge.own_machine import own_rows, summarise
 from validate.judge.rows import own_files
 
 CASES = [
-    Case(GemmShape(1, 4096, 4096), "decode", "fp32", Pattern.parse(pattern), "weights", encoding)
+    Case(
+        GemmShape(1, 4096, 4096),
+        as_format(Pattern.parse(pattern), encoding=encoding),
+        dtype="fp32",
+        sparse_operand="weights",
+    )
     for pattern in ("2:4", "8:16")
     for encoding in ("bitmask", "index")
 ]
@@ -43,7 +49,7 @@ def measured(machine: Path, factor: float = 1.0) -> list[Measurement]:
         dense_s, sparse_s = answer.predicted_dense_time_s * factor, answer.predicted_time_s
         rows.append(
             Measurement(
-                machine="mine", kernel="cpu.avx2", case_id=case.case_id, M=1, N=4096, K=4096, phase="decode",
+                machine="mine", kernel="cpu.avx2", case_id=case_id(case), M=1, N=4096, K=4096, phase="decode",
                 dtype="fp32", pattern=str(case.pattern), encoding=case.encoding, packing=case.packing, threads=2,
                 baseline="numpy @", l2_state="cold", sparse_time_s=sparse_s, dense_time_s=dense_s,
                 speedup_vs_dense=dense_s / sparse_s, speedup_vs_dense_p20=0.9 * dense_s / sparse_s,

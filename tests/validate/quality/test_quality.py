@@ -160,7 +160,7 @@ def test_bits_of_outliers_and_columns_stand_beside_those_of_nm(run):
 
 def test_speedups_are_those_of_the_models(run):
     shape, core = GemmShape(1, 96, 64), hwmodels.load_core("flexible-8x16")
-    case = Case(shape, pattern="8:16", sparse_operand="activations", encoding="bitmask")
+    case = Case(shape, "8:16/bitmask", sparse_operand="activations")
     for mitigation, name in (("none", ""), ("var", "var"), ("r_sparse=8", "r_sparse")):
         row = only(
             run.table,
@@ -180,7 +180,7 @@ def test_speedups_are_those_of_the_models(run):
     plain = only(
         run.table, layer=LAYER, operand="weights", pattern="8:16", criterion="magnitude", mitigation="none"
     )
-    case = dataclasses.replace(case, sparse_operand="weights", phase="prefill", shape=GemmShape(4096, 96, 64))
+    case = dataclasses.replace(case, sparse_operand="weights", shape=GemmShape(4096, 96, 64))
     assert plain["core_prefill_speedup_vs_dense"] == pytest.approx(
         hwmodels.predict_core(case, core).speedup_vs_dense
     )
@@ -196,7 +196,7 @@ def test_what_stands_beside_sparse_weights_costs_cycles(run, phase, tokens):
         only(run.table, mitigation=name, **named)[f"core_{phase}_cycles"]
         for name in ("none", "outliers", "salient_columns=8", "scale_shift")
     )
-    case = Case(GemmShape(tokens, 96, 64), phase, pattern="8:16", encoding="bitmask")
+    case = Case(GemmShape(tokens, 96, 64), "8:16/bitmask")
     (product,) = (Cycles(*row) for row in closed_form(np.array([point(core, case)])).tolist())
     assert plain == product.cycles
 
@@ -206,7 +206,7 @@ def test_what_stands_beside_sparse_weights_costs_cycles(run, phase, tokens):
 
     assert outliers - plain == beside(tokens * 96 * 4, 96 * (4 * 2 + 3.5))
     assert scaled - plain == beside(2 * tokens * 96, 2 * 96 * 2)
-    side = hwmodels.predict_core(Case(GemmShape(tokens, 96, 8), phase), core).cycles
+    side = hwmodels.predict_core(Case(GemmShape(tokens, 96, 8)), core).cycles
     assert columns - plain == side + beside(0, 6)
 
 

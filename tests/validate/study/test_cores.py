@@ -90,13 +90,13 @@ def test_a_row_is_the_sum_of_single_predictions(study, cores, tiny):
     cycles = dense = joules = dense_joules = 0.0
     for layer in layers:
         case = Case(
-            GemmShape(16, layer.N, layer.K), "decode", "bf16", Pattern(8, 16), "weights", "combinatorial"
+            GemmShape(16, layer.N, layer.K), "8:16/combinatorial", dtype="bf16", sparse_operand="weights"
         )
         found = predict_core(case, chip)
         cycles += layer.count * found.cycles
         dense += layer.count * found.dense_cycles
         joules += layer.count * energy(case, chip).total.nominal
-        plain = Case(case.shape, "decode", "bf16")
+        plain = Case(case.shape, dtype="bf16")
         dense_joules += layer.count * energy(plain, dense_chip).total.nominal
         assert predict_core(plain, dense_chip).cycles == found.dense_cycles
     assert row["cycles"] == cycles

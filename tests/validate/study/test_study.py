@@ -9,9 +9,10 @@ import pytest
 
 import hwmodels
 from nmsim import compress, packing, prune, save_file
-from nmsim.case import Case, GemmShape
+from nmsim.case import Case, GemmShape, case_id
 from nmsim.energy import Energy
 from nmsim.errors import BitstreamError, EncodingError, NmsimError
+from nmsim.format import sparse_format
 from nmsim.pattern import Pattern
 from nmsim.units import UNIT_SUFFIXES
 from validate import run_study
@@ -70,9 +71,9 @@ def test_a_row_is_the_prediction_of_its_case(study):
         & (study.study["encoding"] == "combinatorial")
         & (study.study["sparse_operand"] == "weights")
     ].iloc[0]
-    case = Case(GemmShape(16, 2048, 8192), "decode", "bf16", Pattern(8, 16), "weights", "combinatorial")
+    case = Case(GemmShape(16, 2048, 8192), "8:16/combinatorial", dtype="bf16", sparse_operand="weights")
     answer = hwmodels.predict(case, "h200-8x16")
-    assert row["case_id"] == case.case_id
+    assert row["case_id"] == case_id(case)
     assert row["predicted_time_s"] == pytest.approx(answer.predicted_time_s, rel=1e-9)
     assert (row["execution"], row["bound"]) == ("native", answer.bound)
 
@@ -108,7 +109,9 @@ def test_measured_bits_equal_the_formula(study):
     assert set(fixed["encoding"]) >= {"bitmask", "index", "combinatorial"}
     for row in fixed.itertuples():
         pattern = Pattern.parse(row.pattern)
-        bits = packing.stream_bits(row.groups, pattern.bits_per_group(row.encoding), "bitstream")
+        bits = packing.stream_bits(
+            row.groups, sparse_format(pattern, encoding=row.encoding).bits_per_group, "bitstream"
+        )
         assert row.measured_payload_bits == bits
         assert row.measured_metadata_bytes == -(-bits // 8)
     assert (fixed["measured_payload_bits"] >= fixed["entropy_bits"]).all()
