@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nmsim.case import Case
 from nmsim.errors import NmsimError, RowError
+from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING
 from nmsim.pattern import Pattern
 
 SHAPE_COLUMNS = ("M", "N", "K")
@@ -155,6 +155,16 @@ def optional(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None else parse(value)
 
 
+DEFAULTS = {
+    "phase": "decode",
+    "dtype": "bf16",
+    "sparse_operand": "weights",
+    "pattern": None,
+    "encoding": DEFAULT_ENCODING,
+    "packing": DEFAULT_PACKING,
+}
+
+
 def default_of(name: str) -> Any:
-    """What a missing column means: the default of the field of `Case` of that name."""
-    return Case.__dataclass_fields__[name].default
+    """What a missing column means: a dense product of weights in bf16; a format that names none takes its defaults."""
+    return DEFAULTS[name]

@@ -18,7 +18,7 @@ from hwmodels.tensorcore.point import point
 from hwmodels.tensorcore.record import core_names, load_core
 from nmsim.case import Case, GemmShape
 from nmsim.errors import EncodingError, SpecError
-from nmsim.format import SparseFormat
+from nmsim.format import SparseFormat, sparse_format
 from nmsim.pattern import Pattern
 
 FLEXIBLE, DENSE = load_core("flexible-8x16"), load_core("dense")
@@ -68,7 +68,9 @@ def test_what_can_be_redone_by_hand():
 def test_decoders_share_their_logic_and_keep_their_tables():
     one = replace(FLEXIBLE, patterns=(Pattern(8, 16),), encodings=("combinatorial",))
     assert core_units.decoder_cells(one) == decoder(SparseFormat.parse("8:16/combinatorial"), load(5))
-    each = [decoder(pattern, "combinatorial", load(5)) for pattern in FLEXIBLE.patterns]
+    each = [
+        decoder(sparse_format(pattern, encoding="combinatorial"), load(5)) for pattern in FLEXIBLE.patterns
+    ]
     assert [cells.rom_bits > 0 for cells in each] == [True] * 3
     assert core_units.decoder_cells(FLEXIBLE).rom_bits == sum(cells.rom_bits for cells in each)
     assert core_units.decoder_cells(FLEXIBLE).and2 == core_units.decoder_cells(one).and2
