@@ -102,6 +102,11 @@ class Way(NamedTuple):
     dtype: str
     format: SparseFormat | None
 
+    @property
+    def pattern(self) -> Pattern | None:
+        """The pattern of the format; None for a dense product."""
+        return self.format.pattern if self.format else None
+
 
 def instructions_of(spec: HardwareSpec, way: Way, tokens: int) -> tuple[float, float]:
     """Instructions an element of a product costs, sparse and dense; zeros on a GPU, where the estimate knows none."""
