@@ -8,12 +8,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
 
-from nmsim import packing
 from nmsim.case import SparseOperand
 from nmsim.errors import SpecError
 from nmsim.fields import Dtype, Encoding, PackingPolicy, PatternText
 from nmsim.format import SparseFormat
-from nmsim.pattern import Pattern
 from nmsim.support.schema import (
     About,
     Flag,
