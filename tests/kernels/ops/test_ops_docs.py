@@ -34,5 +34,5 @@ def test_the_page_runs_and_prints_what_it_says(tmp_path, monkeypatch):
 def test_the_page_tells_the_thresholds_of_the_code():
     text = PAGE.read_text(encoding="utf-8")
     assert (
-        f"From {products_cpu.MANY_TOKENS} tokens a call on ({products_cpu.MANY_TOKENS_PORTABLE} where" in text
+        f"From {products_cpu.MANY_TOKENS} tokens per call on ({products_cpu.MANY_TOKENS_PORTABLE} if" in text
     )
