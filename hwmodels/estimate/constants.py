@@ -6,14 +6,13 @@ The fitted values, and those fitted with one family of machines left out, are da
 """
 
 import functools
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from nmsim.errors import SpecError
-from nmsim.support.schema import Quantity
+from nmsim.support.schema import About, Number, Quantity, Text, read_record, record
 
 FITTED_FILE = Path(__file__).parents[1] / "data" / "fitted.toml"
 
@@ -108,9 +107,29 @@ PRIORS: Mapping[str, Prior] = {
 """Constant -> what was assumed of it. Others stand in `hwmodels.machine.chip`, `library` and `estimate`."""
 
 
+@record
+class FittedConstant:
+    """A fitted value with the rows that it was fitted to."""
+
+    value: Annotated[float, Number("base units of the constant", "Fitted value.")]
+    kind: Annotated[Literal["fitted"], About("How it is known.")]
+    source: Annotated[Text, About("Rows that it was fitted to.")]
+
+
+@record
+class FittedFile:
+    """What `nmsim fit` writes."""
+
+    constants: Annotated[Mapping[str, FittedConstant], About("Constants fitted to all rows.")]
+    held_out: Annotated[
+        Mapping[str, Mapping[str, Annotated[float, Number("base units of the constant")]]],
+        About("Group of machines: constants fitted without its rows."),
+    ]
+
+
 @functools.cache
-def _document() -> Mapping[str, Any]:
-    return tomllib.loads(FITTED_FILE.read_text(encoding="utf-8"))
+def _document() -> FittedFile:
+    return read_record(FittedFile, FITTED_FILE)
 
 
 @functools.cache
@@ -129,14 +148,9 @@ def load(held_out: str | None = None) -> Constants:
         The file and `PRIORS` name different constants.
     """
     document = _document()
-    table = (
-        document["constants"]
-        if held_out is None
-        else document["held_out"].get(held_out, document["constants"])
-    )
-    values = {
-        name: float(entry["value"] if isinstance(entry, dict) else entry) for name, entry in table.items()
-    }
+    values = {name: float(entry.value) for name, entry in document.constants.items()}
+    if held_out in document.held_out:
+        values = {name: float(value) for name, value in document.held_out[held_out].items()}
     expected = set(Constants._fields)
     if set(values) != expected:
         raise SpecError(
@@ -147,14 +161,14 @@ def load(held_out: str | None = None) -> Constants:
 
 def groups() -> tuple[str, ...]:
     """Name the groups of machines that were left out of a fit, one at a time."""
-    return tuple(_document()["held_out"])
+    return tuple(_document().held_out)
 
 
 def quantities() -> Mapping[str, Quantity]:
     """List the fitted constants with their units and the rows they were fitted to."""
     return {
-        name: Quantity(entry["value"], PRIORS[name].unit, "fitted", entry["source"])
-        for name, entry in _document()["constants"].items()
+        name: Quantity(entry.value, PRIORS[name].unit, entry.kind, entry.source)
+        for name, entry in _document().constants.items()
     }
 
 

@@ -165,7 +165,7 @@ def write(found: Fitted, folder: Path = constants.FITTED_FILE.parent) -> None:
         "[constants]",
     ]
     lines += [
-        f'{name} = {{ value = {value:.6g}, source = "{found.source}" }}'
+        f'{name} = {{ value = {value:.6g}, kind = "fitted", source = "{found.source}" }}'
         for name, value in found.values._asdict().items()
     ]
     for group, values in found.held_out.items():

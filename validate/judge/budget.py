@@ -5,44 +5,80 @@ several fit, the one with most selectors counts. `[[total]]` entries bound all r
 together. Each has a reason.
 """
 
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 
-from nmsim.errors import SpecError
+from nmsim.support.schema import About, Flag, Number, Text, read_record, record
 from validate.judge import metrics
 
 BUDGET_FILE = Path(__file__).parent / "budget.toml"
 AT_MOST = ("speedup_mdape", "dense_time_mdape", "sparse_time_mdape", "speedup_worst_factor")
 AT_LEAST = ("sign_share", "interval_coverage")
-FAMILY_SELECTORS = metrics.FAMILY
-TOTAL_SELECTORS = (*metrics.FAMILY, "dtype_class", "mark")
+SELECTORS = (*metrics.FAMILY, "dtype_class", "mark")
 
 
-@dataclass(frozen=True)
+# fmt: off
+@record
 class Allowance:
     """One entry: which rows, which figures may be how large or must be how large, and why."""
 
-    selectors: Mapping[str, str]
-    limits: Mapping[str, float]
-    reason: str
+    speedup_mdape: Annotated[float, Number("ratio", "Greatest median error of the speedup.")]
+    reason: Annotated[Text, About("Why this much error is allowed.")]
+    machine: Annotated[Text | None, About("Only rows of this machine.")] = None
+    dtype: Annotated[Text | None, About("Only rows of this value type.")] = None
+    regime: Annotated[Text | None, About("Only rows of this regime.")] = None
+    kernel_family: Annotated[Text | None, About("Only rows of this family of kernels.")] = None
+    dense_time_mdape: Annotated[float | None, Number("ratio", "Greatest median error of the dense time.")] = None
+    sparse_time_mdape: Annotated[float | None, Number("ratio", "Greatest median error of the sparse time.")] = None
+    speedup_worst_factor: Annotated[float | None, Number("ratio", "Greatest factor by which one speedup is wrong.")] = None
+    sign_share: Annotated[float | None, Number("share", "Least share of rows on the right side of 1.")] = None
+    interval_coverage: Annotated[float | None, Number("share", "Least share of rows within their interval.")] = None
+
+    @property
+    def selectors(self) -> dict[str, str]:
+        """Columns and the values that rows must have in them."""
+        return {name: value for name in SELECTORS if (value := getattr(self, name, None)) is not None}
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Figures and their limits."""
+        named = ((name, getattr(self, name)) for name in (*AT_MOST, *AT_LEAST))
+        return {name: float(limit) for name, limit in named if limit is not None}
 
     def fits(self, names: Mapping[str, str]) -> bool:
         """Say whether all selectors are among these names."""
         return all(names.get(name) == value for name, value in self.selectors.items())
 
 
-@dataclass(frozen=True)
-class Budget:
-    """What `budget.toml` says; `held_out` asks for constants fitted without each row's machine."""
+@record
+class TotalAllowance(Allowance):
+    """An entry for all rows that its selectors fit, taken together."""
 
-    held_out: bool
-    families: tuple[Allowance, ...]
-    totals: tuple[Allowance, ...]
+    dtype_class: Annotated[Text | None, About("Only rows of this class of value types, such as `16-bit`.")] = None
+    mark: Annotated[Text | None, About("Only rows with this mark.")] = None
+
+
+@record
+class Budget:
+    """What `budget.toml` says."""
+
+    held_out: Annotated[Flag, About("Whether constants are fitted without each row's machine.")]
+    family: Annotated[tuple[Allowance, ...], About("Limits of each family of rows; the entry with most selectors "
+        "counts.")] = ()
+    total: Annotated[tuple[TotalAllowance, ...], About("Limits of all rows together.")] = ()
+    # fmt: on
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Refuse two entries for the same rows."""
+        for kind in ("family", "total"):
+            asked = [entry.selectors for entry in getattr(self, kind)]
+            for place, names in enumerate(asked):
+                if names in asked[:place]:
+                    yield kind, f"two entries for {names}; expected one"
 
 
 @dataclass(frozen=True)
@@ -64,26 +100,7 @@ def read_budget(path: Path = BUDGET_FILE) -> Budget:
     SpecError
         An entry with an unknown key, no limit or no reason, or two that fit the same rows equally well.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read as TOML: {error}") from error
-    unknown = sorted(set(document) - {"held_out", "family", "total"})
-    if unknown:
-        raise SpecError(f"{path}: {unknown[0]}: unknown key; expected held_out, family, total")
-    if not isinstance(document.get("held_out"), bool):
-        raise SpecError(f"{path}: held_out={document.get('held_out')!r}: expected true or false")
-    lists = {}
-    for kind, selectors in (("family", FAMILY_SELECTORS), ("total", TOTAL_SELECTORS)):
-        entries = document.get(kind, [])
-        lists[kind] = tuple(
-            _allowance(entry, selectors, f"{path}: {kind}[{place}]") for place, entry in enumerate(entries)
-        )
-        asked = [tuple(sorted(entry.selectors.items())) for entry in lists[kind]]
-        twice = next((names for names in asked if asked.count(names) > 1), None)
-        if twice is not None:
-            raise SpecError(f"{path}: {kind}: two entries for {dict(twice)}; expected one")
-    return Budget(document["held_out"], lists["family"], lists["total"])
+    return read_record(Budget, path)
 
 
 def check(table: pd.DataFrame, budget: Budget) -> list[Excess]:
@@ -104,24 +121,24 @@ def check(table: pd.DataFrame, budget: Budget) -> list[Excess]:
     used: set[int] = set()
     for family in metrics.families(table):
         what = " ".join(family[name] for name in metrics.FAMILY)
-        fitting = [place for place, entry in enumerate(budget.families) if entry.fits(family)]
+        fitting = [place for place, entry in enumerate(budget.family) if entry.fits(family)]
         if not fitting:
             found.append(Excess(what, "no entry of the budget fits this family; expected one, with a reason"))
             continue
-        most = max(len(budget.families[place].selectors) for place in fitting)
-        best = [place for place in fitting if len(budget.families[place].selectors) == most]
+        most = max(len(budget.family[place].selectors) for place in fitting)
+        best = [place for place in fitting if len(budget.family[place].selectors) == most]
         if len(best) > 1:
-            reasons = " and ".join(repr(budget.families[place].reason) for place in best)
+            reasons = " and ".join(repr(budget.family[place].reason) for place in best)
             found.append(Excess(what, f"several entries fit equally well: {reasons}; expected one"))
             continue
         used.add(best[0])
-        found += _outside(what, family, budget.families[best[0]])
+        found += _outside(what, family, budget.family[best[0]])
     found += [
         Excess(_named(entry), "this entry of the budget fits no family; expected one to remove")
-        for place, entry in enumerate(budget.families)
+        for place, entry in enumerate(budget.family)
         if place not in used
     ]
-    for entry in budget.totals:
+    for entry in budget.total:
         rows = table
         for name, value in entry.selectors.items():
             rows = rows[rows[name] == value]
@@ -132,26 +149,6 @@ def check(table: pd.DataFrame, budget: Budget) -> list[Excess]:
         else:
             found += _outside(f"total {_named(entry)}", metrics.summarise(rows), entry)
     return found
-
-
-def _allowance(entry: Mapping[str, Any], selectors: Sequence[str], where: str) -> Allowance:
-    limits = (*AT_MOST, *AT_LEAST)
-    for name, value in entry.items():
-        if name not in (*selectors, *limits, "reason"):
-            raise SpecError(
-                f"{where}.{name}: unknown key; expected {', '.join((*selectors, *limits, 'reason'))}"
-            )
-        number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-        if name in limits and not number:
-            raise SpecError(f"{where}.{name}={value!r}: expected a number of at least 0")
-        if name not in limits and not (isinstance(value, str) and value.strip()):
-            raise SpecError(f"{where}.{name}={value!r}: expected text")
-    if "reason" not in entry:
-        raise SpecError(f"{where}.reason: missing; expected why this much error is allowed")
-    given = {name: float(entry[name]) for name in limits if name in entry}
-    if "speedup_mdape" not in given:
-        raise SpecError(f"{where}.speedup_mdape: missing; expected the allowed error of the speedup")
-    return Allowance({name: entry[name] for name in selectors if name in entry}, given, entry["reason"])
 
 
 def _outside(what: str, found: Mapping[str, Any], entry: Allowance) -> list[Excess]:

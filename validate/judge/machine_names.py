@@ -7,13 +7,14 @@ size that the spec has not is refused.
 
 import difflib
 import re
-import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
 import hwmodels
 from hwmodels import HardwareSpec
 from nmsim.errors import RowError
+from nmsim.support.schema import About, Text, read_record, record
 
 NAMES_FILE = Path(__file__).parents[1] / "data" / "machine_names.toml"
 CAPACITY_TOLERANCE = 0.12
@@ -31,6 +32,22 @@ _STACKED = re.compile(r"hbm\d?e?")
 """The kind of memory tells boards of one chip apart only where nothing else does."""
 _OTHER_MACHINE = re.compile(r"\b(laptop|mobile|max-?q|ti|super|pcie|sxm\d?|nvl|mig|d|ada|\d+ ?w)\b")
 """Words in brackets that tell one machine from another; brackets without one are a remark."""
+
+
+@record
+class MachineName:
+    """A name of a machine, as a publication or a driver writes it."""
+
+    text: Annotated[Text, About("Name as written.")]
+    id: Annotated[Text, About("Id of the hardware spec.")]
+    why: Annotated[Text, About("What the name leaves open, and what is taken.")]
+
+
+@record
+class MachineNames:
+    """Names of machines beside the ids, names and aliases of the hardware specs."""
+
+    name: Annotated[tuple[MachineName, ...], About("Names.")]
 
 
 class Machines:
@@ -60,9 +77,9 @@ class Machines:
         for spec in shipped:
             self._add((spec.id, spec.name, *spec.aliases), spec)
         by_id = {spec.id: spec for spec in shipped}
-        for text, id_ in _table():
-            if id_ in by_id:
-                self._add((text,), by_id[id_])
+        for entry in read_record(MachineNames, NAMES_FILE).name:
+            if entry.id in by_id:
+                self._add((entry.text,), by_id[entry.id])
         for given, spec in own:
             names = [spec.id, spec.name, *spec.aliases]
             names += [Path(given).stem] if given.endswith(".toml") else []
@@ -123,9 +140,3 @@ def _check_memory(text: str, spec: HardwareSpec) -> None:
             f"{text!r}: {stated[1]} GB stated, but {spec.id} has {capacity_gb:.4g} GB; expected a machine with "
             "that memory; --hardware FILE.toml adds one"
         )
-
-
-def _table() -> Iterator[tuple[str, str]]:
-    for entry in tomllib.loads(NAMES_FILE.read_text(encoding="utf-8"))["name"]:
-        assert set(entry) == {"text", "id", "why"}, entry
-        yield entry["text"], entry["id"]

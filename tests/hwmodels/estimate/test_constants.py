@@ -76,7 +76,9 @@ def test_a_file_with_other_constants_is_refused(tmp_path, monkeypatch, line):
     """One constant too many, and one too few."""
     text = constants.FITTED_FILE.read_text(encoding="utf-8").split("[held_out")[0]
     kept = "\n".join(row for row in text.splitlines() if not row.startswith("csr_share"))
-    other = kept + ("\ncsr_share = 0.1\nluck_share = 1.0\n" if line else "\n")
+    entry = '{ value = 0.1, kind = "fitted", source = "here" }'
+    more = f"csr_share = {entry}\nluck_share = {entry}\n" if line else ""
+    other = f"{kept}\n{more}[held_out]\n"
     (tmp_path / "fitted.toml").write_text(other, encoding="utf-8")
     monkeypatch.setattr(constants, "FITTED_FILE", tmp_path / "fitted.toml")
     wrong = "luck_share" if line else "csr_share"

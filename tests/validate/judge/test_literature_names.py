@@ -7,6 +7,7 @@ import pytest
 import hwmodels
 from nmsim.errors import RowError
 from nmsim.pattern import Pattern
+from nmsim.support.schema import read_record
 from validate.judge import machine_names
 from validate.judge.kernel_families import KERNEL_FAMILIES, sparse_operand, understand
 from validate.judge.machine_names import Machines, canonical
@@ -79,9 +80,9 @@ def test_every_shipped_machine_is_found_by_every_name():
 
 
 def test_entries_of_the_table_are_needed_and_lead_to_specs():
-    entries = list(machine_names._table())
-    assert {id_ for _, id_ in entries} <= set(hwmodels.names())
-    names = [canonical(text) for text, _ in entries]
+    entries = read_record(machine_names.MachineNames, machine_names.NAMES_FILE).name
+    assert {entry.id for entry in entries} <= set(hwmodels.names())
+    names = [canonical(entry.text) for entry in entries]
     assert len(set(names)) == len(names)
     known = {
         canonical(n)

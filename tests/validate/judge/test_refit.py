@@ -4,13 +4,13 @@
 """
 
 import os
-import tomllib
 
 import pandas as pd
 import pytest
 
 from hwmodels.estimate.constants import FITTED_FILE
 from hwmodels.estimate.intervals import RESIDUALS_FILE
+from nmsim.support.schema import read_toml
 
 
 @pytest.mark.skipif(
@@ -19,10 +19,7 @@ from hwmodels.estimate.intervals import RESIDUALS_FILE
 def test_a_fit_gives_the_committed_constants(nmsim, tmp_path):
     code, _, err = nmsim("fit", "-o", tmp_path / "data")
     assert (code, err) == (0, "")
-    was, now = (
-        tomllib.loads((folder / FITTED_FILE.name).read_text(encoding="utf-8"))
-        for folder in (FITTED_FILE.parent, tmp_path / "data")
-    )
+    was, now = (read_toml(folder / FITTED_FILE.name) for folder in (FITTED_FILE.parent, tmp_path / "data"))
     for name, entry in was["constants"].items():
         assert now["constants"][name]["value"] == pytest.approx(entry["value"], rel=1e-3), name
         assert now["constants"][name]["source"] == entry["source"]
