@@ -141,8 +141,8 @@ def study(
     if as_json:
         console.print_json(found.summary)
         return
-    for sentence in found.answer.sentences:
-        console.out.print(f"{sentence}\n", highlight=False, markup=False)
+    for paragraph in found.answer.paragraphs:
+        console.out.print(f"{paragraph}\n", highlight=False, markup=False)
     console.out.print(f"report: {found.report}", highlight=False, markup=False)
 
 

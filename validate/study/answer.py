@@ -1,4 +1,4 @@
-"""The answer of a study in three sentences, every number of which is computed from its tables."""
+"""The answer of a study in three short paragraphs. Every number in them is computed from the tables of the study."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,10 @@ from hwmodels.plots.labels import STAGE_NAMES, Step, at_step
 from validate.study.whole_model import DENSE, fastest
 
 PAYS_FROM = 1.05
-"""An estimated speedup vs dense below this is counted as not paying: it is within the error of the estimate."""
+"""An estimated speedup vs dense below this counts as not paying: it is within the error of the estimate."""
+
+LOSS_BELOW = 0.995
+"""A speedup below this prints as less than 1.00."""
 
 SPEEDUP = "predicted_speedup_vs_dense"
 EXTRAPOLATES = "extrapolates"
@@ -18,14 +21,14 @@ EXTRAPOLATES = "extrapolates"
 
 @dataclass(frozen=True)
 class Answer:
-    """Three sentences: what brings most, what it costs, where it does not pay."""
+    """Three paragraphs: what is fastest, what it costs, where it does not pay."""
 
     best: str
     cost: str
     limits: str
 
     @property
-    def sentences(self) -> tuple[str, str, str]:
+    def paragraphs(self) -> tuple[str, str, str]:
         """In the order of reading."""
         return self.best, self.cost, self.limits
 
@@ -52,14 +55,21 @@ def answer(
     sparse = model[model["pattern"] != DENSE]
     operand = "weights" if (sparse["sparse_operand"] == "weights").any() else "activations"
     rows = sparse[sparse["sparse_operand"] == operand]
-    first, last = _steps(rows)[0], _steps(rows)[-1]
+    steps = steps_of(rows)
+    first, last = steps[0], steps[-1]
     start = at_step(rows, first)
     top = fastest(start, ["phase"]).iloc[0]
     return Answer(
-        _best(start, top, operand, first, model_name, dtype, names),
+        _best(start, top, f"In {in_words(first)}, pruned {operand}", f"{model_name} in {dtype}", names),
         _cost(start, top, bits),
-        _limits(sparse, rows, start, operand, first, last, names),
+        _limits(sparse, rows, start, operand, last, names),
     )
+
+
+def steps_of(rows: pd.DataFrame) -> list[Step]:
+    """All steps: decode batches from the least up, then prefill lengths."""
+    steps = rows[["phase", "tokens"]].drop_duplicates().sort_values(["phase", "tokens"])
+    return [(str(phase), int(tokens)) for phase, tokens in steps.itertuples(index=False, name=None)]
 
 
 def times(speedup: float) -> str:
@@ -74,7 +84,7 @@ def times(speedup: float) -> str:
 
 
 def span(speedups: "pd.Series[Any]") -> str:
-    """Print the least and the greatest speedup, once where they print alike.
+    """Print the least and the greatest speedup, or one number if both print alike.
 
     Examples
     --------
@@ -85,20 +95,20 @@ def span(speedups: "pd.Series[Any]") -> str:
 
 
 def heat(speedup: float) -> int:
-    """Shade a cell: -1 a loss, 0 does not pay, 1 to 4 more and more.
+    """Choose the shade of a cell: -1 for a loss, 0 if it does not pay, 1 to 4 for larger speedups.
 
     Examples
     --------
     >>> heat(0.9), heat(1.0), heat(1.8)
     (-1, 0, 4)
     """
-    if speedup < 0.995:
+    if speedup < LOSS_BELOW:
         return -1
     return sum(speedup >= edge for edge in (PAYS_FROM, 1.25, 1.5, 1.75))
 
 
 def reach(row: "pd.Series[Any]") -> str:
-    """Say how far an estimated speedup is to be trusted: the range of comparable measurements, or that there is none.
+    """Print the range of comparable measurements of an estimated speedup, or that there is none.
 
     Examples
     --------
@@ -130,58 +140,47 @@ def in_words(step: Step) -> str:
 
 
 def _best(
-    start: pd.DataFrame,
-    top: pd.Series,
-    operand: str,
-    first: Step,
-    model_name: str,
-    dtype: str,
-    names: Mapping[str, str],
+    start: pd.DataFrame, top: "pd.Series[Any]", subject: str, model: str, names: Mapping[str, str]
 ) -> str:
-    rivals = fastest(start[start["hardware"] != top["hardware"]], ["hardware"])
-    others = rivals[SPEEDUP]
-    imagined = sum(names[machine].startswith("hypothetical") for machine in rivals["hardware"])
-    rest = ""
-    if len(others):
-        machines = (
-            "the other machine reaches" if len(others) == 1 else f"the other {len(others)} machines reach"
-        )
-        if imagined:
-            machines = machines.replace(" reach", f" ({imagined} of them hypothetical) reach")
-        rest = f"; {machines} an estimated {span(others)} vs dense, each with its best pattern and code"
-    return (
-        f"In {in_words(first)}, pruned {operand} bring an estimated {times(top[SPEEDUP])} vs dense "
-        f"({_reach_in_words(top)}) over all linear layers "
-        f"of {model_name} in {dtype}, with {top['pattern']} and {top['encoding']} codes on the "
-        f"{names[top['hardware']]}, where {STAGE_NAMES[top['bound']]} bounds the best case "
-        f"of {times(top['bound_speedup_vs_dense'])} vs dense{rest}."
+    """The fastest pattern, encoding and machine at the first step, and what the other machines reach."""
+    text = (
+        f"{subject} bring an estimated {times(top[SPEEDUP])} vs dense ({_reach_in_words(top)}). "
+        f"This holds for all linear layers of {model}, with {top['pattern']} and {top['encoding']} codes on the "
+        f"{names[top['hardware']]}. In the best case, {STAGE_NAMES[top['bound']]} limits the speedup to "
+        f"{times(top['bound_speedup_vs_dense'])} vs dense."
     )
+    rivals = fastest(start[start["hardware"] != top["hardware"]], ["hardware"])
+    if rivals.empty:
+        return text
+    imagined = sum(names[machine].startswith("hypothetical") for machine in rivals["hardware"])
+    others = f"The other {len(rivals)} machines" if len(rivals) > 1 else "The other machine"
+    others += f" ({imagined} of them hypothetical)" if imagined and len(rivals) > 1 else ""
+    verb = "reach" if len(rivals) > 1 else "reaches"
+    return f"{text} {others} {verb} an estimated {span(rivals[SPEEDUP])} vs dense, each with its best pattern and encoding."
 
 
-def _cost(start: pd.DataFrame, top: pd.Series, bits: pd.DataFrame) -> str:
+def _cost(start: pd.DataFrame, top: "pd.Series[Any]", bits: pd.DataFrame) -> str:
+    """Metadata and energy of the fastest way, and the patterns that keep more energy on the same machine."""
     own = _bits_of(bits, top)
     text = (
-        f"Its metadata take {own['measured_metadata_bits_per_elem']:.3f} bits a weight, measured on "
-        f"{_count(own['elems'])} pruned weights (entropy bound {own['entropy_bits_per_elem']:.3f})"
+        f"Its metadata take {own['measured_metadata_bits_per_elem']:.3f} bits per weight, measured on "
+        f"{_count(own['elems'])} pruned weights (entropy bound {own['entropy_bits_per_elem']:.3f})."
     )
     energy = bits.groupby("pattern", sort=False)["energy_kept"].first()
     if energy.isna().any():
-        return text + "."
-    text += f", and it keeps {100 * energy[top['pattern']]:.1f} % of their energy"
+        return text
+    text += f" It keeps {100 * energy[top['pattern']]:.1f} % of the energy of these weights"
     here = start[start["hardware"] == top["hardware"]]
     rivals = fastest(here[here["pattern"].map(energy) > energy[top["pattern"]]], ["pattern"])
     if rivals.empty:
         return text + ", more than any other pattern."
     rivals = rivals.iloc[rivals["pattern"].map(energy).argsort()]
-    return (
-        f"{text}; on the same machine "
-        + _in_a_row(
-            f"{row['pattern']} keeps {100 * energy[row['pattern']]:.1f} % at {times(row[SPEEDUP])} vs dense "
-            f"({_bits_of(bits, row)['measured_metadata_bits_per_elem']:.3f} bits in {row['encoding']} codes)"
-            for _, row in rivals.iterrows()
-        )
-        + "."
+    claims = _in_a_row(
+        f"{row['pattern']} keeps {100 * energy[row['pattern']]:.1f} % at {times(row[SPEEDUP])} vs dense "
+        f"({_bits_of(bits, row)['measured_metadata_bits_per_elem']:.3f} bits in {row['encoding']} codes)"
+        for _, row in rivals.iterrows()
     )
+    return f"{text}. On the same machine, {claims}."
 
 
 def _in_a_row(parts: Iterable[str]) -> str:
@@ -195,41 +194,42 @@ def _limits(
     rows: pd.DataFrame,
     start: pd.DataFrame,
     operand: str,
-    first: Step,
     last: Step,
     names: Mapping[str, str],
 ) -> str:
+    """How many machines and patterns pay at the last step, activations, and the worst encoding at the first."""
     pairs = fastest(at_step(rows, last), ["hardware", "pattern"])
     paying = pairs[pairs[SPEEDUP] >= PAYS_FROM]
-    less = f"{100 * (PAYS_FROM - 1):.0f} %"
-    head = f"In {in_words(last)}"
+    least, head = f"{100 * (PAYS_FROM - 1):.0f} %", f"In {in_words(last)}"
     if paying.empty:
-        parts = [f"{head} none of the {_pairs(len(pairs))} gains {less} or more vs dense"]
+        sentences = [f"{head} none of the {_pairs(len(pairs))} gains {least} or more vs dense"]
     elif len(paying) == len(pairs):
-        which = "the one pair of machine and pattern" if len(pairs) == 1 else f"all {_pairs(len(pairs))}"
-        verb = "s" if len(pairs) == 1 else ""
-        parts = [f"{head} {which} pay{verb}, an estimated {span(pairs[SPEEDUP])} vs dense"]
+        which = (
+            "the one pair of machine and pattern pays" if len(pairs) == 1 else f"all {_pairs(len(pairs))} pay"
+        )
+        sentences = [f"{head} {which}, an estimated {span(pairs[SPEEDUP])} vs dense"]
     else:
         native = set(pairs.index[pairs["execution"] == "native"])
         verb = "pays" if len(paying) == 1 else "pay"
         why = ", those with a sparse unit for the pattern" if set(paying.index) == native else ""
-        parts = [
+        sentences = [
             f"{head} only {len(paying)} of {_pairs(len(pairs))} {verb}{why} "
-            f"(an estimated {times(paying[SPEEDUP].max())} vs dense at best), the others gain less than {less}"
+            f"(an estimated {times(paying[SPEEDUP].max())} vs dense at best). The others gain less than {least}"
         ]
     if operand == "weights":
-        parts += _activations(sparse[sparse["sparse_operand"] == "activations"])
+        sentences += _activations(sparse[sparse["sparse_operand"] == "activations"])
     worst = start.iloc[int(start[SPEEDUP].argmin())]
-    if worst[SPEEDUP] < 0.995:
-        parts.append(
-            f"the wrong code loses ({worst['pattern']} with {worst['encoding']} codes on the "
-            f"{names[worst['hardware']]} brings {times(worst[SPEEDUP])} vs dense in {in_words(first)})"
+    if worst[SPEEDUP] < LOSS_BELOW:
+        first = str(start["phase"].iloc[0]), int(start["tokens"].iloc[0])
+        sentences.append(
+            f"The wrong encoding loses: {worst['pattern']} with {worst['encoding']} codes on the "
+            f"{names[worst['hardware']]} brings {times(worst[SPEEDUP])} vs dense in {in_words(first)}"
         )
-    return "; ".join(parts) + "; and all of this is an estimate, whose errors the page shows."
+    return ". ".join([*sentences, "All of this is an estimate, and the page shows its errors."])
 
 
 def _activations(rows: pd.DataFrame) -> list[str]:
-    """What to say of pruned activations in decode; nothing where they were not studied."""
+    """What to say of pruned activations in decode; nothing if they were not studied."""
     best = rows[rows["phase"] == "decode"].groupby("tokens")[SPEEDUP].max().sort_index()
     if best.empty:
         return []
@@ -237,24 +237,16 @@ def _activations(rows: pd.DataFrame) -> list[str]:
     failing = best[best < PAYS_FROM]
     if failing.empty:
         until = f" up to batch {best.index[-1]}" if len(best) > 1 else ""
-        return [f"pruned activations, an estimated {start}, pay{until}"]
+        return [f"Pruned activations, an estimated {start}, pay{until}"]
     if failing.index[0] == best.index[0]:
-        return [f"pruned activations do not pay in decode (an estimated {start})"]
-    return [f"pruned activations, an estimated {start}, stop paying at batch {failing.index[0]}"]
+        return [f"Pruned activations do not pay in decode (an estimated {start})"]
+    return [f"Pruned activations, an estimated {start}, stop paying at batch {failing.index[0]}"]
 
 
-def _steps(rows: pd.DataFrame) -> list[Step]:
-    """All steps: decode batches from the least up, then prefill lengths."""
-    found = rows[["phase", "tokens"]].drop_duplicates().sort_values(["phase", "tokens"])
-    return [(str(phase), int(tokens)) for phase, tokens in found.itertuples(index=False, name=None)]
-
-
-def _bits_of(bits: pd.DataFrame, row: pd.Series) -> pd.Series:
+def _bits_of(bits: pd.DataFrame, row: "pd.Series[Any]") -> "pd.Series[Any]":
     """The bits of the pattern and encoding of a row."""
-    found: pd.Series = bits[(bits["pattern"] == row["pattern"]) & (bits["encoding"] == row["encoding"])].iloc[
-        0
-    ]
-    return found
+    own = bits[(bits["pattern"] == row["pattern"]) & (bits["encoding"] == row["encoding"])]
+    return own.iloc[0]
 
 
 def _pairs(count: int) -> str:

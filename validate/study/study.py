@@ -266,7 +266,7 @@ def _summary(found: report.Findings) -> dict[str, Any]:
     """What programs want to know; plain numbers, text and lists, NaN as None."""
     best = found.best[found.best["sparse_operand"].notna()]
     return {
-        "answer": list(found.answer.sentences),
+        "answer": list(found.answer.paragraphs),
         "model": found.model_name,
         "dtype": found.dtype,
         "packing": found.packing,

@@ -211,7 +211,7 @@ def test_a_value_type_that_the_chip_does_not_take_is_said(tiny, tmp_path):
     assert "cores.csv" not in found.summary["files"]
     assert found.summary["tensor_core"]["says"] == []
     section = section_of(found.report.read_text(encoding="utf-8"))
-    assert "takes fp16, bf16, fp8, int8, and no fp32" in section
+    assert "takes fp16, bf16, fp8, int8, but not fp32" in section
     assert "<table" not in section
 
 

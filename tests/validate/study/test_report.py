@@ -50,18 +50,18 @@ def test_the_numbers_of_the_answer_are_those_of_the_rows(study):
     start = weights[(weights["phase"] == "decode") & (weights["tokens"] == 1)]
     top = start["speedup"].max()
     assert f"an estimated {top:.2f}× vs dense (" in best
-    winner = re.search(r"with (\d+:\d+) and (\S+) codes on the (.*?), where", best)
+    winner = re.search(r"with (\d+:\d+) and (\S+) codes on the (.*?)\. In", best)
     named = start[(start["pattern"] == winner[1]) & (start["encoding"] == winner[2])]
     assert named["speedup"].max() == pytest.approx(top, rel=1e-3)
 
     own = study.bits[(study.bits["pattern"] == winner[1]) & (study.bits["encoding"] == winner[2])]
     bits = 8 * own["measured_metadata_bytes"].sum() / own["elems"].sum()
-    assert f"take {bits:.3f} bits a weight, measured on {own['elems'].sum()} pruned weights" in cost
+    assert f"take {bits:.3f} bits per weight, measured on {own['elems'].sum()} pruned weights" in cost
     energy = {
         p: t["kept_sum_of_squares"].sum() / t["sum_of_squares"].sum()
         for p, t in study.bits.groupby("pattern")
     }
-    assert f"it keeps {100 * energy[winner[1]]:.1f} % of their energy" in cost
+    assert f"It keeps {100 * energy[winner[1]]:.1f} % of the energy of these weights" in cost
     machine = start.loc[start["speedup"].idxmax(), "hardware"]
     for pattern in set(energy) - {winner[1]}:
         there = start[(start["hardware"] == machine) & (start["pattern"] == pattern)]["speedup"].max()
@@ -75,7 +75,7 @@ def test_the_numbers_of_the_answer_are_those_of_the_rows(study):
     at_one = active[active["tokens"] == 1]["speedup"].max()
     assert f"an estimated {at_one:.2f}× vs dense at batch 1, stop paying at batch 16" in limits
     assert active[active["tokens"] == 16]["speedup"].max() < 1.05
-    assert "all of this is an estimate, whose errors the page shows" in limits
+    assert "All of this is an estimate, and the page shows its errors." in limits
 
 
 def test_the_answer_is_that_of_the_summary(study):
@@ -105,7 +105,7 @@ def test_other_rows_give_another_answer(study):
         ({"pattern": "8:16", "hardware": "h200"}, "none of the 1 pair of machine and pattern gains 5 %"),
     ],
 )
-def test_smaller_studies_have_three_sentences_too(study, keep, says):
+def test_smaller_studies_have_three_paragraphs_too(study, keep, says):
     model, bits = study.found.model, study.found.bits_per_elem
     for column, value in keep.items():
         always = (model["pattern"] == "dense") & (column in ("sparse_operand", "pattern"))
@@ -113,8 +113,8 @@ def test_smaller_studies_have_three_sentences_too(study, keep, says):
     bits = bits[bits["pattern"].isin(model["pattern"])]
     names = {"h200": "NVIDIA H200", "h200-8x16": "another"}
     said = answer(model, bits, model_name="m", dtype="bf16", names=names)
-    assert all(sentence.endswith(".") and "nan" not in sentence for sentence in said.sentences)
-    assert says in " ".join(said.sentences)
+    assert all(text.endswith(".") and "nan" not in text for text in said.paragraphs)
+    assert says in " ".join(said.paragraphs)
 
 
 def test_every_speedup_of_the_page_has_its_baseline(study):
