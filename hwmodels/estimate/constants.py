@@ -149,7 +149,7 @@ def load(held_out: str | None = None) -> Constants:
     """
     document = _document()
     values = {name: float(entry.value) for name, entry in document.constants.items()}
-    if held_out in document.held_out:
+    if held_out is not None and held_out in document.held_out:
         values = {name: float(value) for name, value in document.held_out[held_out].items()}
     expected = set(Constants._fields)
     if set(values) != expected:

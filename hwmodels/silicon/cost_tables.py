@@ -1,137 +1,216 @@
-"""The tables of `technology.toml`: read, checked, and moved to one technology node."""
+"""The tables of `technology.toml`: declared, checked, and moved to one technology node."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Annotated
 
-from hwmodels.machine.toml_table import checked_table
 from hwmodels.silicon.cells import LOGIC_CELLS
 from hwmodels.silicon.cost import CostRange, Spread
 from nmsim.case import VALUE_BITS
-from nmsim.errors import SpecError
-from nmsim.support.schema import check_provenance
+from nmsim.support.schema import About, Kind, Number, OneOf, Text, about, names_of, record
 
-SCALINGS = ("logic_energy", "logic_area", "sram_area")
+MOST_JOULES = 1e-6
+"""More is a figure in picojoules."""
+ADDERS = ("int32", "fp16", "fp32")
+DRAMS = ("hbm2", "hbm3", "gddr6", "lpddr4", "lpddr5", "ddr4")
+SHARES = (
+    "layout_overhead",
+    "static_share",
+    "rom_read_share",
+    "sram_write_share",
+    "gated_share",
+    "l2_distance_share",
+)
 
 
-class Table(NamedTuple):
+class Table(About):
     """A table of costs: its unit, how it scales beyond its anchors, the family of its spread, its keys.
 
-    `keys` is None where the keys are capacities in bytes.
+    `keys` is None if the keys are capacities in bytes.
     """
 
-    unit: str
-    scaling: str | None
-    spread: str
-    keys: tuple[str, ...] | None
+    def __init__(
+        self, unit: str, meaning: str, *, scaling: str | None, spread: str, keys: tuple[str, ...] | None
+    ) -> None:
+        super().__init__(
+            f"{meaning} Unit: {unit}. Keys: {', '.join(keys) if keys else 'capacities in bytes'}."
+        )
+        self.unit = unit
+        self.scaling = scaling
+        self.spread = spread
+        self.keys = keys
+
+
+@record
+class Anchor:
+    """A figure at a technology node."""
+
+    node_nm: Annotated[float, Number("nm", "Technology node.", least=1, most=1000)]
+    value: Annotated[float, Number("the table's unit", "The figure.")]
+    kind: Annotated[Kind, About("How it is known.")]
+    source: Annotated[Text, About("A name of the table `sources`.")]
+    low: Annotated[
+        float | None, Number("the table's unit", "Low end. If left out, from the spread of the table.")
+    ] = None
+    high: Annotated[
+        float | None, Number("the table's unit", "High end. If left out, from the spread of the table.")
+    ] = None
+    note: Annotated[str, About("Remark on the figure.")] = ""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Check the ends of the range."""
+        if self.value <= 0:
+            yield "value", f"{self.value!r}, expected a positive number"
+        if self.low is None or self.high is None:
+            if (self.low is None) != (self.high is None):
+                yield "", "low and high: expected both or neither"
+        elif not 0 < self.low <= self.value <= self.high:
+            yield (
+                "",
+                f"low={self.low!r}, nominal={self.value!r}, high={self.high!r}: expected low <= nominal <= high",
+            )
+
+
+Anchors = tuple[Anchor, ...]
+Typed = Mapping[Annotated[str, OneOf(VALUE_BITS)], Anchors]
+Added = Mapping[Annotated[str, OneOf(ADDERS)], Anchors]
+
+
+@record
+class Family:
+    """Range of figures that state none: factors of the value."""
+
+    low: Annotated[float, Number("ratio", "Low end over the value.")]
+    high: Annotated[float, Number("ratio", "High end over the value.")]
+    source: Annotated[Text, About("Assumption behind it.")]
+
+
+@record
+class Families:
+    """Ranges by family of costs."""
+
+    energy: Annotated[Family, About("Of energies.")]
+    area: Annotated[Family, About("Of areas, cells and shares.")]
+
+
+@record
+class Scalings:
+    """Factors over 45 nm, for costs beyond their anchors."""
+
+    logic_energy: Annotated[Anchors, About("Energy of logic.")]
+    logic_area: Annotated[Anchors, About("Area of logic.")]
+    sram_area: Annotated[Anchors, About("Area of SRAM.")]
+
+
+# fmt: off
+@record
+class TechnologyFile:
+    """What elementary actions and structures cost, at the nodes where somebody published it."""
+
+    sources: Annotated[Mapping[str, Text], About("Name of a source -> the source in full.")]
+    spread: Annotated[Families, About("Ranges of figures that state none.")]
+    scaling: Annotated[Scalings, About("Factors from node to node.")]
+    multiply_joules: Annotated[Typed, Table("joules", "Energy of a multiplication.",
+        scaling="logic_energy", spread="energy", keys=tuple(VALUE_BITS))]
+    add_joules: Annotated[Added, Table("joules", "Energy of an addition.",
+        scaling="logic_energy", spread="energy", keys=ADDERS)]
+    logic_joules: Annotated[Mapping[Annotated[str, OneOf(("gate", "flip_flop"))], Anchors], Table("joules",
+        "Energy of a gate or flip-flop at work.", scaling="logic_energy", spread="energy", keys=("gate", "flip_flop"))]
+    register_joules_per_bit: Annotated[Mapping[Annotated[str, OneOf(("register_file",))], Anchors], Table("joules_per_bit",
+        "Energy of registers.", scaling="logic_energy", spread="energy", keys=("register_file",))]
+    sram_joules_per_bit: Annotated[Mapping[str, Anchors], Table("joules_per_bit", "Energy of reading SRAM.",
+        scaling="logic_energy", spread="energy", keys=None)]
+    dram_joules_per_bit: Annotated[Mapping[Annotated[str, OneOf(DRAMS)], Anchors], Table("joules_per_bit",
+        "Energy of DRAM.", scaling=None, spread="energy", keys=DRAMS)]
+    wire_joules_per_bit_mm: Annotated[Mapping[Annotated[str, OneOf(("wire",))], Anchors], Table("joules_per_bit_mm",
+        "Energy of a wire.", scaling=None, spread="energy", keys=("wire",))]
+    multiply_um2: Annotated[Typed, Table("um2", "Area of a multiplier.",
+        scaling="logic_area", spread="area", keys=tuple(VALUE_BITS))]
+    add_um2: Annotated[Added, Table("um2", "Area of an adder.", scaling="logic_area", spread="area", keys=ADDERS)]
+    logic_um2: Annotated[Mapping[Annotated[str, OneOf(("gate",))], Anchors], Table("um2", "Area of a gate.",
+        scaling="logic_area", spread="area", keys=("gate",))]
+    sram_um2_per_bit: Annotated[Mapping[str, Anchors], Table("um2_per_bit", "Area of SRAM with its periphery.",
+        scaling="sram_area", spread="area", keys=None)]
+    rom_um2_per_bit: Annotated[Mapping[Annotated[str, OneOf(("rom",))], Anchors], Table("um2_per_bit", "Area of ROM.",
+        scaling="sram_area", spread="area", keys=("rom",))]
+    cell_gates: Annotated[Mapping[Annotated[str, OneOf(LOGIC_CELLS)], Anchors], Table("gates", "Cells in gates.",
+        scaling=None, spread="area", keys=LOGIC_CELLS)]
+    shares: Annotated[Mapping[Annotated[str, OneOf(SHARES)], Anchors], Table("ratio", "Ratios.",
+        scaling=None, spread="area", keys=SHARES)]
+    # fmt: on
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Check keys, sources and nodes, and ask whether joules were given in picojoules."""
+        for name, table in TABLES.items():
+            entries = getattr(self, name)
+            for key in table.keys or ():
+                if key not in entries:
+                    yield f"{name}.{key}", "missing; this key is required"
+            if table.keys is None and (
+                len(entries) < 2 or not all(key.isdecimal() and int(key) for key in entries)
+            ):
+                yield name, f"expected a table of two or more capacities in bytes, got {list(entries)}"
+        for place, anchors in self._anchors():
+            if not anchors:
+                yield place, "expected at least one anchor"
+            if len({anchor.node_nm for anchor in anchors}) < len(anchors):
+                yield place, "two anchors at one node"
+            for i, anchor in enumerate(anchors):
+                if anchor.source not in self.sources:
+                    yield f"{place}[{i}].source", f"{anchor.source!r}: expected one of {', '.join(self.sources)}"
+                if "joules" in place and anchor.value > MOST_JOULES:
+                    yield (
+                        f"{place}[{i}].value",
+                        f"{anchor.value!r} joules: expected at most {MOST_JOULES:g}; did you mean "
+                        f"{anchor.value * 1e-12:g} ({anchor.value:g} pJ)?",
+                    )
+
+    def _anchors(self) -> Iterator[tuple[str, Anchors]]:
+        for name in ("logic_energy", "logic_area", "sram_area"):
+            yield f"scaling.{name}", getattr(self.scaling, name)
+        for name in TABLES:
+            for key, anchors in getattr(self, name).items():
+                yield f"{name}.{key}", anchors
+
+    def costs(self, node_nm: float) -> Mapping[str, Mapping[str, CostRange]]:
+        """Costs at one node, by table and key."""
+        scalings = {
+            name: self._ranges(getattr(self.scaling, name), "ratio", self.spread.energy)
+            for name in ("logic_energy", "logic_area", "sram_area")
+        }
+        costs = {}
+        for name, table in TABLES.items():
+            scaling = scalings[table.scaling] if table.scaling else None
+            family = getattr(self.spread, table.spread)
+            costs[name] = MappingProxyType(
+                {
+                    key: _at_node(self._ranges(anchors, table.unit, family), node_nm, scaling)
+                    for key, anchors in getattr(self, name).items()
+                }
+            )
+        return MappingProxyType(costs)
+
+    def _ranges(self, anchors: Anchors, unit: str, family: Family) -> list[CostRange]:
+        """Anchors as costs with their ranges and sources in full, finest node first."""
+        ranges = []
+        for anchor in sorted(anchors, key=lambda anchor: anchor.node_nm):
+            parts = [self.sources[anchor.source], anchor.note]
+            low, high = anchor.low, anchor.high
+            if low is None or high is None:
+                low, high = anchor.value * family.low, anchor.value * family.high
+                parts.append(f"range: assumption {family.source}")
+            source = "; ".join(part for part in parts if part)
+            ranges.append(CostRange(low, anchor.value, high, unit, anchor.kind, source, anchor.node_nm))
+        return ranges
 
 
 TABLES: Mapping[str, Table] = {
-    "multiply_joules": Table("joules", "logic_energy", "energy", tuple(VALUE_BITS)),
-    "add_joules": Table("joules", "logic_energy", "energy", ("int32", "fp16", "fp32")),
-    "logic_joules": Table("joules", "logic_energy", "energy", ("gate", "flip_flop")),
-    "register_joules_per_bit": Table("joules_per_bit", "logic_energy", "energy", ("register_file",)),
-    "sram_joules_per_bit": Table("joules_per_bit", "logic_energy", "energy", None),
-    "dram_joules_per_bit": Table(
-        "joules_per_bit", None, "energy", ("hbm2", "hbm3", "gddr6", "lpddr4", "lpddr5", "ddr4")
-    ),
-    "wire_joules_per_bit_mm": Table("joules_per_bit_mm", None, "energy", ("wire",)),
-    "multiply_um2": Table("um2", "logic_area", "area", tuple(VALUE_BITS)),
-    "add_um2": Table("um2", "logic_area", "area", ("int32", "fp16", "fp32")),
-    "logic_um2": Table("um2", "logic_area", "area", ("gate",)),
-    "sram_um2_per_bit": Table("um2_per_bit", "sram_area", "area", None),
-    "rom_um2_per_bit": Table("um2_per_bit", "sram_area", "area", ("rom",)),
-    "cell_gates": Table("gates", None, "area", LOGIC_CELLS),
-    "shares": Table(
-        "ratio",
-        None,
-        "area",
-        (
-            "layout_overhead", "static_share", "rom_read_share", "sram_write_share", "gated_share", "l2_distance_share",
-        ),
-    ),
-}  # fmt: skip
-
-
-def read_costs(document: Mapping[str, Any], node_nm: float) -> Mapping[str, Mapping[str, CostRange]]:
-    """Take a parsed file apart into costs at one node, by table and key.
-
-    Raises
-    ------
-    SpecError
-        Naming the entry that is unknown, missing or malformed.
-    """
-    checked_table(document, "", ("sources", "spread", "scaling", *TABLES))
-    reader = _Reader(document)
-    scalings = {
-        name: reader.anchors(anchors, f"scaling.{name}", "ratio", "energy")
-        for name, anchors in checked_table(document["scaling"], "scaling", SCALINGS).items()
-    }
-    costs = {}
-    for name, table in TABLES.items():
-        entries = document[name]
-        if table.keys is None:
-            _check_capacities(entries, name)
-        else:
-            checked_table(entries, name, table.keys)
-        scaling = scalings[table.scaling] if table.scaling else None
-        known = {
-            key: reader.anchors(anchors, f"{name}.{key}", table.unit, table.spread)
-            for key, anchors in entries.items()
-        }
-        costs[name] = MappingProxyType(
-            {key: _at_node(anchors, node_nm, scaling) for key, anchors in known.items()}
-        )
-    return MappingProxyType(costs)
-
-
-def _check_capacities(entries: Any, name: str) -> None:
-    if (
-        not isinstance(entries, dict)
-        or len(entries) < 2
-        or not all(key.isdecimal() and int(key) for key in entries)
-    ):
-        raise SpecError(f"{name}: expected a table of two or more capacities in bytes, got {list(entries)}")
-
-
-class _Reader:
-    """Turns anchors into cost ranges; every complaint names the entry."""
-
-    def __init__(self, document: Mapping[str, Any]) -> None:
-        self.sources = checked_table(document["sources"], "sources", (), tuple(document["sources"]))
-        self.spreads = checked_table(document["spread"], "spread", ("energy", "area"))
-        for name, spread in self.spreads.items():
-            checked_table(spread, f"spread.{name}", ("low", "high", "source"))
-            check_provenance("assumed", spread["source"])
-
-    def anchors(self, value: Any, where: str, unit: str, spread: str) -> list[CostRange]:
-        if not isinstance(value, list) or not value:
-            raise SpecError(f"{where}: expected a list of anchors, got {value!r}")
-        found = [self._anchor(entry, f"{where}[{i}]", unit, spread) for i, entry in enumerate(value)]
-        if len({anchor.node_nm for anchor in found}) < len(found):
-            raise SpecError(f"{where}: two anchors at one node")
-        return sorted(found, key=lambda anchor: anchor.node_nm)
-
-    def _anchor(self, entry: Any, where: str, unit: str, spread: str) -> CostRange:
-        checked_table(entry, where, ("node_nm", "value", "kind", "source"), ("low", "high", "note"))
-        if entry["source"] not in self.sources:
-            raise SpecError(f"{where}.source: {entry['source']!r}: expected one of {', '.join(self.sources)}")
-        if ("low" in entry) != ("high" in entry):
-            raise SpecError(f"{where}: low and high: expected both or neither")
-        family = self.spreads[spread]
-        parts = [self.sources[entry["source"]], entry.get("note", "")]
-        if "low" in entry:
-            low, high = entry["low"], entry["high"]
-        else:
-            low, high = entry["value"] * family["low"], entry["value"] * family["high"]
-            parts.append(f"range: assumption {family['source']}")
-        source = "; ".join(part for part in parts if part)
-        try:
-            return CostRange(low, entry["value"], high, unit, entry["kind"], source, entry["node_nm"])
-        except SpecError as error:
-            raise SpecError(f"{where}: {error}") from error
+    name: table
+    for name in names_of(TechnologyFile, declared=Table)
+    if isinstance(table := about(TechnologyFile, name), Table)
+}
 
 
 def _at_node(anchors: list[CostRange], node_nm: float, scaling: list[CostRange] | None) -> CostRange:

@@ -1,7 +1,6 @@
 """Costs of elementary actions and structures at a technology node, from the anchors of `technology.toml`."""
 
 import functools
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -9,9 +8,10 @@ from pathlib import Path
 
 from hwmodels.silicon.cells import LOGIC_CELLS, Cells
 from hwmodels.silicon.cost import CostRange, Spread
-from hwmodels.silicon.cost_tables import TABLES, power_law, read_costs
+from hwmodels.silicon.cost_tables import TABLES, TechnologyFile, power_law
 from nmsim.case import VALUE_BITS
 from nmsim.errors import SpecError
+from nmsim.support.schema import read_record
 
 TECHNOLOGY_FILE = Path(__file__).parent / "technology.toml"
 NODES_NM = (5.0, 45.0)
@@ -195,10 +195,9 @@ def load(node_nm: float, path: Path = TECHNOLOGY_FILE) -> Technology:
         raise SpecError(
             f"node_nm={node_nm!r}: expected a technology node of {NODES_NM[0]:g} to {NODES_NM[1]:g} nm"
         )
-    try:
-        costs = read_costs(tomllib.loads(path.read_text(encoding="utf-8")), float(node_nm))
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{path.name}: not TOML: {error}") from error
-    except SpecError as error:
-        raise SpecError(f"{path.name}: {error}") from error
-    return Technology(float(node_nm), costs)
+    return Technology(float(node_nm), _file(path).costs(float(node_nm)))
+
+
+@functools.cache
+def _file(path: Path) -> TechnologyFile:
+    return read_record(TechnologyFile, path)
