@@ -2,18 +2,18 @@
 
 import difflib
 import itertools
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import pandas as pd
 
 from nmsim.case import SparseOperand, value_type
 from nmsim.errors import SpecError
 from nmsim.pattern import Pattern
+from nmsim.support.schema import About, Number, OneOf, hints, load_record, read_json, record
 
 WORKLOAD_FOLDER = Path(__file__).parent / "workloads"
 MODEL_TYPES = (
@@ -36,6 +36,39 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 """What transformers' configuration classes fill in where a published config.json is silent."""
+
+
+# fmt: off
+@record
+class Config:
+    """Keys of a Hugging Face `config.json` that the layers of a model depend on; it may have any others."""
+
+    model_type: Annotated[str, OneOf(MODEL_TYPES), About("Family of the model.")]
+    hidden_size: Annotated[int, Number("elems", "Width of the residual stream.", least=1)]
+    intermediate_size: Annotated[int, Number("elems", "Width inside the feed-forward part.", least=1)]
+    num_hidden_layers: Annotated[int, Number("layers", "Layers of the decoder.", least=1)]
+    num_attention_heads: Annotated[int, Number("heads", "Query heads.", least=1)]
+    vocab_size: Annotated[int, Number("tokens", "Rows of the output head.", least=1)]
+    num_key_value_heads: Annotated[int | None, Number("heads", "Key and value heads; as many as query heads if left out.",
+        least=1)] = None
+    head_dim: Annotated[int | None, Number("elems", "Width of a head; hidden_size / num_attention_heads if left out.",
+        least=1)] = None
+    tie_word_embeddings: Annotated[bool, About("Whether the output head shares the weights of the embedding.")] = False
+    # fmt: on
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Check heads against each other and against the width."""
+        heads = self.num_attention_heads
+        if self.head_dim is None and self.hidden_size % heads:
+            yield (
+                "head_dim",
+                f"missing, and hidden_size={self.hidden_size} is no multiple of num_attention_heads={heads}",
+            )
+        if heads % (self.num_key_value_heads or heads):
+            yield (
+                "num_key_value_heads",
+                f"{self.num_key_value_heads}, expected a divisor of num_attention_heads={heads}",
+            )
 
 
 @dataclass(frozen=True)
@@ -106,7 +139,7 @@ def load_model(model: str | Path | Model) -> Model:
         return model
     if isinstance(model, str) and model.strip().lower() in model_names():
         path = WORKLOAD_FOLDER / f"{model.strip().lower()}.json"
-        shipped = _read_json(path)
+        shipped = read_json(path)
         return _model(shipped["name"], shipped["config"], shipped["source"], str(path))
     path = Path(model)
     if path.is_dir():
@@ -119,50 +152,26 @@ def load_model(model: str | Path | Model) -> Model:
             f"{', '.join(model_names())}; or give a Hugging Face config.json or its directory"
         )
     name = path.parent.name if path.name == "config.json" else path.stem
-    return _model(name or path.stem, _read_json(path), str(path), str(path))
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read as JSON: {error}") from error
+    return _model(name or path.stem, read_json(path), str(path), str(path))
 
 
 def _model(name: str, config: Any, source: str, file: str) -> Model:
+    """Take the layers out of a Hugging Face configuration. Keys that no layer depends on are ignored."""
     if not isinstance(config, dict):
         raise SpecError(f"{file}: expected a JSON object, got {type(config).__name__}")
-    kind = config.get("model_type")
-    if kind not in MODEL_TYPES:
-        raise SpecError(f"{file}: model_type={kind!r}: expected one of {', '.join(MODEL_TYPES)}")
     text = config.get("text_config", config)
     if not isinstance(text, dict):
         raise SpecError(f"{file}: text_config: expected an object, got {text!r}")
+    kind = config.get("model_type")
     inner = f"{kind}_text" if text is not config and f"{kind}_text" in DEFAULTS else kind
-    filled = {**DEFAULTS.get(str(text.get("model_type", inner)), {}), **text}
-
-    def number(key: str, default: int | None = None) -> int:
-        value = filled.get(key)
-        value = default if value is None else value
-        if value is None:
-            raise SpecError(f"{file}: {key}: missing; expected a positive int")
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise SpecError(f"{file}: {key}={value!r}: expected a positive int")
-        return value
-
-    hidden, inside, depth = number("hidden_size"), number("intermediate_size"), number("num_hidden_layers")
-    heads = number("num_attention_heads")
-    kv_heads = number("num_key_value_heads", heads)
-    if filled.get("head_dim") is None and hidden % heads:
-        raise SpecError(
-            f"{file}: head_dim: missing, and hidden_size={hidden} is no multiple of "
-            f"num_attention_heads={heads}"
-        )
-    head = number("head_dim", hidden // heads)
-    if heads % kv_heads:
-        raise SpecError(
-            f"{file}: num_key_value_heads={kv_heads}: expected a divisor of num_attention_heads={heads}"
-        )
+    filled = {**DEFAULTS.get(str(text.get("model_type", inner)), {}), **text, "model_type": kind}
+    filled.setdefault("tie_word_embeddings", config.get("tie_word_embeddings", False))
+    # An explicit null means that the key is absent.
+    known = {key: filled[key] for key in hints(Config) if filled.get(key) is not None}
+    sizes = load_record(Config, known, where=file)
+    hidden, inside, depth = sizes.hidden_size, sizes.intermediate_size, sizes.num_hidden_layers
+    heads = sizes.num_attention_heads
+    kv_heads, head = sizes.num_key_value_heads or heads, sizes.head_dim or hidden // heads
     layers = (
         Layer("q", depth, heads * head, hidden),
         Layer("k", depth, kv_heads * head, hidden),
@@ -171,10 +180,9 @@ def _model(name: str, config: Any, source: str, file: str) -> Model:
         Layer("gate", depth, inside, hidden),
         Layer("up", depth, inside, hidden),
         Layer("down", depth, hidden, inside),
-        Layer("lm_head", 1, number("vocab_size"), hidden, pruned=False),
+        Layer("lm_head", 1, sizes.vocab_size, hidden, pruned=False),
     )
-    tied = filled.get("tie_word_embeddings", config.get("tie_word_embeddings", False))
-    return Model(name, layers, bool(tied), source)
+    return Model(name, layers, sizes.tie_word_embeddings, source)
 
 
 CASE_COLUMNS = (

@@ -96,15 +96,15 @@ def test_explicit_null_means_absent(tmp_path):
     ("changes", "message"),
     [
         ({"model_type": "mamba"}, r"config.json: model_type='mamba': expected one of gemma, .*llama"),
-        ({"model_type": ...}, r"model_type=None: expected one of"),
-        ({"hidden_size": ...}, r"hidden_size: missing; expected a positive int"),
-        ({"hidden_size": "64"}, r"hidden_size='64': expected a positive int"),
-        ({"num_hidden_layers": 0}, r"num_hidden_layers=0: expected a positive int"),
+        ({"model_type": ...}, r"model_type: missing; this key is required"),
+        ({"hidden_size": ...}, r"hidden_size: missing; this key is required"),
+        ({"hidden_size": "64"}, r"hidden_size='64': expected a whole number of elems"),
+        ({"num_hidden_layers": 0}, r"num_hidden_layers=0: expected at least 1 layers"),
         (
             {"num_attention_heads": 7},
             r"head_dim: missing, and hidden_size=64 is no multiple of num_attention_heads=7",
         ),
-        ({"num_key_value_heads": 3}, r"num_key_value_heads=3: expected a divisor of num_attention_heads=8"),
+        ({"num_key_value_heads": 3}, r"num_key_value_heads: 3, expected a divisor of num_attention_heads=8"),
         ({"text_config": [1]}, r"text_config: expected an object, got \[1\]"),
     ],
 )
