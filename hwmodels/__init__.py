@@ -5,7 +5,7 @@
 >>> from nmsim.case import Case, GemmShape
 >>> case = Case(GemmShape(M=1, N=4096, K=4096), "8:16/bitmask")
 >>> answer = hwmodels.predict(case, "h200")
->>> answer.execution, answer.bound
+>>> answer.execution, answer.limit
 ('expand', 'memory')
 
 `predict` returns an estimate with an error bar, fitted to measured rows, and the bound: the best case that a machine's
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hwmodels.estimate.answers import PREDICTED_COLUMNS
     from hwmodels.estimate.judged import JUDGED_COLUMNS, predict_rows
     from hwmodels.estimate.model import predict
-    from hwmodels.machine.spec import HardwareSpec, NativeUnit, load, names
+    from hwmodels.machine.spec import HardwareSpec, NativeUnit, load_machine, machine_names
     from hwmodels.sweeps import pareto_front, sweep
     from hwmodels.tensorcore.answer import CoreAnswer, predict_core
     from hwmodels.tensorcore.record import SparseTensorCore, core_names, load_core
@@ -36,7 +36,7 @@ else:
             "hwmodels.estimate.judged": "JUDGED_COLUMNS predict_rows",
             "hwmodels.estimate.model": "predict",
             "nmsim.support.schema": "Quantity",
-            "hwmodels.machine.spec": "HardwareSpec NativeUnit load names",
+            "hwmodels.machine.spec": "HardwareSpec NativeUnit load_machine machine_names",
             "hwmodels.sweeps": "pareto_front sweep",
             "hwmodels.tensorcore.answer": "CoreAnswer predict_core",
             "hwmodels.tensorcore.record": "SparseTensorCore core_names load_core",
@@ -58,11 +58,11 @@ __all__ = [
     "SparseTensorCore",
     "cases",
     "core_names",
-    "load",
     "load_core",
+    "load_machine",
     "load_model",
+    "machine_names",
     "model_names",
-    "names",
     "pareto_front",
     "predict",
     "predict_core",

@@ -202,7 +202,7 @@ class Prediction:
     kernels like those measured so far would take. `predicted_speedup_low` to `predicted_speedup_high` held
     `INTERVAL_SHARE` of `comparable_rows` measured speedups around theirs, on machines that had no part in the fit; NaN
     where there are none. `extrapolates` says that those rows are of another pattern or kind of kernel, or that there
-    are none. `bound_*` is the best case that the machine's numbers allow, stage by stage; `bound` names the stage that
+    are none. `bound_*` is the best case that the machine's numbers allow, stage by stage; `limit` names the stage that
     takes longest: `"memory"`, `"decode"`, `"select"` or `"matrix"`; `explanation` says it in words.
     """
 
@@ -228,7 +228,7 @@ class Prediction:
     dense_operand_bytes: int
     output_bytes: int
     dense_traffic_bytes: int
-    bound: str
+    limit: str
     explanation: str
 
     @property

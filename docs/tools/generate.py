@@ -77,7 +77,9 @@ def predicted() -> pd.DataFrame:
     cases = whole_model.case_table(
         hwmodels.load_model("llama-3.1-8b"), PATTERNS, ENCODINGS, "bitstream", [1, 64], [8192], ["weights"]
     )
-    return whole_model.sum_layers(whole_model.predict_layers(cases, [hwmodels.load(m) for m in MACHINES]))
+    return whole_model.sum_layers(
+        whole_model.predict_layers(cases, [hwmodels.load_machine(m) for m in MACHINES])
+    )
 
 
 class Drawn(NamedTuple):

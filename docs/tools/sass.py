@@ -167,7 +167,7 @@ def _per_group(row: dict[str, Any]) -> float:
 
 
 def _issue_to_memory(instructions: float, n_bytes: float, machine: str) -> float:
-    spec = hwmodels.load(machine)
+    spec = hwmodels.load_machine(machine)
     lanes_per_s = spec.cores.value * spec.issue_lanes_per_core_per_cycle.value * spec.clock_hz.value
     return float(instructions / lanes_per_s / (n_bytes / spec.dram_bandwidth_bytes_per_s.value))
 

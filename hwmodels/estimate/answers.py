@@ -36,7 +36,7 @@ BYTE_COLUMNS = (
     "dense_traffic_bytes",
 )
 PREDICTED_COLUMNS = (
-    "hardware", "execution", *TIME_COLUMNS, "comparable_rows", "extrapolates", *BYTE_COLUMNS, "bound",
+    "hardware", "execution", *TIME_COLUMNS, "comparable_rows", "extrapolates", *BYTE_COLUMNS, "limit",
 )  # fmt: skip
 """Columns that `predict` adds to a table, in this order."""
 

@@ -19,7 +19,7 @@ from hwmodels.estimate.constants import PRIORS, Constants
 from hwmodels.estimate.families import FAMILIES, Rows
 from hwmodels.estimate.intervals import RESIDUALS_FILE, regime_of, width_of
 from hwmodels.machine.dies import group_of
-from hwmodels.machine.spec import load
+from hwmodels.machine.spec import load_machine
 
 OUTLIER_ERROR = 0.1
 """Log error beyond which a row pulls with constant force."""
@@ -72,7 +72,7 @@ class _Problem:
         together = self.inputs.groupby(["machine", "kernel_family"], sort=True).indices
         for key, places in together.items():
             machine, family = cast(tuple[str, str], key)
-            own, spec = self.inputs.iloc[places], load(machine)
+            own, spec = self.inputs.iloc[places], load_machine(machine)
             baseline = Rows(own.assign(dtype=own["baseline_dtype"]), spec, start)
             self.parts.append((places, FAMILIES[family], Rows(own, spec, start), baseline))
         self.prior = np.array([entry.value for entry in PRIORS.values()])

@@ -14,7 +14,7 @@ from hwmodels.estimate.families import FAMILIES, Rows
 from hwmodels.estimate.intervals import interval, regime_of, width_of
 from hwmodels.estimate.model import predict_table
 from hwmodels.machine.dies import group_of
-from hwmodels.machine.spec import HardwareSpec, load
+from hwmodels.machine.spec import HardwareSpec, load_machine
 from nmsim.case import VALUE_BITS
 from nmsim.errors import NmsimError, RowError
 
@@ -61,7 +61,7 @@ def predict_rows(
         Naming the place of the first row that cannot be predicted, counted from 0.
     """
     _check(inputs)
-    spec = load(hardware)
+    spec = load_machine(hardware)
     values = constants.load(group_of(spec.id)) if held_out else constants.load()
     together = {
         str(name): np.asarray(at) for name, at in inputs.groupby("kernel_family", sort=False).indices.items()

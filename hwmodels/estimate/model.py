@@ -24,7 +24,7 @@ from hwmodels.estimate.constants import Constants
 from hwmodels.estimate.estimate import CACHE_STATES
 from hwmodels.estimate.intervals import DECODE_TOKENS, PREFILL_TOKENS, REGIMES, Interval, regime_of
 from hwmodels.estimate.traffic import Stream
-from hwmodels.machine.spec import HardwareSpec, load
+from hwmodels.machine.spec import HardwareSpec, load_machine
 from nmsim import encodings, packing
 from nmsim.case import Case, Phase, Prediction, SparseOperand, value_type
 from nmsim.errors import NmsimError, RowError
@@ -54,7 +54,7 @@ def predict(cases: Case | pd.DataFrame, hardware: str | Path | HardwareSpec) -> 
         `"cold"` for DRAM after a flush, `"warm"` for the cache as repeated calls leave it; `threads` how many cores
         of a CPU work, all where it says nothing. Further columns are carried along.
     hardware : str, Path or HardwareSpec
-        As for `hwmodels.load`.
+        As for `hwmodels.load_machine`.
 
     Returns
     -------
@@ -80,14 +80,14 @@ def predict(cases: Case | pd.DataFrame, hardware: str | Path | HardwareSpec) -> 
     >>> from nmsim.case import Case, GemmShape
     >>> case = Case(GemmShape(1, 4096, 4096))
     >>> answer = predict(case, "h200-8x16")
-    >>> answer.execution, answer.bound, round(answer.bound_speedup_vs_dense, 3)
+    >>> answer.execution, answer.limit, round(answer.bound_speedup_vs_dense, 3)
     ('native', 'memory', 1.802)
     >>> answer.extrapolates  # nobody has measured an 8:16 unit
     True
     >>> print(answer.explanation)
     memory: 18.63 MB at 4.8 TB/s takes 3.881 us; the next stage, decode, takes 1.003 us (26 %)
     """
-    spec = load(hardware)
+    spec = load_machine(hardware)
     if isinstance(cases, Case):
         return _predict_case(cases, spec)
     if isinstance(cases, pd.DataFrame):
@@ -114,7 +114,7 @@ def _predict_case(case: Case, spec: HardwareSpec) -> Prediction:
         case=case,
         hardware=spec.id,
         execution=EXECUTIONS[how.execution],
-        bound=STAGES[found.stage],
+        limit=STAGES[found.stage],
         explanation=_explain(found, spec),
         **values,
     )
@@ -163,7 +163,7 @@ def predict_table(cases: pd.DataFrame, spec: HardwareSpec, values: Constants | N
     added: dict[str, Any] = {name: column[place] for name, column in numbers.items()}
     added["hardware"] = _categories(np.zeros(len(cases), np.int8), (spec.id,))
     added["execution"] = _categories(stacked.execution.astype(np.int8)[kind_of_row], EXECUTIONS)
-    added["bound"] = _categories(stage[place], STAGES)
+    added["limit"] = _categories(stage[place], STAGES)
     answers = pd.DataFrame({name: added[name] for name in PREDICTED_COLUMNS}, index=cases.index, copy=False)
     return pd.concat([cases, answers], axis=1)
 

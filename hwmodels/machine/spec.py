@@ -161,18 +161,18 @@ def _by_name() -> Mapping[str, HardwareSpec]:
     return {name: spec for spec in _shipped().values() for name in (spec.id, *spec.aliases)}
 
 
-def names() -> list[str]:
+def machine_names() -> list[str]:
     """List the machines that ship with the package, without their aliases.
 
     Examples
     --------
-    >>> "h200" in names()
+    >>> "h200" in machine_names()
     True
     """
     return list(_shipped())
 
 
-def load(hardware: str | Path | HardwareSpec) -> HardwareSpec:
+def load_machine(hardware: str | Path | HardwareSpec) -> HardwareSpec:
     """Load a machine by name, or from a TOML file of the user's own.
 
     Parameters
@@ -192,7 +192,7 @@ def load(hardware: str | Path | HardwareSpec) -> HardwareSpec:
 
     Examples
     --------
-    >>> load("H200").dram_bandwidth_bytes_per_s.value
+    >>> load_machine("H200").dram_bandwidth_bytes_per_s.value
     4800000000000.0
     """
     if isinstance(hardware, HardwareSpec):
@@ -210,7 +210,7 @@ def load(hardware: str | Path | HardwareSpec) -> HardwareSpec:
         near = difflib.get_close_matches(hardware.strip().lower(), known, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise SpecError(
-            f"hardware {hardware!r}: no machine of that name.{hint} Known: {', '.join(names())}; "
+            f"hardware {hardware!r}: no machine of that name.{hint} Known: {', '.join(machine_names())}; "
             "or give the path of a .toml file"
         )
     return spec

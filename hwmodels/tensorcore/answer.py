@@ -44,7 +44,7 @@ class CoreAnswer:
     cycles: int
     time_s: float
     dense_cycles: int
-    speedup_vs_dense: float
+    predicted_speedup_vs_dense: float
     utilisation: float
     limit: str
     stage_cycles: dict[str, int]
@@ -76,7 +76,7 @@ def predict_core(
     Returns
     -------
     CoreAnswer
-        `speedup_vs_dense` against the dense product on the same core.
+        `predicted_speedup_vs_dense` against the dense product on the same core.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def predict_core(
     >>> from nmsim.case import GemmShape
     >>> case = Case(GemmShape(4096, 4096, 4096), "8:16/combinatorial")
     >>> answer = predict_core(case, "flexible-8x16")
-    >>> answer.limit, round(answer.speedup_vs_dense, 2)
+    >>> answer.limit, round(answer.predicted_speedup_vs_dense, 2)
     ('shared', 1.74)
     """
     if not isinstance(case, Case):
@@ -116,7 +116,7 @@ def predict_core(
         cycles=int(mine.cycles),
         time_s=mine.cycles / machine.clock_hz,
         dense_cycles=int(dense.cycles),
-        speedup_vs_dense=dense.cycles / mine.cycles,
+        predicted_speedup_vs_dense=dense.cycles / mine.cycles,
         utilisation=mine.effectual_macs / (mine.cycles * rate),
         limit=LIMITS[int(mine.limit)],
         stage_cycles=stages,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.machine.spec import HardwareSpec, load
+from hwmodels.machine.spec import HardwareSpec, load_machine
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from hwmodels.threshold.footprint import Stacked, bytes_of, footprint, stacked
 from hwmodels.threshold.products import Seconds, joules, products, seconds
@@ -114,7 +114,7 @@ def equal_time(
     how : Stored
         Scales take no time, those of dense models neither. Outliers and columns are a product of their own.
     hardware : str, Path or HardwareSpec
-        As for `hwmodels.load`.
+        As for `hwmodels.load_machine`.
     tokens : int
         Sequences decoded together.
     step_elems : int
@@ -144,7 +144,7 @@ def equal_time(
     >>> found.low.width < found.equal.width < found.high.width < 1
     True
     """
-    spec = load(hardware)
+    spec = load_machine(hardware)
 
     def seconds_of(layers: Stacked, stored: Stored) -> Seconds:
         return seconds(products(layers, stored, tokens), spec)

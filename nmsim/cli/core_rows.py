@@ -75,7 +75,7 @@ def _cell(record: dict[str, Any], name: str, per_joule: float) -> str:
     if name == "time_us":
         return f"{record['time_s'] * 1e6:.4g}"
     if name == "speedup":
-        return f"{record['speedup_vs_dense']:.2f}x"
+        return f"{record['predicted_speedup_vs_dense']:.2f}x"
     if name == "utilisation":
         return f"{record['utilisation']:.0%}"
     if name == "next":

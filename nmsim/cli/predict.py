@@ -51,7 +51,7 @@ def predict(
     import hwmodels
 
     gemm = read_shape(shape)
-    machines = [hwmodels.load(name) for name in console.split_names(hardware or ["h200"], "hardware")]
+    machines = [hwmodels.load_machine(name) for name in console.split_names(hardware or ["h200"], "hardware")]
     answers = [
         hwmodels.predict(
             Case(
@@ -93,7 +93,7 @@ def predict(
                 f"{a.predicted_speedup_vs_dense:.2f}x",
                 _range(a),
                 f"{a.bound_speedup_vs_dense:.2f}x",
-                a.bound,
+                a.limit,
                 a.execution,
             )
             for a in answers

@@ -235,7 +235,7 @@ def _target(
     from validate.quality.cost import Target
 
     return Target(
-        hwmodels.load(hardware) if hardware else None,
+        hwmodels.load_machine(hardware) if hardware else None,
         hwmodels.load_core(core) if core else None,
         encoding,
         packing,

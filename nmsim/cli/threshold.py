@@ -114,7 +114,7 @@ def threshold(
     if step > hidden:
         raise RowError(f"--step {step}: expected at most the hidden size of {loaded.name}, {hidden}")
     names = console.split_names(["h200"] if hardware is None else hardware)
-    machines: list[Any] = [hwmodels.load(name) for name in names]
+    machines: list[Any] = [hwmodels.load_machine(name) for name in names]
     design = hwmodels.load_core(core) if core else None
     common: dict[str, Any] = {
         "packing": packing, "dtype": dtype, "side_dtype": side_dtype, "rest_dtype": rest_dtype, "group_elems": group,

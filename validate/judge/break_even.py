@@ -24,7 +24,7 @@ SPEEDUP = "predicted_speedup_vs_dense"
 
 def gpus_with_unit() -> list[str]:
     """Ids of the shipped GPUs on the market whose matrix unit takes 2:4 operands of 16 bits."""
-    specs = [hwmodels.load(name) for name in hwmodels.names()]
+    specs = [hwmodels.load_machine(name) for name in hwmodels.machine_names()]
     return [
         s.id for s in specs if s.family == "gpu" and not s.hypothetical and DTYPE in s.sparse_peak_flop_per_s
     ]

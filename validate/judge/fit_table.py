@@ -56,7 +56,7 @@ def fit_table(rows: Sequence[JudgedRow], machines: Machines) -> FitTable:
     left_out: dict[str, int] = {}
     kept: list[JudgedRow] = []
     ids: list[str] = []
-    shipped = set(hwmodels.names())
+    shipped = set(hwmodels.machine_names())
     for row in rows:
         try:
             spec = machines.find(row.measurement.machine)

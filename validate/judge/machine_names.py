@@ -71,8 +71,8 @@ class Machines:
     """
 
     def __init__(self, hardware: Iterable[str | Path] = ()) -> None:
-        own = [(str(given), hwmodels.load(given)) for given in hardware]
-        shipped = [hwmodels.load(name) for name in hwmodels.names()]
+        own = [(str(given), hwmodels.load_machine(given)) for given in hardware]
+        shipped = [hwmodels.load_machine(name) for name in hwmodels.machine_names()]
         self._known: dict[str, dict[str, HardwareSpec]] = {}
         for spec in shipped:
             self._add((spec.id, spec.name, *spec.aliases), spec)
@@ -106,7 +106,7 @@ class Machines:
             ids = list(dict.fromkeys(id_ for name in near for id_ in self._known[name]))
             hint = f" (near: {', '.join(ids)})" if ids else ""
             raise RowError(
-                f"{text!r}: no machine of that name{hint}; expected one of {', '.join(hwmodels.names())} or an "
+                f"{text!r}: no machine of that name{hint}; expected one of {', '.join(hwmodels.machine_names())} or an "
                 "alias; --hardware FILE.toml adds a machine by its id, name or aliases"
             )
         if len(found) > 1:

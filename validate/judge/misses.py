@@ -26,7 +26,7 @@ def why_missed(row: "pd.Series[Any]") -> str:
     """
     family, machine = row["kernel_family"], row["machine"]
     weight_bytes = row["N"] * row["K"] * VALUE_BITS[row["dtype"]] / 8
-    cache_bytes = chip(hwmodels.load(machine)).cache_bytes
+    cache_bytes = chip(hwmodels.load_machine(machine)).cache_bytes
     narrow, few = VALUE_BITS[row["dtype"]] == 8, row["regime"] == "decode"
     rules = {
         "the source says that each call spends time on the host, which no model of the machine knows": row[

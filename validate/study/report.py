@@ -276,7 +276,7 @@ def _cell(found: pd.DataFrame) -> dict[str, Any]:
         "heat": heat(row[SPEEDUP]),
         "pattern": row["pattern"],
         "encoding": row["encoding"],
-        "bound": row["bound"],
+        "limit": row["limit"],
         "reach": reach(row),
         "native": row["execution"] == "native",
     }

@@ -122,7 +122,7 @@ def run_study(
     model : str, Path or Model
         As for `hwmodels.load_model`; its shapes are predicted, whatever the checkpoint is.
     hardware : sequence
-        As for `hwmodels.load`; each machine once.
+        As for `hwmodels.load_machine`; each machine once.
     patterns, encodings : sequence
         Each once.
     packing : str
@@ -240,7 +240,7 @@ def _checked(
     if not len(batches) and not len(prefill):
         raise NmsimError("batches and prefill are both empty: expected at least one batch or prompt length")
     kept = [p if isinstance(p, Pattern) else Pattern.parse(p) for p in patterns]
-    machines = [hwmodels.load(name) for name in hardware]
+    machines = [hwmodels.load_machine(name) for name in hardware]
     codes = [codecs.get(name).name for name in encodings]
     policy = str(packings.parse(packing))
     loaded = hwmodels.load_model(model)

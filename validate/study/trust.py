@@ -70,7 +70,7 @@ def machine_numbers(machines: Sequence[HardwareSpec], dtype: str) -> NumberTable
 
     Examples
     --------
-    >>> table = machine_numbers([hwmodels.load("h200")], "bf16")
+    >>> table = machine_numbers([hwmodels.load_machine("h200")], "bf16")
     >>> dict(table.rows)["DRAM bandwidth"][0].text
     '4.8 TB/s'
     """

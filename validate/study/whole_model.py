@@ -37,7 +37,7 @@ RANGE_COLUMNS = ("predicted_speedup_low", "predicted_speedup_high", "extrapolate
 BEST_CASE_COLUMNS = ("bound_time_s", "bound_dense_time_s", "bound_speedup_vs_dense")
 MODEL_COLUMNS = (
     *STEP_KEYS, *STORED_KEYS, "execution", "predicted_time_s", "predicted_dense_time_s",
-    "predicted_speedup_vs_dense", *RANGE_COLUMNS, *BEST_CASE_COLUMNS, *BOUND_COLUMNS, "bound",
+    "predicted_speedup_vs_dense", *RANGE_COLUMNS, *BEST_CASE_COLUMNS, *BOUND_COLUMNS, "limit",
 )  # fmt: skip
 """Columns of `model.csv`. `predicted_<stage>_bound_s` is the time of the layers which that stage bounds."""
 
@@ -91,7 +91,7 @@ def predict_layers(cases: pd.DataFrame, machines: Sequence[HardwareSpec]) -> pd.
         Columns `STUDY_COLUMNS`. Times in seconds of one product of one layer; bytes to or from DRAM.
     """
     out = pd.concat([hwmodels.predict(cases, machine) for machine in machines], ignore_index=True)
-    for name in ("hardware", "execution", "bound"):
+    for name in ("hardware", "execution", "limit"):
         out[name] = out[name].astype(str)
     return out[list(STUDY_COLUMNS)]
 
@@ -124,7 +124,7 @@ def sum_layers(study: pd.DataFrame) -> pd.DataFrame:
         work[f"{end}_unknown"] = (width.isna() & (study["pattern"] != DENSE)).astype(float)
     work["extrapolated_s"] = work["time_s"].where(study["extrapolates"].astype(bool), 0.0)
     for stage, name in zip(STAGES, BOUND_COLUMNS, strict=True):
-        work[name] = work["time_s"].where(work["bound"] == stage, 0.0)
+        work[name] = work["time_s"].where(work["limit"] == stage, 0.0)
     widths = ["low_s", "high_s", "low_unknown", "high_unknown", "extrapolated_s"]
     sums = ["time_s", "bound_time_s", *widths, *BOUND_COLUMNS]
     steps = list(STEP_KEYS)
@@ -149,7 +149,7 @@ def sum_layers(study: pd.DataFrame) -> pd.DataFrame:
     out["extrapolates"] = out["extrapolated_s"] > EXTRAPOLATED_SHARE * out["time_s"]
     out["bound_dense_time_s"] = dense_of_row["bound_time_s"].to_numpy()
     out["bound_speedup_vs_dense"] = out["bound_dense_time_s"] / out["bound_time_s"]
-    out["bound"] = np.array(STAGES)[out[list(BOUND_COLUMNS)].to_numpy().argmax(axis=1)]
+    out["limit"] = np.array(STAGES)[out[list(BOUND_COLUMNS)].to_numpy().argmax(axis=1)]
     return out[list(MODEL_COLUMNS)]
 
 

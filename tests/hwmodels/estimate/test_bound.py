@@ -31,7 +31,7 @@ def test_the_worked_example_of_the_cost_model_page():
     assert answer.bound_select_s == 0
     assert answer.bound_dense_time_s == 33_570_816 / 4.8e12
     assert answer.bound_speedup_vs_dense == pytest.approx(1.802, abs=5e-4)
-    assert (answer.execution, answer.bound) == ("expand", "memory")
+    assert (answer.execution, answer.limit) == ("expand", "memory")
     assert answer.explanation == (
         "memory: 18.63 MB at 4.8 TB/s takes 3.881 us; the next stage, decode, takes 3.448 us (89 %)"
     )
@@ -65,7 +65,7 @@ def test_decode_speedup_tends_to_the_byte_ratio(encoding, limit):
 
 def test_native_2_4_prefill_is_twice_as_fast_on_paper():
     answer = hwmodels.predict(case(8192, 8192, 8192, "2:4", "index"), "a100-sxm")
-    assert (answer.execution, answer.bound) == ("native", "matrix")
+    assert (answer.execution, answer.limit) == ("native", "matrix")
     assert answer.bound_matrix_s == 2 * 8192**3 / 624e12
     assert answer.bound_speedup_vs_dense == pytest.approx(2)
     assert answer.explanation.startswith("matrix: 1762 us; the next stage, memory, takes ")
@@ -73,7 +73,7 @@ def test_native_2_4_prefill_is_twice_as_fast_on_paper():
 
 def test_prefill_without_a_native_unit_gains_nothing():
     answer = hwmodels.predict(case(8192, 8192, 8192), "a100-sxm")
-    assert (answer.execution, answer.bound) == ("expand", "matrix")
+    assert (answer.execution, answer.limit) == ("expand", "matrix")
     assert answer.bound_speedup_vs_dense == 1
     native = hwmodels.predict(case(8192, 8192, 8192), "h200-8x16")
     assert native.bound_speedup_vs_dense == pytest.approx(1978.9 / 989.4)
@@ -93,7 +93,7 @@ def test_what_a_sparse_unit_does_not_take_is_expanded():
 def test_software_decoding_binds_on_b200():
     """148 SMs x 128 lanes x 1.98 GHz decode a 110-instruction group slower than 8 TB/s brings 34 bytes."""
     answer = hwmodels.predict(case(encoding="bitmask"), "b200")
-    assert answer.bound == "decode"
+    assert answer.limit == "decode"
     assert answer.bound_time_s == pytest.approx(4096 * 256 * 110 / (148 * 128 * 1.98e9))
     assert "decode: 3.075 us; the next stage, memory" in answer.explanation
 
@@ -117,14 +117,14 @@ def test_online_selection_is_charged_to_activations_only():
 
 
 def test_a_slow_selector_becomes_the_bound():
-    spec = hwmodels.load("h200-8x16")
+    spec = hwmodels.load_machine("h200-8x16")
     slow = dataclasses.replace(
         spec.native[1], selector_groups_per_s=Quantity(1e9, "groups_per_s", "assumed", "a test")
     )
     answer = hwmodels.predict(
         case(512, sparse_operand="activations"), dataclasses.replace(spec, native=(spec.native[0], slow))
     )
-    assert answer.bound == "select"
+    assert answer.limit == "select"
     assert answer.bound_time_s == 512 * 256 / 1e9
 
 

@@ -18,8 +18,8 @@ from nmsim.format import sparse_format
 
 GPUS = [
     name
-    for name in hwmodels.names()
-    if hwmodels.load(name).family == "gpu" and "bf16" in hwmodels.load(name).dense_peak_flop_per_s
+    for name in hwmodels.machine_names()
+    if hwmodels.load_machine(name).family == "gpu" and "bf16" in hwmodels.load_machine(name).dense_peak_flop_per_s
 ]
 DIMENSIONS = st.one_of(st.integers(1, 300), st.integers(1, 20_000))
 PATTERNS = st.sampled_from(["dense", "2:4", "4:8", "8:16", "6:8", "1:16", "4:4", "16:32", "3:40"])
@@ -71,7 +71,7 @@ def test_no_estimate_is_under_its_bound_unless_the_cache_is_warm(cases, machine)
 @FEW
 @given(TABLES, MACHINES)
 def test_warm_is_never_slower_and_cold_never_faster(cases, machine):
-    spec = hwmodels.load(machine)
+    spec = hwmodels.load_machine(machine)
     plain, warm, cold = (times(cases.assign(l2_state=state), spec) for state in ("", "warm", "cold"))
     assert (warm <= plain * FEW_ULPS).all()
     assert (cold * FEW_ULPS >= plain).all()
@@ -82,7 +82,7 @@ def test_warm_is_never_slower_and_cold_never_faster(cases, machine):
 def test_a_flush_costs_every_product_the_same(cases, machine):
     """Sparse or dense, library or long read: events, and what has yet to be written back."""
     plain, cold = (times(cases.assign(l2_state=state), machine) for state in ("", "cold"))
-    spec, values = hwmodels.load(machine), constants.load()
+    spec, values = hwmodels.load_machine(machine), constants.load()
     drain_s = values.cache_writeback_share * spec.last_level_cache_bytes.value
     wait_s = values.timed_alone_s + drain_s / spec.dram_bandwidth_bytes_per_s.value
     assert cold - plain == pytest.approx(wait_s, rel=1e-6)
@@ -98,7 +98,7 @@ def test_a_flush_costs_every_product_the_same(cases, machine):
 )
 def test_a_better_machine_is_never_slower(cases, machine, name, factor):
     """Holds for bandwidth, power and peaks. It does not for cores, whose tiles may fill the last wave worse."""
-    spec = hwmodels.load(machine)
+    spec = hwmodels.load_machine(machine)
     if name == "dense_peak_flop_per_s":
         faster = better(better(spec, "sparse_peak_flop_per_s", factor), name, factor)
     else:
@@ -111,7 +111,7 @@ def test_a_better_machine_is_never_slower(cases, machine, name, factor):
 def test_a_larger_cache_is_never_slower_unless_it_was_flushed(cases, machine, factor):
     """A larger cache takes longer to write back what flushed it."""
     cases = cases.assign(l2_state=cases["l2_state"].replace("cold", ""))
-    spec = hwmodels.load(machine)
+    spec = hwmodels.load_machine(machine)
     larger = better(spec, "last_level_cache_bytes", factor)
     assert (times(cases, larger) <= times(cases, spec) * FEW_ULPS).all()
 
@@ -120,14 +120,14 @@ def test_a_larger_cache_is_never_slower_unless_it_was_flushed(cases, machine, fa
 @given(TABLES, MACHINES, st.floats(1, 3))
 def test_a_faster_clock_never_slows_a_dense_product(cases, machine, factor):
     """With the peaks as they are. Sparse ones may fall below the rate from which cores share what they load (A23)."""
-    spec = hwmodels.load(machine)
+    spec = hwmodels.load_machine(machine)
     faster = better(spec, "clock_hz", factor)
     assert (times(cases, faster)[:, 1] <= times(cases, spec)[:, 1] * FEW_ULPS).all()
 
 
 def test_more_cores_of_the_same_total_rate_can_be_slower():
     """108 tiles of 256x128 are one wave of 108 cores; on 120 slower ones they are a wave as well."""
-    spec = hwmodels.load("a100")
+    spec = hwmodels.load_machine("a100")
     finer = better(spec, "cores", 120 / 108)
     case = pd.DataFrame({"M": [256 * 12], "N": [128 * 9], "K": [8192], "pattern": ["dense"]})
     assert times(case, finer)[0, 0] > 1.05 * times(case, spec)[0, 0]
@@ -172,7 +172,7 @@ def test_an_interval_holds_its_prediction_in_order(cases, machine):
 
 
 def test_a_machine_without_a_power_figure_is_estimated_too():
-    spec = hwmodels.load("a100-pcie")
+    spec = hwmodels.load_machine("a100-pcie")
     free = dataclasses.replace(spec, board_power_watts=None, process_energy_scale=None)
     assert chip(free).power_watts == inf
     case = Case(GemmShape(16384, 16384, 16384), "2:4/index")
@@ -183,7 +183,7 @@ def test_a_machine_without_a_power_figure_is_estimated_too():
 
 def test_a_stream_by_hand():
     """An H200 reads 100 MB at 4.8 TB/s: 20.8 us over the share it reaches, beside 16.7 TB/s from its cache."""
-    values, device = constants.load(), chip(hwmodels.load("h200"))
+    values, device = constants.load(), chip(hwmodels.load_machine("h200"))
     no = np.zeros(1, bool)
     for fused, share in ((False, values.stream_dram_share), (True, values.fused_dram_share)):
         memory_s = 1e8 / 4.8e12 / share
@@ -195,7 +195,7 @@ def test_a_stream_by_hand():
 
 def test_a_warm_stream_fades_into_a_cold_one():
     """Up to the share of the cache that survives, nothing comes from DRAM; beyond, more and more, and then all."""
-    values, device = constants.load(), chip(hwmodels.load("h200"))
+    values, device = constants.load(), chip(hwmodels.load_machine("h200"))
     room = values.cache_residency_share * device.cache_bytes
     sizes = room * np.array([0.5, 1.0, 1 + values.cache_overflow_ratio / 2, 1 + values.cache_overflow_ratio])
     yes, no = np.ones(4, bool), np.zeros(4, bool)
@@ -221,7 +221,7 @@ def roads(tokens, pattern, encoding, machine, operand="weights"):
     from hwmodels.estimate.estimate import estimate
     from hwmodels.estimate.model import _stack
 
-    spec = hwmodels.load(machine)
+    spec = hwmodels.load_machine(machine)
     how = _stack([plan(spec, "bf16", operand, sparse_format(pattern, encoding=encoding))])
     shape = tuple(np.array([size]) for size in (tokens, 4096, 4096))
     moved, bound, moved_dense, _ = evaluate(spec, how, *shape)

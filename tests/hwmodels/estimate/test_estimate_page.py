@@ -74,7 +74,7 @@ def test_the_worked_example():
         np.array([False, True]),
         np.array([False, False]),
     )
-    found = library_time_s(both, chip(hwmodels.load("a100-sxm")), prior)
+    found = library_time_s(both, chip(hwmodels.load_machine("a100-sxm")), prior)
     assert found == pytest.approx([dense_s, sparse_s], rel=1e-9)
     assert f"The estimate says {dense_s / sparse_s:.2f}" in TEXT
     assert f"{2 * SIZE**3 / 312e12 * 1e6:.1f} us and {2 * SIZE**3 / 624e12 * 1e6:.1f} us" in TEXT

@@ -25,7 +25,7 @@ def table(**columns):
 
 
 def rows(machine="a100", values=None, **columns):
-    return Rows(table(**columns), hwmodels.load(machine), values or constants.load())
+    return Rows(table(**columns), hwmodels.load_machine(machine), values or constants.load())
 
 
 def time_s(family, machine="a100", **columns):
@@ -179,7 +179,7 @@ def test_no_family_is_faster_than_its_bytes_and_operations(family, machine):
         }
     )  # fmt: skip
     rows["baseline_dtype"] = rows["dtype"]
-    spec = hwmodels.load(machine)
+    spec = hwmodels.load_machine(machine)
     answer = FAMILIES[family](Rows(rows, spec, constants.load()))
     assert (answer.time_s >= answer.bound_s).all()
     assert (answer.time_s >= constants.load().library_launch_s).all()

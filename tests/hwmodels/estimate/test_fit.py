@@ -41,7 +41,7 @@ def measured(values=MADE_WITH, machines=MACHINES):
                 sparse_products=1,
                 dense_products_beside=0,
             )
-            asked = Rows(rows, hwmodels.load(machine), values)
+            asked = Rows(rows, hwmodels.load_machine(machine), values)
             parts.append(
                 rows.assign(
                     measured_dense_time_s=asked.dense_s(),

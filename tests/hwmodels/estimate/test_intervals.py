@@ -117,7 +117,7 @@ def test_committed_residuals_are_of_known_kinds():
     assert set(table["width"]) <= set(WIDTHS)
     assert set(table["regime"]) <= set(REGIMES)
     fitted = table[table["family"] != intervals.CPU_FAMILY]
-    assert set(fitted["machine"]) <= set(hwmodels.names())
+    assert set(fitted["machine"]) <= set(hwmodels.machine_names())
     errors = fitted["log_dense_time_error"] - fitted["log_sparse_time_error"]
     assert np.allclose(errors, fitted["log_speedup_error"], atol=2e-4)  # ours are medians of ratios
     assert not table.isna().any().any()

@@ -59,7 +59,7 @@ def test_order_and_index_are_those_of_the_rows():
 def test_a_row_is_its_familys_formula():
     inputs = table(row("sliding", pattern="6:8"))
     found = hwmodels.predict_rows(inputs, "a100").iloc[0]
-    rows = Rows(inputs, hwmodels.load("a100"), constants.load())
+    rows = Rows(inputs, hwmodels.load_machine("a100"), constants.load())
     answer = FAMILIES["sliding"](rows)
     assert found["predicted_sparse_time_s"] == answer.time_s.item()
     assert found["predicted_dense_time_s"] == rows.dense_s().item()
@@ -95,7 +95,7 @@ def test_held_out_uses_the_constants_of_the_other_machines():
     inputs = table(row(), row("delta-gemv", M=1, dtype="fp16", baseline_dtype="fp16"))
     for machine, group in (("rtx4090", "rtx4090"), ("a100-pcie", "a100"), ("h200", "h100")):
         found = hwmodels.predict_rows(inputs, machine, held_out=True)
-        rows = Rows(inputs.iloc[:1], hwmodels.load(machine), constants.load(group))
+        rows = Rows(inputs.iloc[:1], hwmodels.load_machine(machine), constants.load(group))
         assert group_of(machine) == group
         assert found["predicted_dense_time_s"].iloc[0] == rows.dense_s().item()
         assert not found.equals(hwmodels.predict_rows(inputs, machine))

@@ -19,7 +19,7 @@ PATTERNS = st.one_of(
     st.integers(1, 40).flatmap(lambda m: st.builds(Pattern, st.integers(1, m), st.just(m))),
 )
 MACHINES = st.sampled_from(
-    [name for name in hwmodels.names() if "bf16" in hwmodels.load(name).dense_peak_flop_per_s]
+    [name for name in hwmodels.machine_names() if "bf16" in hwmodels.load_machine(name).dense_peak_flop_per_s]
 )
 ENCODINGS = st.sampled_from(["bitmask", "index", "gap", "combinatorial", "joint:4"])
 PACKINGS = st.sampled_from(["bitstream", "no_straddle", "power_of_two", "byte"])
@@ -68,8 +68,8 @@ def test_table_and_single_case_agree(cases, machine):
 def test_time_is_the_longest_stage_and_the_bound_names_it(case, machine):
     answer = hwmodels.predict(case, machine)
     stages = {name: getattr(answer, f"bound_{name}_s") for name in ("memory", "decode", "select", "matrix")}
-    assert answer.bound_time_s == max(stages.values()) == stages[answer.bound]
-    assert answer.explanation.startswith(f"{answer.bound}: ")
+    assert answer.bound_time_s == max(stages.values()) == stages[answer.limit]
+    assert answer.explanation.startswith(f"{answer.limit}: ")
     assert answer.bound_speedup_vs_dense == answer.bound_dense_time_s / answer.bound_time_s
 
 
@@ -90,7 +90,7 @@ def test_fewer_bytes_never_cost_time(case, machine, packing):
     st.floats(1, 10),
 )
 def test_a_faster_machine_is_never_slower(case, machine, name, factor):
-    spec = hwmodels.load(machine)
+    spec = hwmodels.load_machine(machine)
     before, after = hwmodels.predict(case, spec), hwmodels.predict(case, faster(spec, name, factor))
     assert after.bound_time_s <= before.bound_time_s
 
@@ -109,9 +109,9 @@ def test_speedup_is_bounded_by_the_byte_ratio_when_both_are_bound_by_memory(case
     answer = hwmodels.predict(case, machine)
     dense = hwmodels.predict(dataclasses.replace(case, format=None), machine)
     byte_ratio = answer.dense_traffic_bytes / answer.traffic_bytes
-    if dense.bound == "memory":
+    if dense.limit == "memory":
         assert answer.bound_speedup_vs_dense <= byte_ratio * (1 + 1e-12)
-    if answer.bound == "memory":
+    if answer.limit == "memory":
         assert answer.bound_speedup_vs_dense >= byte_ratio * (1 - 1e-12)
 
 

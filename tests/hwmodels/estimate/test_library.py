@@ -141,7 +141,7 @@ def test_one_feature_past_a_wave_costs_a_wave(sparse):
 
     N = 1664 is 13 tiles of 128 features. The last 127 features up to it cost nothing but bytes, the next one a wave.
     """
-    device, values = chip(hwmodels.load("a100")), constants.load()
+    device, values = chip(hwmodels.load_machine("a100")), constants.load()
     how = (
         {
             "rate": 624e12,
@@ -192,7 +192,7 @@ def test_who_reads_weights_again(rate_ratio, sparse, rows, again):
 )
 def test_where_power_limits_a_large_product(machine, kind, limited):
     """16384^3 in bf16. The A100 PCIe may draw 300 W for 312 Tflop/s, the RTX 4090 450 W for 165 of a finer process."""
-    spec = hwmodels.load(machine)
+    spec = hwmodels.load_machine(machine)
     values, device = constants.load(), chip(spec)
     peaks = spec.sparse_peak_flop_per_s if kind == "sparse" else spec.dense_peak_flop_per_s
     how = {"rate": peaks["bf16"].value}
@@ -206,7 +206,7 @@ def test_where_power_limits_a_large_product(machine, kind, limited):
 
 
 def test_what_a_board_leaves_for_arithmetic():
-    spec = hwmodels.load("a100-sxm")
+    spec = hwmodels.load_machine("a100-sxm")
     device = chip(spec)
     assert device.power_watts == pytest.approx(400 * (1 - IDLE_POWER_SHARE))
     assert device.cache_bytes_per_s == 108 * 1.41e9 * CACHE_BYTES_PER_CORE_CYCLE
@@ -215,7 +215,7 @@ def test_what_a_board_leaves_for_arithmetic():
 
 @pytest.mark.parametrize("missing", ["board_power_watts", "process_energy_scale"])
 def test_a_spec_without_power_is_not_limited_by_it(missing):
-    spec = dataclasses.replace(hwmodels.load("a100-pcie"), **{missing: None})
+    spec = dataclasses.replace(hwmodels.load_machine("a100-pcie"), **{missing: None})
     assert chip(spec).power_watts == inf
     case = hwmodels.cases("llama-2-7b", patterns=["2:4"], encodings=["index"], prefill_lengths=[16384]).tail(
         1
@@ -234,13 +234,13 @@ def test_norm():
 
 SIZES = st.one_of(st.integers(1, 300), st.integers(1, 20_000))
 GPUS = st.sampled_from(
-    [name for name in hwmodels.names() if "fp16" in hwmodels.load(name).dense_peak_flop_per_s]
+    [name for name in hwmodels.machine_names() if "fp16" in hwmodels.load_machine(name).dense_peak_flop_per_s]
 )
 
 
 @given(SIZES, SIZES, SIZES, GPUS, st.booleans())
 def test_a_product_takes_its_launch_its_flop_and_its_bytes(tokens, rows, K, machine, sparse):
-    spec = hwmodels.load(machine)
+    spec = hwmodels.load_machine(machine)
     device, values = chip(spec), constants.load()
     rate = spec.dense_peak_flop_per_s["fp16"].value * (2 if sparse else 1)
     stored = 1.125 if sparse else 2.0
@@ -254,7 +254,7 @@ def test_a_product_takes_its_launch_its_flop_and_its_bytes(tokens, rows, K, mach
 @given(SIZES, SIZES, SIZES, GPUS, st.sampled_from([0, 1, 2]), st.integers(1, 500), st.booleans())
 def test_a_larger_dense_product_never_takes_less_time(tokens, rows, K, machine, grown, growth, warm):
     """A tile shape that a library leaves out for few tokens would not have been the fastest."""
-    spec = hwmodels.load(machine)
+    spec = hwmodels.load_machine(machine)
     larger = [tokens, rows, K]
     larger[grown] += growth
     rate = spec.dense_peak_flop_per_s["fp16"].value
@@ -268,7 +268,7 @@ def test_a_larger_dense_product_never_takes_less_time(tokens, rows, K, machine, 
 def test_every_number_of_tokens_has_a_tile():
     tokens = np.arange(1, 2000)
     found = library_time_s(
-        product(tokens, 4096, 4096, rate=312e12), chip(hwmodels.load("a100")), constants.load()
+        product(tokens, 4096, 4096, rate=312e12), chip(hwmodels.load_machine("a100")), constants.load()
     )
     assert np.isfinite(found).all()
     assert (max(TILE_TOKENS), max(TILE_ROWS)) == (256, 256)
@@ -277,7 +277,7 @@ def test_every_number_of_tokens_has_a_tile():
 @pytest.mark.parametrize("needed", [[True, False], [False, True]])
 def test_what_nobody_needs_is_not_looked_at(needed):
     """It comes back as infinite, in a column and alone, and leaves the others as they are."""
-    device, values = chip(hwmodels.load("h100")), constants.load()
+    device, values = chip(hwmodels.load_machine("h100")), constants.load()
     column = product([64, 2048], 4096, 4096, rate=989e12)
     full = library_time_s(column, device, values)
     found = library_time_s(column, device, values, np.array(needed))
@@ -291,7 +291,7 @@ def test_rows_do_not_touch_each_other():
     rng = np.random.default_rng(0)
     tokens, rows, K = rng.integers(1, 9000, (3, 50))
     sparse = rng.random(50) < 0.5
-    device, values = chip(hwmodels.load("h100")), constants.load()
+    device, values = chip(hwmodels.load_machine("h100")), constants.load()
     together = library_time_s(product(tokens, rows, K, rate=989e12, sparse=sparse), device, values)
     alone = [
         time_s(device, values, *one[:3], rate=989e12, sparse=one[3])

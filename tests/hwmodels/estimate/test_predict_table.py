@@ -136,7 +136,7 @@ def test_whole_floats_are_dimensions():
             r"row 1, column encoding: encoding 'gap:1' with pattern 8:16: its codes differ in length",
         ),
         ({"l2_state": ["", "hot", ""]}, r"row 1, column l2_state: 'hot': expected cold, warm or nothing"),
-        ({"bound": ["a", "b", "c"]}, r"column bound: already in the table"),
+        ({"limit": ["a", "b", "c"]}, r"column limit: already in the table"),
     ],
 )
 def test_a_bad_cell_is_named_by_row_and_column(columns, message):
@@ -187,7 +187,7 @@ def test_a_row_is_the_case_of_its_own(machine, copies):
     patterns = ["8:16", "2:4", "8:16", "8:16", "dense"]
     cases = pd.DataFrame({**sizes, "pattern": patterns, "encoding": "combinatorial"})
     answers = hwmodels.predict(pd.concat([cases] * copies, ignore_index=True), machine)
-    names, words = list(hwmodels.PREDICTED_COLUMNS), ["hardware", "execution", "bound"]
+    names, words = list(hwmodels.PREDICTED_COLUMNS), ["hardware", "execution", "limit"]
     alone = []
     for row in answers.itertuples():
         pattern = None if row.pattern == "dense" else Pattern.parse(row.pattern)

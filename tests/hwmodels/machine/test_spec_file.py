@@ -24,12 +24,12 @@ def seconds(value: float) -> Quantity:
     return Quantity(value, "s", "measured", 'a "quoted" source, with \\ and ü')
 
 
-@pytest.mark.parametrize("name", hwmodels.names())
+@pytest.mark.parametrize("name", hwmodels.machine_names())
 def test_what_is_written_comes_back(tmp_path, name):
-    spec = hwmodels.load(name)
+    spec = hwmodels.load_machine(name)
     file = tmp_path / "copy.toml"
     file.write_text(to_toml(spec, comment="two\nlines"), encoding="utf-8")
-    assert hwmodels.load(file) == spec
+    assert hwmodels.load_machine(file) == spec
     assert file.read_text(encoding="utf-8").startswith("# two\n# lines\n\nid = ")
 
 
@@ -37,18 +37,18 @@ def test_optional_numbers_and_caches_come_back(tmp_path):
     rate = Quantity(1.5e11, "bytes_per_s", "measured", "here")
     level = CacheLevel("L2", True, Quantity(1 << 20, "bytes", "measured", "here"), rate, rate)
     spec = replace(
-        hwmodels.load("epyc-2core"),
+        hwmodels.load_machine("epyc-2core"),
         thread_wake_s=seconds(1e-4),
         call_overhead_s=seconds(3e-7),
         cache=(level, level),
     )
     file = tmp_path / "mine.toml"
     file.write_text(to_toml(spec), encoding="utf-8")
-    assert hwmodels.load(file) == spec
+    assert hwmodels.load_machine(file) == spec
 
 
 def test_shipped_machines_need_none_of_them():
-    spec = hwmodels.load("h200")
+    spec = hwmodels.load_machine("h200")
     assert (spec.cache, spec.core_read_bandwidth_bytes_per_s) == ((), None)
 
 
@@ -76,4 +76,4 @@ def test_a_broken_entry_is_refused_by_key(tmp_path, old, new, message):
     file = tmp_path / "mine.toml"
     file.write_text(CPU.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(SpecError, match=rf"mine\.toml: {message}"):
-        hwmodels.load(file)
+        hwmodels.load_machine(file)

@@ -36,12 +36,12 @@ def quantities(spec: HardwareSpec) -> dict[str, Quantity]:
 
 
 def test_all_machines_ship():
-    assert sorted(hwmodels.names()) == sorted(MACHINES)
+    assert sorted(hwmodels.machine_names()) == sorted(MACHINES)
 
 
 @pytest.mark.parametrize("name", MACHINES)
 def test_loads_with_a_source_beside_every_number(name):
-    spec = hwmodels.load(name)
+    spec = hwmodels.load_machine(name)
     assert spec.id == name
     found = quantities(spec)
     assert len(found) >= 9
@@ -62,7 +62,7 @@ def test_loads_with_a_source_beside_every_number(name):
 
 @pytest.mark.parametrize("name", MACHINES)
 def test_sparse_peak_is_twice_the_dense_peak(name):
-    spec = hwmodels.load(name)
+    spec = hwmodels.load_machine(name)
     for dtype, sparse in spec.sparse_peak_flop_per_s.items():
         assert sparse.value / spec.dense_peak_flop_per_s[dtype].value == pytest.approx(2, rel=1e-3), dtype
 
@@ -83,7 +83,7 @@ def test_sparse_peak_is_twice_the_dense_peak(name):
     ],
 )
 def test_a_vendor_figure_with_sparsity_is_not_taken_for_dense(name, dtype, dense, sparse):
-    spec = hwmodels.load(name)
+    spec = hwmodels.load_machine(name)
     assert spec.dense_peak_flop_per_s[dtype].value == dense
     assert spec.sparse_peak_flop_per_s[dtype].value == sparse
 
@@ -94,7 +94,7 @@ def test_vector_peak_follows_from_cores_and_clock(name):
 
     Two AVX2 units of a CPU core are 16.
     """
-    spec = hwmodels.load(name)
+    spec = hwmodels.load_machine(name)
     half = name.startswith(("v100", "rtx20", "a100"))
     lanes = 64 if half else 16 if spec.family == "cpu" else 128
     peak = spec.cores.value * lanes * 2 * spec.clock_hz.value
@@ -104,7 +104,7 @@ def test_vector_peak_follows_from_cores_and_clock(name):
 
 @pytest.mark.parametrize("name", ["v100", "rtx2080s"])
 def test_no_sparse_unit_and_no_bf16_before_ampere(name):
-    spec = hwmodels.load(name)
+    spec = hwmodels.load_machine(name)
     assert not spec.native
     assert not spec.sparse_peak_flop_per_s
     assert "bf16" not in spec.dense_peak_flop_per_s
@@ -112,7 +112,7 @@ def test_no_sparse_unit_and_no_bf16_before_ampere(name):
 
 @pytest.mark.parametrize("name", MACHINES)
 def test_every_gpu_has_a_power_limit_and_a_process(name):
-    spec = hwmodels.load(name)
+    spec = hwmodels.load_machine(name)
     if spec.family == "gpu":
         assert spec.board_power_watts is not None
         assert spec.process_energy_scale is not None
@@ -120,7 +120,7 @@ def test_every_gpu_has_a_power_limit_and_a_process(name):
 
 def test_native_units_of_the_hypothetical_machines():
     for name, pattern in (("h200-8x16", Pattern(8, 16)), ("h200-16x32", Pattern(16, 32))):
-        spec = hwmodels.load(name)
+        spec = hwmodels.load_machine(name)
         assert spec.hypothetical
         assert (
             spec.native_unit(
@@ -150,37 +150,37 @@ def test_native_units_of_the_hypothetical_machines():
 
 
 def test_names_and_aliases_in_any_case():
-    assert hwmodels.load("H100") is hwmodels.load("h100-sxm") is hwmodels.load(" h100-SXM5 ")
-    spec = hwmodels.load("h200")
-    assert hwmodels.load(spec) is spec
+    assert hwmodels.load_machine("H100") is hwmodels.load_machine("h100-sxm") is hwmodels.load_machine(" h100-SXM5 ")
+    spec = hwmodels.load_machine("h200")
+    assert hwmodels.load_machine(spec) is spec
 
 
 def test_names_and_aliases_are_unique():
-    taken = [name for machine in MACHINES for name in (machine, *hwmodels.load(machine).aliases)]
+    taken = [name for machine in MACHINES for name in (machine, *hwmodels.load_machine(machine).aliases)]
     assert len(taken) == len(set(taken))
 
 
 def test_loads_a_users_own_file(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text(H200.replace('id = "h200"', 'id = "mine"'), encoding="utf-8")
-    assert hwmodels.load(file).id == hwmodels.load(str(file)).id == "mine"
+    assert hwmodels.load_machine(file).id == hwmodels.load_machine(str(file)).id == "mine"
 
 
 def test_unknown_name_lists_the_known_ones():
     with pytest.raises(
         SpecError, match=r"'h2000': no machine of that name. Did you mean h200\? Known: .*gb10"
     ):
-        hwmodels.load("h2000")
+        hwmodels.load_machine("h2000")
     with pytest.raises(SpecError, match=r"hardware 5 \(type int\): expected a name"):
-        hwmodels.load(5)
+        hwmodels.load_machine(5)
 
 
 def test_missing_file_and_broken_toml(tmp_path):
     with pytest.raises(SpecError, match=r"nowhere.toml: cannot be read: No such file"):
-        hwmodels.load(tmp_path / "nowhere.toml")
+        hwmodels.load_machine(tmp_path / "nowhere.toml")
     (tmp_path / "bad.toml").write_text("id = ", encoding="utf-8")
     with pytest.raises(SpecError, match=r"bad.toml: cannot be read as TOML"):
-        hwmodels.load(tmp_path / "bad.toml")
+        hwmodels.load_machine(tmp_path / "bad.toml")
 
 
 def test_a_figure_in_another_unit_is_refused(tmp_path):
@@ -191,7 +191,7 @@ def test_a_figure_in_another_unit_is_refused(tmp_path):
         match=r"dram_bandwidth_bytes_per_s.value=4.8: expected at least 1e\+08 bytes_per_s; "
         r"did you mean 4.8e\+09 \(4.8 GB/s\) or 4.8e\+12 \(4.8 TB/s\)\?",
     ):
-        hwmodels.load(tmp_path / "mine.toml")
+        hwmodels.load_machine(tmp_path / "mine.toml")
 
 
 def test_a_sparse_peak_below_the_dense_one_is_refused(tmp_path):
@@ -202,7 +202,7 @@ def test_a_sparse_peak_below_the_dense_one_is_refused(tmp_path):
     with pytest.raises(
         SpecError, match=r"sparse_peak_flop_per_s.fp16: value=.*: expected at least the dense peak"
     ):
-        hwmodels.load(tmp_path / "mine.toml")
+        hwmodels.load_machine(tmp_path / "mine.toml")
 
 
 BROKEN = {
@@ -287,23 +287,23 @@ def test_a_broken_file_is_refused_by_file_and_key(tmp_path, case):
     file = tmp_path / "mine.toml"
     file.write_text(H200.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(SpecError, match=rf"mine\.toml: {message}"):
-        hwmodels.load(file)
+        hwmodels.load_machine(file)
 
 
 def test_missing_key_empty_source_and_lone_sparse_peak(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text(re.sub(r"^clock_hz.*\n", "", H200, flags=re.M), encoding="utf-8")
     with pytest.raises(SpecError, match=r"mine\.toml: chip\.clock_hz: missing; this key is required"):
-        hwmodels.load(file)
+        hwmodels.load_machine(file)
     file.write_text(re.sub(r'^(clock_hz.*source = )".*"', r'\1""', H200, flags=re.M), encoding="utf-8")
     with pytest.raises(SpecError, match=r"mine\.toml: chip\.clock_hz\.source='': expected text"):
-        hwmodels.load(file)
+        hwmodels.load_machine(file)
     dense, rest = H200.split("[sparse_peak_flop_per_s]")
     file.write_text(
         re.sub(r"^int8.*\n", "", dense, flags=re.M) + "[sparse_peak_flop_per_s]" + rest, encoding="utf-8"
     )
     with pytest.raises(SpecError, match=r"sparse_peak_flop_per_s\.int8: expected a dense peak of that type"):
-        hwmodels.load(file)
+        hwmodels.load_machine(file)
 
 
 def test_every_assumption_named_in_code_and_specs_is_listed():

@@ -59,7 +59,7 @@ def test_no_bound_lets_an_array_do_more_than_it_can(pattern, machine, tokens):
     assert scalesim_cycles(CUBE, "2:4").reported_utilisation > 1.45
     assert scalesim_cycles(CUBE, "1:4").reported_utilisation > 2.9
     shape = GemmShape(tokens, 4096, 4096)
-    spec = hwmodels.load(machine)
+    spec = hwmodels.load_machine(machine)
     answer = hwmodels.predict(Case(shape, as_format(pattern, encoding="index")), machine)
     kept = 1.0 if pattern is None else float(Pattern.parse(pattern).density)
     peaks = [spec.dense_peak_flop_per_s["bf16"].value]

@@ -79,7 +79,7 @@ def test_numbers_in_the_text():
     pruned, dense = footprint(LLAMA, COMBINATORIAL), footprint(LLAMA, Stored())
     assert f"shrinks to {pruned.total_bytes / dense.total_bytes:.1%} only".replace("%", " %") in PROSE
     assert f"{pruned.bits_per_element:g} bits per element, {pruned.total_bytes * 1e-9:.2f} GB" in PROSE
-    in_8_bits = quantised_dense(LLAMA, Stored(), 8, hwmodels.load("h200"))
+    in_8_bits = quantised_dense(LLAMA, Stored(), 8, hwmodels.load_machine("h200"))
     mine = equal_time(LLAMA, COMBINATORIAL, "h200")
     assert f"{in_8_bits.time_s * 1e3:.2f} ms per token against {mine.pruned_cost * 1e3:.2f} ms" in PROSE
     assert f"Llama-3.1-8B, {pruned.params_elems / 1e9:.2f} B, in bf16" in PROSE

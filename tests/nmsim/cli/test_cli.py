@@ -42,7 +42,7 @@ def test_predict_as_json(nmsim):
     assert code == 0
     # 16,777,216 bytes of values, 1,835,008 of codes, 8192 each of input and output, at 4.8 TB/s.
     assert row["bound_time_s"] == pytest.approx(18_628_608 / 4.8e12)
-    assert row["bound"] == "memory"
+    assert row["limit"] == "memory"
     assert row["predicted_time_s"] > row["bound_time_s"]
     assert row["predicted_speedup_low"] < row["predicted_speedup_vs_dense"]
     assert row["extrapolates"] is True  # borrowed from the nearest kernels that were measured

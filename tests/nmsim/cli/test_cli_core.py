@@ -28,7 +28,7 @@ def test_json_has_stages_traffic_and_a_range_of_energy(nmsim):
     code, out, _ = nmsim("core", "1,4096,4096", "-p", "dense,8:16", "--json")
     dense, sparse = json.loads(out)
     assert code == 0
-    assert (dense["pattern"], dense["speedup_vs_dense"]) == ("dense", 1.0)
+    assert (dense["pattern"], dense["predicted_speedup_vs_dense"]) == ("dense", 1.0)
     assert sparse["cycles"] < dense["cycles"] == sparse["dense_cycles"]
     assert sparse["stage_cycles"]["dram"] <= sparse["cycles"]
     assert sparse["energy_joules_low"] < sparse["energy_joules"] < sparse["energy_joules_high"]

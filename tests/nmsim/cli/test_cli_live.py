@@ -60,7 +60,7 @@ def test_live_writes_four_files_and_says_how_wrong_it_was(nmsim, campaign, tmp_p
         ("2:4", "bitmask"), ("2:4", "index"), ("8:16", "bitmask"), ("8:16", "index"),
     ]  # fmt: skip
     rows = measurement_file.read(folder / "rows.csv")
-    spec = hwmodels.load(folder / "this-machine.toml")
+    spec = hwmodels.load_machine(folder / "this-machine.toml")
     assert {row.machine for row in rows} == {spec.id} == {"this-machine"}
 
 

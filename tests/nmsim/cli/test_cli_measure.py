@@ -359,7 +359,7 @@ def test_calibrate_writes_a_machine_that_loads(nmsim, short, tmp_path, monkeypat
     assert "\n# In doubt: somebody else was at work.\n" in (tmp_path / "pretended-2core.toml").read_text()
     assert "read DRAM" in text
     assert text.endswith("written: pretended-2core.toml; use it as --hardware pretended-2core.toml\n")
-    spec = hwmodels.load(tmp_path / "pretended-2core.toml")
+    spec = hwmodels.load_machine(tmp_path / "pretended-2core.toml")
     assert (spec.id, spec.family, spec.cores.value) == ("pretended-2core", "cpu", 2)
     assert [(level.level, level.shared, level.bytes.value) for level in spec.cache] == [
         ("L1", False, 1 << 12), ("L2", True, 1 << 16),
@@ -389,7 +389,7 @@ def test_calibrate_refuses_what_is_there_but_for_force(nmsim, short, tmp_path):
     found = json.loads(text)
     assert (found["id"], found["file"], found["doubts"]) == ("mine", str(file), ["somebody else was at work"])
     assert {"name", "p50", "p20", "p80", "unit", "cores", "repetitions", "how"} == set(found["figures"][0])
-    assert hwmodels.load(file).id == "mine"
+    assert hwmodels.load_machine(file).id == "mine"
 
 
 @pytest.mark.parametrize(

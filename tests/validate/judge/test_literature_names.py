@@ -75,18 +75,18 @@ def test_another_memory_is_another_machine():
 
 
 def test_every_shipped_machine_is_found_by_every_name():
-    for spec in map(hwmodels.load, hwmodels.names()):
+    for spec in map(hwmodels.load_machine, hwmodels.machine_names()):
         assert {MACHINES.find(name).id for name in (spec.id, spec.name, *spec.aliases)} == {spec.id}
 
 
 def test_entries_of_the_table_are_needed_and_lead_to_specs():
     entries = read_record(machine_names.MachineNames, machine_names.NAMES_FILE).name
-    assert {entry.id for entry in entries} <= set(hwmodels.names())
+    assert {entry.id for entry in entries} <= set(hwmodels.machine_names())
     names = [canonical(entry.text) for entry in entries]
     assert len(set(names)) == len(names)
     known = {
         canonical(n)
-        for spec in map(hwmodels.load, hwmodels.names())
+        for spec in map(hwmodels.load_machine, hwmodels.machine_names())
         for n in (spec.id, spec.name, *spec.aliases)
     }
     assert set(names).isdisjoint(known)
@@ -106,8 +106,8 @@ def test_own_hardware_comes_first(tmp_path):
 
 def test_two_machines_of_one_name_are_refused(monkeypatch):
     machines = Machines()
-    machines._add(("twin",), hwmodels.load("h200"))
-    machines._add(("Twin",), hwmodels.load("b200"))
+    machines._add(("twin",), hwmodels.load_machine("h200"))
+    machines._add(("Twin",), hwmodels.load_machine("b200"))
     with pytest.raises(RowError, match="'twin': could be b200 or h200; expected one of the two ids"):
         machines.find("twin")
 

@@ -38,7 +38,7 @@ LAYER = "model.layers.0.mlp.up_proj.weight"
 
 def measure(path, ways, source=SOURCE, **options):
     target = options.pop(
-        "target", Target(hwmodels.load("h200"), hwmodels.load_core("flexible-8x16"), "bitmask")
+        "target", Target(hwmodels.load_machine("h200"), hwmodels.load_core("flexible-8x16"), "bitmask")
     )
     with open_dense(path) as checkpoint:
         return measure_quality(checkpoint, source, ways, target, **options)
@@ -182,7 +182,7 @@ def test_speedups_are_those_of_the_models(run):
     )
     case = dataclasses.replace(case, sparse_operand="weights", shape=GemmShape(4096, 96, 64))
     assert plain["core_prefill_speedup_vs_dense"] == pytest.approx(
-        hwmodels.predict_core(case, core).speedup_vs_dense
+        hwmodels.predict_core(case, core).predicted_speedup_vs_dense
     )
 
 

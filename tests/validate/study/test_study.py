@@ -75,7 +75,7 @@ def test_a_row_is_the_prediction_of_its_case(study):
     answer = hwmodels.predict(case, "h200-8x16")
     assert row["case_id"] == case_id(case)
     assert row["predicted_time_s"] == pytest.approx(answer.predicted_time_s, rel=1e-9)
-    assert (row["execution"], row["bound"]) == ("native", answer.bound)
+    assert (row["execution"], row["limit"]) == ("native", answer.limit)
 
 
 def test_the_head_stays_dense_and_prefill_runs_it_for_one_token(study):
@@ -98,7 +98,7 @@ def test_the_model_is_the_sum_of_its_layers(study):
         dense_s = sum(r["count"] * r["predicted_time_s"] for r in dense.values())
         assert wanted["predicted_time_s"] == pytest.approx(time_s, rel=1e-8)
         assert wanted["predicted_speedup_vs_dense"] == pytest.approx(dense_s / time_s, rel=1e-8)
-        memory_s = sum(r["count"] * r["predicted_time_s"] for r in used if r["bound"] == "memory")
+        memory_s = sum(r["count"] * r["predicted_time_s"] for r in used if r["limit"] == "memory")
         assert wanted["predicted_memory_bound_s"] == pytest.approx(memory_s, rel=1e-8)
     stages = study.model.filter(regex=r"_bound_s$").sum(axis=1)
     assert np.allclose(stages, study.model["predicted_time_s"], rtol=1e-8)

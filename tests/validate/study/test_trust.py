@@ -39,7 +39,7 @@ def layers(**changes) -> pd.DataFrame:
         "tokens": 1,
         "count": 1,
         "execution": "native",
-        "bound": "memory",
+        "limit": "memory",
     }
     same |= {"sparse_operand": "weights", "encoding": "index", "packing": "bitstream"}
     return table.assign(**same).assign(**changes)
@@ -105,7 +105,7 @@ def test_the_page_shows_the_errors_of_the_nearest_rows(study):
 
 
 def test_own_rows_count_where_there_are_enough():
-    machines = [hwmodels.load(name) for name in ("a100-pcie", "h200", "epyc-2core")]
+    machines = [hwmodels.load_machine(name) for name in ("a100-pcie", "h200", "epyc-2core")]
     a100, h200, cpu = trust.rows(machines, "bf16", STEPS)
     assert [cell["whose"] for cell in a100["cells"]] == ["of this machine", "of this machine"]
     assert [cell["whose"] for cell in h200["cells"]] == ["of all GPUs", "of all GPUs"]
