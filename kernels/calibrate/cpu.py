@@ -17,7 +17,6 @@ from kernels.calibrate import microbench
 from kernels.timing import interleaved as timing
 from kernels.timing.figure import Figure
 from kernels.timing.host import Host, this_machine
-from nmsim.pattern import Pattern
 from nmsim.support import parallel
 from nmsim.units import ceil_div
 
@@ -252,7 +251,7 @@ def _call() -> _Bench:
 
 def _sparse_call() -> _Bench:
     x = np.ones(CALL_ELEMS, np.float32)
-    one = cpu.pack(np.ones((1, CALL_ELEMS), np.float32), Pattern(8, 16), "index")
+    one = cpu.compress(np.ones((1, CALL_ELEMS), np.float32), "8:16/index")
     cpu.matmul(x, one)
     how = f"kernels.cpu.matmul of one 8:16 group of {CALL_ELEMS} elements, called from Python"
     return _Bench(lambda: cpu.matmul(x, one), 0, "s", how, SPARSE_CALLS)

@@ -1,8 +1,129 @@
-"""`python -m kernels.compiled.count_cpu`: instructions of every compiled CPU kernel as CSV, for `hwmodels/data`."""
+"""Machine instructions of the compiled kernels, counted in the assembly LLVM writes. Needs no CPU that could run them.
 
+`python -m kernels.compiled.count_cpu > hwmodels/data/cpu_instructions.csv` writes the counts that the cost model carries.
+"""
+
+import functools
+import itertools
+import re
 import sys
+from collections.abc import Iterator
+from typing import Any
 
-from kernels.cpu.inspect import COUNT_COLUMNS, count_table
+import numpy as np
+
+from kernels.cpu import jit
+from kernels.cpu.recipe import COLUMN_TOKENS, ROW_TOKENS, Recipe, recipe_for
+from kernels.stored.errors import KernelError
+from kernels.stored.rows import DTYPES, STEP_ELEMS, kernel_format
+from nmsim.format import FormatLike
+
+CPUS = {"avx2": "znver3", "avx512": "znver4"}
+"""Instruction set -> the CPU, by LLVM's name, that is compiled for."""
+SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+ENCODINGS = ("bitmask", "index", "combinatorial")
+COUNTED_TOKENS = (*ROW_TOKENS, *COLUMN_TOKENS)
+COUNT_COLUMNS = ("instruction_set", "dtype", "pattern", "encoding", "tokens", "instructions_per_element")
+
+
+def instructions_per_group(format: FormatLike, dtype: Any, *, tokens: int, isa: str) -> float:
+    """Count the instructions a group of M elements of one row costs in the innermost loop.
+
+    All of them: loads, decoding, multiply-adds of all tokens, and the row's share of what several rows share.
+
+    Parameters
+    ----------
+    format : SparseFormat, Pattern or str
+        2:4, 4:8, 8:16 or 16:32. Not 16:32 as `combinatorial`, whose codes are decoded by other code before the kernel runs.
+    dtype : dtype or its name
+        Of the stored values.
+    tokens : int
+        1 to 16; counted is the kernel that serves so many.
+    isa : {"avx2", "avx512"}
+
+    Returns
+    -------
+    float
+        Instructions per group.
+
+    Raises
+    ------
+    KernelError
+        Something that no compiled kernel is made for.
+
+    Notes
+    -----
+    Source: counted, in the output of the LLVM that llvmlite carries, for Zen 3 (avx2) and Zen 4 (avx512).
+    """
+    format = kernel_format(format)
+    pattern = format.pattern
+    name = np.dtype(dtype).name if not isinstance(dtype, str) else dtype
+    if pattern not in STEP_ELEMS or (pattern.m, format.encoding.name) == (32, "combinatorial"):
+        raise KernelError(
+            f"{format.short}: no compiled kernel reads it, expected {', '.join(map(str, STEP_ELEMS))}, "
+            "and 16:32 as bitmask or index"
+        )
+    if name not in DTYPES:
+        raise KernelError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
+    if isa not in CPUS:
+        raise KernelError(f"isa={isa!r}: expected one of {', '.join(CPUS)}, which have compiled kernels")
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or not 1 <= tokens <= COLUMN_TOKENS[-1]:
+        raise KernelError(f"tokens={tokens!r}: expected an int from 1 to {COLUMN_TOKENS[-1]}")
+    recipe = recipe_for(format, name, tokens, isa)
+    groups = recipe.rows_abreast * recipe.step_elems // pattern.m
+    return len(inner_loop(recipe)) / groups
+
+
+def dense_instructions_per_element(dtype: str, tokens: int, isa: str) -> float:
+    """Count the instructions an element of one dense row costs in the innermost loop, all tokens included.
+
+    Parameters
+    ----------
+    dtype : {"float32", "float16", "bfloat16"}
+    tokens : int
+    isa : {"avx2", "avx512"}
+    """
+    recipe = recipe_for(None, dtype, tokens, isa)
+    return len(inner_loop(recipe)) / (recipe.rows_abreast * recipe.step_elems)
+
+
+def count_table() -> Iterator[tuple[str, str, str, str, int, float]]:
+    """Count every compiled kernel: `COUNT_COLUMNS`, a row each, as the cost model carries them."""
+    for isa, (short, dtype) in itertools.product(CPUS, SHORT_NAMES.items()):
+        for pattern, encoding in itertools.product(STEP_ELEMS, ENCODINGS):
+            if (pattern.m, encoding) == (32, "combinatorial"):
+                continue
+            for tokens in COUNTED_TOKENS:
+                count = (
+                    instructions_per_group(f"{pattern}/{encoding}", dtype, tokens=tokens, isa=isa) / pattern.m
+                )
+                yield isa, short, str(pattern), encoding, tokens, round(count, 4)
+        for tokens in COUNTED_TOKENS:
+            yield (
+                isa,
+                short,
+                "dense",
+                "",
+                tokens,
+                round(dense_instructions_per_element(dtype, tokens, isa), 4),
+            )
+
+
+@functools.cache
+def inner_loop(recipe: Recipe) -> tuple[str, ...]:
+    """The instructions of a kernel's innermost loop: the block that jumps back to its own beginning."""
+    body: list[str] = []
+    label = ""
+    for line in jit.assembly(recipe, CPUS.get(recipe.isa, CPUS["avx2"])).splitlines():
+        text = line.split("#")[0].strip()
+        if begin := re.fullmatch(r"(\.\w+):", text):
+            label, body = begin[1], []
+        elif text and not text.startswith("."):
+            body.append(text)
+            if re.fullmatch(rf"j\w+\s+{re.escape(label)}", text) and label:
+                return tuple(body)
+    raise AssertionError("a kernel without a loop")
+
 
 if __name__ == "__main__":
     for row in (COUNT_COLUMNS, *count_table()):

@@ -25,8 +25,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels.cpu import KernelError
 from kernels.gpu.bits import WARP_THREADS
+from kernels.stored.errors import KernelError
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 GROUP_ELEMS = 16

@@ -14,21 +14,22 @@ import triton
 
 from kernels.compiled.sass import Code, Subject, inspect
 from kernels.gpu import (
+    compress,
     controls,
+    decompress,
     gemm,
     gemv,
-    pack,
-    positions,
     prune,
     skip_gemv,
     sparse_activations,
     split,
     units,
-    unpack,
 )
 from kernels.gpu.bits import WARP_THREADS
+from kernels.gpu.codes import position_table
+from kernels.stored.rows import kernel_format
 from kernels.stored.shuffled import PLANES
-from nmsim.pattern import Pattern
+from nmsim.format import FormatLike, SparseFormat
 
 ARCHITECTURES = (80, 90, 100)
 """A100; H100 and H200; B200."""
@@ -37,29 +38,32 @@ WARPS = 8
 """Of the decode GEMV, where nothing else is said."""
 K = 4096
 HALF = torch.float16
-P8_16 = Pattern(8, 16)
-GEMMS = (("8:16", "bitmask", 16), ("8:16", "bitmask", 64), ("16:32", "index", 16), ("2:8", "index", 16))
-"""Pattern, encoding and tokens of the products in tiles: the last has no decode kernel of its own."""
+P8_16 = kernel_format("8:16/bitmask")
+GEMMS = (("8:16/bitmask", 16), ("8:16/bitmask", 64), ("16:32/index", 16), ("2:8/index", 16))
+"""Format and tokens of the products in tiles: the last has no decode kernel of its own."""
+
+
+def _said(format: SparseFormat) -> str:
+    return f"{format.pattern} {format.encoding.name}"
 
 
 def gemv_subject(
-    pattern: str,
-    encoding: str,
+    format: FormatLike,
     tokens: int = 1,
-    dtype: torch.dtype = HALF,
     *,
+    dtype: torch.dtype = HALF,
     warps: int = WARPS,
     pure: bool = False,
 ) -> Subject:
-    """Name the decode GEMV for a pattern, an encoding and a count of tokens; `pure` leaves out inline assembly."""
-    parsed = Pattern.parse(pattern)
-    made = gemv.constants(parsed, encoding, dtype, dtype, tokens, dtype)
+    """Name the decode GEMV for a format and a count of tokens; `pure` leaves out inline assembly."""
+    format = kernel_format(format)
+    made = gemv.constants(format, dtype, dtype, tokens, dtype)
     made |= {"BIAS_KIND": "none", "WARPS": warps, "PRMT": not pure}
     pointers = {"values": "*i32", "metadata": "*u8", "x": "*i16" if tokens == 1 else "*fp32", "y": "*i16"}
-    if positions.table(parsed, encoding, torch.device("cpu")) is not None:
+    if position_table(format, torch.device("cpu")) is not None:
         pointers["table"] = "*i32"
     numbers = {"outputs": "i32", "rows": "i32:16", "units": "i32", "part_units": "i32", "x_bytes": "i32"}
-    about = f"{pattern} {encoding} {TYPES[dtype]}, {tokens} token{'s' * (tokens > 1)}"
+    about = f"{_said(format)} {TYPES[dtype]}, {tokens} token{'s' * (tokens > 1)}"
     about += f", {warps} warps" * (warps != WARPS) + ", no inline assembly" * pure
     return Subject(
         f"gemv {about}",
@@ -76,36 +80,39 @@ def gemv_subject(
 def subjects() -> list[Subject]:
     """All kernels of the table: the decode GEMV in all that it can be, then the others, each once or twice."""
     order = ("bitmask", "index", "combinatorial")
-    keys = sorted(PLANES, key=lambda key: (key[0].m, order.index(key[1])))
-    found = [gemv_subject(str(pattern), encoding) for pattern, encoding in keys]
+    keys = sorted(PLANES, key=lambda format: (format.pattern.m, order.index(format.encoding.name)))
+    found = [gemv_subject(format) for format in keys]
     for encoding in ("bitmask", "index"):
-        found += [gemv_subject("8:16", encoding, tokens) for tokens in (2, 4)]
-        found.append(gemv_subject("8:16", encoding, dtype=torch.bfloat16))
-        found.append(gemv_subject("8:16", encoding, pure=True))
-        found.append(gemv_subject("16:32", encoding, 4, warps=gemv.MAX_WARPS))
+        found += [gemv_subject(f"8:16/{encoding}", tokens) for tokens in (2, 4)]
+        found.append(gemv_subject(f"8:16/{encoding}", dtype=torch.bfloat16))
+        found.append(gemv_subject(f"8:16/{encoding}", pure=True))
+        found.append(gemv_subject(f"16:32/{encoding}", 4, warps=gemv.MAX_WARPS))
     return found + _weights() + _activations() + _controls()
 
 
 def _weights() -> list[Subject]:
     packed = {"values": "*i16", "metadata": "*u8"}
     return [
-        *(_gemm(pattern, encoding, tokens) for pattern, encoding, tokens in GEMMS),
+        *(_gemm(kernel_format(text), tokens) for text, tokens in GEMMS),
         Subject(
             "unpack 8:16 bitmask fp16",
-            unpack.unpack_kernel,
+            decompress.decompress_kernel,
             {**packed, "dense": "*i16"},
             {"rows": "i32", "k": "i32:16", "n_groups": "i32:16", "row_bytes": "i32:16"},
-            unpack.constants(P8_16, "bitmask", K, HALF),
-            unpack.WARPS,
-            elems=unpack.TILE_ROWS * unpack.TILE_BYTES // HALF.itemsize // (unpack.WARPS * WARP_THREADS),
+            decompress.constants(P8_16, K, HALF),
+            decompress.WARPS,
+            elems=decompress.TILE_ROWS
+            * decompress.TILE_BYTES
+            // HALF.itemsize
+            // (decompress.WARPS * WARP_THREADS),
         ),
         Subject(
             "pack 8:16 bitmask fp16, of a mask",
-            pack.pack_kernel,
+            compress.compress_kernel,
             {**packed, "dense": "*i16", "mask": "*u8", "overfull": "*i8"},
             {"k": "i32:16", "n_groups": "i32:16"},
-            units.tile_constants(P8_16, "bitmask", K, HALF),
-            units.warps_for(P8_16, K, HALF),
+            units.tile_constants(P8_16, K, HALF),
+            units.warps_for(P8_16.pattern, K, HALF),
             elems=16,
         ),
         Subject(
@@ -119,11 +126,11 @@ def _weights() -> list[Subject]:
     ]
 
 
-def _gemm(pattern: str, encoding: str, tokens: int) -> Subject:
-    made = gemm.constants(Pattern.parse(pattern), encoding, K, HALF, tokens)
+def _gemm(format: SparseFormat, tokens: int) -> Subject:
+    made = gemm.constants(format, K, HALF, tokens)
     elems = made["OUTPUTS"] * made["GROUPS"] * made["M"] // (gemm.WARPS * WARP_THREADS)
     return Subject(
-        f"gemm {pattern} {encoding} fp16, {tokens} tokens",
+        f"gemm {_said(format)} fp16, {tokens} tokens",
         gemm.gemm_kernel,
         {"values": "*i16", "metadata": "*u8", "x": "*fp16", "y": "*fp16"},
         {
@@ -141,45 +148,43 @@ def _activations() -> list[Subject]:
     no_epilogue = dict.fromkeys(("HAS_V", "HAS_ETA", "HAS_SCALE", "HAS_BIAS"), False)
     return [
         *(
-            _prune(pattern, encoding)
+            _prune(f"{pattern}/{encoding}")
             for pattern in ("2:4", "4:8", "8:16", "16:32")
             for encoding in ("bitmask", "index")
         ),
-        _prune("8:16", "combinatorial"),
-        _prune("8:16", "bitmask", vector=True),
-        _prune("8:16", "bitmask", shift="mean", variance=True),
+        _prune("8:16/combinatorial"),
+        _prune("8:16/bitmask", vector=True),
+        _prune("8:16/bitmask", shift="mean", variance=True),
         Subject(
             "product of pruned activations, 8:16 bitmask fp16, 64 tokens",
             sparse_activations.product_kernel,
             {**packed, "weight": "*fp16", "y": "*fp16"},
             {"tokens": "i32", **dict.fromkeys(("outputs", "k", "n_groups", "row_bytes"), "i32:16")},
-            sparse_activations.constants(P8_16, "bitmask", K, HALF, 64) | no_epilogue,
-            sparse_activations.warps_for(P8_16, HALF),
+            sparse_activations.constants(P8_16, K, HALF, 64) | no_epilogue,
+            sparse_activations.warps_for(P8_16.pattern, HALF),
         ),
         Subject(
             "skip gemv 8:16 bitmask fp16, 1 token",
             skip_gemv.skip_gemv_kernel,
             {**packed, "weight": "*i16", "parts": "*fp32"},
             {"outputs": "i32:16", "k": "i32:16", "n_groups": "i32:16", "part_groups": "i32"},
-            skip_gemv.constants(P8_16, "bitmask", K, HALF),
+            skip_gemv.constants(P8_16, K, HALF),
             skip_gemv.WARPS,
             options={"enable_fp_fusion": True},
         ),
     ]
 
 
-def _prune(
-    pattern: str, encoding: str, *, shift: str = "none", vector: bool = False, variance: bool = False
-) -> Subject:
-    parsed = Pattern.parse(pattern)
-    warps = units.warps_for(parsed, K, HALF)
-    made = prune.constants(parsed, encoding, K, HALF, shift=shift, vector=vector, variance=variance)
+def _prune(text: str, *, shift: str = "none", vector: bool = False, variance: bool = False) -> Subject:
+    format = kernel_format(text)
+    warps = units.warps_for(format.pattern, K, HALF)
+    made = prune.constants(format, K, HALF, shift=shift, vector=vector, variance=variance)
     pointers = {"values": "*i16", "metadata": "*u8", "x": "*i16", "eta_out": "*fp32", "v_out": "*fp32"}
     pointers |= {"vector": "*fp32"} if vector else {}
-    pointers |= {"table": "*i32"} if encoding == "combinatorial" else {}
+    pointers |= {"table": "*i32"} if format.encoding.name == "combinatorial" else {}
     more = ", times a vector" * vector + f", {shift} shift" * (shift != "none") + ", variance" * variance
     return Subject(
-        f"prune {pattern} {encoding} fp16{more}",
+        f"prune {_said(format)} fp16{more}",
         prune.prune_kernel,
         pointers,
         {"constant": "fp32", "k": "i32:16", "n_groups": "i32:16"},

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.cpu import jit, tables
+from kernels.cpu import decode, jit
 from kernels.cpu.recipe import DENSE_STEP_ELEMS, Recipe, recipe_for
-from kernels.stored.rows import SparseWeights, aligned
-from nmsim import encodings
-from nmsim.pattern import Pattern
+from kernels.stored.rows import SparseWeights, aligned, kernel_format
+from nmsim.format import SparseFormat
 from nmsim.support.jit import njit
 
+LONG_MASKS = kernel_format("16:32/bitmask")
+"""What codes of 16:32 as `combinatorial` are decoded to before kernels read them."""
 NO_METADATA = np.zeros((1, 1), np.uint8)
 BLOCK_GROUPS = 1 << 16
 """Groups decoded before they are multiplied, where kernels cannot read the codes: their masks take 256 KiB."""
@@ -34,8 +35,7 @@ class Prepared(NamedTuple):
 def sparse(w: SparseWeights, tokens: Floats, isa: str) -> Multiply:
     """Make ready to multiply rows of `w`: tokens are [M, K], at most 16 of them."""
     decoded_before = w.pattern.m == 32 and w.encoding == "combinatorial"
-    encoding = "bitmask" if decoded_before else w.encoding
-    prepared = _prepared(w.pattern, encoding, w.dtype, len(tokens), isa)
+    prepared = _prepared(LONG_MASKS if decoded_before else w.format, w.dtype, len(tokens), isa)
     n_elems = w.groups_per_row * w.pattern.m
     x = _laid_out(tokens, prepared.recipe, n_elems)
     steps = n_elems // prepared.recipe.step_elems
@@ -44,7 +44,7 @@ def sparse(w: SparseWeights, tokens: Floats, isa: str) -> Multiply:
         if not decoded_before:
             _call(prepared, x, steps, w.values[rows], w.metadata[rows], out[rows])
             return
-        codec, step = encodings.get(w.encoding), max(1, BLOCK_GROUPS // w.groups_per_row)
+        codec, step = w.format.encoding, max(1, BLOCK_GROUPS // w.groups_per_row)
         for low in range(rows.start, rows.stop, step):
             some = slice(low, min(rows.stop, low + step))
             codes = w.metadata[some].reshape(-1).view(np.uint32)
@@ -56,7 +56,7 @@ def sparse(w: SparseWeights, tokens: Floats, isa: str) -> Multiply:
 
 def dense(weights: NDArray[Any], tokens: Floats, isa: str) -> Multiply:
     """Make ready to multiply rows of a dense matrix. What is left of K after whole steps is left to numpy."""
-    prepared = _prepared(None, "", weights.dtype, len(tokens), isa)
+    prepared = _prepared(None, weights.dtype, len(tokens), isa)
     steps, left = divmod(weights.shape[1], DENSE_STEP_ELEMS)
     whole = steps * DENSE_STEP_ELEMS
     x = _laid_out(tokens[:, :whole], prepared.recipe, whole)
@@ -73,11 +73,9 @@ def dense(weights: NDArray[Any], tokens: Floats, isa: str) -> Multiply:
 
 
 @functools.cache
-def _prepared(
-    pattern: Pattern | None, encoding: str, dtype: np.dtype[Any], n_tokens: int, isa: str
-) -> Prepared:
-    recipe = recipe_for(pattern, encoding, dtype.name, n_tokens, isa)
-    table = tables.table(recipe)
+def _prepared(format: SparseFormat | None, dtype: np.dtype[Any], n_tokens: int, isa: str) -> Prepared:
+    recipe = recipe_for(format, dtype.name, n_tokens, isa)
+    table = decode.table(recipe)
     return Prepared(recipe, jit.compiled(recipe), table, table.ctypes.data)
 
 

@@ -1,12 +1,150 @@
-"""A whole kernel as LLVM IR: rows a few at a time, panels of K that stay in a cache, steps."""
+"""A whole kernel as LLVM IR: a few rows at a time, panels of K that stay in a cache, steps.
 
+Lanes run along K, or hold tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
 
-from kernels.cpu.bodies import ColumnBody, Row, RowBody
-from kernels.cpu.code import I64, POINTER, Code, Value
+from kernels.cpu import avx2, avx512, decode
+from kernels.cpu.code import F32, I64, POINTER, Code, Part, Value, number_in_all_lanes, numbers, vector, zero
 from kernels.cpu.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Row:
+    """Where a row begins."""
+
+    number: Value
+    values: Value
+    metadata: Value
+
+
+class RowBody:
+    """Lanes run along K, and every token has sums of its own."""
+
+    def __init__(self, code: Code, recipe: Recipe) -> None:
+        self.code, self.recipe = code, recipe
+        self._kind = vector(F32, recipe.lanes)
+        self.rows_abreast = recipe.rows_abreast
+        self._chains = 2 if recipe.tokens == 1 else 1
+
+    def begin(self) -> list[Value]:
+        """Sums of every row and token, all zero."""
+        count = self.rows_abreast * self.recipe.tokens * self._chains
+        return [self.code.variable(self._kind, zero(self._kind)) for _ in range(count)]
+
+    def step(self, rows: Sequence[Row], sums: Sequence[Value], step: Value) -> None:
+        """Add one step of every row."""
+        code, recipe = self.code, self.recipe
+        build, given = code.ir, code.arguments
+        x_at = code.at(given["x"], build.mul(step, I64(4 * recipe.step_elems)))
+        x = [code.at(x_at, build.mul(I64(token), given["x_token_bytes"])) for token in range(recipe.tokens)]
+        values_at = build.mul(step, I64(recipe.value_bytes * recipe.step_kept))
+        codes_at = build.mul(step, I64(recipe.step_metadata_bytes))
+        values = [code.at(row.values, values_at) for row in rows]
+        codes = [code.at(row.metadata, codes_at) for row in rows]
+        find = self._dense if recipe.pattern is None else avx2.parts if recipe.isa == "avx2" else avx512.parts
+        for i, of_row in enumerate(find(code, recipe, codes, values, x)):
+            for number, part in enumerate(of_row):
+                for token, picked in enumerate(part.x):
+                    place = sums[(i * recipe.tokens + token) * self._chains + number % self._chains]
+                    total = build.load(place, typ=self._kind)
+                    added = code.multiply_add(part.weights, picked, total)
+                    build.store(added if part.keep is None else build.select(part.keep, added, total), place)
+
+    @staticmethod
+    def _dense(
+        code: Code, recipe: Recipe, codes: Sequence[Value], values: Sequence[Value], x: Sequence[Value]
+    ) -> list[list[Part]]:
+        lanes = recipe.lanes
+        places = range(recipe.step_elems // lanes)
+        xs = [[code.load(code.at(token, 4 * lanes * v), vector(F32, lanes)) for token in x] for v in places]
+        return [
+            [
+                Part(numbers(code, recipe.dtype, code.at(row, lanes * recipe.value_bytes * v), lanes), xs[v])
+                for v in places
+            ]
+            for row in values
+        ]
+
+    def end(self, rows: Sequence[Row], sums: Sequence[Value]) -> None:
+        """Add the sums to y. Everything is read before anything is written: a row may be there twice."""
+        code, results = self.code, []
+        places = iter(sums)
+        for row in rows:
+            for token in range(self.recipe.tokens):
+                lanes = code.ir.load(next(places), typ=self._kind)
+                for _ in range(1, self._chains):
+                    lanes = code.ir.fadd(lanes, code.ir.load(next(places), typ=lanes.type))
+                at = code.at(
+                    code.arguments["y"], code.ir.mul(row.number, I64(4 * self.recipe.tokens)), 4 * token
+                )
+                results.append((code.ir.fadd(code.load(at, F32), code.sum_of_lanes(lanes)), at))
+        for total, at in results:
+            code.store(total, at)
+
+
+class ColumnBody:
+    """Lanes hold tokens: each stored value meets the row of x [K, tokens] that its position names."""
+
+    def __init__(self, code: Code, recipe: Recipe) -> None:
+        self.code, self.recipe = code, recipe
+        self.rows_abreast = recipe.rows_abreast
+        self._lanes = recipe.lanes
+        self._vectors = recipe.tokens // recipe.lanes
+        self._chains = 2 // self._vectors
+        self._x_bytes = 4 * recipe.tokens
+
+    def begin(self) -> list[Value]:
+        """Sums of every row, all zero."""
+        nothing = zero(vector(F32, self._lanes))
+        return [self.code.variable(nothing.type, nothing) for _ in range(2 * self.rows_abreast)]
+
+    def step(self, rows: Sequence[Row], sums: Sequence[Value], step: Value) -> None:
+        """Add one step of every row."""
+        code, recipe = self.code, self.recipe
+        build = code.ir
+        x_at = code.at(code.arguments["x"], build.mul(step, I64(self._x_bytes * recipe.step_elems)))
+        values_at = build.mul(step, I64(recipe.value_bytes * recipe.step_kept))
+        codes_at = build.mul(step, I64(recipe.step_metadata_bytes))
+        for i, row in enumerate(rows):
+            values, codes = code.at(row.values, values_at), code.at(row.metadata, codes_at)
+            for j, x in enumerate(self._x_of_kept(x_at, codes)):
+                weight = number_in_all_lanes(
+                    code, recipe.dtype, code.at(values, recipe.value_bytes * j), self._lanes
+                )
+                for v in range(self._vectors):
+                    place = sums[2 * i + (v if self._vectors == 2 else j % 2)]
+                    part = code.load(code.at(x, 4 * self._lanes * v), vector(F32, self._lanes))
+                    build.store(code.multiply_add(weight, part, build.load(place, typ=part.type)), place)
+
+    def _x_of_kept(self, x: Value, codes: Value) -> list[Value]:
+        """Addresses of the rows of x that the stored values of a step meet, one after the other."""
+        code, recipe = self.code, self.recipe
+        if recipe.pattern is None:
+            return [code.at(x, self._x_bytes * element) for element in range(recipe.step_elems)]
+        found = decode.ones(code, recipe, codes)
+        return [code.at(x, code.ir.mul(position, I64(self._x_bytes))) for position in found]
+
+    def end(self, rows: Sequence[Row], sums: Sequence[Value]) -> None:
+        """Add the sums to y. Everything is read before anything is written: a row may be there twice."""
+        code, results = self.code, []
+        kind = vector(F32, self._lanes)
+        for i, row in enumerate(rows):
+            of_row = [code.ir.load(place, typ=kind) for place in sums[2 * i : 2 * i + 2]]
+            if self._vectors == 1:
+                of_row = [code.ir.fadd(*of_row)]
+            at = code.at(code.arguments["y"], code.ir.mul(row.number, I64(self._x_bytes)))
+            for v, lanes in enumerate(of_row):
+                place = code.at(at, 4 * self._lanes * v)
+                results.append((code.ir.fadd(code.load(place, kind), lanes), place))
+        for total, at in results:
+            code.store(total, at)
+
 
 NAME = "multiply"
 BLOCK_ROWS = 32

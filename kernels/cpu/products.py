@@ -62,7 +62,7 @@ def matmul(
     Examples
     --------
     >>> from kernels import cpu
-    >>> w = cpu.pack(np.array([[1, -4, 3, 2]], np.float32), "2:4")
+    >>> w = cpu.compress(np.array([[1, -4, 3, 2]], np.float32), "2:4")
     >>> matmul(np.array([1, 10, 100, 1000], np.float32), w).tolist()
     [260.0]
     """

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from kernels.stored.rows import DTYPES, PACKINGS, STEP_ELEMS
-from nmsim import encodings, packing
+from kernels.stored.rows import DTYPES, STEP_ELEMS
+from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 
 ROW_TOKENS = (1, 2, 3, 4)
@@ -23,10 +23,8 @@ class Recipe:
 
     Parameters
     ----------
-    pattern : Pattern or None
-        One of `STEP_ELEMS`, or None for a dense matrix.
-    encoding : str
-        `"bitmask"`, `"index"` or `"combinatorial"` (not for 16:32); empty for a dense matrix.
+    format : SparseFormat or None
+        As `kernel_format` gives it, its pattern one of `STEP_ELEMS`; not 16:32 as `combinatorial`. None for a dense matrix.
     dtype : str
         Of the stored values: `"float32"`, `"float16"` or `"bfloat16"`.
     tokens : int
@@ -35,11 +33,20 @@ class Recipe:
         `"avx2"`, `"avx512"`, or `"generic"`: what avx512 does, in instructions that LLVM can lower for any x86 CPU.
     """
 
-    pattern: Pattern | None
-    encoding: str
+    format: SparseFormat | None
     dtype: str
     tokens: int
     isa: str
+
+    @cached_property
+    def pattern(self) -> Pattern | None:
+        """The pattern of the format."""
+        return self.format.pattern if self.format else None
+
+    @cached_property
+    def encoding(self) -> str:
+        """Name of the encoding of the format; empty for a dense matrix."""
+        return self.format.encoding.name if self.format else ""
 
     @property
     def by_columns(self) -> bool:
@@ -101,21 +108,18 @@ class Recipe:
     @cached_property
     def step_metadata_bytes(self) -> int:
         """Bytes of the codes of a step."""
-        if self.pattern is None:
-            return 0
-        bits = encodings.get(self.encoding).code_bits(self.pattern)
-        return packing.stream_bits(self.step_elems // self.m, bits, PACKINGS[self.encoding]) // 8
+        return self.format.stream_bytes(self.step_elems // self.m) if self.format else 0
 
 
-def recipe_for(pattern: Pattern | None, encoding: str, dtype: str, n_tokens: int, isa: str) -> Recipe:
+def recipe_for(format: SparseFormat | None, dtype: str, n_tokens: int, isa: str) -> Recipe:
     """The kernel that serves `n_tokens` tokens, 1 to 16, of which it may take more.
 
     With AVX2, three tokens of 8:16 or 16:32 are where picking for each of them has become dearer than what columns
     cost for up to eight.
     """
     by_rows: tuple[int, ...] = ROW_TOKENS
-    if isa == "avx2" and pattern is not None and pattern.m >= 16:
+    if isa == "avx2" and format is not None and format.pattern.m >= 16:
         by_rows = ROW_TOKENS[:2]
     if n_tokens in by_rows:
-        return Recipe(pattern, encoding, dtype, n_tokens, isa)
-    return Recipe(pattern, encoding, dtype, next(count for count in COLUMN_TOKENS if count >= n_tokens), isa)
+        return Recipe(format, dtype, n_tokens, isa)
+    return Recipe(format, dtype, next(count for count in COLUMN_TOKENS if count >= n_tokens), isa)

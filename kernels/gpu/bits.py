@@ -14,7 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.stored.nm_weight import row_lengths
+from kernels.stored.rows import row_lengths
+from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 
 INTEGERS = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
@@ -57,18 +58,24 @@ def ones_of(word: tl.tensor) -> tl.tensor:
     return ((word * 0x01010101) >> 24).to(tl.int32)
 
 
-def about(pattern: Pattern, encoding: str, k: int) -> dict[str, Any]:
+def about(format: SparseFormat, k: int) -> dict[str, Any]:
     """Name the constants of kernels that read or write codes."""
-    values_columns, metadata_columns = row_lengths(pattern, encoding, k)
+    pattern = format.pattern
+    values_columns, metadata_columns = row_lengths(format, k)
     groups = values_columns // pattern.n
     return {
         "N": pattern.n,
         "M": pattern.m,
         "LANES": triton.next_power_of_2(pattern.m),
-        "ENCODING": encoding,
+        "ENCODING": format.encoding.name,
         "CODE_BITS": metadata_columns * 8 // groups,
         "POSITION_BITS": (pattern.m - 1).bit_length(),
     }
+
+
+def code_table(format: SparseFormat, device: torch.device) -> Tensor | None:
+    """Give the table that codes of a format are read and written with: of `combinatorial` only."""
+    return binomials(format.pattern, device) if format.encoding.name == "combinatorial" else None
 
 
 @lru_cache(maxsize=64)

@@ -1,8 +1,11 @@
-"""The N largest of every M = 2 N ranks, chosen in registers: for 2:4, 4:8, 8:16 and 16:32.
+"""Elements of a unit scored, chosen and moved together, in the registers of one thread: for 2:4, 4:8, 8:16 and 16:32.
 
 A thread takes a unit, 16 or 32 elements. Halves of a group are sorted by Batcher's odd-even merges, which need no branch and
-no other thread; the N-th largest rank of the group is then the least of N maxima, and what is not below it is kept.
-Scores may be equal; where more than N are not below the least one, those equal to it are kept from the first on.
+no other thread. The N-th largest rank of the group is then the least of N maxima, and every rank not below it is kept.
+Scores may be equal: if more than N ranks are not below the least one, those equal to it are kept from the first on.
+
+Kept values enter a queue of 32-bit words from above, two elements at a time. As half of all are kept, the queue is full at
+the end of the unit. Positions, fields of fewer bits, pass through a queue of their own.
 
 Source
 ------
@@ -14,7 +17,53 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from kernels.gpu.bits import ones_of
+from kernels.gpu.bits import as_bits, as_float, ones_of
+from kernels.gpu.expand import moved_on
+
+
+@triton.jit
+def scored(
+    x_row: tl.tensor,
+    vector: tl.tensor,
+    shift: tl.tensor,
+    eta: tl.tensor,
+    column: tl.tensor,
+    inside: tl.tensor,
+    lane: tl.tensor,
+    KIND: tl.constexpr,
+    SHIFT: tl.constexpr,
+    HAS_VECTOR: tl.constexpr,
+    UNIQUE: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Read elements: -> shifted, in float32; the bits to store; a rank. Beyond the row's end ranks are below all inside.
+
+    No two ranks of a group are equal if they are to be UNIQUE, or if nothing is computed of 16-bit values; else equal scores
+    have equal ranks.
+    """
+    raw = tl.load(x_row + column, mask=inside, other=0)
+    number = as_float(raw, KIND)
+    if SHIFT == "vector":
+        number = tl.where(inside, number - tl.load(shift + column, mask=inside, other=0), 0.0)
+    elif SHIFT != "none":
+        number = tl.where(inside, number - eta, 0.0)
+
+    SCORED: tl.constexpr = SHIFT != "none" or HAS_VECTOR or KIND == "float32"
+    if not SCORED:
+        # Fifteen bits of magnitude on top of a lane's six: few operations, and they fit 32 bits.
+        rank = ((raw.to(tl.int32) << 16) & 0x7FFF0000) | (63 - lane)
+    else:
+        if SHIFT == "none" and not HAS_VECTOR:
+            magnitude = raw & 0x7FFFFFFF
+        else:
+            score = number
+            if HAS_VECTOR:
+                score = number * tl.load(vector + column, mask=inside, other=0)
+            magnitude = score.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+            magnitude = tl.where(score != score, 0x7FFFFFFF, magnitude)
+        rank = (magnitude.to(tl.int64) << 6) | (63 - lane) if UNIQUE else magnitude
+    rank = tl.where(inside, rank, 31 - lane if UNIQUE or not SCORED else -1)
+    stored = raw if SHIFT == "none" else as_bits(number, KIND)
+    return number, stored, rank
 
 
 @triton.jit
@@ -155,3 +204,70 @@ def filled(
             left ^= lowest
         found |= kept << (group * M)
     return found, most
+
+
+@triton.jit
+def four_pairs(raw: tl.tensor, LINES: tl.constexpr) -> tuple[tl.tensor, ...]:
+    """Take eight 16-bit columns apart by twos: int16 [L, 8] -> four of uint32 [L]."""
+    even, odd = tl.split(tl.reshape(raw, [LINES, 4, 2]))
+    both = (even.to(tl.uint32) & 0xFFFF) | (odd.to(tl.uint32) << 16)
+    even, odd = tl.split(tl.reshape(both, [LINES, 2, 2]))
+    a, c = tl.split(even)
+    b, d = tl.split(odd)
+    return a, b, c, d
+
+
+@triton.jit
+def _two(pair: tl.tensor, kept: tl.tensor, queue: tl.tuple, BITS: tl.constexpr) -> Any:
+    """Let two fields of so many bits in, of which the lowest bits of `kept` say which."""
+    first = kept & 1
+    by = (first + ((kept >> 1) & 1)) * BITS
+    new = pair >> ((first ^ 1) * BITS)
+    return moved_on(queue, new, by)
+
+
+@triton.jit
+def _eight(pairs: tl.tuple, word: tl.tensor, queue: tl.tuple) -> Any:
+    """Let eight values in, of which the lowest bits of a word say which."""
+    queue = _two(pairs[0], word, queue, 16)
+    queue = _two(pairs[1], word >> 2, queue, 16)
+    queue = _two(pairs[2], word >> 4, queue, 16)
+    return _two(pairs[3], word >> 6, queue, 16)
+
+
+@triton.jit
+def squeezed_16(a: tl.tuple, b: tl.tuple, word: tl.tensor, LINES: tl.constexpr) -> tl.tensor:
+    """Keep the values of set bits, 8 of 16: twice four pairs and uint32 [L] -> pairs of values uint32 [L, 4]."""
+    none = word * 0
+    queue = (none, none, none, none, none, none, none, none)
+    queue = _eight(b, word >> 8, _eight(a, word, queue))
+    return tl.reshape(tl.join(tl.join(queue[4], queue[6]), tl.join(queue[5], queue[7])), [LINES, 4])
+
+
+@triton.jit
+def squeezed_32(
+    a: tl.tuple, b: tl.tuple, c: tl.tuple, d: tl.tuple, word: tl.tensor, LINES: tl.constexpr
+) -> tl.tensor:
+    """Keep the values of set bits, 16 of 32: four times four pairs and uint32 [L] -> pairs of values uint32 [L, 8]."""
+    none = word * 0
+    queue = (none, none, none, none, none, none, none, none)
+    queue = _eight(b, word >> 8, _eight(a, word, queue))
+    queue = _eight(d, word >> 24, _eight(c, word >> 16, queue))
+    even = tl.join(tl.join(queue[0], queue[4]), tl.join(queue[2], queue[6]))
+    odd = tl.join(tl.join(queue[1], queue[5]), tl.join(queue[3], queue[7]))
+    return tl.reshape(tl.join(even, odd), [LINES, 8])
+
+
+@triton.jit
+def squeezed_positions(
+    word: tl.tensor, M: tl.constexpr, UNIT: tl.constexpr, BITS: tl.constexpr
+) -> tuple[tl.tensor, ...]:
+    """Find where in its group each kept element of a unit is: fields of so many bits, the first lowest, in three words.
+
+    The fields end with the last word: of three words, those of `UNIT // 2 * BITS` bits are the highest.
+    """
+    none = word * 0
+    queue = (none, none, none, none, none, none, none, none)
+    for i in tl.static_range(UNIT // 2):
+        queue = _two(none + (2 * i % M + ((2 * i % M + 1) << BITS)), word >> (2 * i), queue, BITS)
+    return queue[5], queue[6], queue[7]

@@ -11,9 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.cpu import KernelError
 from kernels.gpu.bits import INTEGERS, KINDS, as_float, on_device_of
 from kernels.gpu.split import split, sum_parts
+from kernels.stored.errors import KernelError
 from kernels.stored.shuffled import MOST_TOKENS
 
 WORD_BYTES = 4

@@ -16,12 +16,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.cpu import KernelError
-from kernels.gpu import unpack
-from kernels.gpu.bits import INTEGERS, binomials, on_device_of
+from kernels.gpu import decompress
+from kernels.gpu.bits import INTEGERS, code_table, on_device_of
 from kernels.gpu.expand import columns, dense_tile, step_bytes, tile_constants
 from kernels.gpu.split import split, sum_parts
-from nmsim.pattern import Pattern
+from kernels.stored.errors import KernelError
+from nmsim.format import SparseFormat
 
 DENSE_TOKENS = 128
 """From so many tokens on the weights are unpacked, once a call, and torch multiplies.
@@ -91,8 +91,7 @@ def launch(
     x: Tensor,
     values: Tensor,
     metadata: Tensor,
-    pattern: Pattern,
-    encoding: str,
+    format: SparseFormat,
     out: Tensor,
     *,
     bias: Tensor | None = None,
@@ -103,7 +102,7 @@ def launch(
     ----------
     x : Tensor [T, K] of the type of values
     values, metadata : Tensor [N, G * n] and uint8 Tensor [N, bytes of a row]
-        Where `kernels.stored.alignment` says (at multiples of sixteen bytes, for loads of sixteen).
+        Where `kernels.ops.checks` says (at multiples of sixteen bytes, for loads of sixteen).
     out : Tensor [T, N] of the type of values
         Contiguous, as all are; every element is written.
     bias : Tensor [N] of the type of values, optional
@@ -115,24 +114,23 @@ def launch(
         bfloat16 under Triton's interpreter, which multiplies its bits as integers.
     """
     if len(x) < DENSE_TOKENS:
-        launch_small(x, values, metadata, pattern, encoding, out, bias=bias)
+        launch_small(x, values, metadata, format, out, bias=bias)
     else:
-        launch_large(x, values, metadata, pattern, encoding, out, bias=bias)
+        launch_large(x, values, metadata, format, out, bias=bias)
 
 
 def launch_large(
     x: Tensor,
     values: Tensor,
     metadata: Tensor,
-    pattern: Pattern,
-    encoding: str,
+    format: SparseFormat,
     out: Tensor,
     *,
     bias: Tensor | None = None,
 ) -> None:
     """Unpack to a dense copy, which is dropped afterwards, and multiply with torch. What goes in and out is as for `launch`."""
     dense = values.new_empty(len(values), x.shape[1])
-    unpack.launch(values, metadata, pattern, encoding, dense)
+    decompress.launch(values, metadata, format, dense)
     if bias is None:
         torch.mm(x, dense.T, out=out)
     else:
@@ -143,8 +141,7 @@ def launch_small(
     x: Tensor,
     values: Tensor,
     metadata: Tensor,
-    pattern: Pattern,
-    encoding: str,
+    format: SparseFormat,
     out: Tensor,
     *,
     bias: Tensor | None = None,
@@ -169,13 +166,13 @@ def launch_small(
     (tokens, k), outputs = x.shape, len(values)
     if tokens == 0:
         return
-    about_it = constants(pattern, encoding, k, values.dtype, tokens) | {"OUTPUTS": tile_outputs}
+    about_it = constants(format, k, values.dtype, tokens) | {"OUTPUTS": tile_outputs}
     grid = (triton.cdiv(outputs, about_it["OUTPUTS"]), triton.cdiv(tokens, about_it["TOKENS"]))
-    n_groups = values.shape[1] // pattern.n
+    n_groups = values.shape[1] // format.pattern.n
     n_parts, part_groups = split(n_groups, about_it["GROUPS"], grid[0] * grid[1], x.device, n_parts)
     alone = n_parts == 1
     y = out if alone else x.new_empty((n_parts, tokens, outputs), dtype=torch.float32)
-    table = binomials(pattern, values.device) if encoding == "combinatorial" else None
+    table = code_table(format, values.device)
     with on_device_of(values):
         gemm_kernel[(*grid, n_parts)](
             values.view(INTEGERS[values.dtype]), metadata, table, x, bias if alone else None, y, tokens, outputs, k,
@@ -186,9 +183,9 @@ def launch_small(
         sum_parts(y, bias, out)
 
 
-def constants(pattern: Pattern, encoding: str, k: int, dtype: torch.dtype, tokens: int) -> dict[str, Any]:
+def constants(format: SparseFormat, k: int, dtype: torch.dtype, tokens: int) -> dict[str, Any]:
     """Name what `gemm_kernel` is compiled for, but for the bias."""
-    return tile_constants(pattern, encoding, k, dtype, step_bytes(pattern, dtype)) | {
+    return tile_constants(format, k, dtype, step_bytes(format.pattern, dtype)) | {
         "TOKENS": min(TILE_TOKENS, max(LEAST_TOKENS, triton.next_power_of_2(tokens))),
         "OUTPUTS": TILE_OUTPUTS,
     }

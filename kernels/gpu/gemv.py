@@ -4,9 +4,9 @@ A thread takes one row: of every unit it reads 16 bytes of values, turns the cod
 not weights, at them; warps of a program share K. Sums are float32 and always in the same order. Nothing here was timed:
 warps, units a turn and parts of K are guesses; what a turn costs in instructions is in `docs/reference/sass.md`.
 
-How few they are comes down to three things. Positions of 4 bits come out of tables (`kernels.gpu.positions`). They become byte
+How few they are comes down to three things. Positions of 4 bits come out of tables (`kernels.gpu.codes`). They become byte
 offsets for four slots at a time. And where x begins, each unit's part of it lies within 256 aligned bytes
-(`kernels.gpu.laid_tokens`), so that an address is the unit's own with its lowest byte replaced, one instruction (`prmt`).
+(`widened`, `aligned`), so that an address is the unit's own with its lowest byte replaced, one instruction (`prmt`).
 """
 
 from typing import Any
@@ -16,14 +16,65 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.cpu import KernelError
 from kernels.gpu.bits import INTEGERS, KINDS, as_bits, as_float, on_device_of
-from kernels.gpu.laid_tokens import aligned, widened
-from kernels.gpu.positions import DECODE, positions, positions_of_32, stream, table
+from kernels.gpu.codes import DECODE, position_table, positions, positions_of_32, stream
 from kernels.gpu.split import processors, sum_parts
+from kernels.stored.errors import KernelError
 from kernels.stored.rows import STEP_ELEMS
 from kernels.stored.shuffled import MOST_TOKENS, WARP_ROWS, ShuffledWeight
-from nmsim.pattern import Pattern
+from nmsim.format import SparseFormat
+
+PAGE_BYTES = 256
+"""What an address can reach by its lowest byte."""
+
+
+@triton.jit(do_not_specialize=["tokens", "elements"])
+def widen_kernel(
+    x: tl.tensor,
+    wide: tl.tensor,
+    tokens: tl.tensor,
+    k: tl.tensor,
+    elements: tl.tensor,
+    ELEMS: tl.constexpr,
+    PAIRS: tl.constexpr,
+    KIND: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    """Lay tokens beside each other as float32: [T, K] -> [units, PAIRS, elements of a unit, 2], zero where there is no x."""
+    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[:, None]
+    token = tl.arange(0, 2 * PAIRS)[None, :]
+    inside = (column < k) & (token < tokens)
+    number = as_float(tl.load(x + token.to(tl.int64) * k + column, mask=inside, other=0), KIND)
+    place = (column // ELEMS * PAIRS + token // 2) * (2 * ELEMS) + column % ELEMS * 2 + token % 2
+    tl.store(wide + place, number, mask=(column < elements) & (token >= 0))
+
+
+def widened(x: Tensor, elems: int, units: int) -> Tensor:
+    """Lay tokens [T, K] out by `widen_kernel`, units of so many elements."""
+    tokens, k = x.shape
+    pairs = triton.cdiv(tokens, 2)
+    wide = _room(units * elems * pairs * 2 * 4, x.device).view(torch.float32)
+    with on_device_of(x):
+        widen_kernel[(triton.cdiv(units * elems, 256),)](
+            x.view(INTEGERS[x.dtype]), wide, tokens, k, units * elems, ELEMS=elems, PAIRS=pairs,
+            KIND=KINDS[x.dtype], BLOCK=256, num_warps=4,
+        )  # fmt: skip
+    return wide
+
+
+def aligned(x: Tensor, multiple_bytes: int) -> Tensor:
+    """Take tokens as they are, or a copy that begins at a multiple of so many bytes."""
+    if x.data_ptr() % multiple_bytes == 0:
+        return x
+    return _room(x.nbytes, x.device).view(x.dtype).view(x.shape).copy_(x)
+
+
+def _room(n_bytes: int, device: torch.device) -> Tensor:
+    """Make room that begins at a page of addresses: uint8 [bytes]."""
+    room = torch.empty(n_bytes + PAGE_BYTES, dtype=torch.uint8, device=device)
+    start = -room.data_ptr() % PAGE_BYTES
+    return room[start : start + n_bytes]
+
 
 TURN_ELEMS = 32
 """Elements of its row that a thread takes in a turn of its loop. With 64, 16:32 spills registers (sm_80, sm_100)."""
@@ -298,12 +349,12 @@ def launch(
         laid = widened(x, elems, weight.units)
     alone = n_parts == 1
     parts = out if alone else out.new_empty((n_parts, *out.shape), dtype=torch.float32)
-    about_it = constants(weight.pattern, weight.encoding, weight.values.dtype, x.dtype, tokens, parts.dtype)
+    about_it = constants(weight.format, weight.values.dtype, x.dtype, tokens, parts.dtype)
     about_bias = KINDS[bias.dtype] if alone and bias is not None else "none"
     with on_device_of(x):
         gemv_kernel[(weight.rows // WARP_ROWS, n_parts)](
             weight.values.view(torch.int32), weight.metadata,
-            table(weight.pattern, weight.encoding, weight.values.device),
+            position_table(weight.format, weight.values.device),
             laid, bias.view(INTEGERS[bias.dtype]) if alone and bias is not None else None,
             parts.view(INTEGERS[parts.dtype]), weight.shape[0], weight.rows, weight.units, part_units, laid.nbytes,
             **about_it, BIAS_KIND=about_bias, WARPS=warps, PRMT=not triton.knobs.runtime.interpret,
@@ -330,8 +381,7 @@ def plan(rows: int, turns: int, device: torch.device) -> tuple[int, int]:
 
 
 def constants(
-    pattern: Pattern,
-    encoding: str,
+    format: SparseFormat,
     dtype: torch.dtype,
     x_dtype: torch.dtype,
     tokens: int,
@@ -339,12 +389,12 @@ def constants(
 ) -> dict[str, Any]:
     """Name what `gemv_kernel` is compiled for, but for the bias and what `plan` finds."""
     return {
-        "ELEMS": STEP_ELEMS[pattern],
-        "DECODE": DECODE[pattern, encoding],
+        "ELEMS": STEP_ELEMS[format.pattern],
+        "DECODE": DECODE[format],
         "KIND": KINDS[dtype],
         "X_KIND": KINDS[x_dtype] if tokens == 1 else "float32",
         "X_BYTES": x_dtype.itemsize if tokens == 1 else 8,
         "TOKENS": tokens,
-        "UNROLL": TURN_ELEMS // STEP_ELEMS[pattern],
+        "UNROLL": TURN_ELEMS // STEP_ELEMS[format.pattern],
         "Y_KIND": KINDS[y_dtype],
     }

@@ -12,11 +12,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.gpu.bits import INTEGERS, KINDS, about, as_float, binomials, on_device_of, ones_of
+from kernels.gpu.bits import INTEGERS, KINDS, about, as_float, code_table, on_device_of, ones_of
 from kernels.gpu.codes import read_field
 from kernels.gpu.expand import masks_of
 from kernels.gpu.split import split, sum_parts
-from nmsim.pattern import Pattern
+from nmsim.format import SparseFormat
 
 STEP_ROWS = 32
 """Rows of the weight that a program holds at a time."""
@@ -111,8 +111,7 @@ def launch(
     values: Tensor,
     metadata: Tensor,
     weight: Tensor,
-    pattern: Pattern,
-    encoding: str,
+    format: SparseFormat,
     out: Tensor,
     *,
     bias: Tensor | None = None,
@@ -132,13 +131,13 @@ def launch(
         Parts of K, each summed by a program of its own; as many as `split` finds when absent.
     """
     k, outputs = weight.shape
-    about_it = constants(pattern, encoding, k, values.dtype)
+    about_it = constants(format, k, values.dtype)
     integer = INTEGERS[values.dtype]
     blocks = triton.cdiv(outputs, about_it["OUTPUTS"])
-    n_groups = values.shape[1] // pattern.n
+    n_groups = values.shape[1] // format.pattern.n
     n_parts, part_groups = split(n_groups, about_it["GROUPS"], blocks, values.device, n_parts)
     parts = values.new_empty((n_parts, 1, outputs), dtype=torch.float32)
-    table = binomials(pattern, values.device) if encoding == "combinatorial" else None
+    table = code_table(format, values.device)
     with on_device_of(values):
         skip_gemv_kernel[(blocks, n_parts)](
             values.view(integer), metadata, table, weight.view(integer), parts, outputs, k, n_groups, part_groups,
@@ -147,10 +146,10 @@ def launch(
     sum_parts(parts, bias, out)
 
 
-def constants(pattern: Pattern, encoding: str, k: int, dtype: torch.dtype) -> dict[str, Any]:
+def constants(format: SparseFormat, k: int, dtype: torch.dtype) -> dict[str, Any]:
     """Name what `skip_gemv_kernel` is compiled for."""
-    slots = triton.next_power_of_2(pattern.n)
-    return about(pattern, encoding, k) | {
+    slots = triton.next_power_of_2(format.pattern.n)
+    return about(format, k) | {
         "SLOTS": slots,
         "GROUPS": max(1, STEP_ROWS // slots),
         "KIND": KINDS[dtype],

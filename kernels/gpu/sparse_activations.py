@@ -13,9 +13,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.cpu import KernelError
-from kernels.gpu.bits import INTEGERS, binomials, on_device_of
+from kernels.gpu.bits import INTEGERS, code_table, on_device_of
 from kernels.gpu.expand import columns, dense_tile, step_bytes, tile_constants, unit_elems
+from kernels.stored.errors import KernelError
+from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 
 TILE_TOKENS = 64
@@ -95,8 +96,7 @@ def launch(
     values: Tensor,
     metadata: Tensor,
     weight: Tensor,
-    pattern: Pattern,
-    encoding: str,
+    format: SparseFormat,
     out: Tensor,
     *,
     v: Tensor | None = None,
@@ -131,15 +131,15 @@ def launch(
     tokens, (outputs, k) = len(values), weight.shape
     if tokens == 0:
         return
-    about_it = constants(pattern, encoding, k, values.dtype, tokens)
+    about_it = constants(format, k, values.dtype, tokens)
     grid = (triton.cdiv(outputs, about_it["OUTPUTS"]), triton.cdiv(tokens, about_it["TOKENS"]))
-    table = binomials(pattern, values.device) if encoding == "combinatorial" else None
+    table = code_table(format, values.device)
     with on_device_of(values):
         product_kernel[grid](
             values.view(INTEGERS[values.dtype]), metadata, weight, table, v, eta, row_sums, scale, bias, out, tokens,
-            outputs, k, values.shape[1] // pattern.n, metadata.shape[1], **about_it, HAS_V=v is not None,
+            outputs, k, values.shape[1] // format.pattern.n, metadata.shape[1], **about_it, HAS_V=v is not None,
             HAS_ETA=eta is not None, HAS_SCALE=scale is not None, HAS_BIAS=bias is not None,
-            num_warps=warps_for(pattern, values.dtype), enable_fp_fusion=False,
+            num_warps=warps_for(format.pattern, values.dtype), enable_fp_fusion=False,
         )  # fmt: skip
 
 
@@ -148,9 +148,9 @@ def warps_for(pattern: Pattern, dtype: torch.dtype) -> int:
     return WARPS if unit_elems(pattern, dtype) else GATHER_WARPS
 
 
-def constants(pattern: Pattern, encoding: str, k: int, dtype: torch.dtype, tokens: int) -> dict[str, Any]:
+def constants(format: SparseFormat, k: int, dtype: torch.dtype, tokens: int) -> dict[str, Any]:
     """Name what `product_kernel` is compiled for, but for the parts of the epilogue."""
-    return tile_constants(pattern, encoding, k, dtype, step_bytes(pattern, dtype)) | {
+    return tile_constants(format, k, dtype, step_bytes(format.pattern, dtype)) | {
         "TOKENS": min(TILE_TOKENS, max(LEAST_TOKENS, triton.next_power_of_2(tokens))),
         "OUTPUTS": TILE_OUTPUTS,
     }

@@ -12,11 +12,20 @@ import triton
 import triton.language as tl
 
 from kernels.gpu.bits import WARP_THREADS, about, ones_of
-from kernels.gpu.choose import chosen_16, chosen_32, eight, filled
+from kernels.gpu.choose import (
+    chosen_16,
+    chosen_32,
+    eight,
+    filled,
+    four_pairs,
+    scored,
+    squeezed_16,
+    squeezed_32,
+    squeezed_positions,
+)
 from kernels.gpu.codes import store_codes
 from kernels.gpu.expand import unit_elems
-from kernels.gpu.scores import scored
-from kernels.gpu.squeeze import four_pairs, squeezed_16, squeezed_32, squeezed_positions
+from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 
 WARPS = 4
@@ -207,7 +216,7 @@ def _masked_eighth(
 
 
 @triton.jit
-def pack_units(
+def compress_units(
     dense_row: tl.tensor,
     mask_row: tl.tensor,
     table: tl.tensor,
@@ -264,9 +273,10 @@ def warps_for(pattern: Pattern, k: int, dtype: torch.dtype) -> int:
     return next((warps for warps in (4, 2) if triton.cdiv(k, unit) % (WARP_THREADS * warps) == 0), 1)
 
 
-def tile_constants(pattern: Pattern, encoding: str, k: int, dtype: torch.dtype) -> dict[str, Any]:
+def tile_constants(format: SparseFormat, k: int, dtype: torch.dtype) -> dict[str, Any]:
     """Name the constants of kernels that write codes tile by tile of a row."""
-    codes, unit = about(pattern, encoding, k), unit_elems(pattern, dtype)
+    pattern = format.pattern
+    codes, unit = about(format, k), unit_elems(pattern, dtype)
     tile_elems = WARP_THREADS * warps_for(pattern, k, dtype) * unit or TILE_ELEMS
     groups = max(8, triton.next_power_of_2(pattern.groups(k)))
     return codes | {

@@ -203,8 +203,8 @@ class CpuBackend:
         pattern, key = stored.pattern, stored
         if key not in data.packed:
             keep = self._mask(data, pattern)
-            data.packed[key] = self._products.pack(
-                data.weights, pattern, stored.encoding.name, keep, threads=self.host.cores
+            data.packed[key] = self._products.compress(
+                data.weights, stored, mask=keep, threads=self.host.cores
             )
         packed, out = data.packed[key], np.empty((len(x), of.shape.N), np.float32)
         return _Call(

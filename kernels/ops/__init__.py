@@ -1,1 +1,42 @@
-"""Operators and layers for torch, by device."""
+"""N:M operators and layers for torch, dispatched by device: the CPU kernels, or the Triton kernels on CUDA tensors.
+
+`from kernels import ops` registers all operators of `torch.ops.nmsim`. It needs torch; Triton is imported with the first CUDA
+tensor.
+"""
+
+from kernels.ops.activations import (
+    NMActivations,
+    activations_linear,
+    prune_activations,
+    row_sums,
+    skip_linear,
+)
+from kernels.ops.decode import ShuffledWeight, decode_linear, for_decode
+from kernels.ops.layer import NMLinear
+from kernels.ops.pruning import prune
+from kernels.ops.sparsify import DecodeReport, SparsifyReport, for_decode_, sparsify_
+from kernels.ops.weights import NMWeight, compress, decompress, from_packed, sparse_linear
+from kernels.stored.errors import KernelError
+
+__all__ = [
+    "DecodeReport",
+    "KernelError",
+    "NMActivations",
+    "NMLinear",
+    "NMWeight",
+    "ShuffledWeight",
+    "SparsifyReport",
+    "activations_linear",
+    "compress",
+    "decode_linear",
+    "decompress",
+    "for_decode",
+    "for_decode_",
+    "from_packed",
+    "prune",
+    "prune_activations",
+    "row_sums",
+    "skip_linear",
+    "sparse_linear",
+    "sparsify_",
+]

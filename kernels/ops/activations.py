@@ -1,7 +1,7 @@
-"""N:M activations for torch: prune and pack tokens online, and multiply them with a dense weight.
+"""N:M activations for torch: prune and compress tokens online, and multiply them with a dense weight.
 
-Importing this module registers `nmsim::prune_activations` and `nmsim::activations_linear`. On CUDA tensors they run the
-Triton kernels of `kernels.gpu`, on others nmsim and torch on the CPU. Neither has gradients.
+Importing this module registers `nmsim::prune_activations`, `nmsim::activations_linear` and `nmsim::skip_linear`. On CUDA
+tensors they run the Triton kernels of `kernels.gpu`, on others nmsim and torch on the CPU. None has gradients.
 """
 
 from typing import Literal, NamedTuple
@@ -9,17 +9,19 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from kernels.cpu import KernelError
-from kernels.ops import triton_kernels
-from kernels.ops.activation_checks import check_product, check_tokens, kind_of_shift
-from kernels.ops.activations_cpu import multiply_on_cpu, prune_on_cpu
-from kernels.stored import alignment
-from kernels.stored.nm_weight import row_lengths
-from kernels.stored.rows import checked_pattern
-from kernels.stored.tensors import checked_tensor, checked_type
-from nmsim.pattern import Pattern
+import nmsim
+from kernels import cpu
+from kernels.ops import checks, dispatch
+from kernels.stored.errors import KernelError
+from kernels.stored.nm_weight import as_sparse
+from kernels.stored.rows import kernel_format, row_lengths
+from kernels.stored.tensors import as_array, as_tensor, checked_tensor, checked_type
+from nmsim.format import FormatLike, SparseFormat
 
-__all__ = ["NMActivations", "activations_linear", "prune_activations", "row_sums"]
+__all__ = ["NMActivations", "activations_linear", "prune_activations", "row_sums", "skip_linear"]
+
+LEAST_VARIANCE = 1e-9
+"""The variance of what is kept counts as at least so much, as in the authors' code."""
 
 
 class NMActivations(NamedTuple):
@@ -31,10 +33,11 @@ class NMActivations(NamedTuple):
         Stored values x_ij - eta, each row filled with zeros to whole steps, as `docs/explanation/cpu-kernels.md` says.
     metadata : uint8 Tensor [T, bytes of a row]
     eta : float32 Tensor [T] or None
-        What was subtracted from each token; none where nothing was, or a vector.
+        What was subtracted from each token; None if nothing was, or a vector.
     v : float32 Tensor [T] or None
-        By what the products of each token are to be scaled.
-    pattern, encoding : str
+        The factor of the products of each token.
+    format : str
+        Text of the format, as operators take it.
     shape : tuple of int
         Of X.
     """
@@ -43,34 +46,31 @@ class NMActivations(NamedTuple):
     metadata: Tensor
     eta: Tensor | None
     v: Tensor | None
-    pattern: str
-    encoding: str
+    format: str
     shape: tuple[int, ...]
 
 
 def prune_activations(
     x: Tensor,
-    pattern: Pattern | str,
-    encoding: str = "bitmask",
+    format: FormatLike,
     *,
     shift: Literal["mean", "median"] | float | Tensor | None = None,
     vector: Tensor | None = None,
     variance: bool = False,
 ) -> NMActivations:
-    """Keep the N best of every M consecutive elements of each token, and pack them.
+    """Keep the N best of every M consecutive elements of each token, and compress them.
 
     Eta is subtracted in float32, the score is the magnitude of the float32 difference, and the difference is rounded once, to
     the type of x, when it is stored. Of equal scores the lower index wins, all NaN are alike and above infinity. Without
     shift and vector nothing is computed: magnitudes are compared by stored bits and values stored bit for bit, as
-    `nmsim.prune` and `ops.pack` do. Of K in features that M does not divide, the tail of t keeps min(N, t).
+    `nmsim.prune` and `ops.compress` do. Of K in features that M does not divide, the tail of t keeps min(N, t).
 
     Parameters
     ----------
     x : Tensor [..., K] of float32, float16 or bfloat16
         In any memory order.
-    pattern : Pattern or str
-        M at most 32.
-    encoding : {"bitmask", "index", "combinatorial"}
+    format : SparseFormat, Pattern or str
+        As for `ops.compress`.
     shift : {"mean", "median"}, float or Tensor [K], optional
         Eta: of each token its mean or lower median, one number for all, or one for each in feature.
     vector : Tensor [K], optional
@@ -85,8 +85,8 @@ def prune_activations(
     Raises
     ------
     KernelError
-        A tensor of another type, shape or device, a pattern or encoding without kernels, a variance of a single in feature,
-        or a CUDA tensor where Triton is not installed.
+        A tensor of another type, shape or device, a format without kernels, a variance of a single in feature, or a CUDA
+        tensor if Triton is not installed.
 
     Source
     ------
@@ -94,24 +94,25 @@ def prune_activations(
 
     Examples
     --------
-    >>> kept = prune_activations(torch.tensor([[1.0, 5.0, 3.0, 3.0]]), "2:4", shift="mean")
+    >>> kept = prune_activations(torch.tensor([[1.0, 5.0, 3.0, 3.0]]), "2:4/bitmask", shift="mean")
     >>> kept.values[0, :2].tolist(), kept.metadata.tolist(), kept.eta.tolist()
     ([-2.0, 2.0], [[51, 51]], [3.0])
     """
     checked_type("x", x)
     if x.ndim == 0 or x.shape[-1] == 0:
         raise KernelError(f"x has shape {tuple(x.shape)}: expected [..., K] with K at least 1")
-    text = pattern if isinstance(pattern, str) else str(checked_pattern(pattern))
-    how, constant, channels = kind_of_shift(shift)
+    # torch.compile passes text on, but cannot trace what makes it.
+    text = format if isinstance(format, str) else str(kernel_format(format))
+    kind, constant, channels = checks.kind_of_shift(shift)
     if vector is not None:
         checked_type("vector", vector)
     tokens = x.reshape(x.shape[:-1].numel(), x.shape[-1])
     values, metadata, eta, v = torch.ops.nmsim.prune_activations(
-        tokens, text, encoding, how, constant, channels, vector, variance
+        tokens, text, kind, constant, channels, vector, variance
     )
-    of_token = how not in ("none", "vector")
+    of_token = kind not in ("none", "vector")
     return NMActivations(
-        values, metadata, eta if of_token else None, v if variance else None, text, encoding, tuple(x.shape)
+        values, metadata, eta if of_token else None, v if variance else None, text, tuple(x.shape)
     )
 
 
@@ -153,11 +154,7 @@ def activations_linear(
     >>> activations_linear(kept, weight, row_sums=row_sums(weight)).tolist()
     [1.0, 5.0, 3.0, 3.0]
     """
-    if not isinstance(activations, NMActivations):
-        raise KernelError(
-            f"activations are a {type(activations).__name__}: expected NMActivations, as prune_activations makes them"
-        )
-    if activations.eta is not None and row_sums is None:
+    if _checked_activations(activations).eta is not None and row_sums is None:
         raise KernelError(
             "row_sums is missing: the tokens were shifted, expected row_sums(weight) to shift their products back"
         )
@@ -167,10 +164,54 @@ def activations_linear(
             f"weight has shape {tuple(weight.shape)}: expected [O, {activations.shape[-1]}], K of the activations"
         )
     y: Tensor = torch.ops.nmsim.activations_linear(
-        activations.values, activations.metadata, weight, activations.pattern, activations.encoding,
-        activations.v, activations.eta, None if activations.eta is None else row_sums, scale, bias,
+        activations.values, activations.metadata, weight, activations.format, activations.v, activations.eta,
+        None if activations.eta is None else row_sums, scale, bias,
     )  # fmt: skip
     return y.reshape(*activations.shape[:-1], weight.shape[0])
+
+
+def skip_linear(activations: NMActivations, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Multiply one pruned token: y_o = sum_j xsp_j w_jo + b_o, over what is kept.
+
+    Sums are float32, the result is rounded once. A weight that no kept element meets may hold anything on a CUDA device; on the
+    CPU an infinity or NaN there makes NaN.
+
+    Parameters
+    ----------
+    activations : NMActivations
+        Of one token, from `prune_activations` without a shift of the token and without the variance.
+    weight : Tensor [K, O] of the type of the values
+        Contiguous.
+    bias : Tensor [O], optional
+
+    Returns
+    -------
+    Tensor [..., O] of the type of the values
+
+    Raises
+    ------
+    KernelError
+        More than one token, one that was shifted or is to be scaled, or operands of another type, shape or device.
+
+    Examples
+    --------
+    >>> kept = prune_activations(torch.tensor([1.0, 5.0, 3.0, 2.0]), "2:4")
+    >>> skip_linear(kept, torch.ones(4, 3)).tolist()
+    [8.0, 8.0, 8.0]
+    """
+    if _checked_activations(activations).eta is not None or activations.v is not None:
+        raise KernelError(
+            "the token was shifted or is to be scaled: expected neither; activations_linear takes both"
+        )
+    checked_type("weight", weight)
+    if weight.ndim != 2 or weight.shape[0] != activations.shape[-1]:
+        raise KernelError(
+            f"weight has shape {tuple(weight.shape)}: expected [{activations.shape[-1]}, O], in features first"
+        )
+    y: Tensor = torch.ops.nmsim.skip_linear(
+        activations.values, activations.metadata, weight, activations.format, bias
+    )
+    return y.reshape(*activations.shape[:-1], weight.shape[1])
 
 
 def row_sums(weight: Tensor) -> Tensor:
@@ -187,39 +228,37 @@ def row_sums(weight: Tensor) -> Tensor:
 @torch.library.custom_op("nmsim::prune_activations", mutates_args=())
 def _prune_activations(
     x: Tensor,
-    pattern: str,
-    encoding: str,
+    format: str,
     shift: str,
     constant: float,
     channels: Tensor | None,
     vector: Tensor | None,
     variance: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    parsed = check_tokens(x, pattern, encoding, channels, vector, variance)
-    alignment.check_dense(x=x, shift=channels, vector=vector)
+    parsed = checks.checked_tokens(x, format, channels, vector, variance)
+    checks.check_dense(x=x, shift=channels, vector=vector)
     f32 = _vector(channels), _vector(vector)
-    out = _empty(x, parsed, encoding)
+    out = _empty(x, parsed)
     if len(x) == 0:
         return out
-    if not triton_kernels.serves(x):
-        return prune_on_cpu(x.detach(), parsed, encoding, shift, constant, *f32, variance)
+    if not dispatch.serves(x):
+        return prune_on_cpu(x.detach(), parsed, shift, constant, *f32, variance)
     about = {"shift": shift, "constant": constant, "channels": f32[0], "vector": f32[1], "variance": variance}
-    triton_kernels.module("prune").launch(x.detach().contiguous(), parsed, encoding, out, **about)
+    dispatch.module("prune").launch(x.detach().contiguous(), parsed, out, **about)
     return out
 
 
 @_prune_activations.register_fake
 def _(
     x: Tensor,
-    pattern: str,
-    encoding: str,
+    format: str,
     shift: str,
     constant: float,
     channels: Tensor | None,
     vector: Tensor | None,
     variance: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _empty(x, check_tokens(x, pattern, encoding, channels, vector, variance), encoding)
+    return _empty(x, checks.checked_tokens(x, format, channels, vector, variance))
 
 
 @torch.library.custom_op("nmsim::activations_linear", mutates_args=())
@@ -227,8 +266,7 @@ def _activations_linear(
     values: Tensor,
     metadata: Tensor,
     weight: Tensor,
-    pattern: str,
-    encoding: str,
+    format: str,
     v: Tensor | None,
     eta: Tensor | None,
     row_sums: Tensor | None,
@@ -236,19 +274,17 @@ def _activations_linear(
     bias: Tensor | None,
 ) -> Tensor:
     of_tokens, of_outputs = {"v": v, "eta": eta}, {"row_sums": row_sums, "scale": scale, "bias": bias}
-    parsed = check_product(values, metadata, weight, pattern, encoding, of_tokens, of_outputs)
-    alignment.check_packed(values, metadata, alignment.bytes_of_values(values, parsed))
-    alignment.check_dense(weight=weight, **of_tokens, **of_outputs)
+    parsed = checks.checked_product(values, metadata, weight, format, of_tokens, of_outputs)
+    checks.check_packed(values, metadata, checks.bytes_of_values(values, parsed.pattern))
+    checks.check_dense(weight=weight, **of_tokens, **of_outputs)
     epilogue = {name: _vector(part) for name, part in (of_tokens | of_outputs).items()}
     values, weight = values.detach(), weight.detach()
     y = values.new_empty(len(values), len(weight))
     if len(values) == 0:
         return y
-    if not triton_kernels.serves(values):
-        return multiply_on_cpu(values, metadata, weight, parsed, encoding, **epilogue)
-    triton_kernels.module("sparse_activations").launch(
-        values, metadata, weight, parsed, encoding, y, **epilogue
-    )
+    if not dispatch.serves(values):
+        return multiply_on_cpu(values, metadata, weight, parsed, **epilogue)
+    dispatch.module("sparse_activations").launch(values, metadata, weight, parsed, y, **epilogue)
     return y
 
 
@@ -257,26 +293,127 @@ def _(
     values: Tensor,
     metadata: Tensor,
     weight: Tensor,
-    pattern: str,
-    encoding: str,
+    format: str,
     v: Tensor | None,
     eta: Tensor | None,
     row_sums: Tensor | None,
     scale: Tensor | None,
     bias: Tensor | None,
 ) -> Tensor:
-    of_tokens, of_outputs = {"v": v, "eta": eta}, {"row_sums": row_sums, "scale": scale, "bias": bias}
-    check_product(values, metadata, weight, pattern, encoding, of_tokens, of_outputs)
+    of_outputs = {"row_sums": row_sums, "scale": scale, "bias": bias}
+    checks.checked_product(values, metadata, weight, format, {"v": v, "eta": eta}, of_outputs)
     return values.new_empty((values.shape[0], weight.shape[0]))
+
+
+@torch.library.custom_op("nmsim::skip_linear", mutates_args=())
+def _skip_linear(
+    values: Tensor, metadata: Tensor, weight: Tensor, format: str, bias: Tensor | None
+) -> Tensor:
+    parsed = _checked_skip(values, metadata, weight, format, bias)
+    checks.check_packed(values, metadata, values.element_size())
+    checks.check_dense(weight=weight, bias=bias)
+    values, weight, bias = values.detach(), weight.detach(), _vector(bias)
+    if not dispatch.serves(values):
+        return multiply_on_cpu(values, metadata, weight.T.contiguous(), parsed, bias=bias)
+    out = values.new_empty((1, weight.shape[1]))
+    dispatch.module("skip_gemv").launch(values, metadata, weight, parsed, out, bias=bias)
+    return out
+
+
+@_skip_linear.register_fake
+def _(values: Tensor, metadata: Tensor, weight: Tensor, format: str, bias: Tensor | None) -> Tensor:
+    _checked_skip(values, metadata, weight, format, bias)
+    return values.new_empty((1, weight.shape[1]))
+
+
+def _checked_skip(
+    values: Tensor, metadata: Tensor, weight: Tensor, format: str, bias: Tensor | None
+) -> SparseFormat:
+    """Refuse more than one token, and a weight [K, O] and bias [O] that do not fit it."""
+    if values.ndim != 2 or values.shape[0] != 1:
+        raise KernelError(
+            f"activations have {len(values)} tokens: expected one; activations_linear takes any number"
+        )
+    if not weight.is_contiguous():
+        raise KernelError(
+            f"weight has strides {weight.stride()}: expected a contiguous tensor (contiguous() gives one)"
+        )
+    return checks.checked_product(values, metadata, weight.T, format, {}, {"bias": bias}, row_major=False)
+
+
+def prune_on_cpu(
+    x: Tensor,
+    format: SparseFormat,
+    shift: str,
+    constant: float,
+    channels: Tensor | None,
+    vector: Tensor | None,
+    variance: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Prune tokens [T, K], T at least 1: values, metadata, eta [T], v [T]."""
+    eta = x.new_full((len(x),), constant, dtype=torch.float32)
+    if shift == "mean":
+        eta = x.mean(dim=1, dtype=torch.float32)
+    elif shift == "median":
+        eta = x.float().median(dim=1).values
+    moved = stored = x
+    if shift != "none":
+        moved = x.float() - (eta[:, None] if channels is None else channels)
+        stored = moved.to(x.dtype)
+    keys = moved
+    if shift != "none" or vector is not None:
+        keys = moved.float() if vector is None else moved.float() * vector
+        keys = keys.masked_fill(keys.isnan(), torch.nan)
+    mask = nmsim.prune(as_array(keys), format.pattern)
+    packed = cpu.compress(as_array(stored), format, mask=mask, threads=torch.get_num_threads())
+    v = torch.ones_like(eta)
+    if variance:
+        kept = moved.float().where(torch.from_numpy(mask), 0)
+        v = (moved.float().var(dim=1) / kept.var(dim=1).clamp(min=LEAST_VARIANCE)).sqrt()
+    return as_tensor(packed.values), as_tensor(packed.metadata), eta, v
+
+
+def multiply_on_cpu(
+    values: Tensor,
+    metadata: Tensor,
+    weight: Tensor,
+    format: SparseFormat,
+    *,
+    v: Tensor | None = None,
+    eta: Tensor | None = None,
+    row_sums: Tensor | None = None,
+    scale: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Decompress, multiply by torch in float32, and round once: [T, O]."""
+    packed = as_sparse(values, metadata, format, weight.shape[1])
+    y = as_tensor(cpu.decompress(packed, threads=torch.get_num_threads())).float() @ weight.float().T
+    if v is not None:
+        y *= v[:, None]
+    if eta is not None and row_sums is not None:
+        y += torch.outer(eta, row_sums)
+    if scale is not None:
+        y *= 1 + scale
+    if bias is not None:
+        y += bias
+    return y.to(values.dtype)
+
+
+def _checked_activations(activations: NMActivations) -> NMActivations:
+    if not isinstance(activations, NMActivations):
+        raise KernelError(
+            f"activations are a {type(activations).__name__}: expected NMActivations, as prune_activations makes them"
+        )
+    return activations
 
 
 def _vector(part: Tensor | None) -> Tensor | None:
     return None if part is None else part.detach().float().contiguous()
 
 
-def _empty(x: Tensor, pattern: Pattern, encoding: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _empty(x: Tensor, format: SparseFormat) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Make room for what is stored of tokens x [T, K]."""
-    values_columns, metadata_columns = row_lengths(pattern, encoding, x.shape[1])
+    values_columns, metadata_columns = row_lengths(format, x.shape[1])
     tokens = x.shape[0]
     return (
         x.new_empty((tokens, values_columns)),

@@ -1,9 +1,9 @@
 """Products of one to four tokens with N:M weights in the order that the decode kernel reads, for torch.
 
-Importing this module registers `nmsim::decode_linear` and `nmsim::decode_or_sparse_linear`, which has the weights in both
-orders and takes the one that fits the number of tokens when it runs. On CUDA tensors they run `kernels.gpu.gemv`; elsewhere
-the first puts the weights back into rows, the second has them in rows, and `kernels.ops.sparse_linear` multiplies.
-The first has no gradients, the second those of `ops.sparse_linear`.
+Importing this module registers `nmsim::decode_linear` and `nmsim::decode_or_sparse_linear`. The second has the weights in
+both orders and takes the one that fits the number of tokens when it runs. On CUDA tensors they run `kernels.gpu.gemv`. On
+others `ops.sparse_linear` multiplies by weights in rows, which the first puts back in that order. The first has no gradients,
+the second those of `ops.sparse_linear`.
 """
 
 from typing import Any
@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.cpu import KernelError
-from kernels.ops import sparse_linear as ops
-from kernels.ops import triton_kernels
-from kernels.stored import alignment
+from kernels.ops import checks, dispatch
+from kernels.ops.weights import empty_product, gradients, remember, sparse_linear
+from kernels.stored.errors import KernelError
 from kernels.stored.nm_weight import NMWeight
-from kernels.stored.rows import STEP_ELEMS
+from kernels.stored.rows import STEP_ELEMS, kernel_format
 from kernels.stored.shuffled import (
     HALF_VALUES,
     MOST_TOKENS,
@@ -27,8 +26,7 @@ from kernels.stored.shuffled import (
     shuffle,
     unshuffle,
 )
-from kernels.stored.tensors import checked_place, checked_tensor, checked_type
-from nmsim.pattern import Pattern
+from kernels.stored.tensors import checked_place, checked_type
 from nmsim.units import ceil_div
 
 __all__ = ["MOST_TOKENS", "ShuffledWeight", "decode_linear", "for_decode", "has_order", "unshuffle"]
@@ -40,19 +38,15 @@ def for_decode(weights: NMWeight) -> ShuffledWeight:
     Raises
     ------
     KernelError
-        Not an `NMWeight`, or a pattern, encoding or type that has no such order: 2:4, 4:8, 8:16 and 16:32 of float16 and
-        bfloat16 have, but for `combinatorial` of 16:32.
+        Not an `NMWeight`, or a format or type that has no such order. 2:4, 4:8, 8:16 and 16:32 of float16 and bfloat16 have
+        one, except 16:32 as `combinatorial`.
 
     Examples
     --------
-    >>> for_decode(ops.pack(torch.ones(40, 64, dtype=torch.float16), "8:16"))
-    ShuffledWeight(8:16 index, [40, 64], torch.float16, cpu)
+    >>> for_decode(compress(torch.ones(40, 64, dtype=torch.float16), "8:16"))
+    ShuffledWeight(8:16/index, [40, 64], torch.float16, cpu)
     """
-    if not isinstance(weights, NMWeight):
-        raise KernelError(
-            f"weights are a {type(weights).__name__}: expected an NMWeight, as ops.pack makes it"
-        )
-    return shuffle(weights)
+    return shuffle(checks.checked_weight(weights))
 
 
 def decode_linear(x: Tensor, weights: ShuffledWeight, bias: Tensor | None = None) -> Tensor:
@@ -80,7 +74,7 @@ def decode_linear(x: Tensor, weights: ShuffledWeight, bias: Tensor | None = None
 
     Examples
     --------
-    >>> weights = for_decode(ops.pack(torch.tensor([[1.0, -4.0, 3.0, 2.0]], dtype=torch.float16), "2:4"))
+    >>> weights = for_decode(compress(torch.tensor([[1.0, -4.0, 3.0, 2.0]], dtype=torch.float16), "2:4"))
     >>> decode_linear(torch.tensor([1.0, 10.0, 100.0, 1000.0]), weights)
     tensor([260.])
     """
@@ -90,10 +84,10 @@ def decode_linear(x: Tensor, weights: ShuffledWeight, bias: Tensor | None = None
         )
     checked_type("x", x)
     rows, k = weights.shape
-    found: Tensor = torch.ops.nmsim.decode_linear(
-        x, weights.values, weights.metadata, bias, str(weights.pattern), weights.encoding, rows, k
+    y: Tensor = torch.ops.nmsim.decode_linear(
+        x, weights.values, weights.metadata, bias, str(weights.format), rows, k
     )
-    return found
+    return y
 
 
 @torch.library.custom_op("nmsim::decode_linear", mutates_args=())
@@ -102,16 +96,15 @@ def _decode_linear(
     values: Tensor,
     metadata: Tensor,
     bias: Tensor | None,
-    pattern: str,
-    encoding: str,
+    format: str,
     out_features: int,
     in_features: int,
 ) -> Tensor:
-    weights = _checked(x, values, metadata, bias, pattern, encoding, out_features, in_features)
+    weights = _checked(x, values, metadata, bias, format, out_features, in_features)
     _check_memory(weights, x, bias)
-    if triton_kernels.serves(x):
+    if dispatch.serves(x):
         return _multiply_on_gpu(x, weights, bias)
-    return ops.sparse_linear(x.detach(), unshuffle(weights), None if bias is None else bias.detach())
+    return sparse_linear(x.detach(), unshuffle(weights), None if bias is None else bias.detach())
 
 
 @_decode_linear.register_fake
@@ -120,12 +113,11 @@ def _(
     values: Tensor,
     metadata: Tensor,
     bias: Tensor | None,
-    pattern: str,
-    encoding: str,
+    format: str,
     out_features: int,
     in_features: int,
 ) -> Tensor:
-    _checked(x, values, metadata, bias, pattern, encoding, out_features, in_features)
+    _checked(x, values, metadata, bias, format, out_features, in_features)
     return x.new_empty((*x.shape[:-1], out_features))
 
 
@@ -135,53 +127,42 @@ def _decode_or_sparse_linear(
     values: Tensor,
     metadata: Tensor,
     bias: Tensor | None,
-    pattern: str,
-    encoding: str,
+    format: str,
     in_features: int,
     decode_values: Tensor,
     decode_metadata: Tensor,
 ) -> Tensor:
-    """Take the decode kernel for as few tokens as it takes on a CUDA device, the packed rows for others and elsewhere.
+    """Take the decode kernel for as few tokens as it takes on a CUDA device, the packed rows otherwise.
 
     The choice is made here and not before the call, so that a compiled graph holds for any number of tokens.
     """
-    if triton_kernels.serves(x) and 1 <= x.shape[:-1].numel() <= MOST_TOKENS:
-        about = pattern, encoding, len(values), in_features
-        weights = _checked(x, decode_values, decode_metadata, bias, *about)
+    if dispatch.serves(x) and 1 <= x.shape[:-1].numel() <= MOST_TOKENS:
+        weights = _checked(x, decode_values, decode_metadata, bias, format, len(values), in_features)
         _check_memory(weights, x, bias)
-        ops.check_one_type(x, decode_values, bias)
+        checks.check_one_type(x, decode_values, bias)
         return _multiply_on_gpu(x, weights, bias)
-    found: Tensor = torch.ops.nmsim.sparse_linear(
-        x.detach(), values, metadata, None if bias is None else bias.detach(), pattern, encoding, in_features
+    y: Tensor = torch.ops.nmsim.sparse_linear(
+        x.detach(), values, metadata, None if bias is None else bias.detach(), format, in_features
     )
-    return found
+    return y
 
 
 @_decode_or_sparse_linear.register_fake
-def _(
-    x: Tensor,
-    values: Tensor,
-    metadata: Tensor,
-    bias: Tensor | None,
-    pattern: str,
-    encoding: str,
-    in_features: int,
-    decode_values: Tensor,
-    decode_metadata: Tensor,
-) -> Tensor:
-    ops.check_operands(x, values, metadata, bias, pattern, encoding, in_features)
+def _(x: Tensor, values: Tensor, *rest: Any) -> Tensor:
+    *operands, decode_values, decode_metadata = rest
+    y: Tensor = empty_product(x, values, *operands)
     for name, part in (("decode_values", decode_values), ("decode_metadata", decode_metadata)):
         if part.device != x.device:
             raise KernelError(f"x is on {x.device}, {name} on {part.device}: expected one device")
-    return x.new_empty((*x.shape[:-1], values.shape[0]))
+    return y
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ops.remember(ctx, inputs[:-2], output)
+    remember(ctx, inputs[:-2], output)
 
 
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *ops.gradients(ctx, grad), None, None
+    return *gradients(ctx, grad), None, None
 
 
 _decode_or_sparse_linear.register_autograd(_gradients, setup_context=_remember)
@@ -193,18 +174,16 @@ def _multiply_on_gpu(x: Tensor, weights: ShuffledWeight, bias: Tensor | None) ->
     tokens = x.detach().reshape(x.shape[:-1].numel(), k).contiguous()
     out = x.new_empty((len(tokens), rows))
     bias = None if bias is None else bias.detach().contiguous()
-    triton_kernels.module("gemv").launch(tokens, weights, out, bias=bias)
+    dispatch.module("gemv").launch(tokens, weights, out, bias=bias)
     return out.reshape(*x.shape[:-1], rows)
 
 
 def _checked(
-    x: Tensor, values: Tensor, metadata: Tensor, bias: Tensor | None, pattern: str, encoding: str,
+    x: Tensor, values: Tensor, metadata: Tensor, bias: Tensor | None, format: str,
     out_features: int, in_features: int,
 ) -> ShuffledWeight:  # fmt: skip
     """Refuse operands that do not fit together."""
-    checked_tensor("x", x)
-    if x.ndim == 0 or x.shape[-1] != in_features:
-        raise KernelError(f"x has shape {tuple(x.shape)}: expected [..., {in_features}], K of the weights")
+    checks.check_x(x, in_features)
     tokens = x.shape[:-1].numel()
     if not 1 <= tokens <= MOST_TOKENS:
         raise KernelError(
@@ -214,24 +193,21 @@ def _checked(
     for name, part in (("weights", values), ("metadata", metadata), ("bias", bias)):
         if part is not None and part.device != x.device:
             raise KernelError(f"x is on {x.device}, {name} on {part.device}: expected one device")
-    if bias is not None and checked_tensor("bias", bias).shape != (out_features,):
-        raise KernelError(f"bias has shape {tuple(bias.shape)}: expected ({out_features},)")
-    parsed = Pattern.parse(pattern)
-    if not has_order(parsed, encoding, values.dtype):
-        raise KernelError(
-            f"weights are {pattern} {encoding} of {values.dtype}: no order for the decode kernel"
-        )
-    weights = ShuffledWeight(values, metadata, parsed, encoding, (out_features, in_features))
+    checks.check_bias(bias, out_features, x.device)
+    parsed = kernel_format(format)
+    if not has_order(parsed, values.dtype):
+        raise KernelError(f"weights are {parsed.short} of {values.dtype}: no order for the decode kernel")
+    weights = ShuffledWeight(values, metadata, parsed, (out_features, in_features))
     _check_stored(weights)
     return weights
 
 
 def _check_stored(weights: ShuffledWeight) -> None:
     """Refuse parts that are not what `for_decode` makes: a kernel would read beyond them."""
-    pattern, units = weights.pattern, weights.units
+    units = weights.units
     rows = ceil_div(weights.shape[0], WARP_ROWS) * WARP_ROWS
-    halves = STEP_ELEMS[pattern] // 2 // HALF_VALUES
-    codes_bytes = units * rows * sum(PLANES[pattern, weights.encoding]) // 8
+    halves = STEP_ELEMS[weights.pattern] // 2 // HALF_VALUES
+    codes_bytes = units * rows * sum(PLANES[weights.format]) // 8
     for name, part, shape, dtype in (
         ("values", weights.values, (units * halves, rows, HALF_VALUES), weights.values.dtype),
         ("metadata", weights.metadata, (codes_bytes,), torch.uint8),
@@ -245,7 +221,6 @@ def _check_stored(weights: ShuffledWeight) -> None:
 
 def _check_memory(weights: ShuffledWeight, x: Tensor, bias: Tensor | None) -> None:
     """Refuse operands that begin where the kernel cannot read them."""
-    widest_bits = max(PLANES[weights.pattern, weights.encoding])
-    alignment.check_begin("values", weights.values, alignment.WORD_BYTES)
-    alignment.check_begin("metadata", weights.metadata, widest_bits // 8)
-    alignment.check_dense(x=x, bias=bias)
+    checks.check_begin("values", weights.values, checks.WORD_BYTES)
+    checks.check_begin("metadata", weights.metadata, max(PLANES[weights.format]) // 8)
+    checks.check_dense(x=x, bias=bias)

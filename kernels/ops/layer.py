@@ -6,13 +6,15 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from kernels.cpu import KernelError
-from kernels.ops import sparse_linear as ops
+from kernels.ops.checks import checked_weight, realigned
 from kernels.ops.decode import for_decode, has_order
-from kernels.stored.alignment import realigned
+from kernels.ops.weights import compress
+from kernels.stored.errors import KernelError
 from kernels.stored.nm_weight import NMWeight
+from kernels.stored.rows import kernel_format
 from kernels.stored.tensors import DTYPES
 from nmsim.errors import NmsimError
+from nmsim.format import FormatLike, SparseFormat
 from nmsim.pattern import Pattern
 
 EXTRA_STATE = "_extra_state"
@@ -50,7 +52,7 @@ class NMLinear(nn.Module):
     Examples
     --------
     >>> NMLinear.from_linear(nn.Linear(64, 32), "8:16")
-    NMLinear(in_features=64, out_features=32, bias=True, pattern=8:16, encoding=index, dtype=torch.float32)
+    NMLinear(in_features=64, out_features=32, bias=True, format=8:16/index, dtype=torch.float32)
     """
 
     values: Tensor
@@ -61,11 +63,7 @@ class NMLinear(nn.Module):
 
     def __init__(self, weights: NMWeight, bias: nn.Parameter | None = None) -> None:
         super().__init__()
-        if not isinstance(weights, NMWeight):
-            raise KernelError(
-                f"weights are a {type(weights).__name__}: expected an NMWeight, as ops.pack makes it"
-            )
-        self.out_features, self.in_features = weights.shape
+        self.out_features, self.in_features = checked_weight(weights).shape
         if bias is not None and (
             not isinstance(bias, nn.Parameter)
             or bias.shape != (self.out_features,)
@@ -76,8 +74,8 @@ class NMLinear(nn.Module):
                 f"bias is a {type(bias).__name__} {found}: expected a Parameter [{self.out_features}] of one of "
                 f"{', '.join(map(str, DTYPES))}"
             )
-        self.pattern, self.encoding = weights.pattern, weights.encoding
-        self._pattern_text = weights.pattern_text
+        # Text, since it is copied and pickled with the layer.
+        self._format_text = weights.format_text
         self.register_buffer("values", weights.values)
         self.register_buffer("metadata", weights.metadata)
         self.bias = bias
@@ -89,8 +87,8 @@ class NMLinear(nn.Module):
     def from_linear(
         cls,
         linear: nn.Linear,
-        pattern: Pattern | str,
-        encoding: str = "index",
+        format: FormatLike,
+        *,
         mask: Tensor | None = None,
     ) -> Self:
         """Prune and pack the weight of a linear layer, which stays as it is. The bias parameter is shared with it.
@@ -99,31 +97,44 @@ class NMLinear(nn.Module):
         ----------
         linear : nn.Linear
             On the CPU.
-        pattern, encoding, mask
-            As for `ops.pack`.
+        format, mask
+            As for `ops.compress`.
 
         Raises
         ------
         KernelError, PatternError
-            As `ops.pack`; or not a linear layer.
+            As `ops.compress`; or not a linear layer.
         """
         if not isinstance(linear, nn.Linear):
             raise KernelError(f"linear is a {type(linear).__name__}: expected a torch.nn.Linear")
-        layer = cls(ops.pack(linear.weight.detach(), pattern, encoding, mask), linear.bias)
+        layer = cls(compress(linear.weight.detach(), format, mask=mask), linear.bias)
         return layer.train(linear.training)
+
+    @property
+    def format(self) -> SparseFormat:
+        """How the weights are stored."""
+        return kernel_format(self._format_text)
+
+    @property
+    def pattern(self) -> Pattern:
+        """The pattern of the format."""
+        return self.format.pattern
+
+    @property
+    def encoding(self) -> str:
+        """Name of the encoding of the format."""
+        return self.format.encoding.name
 
     @property
     def weights(self) -> NMWeight:
         """The packed weights, on the memory of this layer. Making it checks every code."""
-        return NMWeight(
-            self.values, self.metadata, self.pattern, self.encoding, (self.out_features, self.in_features)
-        )
+        return NMWeight(self.values, self.metadata, self.format, (self.out_features, self.in_features))
 
     @property
     def weight(self) -> Tensor:
-        """The pruned weight [N, K], unpacked anew each time it is asked for: for code that reads `linear.weight`."""
+        """The pruned weight [N, K], decompressed anew each time it is asked for: for code that reads `linear.weight`."""
         dense: Tensor = torch.ops.nmsim.unpack(
-            self.values, self.metadata, self._pattern_text, self.encoding, self.in_features
+            self.values, self.metadata, self._format_text, self.in_features
         )
         return dense
 
@@ -140,7 +151,7 @@ class NMLinear(nn.Module):
         Raises
         ------
         KernelError
-            A pattern, encoding or type that has no such order, as `decode_ops.for_decode`.
+            A format or type that has no such order, as `ops.for_decode`.
 
         Examples
         --------
@@ -152,7 +163,7 @@ class NMLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply: x [..., K] -> [..., N], as `ops.sparse_linear`."""
-        about = self._pattern_text, self.encoding, self.in_features
+        about = self._format_text, self.in_features
         y: Tensor
         if self.decode_values is None:
             y = torch.ops.nmsim.sparse_linear(x, self.values, self.metadata, self.bias, *about)
@@ -167,7 +178,7 @@ class NMLinear(nn.Module):
         """Say what a printed model shows of this layer."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
-            f"pattern={self.pattern}, encoding={self.encoding}, dtype={self.values.dtype}"
+            f"format={self.format.short}, dtype={self.values.dtype}"
             + (f", decode_bytes={self.decode_bytes}" if self._is_for_decode else "")
         )
 
@@ -200,7 +211,7 @@ class NMLinear(nn.Module):
                 f"NMLinear cannot be converted to values of {values.dtype} and metadata of {metadata.dtype}: expected "
                 f"values of one of {', '.join(map(str, DTYPES))}, metadata of torch.uint8"
             )
-        if not has_order(self.pattern, self.encoding, values.dtype):
+        if not has_order(self.format, values.dtype):
             self.decode_values = self.decode_metadata = None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self._is_for_decode and self.decode_values is None:
@@ -246,11 +257,11 @@ class NMLinear(nn.Module):
         self.set_extra_state(state_dict[prefix + EXTRA_STATE])
         values, metadata = (state_dict[prefix + part] for part in parts[:2])
         shape = (self.out_features, self.in_features)
-        NMWeight(values, metadata, self.pattern, self.encoding, shape)
+        NMWeight(values, metadata, self.format, shape)
 
     def _renew(self, *, in_place: bool) -> None:
         """Bring the copy for decoding in step with the weights; in a type without an order there is none."""
-        if not has_order(self.pattern, self.encoding, self.values.dtype):
+        if not has_order(self.format, self.values.dtype):
             self.decode_values = self.decode_metadata = None
             return
         made = self.made_for_decode()

@@ -1,6 +1,7 @@
-"""The plain road in torch: the operators of `kernels.ops` in loops, written from the pages, to compare with.
+"""The operators of `kernels.ops` in plain loops of torch, written from the pages, to compare with.
 
-It shares nothing with `kernels.cpu` or nmsim's codecs but the type `Pattern`. Slow: for small tensors.
+It shares nothing with `kernels.cpu` or nmsim's codecs except the type `Pattern`. A format is text such as `8:16/index`. Slow:
+for small tensors.
 """
 
 from math import comb
@@ -29,21 +30,20 @@ def prune(x: Tensor, pattern: Pattern, scores: Tensor | None = None) -> Tensor:
     return mask
 
 
-def pack(
-    weight: Tensor, pattern: Pattern, encoding: str, mask: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def compress(weight: Tensor, format: str, *, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Store what is kept: weight [N, K], mask bool [N, K] -> values [N, G * n], metadata uint8 [N, bytes of a row].
 
     A group that keeps too few is completed with its lowest free positions, and rows with groups, up to whole steps;
     zeros are stored for both.
     """
+    pattern, encoding = fields(format)
     mask = prune(weight, pattern) if mask is None else mask
     values, metadata = [], []
     for row, kept in zip(weight, mask, strict=True):
         k = len(row)
         row_values: list[Tensor] = []
         stream, width = 0, 0
-        for start in range(0, pattern.m * groups_of_row(pattern, encoding, k), pattern.m):
+        for start in range(0, pattern.m * groups_of_row(format, k), pattern.m):
             end = min(k, start + pattern.m)
             wanted = [i - start for i in range(start, end) if kept[i]]
             free = [i for i in range(pattern.m) if i not in wanted]
@@ -56,9 +56,10 @@ def pack(
     return torch.stack(values), torch.stack(metadata)
 
 
-def unpack(values: Tensor, metadata: Tensor, pattern: Pattern, encoding: str, k: int) -> Tensor:
+def decompress(values: Tensor, metadata: Tensor, format: str, k: int) -> Tensor:
     """Put stored values back: values [N, G * n], metadata uint8 [N, bytes of a row] -> [N, K], zero elsewhere."""
-    n_groups = groups_of_row(pattern, encoding, k)
+    pattern, encoding = fields(format)
+    n_groups = groups_of_row(format, k)
     dense = values.new_zeros(len(values), n_groups * pattern.m)
     width = slot_bits(pattern, encoding)
     for r, row_bytes in enumerate(metadata.tolist()):
@@ -74,12 +75,11 @@ def sparse_linear(
     x: Tensor,
     values: Tensor,
     metadata: Tensor,
-    pattern: Pattern,
-    encoding: str,
+    format: str,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """Unpack and multiply in float32: x [..., K], bias [N] -> [..., N] of the dtype of x."""
-    dense = unpack(values, metadata, pattern, encoding, x.shape[-1])
+    """Decompress and multiply in float32: x [..., K], bias [N] -> [..., N] of the dtype of x."""
+    dense = decompress(values, metadata, format, x.shape[-1])
     y = x.float() @ dense.float().T
     return (y if bias is None else y + bias.float()).to(x.dtype)
 
@@ -108,12 +108,12 @@ def prune_tokens(
     return difference, prune(scores.masked_fill(scores.isnan(), torch.nan), pattern)
 
 
-def pack_tokens(
-    x: Tensor, pattern: Pattern, encoding: str, eta: Tensor | None = None, vector: Tensor | None = None
+def compress_tokens(
+    x: Tensor, format: str, eta: Tensor | None = None, vector: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Prune as `prune_tokens` and store as `pack`: x [T, K] -> values [T, G * n] like x, metadata uint8 [T, bytes of a row]."""
-    difference, mask = prune_tokens(x, pattern, eta, vector)
-    return pack(x if eta is None else difference.to(x.dtype), pattern, encoding, mask)
+    """Prune as `prune_tokens` and store as `compress`: x [T, K] -> values [T, G * n], metadata uint8 [T, bytes of a row]."""
+    difference, mask = prune_tokens(x, fields(format)[0], eta, vector)
+    return compress(x if eta is None else difference.to(x.dtype), format, mask=mask)
 
 
 def variance_factor(difference: Tensor, mask: Tensor) -> Tensor:
@@ -126,8 +126,7 @@ def activations_linear(
     values: Tensor,
     metadata: Tensor,
     weight: Tensor,
-    pattern: Pattern,
-    encoding: str,
+    format: str,
     *,
     v: Tensor | None = None,
     eta: Tensor | None = None,
@@ -139,7 +138,7 @@ def activations_linear(
 
     y_io = (v_i sum_j xsp_ij w_oj + eta_i r_o) (1 + s_o) + b_o, with v, eta [T] and row sums r, scale s, bias b [O].
     """
-    y = unpack(values, metadata, pattern, encoding, weight.shape[1]).float() @ weight.float().T
+    y = decompress(values, metadata, format, weight.shape[1]).float() @ weight.float().T
     if v is not None:
         y = v[:, None] * y
     if eta is not None and row_sums is not None:
@@ -151,11 +150,18 @@ def activations_linear(
     return y.to(values.dtype)
 
 
-def groups_of_row(pattern: Pattern, encoding: str, k: int) -> int:
+def fields(format: str) -> tuple[Pattern, str]:
+    """Text of a format -> its pattern and the name of its encoding; a packing after them is not looked at."""
+    pattern, encoding, *_ = format.split("/")
+    return Pattern.parse(pattern), encoding
+
+
+def groups_of_row(format: str, k: int) -> int:
     """Groups stored of a row: those that cover K, and more up to a whole step.
 
     A step is 16 elements for 2:4, 4:8 and 8:16, 32 for 16:32, and for others as many groups as make whole bytes.
     """
+    pattern, encoding = fields(format)
     count = -(-k // pattern.m)
     step = {"2:4": 16, "4:8": 16, "8:16": 16, "16:32": 32}.get(str(pattern))
     while count * pattern.m % step if step else count * slot_bits(pattern, encoding) % 8:

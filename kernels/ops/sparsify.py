@@ -6,10 +6,10 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
-from kernels.cpu import KernelError
 from kernels.ops.layer import NMLinear
+from kernels.stored.errors import KernelError
 from nmsim.errors import NmsimError
-from nmsim.pattern import Pattern
+from nmsim.format import FormatLike
 
 __all__ = ["DecodeReport", "NMLinear", "SparsifyReport", "for_decode_", "sparsify_"]
 
@@ -37,8 +37,7 @@ class SparsifyReport:
 
 def sparsify_(
     model: nn.Module,
-    pattern: Pattern | str,
-    encoding: str = "index",
+    format: FormatLike,
     *,
     skip: Iterable[str] = ("lm_head",),
     min_features: int = 1,
@@ -56,8 +55,8 @@ def sparsify_(
     ----------
     model : nn.Module
         On the CPU. Not itself a linear layer: that one is for `NMLinear.from_linear`.
-    pattern, encoding
-        As for `ops.pack`.
+    format : SparseFormat, Pattern or str
+        As for `ops.compress`.
     skip : iterable of str
         Globs such as `"lm_head"`, `"layers.0"` or `"*.gate"`. One leaves out a layer when it fits one part of its
         dotted name, or the name from its beginning to the end of a part.
@@ -71,7 +70,7 @@ def sparsify_(
     Raises
     ------
     KernelError, PatternError
-        A layer that cannot be packed, named; or arguments of another type.
+        A layer that cannot be compressed, named; or arguments of another type.
 
     Examples
     --------
@@ -105,7 +104,7 @@ metadata_bytes=2048)
         swapped.append(name)
         if linear not in made:
             try:
-                made[linear] = NMLinear.from_linear(linear, pattern, encoding)
+                made[linear] = NMLinear.from_linear(linear, format)
             except NmsimError as error:
                 raise type(error)(f"{name}: {error}") from error
     for parent_module, child, linear in places:
@@ -156,7 +155,7 @@ def for_decode_(model: nn.Module) -> DecodeReport:
     Raises
     ------
     KernelError
-        A layer whose pattern, encoding or type has no such order, named; no `NMLinear` at all; or not a module.
+        A layer whose format or type has no such order, named; no `NMLinear` at all; or not a module.
 
     Examples
     --------

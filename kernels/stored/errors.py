@@ -1,4 +1,4 @@
-"""The errors of the CPU kernels."""
+"""The error of all kernels."""
 
 from nmsim.errors import NmsimError
 

@@ -1,4 +1,4 @@
-"""`NMWeight`: an N:M matrix as torch tensors, byte for byte what `kernels.cpu` packs, and the roads to it."""
+"""`NMWeight`: an N:M matrix as torch tensors, byte for byte what `SparseWeights` holds as arrays."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,22 +9,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import nmsim
-from kernels import cpu
-from kernels.cpu import KernelError, SparseWeights
-from kernels.ops import triton_kernels
-from kernels.stored import alignment
-from kernels.stored.rows import PACKINGS, checked_encoding, checked_pattern, step_groups
+from kernels.stored import rows as stored_rows
+from kernels.stored.errors import KernelError
+from kernels.stored.rows import SparseWeights, kernel_format, row_lengths
 from kernels.stored.tensors import as_array, as_tensor, checked_place, checked_tensor, checked_type
-from nmsim import encodings, packing
 from nmsim import mask as masks
-from nmsim.errors import PatternError
+from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
-from nmsim.units import ceil_div
 
 
 @dataclass(frozen=True, eq=False)
 class NMWeight:
-    """W[N, K] of which N in M elements along K are stored, as two tensors. Made by `pack` and `from_packed`.
+    """W[N, K] of which N in M elements along K are stored, as two tensors. Made by `ops.compress` and `ops.from_packed`.
 
     On a CUDA device codes are not looked at: a wrong one reads a wrong value of its group.
 
@@ -33,8 +29,8 @@ class NMWeight:
     values : Tensor [N, G * n] of float32, float16 or bfloat16
         Stored values, each row filled with zeros to whole steps, as `docs/explanation/cpu-kernels.md` says.
     metadata : uint8 Tensor [N, bytes of a row]
-    pattern : Pattern
-    encoding : {"bitmask", "index", "combinatorial"}
+    format : SparseFormat
+        As `kernel_format` gives it.
     shape : tuple of int
         (N, K) of the dense matrix.
 
@@ -47,17 +43,16 @@ class NMWeight:
 
     values: Tensor
     metadata: Tensor
-    pattern: Pattern
-    encoding: str
+    format: SparseFormat
     shape: tuple[int, int]
-    pattern_text: str = field(init=False)
-    """The pattern as operators take it; torch.compile with dynamic shapes cannot format it."""
+    format_text: str = field(init=False)
+    """The format as operators take it; torch.compile with dynamic shapes cannot write it."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.pattern, Pattern):
-            raise KernelError(f"pattern is a {type(self.pattern).__name__}: expected a Pattern")
-        object.__setattr__(self, "pattern_text", str(checked_pattern(self.pattern)))
-        checked_encoding(self.encoding)
+        if not isinstance(self.format, SparseFormat):
+            raise KernelError(f"format is a {type(self.format).__name__}: expected a SparseFormat")
+        object.__setattr__(self, "format", kernel_format(self.format))
+        object.__setattr__(self, "format_text", str(self.format))
         checked_tensor("values", self.values)
         checked_place("metadata", checked_type("metadata", self.metadata))
         if self.values.requires_grad:
@@ -65,14 +60,24 @@ class NMWeight:
                 "values require a gradient, but packed weights are frozen: expected values.detach()"
             )
         rows, k = self.shape
-        check_parts(self.values, self.metadata, self.pattern, self.encoding, k)
+        check_parts(self.values, self.metadata, self.format, k)
         if len(self.values) != rows:
             raise KernelError(f"values have {len(self.values)} rows: expected {rows}, for shape {self.shape}")
         if self.values.device.type == "cpu":
-            _check_codes(as_sparse(self.values, self.metadata, self.pattern, self.encoding, k))
+            _check_codes(as_sparse(self.values, self.metadata, self.format, k))
 
     def __repr__(self) -> str:
-        return f"NMWeight({self.pattern} {self.encoding}, {list(self.shape)}, {self.dtype}, {self.device})"
+        return f"NMWeight({self.format.short}, {list(self.shape)}, {self.dtype}, {self.device})"
+
+    @property
+    def pattern(self) -> Pattern:
+        """The pattern of the format."""
+        return self.format.pattern
+
+    @property
+    def encoding(self) -> str:
+        """Name of the encoding of the format."""
+        return self.format.encoding.name
 
     @property
     def dtype(self) -> torch.dtype:
@@ -95,61 +100,13 @@ class NMWeight:
         return self.metadata.nbytes
 
 
-def pack(
-    dense_weight: Tensor,
-    pattern: Pattern | str,
-    encoding: str = "index",
-    mask: Tensor | None = None,
-) -> NMWeight:
-    """Prune a dense weight along its in features and store what is kept, on as many cores as torch uses.
-
-    Parameters
-    ----------
-    dense_weight : Tensor [N, K] of float32, float16 or bfloat16
-        On the CPU, in any memory order, or on a CUDA device. Kept elements are stored bit for bit; the tensor itself is not
-        touched.
-    pattern : Pattern or str
-        M at most 32.
-    encoding : {"index", "bitmask", "combinatorial"}
-    mask : bool Tensor [N, K], optional
-        What to keep; the greatest magnitudes (`nmsim.prune`) when absent.
-
-    Returns
-    -------
-    NMWeight
-
-    Raises
-    ------
-    KernelError
-        Not a matrix of a type listed, a place without kernels, or a pattern or encoding without kernels.
-    PatternError
-        A mask that keeps more than N of a group, or is not a bool tensor of that shape.
-
-    Examples
-    --------
-    >>> weight = pack(torch.tensor([[1.0, -4.0, 3.0, 2.0]]), "2:4")
-    >>> weight.shape, weight.values[0, :2].tolist(), weight.metadata.tolist()
-    ((1, 4), [-4.0, 3.0], [[73, 68]])
-    """
-    if triton_kernels.serves(checked_tensor("dense_weight", dense_weight)):
-        return _packed_on_gpu(
-            dense_weight.detach(), checked_pattern(pattern), checked_encoding(encoding), mask
-        )
-    dense = _on_cpu("dense_weight", dense_weight)
-    keep: NDArray[np.bool_] | None = None
-    if mask is not None:
-        checked_place("mask", checked_type("mask", mask))
-        keep = as_array(_on_cpu("mask", mask))
-    return _of(cpu.pack(as_array(dense), pattern, encoding, keep, threads=torch.get_num_threads()))
-
-
 def from_packed(packed: nmsim.PackedTensor) -> NMWeight:
     """Take a matrix that nmsim has packed, such as one that `nmsim.load_file` gives: its values and its positions.
 
     Raises
     ------
     KernelError
-        Not a matrix pruned along its second axis, or a type, pattern or encoding without kernels.
+        Not a matrix pruned along its second axis, or a type or format without kernels.
     BitstreamError, EncodingError
         The metadata does not decode.
 
@@ -159,16 +116,16 @@ def from_packed(packed: nmsim.PackedTensor) -> NMWeight:
     >>> from_packed(nmsim.compress(dense, "8:16", encoding="bitmask")).values.tolist()[0]
     [8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0]
     """
-    return _of(cpu.from_packed(packed, threads=torch.get_num_threads()))
+    return as_nm_weight(stored_rows.from_packed(packed, threads=torch.get_num_threads()))
 
 
-def as_sparse(values: Tensor, metadata: Tensor, pattern: Pattern, encoding: str, k: int) -> SparseWeights:
+def as_sparse(values: Tensor, metadata: Tensor, format: SparseFormat, k: int) -> SparseWeights:
     """View tensors as `kernels.cpu` takes them, without a copy."""
-    return SparseWeights(as_array(values), as_array(metadata), pattern, encoding, (len(values), k))
+    return SparseWeights(as_array(values), as_array(metadata), format, (len(values), k))
 
 
 def check_parts(
-    values: Tensor, metadata: Tensor, pattern: Pattern, encoding: str, k: int, *, least_rows: int = 1
+    values: Tensor, metadata: Tensor, format: SparseFormat, k: int, *, least_rows: int = 1
 ) -> None:
     """Refuse values and codes whose types, shapes, memory or places do not fit K in features."""
     if values.device != metadata.device:
@@ -177,11 +134,11 @@ def check_parts(
         )
     if metadata.dtype != torch.uint8:
         raise KernelError(f"metadata has dtype {metadata.dtype}: expected torch.uint8")
-    values_columns, metadata_columns = row_lengths(pattern, encoding, k)
+    values_columns, metadata_columns = row_lengths(format, k)
     for name, part, columns in (("values", values, values_columns), ("metadata", metadata, metadata_columns)):
         if part.ndim != 2 or part.shape[0] < least_rows or part.shape[1] != columns:
             raise KernelError(
-                f"{name} have shape {tuple(part.shape)}: expected [N, {columns}] for {pattern} {encoding} and "
+                f"{name} have shape {tuple(part.shape)}: expected [N, {columns}] for {format.short} and "
                 f"{k} in features"
             )
         if not part.is_contiguous():
@@ -190,45 +147,10 @@ def check_parts(
         raise KernelError(f"values have {len(values)} rows, metadata {len(metadata)}: expected as many")
 
 
-def row_lengths(pattern: Pattern, encoding: str, k: int) -> tuple[int, int]:
-    """Count the stored values and the bytes of codes of a row."""
-    step = step_groups(pattern, encoding)
-    n_groups = ceil_div(pattern.groups(k), step) * step
-    bits = packing.stream_bits(n_groups, encodings.get(encoding).code_bits(pattern), PACKINGS[encoding])
-    return n_groups * pattern.n, ceil_div(bits, 8)
-
-
-def _of(weights: SparseWeights) -> NMWeight:
+def as_nm_weight(weights: SparseWeights) -> NMWeight:
+    """View arrays as tensors, without a copy."""
     values, metadata = as_tensor(weights.values), as_tensor(weights.metadata)
-    return NMWeight(values, metadata, weights.pattern, weights.encoding, weights.shape)
-
-
-def _packed_on_gpu(dense: Tensor, pattern: Pattern, encoding: str, mask: Tensor | None) -> NMWeight:
-    if dense.ndim != 2 or 0 in dense.shape:
-        raise KernelError(
-            f"dense_weight has shape {tuple(dense.shape)}: expected a matrix with something in it"
-        )
-    alignment.check_dense(dense_weight=dense)
-    if mask is not None:
-        checked_place("mask", checked_type("mask", mask))
-        if mask.dtype != torch.bool or mask.shape != dense.shape or mask.device != dense.device:
-            raise PatternError(
-                f"mask is {mask.dtype} of shape {tuple(mask.shape)} on {mask.device}: expected torch.bool of "
-                f"{tuple(dense.shape)} on {dense.device}"
-            )
-        mask = mask.contiguous()
-    rows, k = dense.shape
-    values_columns, metadata_columns = row_lengths(pattern, encoding, k)
-    values = dense.new_empty((rows, values_columns))
-    metadata = dense.new_empty((rows, metadata_columns), dtype=torch.uint8)
-    triton_kernels.module("pack").launch(dense.contiguous(), pattern, encoding, (values, metadata), mask=mask)
-    return NMWeight(values, metadata, pattern, encoding, (rows, k))
-
-
-def _on_cpu(name: str, tensor: Tensor) -> Tensor:
-    if tensor.device.type != "cpu":
-        raise KernelError(f"{name} is on {tensor.device}: expected a tensor with data, on the CPU")
-    return tensor
+    return NMWeight(values, metadata, weights.format, weights.shape)
 
 
 def _check_codes(weights: SparseWeights) -> None:

@@ -1,10 +1,11 @@
-"""`SparseWeights`: an N:M matrix as the kernels read it, and the roads in and out.
+"""`SparseWeights`: an N:M matrix as the kernels read it, how it is made, and which formats kernels read.
 
-A row's values and its codes lie one after the other exactly as in a `nmsim.PackedTensor`, but every row begins at a
-whole byte: rows are filled up to whole *steps*, the few groups that a kernel takes at a time. A group added so keeps
-its lowest positions, and all its values are zero.
+A row's values and its codes lie one after the other as in a `nmsim.PackedTensor`, but every row begins at a whole byte.
+Rows are filled up to whole *steps*, the few groups that a kernel takes at a time. A group added so keeps its lowest
+positions, and all its values are zero.
 """
 
+import functools
 from dataclasses import dataclass
 from math import gcd, prod
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 import nmsim
 from kernels.stored.errors import KernelError
 from nmsim import encodings, packing
-from nmsim import mask as masks
+from nmsim.format import DEFAULT_PACKING, FormatLike, SparseFormat, sparse_format
 from nmsim.mask import BoolArray
 from nmsim.pattern import Pattern
 from nmsim.units import ceil_div
@@ -27,8 +28,10 @@ DTYPES = {
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
+DEFAULT_ENCODING = "index"
+"""The encoding of a format that names none: the one that kernels read fastest."""
 PACKINGS = {"bitmask": "bitstream", "index": "bitstream", "combinatorial": "power_of_two"}
-"""Encoding -> how its codes are packed."""
+"""Encodings with kernels -> the packing of their codes."""
 STEP_ELEMS = {Pattern(2, 4): 16, Pattern(4, 8): 16, Pattern(8, 16): 16, Pattern(16, 32): 32}
 """Dense elements that a kernel made for the pattern takes at a time."""
 MAX_M = 32
@@ -39,7 +42,7 @@ CACHE_LINE_BYTES = 64
 
 @dataclass(frozen=True, eq=False)
 class SparseWeights:
-    """W[N, K] of which N in M elements along K are stored. Made by `pack` and `from_packed`; read-only.
+    """W[N, K] of which N in M elements along K are stored. Made by `compress` and `from_packed`; read-only.
 
     Behind the last byte of both arrays `SLACK_BYTES` more must be readable.
 
@@ -48,23 +51,31 @@ class SparseWeights:
     values : array [rows, G * N]
         Stored values; G is the number of groups of a row, those added included.
     metadata : uint8 array [rows, bytes of a row]
-    pattern : Pattern
-    encoding : str
-        `"bitmask"`, `"index"` or `"combinatorial"`.
+    format : SparseFormat
+        As `kernel_format` gives it.
     shape : tuple of int
         (N, K) of the dense matrix.
     """
 
     values: NDArray[Any]
     metadata: NDArray[np.uint8]
-    pattern: Pattern
-    encoding: str
+    format: SparseFormat
     shape: tuple[int, int]
+
+    @property
+    def pattern(self) -> Pattern:
+        """The pattern of the format."""
+        return self.format.pattern
+
+    @property
+    def encoding(self) -> str:
+        """Name of the encoding of the format."""
+        return self.format.encoding.name
 
     @property
     def packing(self) -> str:
         """The policy of `nmsim.packing` that codes are stored under."""
-        return PACKINGS[self.encoding]
+        return str(self.format.packing)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -96,25 +107,20 @@ class SparseWeights:
     def metadata_padding_bytes(self) -> int:
         """Bytes of `metadata_bytes` beyond the stream that `nmsim.compress` would store."""
         rows, k = self.shape
-        bits = encodings.get(self.encoding).code_bits(self.pattern)
-        report = packing.report(rows * self.pattern.groups(k), bits, self.packing)
-        return self.metadata_bytes - report.stream_bytes
+        return self.metadata_bytes - self.format.stream_bytes(rows * self.pattern.groups(k))
 
     def group_masks(self, rows: slice) -> Words:
         """Decode the metadata of some rows: masks [rows * groups_per_row]."""
         part = self.metadata[rows]
         n_groups = len(part) * self.groups_per_row
-        return encodings.get(self.encoding).read_stream(
-            part.reshape(-1), self.pattern, n_groups, self.packing
-        )
+        return self.format.encoding.read_stream(part.reshape(-1), self.pattern, n_groups, self.packing)
 
 
-def pack(
+def compress(
     weights: NDArray[Any],
-    pattern: Pattern | str,
-    encoding: str = "bitmask",
-    mask: BoolArray | None = None,
+    format: FormatLike,
     *,
+    mask: BoolArray | None = None,
     threads: int = 1,
 ) -> SparseWeights:
     """Prune a matrix along K and store what is kept.
@@ -123,9 +129,8 @@ def pack(
     ----------
     weights : array [N, K] of float32, float16 or ml_dtypes.bfloat16
         In any memory order. Kept elements are stored bit for bit.
-    pattern : Pattern or str
-        M at most 32.
-    encoding : {"bitmask", "index", "combinatorial"}
+    format : SparseFormat, Pattern or str
+        Such as `"8:16"` or `"8:16/bitmask"`, as `kernel_format` takes it.
     mask : bool array [N, K], optional
         What to keep; the greatest magnitudes (`nmsim.prune`) when absent.
     threads : int
@@ -138,23 +143,22 @@ def pack(
     Raises
     ------
     KernelError
-        Not a matrix of a type listed, or a pattern or encoding without kernels.
+        Not a matrix of a type listed, or a format without kernels.
     PatternError
         A mask that keeps more than N of a group, or is not a bool array of that shape.
 
     Examples
     --------
-    >>> w = pack(np.arange(32, dtype=np.float32).reshape(2, 16), "8:16")
-    >>> w.values_bytes, w.metadata_bytes, w.packing
-    (64, 4, 'bitstream')
+    >>> w = compress(np.arange(32, dtype=np.float32).reshape(2, 16), "8:16")
+    >>> w.values_bytes, w.metadata_bytes, w.format.short
+    (64, 8, '8:16/index')
     """
-    pattern = checked_pattern(pattern)
-    packing_policy = PACKINGS[checked_encoding(encoding)]
-    weights = checked_matrix(weights)
+    chosen = kernel_format(format)
     packed = nmsim.compress(
-        weights, pattern, encoding=encoding, packing=packing_policy, mask=mask, threads=threads
-    )
-    return _lay_out(packed, trusted=True, threads=threads)
+        checked_matrix(weights), chosen.pattern, encoding=chosen.encoding.name, packing=str(chosen.packing),
+        mask=mask, threads=threads,
+    )  # fmt: skip
+    return _lay_out(packed, chosen, trusted=True, threads=threads)
 
 
 def from_packed(packed: nmsim.PackedTensor, *, threads: int = 1) -> SparseWeights:
@@ -163,7 +167,7 @@ def from_packed(packed: nmsim.PackedTensor, *, threads: int = 1) -> SparseWeight
     Raises
     ------
     KernelError
-        Not a matrix pruned along its second axis, or a type, pattern or encoding without kernels.
+        Not a matrix pruned along its second axis, or a type or format without kernels.
     BitstreamError, EncodingError
         The metadata does not decode.
     """
@@ -174,14 +178,13 @@ def from_packed(packed: nmsim.PackedTensor, *, threads: int = 1) -> SparseWeight
             f"packed tensor of shape {packed.shape}, pruned along axis {packed.axis}: expected a matrix [N, K] that is "
             "not empty, pruned along axis 1"
         )
-    checked_pattern(packed.pattern)
-    checked_encoding(packed.encoding)
+    chosen = kernel_format(SparseFormat(packed.pattern, encodings.get(packed.encoding)))
     if packed.dtype not in DTYPES.values():
         raise KernelError(f"packed tensor of dtype {packed.dtype}: expected one of {', '.join(DTYPES)}")
-    return _lay_out(packed, trusted=False, threads=threads)
+    return _lay_out(packed, chosen, trusted=False, threads=threads)
 
 
-def unpack(weights: SparseWeights, *, threads: int = 1) -> NDArray[Any]:
+def decompress(weights: SparseWeights, *, threads: int = 1) -> NDArray[Any]:
     """Rebuild the pruned matrix [N, K]: kept values bit for bit, zeros elsewhere.
 
     Parameters
@@ -197,8 +200,8 @@ def unpack(weights: SparseWeights, *, threads: int = 1) -> NDArray[Any]:
     """
     checked_weights(weights)
     rows, k = weights.shape
-    codec, pattern, n_groups = encodings.get(weights.encoding), weights.pattern, weights.groups_per_row
-    report = packing.report(rows * n_groups, codec.code_bits(pattern), weights.packing)
+    pattern, n_groups = weights.pattern, weights.groups_per_row
+    report = packing.report(rows * n_groups, weights.format.code_bits, weights.packing)
     filled = nmsim.PackedTensor(
         values=weights.values,
         metadata=weights.metadata.reshape(-1),
@@ -217,7 +220,7 @@ def checked_weights(weights: SparseWeights) -> SparseWeights:
     """Refuse anything but `SparseWeights`."""
     if not isinstance(weights, SparseWeights):
         raise KernelError(
-            f"weights of type {type(weights).__name__}: expected SparseWeights, as kernels.cpu.pack makes them"
+            f"weights of type {type(weights).__name__}: expected SparseWeights, as cpu.compress makes them"
         )
     return weights
 
@@ -236,7 +239,7 @@ def checked_matrix(weights: NDArray[Any]) -> NDArray[Any]:
 def checked_encoding(encoding: str) -> str:
     """Refuse an encoding without kernels."""
     if encoding not in PACKINGS:
-        raise KernelError(f"encoding {encoding!r}: the CPU kernels read one of {', '.join(PACKINGS)}")
+        raise KernelError(f"encoding {encoding!r}: kernels read one of {', '.join(PACKINGS)}")
     return encoding
 
 
@@ -249,38 +252,79 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     return raw[start : start + n_bytes].view(dtype).reshape(shape)
 
 
-def step_groups(pattern: Pattern, encoding: str) -> int:
+def step_groups(format: SparseFormat) -> int:
     """Groups of a step: as many as the kernel takes at a time, or as make whole bytes."""
-    if pattern in STEP_ELEMS:
-        return STEP_ELEMS[pattern] // pattern.m
-    slot_bits = packing.stream_bits(1, encodings.get(encoding).code_bits(pattern), PACKINGS[encoding])
-    return 8 // gcd(8, slot_bits)
+    if format.pattern in STEP_ELEMS:
+        return STEP_ELEMS[format.pattern] // format.pattern.m
+    return 8 // gcd(8, format.stream_bits(1))
 
 
-def checked_pattern(pattern: Pattern | str) -> Pattern:
-    """Take a pattern, or the text of one, and refuse one without kernels."""
-    pattern = masks.as_pattern(pattern)
-    if pattern.m > MAX_M:
-        raise KernelError(f"pattern {pattern}: the CPU kernels take M up to {MAX_M}")
-    return pattern
+def row_lengths(format: SparseFormat, k: int) -> tuple[int, int]:
+    """Count the stored values and the bytes of codes of a row of K elements."""
+    step = step_groups(format)
+    n_groups = ceil_div(format.pattern.groups(k), step) * step
+    return n_groups * format.pattern.n, format.stream_bytes(n_groups)
 
 
-def _lay_out(packed: nmsim.PackedTensor, *, trusted: bool, threads: int) -> SparseWeights:
+def kernel_format(format: FormatLike) -> SparseFormat:
+    """Turn what a caller gave into a format that kernels read: with `index` if it names no encoding.
+
+    Codes are packed as `PACKINGS` says, which also replaces the default packing of a format.
+
+    Parameters
+    ----------
+    format : SparseFormat, Pattern or str
+        M at most 32; `"bitmask"`, `"index"` or `"combinatorial"`.
+
+    Raises
+    ------
+    KernelError
+        A pattern, encoding or packing without kernels.
+    PatternError, EncodingError, BitstreamError
+        Text that is no format.
+
+    Examples
+    --------
+    >>> str(kernel_format("8:16")), str(kernel_format("2:4/combinatorial"))
+    ('8:16/index/bitstream', '2:4/combinatorial/power_of_two')
+    """
+    return _of_text(format) if isinstance(format, str) else _readable(format)
+
+
+@functools.lru_cache(maxsize=4096)
+def _of_text(text: str) -> SparseFormat:
+    """Parse once: operators of torch take formats as text, and small products take microseconds."""
+    return _readable(text)
+
+
+def _readable(format: FormatLike) -> SparseFormat:
+    given = sparse_format(format, encoding=DEFAULT_ENCODING)
+    name, policy = checked_encoding(given.encoding.name), PACKINGS[given.encoding.name]
+    if given.pattern.m > MAX_M:
+        raise KernelError(f"pattern {given.pattern}: kernels take M up to {MAX_M}")
+    if str(given.packing) not in (DEFAULT_PACKING, policy):
+        raise KernelError(f"packing {given.packing}: kernels read codes of {name} packed as {policy}")
+    return SparseFormat(given.pattern, given.encoding, packing.parse(policy))
+
+
+def _lay_out(
+    packed: nmsim.PackedTensor, format: SparseFormat, *, trusted: bool, threads: int
+) -> SparseWeights:
     """Give every row a beginning of its own. Codes that are not trusted are decoded, and so checked."""
-    pattern, codec = packed.pattern, encodings.get(packed.encoding)
+    pattern, codec = format.pattern, format.encoding
     rows, n_groups = packed.rows, packed.groups_per_row
-    step = step_groups(pattern, codec.name)
+    step = step_groups(format)
     padded = ceil_div(n_groups, step) * step
     stream = packed.metadata
     if not trusted or padded != n_groups:
         group_masks = codec.read_stream(stream, pattern, rows * n_groups, packed.packing, threads=threads)
         all_masks = np.full((rows, padded), (1 << pattern.n) - 1, group_masks.dtype)
         all_masks[:, :n_groups] = group_masks.reshape(rows, n_groups)
-        stream, _ = codec.write_stream(all_masks.reshape(-1), pattern, PACKINGS[codec.name], threads=threads)
+        stream, _ = codec.write_stream(all_masks.reshape(-1), pattern, str(format.packing), threads=threads)
     metadata = aligned((rows, len(stream) // rows), np.dtype(np.uint8))
     metadata[:] = stream.reshape(metadata.shape)
     values = aligned((rows, padded * pattern.n), packed.dtype)
     values[:, : n_groups * pattern.n] = packed.values
     values[:, n_groups * pattern.n :] = 0
     metadata.flags.writeable = values.flags.writeable = False
-    return SparseWeights(values, metadata, pattern, codec.name, (packed.shape[0], packed.shape[1]))
+    return SparseWeights(values, metadata, format, (packed.shape[0], packed.shape[1]))

@@ -1,4 +1,4 @@
-"""The order of packed weights in GPU memory for products of one to a few tokens, and the roads there and back.
+"""The order of packed weights in GPU memory for products of one to a few tokens, and the conversions to it and back.
 
 Neighbouring threads take neighbouring rows. All of them then read the same few elements of x at a time, and each finds the
 values of a unit, 16 elements of a row (32 for 16:32: `STEP_ELEMS`), as one run of 16 bytes (two) beside that of the next row:
@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.cpu import KernelError
-from kernels.stored.nm_weight import NMWeight, row_lengths
-from kernels.stored.rows import STEP_ELEMS
+from kernels.stored.errors import KernelError
+from kernels.stored.nm_weight import NMWeight
+from kernels.stored.rows import STEP_ELEMS, kernel_format, row_lengths
+from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 from nmsim.units import ceil_div
 
@@ -27,15 +28,25 @@ WARP_ROWS = 32
 """Rows of a warp: one a thread."""
 HALF_VALUES = 8
 """16-bit values that a thread reads at once, 16 bytes."""
-PLANES: dict[tuple[Pattern, str], tuple[int, ...]] = {
-    **{(pattern, "bitmask"): (elems,) for pattern, elems in STEP_ELEMS.items()},
-    (Pattern(2, 4), "index"): (16,),
-    (Pattern(4, 8), "index"): (16, 8),
-    (Pattern(8, 16), "index"): (32,),
-    (Pattern(16, 32), "index"): (64, 16),
-    **{(Pattern(n, 2 * n), "combinatorial"): (16,) for n in (2, 4, 8)},
+PLANES: dict[SparseFormat, tuple[int, ...]] = {
+    kernel_format(text): planes
+    for text, planes in {
+        "2:4/bitmask": (16,),
+        "4:8/bitmask": (16,),
+        "8:16/bitmask": (16,),
+        "16:32/bitmask": (32,),
+        "2:4/index": (16,),
+        "4:8/index": (16, 8),
+        "8:16/index": (32,),
+        "16:32/index": (64, 16),
+        "2:4/combinatorial": (16,),
+        "4:8/combinatorial": (16,),
+        "8:16/combinatorial": (16,),
+    }.items()
 }
 """Widths in bits of the words that hold a unit's codes. `combinatorial` of 16:32 has none: no table of it is small enough."""
+LONG_INDEX = kernel_format("16:32/index")
+"""The format whose positions of 5 bits are cut."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,17 +59,26 @@ class ShuffledWeight:
         Rows are those of W and more, up to whole warps.
     metadata : uint8 Tensor [bytes]
         All planes, one after the other.
-    pattern : Pattern
-    encoding : {"bitmask", "index", "combinatorial"}
+    format : SparseFormat
+        One of `PLANES`.
     shape : tuple of int
         (N, K) of the dense matrix.
     """
 
     values: Tensor
     metadata: Tensor
-    pattern: Pattern
-    encoding: str
+    format: SparseFormat
     shape: tuple[int, int]
+
+    @property
+    def pattern(self) -> Pattern:
+        """The pattern of the format."""
+        return self.format.pattern
+
+    @property
+    def encoding(self) -> str:
+        """Name of the encoding of the format."""
+        return self.format.encoding.name
 
     @property
     def units(self) -> int:
@@ -71,21 +91,19 @@ class ShuffledWeight:
         return int(self.values.shape[1])
 
     def __repr__(self) -> str:
-        about = (
-            f"{self.pattern} {self.encoding}, {list(self.shape)}, {self.values.dtype}, {self.values.device}"
-        )
+        about = f"{self.format.short}, {list(self.shape)}, {self.values.dtype}, {self.values.device}"
         return f"ShuffledWeight({about})"
 
 
-def has_order(pattern: Pattern, encoding: str, dtype: torch.dtype) -> bool:
+def has_order(format: SparseFormat, dtype: torch.dtype) -> bool:
     """Say whether weights have an order here; those that have none are multiplied as they are packed.
 
     Examples
     --------
-    >>> has_order(Pattern(8, 16), "index", torch.bfloat16), has_order(Pattern(3, 7), "index", torch.bfloat16)
+    >>> has_order(kernel_format("8:16"), torch.bfloat16), has_order(kernel_format("3:7"), torch.bfloat16)
     (True, False)
     """
-    return (pattern, encoding) in PLANES and dtype in (torch.float16, torch.bfloat16)
+    return format in PLANES and dtype in (torch.float16, torch.bfloat16)
 
 
 def shuffle(weight: NMWeight) -> ShuffledWeight:
@@ -103,53 +121,55 @@ def shuffle(weight: NMWeight) -> ShuffledWeight:
     Raises
     ------
     KernelError
-        A pattern, encoding or type without an order.
+        A format or type without an order.
 
     Examples
     --------
-    >>> from kernels.stored.nm_weight import pack
-    >>> shuffle(pack(torch.ones(40, 50, dtype=torch.float16), "4:8", "index")).values.shape
+    >>> import nmsim, numpy as np
+    >>> from kernels.stored.nm_weight import from_packed
+    >>> packed = nmsim.compress(np.ones((40, 50), np.float16), "4:8", encoding="index")
+    >>> shuffle(from_packed(packed)).values.shape
     torch.Size([4, 64, 8])
     """
-    pattern, encoding, dtype = weight.pattern, weight.encoding, weight.dtype
-    if not has_order(pattern, encoding, dtype):
+    pattern, dtype = weight.pattern, weight.dtype
+    if not has_order(weight.format, dtype):
         raise KernelError(
-            f"weights are {pattern} {encoding} of {dtype}: expected 2:4, 4:8, 8:16 or 16:32 (that one not combinatorial) "
+            f"weights are {weight.format.short} of {dtype}: expected 2:4, 4:8, 8:16 or 16:32 (not 16:32/combinatorial) "
             "of torch.float16 or torch.bfloat16"
         )
     n, k = weight.shape
     units = ceil_div(k, STEP_ELEMS[pattern])
     values = _whole_warps(weight.values.view(n, -1, HALF_VALUES)).permute(1, 0, 2)
     words = weight.metadata.view(n, units, -1)
-    if (pattern, encoding) == (Pattern(16, 32), "index"):
+    if weight.format == LONG_INDEX:
         words = _cut(words)
     planes, first = [], 0
-    for width_bytes in _widths_bytes(pattern, encoding):
+    for width_bytes in _widths_bytes(weight.format):
         plane = _whole_warps(words[..., first : first + width_bytes])
         planes.append(plane.permute(1, 0, 2).reshape(-1))
         first += width_bytes
-    return ShuffledWeight(values.contiguous(), torch.cat(planes), pattern, encoding, weight.shape)
+    return ShuffledWeight(values.contiguous(), torch.cat(planes), weight.format, weight.shape)
 
 
 def unshuffle(weight: ShuffledWeight) -> NMWeight:
     """Put weights back as they were packed, byte for byte."""
-    pattern, encoding, (n, k) = weight.pattern, weight.encoding, weight.shape
+    n, k = weight.shape
     values = weight.values.permute(1, 0, 2)[:n].reshape(n, -1)
     planes, first = [], 0
-    for width_bytes in _widths_bytes(pattern, encoding):
+    for width_bytes in _widths_bytes(weight.format):
         last = first + width_bytes * weight.units * weight.rows
         plane = weight.metadata[first:last].view(weight.units, weight.rows, width_bytes)
         planes.append(plane.permute(1, 0, 2)[:n])
         first = last
     words = torch.cat(planes, dim=-1)
-    if (pattern, encoding) == (Pattern(16, 32), "index"):
+    if weight.format == LONG_INDEX:
         words = _joined(words)
-    metadata = words.reshape(n, row_lengths(pattern, encoding, k)[1])
-    return NMWeight(values, metadata, pattern, encoding, weight.shape)
+    metadata = words.reshape(n, row_lengths(weight.format, k)[1])
+    return NMWeight(values, metadata, weight.format, weight.shape)
 
 
-def _widths_bytes(pattern: Pattern, encoding: str) -> list[int]:
-    return [width // 8 for width in PLANES[pattern, encoding]]
+def _widths_bytes(format: SparseFormat) -> list[int]:
+    return [width // 8 for width in PLANES[format]]
 
 
 def _whole_warps(part: Tensor) -> Tensor:

@@ -37,10 +37,10 @@ def gpu_road(triton_device, monkeypatch):
 
     Where there is no CUDA device, tensors in main memory are said to be where the GPU kernels work, and all else is as it is.
     """
-    from kernels.ops import triton_kernels
+    from kernels.ops import dispatch
 
     if triton_device.type == "cpu":
-        monkeypatch.setattr(triton_kernels, "serves", lambda tensor: tensor.device.type == "cpu")
-    asked, module = [], triton_kernels.module
-    monkeypatch.setattr(triton_kernels, "module", lambda name: asked.append(name) or module(name))
+        monkeypatch.setattr(dispatch, "serves", lambda tensor: tensor.device.type == "cpu")
+    asked, module = [], dispatch.module
+    monkeypatch.setattr(dispatch, "module", lambda name: asked.append(name) or module(name))
     return triton_device, asked

@@ -111,13 +111,14 @@ def _dense_gemv(x: Any, weight: Any) -> Callable[[], Any]:
 
 
 def _no_decode(case: Case) -> str:
+    from kernels.stored.rows import kernel_format
     from kernels.stored.shuffled import MOST_TOKENS, PLANES
 
     if case.shape.M > MOST_TOKENS:
         return f"M={case.shape.M}, expected at most {MOST_TOKENS} tokens"
     if case.dtype not in ("fp16", "bf16"):
         return f"dtype={case.dtype}, expected fp16 or bf16"
-    if case.format is None or (case.format.pattern, case.format.encoding.name) not in PLANES:
+    if case.format is None or kernel_format(case.format) not in PLANES:
         return f"no order of {case.format}"
     return ""
 
@@ -149,7 +150,7 @@ def _by_rows(road: str) -> Callable[..., Call]:
         values, metadata = packed.values.clone(), packed.metadata.clone()
 
         def run() -> Any:
-            launch(x, values, metadata, packed.pattern, packed.encoding, out, **options)
+            launch(x, values, metadata, packed.format, out, **options)
             return out
 
         return Call(run, values.nbytes + metadata.nbytes)
@@ -197,10 +198,10 @@ def _on_sparse_tokens(
     def build(packed: Any, weight: Any, x: Any, **options: Any) -> Call:
         import torch
 
-        from kernels.ops import triton_kernels
+        from kernels.ops import dispatch
 
-        launch, prune = triton_kernels.module(kernel).launch, triton_kernels.module("prune").launch
-        pattern, encoding, k = packed.pattern, packed.encoding, packed.shape[1]
+        launch, prune = dispatch.module(kernel).launch, dispatch.module("prune").launch
+        format, k = packed.format, packed.shape[1]
         values, metadata, out = packed.values, packed.metadata, x.new_empty(len(x), weight.numel() // k)
         scratch: tuple[Any, ...] = ()
         said = f"tokens pruned and packed beforehand, not in this time, into {values.nbytes + metadata.nbytes} bytes"
@@ -212,11 +213,11 @@ def _on_sparse_tokens(
 
         def run() -> Any:
             if online:
-                prune(x, pattern, encoding, scratch, shift="none")
-            launch(values, metadata, weight, pattern, encoding, out, **options)
+                prune(x, format, scratch, shift="none")
+            launch(values, metadata, weight, format, out, **options)
             return out
 
-        read_bytes = weight[:1].nbytes * _kept_elems(pattern, k) if k_major else weight.nbytes
+        read_bytes = weight[:1].nbytes * _kept_elems(format.pattern, k) if k_major else weight.nbytes
         return Call(run, read_bytes, said, scratch)
 
     return Product(problem, build, "activations", k_major, options=("n_parts",) if k_major else ())

@@ -29,7 +29,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Pruning:
-    """How tokens are pruned, as `kernels.gpu.prune` and `kernels.ops.activations_cpu` name it."""
+    """How tokens are pruned, as `kernels.gpu.prune` and `kernels.ops.activations` name it."""
 
     shift: str = "none"
     by_vector: bool = False
@@ -65,14 +65,14 @@ class Matrix:
 
     def stored(self, task: Task, how: Pruning) -> tuple[Any, ...]:
         """What the host packs of the rows that repeat: values, metadata, eta and v, in main memory."""
-        from kernels.ops.activations_cpu import prune_on_cpu
+        from kernels.ops.activations import prune_on_cpu
 
         about = Task("", task.pattern, task.encoding, task.packing)
         if (about, how) not in self._stored:
             assert task.pattern is not None
             vector = self.vector.cpu() if how.by_vector else None
             self._stored[about, how] = prune_on_cpu(
-                self._block, task.pattern, task.encoding, how.shift, 0.0, None, vector, how.variance
+                self._block, _format(task), how.shift, 0.0, None, vector, how.variance
             )
         return self._stored[about, how]
 
@@ -116,14 +116,12 @@ def pruning(how: Pruning) -> Kernel:
         from kernels.gpu import prune
 
         assert task.pattern is not None
-        pattern, x, out = task.pattern, matrix.dense.clone(), _room(matrix.dense, task)
+        format, x, out = _format(task), matrix.dense.clone(), _room(matrix.dense, task)
         vector = matrix.vector.clone() if how.by_vector else None
         given = (x,) if vector is None else (x, vector)
 
         def run() -> tuple[Any, ...]:
-            prune.launch(
-                x, pattern, task.encoding, out, shift=how.shift, vector=vector, variance=how.variance
-            )
+            prune.launch(x, format, out, shift=how.shift, vector=vector, variance=how.variance)
             return out
 
         return Call(run, _bytes(*given, *out))
@@ -140,14 +138,14 @@ def pruning(how: Pruning) -> Kernel:
 
 
 def _build_pack(matrix: Matrix, task: Task) -> Call:
-    from kernels.gpu import pack
+    from kernels.gpu import compress
 
     assert task.pattern is not None
-    pattern, dense, mask = task.pattern, matrix.dense.clone(), matrix.mask(task).clone()
+    format, dense, mask = _format(task), matrix.dense.clone(), matrix.mask(task).clone()
     values, metadata, *_ = _room(dense, task)
 
     def run() -> tuple[Any, ...]:
-        return values, metadata, pack.enqueue(dense, mask, pattern, task.encoding, (values, metadata))
+        return values, metadata, compress.enqueue(dense, mask, format, (values, metadata))
 
     return Call(run, _bytes(dense, mask, *run()))
 
@@ -161,14 +159,14 @@ def _check_pack(matrix: Matrix, task: Task, results: tuple[Any, ...]) -> None:
 
 
 def _build_unpack(matrix: Matrix, task: Task) -> Call:
-    from kernels.gpu import unpack
+    from kernels.gpu import decompress
 
     assert task.pattern is not None
-    pattern, out = task.pattern, matrix.dense.new_empty(matrix.dense.shape)
+    format, out = _format(task), matrix.dense.new_empty(matrix.dense.shape)
     values, metadata = (matrix.repeated(part) for part in matrix.stored(task, Pruning())[:2])
 
     def run() -> tuple[Any, ...]:
-        unpack.launch(values, metadata, pattern, task.encoding, out)
+        decompress.launch(values, metadata, format, out)
         return (out,)
 
     return Call(run, _bytes(values, metadata, out))
@@ -236,15 +234,21 @@ def check_copy(source: Any, results: tuple[Any, ...]) -> None:
     _check_bytes("copy", results[0], source)
 
 
+def _format(task: Task) -> Any:
+    """How kernels store what a task packs."""
+    from kernels.stored.rows import kernel_format
+
+    return kernel_format(f"{task.pattern}/{task.encoding}")
+
+
 def _room(dense: Any, task: Task) -> tuple[Any, Any, Any, Any]:
     """Room for what is stored of a matrix: values, metadata, eta and v."""
     import torch
 
-    from kernels.stored.nm_weight import row_lengths
+    from kernels.stored.rows import row_lengths
 
-    assert task.pattern is not None
     rows, k = dense.shape
-    values_columns, metadata_columns = row_lengths(task.pattern, task.encoding, k)
+    values_columns, metadata_columns = row_lengths(_format(task), k)
     return (
         dense.new_empty((rows, values_columns)),
         dense.new_empty((rows, metadata_columns), dtype=torch.uint8),
@@ -276,7 +280,7 @@ def _check_mitigated(matrix: Matrix, task: Task, results: tuple[Any, ...], want:
     """
     import torch
 
-    from kernels.ops import sparse_linear as ops
+    from kernels import ops
 
     assert task.pattern is not None
     n_rows = len(want[0])
@@ -291,7 +295,7 @@ def _check_mitigated(matrix: Matrix, task: Task, results: tuple[Any, ...], want:
         if error > tolerance:
             raise GateError(f"{name}: relative error {error:.3g}, expected at most {tolerance:.3g}")
     kept, expected = (
-        ops.unpack(ops.NMWeight(values, metadata, task.pattern, task.encoding, tuple(block.shape)))
+        ops.decompress(ops.NMWeight(values, metadata, _format(task), tuple(block.shape)))
         .to(block.device)
         .float()
         for values, metadata in ((results[0][:n_rows].cpu(), results[1][:n_rows].cpu()), want[:2])

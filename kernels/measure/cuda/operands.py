@@ -39,11 +39,11 @@ class Operand:
 
     def packed(self, pattern: Pattern, encoding: str) -> Any:
         """Pack what `pruned` leaves: an `NMWeight`."""
-        from kernels.ops.sparse_linear import pack
+        from kernels.ops import compress
 
         key = (pattern, encoding)
         if key not in self._packed:
-            self._packed[key] = pack(self.pruned(pattern), pattern, encoding)
+            self._packed[key] = compress(self.pruned(pattern), f"{pattern}/{encoding}")
         return self._packed[key]
 
     def copy(self, place: int, *, k_major: bool = False) -> Any:

@@ -16,7 +16,7 @@ from kernels.measure.cuda.movers import KERNELS, Call, Kernel, Matrix, check_cop
 from kernels.measure.cuda.operands import drawn
 from kernels.measure.transfer_round import TransferRound
 from kernels.measure.transfers import Mover, Task, copy_bytes
-from kernels.stored.rows import PACKINGS, checked_encoding, checked_pattern
+from kernels.stored.rows import PACKINGS, checked_encoding, kernel_format
 from kernels.timing import host
 from kernels.timing.gate import RefusedError
 from nmsim.errors import NmsimError, SpecError
@@ -87,7 +87,12 @@ class CudaTransfers:
             return [Task(of.kernel)]
         try:
             return [
-                Task(of.kernel, checked_pattern(pattern), checked_encoding(encoding), PACKINGS[encoding])
+                Task(
+                    of.kernel,
+                    kernel_format(f"{pattern}/{checked_encoding(encoding)}").pattern,
+                    encoding,
+                    PACKINGS[encoding],
+                )
                 for pattern, encoding in of.variants
             ]
         except NmsimError as error:

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from kernels import cpu
+from kernels.compiled.count_cpu import inner_loop, instructions_per_group
 from kernels.cpu import jit
-from kernels.cpu.inspect import inner_loop
 from kernels.cpu.recipe import Recipe
-from kernels.stored.rows import STEP_ELEMS
-from nmsim import Pattern
+from kernels.stored.rows import STEP_ELEMS, kernel_format
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "explanation" / "cpu-kernels.md"
 COUNTED_TOKENS = (1, 4, 16)
@@ -22,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def recipe(pattern, encoding, tokens=1, dtype="float32", isa="avx512"):
-    return Recipe(Pattern.parse(pattern), encoding, dtype, tokens, isa)
+    return Recipe(kernel_format(f"{pattern}/{encoding}"), dtype, tokens, isa)
 
 
 @pytest.mark.parametrize("target", ["znver4", "skylake-avx512"])
@@ -68,7 +66,7 @@ def table():
             if (pattern, encoding) == ("16:32", "combinatorial"):
                 continue
             counts = [
-                f"{cpu.instructions_per_group(pattern, encoding, 'float32', tokens, isa):.1f}"
+                f"{instructions_per_group(f'{pattern}/{encoding}', 'float32', tokens=tokens, isa=isa):.1f}"
                 for isa in ("avx2", "avx512")
                 for tokens in COUNTED_TOKENS
             ]

@@ -7,14 +7,16 @@ import pytest
 
 import nmsim
 from kernels import cpu
+from kernels.compiled.count_cpu import instructions_per_group
 from nmsim.errors import NmsimError
 
 X = np.ones((2, 32), np.float32)
 DENSE = np.ones((4, 32), np.float32)
-W = cpu.pack(DENSE, "8:16")
+W = cpu.compress(DENSE, "8:16")
 
 
-counted = cpu.instructions_per_group
+def counted(format, dtype, tokens, isa):
+    return instructions_per_group(format, dtype, tokens=tokens, isa=isa)
 
 
 def read_only(array):
@@ -25,21 +27,22 @@ def read_only(array):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: cpu.pack([[1.0]], "2:4"), "weights of type list: expected a numpy array [N, K]"),
-        (lambda: cpu.pack(np.ones((2, 4)), "2:4"), "weights have dtype float64: expected one of float32, float16, bfloat16"),
-        (lambda: cpu.pack(np.ones(4, np.float32), "2:4"), "weights have shape (4,): expected a matrix [N, K]"),
-        (lambda: cpu.pack(np.ones((0, 4), np.float32), "2:4"), "weights have shape (0, 4): expected a matrix"),
-        (lambda: cpu.pack(DENSE, "16:64"), "pattern 16:64: the CPU kernels take M up to 32"),
-        (lambda: cpu.pack(DENSE, "8:16", "gap"), "encoding 'gap': the CPU kernels read one of bitmask, index, combinatorial"),
-        (lambda: cpu.pack(DENSE, "8:16", mask=np.ones((4, 32), bool)), "mask row 0, group 0 (elements 0 to 15) keeps 16"),
-        (lambda: cpu.pack(DENSE, "8:16", mask=np.ones((4, 3), bool)), "mask is bool (4, 3): expected bool (4, 32)"),
+        (lambda: cpu.compress([[1.0]], "2:4"), "weights of type list: expected a numpy array [N, K]"),
+        (lambda: cpu.compress(np.ones((2, 4)), "2:4"), "weights have dtype float64: expected one of float32, float16"),
+        (lambda: cpu.compress(np.ones(4, np.float32), "2:4"), "weights have shape (4,): expected a matrix [N, K]"),
+        (lambda: cpu.compress(np.ones((0, 4), np.float32), "2:4"), "weights have shape (0, 4): expected a matrix"),
+        (lambda: cpu.compress(DENSE, "16:64"), "pattern 16:64: kernels take M up to 32"),
+        (lambda: cpu.compress(DENSE, "8:16/gap"), "encoding 'gap': kernels read one of bitmask, index, combinatorial"),
+        (lambda: cpu.compress(DENSE, "8:16/index/power_of_two"), "packing power_of_two: kernels read codes of index packed as"),
+        (lambda: cpu.compress(DENSE, "8:16", mask=np.ones((4, 32), bool)), "mask row 0, group 0 (elements 0 to 15) keeps 16"),
+        (lambda: cpu.compress(DENSE, "8:16", mask=np.ones((4, 3), bool)), "mask is bool (4, 3): expected bool (4, 32)"),
         (lambda: cpu.from_packed(DENSE), "packed is a ndarray: expected a nmsim.PackedTensor"),
         (lambda: cpu.from_packed(nmsim.compress(DENSE, "2:4", axis=0)), "pruned along axis 0: expected a matrix [N, K]"),
         (lambda: cpu.from_packed(nmsim.compress(DENSE[0], "2:4")), "packed tensor of shape (32,)"),
         (lambda: cpu.from_packed(nmsim.compress(DENSE.astype(np.int8), "2:4")), "packed tensor of dtype int8"),
         (lambda: cpu.from_packed(nmsim.compress(DENSE, "2:4", encoding="gap:2")), "encoding 'gap:2'"),
-        (lambda: cpu.unpack(DENSE), "weights of type ndarray: expected SparseWeights"),
-        (lambda: cpu.matmul(X, DENSE), "weights of type ndarray: expected SparseWeights, as kernels.cpu.pack makes them"),
+        (lambda: cpu.decompress(DENSE), "weights of type ndarray: expected SparseWeights"),
+        (lambda: cpu.matmul(X, DENSE), "weights of type ndarray: expected SparseWeights, as cpu.compress makes them"),
         (lambda: cpu.matmul([1.0], W), "x of type list: expected a numpy array [M, 32] or [32]"),
         (lambda: cpu.matmul(X[:, :31], W), "x has shape (2, 31): expected [M, 32] or [32], K of the weights"),
         (lambda: cpu.matmul(X[None], W), "x has shape (1, 2, 32)"),
@@ -55,11 +58,11 @@ def read_only(array):
         (lambda: cpu.dense_matmul(X, DENSE[:, ::2]), "weights have strides (128, 8): expected an array in C order"),
         (lambda: cpu.dense_matmul(X, DENSE.astype(np.int32)), "weights have dtype int32"),
         (lambda: cpu.dense_matmul(X, DENSE[:, :16].copy()), "x has shape (2, 32): expected [M, 16] or [16]"),
-        (lambda: counted("1:4", "bitmask", "float32", 1, "avx2"), "bitmask 1:4: no compiled kernel reads it"),
-        (lambda: counted("16:32", "combinatorial", "float32", 1, "avx2"), "combinatorial 16:32: no compiled"),
-        (lambda: counted("2:4", "bitmask", "int8", 1, "avx2"), "dtype 'int8': expected one of float32"),
-        (lambda: counted("2:4", "bitmask", "float32", 17, "avx2"), "tokens=17: expected an int from 1 to 16"),
-        (lambda: counted("2:4", "bitmask", "float32", 1, "portable"), "isa='portable': expected one of avx2"),
+        (lambda: counted("1:4/bitmask", "float32", 1, "avx2"), "1:4/bitmask: no compiled kernel reads it"),
+        (lambda: counted("16:32/combinatorial", "float32", 1, "avx2"), "16:32/combinatorial/power_of_two: no compiled"),
+        (lambda: counted("2:4/bitmask", "int8", 1, "avx2"), "dtype 'int8': expected one of float32"),
+        (lambda: counted("2:4/bitmask", "float32", 17, "avx2"), "tokens=17: expected an int from 1 to 16"),
+        (lambda: counted("2:4/bitmask", "float32", 1, "portable"), "isa='portable': expected one of avx2"),
     ],
 )  # fmt: skip
 def test_refusals_say_what_was_expected(call, message):

@@ -48,19 +48,19 @@ def cases(per_case):
 def test_products_are_as_exact_as_float32_sums(isa, pattern, encoding, dtype, tokens):
     for count, (rows, k), threads in zip(tokens, ((7, 100), (66, 256)), (1, 2), strict=True):
         dense, x = made(dtype, rows, k, count)
-        w = cpu.pack(dense, pattern, encoding)
+        w = cpu.compress(dense, f"{pattern}/{encoding}")
         out = np.full((count, rows), np.nan, np.float32)
         assert cpu.matmul(x, w, isa=isa, threads=threads, out=out) is out
-        gate(out, cpu.unpack(w), x)
+        gate(out, cpu.decompress(w), x)
 
 
 @pytest.mark.parametrize(("pattern", "encoding", "dtype", "tokens"), cases(1))
 def test_what_avx512_does_is_right_in_generic_instructions(pattern, encoding, dtype, tokens):
     dense, x = made(dtype, 7, 100, tokens[0])
-    w = cpu.pack(dense, pattern, encoding)
+    w = cpu.compress(dense, f"{pattern}/{encoding}")
     out = np.full((7, tokens[0]), np.nan, np.float32)
     compiled.sparse(w, x, "generic")(slice(0, 7), out)
-    gate(out.T, cpu.unpack(w), x)
+    gate(out.T, cpu.decompress(w), x)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -81,31 +81,31 @@ def test_dense_products(isa, dtype):
 def test_any_pattern_up_to_32_has_a_road(pattern):
     dense, x = made("float16", 5, 50, 3)
     for encoding in ENCODINGS:
-        w = cpu.pack(dense, pattern, encoding)
-        gate(cpu.matmul(x, w, threads=2), cpu.unpack(w), x)
+        w = cpu.compress(dense, f"{pattern}/{encoding}")
+        gate(cpu.matmul(x, w, threads=2), cpu.decompress(w), x)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 1000), (1000, 3), (4, 17), (257, 16)])
 def test_odd_shapes(shape):
     dense, x = made("float32", *shape, 1)
-    w = cpu.pack(dense, "8:16", "index")
+    w = cpu.compress(dense, "8:16/index")
     y = cpu.matmul(x[0], w, threads=2)
     assert y.shape == shape[:1]
-    gate(y, cpu.unpack(w), x[0])
+    gate(y, cpu.decompress(w), x[0])
 
 
 @pytest.mark.parametrize("tokens", [17, 37])
 def test_more_tokens_than_a_kernel_takes_and_none(tokens):
     dense, x = made("bfloat16", 9, 96, tokens)
-    w = cpu.pack(dense, "4:8", "bitmask")
-    gate(cpu.matmul(x, w), cpu.unpack(w), x)
+    w = cpu.compress(dense, "4:8/bitmask")
+    gate(cpu.matmul(x, w), cpu.decompress(w), x)
     assert cpu.matmul(x[:0], w).shape == (0, 9)
     assert cpu.dense_matmul(x[:0], dense).shape == (0, 9)
 
 
 def test_x_of_the_weights_type_and_of_any_memory_order():
     dense, x = made("bfloat16", 6, 64, 4)
-    w = cpu.pack(dense, "8:16")
+    w = cpu.compress(dense, "8:16")
     narrow = x.astype(ml_dtypes.bfloat16)
     assert np.array_equal(cpu.matmul(narrow, w), cpu.matmul(narrow.astype(np.float32), w))
     wide = np.repeat(x, 2, axis=1)
@@ -120,7 +120,7 @@ def test_x_of_the_weights_type_and_of_any_memory_order():
 
 def test_threads_do_not_change_a_bit():
     dense, x = made("float16", 301, 96, 8)
-    w = cpu.pack(dense, "2:4", "combinatorial")
+    w = cpu.compress(dense, "2:4/combinatorial")
     assert np.array_equal(cpu.matmul(x, w, threads=1), cpu.matmul(x, w, threads=3))
 
 
@@ -132,7 +132,7 @@ def test_threads_do_not_change_a_bit():
 def test_a_dropped_element_of_x_may_be_anything(isa, pattern, encoding, tokens):
     dense, x = made("float32", 5, 90, tokens)
     dense[1:] = dense[0]  # one mask for all rows
-    w = cpu.pack(dense, pattern, encoding)
+    w = cpu.compress(dense, f"{pattern}/{encoding}")
     dropped = ~nmsim.prune(dense, pattern)[0]
     odd, plain = x.copy(), x.copy()
     odd[:, dropped] = np.resize(np.array([np.inf, np.nan, -np.inf, 1e-45, -0.0], np.float32), dropped.sum())
@@ -157,7 +157,7 @@ def test_odd_values_go_through_arithmetic(isa, dtype):
     )
     dense[0, 3], dense[1, 9], dense[2, 31], dense[3, 0] = tiny, np.inf, np.nan, -0.0
     for encoding in ENCODINGS:
-        w = cpu.pack(dense, "8:16", encoding)
+        w = cpu.compress(dense, f"8:16/{encoding}")
         y = cpu.matmul(np.ones(32, np.float32), w, isa=isa)
         assert y[0] == np.float32(tiny)
         assert y[1] == np.inf
@@ -170,13 +170,13 @@ def test_odd_values_go_through_arithmetic(isa, dtype):
 @pytest.mark.parametrize("isa", cpu.instruction_sets())
 def test_the_gate_sees_one_wrong_code_and_one_wrong_value(isa):
     dense, x = made("float32", 8, 64, 1)
-    w = cpu.pack(dense, "8:16", "bitmask")
-    truth = cpu.unpack(w)
+    w = cpu.compress(dense, "8:16/bitmask")
+    truth = cpu.decompress(w)
     gate(cpu.matmul(x, w, isa=isa), truth, x)
     metadata, values = w.metadata.copy(), w.values.copy()
     metadata[3, :2] = metadata[3, :2][::-1] if metadata[3, 0] != metadata[3, 1] else [0x0F, 0xF0]
     values[5, 7] *= 1.001
     for wrong in ((values, w.metadata), (w.values, metadata)):
-        broken = cpu.SparseWeights(*wrong, w.pattern, w.encoding, w.shape)
+        broken = cpu.SparseWeights(*wrong, w.format, w.shape)
         with pytest.raises(AssertionError, match="of the bound"):
             gate(cpu.matmul(x, broken, isa=isa), truth, x)

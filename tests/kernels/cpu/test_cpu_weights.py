@@ -9,7 +9,7 @@ from strategies import patterns
 
 import nmsim
 from kernels import cpu
-from kernels.stored.rows import PACKINGS, step_groups
+from kernels.stored.rows import PACKINGS, kernel_format, step_groups
 from nmsim import encodings, packing
 
 ENCODINGS = tuple(PACKINGS)
@@ -40,14 +40,14 @@ def test_unpack_gives_back_what_nmsim_keeps(pattern, encoding, dtype, rows, k):
     dense = random_bits(rows, k, dtype)
     packed = nmsim.compress(dense, pattern, encoding=encoding, packing=PACKINGS[encoding])
     ways = (
-        cpu.pack(dense, pattern, encoding),
-        cpu.pack(np.asfortranarray(dense), pattern, encoding, mask=nmsim.prune(dense, pattern)),
+        cpu.compress(dense, f"{pattern}/{encoding}"),
+        cpu.compress(np.asfortranarray(dense), f"{pattern}/{encoding}", mask=nmsim.prune(dense, pattern)),
         cpu.from_packed(packed),
         cpu.from_packed(nmsim.compress(dense, pattern, encoding=encoding, packing="no_straddle:64")),
     )
     for w in ways:
         assert (w.shape, w.pattern, w.encoding, w.dtype) == (dense.shape, pattern, encoding, dense.dtype)
-        assert np.array_equal(bits(cpu.unpack(w)), bits(nmsim.decompress(packed)))
+        assert np.array_equal(bits(cpu.decompress(w)), bits(nmsim.decompress(packed)))
         assert np.array_equal(w.metadata, ways[0].metadata)
         assert np.array_equal(bits(w.values), bits(ways[0].values))
 
@@ -57,7 +57,7 @@ def test_unpack_gives_back_what_nmsim_keeps(pattern, encoding, dtype, rows, k):
 def test_bytes_are_those_of_nmsims_stream(pattern, encoding):
     dense = random_bits(6, 128, np.float16)
     packed = nmsim.compress(dense, pattern, encoding=encoding, packing=PACKINGS[encoding])
-    for w in (cpu.pack(dense, pattern, encoding), cpu.from_packed(packed)):
+    for w in (cpu.compress(dense, f"{pattern}/{encoding}"), cpu.from_packed(packed)):
         assert w.packing == packed.packing
         assert w.metadata.tobytes() == packed.metadata.tobytes()
         assert w.metadata_bytes == packed.footprint.metadata_bytes
@@ -68,9 +68,9 @@ def test_bytes_are_those_of_nmsims_stream(pattern, encoding):
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize(("pattern", "k"), [("2:4", 5), ("4:8", 24), ("8:16", 1), ("16:32", 33), ("3:7", 22)])
 def test_padding_of_rows_is_counted(pattern, k, encoding):
-    w = cpu.pack(random_bits(3, k, np.float32), pattern, encoding)
+    w = cpu.compress(random_bits(3, k, np.float32), f"{pattern}/{encoding}")
     groups = w.pattern.groups(k)
-    added = -groups % step_groups(w.pattern, encoding)
+    added = -groups % step_groups(kernel_format(f"{w.pattern}/{encoding}"))
     assert w.groups_per_row == groups + added
     assert w.values_padding_bytes == 3 * added * w.pattern.n * 4
     code_bits = encodings.get(encoding).code_bits(w.pattern)
@@ -83,13 +83,13 @@ def test_a_mask_with_fewer_than_n_is_completed_with_zeros():
     dense = np.arange(1, 17, dtype=np.float32)[None]
     mask = np.zeros((1, 16), bool)
     mask[0, 5] = True
-    w = cpu.pack(dense, "8:16", "index", mask=mask)
-    assert np.array_equal(cpu.unpack(w), np.where(mask, dense, 0))
+    w = cpu.compress(dense, "8:16/index", mask=mask)
+    assert np.array_equal(cpu.decompress(w), np.where(mask, dense, 0))
     assert cpu.matmul(np.ones(16, np.float32), w).tolist() == [6.0]
 
 
 def test_weights_cannot_be_written_to():
-    w = cpu.pack(np.ones((2, 16), np.float32), "8:16")
+    w = cpu.compress(np.ones((2, 16), np.float32), "8:16")
     for array in (w.values, w.metadata):
         with pytest.raises(ValueError, match="read-only"):
             array[0, 0] = 0

@@ -21,6 +21,7 @@ import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from kernels.gpu import prune, sparse_activations, units
+from kernels.stored.rows import kernel_format
 from nmsim.pattern import Pattern
 
 TOOLS = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin")
@@ -55,7 +56,7 @@ for pattern, encoding, k, dtype, shift, scored, variance in (
     pointers |= {"vector": "*fp32"} if scored else {}
     pointers |= {"shift": "*fp32"} if shift == "vector" else {}
     pointers |= {"table": "*i32"} if encoding == "combinatorial" else {}
-    made = prune.constants(Pattern.parse(pattern), encoding, k, dtype, shift=shift, vector=scored, variance=variance)
+    made = prune.constants(kernel_format(f"{pattern}/{encoding}"), k, dtype, shift=shift, vector=scored, variance=variance)
     numbers = {"constant": "fp32", "k": "i32", "n_groups": "i32"}
     if k == 1:
         del numbers["k"]
@@ -73,7 +74,7 @@ for pattern, encoding, dtype, tokens, whole in (
     pointers |= dict.fromkeys(("v", "eta", "row_sums", "scale", "bias"), "*fp32") if whole else {}
     pointers |= {"table": "*i32"} if encoding == "combinatorial" else {}
     numbers = dict.fromkeys(("tokens", "outputs", "k", "n_groups", "row_bytes"), "i32")
-    made = sparse_activations.constants(Pattern.parse(pattern), encoding, 4096, dtype, tokens)
+    made = sparse_activations.constants(kernel_format(f"{pattern}/{encoding}"), 4096, dtype, tokens)
     made |= {name: whole for name in ("HAS_V", "HAS_ETA", "HAS_SCALE", "HAS_BIAS")}
     check(
         f"product {pattern} {encoding} {dtype}", sparse_activations.product_kernel, pointers, numbers, made,

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from kernels.cpu import KernelError
-from nmsim.pattern import Pattern
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
@@ -14,6 +13,7 @@ from triton_tensors import Room, between_nan, made  # noqa: E402
 
 from kernels.gpu import gemm  # noqa: E402
 from kernels.ops import naive  # noqa: E402
+from kernels.stored.rows import kernel_format  # noqa: E402
 
 PATTERNS = ("2:4", "4:8", "8:16", "16:32", "3:7", "1:5", "1:1", "31:32")
 ENCODINGS = ("bitmask", "index", "combinatorial")
@@ -24,7 +24,7 @@ def product(x, values, metadata, pattern, encoding, device, *, how=gemm.launch_s
     room = Room((len(x), len(values)), values.dtype, device)
     bias = None if bias is None else between_nan(bias, device)
     how(
-        between_nan(x, device), between_nan(values, device), metadata.to(device), Pattern.parse(pattern), encoding,
+        between_nan(x, device), between_nan(values, device), metadata.to(device), kernel_format(f"{pattern}/{encoding}"),
         room.tensor, bias=bias, **more,
     )  # fmt: skip
     y = room.taken()
@@ -45,10 +45,10 @@ def test_whole_numbers_give_the_numbers_of_the_reference(pattern, encoding, trit
     tokens, outputs, k = ((5, 3, 64), (4, 66, 33), (17, 9, 80))[turn % 3]
     dtype = (half, torch.float32, half)[turn % 3]
     weight = whole(outputs, k, dtype=dtype, seed=1)
-    values, metadata = naive.pack(weight, Pattern.parse(pattern), encoding)
+    values, metadata = naive.compress(weight, f"{pattern}/{encoding}")
     x = whole(tokens, k, dtype=dtype)
     y = product(x, values, metadata, pattern, encoding, triton_device)
-    want = naive.sparse_linear(x, values, metadata, Pattern.parse(pattern), encoding)
+    want = naive.sparse_linear(x, values, metadata, f"{pattern}/{encoding}")
     assert torch.equal(y, want)
     assert want.abs().max() > 8
 
@@ -59,9 +59,9 @@ def test_whole_numbers_give_the_numbers_of_the_reference(pattern, encoding, trit
 def test_parts_of_k_add_up_to_the_whole(pattern, dtype, triton_device):
     k = 300
     weight = whole(6, k, dtype=dtype, seed=1)
-    values, metadata = naive.pack(weight, Pattern.parse(pattern), "bitmask")
+    values, metadata = naive.compress(weight, f"{pattern}/bitmask")
     x, bias = whole(5, k, dtype=dtype), made(6, dtype=dtype, seed=2)
-    want = naive.sparse_linear(x, values, metadata, Pattern.parse(pattern), "bitmask", bias)
+    want = naive.sparse_linear(x, values, metadata, f"{pattern}/bitmask", bias)
     for n_parts in (2, 99):
         y = product(x, values, metadata, pattern, "bitmask", triton_device, bias=bias, n_parts=n_parts)
         assert torch.equal(y, want)
@@ -69,22 +69,22 @@ def test_parts_of_k_add_up_to_the_whole(pattern, dtype, triton_device):
 
 def test_more_tokens_and_outputs_than_a_tile(triton_device):
     x = whole(gemm.TILE_TOKENS + 3, 40, dtype=torch.float16)
-    values, metadata = naive.pack(
-        whole(gemm.TILE_OUTPUTS + 5, 40, dtype=torch.float16, seed=1), Pattern(4, 8), "index"
+    values, metadata = naive.compress(
+        whole(gemm.TILE_OUTPUTS + 5, 40, dtype=torch.float16, seed=1), "4:8/index"
     )
     bias = made(gemm.TILE_OUTPUTS + 5, dtype=torch.float16, seed=2)
     y = product(x, values, metadata, "4:8", "index", triton_device, bias=bias)
-    assert torch.equal(y, naive.sparse_linear(x, values, metadata, Pattern(4, 8), "index", bias))
+    assert torch.equal(y, naive.sparse_linear(x, values, metadata, "4:8/index", bias))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("n_parts", [1, 4])
 def test_any_numbers_are_summed_in_float32_and_rounded_once(dtype, n_parts, triton_device):
     k = 530
-    values, metadata = naive.pack(made(7, k, dtype=dtype, seed=1), Pattern(8, 16), "bitmask")
+    values, metadata = naive.compress(made(7, k, dtype=dtype, seed=1), "8:16/bitmask")
     x, bias = made(4, k, dtype=dtype), made(7, dtype=dtype, seed=2)
     y = product(x, values, metadata, "8:16", "bitmask", triton_device, bias=bias, n_parts=n_parts)
-    dense = naive.unpack(values, metadata, Pattern(8, 16), "bitmask", k)
+    dense = naive.decompress(values, metadata, "8:16/bitmask", k)
     want = (x.double() @ dense.double().T + bias.double()).to(dtype)
     # 265 products of at most 25 in float32, or half a unit in the last place of float16 and what float32 lost besides.
     assert torch.allclose(
@@ -94,7 +94,7 @@ def test_any_numbers_are_summed_in_float32_and_rounded_once(dtype, n_parts, trit
 
 def test_roads_part_where_it_is_written_and_agree(monkeypatch, triton_device):
     k, tokens = 48, 6
-    values, metadata = naive.pack(whole(9, k, dtype=torch.float16, seed=1), Pattern(8, 16), "index")
+    values, metadata = naive.compress(whole(9, k, dtype=torch.float16, seed=1), "8:16/index")
     x, bias = whole(tokens, k, dtype=torch.float16), whole(9, dtype=torch.float16, seed=2)
     taken = []
     for name in ("launch_small", "launch_large"):
@@ -106,13 +106,13 @@ def test_roads_part_where_it_is_written_and_agree(monkeypatch, triton_device):
         monkeypatch.setattr(gemm, "DENSE_TOKENS", bound)
         for part in (None, bias):
             y = product(x, values, metadata, "8:16", "index", triton_device, how=gemm.launch, bias=part)
-            assert torch.equal(y, naive.sparse_linear(x, values, metadata, Pattern(8, 16), "index", part))
+            assert torch.equal(y, naive.sparse_linear(x, values, metadata, "8:16/index", part))
     assert taken == ["launch_small"] * 2 + ["launch_large"] * 2
 
 
 def test_one_wrong_value_shows_in_its_output_only(triton_device):
     for pattern, dtype in (("8:16", torch.float16), ("3:7", torch.float32)):
-        values, metadata = naive.pack(whole(5, 40, dtype=dtype, seed=1), Pattern.parse(pattern), "bitmask")
+        values, metadata = naive.compress(whole(5, 40, dtype=dtype, seed=1), f"{pattern}/bitmask")
         x = whole(4, 40, dtype=dtype)
         right = product(x, values, metadata, pattern, "bitmask", triton_device)
         values[3, 2] += 1
@@ -121,7 +121,7 @@ def test_one_wrong_value_shows_in_its_output_only(triton_device):
 
 
 def test_bfloat16_products_are_refused_where_they_would_be_wrong(triton_device):
-    values, metadata = naive.pack(made(3, 16, dtype=torch.bfloat16), Pattern(2, 4), "index")
+    values, metadata = naive.compress(made(3, 16, dtype=torch.bfloat16), "2:4/index")
     x = made(2, 16, dtype=torch.bfloat16)
     if triton_device.type == "cuda":
         assert product(x, values, metadata, "2:4", "index", triton_device).shape == (2, 3)
@@ -131,7 +131,7 @@ def test_bfloat16_products_are_refused_where_they_would_be_wrong(triton_device):
 
 
 def test_no_tokens_are_no_work(triton_device):
-    values, metadata = naive.pack(made(3, 16), Pattern(2, 4), "index")
+    values, metadata = naive.compress(made(3, 16), "2:4/index")
     for how in (gemm.launch, gemm.launch_small):
         assert product(
             torch.empty(0, 16), values, metadata, "2:4", "index", triton_device, how=how

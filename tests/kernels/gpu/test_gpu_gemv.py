@@ -12,12 +12,16 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from kernels.gpu import gemv  # noqa: E402
-from kernels.ops import naive  # noqa: E402
-from kernels.stored.nm_weight import NMWeight, pack  # noqa: E402
+from kernels.ops import (  # noqa: E402
+    NMWeight,
+    compress,
+    naive,
+)
+from kernels.stored.rows import kernel_format  # noqa: E402
 from kernels.stored.shuffled import PLANES, has_order, shuffle, unshuffle  # noqa: E402
 
-ORDERED = sorted(PLANES, key=lambda key: (key[0].m, key[1]))
-NAMES = [f"{pattern} {encoding}" for pattern, encoding in ORDERED]
+ORDERED = sorted(PLANES, key=lambda format: (format.pattern.m, format.encoding.name))
+NAMES = [f"{format.pattern} {format.encoding.name}" for format in ORDERED]
 HALVES = (torch.float16, torch.bfloat16)
 DTYPES = (torch.float32, *HALVES)
 GUARD = 64
@@ -60,8 +64,8 @@ def product(x, weight, device, dtype, *, bias=None, **how):
 
 @lru_cache
 def dense_of(weight):
-    return naive.unpack(
-        weight.values, weight.metadata, weight.pattern, weight.encoding, weight.shape[1]
+    return naive.decompress(
+        weight.values, weight.metadata, f"{weight.pattern}/{weight.encoding}", weight.shape[1]
     ).float()
 
 
@@ -70,10 +74,10 @@ def wanted(x, weight, dtype, bias=None):
     return (y if bias is None else y + bias.float()).to(dtype)
 
 
-@pytest.mark.parametrize(("pattern", "encoding"), ORDERED, ids=NAMES)
-def test_the_order_is_a_bijection(pattern, encoding):
+@pytest.mark.parametrize("format", ORDERED, ids=NAMES)
+def test_the_order_is_a_bijection(format):
     for dtype, (n, k) in zip(HALVES, ((33, 75), (64, 128)), strict=True):
-        weight = pack(made(n, k, dtype=dtype), pattern, encoding)
+        weight = compress(made(n, k, dtype=dtype), format)
         ordered = shuffle(weight)
         assert ordered.values.shape[1] % 32 == 0
         elements = ordered.values[:, :n].numel() + ordered.values[:, n:].numel()
@@ -86,7 +90,7 @@ def test_the_order_is_a_bijection(pattern, encoding):
         back = unshuffle(ordered)
         assert torch.equal(back.values.view(torch.int16), weight.values.view(torch.int16))
         assert torch.equal(back.metadata, weight.metadata)
-        assert (back.shape, back.pattern, back.encoding) == (weight.shape, pattern, encoding)
+        assert (back.shape, back.format) == (weight.shape, format)
         if n % 32 == 0:
             assert (ordered.values.nbytes, ordered.metadata.nbytes) == (
                 weight.values_bytes,
@@ -95,7 +99,7 @@ def test_the_order_is_a_bijection(pattern, encoding):
 
 
 def test_a_thread_finds_its_row_where_the_page_says():
-    weight = pack(made(40, 64, dtype=torch.float16), "16:32", "index")
+    weight = compress(made(40, 64, dtype=torch.float16), "16:32/index")
     ordered = shuffle(weight)
     assert torch.equal(ordered.values[3, 37], weight.values[37, 24:32])  # the second half of the second unit
     codes = ordered.metadata
@@ -107,17 +111,17 @@ def test_a_thread_finds_its_row_where_the_page_says():
     assert int.from_bytes(high, "little") == sum((p >> 4) << i for i, p in enumerate(positions))
 
 
-@pytest.mark.parametrize(("pattern", "encoding"), ORDERED, ids=NAMES)
-def test_whole_numbers_give_the_numbers_of_the_reference(pattern, encoding, triton_device):
-    turn = ORDERED.index((pattern, encoding))
-    elems = max(16, pattern.m)
+@pytest.mark.parametrize("format", ORDERED, ids=NAMES)
+def test_whole_numbers_give_the_numbers_of_the_reference(format, triton_device):
+    turn = ORDERED.index(format)
+    elems = max(16, format.pattern.m)
     # Turns of the loop and some units more, the last one cut.
     for tokens, n, k in (
         (1, 33 if turn < 2 else 7, 18 * elems + 7),
         (turn % 3 + 2, 6, 8 * elems + 3),
     ):
         dtype, x_dtype = HALVES[(turn + tokens) % 2], DTYPES[(turn + tokens) % 3]
-        weight = pack(whole(n, k, dtype=dtype), pattern, encoding)
+        weight = compress(whole(n, k, dtype=dtype), format)
         x = whole(tokens, k, dtype=x_dtype, seed=1)
         y = product(x, weight, triton_device, torch.float32, warps=4)
         assert torch.equal(y, wanted(x, weight, torch.float32))
@@ -132,7 +136,9 @@ def test_masks_of_all_kinds_are_decoded(triton_device):
         masks += [[i % 2 == side for i in range(m)] for side in range(2)]
         masks += [[i // 4 % 2 == side for i in range(m)] for side in range(2)]
         keep = torch.tensor(masks).repeat(1, 128 // m)
-        weight = pack(whole(len(keep), 128, dtype=torch.float16), Pattern(n, m), encoding, keep)
+        weight = compress(
+            whole(len(keep), 128, dtype=torch.float16), f"{Pattern(n, m)}/{encoding}", mask=keep
+        )
         x = torch.arange(1, 129, dtype=torch.float16).repeat(2, 1)
         x[1] *= 2
         for tokens in (1, 2):
@@ -142,7 +148,7 @@ def test_masks_of_all_kinds_are_decoded(triton_device):
 
 def test_parts_of_k_and_warps(triton_device):
     """The last unit of a row, cut to fewer elements than are stored of it, would make a turn of the loop whole."""
-    weight = pack(whole(5, 501, dtype=torch.float16), "8:16", "bitmask")
+    weight = compress(whole(5, 501, dtype=torch.float16), "8:16/bitmask")
     bias = whole(5, seed=5)
     for tokens, how in ((1, {"warps": 8, "n_parts": 3}), (3, {"warps": 4, "n_parts": 2}), (1, {"warps": 16})):
         x = whole(tokens, 501, dtype=torch.bfloat16, seed=tokens)
@@ -152,7 +158,7 @@ def test_parts_of_k_and_warps(triton_device):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_result_is_rounded_once(dtype, triton_device):
-    weight = pack(made(20, 75, dtype=torch.bfloat16), "8:16", "index")
+    weight = compress(made(20, 75, dtype=torch.bfloat16), "8:16/index")
     x, bias = made(2, 75, dtype=dtype, seed=1), made(20, seed=2)
     for n_parts in (1, 2):
         y = product(x, weight, triton_device, dtype, bias=bias.to(dtype), warps=4, n_parts=n_parts)
@@ -165,7 +171,7 @@ def test_the_result_is_rounded_once(dtype, triton_device):
 
 def test_an_infinity_has_no_effect_where_a_weight_was_dropped(triton_device):
     for pattern, encoding in (("8:16", "index"), ("16:32", "bitmask")):
-        weight = pack(whole(9, 100, dtype=torch.float16), pattern, encoding)
+        weight = compress(whole(9, 100, dtype=torch.float16), f"{pattern}/{encoding}")
         dense = dense_of(weight)
         column = int((dense[0] == 0).nonzero()[0])
         x = whole(2, 100, dtype=torch.float16)
@@ -182,7 +188,7 @@ def test_an_infinity_has_no_effect_where_a_weight_was_dropped(triton_device):
 
 def test_x_may_begin_anywhere(triton_device):
     for encoding, dtype in (("index", torch.float16), ("bitmask", torch.float32)):
-        weight = pack(whole(5, 64, dtype=torch.float16), "16:32", encoding)
+        weight = compress(whole(5, 64, dtype=torch.float16), f"16:32/{encoding}")
         ordered = shuffle(weight)
         values, metadata = ordered.values.to(triton_device), ordered.metadata.to(triton_device)
         longer = whole(1, 70, dtype=dtype).to(triton_device)
@@ -194,21 +200,19 @@ def test_x_may_begin_anywhere(triton_device):
 
 
 def test_what_no_kernel_takes_is_refused(triton_device):
-    weight = pack(whole(5, 64, dtype=torch.float16), "8:16", "index")
+    weight = compress(whole(5, 64, dtype=torch.float16), "8:16/index")
     x, out = whole(5, 64, dtype=torch.float16), torch.empty(5, 5)
     for tokens in (0, 5):
         with pytest.raises(KernelError, match=f"x has {tokens} tokens: expected 1 to 4"):
             gemv.launch(x[:tokens], shuffle(weight), out[:tokens])
-    assert not has_order(Pattern(16, 32), "combinatorial", torch.float16)
+    assert not has_order(kernel_format("16:32/combinatorial"), torch.float16)
     for refused in (
-        pack(whole(5, 64), "8:16", "index"),
-        pack(whole(5, 64, dtype=torch.float16), "16:32", "combinatorial"),
-        pack(whole(5, 64, dtype=torch.float16), "3:7", "index"),
+        compress(whole(5, 64), "8:16/index"),
+        compress(whole(5, 64, dtype=torch.float16), "16:32/combinatorial"),
+        compress(whole(5, 64, dtype=torch.float16), "3:7/index"),
     ):
         assert isinstance(refused, NMWeight)
-        with pytest.raises(
-            KernelError, match=f"weights are {refused.pattern} {refused.encoding} of {refused.dtype}"
-        ):
+        with pytest.raises(KernelError, match=f"weights are {refused.format.short} of {refused.dtype}"):
             shuffle(refused)
 
 

@@ -15,7 +15,7 @@ pytest.importorskip("triton")
 from kernels import cpu  # noqa: E402
 from kernels.gpu import prune, units  # noqa: E402
 from kernels.ops import naive  # noqa: E402
-from kernels.stored.nm_weight import row_lengths  # noqa: E402
+from kernels.stored.rows import kernel_format, row_lengths  # noqa: E402
 from kernels.stored.tensors import as_array  # noqa: E402
 
 PATTERNS = ("2:4", "4:8", "8:16", "16:32", "3:7", "1:1", "31:32")
@@ -53,7 +53,7 @@ def pruned(x, pattern, encoding, device, **how):
     """Run the kernel over poison: values, metadata, eta, v; nothing outside them is touched."""
     pattern = Pattern.parse(pattern)
     tokens, k = x.shape
-    values_columns, metadata_columns = row_lengths(pattern, encoding, k)
+    values_columns, metadata_columns = row_lengths(kernel_format(f"{pattern}/{encoding}"), k)
     rooms = [
         poisoned(shape, dtype, device)
         for shape, dtype in (
@@ -64,7 +64,9 @@ def pruned(x, pattern, encoding, device, **how):
         )
     ]
     moved = {name: part.to(device) if torch.is_tensor(part) else part for name, part in how.items()}
-    prune.launch(x.to(device), pattern, encoding, tuple(out for _, out in rooms), **moved)
+    prune.launch(
+        x.to(device), kernel_format(f"{pattern}/{encoding}"), tuple(out for _, out in rooms), **moved
+    )
     for whole, _ in rooms:
         assert (whole[:GUARD] == 0xFF).all()
         assert (whole[-GUARD:] == 0xFF).all()
@@ -78,10 +80,10 @@ def test_bytes_are_those_of_the_reference_and_of_nmsim(pattern, triton_device):
         x = any_bits(2, k, dtype=dtype)
         x[1] = made(k, dtype=dtype).sign()  # ties
         values, metadata, eta, v = pruned(x, pattern, encoding, triton_device, shift="none")
-        want = naive.pack(x, Pattern.parse(pattern), encoding)
+        want = naive.compress(x, f"{pattern}/{encoding}")
         assert same_bits(values, want[0])
         assert torch.equal(metadata, want[1])
-        by_cpu = cpu.pack(as_array(x), pattern, encoding)
+        by_cpu = cpu.compress(as_array(x), f"{pattern}/{encoding}")
         assert as_array(values).tobytes() == by_cpu.values.tobytes()
         assert metadata.numpy().tobytes() == by_cpu.metadata.tobytes()
         assert eta.tolist() == [0, 0]
@@ -100,7 +102,7 @@ def test_rows_longer_than_a_tile_and_shorter_than_a_group(triton_device):
     ):
         x = made(2, k, dtype=torch.float16)
         values, metadata, *_ = pruned(x, pattern, encoding, triton_device, shift="none")
-        want = cpu.pack(as_array(x), pattern, encoding)
+        want = cpu.compress(as_array(x), f"{pattern}/{encoding}")
         assert as_array(values).tobytes() == want.values.tobytes()
         assert metadata.numpy().tobytes() == want.metadata.tobytes()
 
@@ -129,7 +131,8 @@ def test_any_order_of_ranks_is_sorted(pattern, triton_device):
         for how in ({"shift": "none"}, {"shift": "constant", "constant": 0.0}):
             _, metadata, *_ = pruned(row, pattern, "bitmask", triton_device, **how)
             assert (
-                metadata.numpy().tobytes() == cpu.pack(as_array(row), pattern, "bitmask").metadata.tobytes()
+                metadata.numpy().tobytes()
+                == cpu.compress(as_array(row), f"{pattern}/bitmask").metadata.tobytes()
             )
 
 
@@ -140,7 +143,7 @@ def test_a_single_equal_too_many_is_dropped(pattern, triton_device):
     row[-m // 2 - 1] = row[-m // 2]
     row = row[None].half()
     _, metadata, *_ = pruned(row, pattern, "bitmask", triton_device, shift="constant", constant=0.0)
-    assert metadata.numpy().tobytes() == cpu.pack(as_array(row), pattern, "bitmask").metadata.tobytes()
+    assert metadata.numpy().tobytes() == cpu.compress(as_array(row), f"{pattern}/bitmask").metadata.tobytes()
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "4:8", "8:16", "16:32"])
@@ -151,7 +154,7 @@ def test_equal_scores_of_16_bits_are_kept_from_the_first_on(pattern, triton_devi
     for how in ({"shift": "constant", "constant": 0.5}, {"shift": "none", "vector": torch.ones(600)}):
         values, metadata, *_ = pruned(x, pattern, "bitmask", triton_device, **how)
         shifted = x - 0.5 if "constant" in how else x
-        want = cpu.pack(as_array(shifted), pattern, "bitmask")
+        want = cpu.compress(as_array(shifted), f"{pattern}/bitmask")
         assert as_array(values).tobytes() == want.values.tobytes()
         assert metadata.numpy().tobytes() == want.metadata.tobytes()
 
@@ -211,7 +214,7 @@ def test_shifted_values_are_those_of_the_reference(shift, triton_device):
         else:
             assert eta.tolist() == [pytest.approx(0.37 if shift == "constant" else 0.0, rel=1e-7)] * 2
         subtracted = {"none": None, "vector": channels}.get(shift, eta[:, None])
-        want = naive.pack_tokens(x, Pattern.parse(pattern), "index", subtracted, vector)
+        want = naive.compress_tokens(x, f"{pattern}/index", subtracted, vector)
         assert same_bits(values, want[0])
         assert torch.equal(metadata, want[1])
         difference, mask = naive.prune_tokens(x, Pattern.parse(pattern), subtracted, vector)
@@ -271,7 +274,7 @@ def test_the_choice_is_that_of_the_golden_model(pattern, shift, triton_device):
     for encoding, criterion, given in (("bitmask", "magnitude", None), ("index", "channel_vector", vector)):
         given64 = None if given is None else given.double().numpy()
         mask = criteria.choose(x64 - eta, pattern, criterion, vector=given64)
-        want = cpu.pack(as_array(x), pattern, encoding, mask)
+        want = cpu.compress(as_array(x), f"{pattern}/{encoding}", mask=mask)
         _, metadata, *_ = pruned(
             x, pattern, encoding, triton_device, shift=shift, constant=0.25, channels=channels, vector=given
         )

@@ -15,18 +15,22 @@ pytest.importorskip("triton")
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from triton_tensors import made, same_bits  # noqa: E402
 
+from kernels import ops  # noqa: E402
 from kernels.cpu import KernelError  # noqa: E402
 from kernels.ops import (  # noqa: E402
+    ShuffledWeight,
+    activations_linear,
+    decode_linear,
+    dispatch,
+    for_decode,
     naive,
-    triton_kernels,
+    prune_activations,
+    row_sums,
+    skip_linear,
 )
-from kernels.ops import sparse_linear as ops  # noqa: E402
-from kernels.ops.activations import activations_linear, prune_activations, row_sums  # noqa: E402
-from kernels.ops.decode import ShuffledWeight, decode_linear, for_decode  # noqa: E402
-from kernels.ops.skip import skip_linear  # noqa: E402
+from kernels.stored.rows import kernel_format  # noqa: E402
 from kernels.stored.tensors import as_array  # noqa: E402
 from nmsim.errors import PatternError  # noqa: E402
-from nmsim.pattern import Pattern  # noqa: E402
 
 
 def whole(*shape, dtype, seed=0):
@@ -38,23 +42,23 @@ def packed(dense, pattern, encoding, device):
     """Pack by nmsim, wherever kernels work."""
     weights = ops.from_packed(nmsim.compress(as_array(dense), pattern, encoding=encoding))
     parts = weights.values.to(device), weights.metadata.to(device)
-    return ops.NMWeight(*parts, weights.pattern, encoding, weights.shape)
+    return ops.NMWeight(*parts, kernel_format(f"{weights.pattern}/{encoding}"), weights.shape)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_weights_are_packed_multiplied_and_unpacked(gpu_road, dtype):
     device, asked = gpu_road
     dense, bias = whole(37, 75, dtype=dtype), whole(37, dtype=dtype)
-    weights = ops.pack(dense.to(device).T.contiguous().T, "8:16", "bitmask")
-    want = naive.pack(dense, Pattern(8, 16), "bitmask")
+    weights = ops.compress(dense.to(device).T.contiguous().T, "8:16/bitmask")
+    want = naive.compress(dense, "8:16/bitmask")
     assert same_bits(weights.values.cpu(), want[0])
     assert torch.equal(weights.metadata.cpu(), want[1])
-    assert same_bits(ops.unpack(weights).cpu(), naive.unpack(*want, Pattern(8, 16), "bitmask", 75))
+    assert same_bits(ops.decompress(weights).cpu(), naive.decompress(*want, "8:16/bitmask", 75))
     for leading in ((), (2, 3), (0,), (130,)):
         x = whole(*leading, 75, dtype=dtype, seed=1)
         y = ops.sparse_linear(x.to(device), weights, bias.to(device))
-        assert torch.equal(y.cpu(), naive.sparse_linear(x, *want, Pattern(8, 16), "bitmask", bias))
-    assert asked == ["pack", "unpack", "gemm", "gemm", "gemm"]
+        assert torch.equal(y.cpu(), naive.sparse_linear(x, *want, "8:16/bitmask", bias))
+    assert asked == ["compress", "decompress", "gemm", "gemm", "gemm"]
 
 
 def test_x_that_learns_and_lies_in_any_order_is_taken(gpu_road):
@@ -64,7 +68,7 @@ def test_x_that_learns_and_lies_in_any_order_is_taken(gpu_road):
     x, bias = whole(48, 5, dtype=torch.float32), whole(66, dtype=torch.float32)
     given, wide = x.to(device).T.requires_grad_(), bias.to(device).requires_grad_()
     y = ops.sparse_linear(given, weights, wide[::2])
-    pruned = ops.unpack(weights).cpu()
+    pruned = ops.decompress(weights).cpu()
     assert torch.equal(y.detach().cpu(), x.T @ pruned.T + bias[::2])
     asked = torch.autograd.grad(y.sum(), (given, wide))
     assert torch.equal(asked[0].cpu(), pruned.sum(0).expand(5, -1))
@@ -82,8 +86,8 @@ def test_few_tokens_are_decoded(gpu_road, pattern, encoding):
         x = whole(*leading, 75, dtype=torch.float16, seed=2)
         given = x.to(device).requires_grad_()
         y = decode_linear(given, weights, bias.to(device))
-        plain = naive.pack(dense, Pattern.parse(pattern), encoding)
-        want = naive.sparse_linear(x, *plain, Pattern.parse(pattern), encoding, bias)
+        plain = naive.compress(dense, f"{pattern}/{encoding}")
+        want = naive.sparse_linear(x, *plain, f"{pattern}/{encoding}", bias)
         assert torch.equal(y.detach().cpu(), want)
     assert asked.count("gemv") == 3
 
@@ -92,20 +96,18 @@ def test_activations_are_pruned_and_multiplied(gpu_road):
     device, asked = gpu_road
     x, weight, bias = (whole(*shape, dtype=torch.float32) for shape in ((40, 3), (9, 40), (18,)))
     on_device = weight.to(device).requires_grad_()
-    kept = prune_activations(x.to(device).T.requires_grad_(), "4:8", "index", shift=2.0)
+    kept = prune_activations(x.to(device).T.requires_grad_(), "4:8/index", shift=2.0)
     y = activations_linear(kept, on_device, bias.to(device)[::2], row_sums=row_sums(on_device))
-    want = naive.pack_tokens(x.T, Pattern(4, 8), "index", torch.full((3, 1), 2.0))
+    want = naive.compress_tokens(x.T, "4:8/index", torch.full((3, 1), 2.0))
     assert same_bits(kept.values.cpu(), want[0])
     assert torch.equal(kept.metadata.cpu(), want[1])
     eta = torch.full((3,), 2.0)
-    expected = naive.activations_linear(
-        *want, weight, Pattern(4, 8), "index", eta=eta, row_sums=weight.sum(1)
-    )
+    expected = naive.activations_linear(*want, weight, "4:8/index", eta=eta, row_sums=weight.sum(1))
     assert torch.equal(y.cpu(), expected + bias[::2])
-    one = prune_activations(x.to(device)[:, 0], "4:8", "index")
+    one = prune_activations(x.to(device)[:, 0], "4:8/index")
     y = skip_linear(one, on_device.detach().T.contiguous(), bias.to(device)[::2])
-    want = naive.pack_tokens(x.T[:1], Pattern(4, 8), "index")
-    expected = naive.activations_linear(*want, weight, Pattern(4, 8), "index", bias=bias[::2])
+    want = naive.compress_tokens(x.T[:1], "4:8/index")
+    expected = naive.activations_linear(*want, weight, "4:8/index", bias=bias[::2])
     assert torch.equal(y.cpu(), expected[0])
     assert asked == ["prune", "sparse_activations", "prune", "skip_gemv"]
 
@@ -131,13 +133,13 @@ def test_what_does_not_fit_on_a_gpu_is_said(gpu_road):
     with pytest.raises(
         PatternError, match=r"mask is torch.bool of shape \(2, 47\) on c.*: expected torch.bool"
     ):
-        ops.pack(x, "2:4", mask=torch.ones(2, 47, dtype=torch.bool, device=device))
+        ops.compress(x, "2:4", mask=torch.ones(2, 47, dtype=torch.bool, device=device))
 
 
 def test_kernels_serve_cuda_tensors_only():
     with FakeTensorMode():
         places = [torch.empty(1, device=device) for device in ("cuda", "cuda:1", "cpu", "meta")]
-        assert [triton_kernels.serves(place) for place in places] == [True, True, False, False]
+        assert [dispatch.serves(place) for place in places] == [True, True, False, False]
 
 
 def test_a_device_is_told_from_its_neighbour():
@@ -152,8 +154,8 @@ def test_a_device_is_told_from_its_neighbour():
             two=torch.empty(2, 48, **half),
             bias=torch.empty(3, **half),
             stored=stored,
-            weights=ops.NMWeight(*stored, Pattern(8, 16), "index", (3, 48)),
-            ordered=ShuffledWeight(*ordered, Pattern(8, 16), "index", (3, 48)),
+            weights=ops.NMWeight(*stored, kernel_format("8:16/index"), (3, 48)),
+            ordered=ShuffledWeight(*ordered, kernel_format("8:16/index"), (3, 48)),
             dense=torch.empty(3, 48, **half),
             turned=torch.empty(48, 3, **half),
         )
@@ -172,7 +174,7 @@ def test_a_device_is_told_from_its_neighbour():
                 r"bias is \(3,\) on cuda:0: expected \[3\] on cuda:1",
             ),
             (
-                lambda: ops.NMWeight(b.stored[0], a.stored[1], Pattern(8, 16), "index", (3, 48)),
+                lambda: ops.NMWeight(b.stored[0], a.stored[1], kernel_format("8:16/index"), (3, 48)),
                 "values are on cuda:1, metadata on cuda:0",
             ),
             (
@@ -181,7 +183,7 @@ def test_a_device_is_told_from_its_neighbour():
             ),
             (lambda: decode_linear(b.two, b.ordered, a.bias), "x is on cuda:1, bias on cuda:0: expected one"),
             (
-                lambda: ops.prune(a.two, "2:4", b.two),
+                lambda: ops.prune(a.two, "2:4", scores=b.two),
                 r"scores are \(2, 48\) on cuda:1: expected \(2, 48\) on cuda:0",
             ),
             (

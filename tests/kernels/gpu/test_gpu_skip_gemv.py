@@ -11,7 +11,7 @@ from triton_tensors import Room, between_nan, made  # noqa: E402
 
 from kernels.gpu import prune, skip_gemv, split  # noqa: E402
 from kernels.ops import naive  # noqa: E402
-from kernels.stored.nm_weight import row_lengths  # noqa: E402
+from kernels.stored.rows import kernel_format, row_lengths  # noqa: E402
 
 PATTERNS = ("2:4", "4:8", "8:16", "16:32", "3:7", "1:5", "1:1", "31:32", "4:4")
 ENCODINGS = ("bitmask", "index", "combinatorial")
@@ -23,7 +23,7 @@ def product(values, metadata, weight, pattern, encoding, device, bias=None, **mo
     room = Room((1, weight.shape[1]), values.dtype, device)
     parts = between_nan(values, device), metadata.to(device), between_nan(weight, device)
     bias = None if bias is None else between_nan(bias, device)
-    skip_gemv.launch(*parts, Pattern.parse(pattern), encoding, room.tensor, bias=bias, **more)
+    skip_gemv.launch(*parts, kernel_format(f"{pattern}/{encoding}"), room.tensor, bias=bias, **more)
     y = room.taken()
     assert not y.isnan().any()
     return y
@@ -42,8 +42,8 @@ def test_whole_numbers_give_the_numbers_of_the_reference_and_dropped_rows_have_n
     turn = PATTERNS.index(pattern) + ENCODINGS.index(encoding)
     dtype, (outputs, k) = DTYPES[turn % 3], ((3, 64), (70, 47), (9, 100))[turn // 2 % 3]
     x, weight = whole(1, k, dtype=dtype), whole(k, outputs, dtype=dtype, seed=1)
-    values, metadata = naive.pack(x, Pattern.parse(pattern), encoding)
-    want = naive.activations_linear(values, metadata, weight.T, Pattern.parse(pattern), encoding)
+    values, metadata = naive.compress(x, f"{pattern}/{encoding}")
+    want = naive.activations_linear(values, metadata, weight.T, f"{pattern}/{encoding}")
     assert want.float().abs().max() > 4
     weight[~naive.prune(x, Pattern.parse(pattern))[0]] = torch.nan
     assert torch.equal(product(values, metadata, weight, pattern, encoding, triton_device), want)
@@ -54,10 +54,8 @@ def test_parts_of_k_and_blocks_of_outputs_add_up_to_the_whole(pattern, dtype, tr
     k, outputs = 200, skip_gemv.BLOCK_BYTES // dtype.itemsize + 5
     x, weight = whole(1, k, dtype=dtype), whole(k, outputs, dtype=dtype, seed=1)
     bias = made(outputs, dtype=dtype, seed=2)
-    values, metadata = naive.pack(x, Pattern.parse(pattern), "bitmask")
-    want = naive.activations_linear(
-        values, metadata, weight.T, Pattern.parse(pattern), "bitmask", bias=bias.float()
-    )
+    values, metadata = naive.compress(x, f"{pattern}/bitmask")
+    want = naive.activations_linear(values, metadata, weight.T, f"{pattern}/bitmask", bias=bias.float())
     for n_parts in (None, 99):
         y = product(values, metadata, weight, pattern, "bitmask", triton_device, bias, n_parts=n_parts)
         assert torch.equal(y, want)
@@ -67,12 +65,15 @@ def test_parts_of_k_and_blocks_of_outputs_add_up_to_the_whole(pattern, dtype, tr
 def test_tokens_as_the_pruning_kernel_packs_them(dtype, triton_device):
     k, pattern = 200, Pattern(8, 16)
     x, weight = made(1, k, dtype=dtype), made(k, 20, dtype=dtype, seed=1)
-    values_columns, metadata_columns = row_lengths(pattern, "bitmask", k)
+    values_columns, metadata_columns = row_lengths(kernel_format(f"{pattern}/bitmask"), k)
     values = torch.full((1, values_columns), torch.nan, dtype=dtype, device=triton_device)
     metadata = torch.full((1, metadata_columns), 0xFF, dtype=torch.uint8, device=triton_device)
     unused = torch.empty(2, 1, device=triton_device)
     prune.launch(
-        x.to(triton_device), pattern, "bitmask", (values, metadata, unused[0], unused[1]), shift="none"
+        x.to(triton_device),
+        kernel_format(f"{pattern}/bitmask"),
+        (values, metadata, unused[0], unused[1]),
+        shift="none",
     )
     y = product(values, metadata, weight, "8:16", "bitmask", triton_device, n_parts=2)
     want = (x.where(naive.prune(x, pattern), 0).double() @ weight.double()).to(dtype)
@@ -94,7 +95,7 @@ def test_parts_are_added_in_order_and_rounded_once(triton_device):
 
 def test_one_wrong_value_shows(triton_device):
     weight = whole(40, 5, dtype=torch.float16)
-    values, metadata = naive.pack(whole(1, 40, dtype=torch.float16, seed=1), Pattern(8, 16), "index")
+    values, metadata = naive.compress(whole(1, 40, dtype=torch.float16, seed=1), "8:16/index")
     right = product(values, metadata, weight, "8:16", "index", triton_device)
     values[0, 9] += 1
     assert (product(values, metadata, weight, "8:16", "index", triton_device) != right).all()

@@ -5,14 +5,13 @@ import pytest
 
 from kernels.cpu import KernelError
 from nmsim.mitigation import Recipe, golden
-from nmsim.pattern import Pattern
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from kernels.gpu import prune, sparse_activations  # noqa: E402
 from kernels.ops import naive  # noqa: E402
-from kernels.stored.nm_weight import row_lengths  # noqa: E402
+from kernels.stored.rows import kernel_format, row_lengths  # noqa: E402
 
 PATTERNS = ("2:4", "4:8", "8:16", "16:32", "3:7", "1:1", "29:31")
 ENCODINGS = ("bitmask", "index", "combinatorial")
@@ -33,7 +32,7 @@ def product(values, metadata, weight, pattern, encoding, device, **epilogue):
     guarded = around[GUARD:-GUARD].view(weight.shape).copy_(weight)
     parts = [values.to(device), metadata.to(device), guarded]
     moved = {name: part.to(device) for name, part in epilogue.items()}
-    sparse_activations.launch(*parts, Pattern.parse(pattern), encoding, out, **moved)
+    sparse_activations.launch(*parts, kernel_format(f"{pattern}/{encoding}"), out, **moved)
     assert whole[:GUARD].isnan().all()
     assert whole[-GUARD:].isnan().all()
     assert not out.isnan().any()
@@ -48,33 +47,31 @@ def test_whole_numbers_give_the_numbers_of_the_reference(pattern, triton_device)
     ):
         # Sums of small whole numbers are exact in any order.
         x, weight = made(tokens, k).round().to(dtype), made(outputs, k, seed=1).round().to(dtype)
-        values, metadata = naive.pack(x, Pattern.parse(pattern), encoding)
+        values, metadata = naive.compress(x, f"{pattern}/{encoding}")
         y = product(values, metadata, weight, pattern, encoding, triton_device)
-        assert torch.equal(
-            y, naive.activations_linear(values, metadata, weight, Pattern.parse(pattern), encoding)
-        )
+        assert torch.equal(y, naive.activations_linear(values, metadata, weight, f"{pattern}/{encoding}"))
 
 
 def test_more_tokens_and_outputs_than_a_tile(triton_device):
     x = made(sparse_activations.TILE_TOKENS + 3, 40, dtype=torch.float16).round()
     weight = made(sparse_activations.TILE_OUTPUTS + 5, 40, dtype=torch.float16).round()
-    values, metadata = naive.pack(x, Pattern(4, 8), "index")
+    values, metadata = naive.compress(x, "4:8/index")
     y = product(values, metadata, weight, "4:8", "index", triton_device)
-    assert torch.equal(y, naive.activations_linear(values, metadata, weight, Pattern(4, 8), "index"))
+    assert torch.equal(y, naive.activations_linear(values, metadata, weight, "4:8/index"))
 
 
 @pytest.mark.parametrize("left_out", ["", "v", "eta", "scale", "bias"])
 def test_the_epilogue_is_that_of_the_reference(left_out, triton_device):
     dtype = torch.float16 if left_out else torch.float32
     weight = made(7, 50, dtype=dtype)
-    values, metadata = naive.pack(made(5, 50, dtype=dtype), Pattern(8, 16), "bitmask")
+    values, metadata = naive.compress(made(5, 50, dtype=dtype), "8:16/bitmask")
     epilogue = {
         "v": made(5, seed=1), "eta": made(5, seed=2), "row_sums": weight.float().sum(1),
         "scale": made(7, seed=3), "bias": made(7, seed=4),
     }  # fmt: skip
     epilogue.pop(left_out, None)
     y = product(values, metadata, weight, "8:16", "bitmask", triton_device, **epilogue)
-    want = naive.activations_linear(values, metadata, weight, Pattern(8, 16), "bitmask", **epilogue)
+    want = naive.activations_linear(values, metadata, weight, "8:16/bitmask", **epilogue)
     # Terms are at most some hundreds; float32 sums of 50, or a rounding to float16.
     assert torch.allclose(y.float(), want.float(), rtol=2e-3 if left_out else 1e-5, atol=1e-4)
 
@@ -106,7 +103,7 @@ def test_pruning_and_product_together_are_the_golden_model(pattern, recipe, trit
         vector=vector.numpy(),
     )
     shift = recipe.shift if isinstance(recipe.shift, str) else "constant"
-    values_columns, metadata_columns = row_lengths(Pattern.parse(pattern), "index", k)
+    values_columns, metadata_columns = row_lengths(kernel_format(f"{pattern}/index"), k)
     out = (
         torch.full((tokens, values_columns), torch.nan, device=triton_device),
         torch.full((tokens, metadata_columns), 0xFF, dtype=torch.uint8, device=triton_device),
@@ -114,7 +111,7 @@ def test_pruning_and_product_together_are_the_golden_model(pattern, recipe, trit
         torch.full((tokens,), torch.nan, device=triton_device),
     )
     prune.launch(
-        x.to(triton_device), Pattern.parse(pattern), "index", out,
+        x.to(triton_device), kernel_format(f"{pattern}/index"), out,
         shift=shift, constant=0.75, vector=vector.to(triton_device), variance=recipe.variance,
     )  # fmt: skip
     epilogue = {"row_sums": weight.sum(1)} | {
@@ -129,7 +126,7 @@ def test_pruning_and_product_together_are_the_golden_model(pattern, recipe, trit
 
 
 def test_bfloat16_products_are_refused_where_they_would_be_wrong(triton_device):
-    values, metadata = naive.pack(made(2, 16, dtype=torch.bfloat16), Pattern(2, 4), "index")
+    values, metadata = naive.compress(made(2, 16, dtype=torch.bfloat16), "2:4/index")
     weight = made(3, 16, dtype=torch.bfloat16)
     if triton_device.type == "cuda":
         assert product(values, metadata, weight, "2:4", "index", triton_device).shape == (2, 3)

@@ -11,9 +11,9 @@ pytest.importorskip("triton")
 
 CODE = """
 import torch
-from kernels.gpu import gemm, pack, skip_gemv, split, units, unpack
+from kernels.gpu import compress, decompress, gemm, skip_gemv, split, units
 from kernels.compiled.sass import Subject, inspect
-from nmsim.pattern import Pattern
+from kernels.stored.rows import kernel_format
 
 RAW = {torch.float32: "*i32", torch.float16: "*i16", torch.bfloat16: "*i16"}
 NAMES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
@@ -31,7 +31,7 @@ for arch, pattern, encoding, dtype, tokens in (
     (90, "3:7", "index", torch.float16, 16),
     (80, "4:8", "index", torch.bfloat16, 64),
 ):
-    made = gemm.constants(Pattern.parse(pattern), encoding, 4096, dtype, tokens)
+    made = gemm.constants(kernel_format(f"{pattern}/{encoding}"), 4096, dtype, tokens)
     check(
         f"gemm {pattern} {dtype} {tokens}", arch, gemm.gemm_kernel,
         {"values": RAW[dtype], "metadata": "*u8", "x": NAMES[dtype], "bias": NAMES[dtype], "y": NAMES[dtype]},
@@ -44,22 +44,23 @@ for arch, pattern, encoding, dtype in (
     (90, "8:16", "bitmask", torch.float16),
     (80, "3:7", "combinatorial", torch.float32),
 ):
-    parsed = Pattern.parse(pattern)
+    format = kernel_format(f"{pattern}/{encoding}")
     raw = {"values": RAW[dtype], "metadata": "*u8"}
     stored = {"k": "i32:16", "n_groups": "i32:16"}
     check(
-        f"unpack {pattern} {dtype}", arch, unpack.unpack_kernel, raw | {"dense": RAW[dtype]},
+        f"unpack {pattern} {dtype}", arch, decompress.decompress_kernel, raw | {"dense": RAW[dtype]},
         stored | {"rows": "i32", "row_bytes": "i32:16"},
-        unpack.constants(parsed, encoding, 4096, dtype), unpack.WARPS, encoding,
+        decompress.constants(format, 4096, dtype), decompress.WARPS, encoding,
     )
     check(
-        f"pack {pattern} {dtype}", arch, pack.pack_kernel, raw | {"dense": RAW[dtype], "mask": "*u8", "overfull": "*i8"},
-        stored, units.tile_constants(parsed, encoding, 4096, dtype), units.warps_for(parsed, 4096, dtype), encoding,
+        f"pack {pattern} {dtype}", arch, compress.compress_kernel,
+        raw | {"dense": RAW[dtype], "mask": "*u8", "overfull": "*i8"},
+        stored, units.tile_constants(format, 4096, dtype), units.warps_for(format.pattern, 4096, dtype), encoding,
     )
     check(
         f"skip_gemv {pattern} {dtype}", arch, skip_gemv.skip_gemv_kernel,
         raw | {"weight": RAW[dtype], "parts": "*fp32"}, stored | {"outputs": "i32:16", "part_groups": "i32"},
-        skip_gemv.constants(parsed, encoding, 4096, dtype), skip_gemv.WARPS, encoding,
+        skip_gemv.constants(format, 4096, dtype), skip_gemv.WARPS, encoding,
     )
 check(
     "sum", 90, split.sum_kernel, {"parts": "*fp32", "bias": "*i16", "y": "*i16"},

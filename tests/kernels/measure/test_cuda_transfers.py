@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
 
-from kernels.gpu import controls, pack, prune, unpack  # noqa: E402
+from kernels.gpu import compress, controls, decompress, prune  # noqa: E402
 from kernels.measure import campaign  # noqa: E402
 from kernels.measure import transfers as measure_transfers  # noqa: E402
 from kernels.measure.cuda import clock as cuda_timing  # noqa: E402
@@ -341,7 +341,12 @@ def test_no_two_calls_read_the_same_operands(monkeypatch):
         read.append({part.data_ptr() for part in tensors})
         return torch.zeros(1)
 
-    for module, name in ((prune, "launch"), (pack, "enqueue"), (unpack, "launch"), (controls, "read")):
+    for module, name in (
+        (prune, "launch"),
+        (compress, "enqueue"),
+        (decompress, "launch"),
+        (controls, "read"),
+    ):
         monkeypatch.setattr(module, name, note)
     monkeypatch.setattr(controls, "copy", note)
     for kernel in KERNELS:

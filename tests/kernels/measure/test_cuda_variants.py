@@ -7,11 +7,11 @@ from nmsim.case import case_id
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+from kernels import ops  # noqa: E402
 from kernels.measure import campaign  # noqa: E402
 from kernels.measure.cuda.backend import CudaBackend  # noqa: E402
 from kernels.measure.cuda.calls import PRODUCTS  # noqa: E402
 from kernels.measure.cuda.variants import named  # noqa: E402
-from kernels.ops import sparse_linear as ops  # noqa: E402
 from nmsim.errors import SpecError  # noqa: E402
 
 TUNING = campaign.load("cuda-tuning")
@@ -76,8 +76,8 @@ def test_its_result_is_that_of_the_kernel(name):
     x, weight = (torch.randint(-4, 5, (rows, 600), generator=generator).half() for rows in (1, 40))
     product = named(PRODUCTS, name)
     sparse = weight if product.sparse_operand == "weights" else x
-    packed = ops.pack(sparse, "8:16", "bitmask")
-    dense = ops.unpack(packed)
+    packed = ops.compress(sparse, "8:16/bitmask")
+    dense = ops.decompress(packed)
     other = weight.T.contiguous() if product.k_major else weight
     found = product.build(packed, other, x).run()
     want = x @ dense.T if product.sparse_operand == "weights" else dense @ weight.T

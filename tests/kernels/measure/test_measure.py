@@ -439,7 +439,7 @@ def test_a_kernel_that_drops_an_element_is_caught(backend):
     from kernels import cpu
 
     class Broken:
-        instruction_sets, pack = staticmethod(cpu.instruction_sets), staticmethod(cpu.pack)
+        instruction_sets, compress = staticmethod(cpu.instruction_sets), staticmethod(cpu.compress)
         dense_matmul = staticmethod(cpu.dense_matmul)
 
         @staticmethod
@@ -535,7 +535,7 @@ def test_what_a_kernel_leaves_unwritten_is_seen(backend):
     from kernels import cpu
 
     class Lazy:
-        instruction_sets, pack = staticmethod(cpu.instruction_sets), staticmethod(cpu.pack)
+        instruction_sets, compress = staticmethod(cpu.instruction_sets), staticmethod(cpu.compress)
         dense_matmul = staticmethod(cpu.dense_matmul)
 
         @staticmethod

@@ -16,7 +16,7 @@ from kernels.measure.cuda import clock as cuda_timing
 from kernels.measure.cuda.backend import CudaBackend
 from kernels.measure.cuda.calls import PRODUCTS, Call, DenseCall, Product
 from kernels.measure.cuda.clock import Timed
-from kernels.ops.sparse_linear import sparse_linear
+from kernels.ops import sparse_linear
 from kernels.timing import gate, rounds
 from nmsim.case import Case, GemmShape
 from nmsim.errors import SpecError

@@ -12,7 +12,7 @@ from kernels.measure import products as measure  # noqa: E402
 from kernels.measure.cuda.backend import CudaBackend  # noqa: E402
 from kernels.measure.cuda.calls import PRODUCTS, best_of, dense_calls  # noqa: E402
 from kernels.measure.cuda.clock import Timed  # noqa: E402
-from kernels.ops import triton_kernels  # noqa: E402
+from kernels.ops import dispatch  # noqa: E402
 from nmsim.case import Case, GemmShape  # noqa: E402
 from nmsim.errors import SpecError  # noqa: E402
 from nmsim.pattern import Pattern  # noqa: E402
@@ -152,14 +152,14 @@ ONE = (
 
 @pytest.mark.parametrize("broken", ["a value", "a code", "nothing is stored"])
 def test_tokens_that_are_stored_wrongly_make_no_row(run, monkeypatch, broken):
-    module = triton_kernels.module("prune")
+    module = dispatch.module("prune")
     real, calls = module.launch, []
 
-    def launch(x, pattern, encoding, out, *, shift):
+    def launch(x, format, out, *, shift):
         if broken == "nothing is stored" and calls:
             return
         calls.append(x)
-        real(x, pattern, encoding, out, shift=shift)
+        real(x, format, out, shift=shift)
         if broken == "a value":
             out[0][0, 1] *= 1.25
         elif broken == "a code":
@@ -175,11 +175,11 @@ def test_tokens_that_are_stored_wrongly_make_no_row(run, monkeypatch, broken):
 def test_a_product_that_prunes_nothing_makes_no_row(run, monkeypatch):
     seen = []
 
-    def multiply(values, metadata, weight, pattern, encoding, out):
+    def multiply(values, metadata, weight, format, out):
         out.copy_(seen[-1] @ weight)
 
-    monkeypatch.setattr(triton_kernels.module("prune"), "launch", lambda x, *rest, shift: seen.append(x))
-    monkeypatch.setattr(triton_kernels.module("skip_gemv"), "launch", multiply)
+    monkeypatch.setattr(dispatch.module("prune"), "launch", lambda x, *rest, shift: seen.append(x))
+    monkeypatch.setattr(dispatch.module("skip_gemv"), "launch", multiply)
     found, _ = run(ONE)
     assert not found.rows
     assert len(found.wrong) == 1

@@ -15,12 +15,14 @@ from nmsim.pattern import Pattern
 torch = pytest.importorskip("torch")
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
+from kernels import ops  # noqa: E402
 from kernels.ops import (  # noqa: E402
+    activations_linear,
+    dispatch,
     naive,
-    triton_kernels,
+    prune_activations,
+    row_sums,
 )
-from kernels.ops import sparse_linear as ops  # noqa: E402
-from kernels.ops.activations import activations_linear, prune_activations, row_sums  # noqa: E402
 from kernels.stored.tensors import as_array  # noqa: E402
 
 PATTERNS = ("2:4", "4:8", "8:16", "16:32", "3:7")
@@ -57,8 +59,8 @@ def same_bits(a, b):
 def test_without_a_shift_the_bytes_are_those_of_packed_weights(pattern, encoding, device):
     for dtype, k in zip(DTYPES, (64, 33, 47), strict=True):
         x = any_bits(2, 3, k, dtype=dtype)
-        kept = prune_activations(x.to(device), pattern, encoding)
-        want = cpu.pack(as_array(x.view(6, k)), pattern, encoding)
+        kept = prune_activations(x.to(device), f"{pattern}/{encoding}")
+        want = cpu.compress(as_array(x.view(6, k)), f"{pattern}/{encoding}")
         assert as_array(kept.values.cpu()).tobytes() == want.values.tobytes()
         assert as_array(kept.metadata.cpu()).tobytes() == want.metadata.tobytes()
         assert (kept.eta, kept.v, kept.shape) == (None, None, (2, 3, k))
@@ -75,8 +77,7 @@ def test_shifts_scores_and_variances_are_those_of_the_reference(dtype, shift, de
         given = made(k, dtype=dtype, seed=2) if shift == "vector" else shift
         kept = prune_activations(
             x.to(device),
-            pattern,
-            "index",
+            f"{pattern}/index",
             shift=given.to(device) if torch.is_tensor(given) else given,
             vector=None if vector is None else vector.to(device),
             variance=True,
@@ -91,7 +92,7 @@ def test_shifts_scores_and_variances_are_those_of_the_reference(dtype, shift, de
             assert eta is None
         subtracted = given.float() if shift == "vector" else None if eta is None else eta[:, None]
         scores = None if vector is None else vector.float()
-        want = naive.pack_tokens(x, Pattern.parse(pattern), "index", subtracted, scores)
+        want = naive.compress_tokens(x, f"{pattern}/index", subtracted, scores)
         assert same_bits(kept.values.cpu(), want[0])
         assert torch.equal(kept.metadata.cpu(), want[1])
         difference, mask = naive.prune_tokens(x, Pattern.parse(pattern), subtracted, scores)
@@ -101,7 +102,7 @@ def test_shifts_scores_and_variances_are_those_of_the_reference(dtype, shift, de
 def test_nan_is_kept_alike_wherever_numbers_are_computed(device):
     x = torch.tensor([[1.0, torch.nan, torch.inf, torch.nan], [-2.0, 2.0, 2.0, -2.0]], device=device)
     for how in ({}, {"shift": 0.0}, {"vector": torch.ones(4, device=device)}):
-        kept = prune_activations(x, "2:4", "bitmask", **how)
+        kept = prune_activations(x, "2:4/bitmask", **how)
         assert kept.metadata.tolist() == [[0x3A, 0x33], [0x33, 0x33]]
     kept = prune_activations(x, "2:4", shift="median")
     assert kept.eta.isnan().tolist() == [True, False]
@@ -112,9 +113,9 @@ def test_all_nan_are_alike_once_numbers_are_computed(device):
     x = torch.tensor([[0x3F800000, 0x7FC00001, 0x7FC00002, 0x40000000]], dtype=torch.int32).view(
         torch.float32
     )
-    assert prune_activations(x.to(device), "1:4").metadata.tolist() == [[0x14]]  # by stored bits
+    assert prune_activations(x.to(device), "1:4/bitmask").metadata.tolist() == [[0x14]]  # by stored bits
     for how in ({"shift": 0.0}, {"vector": torch.ones(4, device=device)}):
-        assert prune_activations(x.to(device), "1:4", **how).metadata.tolist() == [[0x12]]
+        assert prune_activations(x.to(device), "1:4/bitmask", **how).metadata.tolist() == [[0x12]]
 
 
 RECIPES = (
@@ -139,7 +140,7 @@ def test_layers_are_the_golden_model(pattern, recipe, device):
     if learned:
         bias = (1 + scale) * (weight @ torch.from_numpy(recipe.shift))
     kept = prune_activations(
-        x.to(device), pattern, "combinatorial", vector=vector.to(device), variance=recipe.variance,
+        x.to(device), f"{pattern}/combinatorial", vector=vector.to(device), variance=recipe.variance,
         shift=None if isinstance(shift, str) and shift == "none" else shift,
     )  # fmt: skip
     on_device = [None if part is None else part.to(device) for part in (weight, bias, scale)]
@@ -157,13 +158,13 @@ def test_products_are_those_of_the_reference(dtype, device):
     for leading in ((), (5,), (17, 2)):
         # Whole numbers, whose sums are exact in any order.
         x, weight, bias = (made(*s).round().to(dtype) for s in ((*leading, 40), (9, 40), (9,)))
-        kept = prune_activations(x.to(device), "8:16", "index")
+        kept = prune_activations(x.to(device), "8:16/index")
         y = activations_linear(kept, weight.to(device), bias.to(device))
         want = naive.activations_linear(
-            kept.values.cpu(), kept.metadata.cpu(), weight, Pattern(8, 16), "index", bias=bias
+            kept.values.cpu(), kept.metadata.cpu(), weight, "8:16/index", bias=bias
         )
         assert torch.equal(y.cpu(), want.reshape(*leading, 9))
-        assert torch.equal(y.cpu(), ops.unpack(ops.pack(x.reshape(-1, 40), "8:16")).reshape(*leading, 40).float()
+        assert torch.equal(y.cpu(), ops.decompress(ops.compress(x.reshape(-1, 40), "8:16")).reshape(*leading, 40).float()
                            .matmul(weight.float().T).add(bias.float()).to(dtype))  # fmt: skip
 
 
@@ -184,9 +185,9 @@ def test_torch_finds_nothing_wrong_with_the_operators(device):
     vector = made(50).to(device)
     tests = ("test_schema", "test_faketensor", "test_aot_dispatch_static")
     for how in (("none", 0.0, None, None, False), ("vector", 0.0, vector, vector, True)):
-        torch.library.opcheck(op.prune_activations.default, (x, "8:16", "index", *how), test_utils=tests)
-    values, metadata, eta, v = op.prune_activations(x, "8:16", "index", "mean", 0.0, None, None, True)
-    parts = (values, metadata, weight, "8:16", "index")
+        torch.library.opcheck(op.prune_activations.default, (x, "8:16/index", *how), test_utils=tests)
+    values, metadata, eta, v = op.prune_activations(x, "8:16/index", "mean", 0.0, None, None, True)
+    parts = (values, metadata, weight, "8:16/index")
     made_once = row_sums(weight)
     for epilogue in ((None,) * 5, (v, eta, made_once, made_once, made_once)):
         torch.library.opcheck(op.activations_linear.default, (*parts, *epilogue), test_utils=tests)
@@ -197,7 +198,7 @@ def test_compiled_graphs_hold_the_operators_without_a_break():
     sums = row_sums(weight)
 
     def block(x):
-        kept = prune_activations(x, "8:16", "index", shift="mean", vector=vector, variance=True)
+        kept = prune_activations(x, "8:16/index", shift="mean", vector=vector, variance=True)
         return activations_linear(kept, weight, row_sums=sums).relu()
 
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager", dynamic=True)
@@ -208,7 +209,7 @@ def test_compiled_graphs_hold_the_operators_without_a_break():
 
 def test_shapes_are_known_without_data():
     x, weight = torch.empty(2, 3, 50, device="meta", dtype=torch.float16), torch.empty(6, 50, device="meta")
-    kept = prune_activations(x, "8:16", "index", shift="mean", variance=True)
+    kept = prune_activations(x, "8:16/index", shift="mean", variance=True)
     assert (kept.values.shape, kept.values.dtype) == ((6, 32), torch.float16)
     assert (kept.metadata.shape, kept.eta.shape, kept.v.shape) == ((6, 16), (6,), (6,))
     y = activations_linear(kept, weight.half(), row_sums=torch.empty(6, device="meta"))
@@ -233,7 +234,7 @@ WRONG = {
     "x has shape (2, 0): expected [..., K]": lambda: prune_activations(X[:, :0], "2:4"),
     "pattern 'all': expected 'N:M' with N kept of every M": lambda: prune_activations(X, "all"),
     "pattern 8:64: ": lambda: prune_activations(X, "8:64"),
-    "encoding 'gap:2': ": lambda: prune_activations(X, "2:4", "gap:2"),
+    "encoding 'gap:2': ": lambda: prune_activations(X, "2:4/gap:2"),
     "shift is 'mode': expected 'mean' or 'median', a number within float32, a tensor [K] or None": lambda: (
         prune_activations(X, "2:4", shift="mode")
     ),
@@ -265,7 +266,7 @@ WRONG = {
     "bias is (2,) on cpu: expected [3] on cpu": lambda: activations_linear(
         GOOD, W, made(2), row_sums=row_sums(W)
     ),
-    "values have shape (2, 31): expected [N, 32] for 8:16 bitmask": lambda: activations_linear(
+    "values have shape (2, 31): expected [N, 32] for 8:16/index": lambda: activations_linear(
         GOOD._replace(values=GOOD.values[:, :31]), W, row_sums=row_sums(W)
     ),
     "eta is (1,) on cpu: expected [2] on cpu": lambda: activations_linear(
@@ -282,7 +283,7 @@ def test_errors_say_what_where_and_what_was_expected(text):
 
 
 def test_a_code_that_no_mask_has_is_refused_on_the_cpu():
-    kept = prune_activations(X, "8:16", "combinatorial")
+    kept = prune_activations(X, "8:16/combinatorial")
     bad = kept._replace(metadata=torch.full_like(kept.metadata, 63))
     with pytest.raises(EncodingError, match="code"):
         activations_linear(bad, W)
@@ -292,7 +293,7 @@ def test_a_missing_triton_is_told_only_where_it_is_needed(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("kernels.gpu")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "triton", None)
-    triton_kernels.module.cache_clear()
+    dispatch.module.cache_clear()
     assert prune_activations(X, "2:4").shape == (2, 50)
     with pytest.raises(KernelError, match=r"Triton is not installed.*pip install 'nmsim\[gpu\]'"):
-        triton_kernels.module("prune")
+        dispatch.module("prune")

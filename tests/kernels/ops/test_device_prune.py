@@ -14,9 +14,9 @@ pytest.importorskip("triton")
 
 from triton_tensors import any_bits, made  # noqa: E402
 
+from kernels import ops  # noqa: E402
 from kernels.ops import naive  # noqa: E402
-from kernels.ops import sparse_linear as ops  # noqa: E402
-from kernels.ops.device_prune import by_rank, prune_on_device  # noqa: E402
+from kernels.ops.pruning import by_rank, prune_on_device  # noqa: E402
 from kernels.stored.tensors import as_array  # noqa: E402
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -54,16 +54,16 @@ def test_scores_of_any_type_and_sign_are_ranked_as_on_the_cpu(device, pattern):
         scores = scores.where(scores.isfinite(), -torch.inf)
         scores[:, ::5] = torch.tensor([[0.0], [-0.0], [torch.inf]]).to(of_scores)
         scores[:, 1::5] = -scores[:, ::5]
-        agree(ops.prune(x.to(device), pattern, scores.to(device)), x, pattern, scores)
+        agree(ops.prune(x.to(device), pattern, scores=scores.to(device)), x, pattern, scores)
         few = made(3, 75, dtype=of_scores).round()
-        agree(ops.prune(x.to(device), pattern, few.to(device)), x, pattern, few)
+        agree(ops.prune(x.to(device), pattern, scores=few.to(device)), x, pattern, few)
 
 
 def test_zeros_of_both_signs_are_equal_scores(device):
     x = torch.ones(2, 4, device=device)
     scores = torch.tensor([[-0.0, 0.0, -1.0, 0.0], [0.0, -0.0, 0.0, -torch.inf]], device=device)
     want = [[True, True, False, False]] * 2
-    assert ops.prune(x, "2:4", scores).tolist() == want
+    assert ops.prune(x, "2:4", scores=scores).tolist() == want
 
 
 def test_what_fills_a_tail_is_below_the_lowest_key():
@@ -74,7 +74,7 @@ def test_what_fills_a_tail_is_below_the_lowest_key():
 def test_memory_order_and_gradients_do_not_matter(device):
     x, scores = made(40, 6).to(device).requires_grad_(), made(6, 40, seed=1).to(device)
     for given in (None, scores.T.contiguous().T):
-        mask = ops.prune(x.T, "4:8", given)
+        mask = ops.prune(x.T, "4:8", scores=given)
         assert not mask.requires_grad
         agree(mask, x.detach().cpu().T, "4:8", None if given is None else given.cpu())
 
@@ -84,7 +84,7 @@ def test_nothing_to_prune_is_no_work(gpu_road):
     for shape in ((0, 8), (3, 0), (0,)):
         x = torch.empty(shape, device=device)
         for scores in (None, x):
-            assert ops.prune(x, "2:4", scores).shape == shape
+            assert ops.prune(x, "2:4", scores=scores).shape == shape
     assert asked == []
 
 
@@ -93,7 +93,7 @@ def test_what_the_cpu_refuses_is_refused(device):
     odd = x.clone()
     odd[1, 2, 3] = torch.nan
     with pytest.raises(PatternError, match=r"scores\[1, 2, 3\] is NaN: expected numbers that have an order"):
-        ops.prune(x, "2:4", odd)
+        ops.prune(x, "2:4", scores=odd)
     with pytest.raises(PatternError, match="a scalar has no axis to prune along"):
         ops.prune(x[0, 0, 0], "2:4")
 
@@ -111,7 +111,7 @@ def test_the_kernel_ranks_magnitudes_up_to_32_and_torch_all_else(gpu_road):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_graphs_hold_the_operator_for_any_number_of_tokens(device):
     def kept(x, scores):
-        return x.where(ops.prune(x, "8:16"), 0) + x.where(ops.prune(x, "2:4", scores), 0)
+        return x.where(ops.prune(x, "8:16"), 0) + x.where(ops.prune(x, "2:4", scores=scores), 0)
 
     compiled = torch.compile(kept, fullgraph=True, backend="aot_eager", dynamic=True)
     for leading in ((2,), (5,)):

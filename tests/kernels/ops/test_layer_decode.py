@@ -14,14 +14,17 @@ from safetensors.torch import load_model, save_model  # noqa: E402
 from torch import nn  # noqa: E402
 from triton_tensors import made, same_bits  # noqa: E402
 
+from kernels import ops  # noqa: E402
 from kernels.cpu import KernelError  # noqa: E402
 from kernels.ops import (  # noqa: E402
+    NMLinear,
+    dispatch,
+    for_decode,
+    for_decode_,
     naive,
-    triton_kernels,
+    sparsify_,
 )
-from kernels.ops import sparse_linear as ops  # noqa: E402
-from kernels.ops.decode import MOST_TOKENS, for_decode  # noqa: E402
-from kernels.ops.sparsify import NMLinear, for_decode_, sparsify_  # noqa: E402
+from kernels.stored.shuffled import MOST_TOKENS  # noqa: E402
 from kernels.stored.tensors import as_array  # noqa: E402
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -52,7 +55,7 @@ def in_step(layer):
 def reference(layer, x):
     values, metadata = layer.values.cpu(), layer.metadata.cpu()
     bias = None if layer.bias is None else layer.bias.detach().cpu()
-    return naive.sparse_linear(x.detach().cpu(), values, metadata, layer.pattern, layer.encoding, bias)
+    return naive.sparse_linear(x.detach().cpu(), values, metadata, f"{layer.pattern}/{layer.encoding}", bias)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -108,7 +111,7 @@ def test_a_type_that_the_packed_rows_do_not_take_is_refused_for_few_tokens_too(g
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_on_the_cpu_nothing_changes(dtype, monkeypatch):
-    monkeypatch.setattr(triton_kernels, "module", lambda name: pytest.fail(name))
+    monkeypatch.setattr(dispatch, "module", lambda name: pytest.fail(name))
     plain = layer_of(dtype)
     layer = copy.deepcopy(plain).for_decode_()
     for leading in ((), (4,), (5,)):
@@ -200,7 +203,7 @@ def test_a_copy_made_in_inference_mode_is_renewed_outside_of_it():
 
 def test_models_are_copied_pickled_and_saved(tmp_path):
     model = nn.Sequential(nn.Linear(48, 64), nn.ReLU(), nn.Linear(64, 20)).half()
-    sparsify_(model, "4:8", "bitmask")
+    sparsify_(model, "4:8/bitmask")
     for_decode_(model)
     buffer = io.BytesIO()
     torch.save(model, buffer)
@@ -246,7 +249,7 @@ def test_one_graph_holds_for_any_number_of_tokens(gpu_road):
 def test_torch_finds_nothing_wrong_with_the_operator(gpu_road):
     device, _ = gpu_road
     layer = layer_of().to(device).for_decode_()
-    about = ("8:16", "index", 75, layer.decode_values, layer.decode_metadata)
+    about = ("8:16/index", 75, layer.decode_values, layer.decode_metadata)
     for x in (made(3, 75).half(), made(5, 75).half().requires_grad_()):
         given = x.detach().to(device).requires_grad_(x.requires_grad)
         torch.library.opcheck(
@@ -284,9 +287,9 @@ def test_over_a_tree_it_is_everything_or_nothing():
 
     model = Two()
     for spoiled, message in (
-        (layer_of(pattern="3:7"), r"inner\.0: weights are 3:7 index of torch.float16: expected 2:4, 4:8"),
-        (layer_of(torch.float32), r"inner\.0: weights are 8:16 index of torch.float32"),
-        (layer_of(pattern="16:32", encoding="combinatorial"), r"inner\.0: weights are 16:32 combinatorial"),
+        (layer_of(pattern="3:7"), r"inner\.0: weights are 3:7/index of torch.float16: expected 2:4, 4:8"),
+        (layer_of(torch.float32), r"inner\.0: weights are 8:16/index of torch.float32"),
+        (layer_of(pattern="16:32", encoding="combinatorial"), r"inner\.0: weights are 16:32/combinatorial"),
     ):
         model.inner[0] = spoiled
         with pytest.raises(KernelError, match=message):
@@ -296,7 +299,7 @@ def test_over_a_tree_it_is_everything_or_nothing():
         model.half().float()
         assert model.good.decode_values is None
         model.good.half()
-    with pytest.raises(KernelError, match=r"NMLinear: weights are 3:7 index"):
+    with pytest.raises(KernelError, match=r"NMLinear: weights are 3:7/index"):
         for_decode_(layer_of(pattern="3:7"))
     with pytest.raises(KernelError, match=r"the model holds no NMLinear: expected one at least"):
         for_decode_(nn.Linear(4, 4))
@@ -316,7 +319,7 @@ def test_a_shared_layer_has_one_copy(monkeypatch):
 def test_a_copy_elsewhere_is_refused_without_data_too():
     layer = layer_of().for_decode_()
     x = made(2, 75).half()
-    about = str(layer.pattern), layer.encoding, layer.in_features
+    about = str(layer.format), layer.in_features
     with pytest.raises(KernelError, match="x is on cpu, decode_values on meta: expected one device"):
         torch.ops.nmsim.decode_or_sparse_linear(
             x,

@@ -21,11 +21,12 @@ from nmsim.pattern import Pattern
 torch = pytest.importorskip("torch")
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
+from kernels import ops  # noqa: E402
 from kernels.ops import (  # noqa: E402
     naive,
-    products_cpu,
 )
-from kernels.ops import sparse_linear as ops  # noqa: E402
+from kernels.ops import weights as weights_room  # noqa: E402
+from kernels.stored.rows import kernel_format  # noqa: E402
 from kernels.stored.tensors import as_array, as_tensor  # noqa: E402
 
 PATTERNS = ("2:4", "4:8", "8:16", "16:32")
@@ -74,17 +75,17 @@ def test_packing_gives_the_bytes_of_kernels_cpu_and_of_the_reference(pattern, en
     for dtype, k in zip(DTYPES, (64, 33, 47), strict=True):
         dense = any_bits(3, k, dtype=dtype)
         before = dense.clone()
-        weights = ops.pack(dense, pattern, encoding)
+        weights = ops.compress(dense, f"{pattern}/{encoding}")
         assert same_bits(dense, before)
-        by_cpu = cpu.pack(as_array(dense), pattern, encoding)
+        by_cpu = cpu.compress(as_array(dense), f"{pattern}/{encoding}")
         assert as_array(weights.values).tobytes() == by_cpu.values.tobytes()
         assert as_array(weights.metadata).tobytes() == by_cpu.metadata.tobytes()
-        values, metadata = naive.pack(dense, Pattern.parse(pattern), encoding)
+        values, metadata = naive.compress(dense, f"{pattern}/{encoding}")
         assert same_bits(weights.values, values)
         assert torch.equal(weights.metadata, metadata)
-        unpacked = ops.unpack(weights)
-        assert same_bits(unpacked, naive.unpack(values, metadata, Pattern.parse(pattern), encoding, k))
-        assert as_array(unpacked).tobytes() == cpu.unpack(by_cpu).tobytes()
+        unpacked = ops.decompress(weights)
+        assert same_bits(unpacked, naive.decompress(values, metadata, f"{pattern}/{encoding}", k))
+        assert as_array(unpacked).tobytes() == cpu.decompress(by_cpu).tobytes()
         assert (weights.shape, weights.dtype, weights.device.type) == ((3, k), dtype, "cpu")
         assert (weights.values_bytes, weights.metadata_bytes) == (by_cpu.values_bytes, by_cpu.metadata_bytes)
 
@@ -92,17 +93,20 @@ def test_packing_gives_the_bytes_of_kernels_cpu_and_of_the_reference(pattern, en
 def test_a_mask_and_a_packed_tensor_are_taken_as_they_are():
     dense = made(4, 48, dtype=torch.bfloat16)
     mask = naive.prune(dense, Pattern(4, 16))  # fewer than 8 a group
-    weights = ops.pack(dense, "8:16", "bitmask", mask)
-    assert same_bits(ops.unpack(weights), dense.where(mask, 0))
-    values, metadata = naive.pack(dense, Pattern(8, 16), "bitmask", mask)
+    weights = ops.compress(dense, "8:16/bitmask", mask=mask)
+    assert same_bits(ops.decompress(weights), dense.where(mask, 0))
+    values, metadata = naive.compress(dense, "8:16/bitmask", mask=mask)
     assert same_bits(weights.values, values)
     assert torch.equal(weights.metadata, metadata)
     packed = nmsim.compress(as_array(dense), "8:16", encoding="bitmask", mask=mask.numpy())
     again = ops.from_packed(packed)
     assert same_bits(again.values, values)
     assert torch.equal(again.metadata, metadata)
-    assert same_bits(ops.unpack(ops.pack(dense.T, "2:4")), ops.unpack(ops.pack(dense.T.contiguous(), "2:4")))
-    assert str(weights) == "NMWeight(8:16 bitmask, [4, 48], torch.bfloat16, cpu)"
+    assert same_bits(
+        ops.decompress(ops.compress(dense.T, "2:4")),
+        ops.decompress(ops.compress(dense.T.contiguous(), "2:4")),
+    )
+    assert str(weights) == "NMWeight(8:16/bitmask, [4, 48], torch.bfloat16, cpu)"
 
 
 def test_tensors_and_arrays_share_memory():
@@ -115,10 +119,10 @@ def test_tensors_and_arrays_share_memory():
 
 
 def test_weights_are_copied_and_pickled_whole():
-    weights = ops.pack(made(5, 40), "4:8", "combinatorial")
+    weights = ops.compress(made(5, 40), "4:8/combinatorial")
     for other in (copy.deepcopy(weights), pickle.loads(pickle.dumps(weights))):
         assert other.values.data_ptr() != weights.values.data_ptr()
-        assert same_bits(ops.unpack(other), ops.unpack(weights))
+        assert same_bits(ops.decompress(other), ops.decompress(weights))
         assert (other.pattern, other.encoding, other.shape) == (Pattern(4, 8), "combinatorial", (5, 40))
 
 
@@ -131,10 +135,10 @@ def test_products_are_as_exact_as_float32_sums(pattern, encoding):
     for leading, (stored, used), (rows, k) in zip(
         TOKENS, types, itertools.cycle([(7, 100), (66, 64)]), strict=False
     ):
-        weights = ops.pack(made(rows, k, dtype=stored), pattern, encoding)
+        weights = ops.compress(made(rows, k, dtype=stored), f"{pattern}/{encoding}")
         x, bias = made(*leading, k, dtype=used, seed=1), made(rows, dtype=stored, seed=2)
         before = x.clone()
-        dense = ops.unpack(weights)
+        dense = ops.decompress(weights)
         gate(ops.sparse_linear(x, weights), x, dense)
         gate(ops.sparse_linear(x, weights, bias), x, dense, bias)
         assert same_bits(x, before)
@@ -147,25 +151,25 @@ def test_products_are_those_of_the_reference(pattern, encoding):
         # Small whole numbers, whose sums are exact in any order.
         dense, x = (made(*shape).round().to(dtype) for shape in ((5, 35), (2, 3, 35)))
         bias = made(5).round().to(dtype)
-        weights = ops.pack(dense, pattern, encoding)
-        want = naive.sparse_linear(x, weights.values, weights.metadata, weights.pattern, encoding, bias)
+        weights = ops.compress(dense, f"{pattern}/{encoding}")
+        want = naive.sparse_linear(x, weights.values, weights.metadata, f"{weights.pattern}/{encoding}", bias)
         assert torch.equal(ops.sparse_linear(x, weights, bias), want)
 
 
 @pytest.mark.parametrize(
-    ("pattern", "tokens"), [("8:16", products_cpu.MANY_TOKENS), ("3:7", products_cpu.MANY_TOKENS_PORTABLE)]
+    ("pattern", "tokens"), [("8:16", weights_room.MANY_TOKENS), ("3:7", weights_room.MANY_TOKENS_PORTABLE)]
 )
 def test_many_tokens_are_multiplied_by_torch_with_the_unpacked_weight(pattern, tokens, monkeypatch):
-    if tokens == products_cpu.MANY_TOKENS and cpu.instruction_sets() == ("portable",):
+    if tokens == weights_room.MANY_TOKENS and cpu.instruction_sets() == ("portable",):
         pytest.skip("this CPU has plain loops only, which leave many tokens to torch sooner")
     calls = []
     linear = torch.nn.functional.linear
     monkeypatch.setattr(torch.nn.functional, "linear", lambda *a: calls.append(len(a[0])) or linear(*a))
-    weights = ops.pack(made(6, 50, dtype=torch.float16), pattern)
+    weights = ops.compress(made(6, 50, dtype=torch.float16), pattern)
     bias = made(6)
     for count in (tokens, tokens - 1):
         x = made(count, 50, dtype=torch.bfloat16)
-        gate(ops.sparse_linear(x, weights, bias), x, ops.unpack(weights), bias)
+        gate(ops.sparse_linear(x, weights, bias), x, ops.decompress(weights), bias)
     assert calls == [tokens]
 
 
@@ -174,15 +178,15 @@ def test_plain_loops_leave_many_tokens_to_torch_sooner(monkeypatch):
     calls = []
     linear = torch.nn.functional.linear
     monkeypatch.setattr(torch.nn.functional, "linear", lambda *a: calls.append(len(a[0])) or linear(*a))
-    weights = ops.pack(made(6, 64), "8:16")
-    for count in (products_cpu.MANY_TOKENS_PORTABLE - 1, products_cpu.MANY_TOKENS_PORTABLE):
+    weights = ops.compress(made(6, 64), "8:16")
+    for count in (weights_room.MANY_TOKENS_PORTABLE - 1, weights_room.MANY_TOKENS_PORTABLE):
         x = made(count, 64)
-        gate(ops.sparse_linear(x, weights), x, ops.unpack(weights))
-    assert calls == [products_cpu.MANY_TOKENS_PORTABLE]
+        gate(ops.sparse_linear(x, weights), x, ops.decompress(weights))
+    assert calls == [weights_room.MANY_TOKENS_PORTABLE]
 
 
 def test_memory_order_of_x_does_not_matter():
-    weights = ops.pack(made(6, 64), "8:16")
+    weights = ops.compress(made(6, 64), "8:16")
     x = made(5, 64)
     want = ops.sparse_linear(x, weights)
     wide = x.repeat_interleave(2, dim=1)[:, ::2]
@@ -202,7 +206,7 @@ def test_threads_follow_torch_and_do_not_change_a_bit(monkeypatch):
     monkeypatch.setattr(
         cpu, "matmul", lambda *a, threads: seen.append(threads) or matmul(*a, threads=threads)
     )
-    weights, x = ops.pack(made(700, 512), "8:16"), made(3, 512)
+    weights, x = ops.compress(made(700, 512), "8:16"), made(3, 512)
     before = torch.get_num_threads()
     try:
         results = []
@@ -218,7 +222,7 @@ def test_threads_follow_torch_and_do_not_change_a_bit(monkeypatch):
 def test_an_infinity_that_meets_a_dropped_weight_has_no_effect():
     dense = made(4, 64)
     dense[:] = dense[0]  # one mask for all rows
-    weights = ops.pack(dense, "8:16")
+    weights = ops.compress(dense, "8:16")
     dropped = ~ops.prune(dense, "8:16")[0]
     x = made(2, 64)
     odd = x.clone()
@@ -231,7 +235,7 @@ def test_an_infinity_that_meets_a_dropped_weight_has_no_effect():
     ("pattern", "encoding"), [("2:4", "index"), ("8:16", "bitmask"), ("16:32", "combinatorial")]
 )
 def test_nothing_is_read_behind_the_end_of_a_tensor_that_ends_with_a_page(pattern, encoding):
-    weights = ops.pack(made(9, 96, dtype=torch.bfloat16), pattern, encoding)
+    weights = ops.compress(made(9, 96, dtype=torch.bfloat16), f"{pattern}/{encoding}")
     page, libc = mmap.PAGESIZE, ctypes.CDLL(None, use_errno=True)
     maps, parts = [], []
     for part in (weights.values, weights.metadata):
@@ -243,7 +247,7 @@ def test_nothing_is_read_behind_the_end_of_a_tensor_that_ends_with_a_page(patter
         moved.copy_(part)
         maps.append((room, whole))
         parts.append(moved)
-    at_the_edge = ops.NMWeight(*parts, weights.pattern, encoding, weights.shape)
+    at_the_edge = ops.NMWeight(*parts, weights.format, weights.shape)
     for tokens in (1, 3, 16):
         x = made(tokens, 96)
         assert torch.equal(ops.sparse_linear(x, at_the_edge), ops.sparse_linear(x, weights))
@@ -257,7 +261,7 @@ def test_prune_is_the_reference_and_nmsim():
         scores = made(*shape, dtype=dtype).round()  # many are equal
         scores.view(-1)[::3] = -torch.inf
         for given in (None, scores):
-            mask = ops.prune(x, pattern, given)
+            mask = ops.prune(x, pattern, scores=given)
             assert mask.dtype == torch.bool
             assert torch.equal(mask, naive.prune(x, Pattern.parse(pattern), given))
             ranked = None if given is None else as_array(given)
@@ -269,8 +273,8 @@ def test_prune_is_the_reference_and_nmsim():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gradients_of_x_and_bias_are_those_of_the_dense_product(dtype):
-    weights = ops.pack(made(9, 50, dtype=dtype), "8:16", "combinatorial")
-    dense = ops.unpack(weights).float()
+    weights = ops.compress(made(9, 50, dtype=dtype), "8:16/combinatorial")
+    dense = ops.decompress(weights).float()
     for leading in ((), (4,), (2, 3)):
         x, bias = made(*leading, 50, dtype=dtype).requires_grad_(), made(9, dtype=dtype).requires_grad_()
         grad = made(*leading, 9, dtype=dtype, seed=3)
@@ -287,7 +291,7 @@ def test_gradients_of_x_and_bias_are_those_of_the_dense_product(dtype):
 
 @pytest.mark.filterwarnings("ignore:Input #. requires gradient and is not a double")
 def test_gradients_agree_with_differences():
-    weights = ops.pack(made(3, 12), "2:4")
+    weights = ops.compress(made(3, 12), "2:4")
     x, bias = made(2, 12).requires_grad_(), made(3).requires_grad_()
     assert torch.autograd.gradcheck(
         lambda x, bias: ops.sparse_linear(x, weights, bias), (x, bias), eps=0.25, atol=1e-3, rtol=1e-3
@@ -303,8 +307,8 @@ def test_pruned_activations_let_gradients_through_to_what_is_kept():
 
 
 def test_torch_finds_nothing_wrong_with_the_operators():
-    weights = ops.pack(made(6, 50, dtype=torch.bfloat16), "8:16")
-    about = ("8:16", "index", 50)
+    weights = ops.compress(made(6, 50, dtype=torch.bfloat16), "8:16")
+    about = ("8:16/index", 50)
     parts = (weights.values, weights.metadata)
     op = torch.ops.nmsim
     torch.library.opcheck(
@@ -317,11 +321,11 @@ def test_torch_finds_nothing_wrong_with_the_operators():
 
 
 def test_compiled_graphs_hold_the_operators_without_a_break():
-    weights = ops.pack(made(6, 64), "8:16")
+    weights = ops.compress(made(6, 64), "8:16")
 
     def block(x, bias, weights):
         kept = x.where(ops.prune(x, "2:4"), 0)
-        return (ops.sparse_linear(kept, weights, bias) @ ops.unpack(weights)).relu()
+        return (ops.sparse_linear(kept, weights, bias) @ ops.decompress(weights)).relu()
 
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager", dynamic=True)
     for leading in ((2,), (5,), (3, 2)):
@@ -339,20 +343,19 @@ def test_shapes_are_known_without_data():
     meta = ops.NMWeight(
         torch.empty(6, 32, device="meta"),
         torch.empty(6, 16, device="meta", dtype=torch.uint8),
-        Pattern(8, 16),
-        "index",
+        kernel_format("8:16/index"),
         (6, 64),
     )
     x = torch.empty(2, 3, 64, device="meta", dtype=torch.float16)
     y = ops.sparse_linear(x, meta)
     assert (y.shape, y.dtype, y.device.type) == ((2, 3, 6), torch.float16, "meta")
-    assert ops.unpack(meta).shape == (6, 64)
+    assert ops.decompress(meta).shape == (6, 64)
     assert ops.prune(x, "2:4").dtype == torch.bool
 
 
 def weights_of(**changes):
-    good = ops.pack(made(3, 50), "8:16")
-    fields = {name: getattr(good, name) for name in ("values", "metadata", "pattern", "encoding", "shape")}
+    good = ops.compress(made(3, 50), "8:16")
+    fields = {name: getattr(good, name) for name in ("values", "metadata", "format", "shape")}
     return ops.NMWeight(**(fields | changes))
 
 
@@ -367,35 +370,41 @@ WRONG = {
     "x has shape (): expected [..., 50]": lambda: ops.sparse_linear(X[0, 0], GOOD),
     "x has layout torch.sparse_coo: expected an ordinary": lambda: ops.sparse_linear(X.to_sparse(), GOOD),
     "x is on meta, the weights on cpu: expected one device": lambda: ops.sparse_linear(X.to("meta"), GOOD),
-    "weights are a Tensor: expected an NMWeight, as ops.pack makes it": lambda: ops.sparse_linear(
+    "weights are a Tensor: expected an NMWeight, as ops.compress makes it": lambda: ops.sparse_linear(
         X, made(3, 50)
     ),
-    "weights are a Parameter: expected an NMWeight": lambda: ops.unpack(torch.nn.Parameter(made(3, 50))),
+    "weights are a Parameter: expected an NMWeight": lambda: ops.decompress(torch.nn.Parameter(made(3, 50))),
     "bias is (2,) on cpu: expected [3] on cpu": lambda: ops.sparse_linear(X, GOOD, made(2)),
     "bias has dtype torch.int64: expected one of": lambda: ops.sparse_linear(X, GOOD, torch.ones(3).long()),
-    "dense_weight has dtype torch.int8: expected one of": lambda: ops.pack(
+    "dense_weight has dtype torch.int8: expected one of": lambda: ops.compress(
         torch.ones(3, 4).to(torch.int8), "2:4"
     ),
-    "dense_weight is on meta: expected a tensor with data, on the CPU": lambda: ops.pack(X.to("meta"), "2:4"),
-    "weights have shape (50,): expected a matrix [N, K] that is not empty": lambda: ops.pack(X[0], "2:4"),
-    "encoding 'gap:2': the CPU kernels read one of bitmask, index, combinatorial": lambda: ops.pack(
-        X, "2:4", "gap:2"
+    "dense_weight is on meta: expected a tensor with data, on the CPU": lambda: ops.compress(
+        X.to("meta"), "2:4"
     ),
-    "pattern 8:64: the CPU kernels take M up to 32": lambda: ops.pack(X, "8:64"),
-    "mask is a list: expected a torch tensor": lambda: ops.pack(X, "2:4", mask=[True]),
-    "mask is float32 (2, 50): expected bool (2, 50)": lambda: ops.pack(X, "2:4", mask=X),
-    "mask row 0, group 0 (elements 0 to 3) keeps 4: expected at most 2 of every 4": lambda: ops.pack(
+    "weights have shape (50,): expected a matrix [N, K] that is not empty": lambda: ops.compress(X[0], "2:4"),
+    "encoding 'gap:2': kernels read one of bitmask, index, combinatorial": lambda: ops.compress(
+        X, "2:4/gap:2"
+    ),
+    "pattern 8:64: kernels take M up to 32": lambda: ops.compress(X, "8:64"),
+    "mask is a list: expected a torch tensor": lambda: ops.compress(X, "2:4", mask=[True]),
+    "mask is float32 (2, 50): expected bool (2, 50)": lambda: ops.compress(X, "2:4", mask=X),
+    "mask row 0, group 0 (elements 0 to 3) keeps 4: expected at most 2 of every 4": lambda: ops.compress(
         X, "2:4", mask=X.bool()
     ),
-    "pattern 'all': expected 'N:M' with N kept of every M": lambda: ops.prune(X, "all"),
-    "scores are (2, 49) on cpu: expected (2, 50) on cpu, like x": lambda: ops.prune(X, "2:4", X[:, :49]),
-    "scores[0, 0] is NaN: expected numbers that have an order": lambda: ops.prune(X, "2:4", X * torch.nan),
+    "pattern 'all': expected": lambda: ops.prune(X, "all"),
+    "scores are (2, 49) on cpu: expected (2, 50) on cpu, like x": lambda: ops.prune(
+        X, "2:4", scores=X[:, :49]
+    ),
+    "scores[0, 0] is NaN: expected numbers that have an order": lambda: ops.prune(
+        X, "2:4", scores=X * torch.nan
+    ),
     "a scalar has no axis to prune along": lambda: ops.prune(X[0, 0], "2:4"),
-    "pattern is a str: expected a Pattern": lambda: weights_of(pattern="8:16"),
+    "format is a str: expected a SparseFormat": lambda: weights_of(format="8:16"),
     "values require a gradient, but packed weights are frozen": lambda: weights_of(
         values=GOOD.values.clone().requires_grad_()
     ),
-    "values have shape (3, 31): expected [N, 32] for 8:16 index and 50 in features": lambda: weights_of(
+    "values have shape (3, 31): expected [N, 32] for 8:16/index and 50 in features": lambda: weights_of(
         values=GOOD.values[:, :31]
     ),
     "values have 3 rows: expected 4, for shape (4, 50)": lambda: weights_of(shape=(4, 50)),
@@ -407,7 +416,9 @@ WRONG = {
         metadata=GOOD.metadata.view(torch.int8)
     ),
     "metadata is a list: expected a torch tensor": lambda: weights_of(metadata=[]),
-    "metadata have shape (3, 16): expected [N, 8] for 8:16 bitmask": lambda: weights_of(encoding="bitmask"),
+    "metadata have shape (3, 16): expected [N, 8] for 8:16/bitmask": lambda: weights_of(
+        format=kernel_format("8:16/bitmask")
+    ),
     "values are on cpu, metadata on meta: expected one device": lambda: weights_of(
         metadata=GOOD.metadata.to("meta")
     ),
@@ -426,9 +437,14 @@ def test_errors_say_what_where_and_what_was_expected(text):
 
 
 def test_a_code_that_no_mask_has_is_refused_before_a_kernel_meets_it():
-    good = ops.pack(made(2, 32), "8:16", "combinatorial")
+    good = ops.compress(made(2, 32), "8:16/combinatorial")
     with pytest.raises(EncodingError, match="code"):
-        ops.NMWeight(good.values, torch.full_like(good.metadata, 63), good.pattern, good.encoding, good.shape)
+        ops.NMWeight(
+            good.values,
+            torch.full_like(good.metadata, 63),
+            good.format,
+            good.shape,
+        )
 
 
 def test_memory_that_is_out_of_step_is_refused():
@@ -447,7 +463,7 @@ def test_what_is_on_a_gpu_stays_there_or_is_told_why_not():
             (lambda: ops.sparse_linear(x, GOOD), "x is on cuda:0, the weights on cpu: expected one device"),
             (lambda: ops.sparse_linear(X, GOOD, bias), r"on cuda:0: expected \[3\] on cpu"),
             (
-                lambda: ops.pack(X, "2:4", mask=x > 0),
+                lambda: ops.compress(X, "2:4", mask=x > 0),
                 "mask is on cuda:0: expected a tensor with data, on the CPU",
             ),
         ):
@@ -458,8 +474,8 @@ def test_what_is_on_a_gpu_stays_there_or_is_told_why_not():
 def test_torch_is_loaded_and_operators_are_registered_by_ops_alone():
     code = (
         "import sys, kernels, kernels.cpu; assert 'torch' not in sys.modules\n"
-        "import torch, kernels.ops.naive; assert not hasattr(torch.ops.nmsim, 'sparse_linear')\n"
-        "import kernels.ops.sparse_linear; assert torch.ops.nmsim.sparse_linear and torch.ops.nmsim.prune"
+        "import torch; assert not hasattr(torch.ops.nmsim, 'sparse_linear')\n"
+        "from kernels import ops; assert torch.ops.nmsim.sparse_linear and torch.ops.nmsim.prune"
     )
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False

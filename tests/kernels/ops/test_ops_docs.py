@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kernels.ops import products_cpu  # noqa: E402
+from kernels.ops import weights as weights_room  # noqa: E402
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "how-to" / "use-in-torch.md"
 
@@ -34,5 +34,5 @@ def test_the_page_runs_and_prints_what_it_says(tmp_path, monkeypatch):
 def test_the_page_tells_the_thresholds_of_the_code():
     text = PAGE.read_text(encoding="utf-8")
     assert (
-        f"From {products_cpu.MANY_TOKENS} tokens per call on ({products_cpu.MANY_TOKENS_PORTABLE} if" in text
+        f"From {weights_room.MANY_TOKENS} tokens per call on ({weights_room.MANY_TOKENS_PORTABLE} if" in text
     )

@@ -13,9 +13,9 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file, load_model, save_file, save_model  # noqa: E402
 from torch import nn  # noqa: E402
 
+from kernels import ops  # noqa: E402
 from kernels.cpu import KernelError  # noqa: E402
-from kernels.ops import sparse_linear as ops  # noqa: E402
-from kernels.ops.sparsify import NMLinear, sparsify_  # noqa: E402
+from kernels.ops import NMLinear, sparsify_  # noqa: E402
 from kernels.stored.tensors import as_array  # noqa: E402
 
 
@@ -69,7 +69,7 @@ def pruned_twin(model, pattern, names):
 def test_from_linear_is_the_pruned_layer(dtype, bias):
     linear = nn.Linear(50, 12, bias=bias).to(dtype).eval()
     before = linear.weight.clone()
-    layer = NMLinear.from_linear(linear, "8:16", "combinatorial")
+    layer = NMLinear.from_linear(linear, "8:16/combinatorial")
     assert torch.equal(linear.weight, before)
     assert layer.bias is linear.bias
     assert not layer.training
@@ -85,14 +85,14 @@ def test_from_linear_is_the_pruned_layer(dtype, bias):
     )
     assert torch.equal(layer(x), ops.sparse_linear(x, layer.weights, layer.bias))
     assert str(layer) == (
-        f"NMLinear(in_features=50, out_features=12, bias={bias}, pattern=8:16, encoding=combinatorial, dtype={dtype})"
+        f"NMLinear(in_features=50, out_features=12, bias={bias}, format=8:16/combinatorial/power_of_two, dtype={dtype})"
     )
     all_kept = NMLinear.from_linear(linear, "2:4", mask=torch.zeros_like(mask))
     assert not all_kept.weight.any()
 
 
 def test_what_from_linear_and_the_layer_refuse():
-    weights = ops.pack(torch.randn(3, 8), "2:4")
+    weights = ops.compress(torch.randn(3, 8), "2:4")
     for call, text in (
         (
             lambda: NMLinear.from_linear(nn.Conv1d(1, 1, 1), "2:4"),
@@ -137,7 +137,7 @@ def test_only_x_and_the_bias_learn():
 @pytest.mark.parametrize("assign", [False, True])
 def test_a_state_dict_comes_back_from_a_safetensors_file(tmp_path, encoding, assign):
     model, x = mlp(torch.bfloat16), torch.randn(3, 48, dtype=torch.bfloat16)
-    sparsify_(model, "8:16", encoding)
+    sparsify_(model, f"8:16/{encoding}")
     want, path = model(x), tmp_path / "model.safetensors"
     save_file(model.state_dict(), path)
     state = load_file(path)
@@ -147,7 +147,7 @@ def test_a_state_dict_comes_back_from_a_safetensors_file(tmp_path, encoding, ass
     }
     assert bytes(state["2._extra_state"].tolist()).decode() == f"8:16 {encoding} 20x64"
     fresh = mlp(torch.bfloat16)
-    sparsify_(fresh, "8:16", encoding)
+    sparsify_(fresh, f"8:16/{encoding}")
     assert not torch.equal(fresh(x), want)
     fresh.load_state_dict(state, assign=assign)
     assert torch.equal(fresh(x), want)
@@ -170,15 +170,15 @@ def test_whole_models_are_saved_and_loaded_by_safetensors_and_torch(tmp_path):
 
 
 def test_loading_what_does_not_fit_says_so_and_changes_nothing():
-    layer = NMLinear.from_linear(nn.Linear(64, 6), "8:16", "index")
+    layer = NMLinear.from_linear(nn.Linear(64, 6), "8:16/index")
     state = layer.state_dict()
     before = copy.deepcopy(state)
     others = {
-        ("2:4", "index"): "saved weights are '2:4 index 6x64': this layer expects '8:16 index 6x64'",
-        ("8:16", "bitmask"): "saved weights are '8:16 bitmask 6x64'",
+        "2:4/index": "saved weights are '2:4 index 6x64': this layer expects '8:16 index 6x64'",
+        "8:16/bitmask": "saved weights are '8:16 bitmask 6x64'",
     }
     wrong = {
-        text: NMLinear.from_linear(nn.Linear(64, 6), *other).state_dict() for other, text in others.items()
+        text: NMLinear.from_linear(nn.Linear(64, 6), other).state_dict() for other, text in others.items()
     }
     wrong["saved weights are '8:16 index 6x63'"] = NMLinear.from_linear(nn.Linear(63, 6), "8:16").state_dict()
     wrong["the state dict holds a dense weight: load it into the dense model"] = nn.Linear(64, 6).state_dict()
@@ -258,7 +258,7 @@ def test_a_type_without_kernels_is_refused_before_anything_changes():
 
 def test_models_are_copied_and_pickled():
     model, x = mlp(), torch.randn(2, 48)
-    sparsify_(model, "16:32", "combinatorial")
+    sparsify_(model, "16:32/combinatorial")
     buffer = io.BytesIO()
     torch.save(model, buffer)
     buffer.seek(0)
@@ -289,7 +289,7 @@ def test_sparsify_swaps_what_it_names():
     model, x = mlp(), torch.randn(5, 48)
     twin = pruned_twin(model, "8:16", ["0", "2"])
     bias = model[0].bias
-    report = sparsify_(model, "8:16", "bitmask")
+    report = sparsify_(model, "8:16/bitmask")
     assert report.swapped == ("0", "2")
     assert report.left == {}
     assert report.dense_bytes == 4 * (48 * 64 + 64 * 20)
@@ -378,7 +378,7 @@ def test_an_error_leaves_the_model_as_it_was():
         (lambda: sparsify_([], "2:4"), "model is a list"),
         (lambda: sparsify_(model, "2:4", skip="good"), "skip='good': expected an iterable of names"),
         (lambda: sparsify_(mlp().to("meta"), "2:4"), "0: dense_weight is on meta"),
-        (lambda: sparsify_(mlp(), "2:4", "gap:2"), "0: encoding 'gap:2'"),
+        (lambda: sparsify_(mlp(), "2:4/gap:2"), "0: encoding 'gap:2'"),
     ):
         with pytest.raises(KernelError) as caught:
             call()

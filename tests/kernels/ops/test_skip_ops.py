@@ -5,8 +5,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from kernels.cpu import KernelError  # noqa: E402
-from kernels.ops.activations import activations_linear, prune_activations  # noqa: E402
-from kernels.ops.skip import skip_linear  # noqa: E402
+from kernels.ops import (  # noqa: E402
+    activations_linear,
+    prune_activations,
+    skip_linear,
+)
 
 GENERATOR = torch.Generator().manual_seed(6)
 X, W, BIAS = (torch.randn(*shape, generator=GENERATOR) for shape in ((1, 50), (50, 33), (33,)))
@@ -17,14 +20,14 @@ KEPT = prune_activations(X, "8:16")
 @pytest.mark.parametrize("pattern", ["2:4", "8:16", "3:7"])
 @pytest.mark.parametrize("encoding", ["bitmask", "index", "combinatorial"])
 def test_it_is_the_product_of_what_is_kept(dtype, pattern, encoding):
-    kept, weight = prune_activations(X.to(dtype), pattern, encoding), W.to(dtype)
+    kept, weight = prune_activations(X.to(dtype), f"{pattern}/{encoding}"), W.to(dtype)
     expected = activations_linear(kept, weight.T.contiguous(), BIAS)
     assert torch.equal(skip_linear(kept, weight, BIAS), expected)
     assert (expected != 0).all()
 
 
 def test_the_operator_is_one_that_torch_can_trace():
-    parts = KEPT.values, KEPT.metadata, W, "8:16", "bitmask", BIAS
+    parts = KEPT.values, KEPT.metadata, W, KEPT.format, BIAS
     torch.library.opcheck(
         torch.ops.nmsim.skip_linear.default, parts, test_utils=("test_schema", "test_faketensor")
     )

@@ -11,10 +11,10 @@ pytest.importorskip("triton")
 from triton_tensors import Room, any_bits, made, same_bits  # noqa: E402
 
 from kernels import cpu  # noqa: E402
-from kernels.gpu import pack, units, unpack  # noqa: E402
+from kernels.gpu import compress, decompress, units  # noqa: E402
 from kernels.gpu.bits import binomials  # noqa: E402
 from kernels.ops import naive  # noqa: E402
-from kernels.stored.nm_weight import row_lengths  # noqa: E402
+from kernels.stored.rows import kernel_format, row_lengths  # noqa: E402
 from kernels.stored.tensors import as_array  # noqa: E402
 
 PATTERNS = ("2:4", "4:8", "8:16", "16:32", "3:7", "1:5", "1:1", "1:32", "5:9")
@@ -23,12 +23,12 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def packed(dense, pattern, encoding, device, mask=None):
-    values_columns, metadata_columns = row_lengths(Pattern.parse(pattern), encoding, dense.shape[1])
+    values_columns, metadata_columns = row_lengths(kernel_format(f"{pattern}/{encoding}"), dense.shape[1])
     values = Room((len(dense), values_columns), dense.dtype, device)
     metadata = Room((len(dense), metadata_columns), torch.uint8, device)
     mask = None if mask is None else mask.to(device)
-    pack.launch(
-        dense.to(device), Pattern.parse(pattern), encoding, (values.tensor, metadata.tensor), mask=mask
+    compress.launch(
+        dense.to(device), kernel_format(f"{pattern}/{encoding}"), (values.tensor, metadata.tensor), mask=mask
     )
     return values.taken(), metadata.taken()
 
@@ -49,10 +49,10 @@ def test_a_mask_gives_the_bytes_of_the_reference_and_of_nmsim(pattern, encoding,
     full = naive.prune(made(3, k, seed=turn), Pattern.parse(pattern))
     for mask in (full, some_of(full, turn))[turn % 2 :]:
         values, metadata = packed(dense, pattern, encoding, triton_device, mask)
-        want = naive.pack(dense, Pattern.parse(pattern), encoding, mask)
+        want = naive.compress(dense, f"{pattern}/{encoding}", mask=mask)
         assert same_bits(values, want[0])
         assert torch.equal(metadata, want[1])
-        by_cpu = cpu.pack(as_array(dense), pattern, encoding, mask.numpy())
+        by_cpu = cpu.compress(as_array(dense), f"{pattern}/{encoding}", mask=mask.numpy())
         assert as_array(values).tobytes() == by_cpu.values.tobytes()
         assert metadata.numpy().tobytes() == by_cpu.metadata.tobytes()
 
@@ -65,7 +65,7 @@ def test_without_a_mask_the_greatest_are_kept_and_nan_is_above_infinity(pattern,
     dense[1] = made(45).sign()  # ties
     dense[2, :6] = torch.tensor([torch.inf, torch.nan, 1.0, -torch.inf, 2.0, torch.nan])
     values, metadata = packed(dense, pattern, encoding, triton_device)
-    by_cpu = cpu.pack(as_array(dense), pattern, encoding)
+    by_cpu = cpu.compress(as_array(dense), f"{pattern}/{encoding}")
     assert as_array(values).tobytes() == by_cpu.values.tobytes()
     assert metadata.numpy().tobytes() == by_cpu.metadata.tobytes()
 
@@ -75,12 +75,12 @@ def test_rows_longer_than_a_tile_go_there_and_back(pattern, encoding, triton_dev
     dense = made(2, units.TILE_ELEMS + 37, dtype=torch.float16)
     mask = some_of(naive.prune(dense, Pattern.parse(pattern)), 1)
     values, metadata = packed(dense, pattern, encoding, triton_device, mask)
-    by_cpu = cpu.pack(as_array(dense), pattern, encoding, mask.numpy())
+    by_cpu = cpu.compress(as_array(dense), f"{pattern}/{encoding}", mask=mask.numpy())
     assert as_array(values).tobytes() == by_cpu.values.tobytes()
     assert metadata.numpy().tobytes() == by_cpu.metadata.tobytes()
     back = torch.full_like(dense, torch.nan).to(triton_device)
-    unpack.launch(
-        values.to(triton_device), metadata.to(triton_device), Pattern.parse(pattern), encoding, back
+    decompress.launch(
+        values.to(triton_device), metadata.to(triton_device), kernel_format(f"{pattern}/{encoding}"), back
     )
     assert same_bits(back.cpu(), dense.where(mask, 0))
 
@@ -95,7 +95,7 @@ def test_a_mask_that_keeps_too_many_is_refused_as_nmsim_does(pattern, k, places,
     mask[1, list(places)] = True
     for road in (
         lambda: packed(dense, pattern, "index", triton_device, mask),
-        lambda: cpu.pack(as_array(dense), pattern, "index", mask.numpy()),
+        lambda: cpu.compress(as_array(dense), f"{pattern}/index", mask=mask.numpy()),
     ):
         with pytest.raises(PatternError) as error:
             road()
@@ -119,10 +119,13 @@ def test_a_mask_that_keeps_too_many_reads_nothing_behind_the_table(monkeypatch, 
     found = []
     for behind in (0, 0x7FFFFFFF):
         room = torch.cat([table, table.new_full((64,), behind)])
-        monkeypatch.setattr(pack, "binomials", lambda *about, room=room: room[: len(table)])
-        out = [dense.new_empty(1, columns) for columns in row_lengths(parsed, "combinatorial", 16)]
+        monkeypatch.setattr(compress, "code_table", lambda *about, room=room: room[: len(table)])
+        out = [
+            dense.new_empty(1, columns)
+            for columns in row_lengths(kernel_format(f"{parsed}/combinatorial"), 16)
+        ]
         codes = out[1].to(torch.uint8)
-        assert pack.enqueue(dense, mask, parsed, "combinatorial", (out[0], codes)).all()
+        assert compress.enqueue(dense, mask, kernel_format(f"{parsed}/combinatorial"), (out[0], codes)).all()
         found.append(codes)
     assert torch.equal(*found)
 
@@ -149,21 +152,24 @@ def test_no_rows_are_no_work(triton_device):
 
 def test_packing_without_waiting_says_where_a_tile_keeps_too_many(triton_device):
     k, pattern = 1536, Pattern(8, 16)
-    tile = units.tile_constants(pattern, "bitmask", k, torch.float16)["GROUPS"] * pattern.m
+    tile = units.tile_constants(kernel_format(f"{pattern}/bitmask"), k, torch.float16)["GROUPS"] * pattern.m
     assert tile == k // 3
     dense, mask = made(3, k, dtype=torch.float16), torch.zeros(3, k, dtype=torch.bool)
     mask[1, tile : tile + 9] = True
     mask[2, 5:13] = True
-    values_columns, metadata_columns = row_lengths(pattern, "bitmask", k)
+    values_columns, metadata_columns = row_lengths(kernel_format(f"{pattern}/bitmask"), k)
     values = Room((3, values_columns), dense.dtype, triton_device)
     metadata = Room((3, metadata_columns), torch.uint8, triton_device)
     on_device = mask.to(triton_device)
-    overfull = pack.enqueue(
-        dense.to(triton_device), on_device, pattern, "bitmask", (values.tensor, metadata.tensor)
+    overfull = compress.enqueue(
+        dense.to(triton_device),
+        on_device,
+        kernel_format(f"{pattern}/bitmask"),
+        (values.tensor, metadata.tensor),
     )
     assert overfull.tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 0]]
     with pytest.raises(PatternError, match="mask row 1, group 32 .* keeps 9: expected at most 8 of every 16"):
-        pack.check_fit(overfull, on_device, pattern)
-    by_cpu = cpu.pack(as_array(dense[2:]), pattern, "bitmask", mask[2:].numpy())
+        compress.check_fit(overfull, on_device, pattern)
+    by_cpu = cpu.compress(as_array(dense[2:]), f"{pattern}/bitmask", mask=mask[2:].numpy())
     assert as_array(values.taken()[2:]).tobytes() == by_cpu.values.tobytes()
-    pack.check_fit(overfull[2:], on_device[2:], pattern)
+    compress.check_fit(overfull[2:], on_device[2:], pattern)

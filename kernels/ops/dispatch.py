@@ -1,4 +1,4 @@
-"""The door to `kernels.gpu`: modules of Triton kernels, imported when a CUDA tensor first needs them."""
+"""Where operators run: modules of `kernels.gpu` for CUDA tensors, imported when one first needs them."""
 
 import functools
 import importlib
@@ -6,17 +6,17 @@ from typing import Any
 
 from torch import Tensor
 
-from kernels.cpu import KernelError
+from kernels.stored.errors import KernelError
 
 
 def serves(tensor: Tensor) -> bool:
-    """Say whether a tensor is where the kernels of `kernels.gpu` work: on a CUDA device."""
+    """Tell if a tensor is where the kernels of `kernels.gpu` work: on a CUDA device."""
     return tensor.device.type == "cuda"
 
 
 @functools.cache
 def module(name: str) -> Any:
-    """Import a module of `kernels.gpu`, which is slow, and fails where Triton is missing.
+    """Import a module of `kernels.gpu`, which is slow, and fails if Triton is missing.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Dense rows to packed ones, on the device: what a mask keeps, or the greatest magnitudes.
+"""Dense rows compressed, on the device: what a mask keeps, or the greatest magnitudes.
 
 Without a mask this is the pruning of tokens, which stores the same bytes. With one, a program takes a tile of a row.
 Nothing here was timed: block sizes are guesses.
@@ -10,15 +10,16 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.gpu import prune
-from kernels.gpu.bits import INTEGERS, binomials, on_device_of
+from kernels.gpu.bits import INTEGERS, code_table, on_device_of
 from kernels.gpu.codes import store_codes
-from kernels.gpu.units import pack_units, tile_constants, warps_for
+from kernels.gpu.units import compress_units, tile_constants, warps_for
 from nmsim.errors import PatternError
+from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 
 
 @triton.jit
-def pack_kernel(
+def compress_kernel(
     dense: tl.tensor,
     mask: tl.tensor,
     table: tl.tensor,
@@ -37,7 +38,7 @@ def pack_kernel(
     UNIT_GROUPS: tl.constexpr,
     UNIT: tl.constexpr,
 ) -> None:
-    """Pack one tile of a row as its mask says, and note whether a group of it keeps more than N: see `launch`.
+    """Compress one tile of a row as its mask says, and note whether a group of it keeps more than N: see `launch`.
 
     A group that keeps fewer gets its lowest free positions, and zeros are stored for them.
     """
@@ -47,7 +48,7 @@ def pack_kernel(
     values_row = values + row * n_groups * N
     metadata_row = metadata + row * (n_groups * CODE_BITS // 8)
     if UNIT > 0:
-        n_wanted = pack_units(
+        n_wanted = compress_units(
             dense_row, mask_row, table, values_row, metadata_row, first, k, n_groups,
             N, M, GROUPS, ENCODING, CODE_BITS, POSITION_BITS, UNIT_GROUPS, UNIT,
         )  # fmt: skip
@@ -75,13 +76,12 @@ def pack_kernel(
 
 def launch(
     dense: Tensor,
-    pattern: Pattern,
-    encoding: str,
+    format: SparseFormat,
     out: tuple[Tensor, Tensor],
     *,
     mask: Tensor | None = None,
 ) -> None:
-    """Pack rows; with a mask, wait for the device to hear whether it was one of the pattern.
+    """Compress rows; with a mask, wait for the device to hear whether it was one of the pattern.
 
     Parameters
     ----------
@@ -100,33 +100,30 @@ def launch(
         return
     if mask is None:
         unused = dense.new_empty((2, len(dense)), dtype=torch.float32)
-        prune.launch(dense, pattern, encoding, (*out, unused[0], unused[1]), shift="none")
+        prune.launch(dense, format, (*out, unused[0], unused[1]), shift="none")
         return
-    check_fit(enqueue(dense, mask, pattern, encoding, out), mask, pattern)
+    check_fit(enqueue(dense, mask, format, out), mask, format.pattern)
 
 
-def enqueue(
-    dense: Tensor, mask: Tensor, pattern: Pattern, encoding: str, out: tuple[Tensor, Tensor]
-) -> Tensor:
-    """Have rows packed as a mask says, as `launch` does, without waiting for the device.
+def enqueue(dense: Tensor, mask: Tensor, format: SparseFormat, out: tuple[Tensor, Tensor]) -> Tensor:
+    """Have rows compressed as a mask says, as `launch` does, without waiting for the device.
 
     Returns
     -------
     Tensor int8 [R, tiles of a row]
         1 where a tile has a group that keeps more than N, else 0. What is stored of such a tile means nothing.
     """
-    values, metadata = out
+    pattern, (values, metadata) = format.pattern, out
     rows, k = dense.shape
     integer = INTEGERS[dense.dtype]
-    about_it = tile_constants(pattern, encoding, k, dense.dtype)
+    about_it = tile_constants(format, k, dense.dtype)
     n_groups = values.shape[1] // pattern.n
     tiles = triton.cdiv(n_groups, about_it["GROUPS"])
     overfull = torch.empty((rows, tiles), dtype=torch.int8, device=dense.device)
-    table = binomials(pattern, dense.device) if encoding == "combinatorial" else None
     with on_device_of(dense):
-        pack_kernel[(rows, tiles)](
-            dense.view(integer), mask.view(torch.uint8), table, values.view(integer), metadata, overfull, k, n_groups,
-            **about_it, num_warps=warps_for(pattern, k, dense.dtype), enable_fp_fusion=False,
+        compress_kernel[(rows, tiles)](
+            dense.view(integer), mask.view(torch.uint8), code_table(format, dense.device), values.view(integer), metadata,
+            overfull, k, n_groups, **about_it, num_warps=warps_for(pattern, k, dense.dtype), enable_fp_fusion=False,
         )  # fmt: skip
     return overfull
 

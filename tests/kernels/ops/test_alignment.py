@@ -7,22 +7,26 @@ import pytest
 torch = pytest.importorskip("torch")
 from triton_tensors import made, same_bits  # noqa: E402
 
+from kernels import ops  # noqa: E402
 from kernels.cpu import KernelError  # noqa: E402
-from kernels.ops import sparse_linear as ops  # noqa: E402
-from kernels.ops import triton_kernels  # noqa: E402
-from kernels.ops.activations import activations_linear, prune_activations  # noqa: E402
-from kernels.ops.decode import decode_linear, for_decode  # noqa: E402
-from kernels.ops.skip import skip_linear  # noqa: E402
-from kernels.ops.sparsify import NMLinear  # noqa: E402
-from kernels.stored import alignment  # noqa: E402
+from kernels.ops import (  # noqa: E402
+    NMLinear,
+    activations_linear,
+    checks,
+    decode_linear,
+    dispatch,
+    for_decode,
+    prune_activations,
+    skip_linear,
+)
 from kernels.stored.shuffled import PLANES  # noqa: E402
 from nmsim.pattern import Pattern  # noqa: E402
 
 W = made(3, 48, dtype=torch.float16)
 X = made(2, 48, dtype=torch.float16)
 BIAS = made(3, dtype=torch.float16)
-WEIGHTS = ops.pack(W, "8:16", "bitmask")
-ROWS = ops.pack(W, "3:7", "bitmask")
+WEIGHTS = ops.compress(W, "8:16/bitmask")
+ROWS = ops.compress(W, "3:7/bitmask")
 DECODE = for_decode(WEIGHTS)
 KEPT = prune_activations(X, "8:16")
 OF_ROWS = prune_activations(X, "3:7")
@@ -43,14 +47,14 @@ def off(part, off_bytes):
 @pytest.fixture
 def on_gpu(monkeypatch):
     """Have tensors in main memory counted as a GPU's, and no kernel at hand."""
-    monkeypatch.setattr(triton_kernels, "serves", lambda tensor: tensor.device.type == "cpu")
-    monkeypatch.setattr(triton_kernels, "module", lambda name: pytest.fail(f"{name} was reached"))
+    monkeypatch.setattr(dispatch, "serves", lambda tensor: tensor.device.type == "cpu")
+    monkeypatch.setattr(dispatch, "module", lambda name: pytest.fail(f"{name} was reached"))
 
 
 def packed(weights, **parts):
     """Give weights other parts, codes unread."""
     new = object.__new__(ops.NMWeight)
-    for name in ("values", "metadata", "pattern", "encoding", "shape", "pattern_text"):
+    for name in ("values", "metadata", "format", "shape", "format_text"):
         object.__setattr__(new, name, parts.get(name, getattr(weights, name)))
     return new
 
@@ -61,9 +65,9 @@ STORED = {
         (1, 2, 3), 4,
     ),
     "unpack metadata": (
-        lambda off_bytes: ops.unpack(packed(WEIGHTS, metadata=off(WEIGHTS.metadata, off_bytes))), (1, 2), 4,
+        lambda off_bytes: ops.decompress(packed(WEIGHTS, metadata=off(WEIGHTS.metadata, off_bytes))), (1, 2), 4,
     ),
-    "unpack values": (lambda off_bytes: ops.unpack(packed(ROWS, values=off(ROWS.values, off_bytes))), (1, 3), 2),
+    "unpack values": (lambda off_bytes: ops.decompress(packed(ROWS, values=off(ROWS.values, off_bytes))), (1, 3), 2),
     "decode_linear values": (
         lambda off_bytes: decode_linear(X, replace(DECODE, values=off(DECODE.values, off_bytes))), (1, 2), 4,
     ),
@@ -116,24 +120,24 @@ def test_pairs_of_values_are_asked_of_a_gpu_only(on_gpu):
     kept = KEPT._replace(values=off(KEPT.values, 2))
     for call in (
         lambda: ops.sparse_linear(X, odd),
-        lambda: ops.unpack(odd),
+        lambda: ops.decompress(odd),
         lambda: activations_linear(kept, W),
     ):
         refused(call, "values", 2, 4)
-    with pytest.raises(pytest.fail.Exception, match="unpack was reached"):
-        ops.unpack(packed(ROWS, values=off(ROWS.values, 2)))
+    with pytest.raises(pytest.fail.Exception, match="decompress was reached"):
+        ops.decompress(packed(ROWS, values=off(ROWS.values, 2)))
 
 
 def test_the_cpu_takes_an_element_as_it_comes():
-    assert same_bits(ops.unpack(packed(WEIGHTS, values=off(WEIGHTS.values, 2))), ops.unpack(WEIGHTS))
+    assert same_bits(ops.decompress(packed(WEIGHTS, values=off(WEIGHTS.values, 2))), ops.decompress(WEIGHTS))
     assert torch.equal(ops.sparse_linear(off(X, 1), WEIGHTS), ops.sparse_linear(X, WEIGHTS))
     assert torch.equal(ops.prune(off(X, 1), "2:4"), ops.prune(X, "2:4"))
 
 
-@pytest.mark.parametrize(("pattern", "encoding"), sorted(PLANES, key=str))
-def test_codes_for_decoding_begin_where_their_widest_word_can(pattern, encoding):
-    weights = for_decode(ops.pack(W, pattern, encoding))
-    needed = max(PLANES[pattern, encoding]) // 8
+@pytest.mark.parametrize("format", sorted(PLANES, key=str), ids=str)
+def test_codes_for_decoding_begin_where_their_widest_word_can(format):
+    weights = for_decode(ops.compress(W, format))
+    needed = max(PLANES[format]) // 8
     for off_bytes in range(1, 9):
         moved = replace(weights, metadata=off(weights.metadata, off_bytes))
         if off_bytes % needed:
@@ -159,11 +163,11 @@ DENSE = {
         lambda odd: skip_linear(ONE, odd(W.T.contiguous())),
         lambda odd: activations_linear(KEPT, odd(W)),
     ),
-    "scores": (lambda odd: ops.prune(X, "8:16", odd(X)),),
+    "scores": (lambda odd: ops.prune(X, "8:16", scores=odd(X)),),
     "shift": (lambda odd: prune_activations(X, "8:16", shift=odd(X[0])),),
     "vector": (lambda odd: prune_activations(X, "8:16", vector=odd(X[0])),),
     "scale": (lambda odd: activations_linear(KEPT, W, scale=odd(BIAS)),),
-    "dense_weight": (lambda odd: ops.pack(odd(W), "8:16"),),
+    "dense_weight": (lambda odd: ops.compress(odd(W), "8:16"),),
 }
 
 
@@ -182,12 +186,12 @@ def test_what_a_layer_takes_over_begins_where_every_kernel_reads_it(assign, on_g
     other = NMLinear(WEIGHTS)
     other.load_state_dict(state, assign=assign)
     for part, want in ((other.values, WEIGHTS.values), (other.metadata, WEIGHTS.metadata)):
-        assert part.data_ptr() % alignment.WORD_BYTES == 0
+        assert part.data_ptr() % checks.WORD_BYTES == 0
         assert same_bits(part, want)
 
 
 def test_what_reads_pairs():
     for pattern in ("2:4", "4:8", "8:16", "16:32"):
-        assert alignment.reads_pairs(W, Pattern.parse(pattern))
-        assert not alignment.reads_pairs(W.float(), Pattern.parse(pattern))
-    assert not alignment.reads_pairs(W, Pattern(3, 7))
+        assert checks.reads_pairs(W, Pattern.parse(pattern))
+        assert not checks.reads_pairs(W.float(), Pattern.parse(pattern))
+    assert not checks.reads_pairs(W, Pattern(3, 7))

@@ -10,9 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.gpu.bits import INTEGERS, binomials, on_device_of
+from kernels.gpu.bits import INTEGERS, code_table, on_device_of
 from kernels.gpu.expand import columns, dense_tile, tile_constants
-from nmsim.pattern import Pattern
+from nmsim.format import SparseFormat
 
 TILE_ROWS = 16
 TILE_BYTES = 512
@@ -21,7 +21,7 @@ WARPS = 4
 
 
 @triton.jit(do_not_specialize=["rows"])
-def unpack_kernel(
+def decompress_kernel(
     values: tl.tensor,
     metadata: tl.tensor,
     table: tl.tensor,
@@ -40,7 +40,7 @@ def unpack_kernel(
     UNIT: tl.constexpr,
     ROWS: tl.constexpr,
 ) -> None:
-    """Unpack one tile: see `launch` for what goes in and out."""
+    """Decompress one tile: see `launch` for what goes in and out."""
     step = tl.program_id(1)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     is_row = row < rows
@@ -53,13 +53,13 @@ def unpack_kernel(
     tl.store(dense + row.to(tl.int64)[:, None] * k + column, tile, mask=inside)
 
 
-def launch(values: Tensor, metadata: Tensor, pattern: Pattern, encoding: str, out: Tensor) -> None:
-    """Unpack rows, all tensors contiguous.
+def launch(values: Tensor, metadata: Tensor, format: SparseFormat, out: Tensor) -> None:
+    """Decompress rows, all tensors contiguous.
 
     Parameters
     ----------
     values, metadata : Tensor [R, G * N] of a type in `INTEGERS` and uint8 Tensor [R, bytes of a row]
-        As `kernels.gpu.pack` and `kernels.stored.nm_weight.pack` write them, where `kernels.stored.alignment` says
+        As `kernels.gpu.compress` and `kernels.stored.rows.compress` write them, where `kernels.ops.checks` says
         (at multiples of sixteen bytes, for loads of sixteen).
     out : Tensor [R, K] of the type of values
         Every element is written.
@@ -68,16 +68,16 @@ def launch(values: Tensor, metadata: Tensor, pattern: Pattern, encoding: str, ou
     if rows == 0:
         return
     integer = INTEGERS[values.dtype]
-    about_it = constants(pattern, encoding, k, values.dtype)
-    grid = (triton.cdiv(rows, about_it["ROWS"]), triton.cdiv(pattern.groups(k), about_it["GROUPS"]))
-    table = binomials(pattern, values.device) if encoding == "combinatorial" else None
+    about_it = constants(format, k, values.dtype)
+    grid = (triton.cdiv(rows, about_it["ROWS"]), triton.cdiv(format.pattern.groups(k), about_it["GROUPS"]))
+    table = code_table(format, values.device)
     with on_device_of(values):
-        unpack_kernel[grid](
-            values.view(integer), metadata, table, out.view(integer), rows, k, values.shape[1] // pattern.n,
+        decompress_kernel[grid](
+            values.view(integer), metadata, table, out.view(integer), rows, k, values.shape[1] // format.pattern.n,
             metadata.shape[1], **about_it, num_warps=WARPS, enable_fp_fusion=False,
         )  # fmt: skip
 
 
-def constants(pattern: Pattern, encoding: str, k: int, dtype: torch.dtype) -> dict[str, Any]:
-    """Name what `unpack_kernel` is compiled for."""
-    return tile_constants(pattern, encoding, k, dtype, TILE_BYTES) | {"ROWS": TILE_ROWS}
+def constants(format: SparseFormat, k: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Name what `decompress_kernel` is compiled for."""
+    return tile_constants(format, k, dtype, TILE_BYTES) | {"ROWS": TILE_ROWS}

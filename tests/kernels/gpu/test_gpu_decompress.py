@@ -10,11 +10,11 @@ triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402
 from triton_tensors import Room, any_bits, made, same_bits  # noqa: E402
 
-from kernels.gpu import unpack  # noqa: E402
+from kernels import ops  # noqa: E402
+from kernels.gpu import decompress  # noqa: E402
 from kernels.gpu.expand import columns  # noqa: E402
 from kernels.ops import naive  # noqa: E402
-from kernels.ops import sparse_linear as ops  # noqa: E402
-from kernels.stored.nm_weight import row_lengths  # noqa: E402
+from kernels.stored.rows import kernel_format, row_lengths  # noqa: E402
 
 PATTERNS = ("2:4", "4:8", "8:16", "16:32", "3:7", "1:5", "1:1", "31:32", "2:8")
 ENCODINGS = ("bitmask", "index", "combinatorial")
@@ -23,7 +23,9 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 def unpacked(values, metadata, pattern, encoding, k, device):
     room = Room((len(values), k), values.dtype, device)
-    unpack.launch(values.to(device), metadata.to(device), Pattern.parse(pattern), encoding, room.tensor)
+    decompress.launch(
+        values.to(device), metadata.to(device), kernel_format(f"{pattern}/{encoding}"), room.tensor
+    )
     return room.taken()
 
 
@@ -34,8 +36,8 @@ def test_bits_are_those_of_the_reference(pattern, encoding, triton_device):
     # 16-bit values of the first four are spread in registers, float32 and others gathered.
     for dtype, k in ((DTYPES[turn % 2], (64, 45, 3)[turn % 3]), (DTYPES[2], 33))[: 1 + turn % 2]:
         dense = any_bits(3, k, dtype=dtype, seed=turn)
-        values, metadata = naive.pack(dense, Pattern.parse(pattern), encoding)
-        want = naive.unpack(values, metadata, Pattern.parse(pattern), encoding, k)
+        values, metadata = naive.compress(dense, f"{pattern}/{encoding}")
+        want = naive.decompress(values, metadata, f"{pattern}/{encoding}", k)
         assert same_bits(unpacked(values, metadata, pattern, encoding, k, triton_device), want)
         assert same_bits(want, dense.where(naive.prune(dense, Pattern.parse(pattern)), 0))
 
@@ -44,10 +46,10 @@ def test_bits_are_those_of_the_reference(pattern, encoding, triton_device):
     ("pattern", "dtype"), [("8:16", torch.float16), ("16:32", torch.float16), ("3:7", torch.float32)]
 )
 def test_more_rows_and_columns_than_a_tile_are_those_of_the_cpu_kernels(pattern, dtype, triton_device):
-    k = unpack.TILE_BYTES // dtype.itemsize + 21
-    weight = ops.pack(made(unpack.TILE_ROWS + 3, k, dtype=dtype), pattern, "bitmask")
+    k = decompress.TILE_BYTES // dtype.itemsize + 21
+    weight = ops.compress(made(decompress.TILE_ROWS + 3, k, dtype=dtype), f"{pattern}/bitmask")
     found = unpacked(weight.values, weight.metadata, pattern, "bitmask", k, triton_device)
-    assert same_bits(found, ops.unpack(weight))
+    assert same_bits(found, ops.decompress(weight))
     assert ((found != 0).sum(1) >= k * Pattern.parse(pattern).n // Pattern.parse(pattern).m).all()
 
 
@@ -74,7 +76,7 @@ def test_every_mask_of_a_group_is_spread_to_its_own_places(triton_device):
 def test_one_wrong_bit_of_the_metadata_shows(triton_device):
     for pattern, dtype in (("8:16", torch.float16), ("8:16", torch.float32), ("3:7", torch.float16)):
         dense = made(2, 32, dtype=dtype)
-        values, metadata = naive.pack(dense, Pattern.parse(pattern), "bitmask")
+        values, metadata = naive.compress(dense, f"{pattern}/bitmask")
         right = unpacked(values, metadata, pattern, "bitmask", 32, triton_device)
         metadata[1, 0] ^= 3 if metadata[1, 0] & 3 in (1, 2) else 6
         wrong = unpacked(values, metadata, pattern, "bitmask", 32, triton_device)
@@ -86,13 +88,13 @@ def test_a_code_that_is_none_reads_values_of_its_own_group(triton_device):
     """On a device codes are not checked; behind the last value stands NaN."""
     for pattern, k in (("2:4", 16), ("3:7", 56), ("4:16", 32)):
         parsed = Pattern.parse(pattern)
-        values_columns, metadata_columns = row_lengths(parsed, "bitmask", k)
+        values_columns, metadata_columns = row_lengths(kernel_format(f"{parsed}/bitmask"), k)
         room = torch.full((values_columns + 64,), torch.nan, device=triton_device)
         values = room[:values_columns].view(1, -1)
         values.copy_(torch.arange(1, values_columns + 1))
         metadata = torch.full((1, metadata_columns), 0xFF, dtype=torch.uint8, device=triton_device)
         found = torch.full((1, k), torch.nan, device=triton_device)
-        unpack.launch(values, metadata, parsed, "bitmask", found)
+        decompress.launch(values, metadata, kernel_format(f"{parsed}/bitmask"), found)
         of_group = (found[0, : k // parsed.m * parsed.m].cpu() - 1) // parsed.n
         assert of_group.tolist() == [i // parsed.m for i in range(k // parsed.m * parsed.m)]
 
