@@ -1,7 +1,7 @@
 """How fast the codecs are on this machine, as ratios to a plain copy of the decoded masks in the same run.
 
 Machines differ and are busy. So each repetition times the copy, then every operation, one after the other, on the same
-data; a ratio is taken repetition by repetition, and its median and 20th and 80th percentiles are reported. Data stays
+data. A ratio is taken per repetition. Its median and its 20th and 80th percentiles are reported. Data stays
 within the last-level cache, as it does when a codec works on a tensor chunk by chunk.
 """
 

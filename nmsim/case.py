@@ -198,12 +198,12 @@ def case_id(case: Case, phase: Phase = "decode") -> str:
 class Prediction:
     """One answer: what the model expects of a case on a machine, the least time it can take, and why.
 
-    All times in seconds for one product, all traffic in bytes from or to DRAM. `predicted_*` is the estimate: what
-    kernels like those measured so far would take. `predicted_speedup_low` to `predicted_speedup_high` held
-    `INTERVAL_SHARE` of `comparable_rows` measured speedups around theirs, on machines that had no part in the fit; NaN
-    where there are none. `extrapolates` says that those rows are of another pattern or kind of kernel, or that there
-    are none. `bound_*` is the best case that the machine's numbers allow, stage by stage; `limit` names the stage that
-    takes longest: `"memory"`, `"decode"`, `"select"` or `"matrix"`; `explanation` says it in words.
+    All times in seconds for one product, all traffic in bytes from or to DRAM. `predicted_*` is the estimate: the
+    time of kernels like those measured so far. `predicted_speedup_low` to `predicted_speedup_high` held
+    `INTERVAL_SHARE` of `comparable_rows` measured speedups around theirs, on machines that were not in the fit. They
+    are NaN if there are no such rows. `extrapolates` says that those rows are of another pattern or kind of kernel, or
+    that there are none. `bound_*` is the best case that the machine's numbers allow, stage by stage. `limit` names the stage that
+    takes longest: `"memory"`, `"decode"`, `"select"` or `"matrix"`. `explanation` says it in words.
     """
 
     case: Case

@@ -38,10 +38,10 @@ def magnitude(x: NDArray[Any]) -> FloatArray:
 def clact(x: NDArray[Any]) -> FloatArray:
     """Score by CLACT, the cosine loss: S_ij = |x_ij| sqrt(sum_p x_pj^2) / sqrt(sum_k x_ik^2).
 
-    The norm of the column runs over all tokens, so a choice depends on tokens that come later and on what else is in the
-    batch. The norm of the row is the same for all of a group: it cannot change an N:M choice, nor one of the k best of a
-    token. With one token the column is the element itself, S_j = x_j^2 / |x|, and the choice is that of the magnitude.
-    A token of zeros scores zero.
+    The norm of the column runs over all tokens. So a choice depends on later tokens and on the rest of the batch. The norm
+    of the row is the same for all of a group. It cannot change an N:M choice, or a choice of the k best of a token. With
+    one token the column is the element itself, S_j = x_j^2 / |x|, and the choice is that of the magnitude. A token of zeros
+    scores zero.
 
     Source
     ------
@@ -62,8 +62,8 @@ def clact(x: NDArray[Any]) -> FloatArray:
 def channel_vector(x: NDArray[Any], vector: NDArray[Any]) -> FloatArray:
     """Score by magnitude times a vector of in features: S_ij = |x_ij f_j|.
 
-    Amber-Pruner, the variance of weights and gradients accumulated in calibration are of this form, and Wanda's criterion,
-    with W for X and the norms of X's columns for f.
+    Amber-Pruner, the variance of weights, and gradients accumulated in calibration have this form. So has Wanda's
+    criterion, with W for X and the norms of X's columns for f.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Value types: their bits, and the order of their magnitudes.
 
-Everything but integers is compared by its stored bits: with the sign bit cleared, an IEEE-like number read as an
-unsigned integer keeps the order of magnitudes. So -0.0 equals 0.0, infinity is above every finite number and NaN
+All types except integers are compared by their stored bits. With the sign bit cleared, an IEEE-like number that is
+read as an unsigned integer keeps the order of magnitudes. So -0.0 equals 0.0, infinity is above every finite number and NaN
 above infinity, for every float type, with no arithmetic and no rounding.
 """
 

@@ -6,7 +6,7 @@ class NmsimError(ValueError):
 
 
 class PatternError(NmsimError):
-    """A pattern that is none, or a mask that does not follow its pattern."""
+    """An invalid pattern, or a mask that does not follow its pattern."""
 
 
 class EncodingError(NmsimError):

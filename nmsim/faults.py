@@ -1,8 +1,8 @@
 """Bit flips in packed metadata: what a decoder detects, and what it silently takes for another mask.
 
-A fault is *detected* when the decoder raises, *silent* when it returns other masks, all of them legal, and
-*harmless* when it returns the masks that were written. Faults in payload bits are counted apart from those
-that touch a padding or alignment bit; a single flip of such a bit is always detected.
+A fault is *detected* if the decoder raises. It is *silent* if the decoder returns other masks, all of them legal.
+It is *harmless* if the decoder returns the masks that were written. Faults in payload bits are counted separately
+from those that change a padding or alignment bit. A single flip of such a bit is always detected.
 
 >>> from nmsim import Pattern
 >>> inject([0b0011, 0b0101, 0b0110, 0b1001, 0b1010, 0b1100], Pattern(2, 4), "combinatorial").payload
@@ -118,9 +118,9 @@ def inject(
 
     Notes
     -----
-    **Source**: exhaustive enumeration, no model. By hand: the decoder of `bitmask` detects every single flip,
-    and of two flips in one group those that set or clear both; a flip in a `combinatorial` code is detected
-    only when it makes the code C(M, N) or more.
+    **Source**: exhaustive enumeration, no model. By hand: the decoder of `bitmask` detects every single flip.
+    Of two flips in one group it detects those that set or clear both. A flip in a `combinatorial` code is
+    detected only if it makes the code C(M, N) or more.
 
     Examples
     --------
@@ -163,9 +163,9 @@ def survey(
     flips : {1, 2}
         Bits flipped at a time.
     n_groups : int, optional
-        Groups of a stream; 8 unless given, rounded up to whole codes. It matters where codes differ in
-        length, since a flip in one group can shift the next, and for pairs: the more groups, the fewer pairs
-        fall in one.
+        Groups of a stream; 8 unless given, rounded up to whole codes. It matters if codes differ in
+        length, because a flip in one group can shift the next. It also matters for pairs: with more groups,
+        fewer pairs fall in one.
     n_streams : int
         Streams to try.
     seed : int
@@ -214,7 +214,7 @@ def _random_masks(rng: np.random.Generator, pattern: Pattern, n_groups: int) -> 
 
 
 def _payload_bits(codec: Encoding, masks: Words, pattern: Pattern, policy: str) -> NDArray[np.bool_]:
-    """Tell the bits of the stream that belong to a code from padding: bool, one a bit."""
+    """Mark the bits of the stream that belong to a code and are not padding: bool, one per bit."""
     codes = codec.encode_words(masks, pattern)
     code_bits = codec.code_bits(pattern)
     lengths = codec.code_lengths(codes, pattern)

@@ -27,9 +27,9 @@ def prune(
 ) -> BoolArray:
     """Choose the N elements to keep in every group of M.
 
-    Kept are those of greatest score; of equal scores, the lower index wins. A tail of t elements keeps
+    The elements of greatest score are kept. Of equal scores, the lower index is kept. A tail of t elements keeps
     min(N, t). The default score is the magnitude by stored bits: -0.0 equals 0.0, infinity is above every finite
-    number and NaN above infinity, so that nothing odd is dropped unseen.
+    number, and NaN is above infinity. So no infinity or NaN is dropped while a finite number is kept.
 
     Parameters
     ----------
@@ -84,9 +84,9 @@ def choose_rows(keys: NDArray[Any], pattern: Pattern) -> BoolArray:
 def complete(mask: BoolArray, pattern: Pattern, *, first_row: int = 0) -> BoolArray:
     """Bring every group to exactly N kept: bool [rows, K] -> bool [rows, G * M].
 
-    A group with fewer than N kept elements gets its lowest positions that are not kept added until it has N;
-    positions beyond the end of a row count as not kept. What is stored for an added position is zero. Errors count
-    rows from `first_row`.
+    If a group has fewer than N kept elements, its lowest positions that are not kept are added until it has N.
+    Positions beyond the end of a row count as not kept. The value stored for an added position is zero. Errors
+    count rows from `first_row`.
 
     Raises
     ------

@@ -3,7 +3,7 @@
 Stream bit k is bit k % 8 of byte k // 8, and a code's lowest bit goes first. Four policies:
 
 ========================  ==============================================================================
-`bitstream`               codes follow each other with nothing between
+`bitstream`               codes follow each other without a space
 `no_straddle[:W]`         no code crosses a W-bit word (W = 32 unless given); the rest of a word is zero
 `power_of_two`            each code is padded with zeros to the next power of two of its length
 `byte`                    each code is padded with zeros to whole bytes
@@ -45,7 +45,7 @@ class Policy:
         return f"no_straddle:{self.word_bits}" if self.name == "no_straddle" else self.name
 
     def slot_bits(self, length: Any) -> Any:
-        """Bits a code of `length` bits takes up, its own padding included (not for `no_straddle`)."""
+        """Stored bits of a code of `length` bits, its own padding included (not for `no_straddle`)."""
         if self.name == "bitstream":
             return length
         if self.name == "byte":
@@ -183,7 +183,7 @@ def pack(
     Parameters
     ----------
     codes : unsigned integers, shape [G]
-        One a code; an object array of Python ints, or uint64 rows [G, W], when one takes more than 64 bits.
+        One per code; an object array of Python ints, or uint64 rows [G, W], if one takes more than 64 bits.
     code_bits : int
         Bits of each code, or of the longest one when `lengths` is given.
     policy : str

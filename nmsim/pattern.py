@@ -89,7 +89,7 @@ class Pattern:
 
     @property
     def entropy_bits(self) -> float:
-        """Fewest bits a group's mask takes on average when all masks are equally likely: log2 C(M, N)."""
+        """Fewest bits per group on average if all masks are equally likely: log2 C(M, N)."""
         return math.log2(self.configurations)
 
     def groups(self, elems: int) -> int:

@@ -25,7 +25,7 @@ CHUNK_ELEMS = 1 << 22
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes and bits a packed tensor stores, and what the dense one would. Padding is told apart from content."""
+    """Bytes and bits of a packed tensor and of the dense one. Padding is counted separately from content."""
 
     dense_bytes: int
     values_bytes: int
@@ -274,7 +274,7 @@ def decompress(packed: PackedTensor, *, threads: int = 1) -> NDArray[Any]:
     Raises
     ------
     BitstreamError, EncodingError
-        The metadata is truncated, too long, or holds a code that no mask has; or a value that is not zero is stored
+        The metadata is truncated, too long, or holds a code that no mask has. Or a value that is not zero is stored
         for a position beyond the end of a row.
     """
     pattern, k = packed.pattern, packed.row_elems

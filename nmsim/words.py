@@ -1,8 +1,8 @@
 """Unsigned integers of any width as arrays: one machine word each up to 64 bits, rows of words beyond.
 
 Inside nmsim a sequence of group masks or codes is an array of shape [G] with the narrowest unsigned dtype that
-holds `bits` bits, or, above 64 bits, an array [G, W] of uint64 with the least significant word first. At the
-public border wide ones are Python integers in an object array, so that a user always sees one integer a group.
+holds `bits` bits. Above 64 bits it is an array [G, W] of uint64 with the least significant word first. In the public
+API wide ones are Python integers in an object array. So a user always sees one integer per group.
 """
 
 from collections.abc import Sequence

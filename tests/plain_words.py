@@ -135,7 +135,7 @@ def docstring_blocks(text: str, line: int) -> list[Block]:
     """Paragraphs of a docstring, without the heads of its sections, names with types, examples and formulas."""
     blocks: list[Block] = []
     lines: list[str] = []
-    first, example, formula, previous = line, False, False, 0
+    first, example, formula, table, previous = line, False, False, False, 0
     head, _, rest = text.expandtabs().partition("\n")
 
     def close() -> None:
@@ -152,6 +152,11 @@ def docstring_blocks(text: str, line: int) -> list[Block]:
             example = True
         elif formula and one.startswith("  "):
             close()
+        elif re.fullmatch(r"\s*=+( +=+)+\s*", one):
+            close()
+            table = not table
+        elif table:
+            continue
         elif re.fullmatch(r"\s*[-=~]{3,}\s*", one):
             lines.clear()
         elif re.match(r"^\s*[\w`*., ]+ : \S", one) or re.match(r"\s*(\||\.\. )", one):
@@ -164,7 +169,7 @@ def docstring_blocks(text: str, line: int) -> list[Block]:
                 first = line + offset
             lines.append(ITEM.sub("", one.strip()))
             previous = indent_of(one)
-        if one.rstrip().endswith("::"):
+        if one.rstrip().endswith(":"):
             close()
             formula = True
     close()

@@ -12,7 +12,7 @@ DEFAULT_PATTERNS = ("1:4", "2:4", "2:8", "4:8", "6:8", "8:16", "16:32")
 
 
 def rows_of(pattern: Pattern, names: list[str]) -> list[dict[str, Any]]:
-    """One row an encoding: bits a code, a group and an element, and the excess over the entropy bound."""
+    """One row per encoding: bits per code, per group and per element, and the excess over the entropy bound."""
     rows = []
     for name in names:
         codec = encodings.get(name)

@@ -78,8 +78,8 @@ def core(
 ) -> None:
     """Predict the cycles of Y[M,N] = X[M,K] W[N,K]^T on sparse tensor cores, with the stage that limits them.
 
-    Cycles are those of a closed form of the pipeline from DRAM to the sums, a lower bound of what --simulate sees block by
-    block; with --other they are no bound. Energy is a nominal figure with its range. These cores are designs that nobody
+    Cycles are those of a closed form of the pipeline from DRAM to the sums, a lower bound of the cycles of
+    --simulate. With --other they are no bound. Energy is a nominal figure with its range. These cores are designs that nobody
     sells.
     """
     import hwmodels

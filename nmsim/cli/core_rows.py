@@ -24,7 +24,7 @@ NO_BOUND = "With a second pattern the cycles are those of pairs that arrive even
 
 
 def record(machine: "SparseTensorCore", case: Case, other: Pattern | None) -> tuple[dict[str, Any], str]:
-    """Predict one product on one core: its record, and why its energy is not told, if it is not."""
+    """Predict one product on one core: its record, and the reason if its energy is not known."""
     import hwmodels
     from hwmodels.silicon.energy import energy
 

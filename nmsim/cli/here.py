@@ -33,7 +33,7 @@ def measure_here(folder: Path, campaign: str, progress: Shares) -> Here:
     campaign : str
         As for `nmsim measure`.
     progress : callable
-        Told what is under way, and the share done.
+        Called with the present step and the share that is done.
 
     Raises
     ------

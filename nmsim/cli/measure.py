@@ -28,9 +28,9 @@ def measure(
     campaign: Annotated[
         str,
         typer.Argument(
-            help="What to measure: cpu (under 90 seconds on two cores), cpu-quick (some 20 seconds), cuda (under nine "
-            "minutes on one GPU), cuda-tuning (its kernels with other numbers than they choose), or the path of a "
-            "campaign TOML file. Default: that of the device.",
+            help="What to measure: a campaign by name, or the path of a campaign TOML file. The campaign cpu takes under 90 "
+            "seconds on two cores, cpu-quick some 20 seconds, cuda under nine minutes on one GPU. The campaign cuda-tuning "
+            "runs its kernels with other numbers than they choose. Default: that of the device.",
             metavar="CAMPAIGN",
         ),
     ] = "",
@@ -57,8 +57,8 @@ def measure(
         typer.Option(
             "--machine",
             "-m",
-            help="Id of the hardware spec that stands for this machine: a name that nmsim predict knows, or the name "
-            "of the file that nmsim calibrate wrote, without .toml. Default: the name that nmsim calibrate gives.",
+            help="Id of the hardware spec of this machine. It is a name that nmsim predict knows, or the name of the file that "
+            "nmsim calibrate wrote, without its suffix. Default: the name that nmsim calibrate gives.",
         ),
     ] = None,
     budget_s: Annotated[

@@ -26,7 +26,7 @@ OPERATIONS = {
     "in the selector": "selector_compares_per_token",
     "side multiply-adds": "macs_per_token",
 }
-"""Heading -> column of operations a token."""
+"""Heading -> column of operations per token."""
 BYTES = {
     "parameters": ("parameter_bytes",),
     "L2": ("l2_read_bytes", "l2_written_bytes"),
@@ -119,7 +119,7 @@ def mitigations(
 
 
 def _columns(given: int | None, in_features: dict[str, int]) -> int:
-    """Salient columns: as many as asked for, or of the default those that every layer has; that they are fewer is told."""
+    """Salient columns: the given number, or the default, at most the columns of each layer. A smaller number is reported."""
     from hwmodels.online.stage_cost import DEFAULT_SETTINGS
 
     layer, most = min(in_features.items(), key=lambda each: each[1])

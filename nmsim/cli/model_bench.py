@@ -153,7 +153,7 @@ def _sweep(costs: bool) -> list[float]:
 
 
 def _events() -> list[float]:
-    """Of a dense product, where there is no mask to count."""
+    """Of a dense product, which has no mask to count."""
     from hwmodels import load_core, simulate
 
     core, case = load_core("dense"), Case(GemmShape(8192, LAYER.N, LAYER.K))

@@ -21,12 +21,12 @@ from nmsim.files import report as reports
 
 DELAY_S = 2.0
 Shares = Callable[[str, float], None]
-"""Told what is under way, and the share of all work that is done."""
+"""Called with the present step and the share of all work that is done."""
 
 
 @contextlib.contextmanager
 def share_bar() -> Iterator[Shares]:
-    """Show what is under way and the share done, on standard error of a terminal; gone when done.
+    """Show the present step and the share that is done, on standard error of a terminal; removed at the end.
 
     Work that is stopped by SIGTERM in here ends tidily.
     """

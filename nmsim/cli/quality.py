@@ -118,7 +118,10 @@ def quality(
         bool, typer.Option("--allow-missing", help="Leave out layers that --activations has nothing of.")
     ] = False,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="CSV file: a row a layer and way, and one for all layers.")
+        Path,
+        typer.Option(
+            "--output", "-o", help="CSV file: a row per layer and way of pruning, and one for all layers."
+        ),
     ] = Path("quality.csv"),
     plot: Annotated[Path | None, typer.Option("--plot", help="Figure to write: .svg, .png or .pdf.")] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace existing files.")] = False,
@@ -181,7 +184,7 @@ def quality(
 def _ways(
     operand: str, pattern: list[str] | None, criterion: list[str] | None, mitigation: list[str] | None
 ) -> tuple[list[Way], dict[str, str]]:
-    """Cross what was asked; what goes with no operand is told, and an operand that nothing goes with is refused."""
+    """Combine all choices. A choice that fits no operand is reported. An operand that no choice fits is refused."""
     if operand not in (BOTH, *get_args(SparseOperand)):
         raise NmsimError(f"--operand {operand!r}: expected activations, weights or both")
     operands: list[SparseOperand] = ["activations", "weights"]

@@ -67,8 +67,8 @@ def sweep(
 ) -> None:
     """Evaluate every point of a design space: cores, patterns, encodings, packings, value types, tokens and workloads.
 
-    Cycles are those of the closed form of a tensor core's pipeline. Points that do not exist, such as an encoding that the
-    core does not decode, are kept with the reason in the column refused, and counted.
+    Cycles are those of the closed form of a tensor core's pipeline. Points that do not exist are kept
+    and counted, for example an encoding that the core does not decode. The column refused has the reason.
     """
     if example:
         _write_example(space, force)

@@ -91,7 +91,7 @@ def threshold(
     ] = 16,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="CSV file to write: a row a machine and way to store."),
+        typer.Option("--output", "-o", help="CSV file to write: a row per machine and format."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace an existing file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
@@ -169,7 +169,7 @@ def _row(
     step: int,
     narrow: list["QuantisedDense"],
 ) -> Row:
-    """All three thresholds of one pruned model, and why those are missing that were asked for and are not told."""
+    """All three thresholds of one pruned model, and the reason for each that is missing."""
     from hwmodels.threshold import equal_energy, equal_memory, equal_time, footprint
 
     memory = equal_memory(model, how, step_elems=step)
@@ -197,7 +197,7 @@ def _check_columns(model: Any, how: "Stored") -> None:
 
 
 def _problems(rows: list[Row]) -> list[str]:
-    """A line for each reason why something is not told, with the ways to store that it is about unless it is about all."""
+    """A line for each reason of a missing threshold, with its formats unless it holds for all."""
     about: dict[tuple[str, str, str], dict[str, None]] = {}
     for row in rows:
         for problem in row.missing:

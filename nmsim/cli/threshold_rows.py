@@ -22,7 +22,7 @@ ENDS = ("equal", "low", "high", "best_case")
 
 @dataclass(frozen=True)
 class Row:
-    """One pruned model on one machine and one core, if any; a threshold is None where it is not told.
+    """One pruned model on one machine and one core, if any; a threshold is None if it is not known.
 
     `missing` has sense, place and reason of those that were asked for.
     """

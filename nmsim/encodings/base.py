@@ -92,7 +92,7 @@ class Encoding(ABC):
         """A kernel from codes to group masks; a position it returns is that of an illegal code."""
 
     def groups_per_code(self, pattern: Pattern) -> int:
-        """Groups that one code covers: 1, but for `joint`."""
+        """Groups that one code covers: 1, except for `joint`."""
         return 1
 
     def n_codes(self, n_groups: int, pattern: Pattern) -> int:
@@ -146,7 +146,7 @@ class Encoding(ABC):
         codes : unsigned integers, shape [n_codes]
         pattern : Pattern
         n_groups : int, optional
-            Groups to decode; needed only where one code covers several groups and the last is not full.
+            Groups to decode; needed only if one code covers several groups and the last is not full.
         threads : int
             Cores to use.
 

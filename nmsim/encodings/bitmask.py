@@ -11,7 +11,7 @@ from nmsim.words import popcount
 
 
 class Bitmask(Encoding):
-    """M bits a group, bit i set when element i is kept."""
+    """M bits per group, bit i set when element i is kept."""
 
     spec = EncodingSpec(
         name="bitmask",

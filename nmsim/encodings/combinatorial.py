@@ -1,8 +1,8 @@
 """Combinatorial: the code of a mask is its rank among all M-bit integers with N ones, in numeric order.
 
 Up to M = 16 a mask is split in two bytes whose contributions are looked up and added, and decoding is one table
-lookup. Up to M = 64 the same is done byte by byte from the top: at each byte the code is split into the number of
-masks below that byte's value and a remainder. Beyond, codes outgrow a machine word and Python integers take over.
+lookup. Up to M = 64 the same is done byte by byte from the top. At each byte the code is split into two numbers: the
+masks below that byte's value, and a remainder. Beyond M = 64, codes exceed a machine word and Python integers are used.
 """
 
 import functools
@@ -26,7 +26,7 @@ GUIDE_BITS = 12
 
 
 class Combinatorial(Encoding):
-    """ceil(log2 C(M, N)) bits a group: the fewest of any fixed-width code."""
+    """ceil(log2 C(M, N)) bits per group: the fewest of any fixed-width code."""
 
     spec = EncodingSpec(
         name="combinatorial",

@@ -160,8 +160,8 @@ def _decode_any(n: int, bits: int, m: int, codes: Words, masks: Words) -> int:
 def _decoder_of(n, bits, m):  # type: ignore[no-untyped-def]
     """A kernel with N and the field width as constants, so that it unrolls and runs on vector lanes.
 
-    Fields ascend when each odd one is above the even one before it and each even one above the odd one before it:
-    with a guard bit set above every field, two subtractions compare all of them at once.
+    Fields ascend if each odd one is above the even one before it, and each even one above the odd one before it. With a
+    guard bit set above every field, two subtractions compare all of them at once.
     """
     wide = n * bits > 32 or m > 32
     lane = np.uint64 if wide else np.uint32

@@ -1,5 +1,5 @@
 """Packed tensors in safetensors files: reading, writing, whole checkpoints, and what packing one would bring.
 
-From the ground up: `header`, `reader`, `atomic`, `writer` know safetensors and files; `packed_entry` and `container` put
-packed tensors in them; `selection`, `sharded`, `file_packing`, `checkpoint` and `report` pack a model; `inspection` looks.
+`header`, `reader`, `atomic` and `writer` know safetensors and files. `packed_entry` and `container` put packed tensors in
+them. `selection`, `sharded`, `file_packing`, `checkpoint` and `report` pack a model. `inspection` reports on a model.
 """

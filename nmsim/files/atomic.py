@@ -130,7 +130,7 @@ def updated_folder(target: Path) -> Iterator[Path]:
 
 
 def refuse_target(target: Path, force: bool, sources: Iterable[Path] = ()) -> None:
-    """Refuse a target file that exists (but for `force`), is one of the sources, or lies in no folder."""
+    """Refuse a target file that exists (unless `force`), is one of the sources, or lies in no folder."""
     _refuse_orphan(target)
     if target.is_dir():
         raise ContainerError(f"{target}: is a folder, expected the name of a file to write")

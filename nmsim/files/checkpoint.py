@@ -45,8 +45,8 @@ def pack_checkpoint(
     source : path
         A `.safetensors` file, a `*.safetensors.index.json`, or the folder of one.
     target : path
-        A file for a file. For shards a folder, new or empty, that gets shards of the same names and an index;
-        other files of the source's folder are not copied.
+        A file for a file. For shards a folder, new or empty, that gets shards of the same names and an index.
+        Other files of the source's folder are not copied.
     pattern : Pattern or str
     encoding, packing : str
         See `nmsim.encodings` and `nmsim.packing`.

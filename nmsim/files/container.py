@@ -1,7 +1,7 @@
 """Saving and loading tensors, packed or not, as an ordinary safetensors file.
 
-How a packed tensor lies in the file is told in `nmsim.files.packed_entry`; whole checkpoints, tensor by tensor, are
-the business of `nmsim.files.checkpoint`.
+`nmsim.files.packed_entry` describes a packed tensor in the file. `nmsim.files.checkpoint` handles whole checkpoints,
+tensor by tensor.
 """
 
 import os

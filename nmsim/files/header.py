@@ -1,9 +1,9 @@
 """The header of a safetensors file: parsed with every claim checked, and written.
 
-A file is 8 bytes (length of the header, little endian), the header (JSON, padded with spaces), and the data,
-which the tensors cover from end to end with neither gap nor overlap. The safetensors library reads and writes
-the same format; nmsim parses headers itself because the library's numpy reader has no bfloat16 or 8-bit
-floats without a copy, and because its errors name neither file nor byte.
+A file is 8 bytes (length of the header, little endian), the header (JSON, padded with spaces), and the data.
+The tensors cover the data from end to end, without gap or overlap. The safetensors library reads and writes
+the same format. nmsim parses headers itself for two reasons. The library's numpy reader has no bfloat16 or 8-bit
+floats without a copy, and its errors name neither file nor byte.
 """
 
 import json
@@ -48,7 +48,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """A checked header: tensors in the order in which they are listed, and the byte at which data starts."""
+    """A checked header: tensors in their listed order, and the first byte of the data."""
 
     tensors: tuple[TensorInfo, ...]
     metadata: dict[str, str]

@@ -37,10 +37,10 @@ DEFAULT_PACKINGS = ("bitstream",)
 class InspectionRow:
     """One tensor under one pattern, encoding and packing; those are None for a tensor that stays dense.
 
-    `energy_kept_ratio` is the sum of squares of what is kept over that of all elements: None where it is not
-    finite, or not known because only the packed tensor is there; 1 where all elements are zero.
-    `nonzeros_elems` counts the elements kept that are not zero (of all elements, for a dense row; None where
-    the dtype is not counted). `stored` says that the row is what the file holds, and not a trial.
+    `energy_kept_ratio` is the sum of squares of the kept elements over that of all elements. It is None if it is
+    not finite, or not known because only the packed tensor exists. It is 1 if all elements are zero.
+    `nonzeros_elems` counts the elements kept that are not zero (of all elements, for a dense row; None if
+    the dtype is not counted). `stored` says that the row is of the file, and not a trial.
     """
 
     tensor: str
@@ -100,8 +100,8 @@ def inspect_checkpoint(
     Returns
     -------
     list of InspectionRow
-        In the order of the files and their headers. The bits are those of codes that were really made. A
-        packed checkpoint gives one row a tensor: what it stores.
+        In the order of the files and their headers. The bits are those of encoded masks. A packed
+        checkpoint gives one row per tensor, with its stored bits.
 
     Raises
     ------

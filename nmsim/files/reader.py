@@ -155,7 +155,7 @@ class SafetensorsReader:
         return np.frombuffer(self._map, np.uint8, info.stored_bytes, self.data_start + info.begin)
 
     def array(self, name: str) -> NDArray[Any] | RawTensor:
-        """View a tensor; a copy only where its data is not aligned to its items."""
+        """View a tensor; it is a copy only if its data is not aligned to its items."""
         info = self.tensors[name]
         dtype = numpy_dtype(info.dtype)
         data = self.raw(name)

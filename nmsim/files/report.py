@@ -51,7 +51,7 @@ class CheckpointReport:
 
 @dataclass
 class Counter:
-    """Bytes done, told to a progress function."""
+    """Bytes done, reported to a progress function."""
 
     total_bytes: int
     report: Progress | None

@@ -20,16 +20,16 @@ DEFAULT_DTYPES = tuple(
 class Selection:
     """The rule by which tensors are chosen.
 
-    With neither `include` nor `exclude` these are the weights of linear and convolution layers: named
-    `*.weight` or `weight`, floating or int8, of two or more dimensions, with at least M elements along the
-    pruned axis, and not an embedding, an output head or a normalisation (`DEFAULT_EXCLUDE`).
+    With neither `include` nor `exclude` these are the weights of linear and convolution layers. They are named
+    `*.weight` or `weight`, are floating or int8, and have two or more dimensions. They have at least M elements along
+    the pruned axis. Embeddings, output heads and normalisations are left out (`DEFAULT_EXCLUDE`).
 
     Parameters
     ----------
     include : sequence of str, optional
-        Shell patterns (`*`, `?`, `[ab]`), case counts. They take the place of all that the default asks of
-        names, dtypes and lengths; what cannot be packed (fewer than two dimensions, a dtype that nmsim does
-        not prune) stays as it is all the same.
+        Shell patterns (`*`, `?`, `[ab]`), case counts. They replace all conditions of the default on
+        names, dtypes and lengths. A tensor that cannot be packed (fewer than two dimensions, a dtype that nmsim
+        does not prune) still stays as it is.
     exclude : sequence of str, optional
         Shell patterns of tensors to leave alone, on top of either rule.
 
@@ -78,7 +78,7 @@ def refuse_nothing_chosen(path: object, names: Sequence[str]) -> None:
     """Refuse to go on when the rule chose no tensor."""
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     raise ContainerError(
-        f"{path}: none of its {len(names)} tensors ({shown}) is chosen, expected at least one: by default "
-        f"those named {' or '.join(DEFAULT_INCLUDE)} of two dimensions or more that are no embedding, head "
-        "or norm; include others by name"
+        f"{path}: none of its {len(names)} tensors ({shown}) is chosen, expected at least one. By default "
+        f"those named {' or '.join(DEFAULT_INCLUDE)} of two dimensions or more are chosen, except embeddings, "
+        "heads and norms. Include others by name."
     )

@@ -1,7 +1,7 @@
 """The four-bit code of one group, the same on every NVIDIA architecture: masks to nibbles and back.
 
 A 2:4 group that keeps elements i < j has the nibble `i | j << 2`. A 1:2 pair (32-bit values) is written as
-the 2:4 group of its four 16-bit halves, so keeping element 0 gives 0x4 and keeping element 1 gives 0xE.
+the 2:4 group of its four 16-bit halves. So keeping element 0 gives 0x4 and keeping element 1 gives 0xE.
 """
 
 from typing import Any
@@ -116,6 +116,6 @@ def first_outside(nibbles: NDArray[np.uint8], allowed: tuple[int, ...]) -> tuple
 
 
 def unpack_nibbles(nibbles: NDArray[np.uint8], elems: int) -> NDArray[np.bool_]:
-    """Turn legal nibbles, one a group, into a mask: shape [rows, groups] to [rows, groups * elems] bool."""
+    """Turn legal nibbles, one per group, into a mask: shape [rows, groups] to [rows, groups * elems] bool."""
     table = _BOOLS_OF_NIBBLES[elems].view(f"u{elems}").reshape(16)  # all bools of a group in one gather
     return table[nibbles].view(np.bool_)

@@ -67,7 +67,7 @@ def _atom(arch: str, value_bits: int, tile_k: int | None, k: int, group_elems: i
     if atom_k % block or atom_k > atoms.MAX_TILE_K:
         raise EncodingError(
             f"tile_k={atom_k} with {value_bits}-bit values: expected a multiple of {block}, at most "
-            f"{atoms.MAX_TILE_K} (a kernel with a larger K tile stores its metadata for {atoms.MAX_TILE_K})"
+            f"{atoms.MAX_TILE_K}. A kernel with a larger K tile stores its metadata for {atoms.MAX_TILE_K}."
         )
     return atoms.sm90_atom(value_bits, atom_k)
 
@@ -142,8 +142,8 @@ def nvidia_metadata(
     value_bits : {16, 8, 32}
         Bits of one stored value.
     tile_k : int, optional
-        `arch="sm90"` only: K tile of the kernel, in elements; the default is 128, and a kernel with a larger
-        K tile also stores its metadata as for 128. A multiple of 512 / `value_bits`.
+        `arch="sm90"` only: K tile of the kernel, in elements; the default is 128. A kernel with a larger K tile
+        also stores its metadata as for 128. A multiple of 512 / `value_bits`.
 
     Returns
     -------
@@ -168,8 +168,8 @@ def nvidia_metadata(
 
     Notes
     -----
-    A group that keeps fewer than two is written as torch 2.13 writes it, as the pair: none, 2 or 3 -> (2, 3);
-    0 -> (0, 2); 1 -> (1, 2). Which of the two was wanted cannot be read back.
+    A group that keeps fewer than two is written as a pair, as torch 2.13 does. None, 2 or 3 -> (2, 3);
+    0 -> (0, 2); 1 -> (1, 2). The kept element of such a pair cannot be read back.
 
     **Source**: sm80: CUTLASS `host_reorder.h`, `reorder_meta`, compared byte for byte with
     `torch.sparse._semi_structured_conversions` of torch 2.13. sm90, sm100: CUTLASS `sm90_sparse_config.inl`,
@@ -222,15 +222,15 @@ def nvidia_mask(
     Raises
     ------
     EncodingError
-        As for `nvidia_metadata`; or `metadata` has another dtype or shape; or a nibble is illegal (2:4 knows
-        4 8 9 C D E only, 1:2 knows 4 and E); or a padding group holds anything but 0 or E. The message names
+        As for `nvidia_metadata`, or `metadata` has another dtype or shape. A nibble is illegal: 2:4 has 4 8 9 C D E
+        only, 1:2 has 4 and E. A padding group holds something else than 0 or E. The message names
         word, nibble and group.
 
     Notes
     -----
     **Source**: legal nibbles from the PTX ISA, "Sparse matrix storage", and CUTLASS's
-    `TensorFillRandomSparseMeta`. CUTLASS's Hopper compressor leaves padding cleared and writes 0x0 for a
-    group of zeros too: the first is accepted here, the second is not, since it names element 0 twice.
+    `TensorFillRandomSparseMeta`. CUTLASS's Hopper compressor leaves padding cleared and also writes 0x0 for a
+    group of zeros. The first is accepted here. The second is not, because it names element 0 twice.
 
     Examples
     --------
@@ -283,7 +283,7 @@ def nvidia_offsets(
     -------
     ndarray of int64, shape [padded rows, padded K / elements of a group]
         Entry [r, g] is the position of the nibble of row r, group g, counted in nibbles from the start of the
-        metadata; nibble p is the low (p even) or high (p odd) half of byte p // 2. A permutation of 0, 1, ...
+        metadata. Nibble p is the low (p even) or high (p odd) half of byte p // 2. A permutation of 0, 1, ...
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""An order of words in memory: a reshape and a transpose, hence a permutation whatever the numbers are."""
+"""An order of words in memory: a reshape and a transpose, and therefore always a permutation."""
 
 import math
 from dataclasses import dataclass

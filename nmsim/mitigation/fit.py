@@ -23,7 +23,7 @@ def static_shift(batches: Iterable[NDArray[Any]], *, calls: int = CALLS) -> floa
     Parameters
     ----------
     batches : iterable of array [L, K]
-        One a call.
+        One per call.
     calls : int
 
     Raises

@@ -39,11 +39,11 @@ def split(
 ) -> Split:
     """Keep n of every 256 elements as outliers, and N of every M beside them.
 
-    With the outliers first, the n greatest of a window are taken out, and each group chooses among what is left to it; where
-    that is less than N, it keeps all and its code is completed with stored zeros. With the pattern first, each group keeps its
-    N greatest, and the outliers are the n greatest of a window among what was dropped. The two store as much. The second
-    keeps at least as much energy where M divides the window, since no other choice of N a group and n a window keeps more, and
-    a group need not wait for its window; the first is what is wanted where outliers are stored with more bits.
+    With the outliers first, the n greatest of a window are taken out, and each group chooses among the rest. If the rest has
+    fewer than N elements, the group keeps all, and its code is completed with stored zeros. With the pattern first, each
+    group keeps its N greatest, and the outliers are the n greatest of the dropped elements of a window. The two store as
+    much. If M divides the window, the second keeps at least as much energy. No other choice of N per group and n per window
+    keeps more. It also need not wait for its window. Use the first if outliers are stored with more bits.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ def _choose_rest(
     if scores is None:
         keys = dtypes.magnitude_keys(np.asarray(x))
         wide = keys.astype(np.uint32 if keys.itemsize <= 2 else np.uint64)
-        # One more for all but the last two numbers of uint64, which become equal.
+        # One more for all numbers except the last two of uint64, which become equal.
         ranked = np.where(
             taken, 0, np.minimum(wide, wide.dtype.type(-1 % (1 << 8 * wide.itemsize) - 1)) + 1
         ).astype(wide.dtype)

@@ -46,8 +46,8 @@ class Recipe:
     Raises
     ------
     PatternError
-        A word that is none of these, a number that is not finite, a factor of `equalise` that is not above zero, a rotation
-        that is none, or parts of `low_rank` that do not fit together. Lengths are checked against a layer when there is one.
+        An unknown word, a number that is not finite, or a factor of `equalise` that is not above zero. A matrix that is not a
+        rotation, or parts of `low_rank` that do not fit together. Lengths are checked against a layer when there is one.
 
     Source
     ------

@@ -4,8 +4,8 @@ Between `select` and `finish` stands one product, of what is kept with weights t
 into them beforehand. All mitigations are a factor or a term beside it, and no operand becomes dense again. Each step keeps
 the dtype of its inputs, float32 or float64.
 
-A score that is worked out in another way is rounded in another way: of two elements whose scores are equal in real numbers, the
-golden model and this one may keep different ones where a score is not the plain magnitude.
+A score that is computed in another way is rounded in another way. Take two elements whose scores are equal in real numbers.
+The golden model and this one may keep different ones, if the score is not the plain magnitude.
 """
 
 from typing import Any, NamedTuple
@@ -89,9 +89,9 @@ def prepare(
     Raises
     ------
     PatternError
-        Vectors that do not fit the weights. Dynamic equalisation together with a shift, the variance, side paths of what is
-        kept or dropped, or a criterion other than the magnitude: its factors would not cancel, and every token would need
-        the weights anew.
+        Vectors that do not fit the weights. Dynamic equalisation together with a shift, the variance, side paths of kept
+        or dropped elements, or a criterion other than the magnitude. Its factors would not cancel, and every token would
+        need the weights anew.
     """
     weight = _floats("weight", weight, "[O, K]")
     recipe.check(*weight.shape)

@@ -1,7 +1,7 @@
 """Mitigations of pruned weights: variance correction, and equalisation before they are pruned.
 
-Both are made once and cost a token nothing but a factor: of a row of W it is a factor of an output, of a column one of an
-input, of the whole matrix either.
+Both are made once, and cost one factor per token. The factor of a row of W is a factor of an output. The factor of a column
+is one of an input. The factor of the whole matrix is either.
 """
 
 from typing import Any, Literal, get_args

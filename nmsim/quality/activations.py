@@ -1,6 +1,6 @@
-"""Pruned activations of one layer: energy kept, error of the output by the rewrite road, entropy of the masks.
+"""Pruned activations of one layer: energy kept, error of the output by the rewritten form, entropy of the masks.
 
-Ways that differ in the epilogue alone share the product of what is kept with the weights.
+Ways of pruning that differ only in the epilogue share the product of the kept elements with the weights.
 """
 
 import dataclasses

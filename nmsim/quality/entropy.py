@@ -1,9 +1,10 @@
-"""Entropy of masks: how many bits a group's mask would take under a code that knows how often each mask occurs.
+"""Entropy of masks: bits per group under a code that knows the frequency of each mask.
 
-Two figures, never mixed in silence. `miller_madow` where the groups are many for the masks there are: the plug-in entropy of
-the groups' masks plus its first-order bias. `upper_bound` elsewhere: what the columns of the mask would take one by one, each
-with the same correction, or log2 C(M, N) a group, whichever is less. It is log2 C(M, N) unless columns differ in how often they
-are kept.
+There are two figures, and the result names which one it is. `miller_madow` needs many groups per possible mask. It is the
+plug-in entropy of the groups' masks plus its first-order bias. `upper_bound` is used otherwise. One figure is
+the bits of the columns of the mask one by one, each with the same correction. The other is log2 C(M, N) per group. The
+smaller of the two is taken. It is log2 C(M, N)
+unless columns are kept with different frequency.
 """
 
 import math
@@ -18,11 +19,11 @@ from nmsim.pattern import Pattern
 
 Kind = Literal["miller_madow", "upper_bound"]
 GROUPS_PER_MASK = 8
-"""Groups that the estimate asks for, for each legal mask: its correction is then at most 1 / (16 ln 2) = 0.09 bits a group."""
+"""Groups that the estimate needs per legal mask. Its correction is then at most 1 / (16 ln 2) = 0.09 bits per group."""
 
 
 class MaskEntropy(NamedTuple):
-    """Bits of all groups together, the elements that they cover, and how the bits were found."""
+    """Bits of all groups together, the elements that they cover, and the kind of estimate."""
 
     bits: float
     elems: int

@@ -71,8 +71,8 @@ def squares(x: NDArray[Any]) -> float:
 def refuse_unusable(name: str, x: NDArray[Any], first_row: int = 0) -> None:
     """Refuse a matrix with what is no number, or one so large that the squares of a row overflow float32.
 
-    Where neither tokens nor weights hold such a number, no product of theirs overflows either. `first_row` is that of x in
-    the matrix that it is a part of.
+    If neither tokens nor weights hold such a number, no product of theirs overflows. `first_row` is the row
+    of x in the whole matrix.
 
     Raises
     ------

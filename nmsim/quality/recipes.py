@@ -79,8 +79,8 @@ def with_side_terms(
 ) -> Recipe:  # fmt: skip
     """Fit bias1, bias2 and the low rank to calibration tokens.
 
-    The mean of the outputs of a token is that of the layer with one out feature, the mean of the rows of W: so the two biases
-    need no more of the weights than that row.
+    The mean of the outputs of a token is the output of a layer with one out feature: the mean of the rows of W. So the two
+    biases need only that row of the weights.
 
     Parameters
     ----------

@@ -115,7 +115,7 @@ def parse_mitigation(text: str) -> tuple[Mitigation, ...]:
     Raises
     ------
     PatternError
-        An unknown name, a size that is none, or two that exclude each other.
+        An unknown name, an invalid size, or two that exclude each other.
 
     Examples
     --------

@@ -1,8 +1,8 @@
 """The slow plain twin of every encoding: integers and lists, written to be read beside the format page.
 
-It exists to disagree. The fast codecs are checked against it on the same inputs, so it shares no code with
-them: it imports the standard library, `nmsim.errors` and `nmsim.pattern`, and no trick makes it faster.
-A stranger who wants to write a decoder in another language can start here.
+The fast codecs are checked against it on the same inputs. So it shares no code with them. It imports the standard
+library, `nmsim.errors` and `nmsim.pattern`, and is not optimised. A stranger who wants to write a decoder in another
+language can start here.
 
 | module | idea |
 |---|---|

@@ -60,8 +60,8 @@ def decode(codes: list[int], pattern: Pattern) -> list[int]:
 def _count_smaller(mask: int, pattern: Pattern) -> int:
     """Number of masks with N ones that are smaller than `mask`.
 
-    Walk the bits from the top. Where `mask` has a one, the masks that agree with it so far and have a zero
-    there are smaller, and all the ones still missing lie in the bits below.
+    Go through the bits from the top. At each one of `mask`, the masks that agree with it so far and have a zero
+    there are smaller. All of their missing ones lie in the bits below.
     """
     smaller = 0
     ones_left = pattern.n

@@ -82,7 +82,7 @@ class ReferenceEncoding:
         if self.kind == "joint":
             return joint.decode(codes, pattern, n_groups, self.parameter)
         if n_groups is not None and n_groups != len(codes):
-            raise EncodingError(f"{len(codes)} codes for {n_groups} groups: expected one a group")
+            raise EncodingError(f"{len(codes)} codes for {n_groups} groups: expected one per group")
         if self.kind == "gap":
             return gap.decode(codes, pattern, self.parameter)
         return PLAIN[self.kind].decode(codes, pattern)

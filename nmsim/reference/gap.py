@@ -60,7 +60,7 @@ def encode(masks: list[int], pattern: Pattern, run_bits: int | None = None) -> l
     Parameters
     ----------
     masks : list of int
-        One a group, exactly N ones among the low M bits.
+        One per group, exactly N ones among the low M bits.
     pattern : Pattern
         N and M.
     run_bits : int, optional

@@ -69,7 +69,7 @@ def encode(masks: list[int], pattern: Pattern, groups: int | None = None) -> lis
     Parameters
     ----------
     masks : list of int
-        One a group, exactly N ones among the low M bits.
+        One per group, exactly N ones among the low M bits.
     pattern : Pattern
         N and M.
     groups : int, optional

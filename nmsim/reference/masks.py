@@ -142,8 +142,8 @@ def join_row(masks: list[int], pattern: Pattern, row_elems: int) -> list[bool]:
 def magnitude(value: int | float) -> int:
     """Turn a value into the integer that pruning compares.
 
-    An integer's is its absolute value. A float's is its bit pattern with the sign bit cleared, read as an
-    unsigned integer: -0.0 equals 0.0, infinities are above every finite number, NaN is above infinity.
+    The magnitude of an integer is its absolute value. That of a float is its bit pattern with the sign bit cleared,
+    read as an unsigned integer. So -0.0 equals 0.0, infinities are above every finite number, NaN is above infinity.
 
     Examples
     --------

@@ -87,7 +87,7 @@ def pack(codes: list[int], lengths: int | list[int], policy: str = "bitstream") 
     Raises
     ------
     BitstreamError
-        A code does not fit its bits, the lengths are not one a code, no such policy, or codes that differ in
+        A code does not fit its bits, the lengths are not one per code, the policy is unknown, or codes differ in
         length under `no_straddle`.
 
     Examples
@@ -174,7 +174,7 @@ def _lengths(n_codes: int, lengths: int | list[int]) -> list[int]:
         raise BitstreamError(f"n_codes={n_codes}: expected 0 or more")
     each = [lengths] * n_codes if isinstance(lengths, int) else lengths
     if len(each) != n_codes:
-        raise BitstreamError(f"{len(each)} lengths for {n_codes} codes: expected one a code")
+        raise BitstreamError(f"{len(each)} lengths for {n_codes} codes: expected one per code")
     return each
 
 

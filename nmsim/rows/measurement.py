@@ -20,8 +20,8 @@ Key = tuple[str, str, str, int | None, str]
 class Measurement(Row):
     """One measured, or published, time of a sparse product beside its dense baseline.
 
-    Times are medians in seconds of one product, with their 20th and 80th percentiles; `speedup_vs_dense` is the median
-    of the ratios dense / sparse taken repetition by repetition. A cell that does not apply, or that a publication does
+    Times are medians in seconds of one product, with their 20th and 80th percentiles. `speedup_vs_dense` is the median
+    of the ratios dense / sparse of each repetition. A cell that does not apply, or that a publication does
     not state, is None (numbers) or "" (texts).
 
     Parameters
@@ -49,7 +49,7 @@ class Measurement(Row):
     l2_state : {"cold", "warm", ""}
         Whether the operands had to come from DRAM, or lay in a cache.
     gate : {"pass", ""}
-        "pass" says that the result was compared with a float64 reference first. A red gate makes no row.
+        "pass" says that the result was compared with a float64 reference first. If the gate fails, there is no row.
     max_rel_err : float or None
         Largest error of that comparison.
     dirty : bool or None

@@ -46,8 +46,8 @@ def read(path: str | Path, record: type[Row] = Measurement) -> list[Any]:
     Raises
     ------
     RowError
-        Another header, a broken last line, or a bad cell: the error names the file, the row (1 is the first below the
-        header), the column, the value and what was expected.
+        Another header, an incomplete last line, or a bad cell. The error names the file, the row (1 is the first below
+        the header), the column, the value and what was expected.
     """
     rows: list[Row] = []
     cells = csv.reader(_lines(Path(path), record)[1:], strict=True)

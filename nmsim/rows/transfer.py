@@ -20,8 +20,8 @@ SUFFIX = ".transfers.csv"
 class Transfer(Row):
     """One measured time of a kernel that prunes, packs, unpacks or reads a matrix.
 
-    Times are medians in seconds, with their 20th and 80th percentiles; `share_of_copy` is the median of the ratios
-    (moved_bytes / time) / (copy_bytes / copy_time) taken repetition by repetition. It may exceed 1: reading alone is faster
+    Times are medians in seconds, with their 20th and 80th percentiles. `share_of_copy` is the median of the ratios
+    (moved_bytes / time) / (copy_bytes / copy_time) of each repetition. It may exceed 1: reading alone is faster
     than copying.
 
     Parameters
@@ -47,7 +47,7 @@ class Transfer(Row):
     copy_bytes : int
         Read and written by the copy.
     gate : {"pass"}
-        The result was compared first with what another road gives. A red gate makes no row.
+        The result was compared first with the result of another method. If the gate fails, there is no row.
     dirty : bool or None
         Whether the checkout held changes that are not in `commit`.
     timestamp_utc : str

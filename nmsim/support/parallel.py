@@ -48,7 +48,7 @@ def run(function: Callable[[Item], Result], items: Iterable[Item], threads: int)
 
 
 def checked(threads: int) -> int:
-    """Refuse a number of cores that is none.
+    """Refuse an invalid number of cores.
 
     Raises
     ------

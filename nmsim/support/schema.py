@@ -393,7 +393,7 @@ def read_record(kind: type[Record], path: Path) -> Record:
     Raises
     ------
     SpecError
-        All problems of the file, one a line, each with the file, the key, the value and what was expected.
+        All problems of the file, one per line, each with the file, the key, the value and what was expected.
     """
     return load_record(kind, read_toml(path), where=str(path))
 
@@ -412,7 +412,7 @@ def load_record(kind: type[Record], document: Mapping[str, Any], *, where: str =
     Raises
     ------
     SpecError
-        All problems of the document, one a line.
+        All problems of the document, one per line.
     """
     values, paths, lines = _flat(kind, document)
     loaded: Record | None = None
@@ -650,7 +650,7 @@ def toml_value(value: object) -> str:
     if isinstance(value, Quantity):
         parts = (f"{name} = {toml_value(getattr(value, name))}" for name in ("value", "kind", "source"))
         return f"{{ {', '.join(parts)} }}"
-    # JSON's strings are TOML's, but for DEL, which TOML wants escaped.
+    # JSON's strings are TOML's, except for DEL, which TOML escapes.
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
