@@ -9,7 +9,7 @@ case = Case(GemmShape(M=4096, N=14336, K=4096), "8:16/combinatorial")
 core = hwmodels.load_core("flexible-8x16")
 steps = {
     "as it is": {},
-    "a slower decoder": {"decoder_groups_per_cycle": 4},
+    "a slower decoder": {"decoder_groups_per_cycle": 1},
     "twice the shared memory bandwidth": {"shared_bytes_per_cycle": 2 * core.shared_bytes_per_cycle},
 }
 for change, numbers in steps.items():

@@ -27,7 +27,7 @@ LEAST_VARIANCE = 1e-9
 class NMActivations(NamedTuple):
     """Pruned tokens X[..., K], T of them, as `prune_activations` makes them.
 
-    Parameters
+    Attributes
     ----------
     values : Tensor [T, G * n] of float32, float16 or bfloat16
         Stored values x_ij - eta, each row filled with zeros to whole steps, as `docs/explanation/cpu-kernels.md` says.
