@@ -1,5 +1,7 @@
 """Exact integer helpers, and the unit suffixes that every number in code, TOML and CSV carries in its name."""
 
+from collections.abc import Iterable
+
 UNIT_SUFFIXES = {
     "_bits": "bit",
     "_bytes": "byte",
@@ -23,6 +25,10 @@ UNIT_SUFFIXES = {
     "_gates": "two-input NAND equivalent",
 }
 """Suffix of a name -> the unit it stands for. Base units inside; scale only when printing."""
+
+
+JOULES = {"J": 1.0, "mJ": 1e3, "µJ": 1e6, "nJ": 1e9}
+"""Unit -> how many of it a joule is."""
 
 
 def ceil_div(numerator: int, denominator: int) -> int:
@@ -60,3 +66,36 @@ def format_bytes(count_bytes: float) -> str:
             return f"{count_bytes:.4g} {unit}"
         count_bytes /= 1024
     return f"{count_bytes:.4g} TiB"
+
+
+def joules_unit(joules: Iterable[float]) -> tuple[str, float]:
+    """Choose one unit for a column of energies: the largest in which the least of them is 1 or more.
+
+    Parameters
+    ----------
+    joules : iterable of float
+        In joules; those that are not known may be NaN.
+
+    Returns
+    -------
+    tuple of str and float
+        The unit, and how many of it a joule is.
+
+    Examples
+    --------
+    >>> joules_unit([0.25, 0.004])
+    ('mJ', 1000.0)
+    """
+    least = min((each for each in joules if each > 0), default=1.0)
+    return next(((unit, per) for unit, per in JOULES.items() if least * per >= 1), ("nJ", JOULES["nJ"]))
+
+
+def short(value: float) -> str:
+    """Write a number with three digits, or all of its whole ones.
+
+    Examples
+    --------
+    >>> short(0.012345), short(78.91), short(12345.6)
+    ('0.0123', '78.9', '12,346')
+    """
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

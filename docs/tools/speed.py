@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nmsim.cli.model_bench import FIGURES
+from hwmodels.bench import FIGURES
 
 ROWS = Path(__file__).resolve().parents[1] / "reference" / "speed.json"
 

@@ -1,7 +1,7 @@
 """What each criterion and each mitigation costs, a token and a layer, in decode and in prefill: tables."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 import pandas as pd
@@ -11,7 +11,7 @@ from hwmodels.online.mitigations import MITIGATIONS, OF_WEIGHTS
 from hwmodels.online.stage_cost import DEFAULT_SETTINGS, WAITS, Settings, StageCost, Task, kept
 from hwmodels.workload import Model, load_model
 from nmsim.case import GemmShape, SparseOperand, value_type
-from nmsim.errors import RowError
+from nmsim.errors import RowError, SpecError
 from nmsim.pattern import Pattern
 
 PER_TOKEN = ("multiplies", "adds", "compares", "specials", "selector_compares", "macs")
@@ -228,6 +228,54 @@ def model_table(
             table.insert(0, "layer", layer.name)
             tables.append(table)
     return pd.concat(tables, ignore_index=True)
+
+
+def chosen_layers(table: pd.DataFrame, layers: Sequence[str] | None, model: str) -> pd.DataFrame:
+    """Take some layers of a `model_table`, in their order; all layers and their sum if `layers` is None.
+
+    Raises
+    ------
+    SpecError
+        A layer that the table does not have.
+    """
+    if layers is None:
+        return pd.concat([table, sum_layers(table)], ignore_index=True)
+    known = list(dict.fromkeys(table["layer"]))
+    for name in layers:
+        if name not in known:
+            raise SpecError(
+                f"--layer {name}: expected one of {', '.join(known)}, the pruned layers of {model}"
+            )
+    return pd.concat([table[table["layer"] == name] for name in layers], ignore_index=True)
+
+
+def salient_columns(columns: int | None, in_features: Mapping[str, int]) -> tuple[int, str]:
+    """Choose the number of salient columns: as many as asked for, or the default if every layer has so many.
+
+    Parameters
+    ----------
+    columns : int or None
+        None for the default.
+    in_features : mapping of str to int
+        Layer -> K, in elements.
+
+    Returns
+    -------
+    tuple of int and str
+        The number, and a remark if it is below the default.
+
+    Raises
+    ------
+    SpecError
+        More columns than a layer has.
+    """
+    layer, most = min(in_features.items(), key=lambda each: each[1])
+    default = DEFAULT_SETTINGS.columns
+    if columns is not None and columns > most:
+        raise SpecError(f"--columns {columns}: expected at most the in features of {layer}, {most}")
+    if columns is None and most < default:
+        return most, f"salient columns: {most} in place of {default}, {layer} has no more in features"
+    return columns or default, ""
 
 
 def sum_layers(table: pd.DataFrame) -> pd.DataFrame:

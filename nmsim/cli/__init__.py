@@ -1,8 +1,9 @@
 """The command line: `nmsim <verb>`. A verb's module is imported only if that verb is called, so that help is quick."""
 
 import importlib
+import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -25,88 +26,22 @@ class Verb(NamedTuple):
 
 
 VERBS = {
-    "bits": Verb(
-        "bits",
-        FILES,
-        "Show the metadata bits of one group and one element for every encoding, beside the entropy bound.",
-    ),
-    "pack": Verb(
-        "pack",
-        FILES,
-        "Prune weights to N:M by magnitude and write them packed: values, metadata, and nothing else.",
-    ),
-    "unpack": Verb(
-        "pack", FILES, "Make a packed checkpoint dense again: what was kept bit for bit, zeros elsewhere."
-    ),
-    "inspect": Verb(
-        "pack",
-        FILES,
-        "Show tensor by tensor what each pattern and encoding keeps and costs, measured; nothing is written.",
-    ),
-    "predict": Verb(
-        "predict",
-        PREDICT,
-        "Predict the time of Y[M,N] = X[M,K] W[N,K]^T, sparse against dense, with an error bar and the bound.",
-    ),
-    "threshold": Verb(
-        "threshold",
-        PREDICT,
-        "Find the dense models that are as small, as fast and as frugal as a pruned one: the Performance Threshold.",
-    ),
-    "mitigations": Verb(
-        "mitigations",
-        PREDICT,
-        "Tabulate what criteria and mitigations of N:M pruning cost: operations, bytes, and what a choice waits for.",
-    ),
-    "core": Verb(
-        "core",
-        DESIGN,
-        "Predict the cycles of Y[M,N] = X[M,K] W[N,K]^T on sparse tensor cores, with the stage that limits them.",
-    ),
-    "sweep": Verb(
-        "sweep",
-        DESIGN,
-        "Evaluate every point of a design space: cores, patterns, encodings, packings, value types, tokens and workloads.",
-    ),
-    "calibrate": Verb(
-        "calibrate",
-        JUDGE,
-        "Measure what this machine reads, copies, multiplies and issues at best, and write it as a hardware TOML file.",
-    ),
-    "measure": Verb(
-        "measure",
-        JUDGE,
-        "Run sparse products on this machine beside the best dense call at hand, check every result, and append rows.",
-    ),
-    "validate": Verb(
-        "validate",
-        JUDGE,
-        "Join measured or published rows with predictions, and report the error of each family of rows.",
-    ),
-    "quality": Verb(
-        "quality",
-        JUDGE,
-        "Measure what each pattern, criterion and mitigation does to the outputs of linear layers, beside bits and "
-        "speedups.",
-    ),
-    "study": Verb(
-        "study",
-        JUDGE,
-        "Encode a checkpoint, predict a model on machines, and write a report: what to build, and what it brings.",
-    ),
-    "fit": Verb(
-        "fit",
-        JUDGE,
-        "Fit the constants of the estimate to measured rows, and again without each group of machines.",
-        hidden=True,
-    ),
-    "bench": Verb(
-        "bench",
-        JUDGE,
-        "Time every codec against a plain copy of the decoded masks; with --models the predictor, tensor cores and "
-        "sweeps.",
-        hidden=True,
-    ),
+    "bits": Verb("files", FILES, "Show the metadata bits per group and per element of every encoding."),
+    "pack": Verb("files", FILES, "Prune weights to N:M by magnitude and write them packed."),
+    "unpack": Verb("files", FILES, "Make a packed checkpoint dense again."),
+    "inspect": Verb("files", FILES, "Show what each format keeps and costs, tensor by tensor."),
+    "predict": Verb("predict", PREDICT, "Predict the time of a product, sparse and dense, with its range."),
+    "threshold": Verb("threshold", PREDICT, "Find the dense models that cost as little as a pruned one."),
+    "mitigations": Verb("mitigations", PREDICT, "Count what criteria and mitigations of pruning cost."),
+    "core": Verb("core", DESIGN, "Predict the cycles of a product on sparse tensor cores."),
+    "sweep": Verb("sweep", DESIGN, "Evaluate every point of a design space of tensor cores."),
+    "calibrate": Verb("measure", JUDGE, "Measure what this machine can do, and write it as a hardware file."),
+    "measure": Verb("measure", JUDGE, "Time sparse products on this machine, and append rows to a file."),
+    "validate": Verb("validate", JUDGE, "Compare predictions with measured and published rows."),
+    "quality": Verb("quality", JUDGE, "Measure what pruning does to the outputs of linear layers."),
+    "study": Verb("study", JUDGE, "Encode a checkpoint, predict a model, and write a report."),
+    "fit": Verb("maintain", JUDGE, "Fit the constants of the estimate to measured rows.", hidden=True),
+    "bench": Verb("maintain", JUDGE, "Time the codecs and the models on this machine.", hidden=True),
 }
 """Every verb, in the order of the help; a test holds that `help` is the first line of the verb's docstring."""
 
@@ -127,10 +62,9 @@ class _Verbs(typer.core.TyperGroup):
         if cmd_name not in VERBS or self._formats_help:
             return super().get_command(ctx, cmd_name)
         module = importlib.import_module(f"{__name__}.{VERBS[cmd_name].module}")
+        examples = "\n\n".join(["Examples:", *module.EXAMPLES[cmd_name]])
         alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        alone.command(cmd_name, epilog=getattr(module, "EXAMPLES", {}).get(cmd_name))(
-            getattr(module, cmd_name)
-        )
+        alone.command(cmd_name, epilog=examples)(_answering(getattr(module, cmd_name)))
         return typer.main.get_command(alone)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -139,6 +73,23 @@ class _Verbs(typer.core.TyperGroup):
             super().format_help(ctx, formatter)
         finally:
             self._formats_help = False
+
+
+def _answering(function: Callable[..., Any]) -> Callable[..., None]:
+    """A verb with the options `--json` and `--wide`, whose answer is printed as they say."""
+    from nmsim.cli import console, options
+
+    def verb(*, as_json: bool, wide: bool, **arguments: Any) -> None:
+        console.deliver(function(**arguments), as_json=as_json, wide=wide)
+
+    signature = inspect.signature(function, eval_str=True)
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
+        for name, annotation in (("as_json", options.AsJson), ("wide", options.Wide))
+    ]
+    verb.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])  # type: ignore[attr-defined]
+    verb.__doc__ = function.__doc__
+    return verb
 
 
 app = typer.Typer(

@@ -1,20 +1,68 @@
-"""What every verb shares: tables for people, JSON for programs, errors for both."""
+"""What every verb shares on its way out: tables for people, JSON for programs, progress, and a tidy end."""
 
+import contextlib
 import json
+import signal
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any
+import textwrap
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import FrameType
+from typing import Any, NamedTuple, NoReturn
 
+import typer
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
-from nmsim.errors import NmsimError
+from nmsim.files import report as reports
+
+WIDTH = 100
+"""Columns of text that a table takes at most, on every terminal, without `--wide`."""
+NO_DEVICE = 3
+DELAY_S = 2.0
+Shares = Callable[[str, float], None]
+"""Receives what is under way, and the share of all work that is done."""
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
+_wide = False
+
+
+class Answer(NamedTuple):
+    """What a verb found: data for `--json`, a function that prints it for people, and the exit code."""
+
+    data: Any
+    show: Callable[[], None]
+    exit_code: int = 0
+
+
+def deliver(answer: Answer | None, *, as_json: bool, wide: bool) -> None:
+    """Print an answer in the form that was asked for, and end the run if its exit code is not 0."""
+    global _wide
+    if answer is None:
+        return
+    if as_json:
+        print_json(answer.data)
+    else:
+        _wide = wide
+        try:
+            answer.show()
+        finally:
+            _wide = False
+    if answer.exit_code:
+        raise typer.Exit(answer.exit_code)
 
 
 def print_json(value: Any) -> None:
@@ -23,22 +71,70 @@ def print_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], note: str = "") -> None:
-    """Write rows as a table, as wide as it needs to be: the first column to the left, all others to the right."""
-    table = Table(
-        title=escape(title),
-        title_justify="left",
-        caption=escape(note),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    for position, column in enumerate(columns):
-        table.add_column(escape(column), justify="left" if position == 0 else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
-    needed = Measurement.get(out, out.options.update_width(1000), table).maximum
-    table.width = needed if needed > out.width else None
-    out.print(table)
+def print_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    note: str = "",
+    *,
+    extra: Sequence[str] = (),
+    spare: Sequence[str] = (),
+) -> None:
+    """Write rows as a table of at most `WIDTH` columns of text; with `--wide` as wide as it needs to be.
+
+    The first column stands to the left, all others to the right. Headings break into lines if the table is too wide.
+
+    Parameters
+    ----------
+    title, note : str
+        Above and below the table.
+    columns : sequence of str
+        Headings.
+    rows : iterable of sequences
+        A cell for each heading.
+    extra : sequence of str
+        Headings of columns that only `--wide` shows.
+    spare : sequence of str
+        Headings of columns that go one by one, in this order, if the table is still too wide.
+    """
+    lines = [[str(cell) for cell in row] for row in rows]
+    left_out = [] if _wide else [heading for heading in columns if heading in extra]
+    table, width = _table(columns, lines, left_out, broken=False)
+    if not _wide and width > WIDTH:
+        table, width = _table(columns, lines, left_out, broken=True)
+    for heading in () if _wide else spare:
+        if width > WIDTH and heading in columns:
+            left_out.append(heading)
+            table, width = _table(columns, lines, left_out, broken=True)
+    table.width = width if _wide else min(width, WIDTH)
+    out.print(title, style="italic", highlight=False, markup=False)
+    out.print(table, soft_wrap=False, crop=False)
+    if left_out:
+        note = f"{note} --wide adds: {', '.join(left_out)}.".strip()
+    if note:
+        out.print(textwrap.fill(note, WIDTH), style="dim", highlight=False, markup=False)
+
+
+def _table(
+    columns: Sequence[str], lines: Sequence[Sequence[str]], left_out: Sequence[str], *, broken: bool
+) -> tuple[Table, int]:
+    """Make a table, and say how many columns of text it takes if no cell is broken."""
+    table = Table(box=box.SIMPLE_HEAD)
+    places = [place for place, heading in enumerate(columns) if heading not in left_out]
+    for place in places:
+        widest = max((len(line[place]) for line in lines), default=0)
+        heading = _broken(columns[place], widest) if broken else columns[place]
+        table.add_column(escape(heading), justify="left" if place == 0 else "right", overflow="fold")
+    for line in lines:
+        table.add_row(*(escape(line[place]) for place in places))
+    return table, Measurement.get(out, out.options.update_width(1000), table).maximum
+
+
+def _broken(heading: str, width: int) -> str:
+    """Break a heading at blanks into lines that are no wider than its cells, or than its longest word."""
+    longest = max(map(len, heading.split()), default=0)
+    lines = textwrap.wrap(heading, max(width, longest, 1), break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
 
 
 def say(text: str) -> None:
@@ -56,16 +152,75 @@ def complain(text: str) -> None:
     warn(f"nmsim: {text}", "red")
 
 
-def split_names(values: Iterable[str], what: str = "") -> list[str]:
-    """Take names given one by one or joined by commas, in order, each once; none at all is refused if `what` is said.
+def stop_without(device: str, problem: str) -> NoReturn:
+    """End the run with exit code 3, since it cannot have the device it was asked to use."""
+    complain(f"--device {device}: {problem}")
+    raise typer.Exit(NO_DEVICE)
 
-    Examples
-    --------
-    >>> split_names(["2:4,4:8", "8:16", "2:4"])
-    ['2:4', '4:8', '8:16']
+
+@contextlib.contextmanager
+def share_bar() -> Iterator[Shares]:
+    """Show what is under way and the share done, on standard error of a terminal; gone when done.
+
+    Work that is stopped by SIGTERM in here ends tidily.
     """
-    names = (name.strip() for value in values for name in value.split(","))
-    found = list(dict.fromkeys(name for name in names if name))
-    if what and not found:
-        raise NmsimError(f"no {what} given: expected at least one")
-    return found
+    bar = Progress(
+        TextColumn("{task.description:<55.55}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
+    task = bar.add_task("starting", total=1.0)
+    with tidy_when_terminated(), bar:
+        yield lambda text, share: bar.update(task, description=text, completed=share)
+
+
+@contextlib.contextmanager
+def bytes_bar() -> Iterator[reports.Progress]:
+    """Show bytes done on standard error once two seconds have passed, on a terminal only; gone when done."""
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+    )
+    task = bar.add_task("", total=None)
+    late = threading.Timer(DELAY_S, bar.start)
+    late.daemon = True
+    if err.is_terminal:
+        late.start()
+
+    def report(name: str, done_bytes: int, total_bytes: int) -> None:
+        bar.update(task, description=name, completed=done_bytes, total=total_bytes)
+
+    try:
+        with tidy_when_terminated():
+            yield report
+    finally:
+        late.cancel()
+        if late.is_alive():
+            late.join()
+        if bar.live.is_started:
+            bar.stop()
+
+
+@contextlib.contextmanager
+def tidy_when_terminated() -> Iterator[None]:
+    """Turn SIGTERM into an exit that removes what is half written, as an interrupt does."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

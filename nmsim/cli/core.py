@@ -1,59 +1,55 @@
 """`nmsim core`: one product on sparse tensor cores that somebody may build, stage by stage."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 
+import hwmodels
+from hwmodels.estimate.table import MAX_DIMENSION
+from hwmodels.silicon.products import ENERGIES, best_encoding, compare, next_stage, simulated_record
 from nmsim.case import Case, GemmShape
-from nmsim.cli import console
-from nmsim.cli.core_rows import DENSE, record, show
-from nmsim.cli.predict import read_shape
-from nmsim.cli.progress import share_bar
+from nmsim.cli import console, options
+from nmsim.cli.console import Answer
 from nmsim.errors import NmsimError, SpecError
 from nmsim.files import atomic
-from nmsim.format import as_format
+from nmsim.files.sharded import read_matrix
+from nmsim.format import DENSE
 from nmsim.pattern import Pattern
+from nmsim.support.schema import to_toml
+from nmsim.units import joules_unit, short
 
-if TYPE_CHECKING:
-    from hwmodels import SparseTensorCore
-
-FLOATS = ("float", "bfloat")
-"""What the names of floating-point dtypes begin with, those of eight bits and fewer included."""
+PATTERNS = ["2:4", "4:8", "8:16"]
+CORES = ["flexible-8x16"]
+EXAMPLES = {
+    "core": [
+        "nmsim core 4096,4096,4096 -c flexible-8x16 -p 2:4,8:16",
+        "nmsim core 1,4096,4096 -p 8:16/combinatorial --simulate -w model.safetensors -t model.layers.0.mlp.up_proj.weight",
+        "nmsim core -c flexible-8x16 --write mine.toml",
+    ]
+}
 
 
 def core(
     shape: Annotated[
         str | None,
         typer.Argument(
-            help="M,N,K: tokens, out features, in features, such as 1,4096,4096.", metavar="M,N,K"
+            help="Shape of the product: tokens M, out features N, in features K, such as 1,4096,4096.",
+            metavar="M,N,K",
         ),
     ] = None,
-    cores: Annotated[
-        list[str] | None,
-        typer.Option("--core", "--cores", "-c", help="Cores by name, or .toml files. Default flexible-8x16."),
-    ] = None,
-    pattern: Annotated[
-        list[str] | None,
-        typer.Option("--pattern", "--patterns", "-p", help="Patterns N:M, or dense. Default 2:4,4:8,8:16."),
-    ] = None,
-    encoding: Annotated[
-        list[str] | None, typer.Option("--encoding", "--encodings", "-e", help="Encodings. Default bitmask.")
-    ] = None,
+    cores: options.Cores = CORES,
+    pattern: options.Patterns = PATTERNS,
+    encoding: options.Encodings = None,
+    packing: options.Packings = options.BITSTREAM,
     other: Annotated[
         str | None,
-        typer.Option("--other", help="Pattern of the other operand, on a dual-sided core, or dense."),
+        typer.Option("--other", help="Pattern N:M of the other operand, on a dual-sided core, or dense."),
     ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="Value type. Default: the first that the core takes.")
-    ] = None,
-    sparse_operand: Annotated[str, typer.Option(help="weights or activations.")] = "weights",
-    packing: Annotated[
-        str, typer.Option(help="bitstream, no_straddle[:W], power_of_two or byte.")
-    ] = "bitstream",
+    dtype: options.DtypeOrNone = None,
+    sparse_operand: options.Operand = "weights",
     simulated: Annotated[
         bool, typer.Option("--simulate", help="Simulate too, on masks drawn at random or those of --weights.")
     ] = False,
@@ -66,31 +62,28 @@ def core(
     tensor: Annotated[str | None, typer.Option("--tensor", "-t", help="Its tensor [N, K] to take.")] = None,
     write: Annotated[
         Path | None,
-        typer.Option("--write", help="Write the core as a .toml file to edit, and do nothing else."),
+        typer.Option(
+            "--write", metavar="FILE", help="Write the core as a .toml file to edit, and do nothing else."
+        ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", "-f", help="Replace an existing file of --write.")
-    ] = False,
+    force: options.Force = False,
     names: Annotated[
-        bool, typer.Option("--list", help="List the cores that ship, and do nothing else.")
+        bool, typer.Option("--list", help="List the cores that ship with nmsim, and do nothing else.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-) -> None:
-    """Predict the cycles of Y[M,N] = X[M,K] W[N,K]^T on sparse tensor cores, with the stage that limits them.
+) -> Answer | None:
+    """Predict the cycles of a product on sparse tensor cores.
 
-    Cycles are those of a closed form of the pipeline from DRAM to the sums, a lower bound of the cycles of
-    --simulate. With --other they are no bound. Energy is a nominal figure with its range. These cores are designs that nobody
-    sells.
+    The product is Y[M,N] = X[M,K] W[N,K]^T. Cycles are those of a closed form of the pipeline from DRAM to the sums. They are
+    a lower bound of what --simulate sees block by block, except with --other. Energy is a nominal figure with its range.
+    These cores are designs that nobody sells. The value type is the first that a core takes, and the encoding the one with
+    the fewest cycles, if none is named.
     """
-    import hwmodels
-
     if names:
-        _list(as_json)
-        return
-    machines = [hwmodels.load_core(name) for name in console.split_names(cores or ["flexible-8x16"], "core")]
+        return _list()
+    machines = [hwmodels.load_core(name) for name in options.split_names(cores, "core")]
     if write is not None:
         _write(machines, write, force)
-        return
+        return None
     if shape is None:
         raise SpecError("no shape given: expected M,N,K, such as nmsim core 1,4096,4096")
     if tensor is not None and weights is None:
@@ -99,169 +92,120 @@ def core(
         raise NmsimError("--weights: only a simulation looks at masks; expected --simulate as well")
     if weights is not None and sparse_operand != "weights":
         raise NmsimError(f"--weights: expected sparse weights, got sparse {sparse_operand}")
-    gemm = _bounded(read_shape(shape))
+    gemm = GemmShape(*options.read_shape(shape))
+    for name, size in asdict(gemm).items():
+        if size > MAX_DIMENSION:
+            raise SpecError(f"shape {name}={size}: expected at most {MAX_DIMENSION}")
     second = None if other in (None, DENSE) else Pattern.parse(other)
-    values = _values(weights, tensor) if weights is not None else None
-    cases = [
-        (
-            machine,
-            Case(
-                gemm,
-                as_format(None if text == DENSE else Pattern.parse(text), encoding=name, packing=packing),
-                dtype=dtype or machine.dtypes[0],
-                sparse_operand=sparse_operand,  # type: ignore[arg-type]
-            ),
-        )
-        for machine in machines
-        for text in console.split_names(pattern or ["2:4", "4:8", "8:16"], "pattern")
-        for name in console.split_names(encoding or ["bitmask"], "encoding")[: 1 if text == DENSE else None]
-    ]
-    records, taken = _predicted(cases, second)
-    if not taken:
+    values = read_matrix(weights, tensor) if weights is not None else None
+    asked = options.formats(pattern, encoding, packing)
+    products = []
+    for machine in machines:
+        for one in asked:
+            value_type = dtype or machine.dtypes[0]
+            case = Case(gemm, one.format, dtype=value_type, sparse_operand=sparse_operand)  # type: ignore[arg-type]
+            products.append((machine, case if one.chosen else best_encoding(machine, case, second)))
+    compared = compare(products, second)
+    for remark in compared.remarks:
+        console.warn(remark)
+    if not compared.taken:
         raise NmsimError("nothing left to predict: expected a pattern and an encoding that a core takes")
     if simulated:
-        with share_bar() as tell:
-            for place, (machine, case) in enumerate(taken):
-                name = f"{case.pattern or DENSE} on {machine.id}"
-                records[place] |= _simulate(
-                    machine,
-                    case,
-                    second,
-                    values,
-                    lambda share, place=place, name=name: tell(name, (place + share) / len(taken)),
-                )
-    if as_json:
-        console.print_json(records)
-        return
+        with console.share_bar() as progress:
+            for place, (machine, case) in enumerate(compared.taken):
+
+                def share_done(
+                    share: float, place: int = place, text: str = f"{case.pattern or DENSE} on {machine.id}"
+                ) -> None:
+                    progress(text, (place + share) / len(compared.taken))
+
+                record = simulated_record(machine, case, second, values, share_done)
+                compared.records[place].update(record)
     beside = f", other operand {second}" if second else ""
     title = f"M={gemm.M}, N={gemm.N}, K={gemm.K}, sparse {sparse_operand}{beside}"
-    show(records, title, bound=second is None)
 
-
-def _predicted(
-    cases: list[tuple["SparseTensorCore", Case]], other: Pattern | None
-) -> tuple[list[dict[str, Any]], list[tuple["SparseTensorCore", Case]]]:
-    """Records of the cases that their cores take, and these cases; why others are left out goes to standard error."""
-    records, taken = [], []
-    left_out: dict[tuple[str, str, str], list[str]] = {}
-    problems: dict[str, None] = {}
-    for machine, case in cases:
-        try:
-            if other is not None and case.pattern is None:
-                raise NmsimError(f"pattern {DENSE}: expected a pattern N:M beside --other {other}")
-            found, problem = record(machine, case, other)
-        except NmsimError as error:
-            if len(cases) == 1:
-                raise
-            patterns = left_out.setdefault(
-                (machine.id, case.format.encoding.name if case.format else "", str(error)), []
+    def show() -> None:
+        _show(compared.records, title, bound=second is None)
+        if not all(one.chosen for one in asked):
+            console.say(
+                "No encoding was named: each row has the one that takes the fewest cycles on its core."
             )
-            patterns += [str(case.pattern)] if case.pattern else []
-            continue
-        records.append(found)
-        taken.append((machine, case))
-        if problem:
-            problems[problem] = None
-    for (_, _, text), patterns in left_out.items():
-        whose = f" for {', '.join(patterns)}" if patterns else ""
-        _warn(f"left out{whose}: {text}")
-    for problem in problems:
-        _warn(f"no energy: {problem}")
-    return records, taken
+
+    return Answer(compared.records, show)
 
 
-def _warn(text: str) -> None:
-    console.err.print(text, highlight=False, markup=False)
-
-
-def _bounded(shape: GemmShape) -> GemmShape:
-    """The shape as it is, if byte counts of it stay whole numbers that a machine has."""
-    from hwmodels.estimate.table import MAX_DIMENSION
-
-    for name, value in asdict(shape).items():
-        if value > MAX_DIMENSION:
-            raise SpecError(f"shape {name}={value}: expected at most {MAX_DIMENSION}")
-    return shape
-
-
-def _values(weights: Path, tensor: str | None) -> NDArray[Any]:
-    """The tensor whose mask is simulated."""
-    from nmsim.files.reader import RawTensor
-    from nmsim.files.sharded import open_checkpoint
-
-    with open_checkpoint(weights) as checkpoint:
-        some = ", ".join(checkpoint.names[:6])
-        if tensor is None:
-            raise NmsimError(f"--weights: expected --tensor as well, one of {some}")
-        for file in checkpoint.files:
-            if tensor in file.tensors:
-                values = file.array(tensor)
-                break
-        else:
-            raise NmsimError(
-                f"--tensor {tensor}: not in {weights}; expected one of its names, such as {some}"
-            )
-    if isinstance(values, RawTensor) or values.ndim != 2 or not values.dtype.name.startswith(FLOATS):
-        raise NmsimError(
-            f"--tensor {tensor}: expected a matrix of floating-point numbers [N, K], got {values.dtype} "
-            f"{list(values.shape)}"
-        )
-    bad = values.size - int(np.isfinite(values).sum())
-    if bad:
-        raise NmsimError(
-            f"--tensor {tensor}: {bad} of {values.size} values are infinite or no number, expected finite ones"
-        )
-    return values
-
-
-def _simulate(
-    machine: "SparseTensorCore", case: Case, other: Pattern | None, values: Any, progress: Any
-) -> dict[str, Any]:
-    import hwmodels
-    from nmsim import prune
-
-    mask = prune(values, case.pattern) if values is not None and case.pattern is not None else None
-    seen = hwmodels.simulate(case, machine, mask=mask, other=other, progress=progress)
-    return {
-        "simulated_cycles": seen.cycles,
-        "simulated_busy_cycles": seen.busy_cycles,
-        "simulated_effectual_macs": seen.effectual_macs,
-        "simulated_events": seen.events,
+def _show(records: Sequence[dict[str, Any]], title: str, bound: bool) -> None:
+    """Print the table of some records, and the explanation of a single one."""
+    unit, per_joule = joules_unit(r["energy_joules"] for r in records if r["energy_joules"] is not None)
+    columns = {
+        "core": [r["core"] for r in records],
+        "format": [
+            r["pattern"] if r["pattern"] == DENSE else f"{r['pattern']}/{r['encoding']}" for r in records
+        ],
+        "cycles": [r["cycles"] for r in records],
+        "simulated": [r.get("simulated_cycles") for r in records],
+        "time µs": [f"{r['time_s'] * 1e6:.4g}" for r in records],
+        "speedup vs dense": [f"{r['predicted_speedup_vs_dense']:.2f}x" for r in records],
+        "used": [f"{r['utilisation']:.0%}" for r in records],
+        "limited by": [r["limit"] for r in records],
+        "next": ["{} {:.0%}".format(*next_stage(r)) for r in records],
+        f"energy {unit}": [_energy(r, per_joule) for r in records],
+        "execution": [r["execution"] for r in records],
     }
+    if "simulated_cycles" not in records[0]:
+        del columns["simulated"]
+    note = "Against the dense product on the same core. Used: effectual multiply-adds over those that all arrays could do."
+    if not bound:
+        note += " With a second pattern the cycles are those of pairs that arrive evenly, and no bound."
+    console.print_table(
+        title,
+        list(columns),
+        list(zip(*columns.values(), strict=True)),
+        note=note,
+        extra=["execution", "used"],
+        spare=["next", "time µs"],
+    )
+    if len(records) == 1:
+        console.say(f"{records[0]['explanation']}.")
 
 
-def _write(machines: list["SparseTensorCore"], path: Path, force: bool) -> None:
-    from nmsim.support.schema import to_toml
+def _energy(record: dict[str, Any], per_joule: float) -> str:
+    if record["energy_joules"] is None:
+        return "-"
+    low, nominal, high = (short(record[end] * per_joule) for end in ENERGIES)
+    return f"{nominal} ({low}-{high})"
 
+
+def _write(machines: Sequence[hwmodels.SparseTensorCore], path: Path, force: bool) -> None:
     if len(machines) != 1:
         raise NmsimError(f"--write: expected one core, got {len(machines)}")
     if path.suffix != ".toml":
         raise NmsimError(f"--write {path}: expected a name that ends in .toml")
     with atomic.new_file(path, force=force) as file:
         file.write(to_toml(machines[0]).encode())
-    console.out.print(f"wrote {path}", highlight=False)
+    console.say(f"wrote {path}")
 
 
-def _list(as_json: bool) -> None:
-    import hwmodels
+def _list() -> Answer:
+    shipped = [hwmodels.load_core(name) for name in hwmodels.core_names()]
 
-    found = [hwmodels.load_core(name) for name in hwmodels.core_names()]
-    if as_json:
-        console.print_json([{"id": core.id, "name": core.name} for core in found])
-        return
-    console.print_table(
-        "Tensor cores",
-        ["core", "name", "patterns", "encodings", "cores", "multiply-adds a cycle"],
-        [
-            (
-                core.id,
-                core.name,
-                ", ".join(map(str, core.patterns)) or DENSE,
-                ", ".join(core.encodings) if core.patterns else "",
-                core.cores,
-                core.cores * core.array_rows * core.array_cols * core.array_depth,
-            )
-            for core in found
-        ],
-        note="Multiply-adds of values as wide as a lane: 16 bits, 8 on the edge chip.",
-    )
+    def show() -> None:
+        console.print_table(
+            "Tensor cores",
+            ["core", "patterns", "encodings", "cores", "multiply-adds per cycle", "name"],
+            [
+                (
+                    core.id,
+                    ", ".join(map(str, core.patterns)) or DENSE,
+                    ", ".join(core.encodings) if core.patterns else "",
+                    core.cores,
+                    core.cores * core.array_rows * core.array_cols * core.array_depth,
+                    core.name,
+                )
+                for core in shipped
+            ],
+            note="Multiply-adds of values as wide as a lane: 16 bits, 8 on the edge chip.",
+            extra=["name"],
+        )
+
+    return Answer([{"id": core.id, "name": core.name} for core in shipped], show)

@@ -1,27 +1,160 @@
-"""`nmsim measure`: times of real sparse products and of transfers on this machine, as rows of CSV files."""
+"""`nmsim calibrate` and `nmsim measure`: what this machine can do, and how long sparse products take on it."""
 
 import importlib.util
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nmsim.cli import console
-from nmsim.cli.calibrated_spec import machine_id
-from nmsim.cli.device import DEVICES, stop_without
-from nmsim.cli.measured import show_products, show_transfers
-from nmsim.cli.progress import share_bar
+from nmsim.cli import calibrated_spec, console, options
+from nmsim.cli.console import Answer, Shares
 from nmsim.errors import NmsimError
-from nmsim.rows.transfer import SUFFIX
+from nmsim.files import atomic
+from nmsim.rows.measurement import Measurement
+from nmsim.rows.transfer import SUFFIX, Transfer
+from nmsim.support.schema import to_toml
+from validate.study import provenance
 
 if TYPE_CHECKING:
+    from hwmodels import HardwareSpec
     from kernels.measure.campaign import Campaign
     from kernels.measure.products import Backend
     from kernels.measure.transfers import TransferBackend
+    from kernels.timing.figure import Figure
     from kernels.timing.rounds import Outcome
 
+Progressing = Callable[[float], None]
+Figures = list[tuple[str, "Figure"]]
+SpecOf = Callable[[str, str], "HardwareSpec"]
+Run = Callable[[Progressing], tuple[Figures, list[str], SpecOf]]
+
+DEVICES = ("cpu", "cuda")
 WRONG_RESULT = 1
+MACHINE = "this-machine"
+CALIBRATION_SHARE = 0.25
+"""Of the time that calibration and campaign take together, roughly."""
+UNITS = {
+    "bytes_per_s": ("GB/s", 1e-9),
+    "flop_per_s": ("Gflop/s", 1e-9),
+    "lanes_per_s": ("10⁹ lanes/s", 1e-9),
+    "hz": ("GHz", 1e-9),
+    "s": ("µs", 1e6),
+}
+PRODUCT_HEAD = (
+    *("M,N,K", "dtype", "format", "kernel", "threads", "operands"),
+    *("time µs", "dense µs", "speedup vs dense", "p20-p80", "dense call"),
+)
+TRANSFER_HEAD = (
+    *("rows,columns", "dtype", "format", "kernel", "operands", "MB moved"),
+    *("time µs", "GB/s", "copy GB/s", "share of copy", "p20-p80", "copy"),
+)
+EXAMPLES = {
+    "calibrate": ["nmsim calibrate -o my-machine.toml"],
+    "measure": ["nmsim measure cpu-quick -o rows.csv", "nmsim measure mine.toml -o mine.csv --budget-s 600"],
+}
+
+
+def calibrate(
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="TOML file to write; its name without .toml is the machine's id. Default: the processor's name and "
+            "number of cores.",
+        ),
+    ] = None,
+    device: options.Device = "cpu",
+    force: options.Force = False,
+) -> Answer:
+    """Measure what this machine can do, and write it as a hardware file.
+
+    Micro-benchmarks of reads, copies, multiplications and instructions take some ten seconds; no product is timed.
+    `nmsim predict --hardware FILE.toml` takes the file. Every figure is a median with its 20th and 80th percentile. A busy
+    machine gives lower ones.
+    """
+    _check_device(device)
+    if output is not None and output.suffix != ".toml":
+        raise NmsimError(f"--output {str(output)!r}: expected a name that ends in .toml")
+    if device == "cuda":
+        from kernels.measure.cuda import device as cuda_device
+
+        missing = cuda_device.problem()
+        if missing:
+            console.stop_without("cuda", missing)
+    about = provenance.collect(provenance.command_line(), [])
+    name, run = _cpu() if device == "cpu" else _cuda()
+    target = output or Path(f"{name}.toml")
+    calibrated_spec.checked_id(target.stem)
+    atomic.refuse_target(target, force)
+    with console.share_bar() as progress:
+        figures, doubts, spec_of = run(lambda share: progress("measuring this machine", share))
+    spec = spec_of(target.stem, about.timestamp_utc[:10])
+    with atomic.new_file(target, force=force) as stream:
+        comment = [
+            f"Written by {about.command} on {about.timestamp_utc}.",
+            *(f"In doubt: {d}." for d in doubts),
+        ]
+        stream.write(to_toml(spec, comment="\n".join(comment)).encode())
+    for doubt in doubts:
+        console.warn(f"in doubt: {doubt}", "yellow")
+
+    def show() -> None:
+        console.print_table(
+            spec.name,
+            ["measured", "cores", "median", "p20", "p80", "unit"],
+            (_figure_cells(name, figure) for name, figure in figures),
+            note="Bytes copied are counted twice, read and written.",
+        )
+        console.say(f"written: {target}; use it as --hardware {target}")
+
+    return Answer(
+        {
+            "provenance": about.as_dict(),
+            "file": str(target),
+            "id": spec.id,
+            "doubts": doubts,
+            "figures": [{"name": name, **asdict(figure)} for name, figure in figures],
+        },
+        show,
+    )
+
+
+def _cpu() -> tuple[str, Run]:
+    """The name of this machine, and a function that measures it."""
+    from kernels.calibrate import cpu as calibration
+    from kernels.timing.host import this_machine
+
+    host = this_machine()
+
+    def run(progress: Progressing) -> tuple[Figures, list[str], SpecOf]:
+        measured = calibration.calibrate(host, progress=progress)
+        return (
+            measured.figures,
+            measured.doubts,
+            lambda name, date: calibrated_spec.cpu_spec(measured, name, date),
+        )
+
+    return host.id, run
+
+
+def _cuda() -> tuple[str, Run]:
+    """The name of the CUDA device, and a function that measures it."""
+    import kernels.measure.cuda.device
+    from kernels.calibrate import cuda as calibration_cuda
+
+    def run(progress: Progressing) -> tuple[Figures, list[str], SpecOf]:
+        measured = calibration_cuda.calibrate(progress)
+        return measured.figures, [], lambda name, date: calibrated_spec.cuda_spec(measured, name, date)
+
+    return calibrated_spec.machine_id(kernels.measure.cuda.device.name()), run
+
+
+def _figure_cells(name: str, figure: "Figure") -> tuple[object, ...]:
+    unit, scale = UNITS[figure.unit]
+    return (name, figure.cores, *(f"{v * scale:.4g}" for v in (figure.p50, figure.p20, figure.p80)), unit)
 
 
 def measure(
@@ -34,7 +167,7 @@ def measure(
             metavar="CAMPAIGN",
         ),
     ] = "",
-    device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
+    device: options.Device = "cpu",
     output: Annotated[
         Path,
         typer.Option(
@@ -73,21 +206,18 @@ def measure(
             metavar="GLOB",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-) -> None:
-    """Run sparse products on this machine beside the best dense call at hand, check every result, and append rows.
+) -> Answer:
+    """Time sparse products on this machine, and append rows to a file.
 
-    A kernel and the dense calls are timed interleaved; times are medians with 20th and 80th percentiles. Kernels that only
-    move data are timed beside copies of as many bytes, after the products, in a quarter of the time. A result that is wrong
-    gives no row, and exit code 1. What the device or a library does not run gives no row and is named. A run that was stopped
-    goes on where it was when it is started again.
+    Each product runs beside the best dense call at hand, and every result is checked. A kernel and the dense calls are timed
+    interleaved; times are medians with 20th and 80th percentiles. Kernels that only move data are timed beside copies of as
+    many bytes, after the products, in a quarter of the time. A wrong result gives no row, and exit code 1. What the device
+    or a library does not run gives no row and is named. A run that was stopped continues when it is started again.
     """
-    if device not in DEVICES:
-        raise NmsimError(f"--device {device!r}: expected one of {', '.join(DEVICES)}")
+    _check_device(device)
     from kernels.measure import campaign as campaigns
     from kernels.measure import run as campaign_run
     from kernels.timing.rounds import Stamp
-    from validate.study import provenance
 
     files = campaign_run.Files(output, transfers or output.with_name(output.stem + SUFFIX))
     if files.products.absolute() == files.transfers.absolute():
@@ -100,10 +230,10 @@ def measure(
 
         if problem := cuda_device.problem():
             _check_without_a_device(chosen)
-            stop_without("cuda", problem)
+            console.stop_without("cuda", problem)
     about = provenance.collect(provenance.command_line(), [])
     try:
-        with share_bar() as progress:
+        with console.share_bar() as progress:
             backend, mover, name = _backends(device, chosen.seed)
             multiplied, moved = campaign_run.run(
                 chosen,
@@ -115,27 +245,32 @@ def measure(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        console.err.print(
-            f"nmsim: stopped; rows of finished rounds are in {output}: run the same command again for the rest",
-            highlight=False,
-            markup=False,
+        console.warn(
+            f"nmsim: stopped; rows of finished rounds are in {output}: run the same command again for the rest"
         )
         raise
-    if as_json:
-        of_products = _as_dict(multiplied, files.products)
-        of_transfers = _as_dict(moved, files.transfers) if chosen.transfers else None
-        console.print_json({"provenance": about.as_dict(), **of_products, "transfers": of_transfers})
-    else:
-        if chosen.rounds:
-            show_products(multiplied, files.products)
-        if chosen.transfers:
-            show_transfers(moved, files.transfers)
     wrong = [*multiplied.wrong, *moved.wrong]
-    _tell("refused, no row", [*multiplied.refused, *moved.refused], "yellow")
-    _tell("wrong result, no row", wrong, "red")
-    _tell("note", [*multiplied.notes, *moved.notes], "yellow")
-    if wrong:
-        raise typer.Exit(WRONG_RESULT)
+
+    def show() -> None:
+        if chosen.rounds:
+            _show_products(multiplied, files.products)
+        if chosen.transfers:
+            _show_transfers(moved, files.transfers)
+
+    _warn_of("refused, no row", [*multiplied.refused, *moved.refused], "yellow")
+    _warn_of("wrong result, no row", wrong, "red")
+    _warn_of("note", [*multiplied.notes, *moved.notes], "yellow")
+    data = {
+        "provenance": about.as_dict(),
+        **_as_dict(multiplied, files.products),
+        "transfers": _as_dict(moved, files.transfers) if chosen.transfers else None,
+    }
+    return Answer(data, show, WRONG_RESULT if wrong else 0)
+
+
+def _check_device(device: str) -> None:
+    if device not in DEVICES:
+        raise NmsimError(f"--device {device!r}: expected one of {', '.join(DEVICES)}")
 
 
 def _check_without_a_device(campaign: "Campaign") -> None:
@@ -157,18 +292,155 @@ def _backends(device: str, seed: int) -> "tuple[Backend, TransferBackend | None,
         from kernels.measure.cuda.transfers import CudaTransfers
 
         backend = CudaBackend(seed)
-        return backend, CudaTransfers(seed, backend.about), machine_id(cuda_device.name())
+        return backend, CudaTransfers(seed, backend.about), calibrated_spec.machine_id(cuda_device.name())
     from kernels.measure.cpu import CpuBackend
 
     on_cpu = CpuBackend(seed)
     return on_cpu, None, on_cpu.host.id
 
 
-def _tell(what: str, lines: list[str], style: str) -> None:
+def _warn_of(what: str, lines: list[str], style: str) -> None:
     for line in lines:
-        console.err.print(f"nmsim: {what}: {line}", style=style, highlight=False, markup=False)
+        console.warn(f"nmsim: {what}: {line}", style)
 
 
 def _as_dict(outcome: "Outcome[Any]", file: Path) -> dict[str, object]:
     found = {name: getattr(outcome, name) for name in ("skipped", "left", "wrong", "refused", "notes")}
     return {"file": str(file), "rows": [asdict(row) for row in outcome.rows], **found}
+
+
+def _show_products(outcome: "Outcome[Measurement]", file: Path) -> None:
+    """Print the products of a run."""
+    _show_rows("speedup with p20-p80", PRODUCT_HEAD, map(_product, outcome.rows), outcome, file)
+
+
+def _show_transfers(outcome: "Outcome[Transfer]", file: Path) -> None:
+    """Print the transfers of a run."""
+    title = "share of the bandwidth of a copy of as many bytes, with p20-p80"
+    _show_rows(title, TRANSFER_HEAD, map(_transfer, outcome.rows), outcome, file)
+
+
+def _show_rows(
+    title: str,
+    head: Sequence[str],
+    cells: Iterable[tuple[object, ...]],
+    outcome: "Outcome[Any]",
+    file: Path,
+) -> None:
+    if outcome.rows:
+        first = outcome.rows[0]
+        console.print_table(
+            f"Measured on {first.machine} ({first.device}); medians, {title}",
+            list(head),
+            cells,
+            extra=["dtype", "threads", "operands", "dense call", "copy", "dense µs", "copy GB/s", "MB moved"],
+            spare=["kernel", "time µs", "GB/s"],
+        )
+    said = [f"{len(outcome.rows)} rows appended to {file}"]
+    if outcome.skipped:
+        said.append(f"{outcome.skipped} were there already")
+    if outcome.left:
+        said.append(f"{outcome.left} left for want of time: run the same command again")
+    console.say("; ".join(said))
+
+
+def _product(row: Measurement) -> tuple[object, ...]:
+    assert row.sparse_time_s is not None
+    assert row.dense_time_s is not None
+    return (
+        f"{row.M},{row.N},{row.K}",
+        row.dtype,
+        f"{row.pattern}/{row.encoding}",
+        row.kernel,
+        row.threads,
+        row.l2_state,
+        _microseconds(row.sparse_time_s),
+        _microseconds(row.dense_time_s),
+        f"{row.speedup_vs_dense:.3f}x",
+        f"{row.speedup_vs_dense_p20:.2f}-{row.speedup_vs_dense_p80:.2f}",
+        row.baseline,
+    )
+
+
+def _transfer(row: Transfer) -> tuple[object, ...]:
+    return (
+        f"{row.rows},{row.columns}",
+        row.dtype,
+        f"{row.pattern}/{row.encoding}",
+        row.kernel,
+        row.l2_state,
+        f"{row.moved_bytes / 1e6:.4g}",
+        _microseconds(row.time_s),
+        f"{row.moved_bytes / row.time_s / 1e9:.4g}",
+        f"{row.copy_bytes / row.copy_time_s / 1e9:.4g}",
+        f"{100 * row.share_of_copy:.1f} %",
+        f"{100 * row.share_of_copy_p20:.0f}-{100 * row.share_of_copy_p80:.0f}",
+        row.baseline,
+    )
+
+
+def _microseconds(time_s: float) -> str:
+    return f"{time_s * 1e6:.0f}" if time_s >= 1e-3 else f"{time_s * 1e6:.4g}"
+
+
+@dataclass(frozen=True)
+class Here:
+    """The files of one run, and what speaks against them."""
+
+    hardware: Path
+    rows: Path
+    doubts: list[str]
+    wrong: list[str]
+
+
+def measure_here(folder: Path, campaign: str, progress: Shares) -> Here:
+    """Calibrate, then run a campaign on the CPU at hand.
+
+    Parameters
+    ----------
+    folder : Path
+        Made where it is missing. `this-machine.toml` and `rows.csv` in it are replaced once both are complete.
+    campaign : str
+        As for `nmsim measure`.
+    progress : callable
+        Called with the present step and the share that is done.
+
+    Raises
+    ------
+    NmsimError
+        No case gave a row: every result was wrong, or the campaign has none.
+    """
+    from kernels.calibrate import cpu as calibration
+    from kernels.measure import campaign as campaigns
+    from kernels.measure import products as measuring
+    from kernels.measure.cpu import CpuBackend
+    from kernels.timing.host import this_machine
+    from kernels.timing.rounds import Stamp
+
+    chosen = campaigns.without_transfers(campaigns.load(campaign), "the CPU")
+    about = provenance.collect(provenance.command_line(), [])
+    folder.mkdir(parents=True, exist_ok=True)
+    hardware, target = folder / f"{MACHINE}.toml", folder / "rows.csv"
+    found = calibration.calibrate(
+        this_machine(), progress=lambda share: progress("calibrating this machine", CALIBRATION_SHARE * share)
+    )
+    partial = atomic.partial_name(target)
+    try:
+        outcome = measuring.run(
+            chosen,
+            CpuBackend(chosen.seed),
+            partial,
+            Stamp(MACHINE, about.commit, about.dirty),
+            progress=lambda text, share: progress(text, CALIBRATION_SHARE + (1 - CALIBRATION_SHARE) * share),
+        )
+        if not outcome.rows:
+            raise NmsimError(f"campaign {campaign}: no row; {'; '.join(outcome.wrong) or 'it has no case'}")
+        with atomic.new_file(hardware, force=True) as stream:
+            spec = calibrated_spec.cpu_spec(found, MACHINE, about.timestamp_utc[:10])
+            stream.write(
+                to_toml(spec, comment=f"Written by {about.command} on {about.timestamp_utc}.").encode()
+            )
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return Here(hardware, target, found.doubts, list(outcome.wrong))

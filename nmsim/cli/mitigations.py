@@ -1,23 +1,31 @@
-"""`nmsim mitigations`: what each criterion and each mitigation costs a token and a layer, in decode and in prefill."""
+"""`nmsim mitigations`: what each criterion and each mitigation costs per token and layer, in decode and in prefill."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from nmsim.cli import console
-from nmsim.cli.predict import read_shape
-from nmsim.cli.scaled import short
+from hwmodels.online.overheads import chosen_layers, mitigation_table, model_table, salient_columns
+from hwmodels.online.stage_cost import DEFAULT_SETTINGS, Settings
+from hwmodels.tensorcore.record import SelectorKind
+from hwmodels.workload import load_model
+from nmsim.case import GemmShape
+from nmsim.cli import console, options
+from nmsim.cli.console import Answer
 from nmsim.errors import SpecError
 from nmsim.files.atomic import new_file, refuse_target
 from nmsim.pattern import Pattern
+from nmsim.units import short
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from hwmodels.online.stage_cost import Settings
-
-MODEL, TOKENS = "llama-3.1-8b", 4096
+TOKENS = 4096
+EXAMPLES = {
+    "mitigations": [
+        "nmsim mitigations --model llama-3.1-8b",
+        "nmsim mitigations --shape 4096,14336,4096 -p 8:16 --dtype fp8 --json",
+    ]
+}
 OPERATIONS = {
     "multiplies": "multiplies_per_token",
     "adds": "adds_per_token",
@@ -39,12 +47,14 @@ BYTES = {
 def mitigations(
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help=f"Model by name, or a Hugging Face config.json. Default {MODEL}."),
+        typer.Option(
+            "--model", "-m", help=f"Model by name, or a Hugging Face config.json. Default {options.MODEL}."
+        ),
     ] = None,
     shape: Annotated[
         str | None,
         typer.Option(
-            "--shape", help="One layer instead: M,N,K, prefill tokens, out and in features.", metavar="M,N,K"
+            "--shape", help="One layer instead: prefill tokens, out and in features.", metavar="M,N,K"
         ),
     ] = None,
     layer: Annotated[
@@ -52,126 +62,82 @@ def mitigations(
         typer.Option("--layer", "-l", help="Layers of the model, such as gate. Default: the sum over all."),
     ] = None,
     pattern: Annotated[str, typer.Option("--pattern", "-p", help="Pattern N:M.")] = "8:16",
-    dtype: Annotated[str, typer.Option(help="Value type: fp32, fp16, bf16, fp8, int8 ...")] = "bf16",
+    dtype: options.Dtype = "bf16",
     tokens: Annotated[
-        int | None, typer.Option(min=1, help=f"Tokens of prefill. Default {TOKENS}; decode has one.")
+        int | None,
+        typer.Option("--tokens", "-t", min=1, help=f"Tokens of prefill. Default {TOKENS}; decode has one."),
     ] = None,
-    operand: Annotated[str, typer.Option(help="What is pruned: activations or weights.")] = "activations",
+    operand: options.Operand = "activations",
     rank: Annotated[
-        int | None, typer.Option(min=1, help="Of the side path of r_sparse. Default 128.")
-    ] = None,
-    outliers: Annotated[
-        str | None, typer.Option(help="Pattern of the outliers' own matrix. Default 4:256.")
-    ] = None,
+        int, typer.Option(min=1, help="Rank of the side path of r_sparse.")
+    ] = DEFAULT_SETTINGS.rank,
+    outliers: Annotated[str, typer.Option(help="Pattern of the outliers' own matrix.")] = (
+        f"{DEFAULT_SETTINGS.outliers}:{DEFAULT_SETTINGS.window}"
+    ),
     columns: Annotated[
         int | None,
         typer.Option(min=1, help="Salient columns. Default 128, or all of a layer that has fewer."),
     ] = None,
     selector: Annotated[
-        str | None, typer.Option(help="Network of comparators: half, bitonic or all_pairs. Default half.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="CSV file to write the rows into.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an existing file.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-) -> None:
-    """Tabulate what criteria and mitigations of N:M pruning cost: operations, bytes, and what a choice waits for.
+        str, typer.Option(help="Network of comparators: half, bitonic or all_pairs.")
+    ] = DEFAULT_SETTINGS.selector_kind,
+    output: options.OutputCsv = None,
+    force: options.Force = False,
+) -> Answer:
+    """Count what criteria and mitigations of pruning cost.
 
-    Counts are exact, of the cheapest exact form of each; docs/reference/mitigations.md has the formulas and why they hold. Of
-    a model, JSON and CSV have a row for each layer and their sum, layer "all".
+    Operations, bytes and what a choice waits for are exact counts of the cheapest exact form of each.
+    docs/reference/mitigations.md has the formulas and why they hold. For a model, JSON and CSV have a row for each layer and
+    for their sum, layer "all".
     """
-    from hwmodels.online.overheads import mitigation_table
-    from hwmodels.workload import load_model
-
     if output is not None:
         refuse_target(output, force)
     if shape is not None:
         for name, given in (("--model", model), ("--layer", layer), ("--tokens", tokens)):
             if given is not None:
                 raise SpecError(f"--shape {shape}: is a layer with its tokens, expected no {name} beside it")
-        gemm = read_shape(shape)
-        settings = _settings(rank, outliers, _columns(columns, {shape: gemm.K}), selector)
-        table = mitigation_table(gemm, pattern, dtype, operand=operand, settings=settings)  # type: ignore[arg-type]
-        shown, whose = table, f"N={gemm.N}, K={gemm.K}"
+        gemm = GemmShape(*options.read_shape(shape))
+        in_features = {shape: gemm.K}
     else:
-        name = model or MODEL
-        loaded = load_model(name)
-        in_features = {each.name: each.K for each in loaded.layers if each.pruned}
-        settings = _settings(rank, outliers, _columns(columns, in_features), selector)
-        table = _of_model(name, layer, pattern, dtype, tokens or TOKENS, operand, settings)
+        name = model or options.MODEL
+        in_features = {each.name: each.K for each in load_model(name).layers if each.pruned}
+    if selector not in get_args(SelectorKind):
+        raise SpecError(f"--selector {selector!r}: expected one of {', '.join(get_args(SelectorKind))}")
+    kept_columns, remark = salient_columns(columns, in_features)
+    if remark:
+        console.warn(remark)
+    of_outliers = Pattern.parse(outliers)
+    settings = Settings(
+        rank=rank,
+        outliers=of_outliers.n,
+        window=of_outliers.m,
+        columns=kept_columns,
+        selector_kind=selector,  # type: ignore[arg-type]
+    )
+    if shape is not None:
+        table = mitigation_table(gemm, pattern, dtype, operand=operand, settings=settings)  # type: ignore[arg-type]
+        shown, subject = table, f"N={gemm.N}, K={gemm.K}"
+    else:
+        every = model_table(name, pattern, dtype, tokens=tokens or TOKENS, operand=operand, settings=settings)  # type: ignore[arg-type]
+        table = chosen_layers(every, None if layer is None else options.split_names(layer, "layer"), name)
         shown = table[table["layer"] == "all"] if layer is None else table
-        whose = f"{name}, " + (f"all {shown['count'].iloc[0]} pruned layers" if layer is None else "by layer")
+        subject = f"{name}, " + (
+            f"all {shown['count'].iloc[0]} pruned layers" if layer is None else "by layer"
+        )
     if output is not None:
         with new_file(output, force=force) as stream:
             table.to_csv(stream, index=False)
-    if as_json:
-        console.print_json(
-            [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
-        )
-        return
-    for phase, rows in shown.groupby("phase", sort=False):
-        count = int(rows["tokens"].iloc[0])
-        _show(rows, f"{phase}, {count} token{'s' * (count > 1)}: {whose}, {pattern} {operand}, {dtype}")
-    _tell_formulas(shown)
-    if output is not None:
-        console.out.print(f"wrote {output}: {len(table)} rows", highlight=False, markup=False)
 
+    def show() -> None:
+        for phase, rows in shown.groupby("phase", sort=False):
+            count = int(rows["tokens"].iloc[0])
+            _show(rows, f"{phase}, {count} token{'s' * (count > 1)}: {subject}, {pattern} {operand}, {dtype}")
+        _say_formulas(shown)
+        if output is not None:
+            console.say(f"wrote {output}: {len(table)} rows")
 
-def _columns(given: int | None, in_features: dict[str, int]) -> int:
-    """Salient columns: the given number, or the default, at most the columns of each layer. A smaller number is reported."""
-    from hwmodels.online.stage_cost import DEFAULT_SETTINGS
-
-    layer, most = min(in_features.items(), key=lambda each: each[1])
-    if given is None and most < DEFAULT_SETTINGS.columns:
-        console.err.print(
-            f"salient columns: {most} in place of {DEFAULT_SETTINGS.columns}, {layer} has no more in features",
-            highlight=False,
-            markup=False,
-        )
-    if given is not None and given > most:
-        raise SpecError(f"--columns {given}: expected at most the in features of {layer}, {most}")
-    return given or min(most, DEFAULT_SETTINGS.columns)
-
-
-def _settings(rank: int | None, outliers: str | None, columns: int, selector: str | None) -> "Settings":
-    """Take the sizes that are given, and the defaults of the others."""
-    from hwmodels.tensorcore.record import SelectorKind
-
-    if selector is not None and selector not in get_args(SelectorKind):
-        raise SpecError(f"--selector {selector!r}: expected one of {', '.join(get_args(SelectorKind))}")
-    from hwmodels.online.stage_cost import DEFAULT_SETTINGS as default
-    from hwmodels.online.stage_cost import Settings
-
-    of_outliers = Pattern(default.outliers, default.window) if outliers is None else Pattern.parse(outliers)
-    return Settings(
-        rank=default.rank if rank is None else rank,
-        outliers=of_outliers.n,
-        window=of_outliers.m,
-        columns=columns,
-        selector_kind=default.selector_kind if selector is None else selector,  # type: ignore[arg-type]
-    )
-
-
-def _of_model(
-    model: str, layers: list[str] | None, pattern: str, dtype: str, tokens: int, operand: str, settings: Any
-) -> "pd.DataFrame":
-    """The rows of a model: those of the layers asked for, or of all and their sum."""
-    import pandas as pd
-
-    from hwmodels.online.overheads import model_table, sum_layers
-
-    table = model_table(model, pattern, dtype, tokens=tokens, operand=operand, settings=settings)  # type: ignore[arg-type]
-    if layers is None:
-        return pd.concat([table, sum_layers(table)], ignore_index=True)
-    names = console.split_names(layers, "layer")
-    known = list(dict.fromkeys(table["layer"]))
-    for name in names:
-        if name not in known:
-            raise SpecError(
-                f"--layer {name}: expected one of {', '.join(known)}, the pruned layers of {model}"
-            )
-    return pd.concat([table[table["layer"] == name] for name in names], ignore_index=True)
+    records = [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+    return Answer(records, show)
 
 
 def _show(rows: "pd.DataFrame", title: str) -> None:
@@ -188,7 +154,9 @@ def _show(rows: "pd.DataFrame", title: str) -> None:
         title,
         list(cells),
         list(zip(*cells.values(), strict=True)),
-        note="Operations of one token, bytes of all tokens together, 1 kB = 1000 bytes. Criteria come first.",
+        note="Operations per token, bytes of all tokens together, 1 kB = 1000 bytes. Criteria come first.",
+        extra=["streams", "divisions, roots", "in the selector", "parameters kB", "shared kB", "held kB"],
+        spare=["passes", "L2 kB", "of the product's", "waits for"],
     )
 
 
@@ -216,12 +184,12 @@ def cost_columns(rows: "pd.DataFrame") -> dict[str, list[str]]:
     }
 
 
-def _tell_formulas(rows: "pd.DataFrame") -> None:
-    """What is computed under each name; in which phase where the two differ."""
+def _say_formulas(rows: "pd.DataFrame") -> None:
+    """Print what is computed under each name, with the phase if the two differ."""
     once = rows.drop_duplicates(["name", "formula"])
     for name, phase, formula in once[["name", "phase", "formula"]].itertuples(index=False):
         which = f" ({phase})" if (once["name"] == name).sum() > 1 else ""
-        console.out.print(f"{name}{which}: {formula}", highlight=False, markup=False)
+        console.say(f"{name}{which}: {formula}")
 
 
 def _count(value: float) -> str:

@@ -1,80 +1,68 @@
-"""`nmsim predict`: one product on one or more machines, with the stage that bounds it named."""
+"""`nmsim predict`: one product on one or more machines, with the stage that limits it named."""
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
+import hwmodels
+from hwmodels.estimate.best import best_encoding
 from nmsim.case import Case, GemmShape, Prediction
-from nmsim.cli import console
-from nmsim.errors import SpecError
-from nmsim.format import as_format
-from nmsim.pattern import Pattern
+from nmsim.cli import console, options
+from nmsim.cli.console import Answer
+from nmsim.format import DENSE
+
+PATTERNS = ["2:4", "4:8", "8:16", "16:32"]
+MACHINES = ["h200"]
+EXAMPLES = {
+    "predict": [
+        "nmsim predict 1,4096,4096 -p 8:16/combinatorial -H h200",
+        "nmsim predict 2048,4096,4096 -p 2:4,8:16 -e index,bitmask -H h200,h200-8x16",
+    ]
+}
 
 
 def predict(
-    shape: Annotated[
-        str,
-        typer.Argument(
-            help="M,N,K: tokens, out features, in features, such as 1,4096,4096.", metavar="M,N,K"
-        ),
-    ],
-    pattern: Annotated[
-        list[str] | None,
-        typer.Option("--pattern", "--patterns", "-p", help="Patterns N:M. Default 2:4,4:8,8:16,16:32."),
-    ] = None,
-    encoding: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--encoding", "--encodings", "-e", help="Encodings. Default bitmask,index,combinatorial."
-        ),
-    ] = None,
-    hardware: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--hardware", "-H", help="Machines by name, or paths of hardware TOML files. Default h200."
-        ),
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="Value type: fp32, fp16, bf16, fp8, int8 ...")] = "bf16",
-    sparse_operand: Annotated[str, typer.Option(help="weights or activations.")] = "weights",
-    packing: Annotated[
-        str, typer.Option(help="bitstream, no_straddle[:W], power_of_two or byte.")
-    ] = "bitstream",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-) -> None:
-    """Predict the time of Y[M,N] = X[M,K] W[N,K]^T, sparse against dense, with an error bar and the bound.
+    shape: options.Shape,
+    pattern: options.Patterns = PATTERNS,
+    encoding: options.Encodings = None,
+    packing: options.Packings = options.BITSTREAM,
+    hardware: options.Hardware = MACHINES,
+    dtype: options.Dtype = "bf16",
+    sparse_operand: options.Operand = "weights",
+) -> Answer:
+    """Predict the time of a product, sparse and dense, with its range.
 
-    Times are what kernels like those measured so far would take. The range held 80 % of comparable measurements; a ~
-    says that those are of another pattern or kind of kernel, a ? that there are none. The bound is the best case that
-    memory, decode, select and matrix rates allow.
+    The product is Y[M,N] = X[M,K] W[N,K]^T. Times are those of kernels like the ones measured so far. The range held 80 % of
+    comparable measurements. A ~ says that those are of another pattern or kind of kernel, a ? that there are none. The
+    best case is what memory, decode, select and matrix rates allow. If no encoding is named, each machine's fastest is taken.
     """
-    import hwmodels
+    gemm = GemmShape(*options.read_shape(shape))
+    machines = [hwmodels.load_machine(name) for name in options.split_names(hardware, "hardware")]
+    asked = options.formats(pattern, encoding, packing)
+    answers: list[Prediction] = []
+    for machine in machines:
+        for one in asked:
+            case = Case(gemm, one.format, dtype=dtype, sparse_operand=sparse_operand)  # type: ignore[arg-type]
+            answers.append(hwmodels.predict(case if one.chosen else best_encoding(case, machine), machine))
 
-    gemm = read_shape(shape)
-    machines = [hwmodels.load_machine(name) for name in console.split_names(hardware or ["h200"], "hardware")]
-    answers = [
-        hwmodels.predict(
-            Case(
-                gemm,
-                as_format(Pattern.parse(text), encoding=name, packing=packing),
-                dtype=dtype,
-                sparse_operand=sparse_operand,  # type: ignore[arg-type]
-            ),
-            machine,
+    def show() -> None:
+        _show(
+            answers,
+            f"Predicted time for M={gemm.M}, N={gemm.N}, K={gemm.K}, {answers[0].case.dtype}, sparse {sparse_operand}",
         )
-        for machine in machines
-        for text in console.split_names(pattern or ["2:4", "4:8", "8:16", "16:32"], "pattern")
-        for name in console.split_names(encoding or ["bitmask", "index", "combinatorial"], "encoding")
-    ]
-    if as_json:
-        console.print_json([_record(answer) for answer in answers])
-        return
+        if not all(one.chosen for one in asked):
+            console.say("No encoding was named: each row has the encoding that is fastest on its machine.")
+        if len(answers) == 1:
+            console.say(answers[0].explanation)
+
+    return Answer([_record(answer) for answer in answers], show)
+
+
+def _show(answers: list[Prediction], title: str) -> None:
     console.print_table(
-        f"Predicted time for M={gemm.M}, N={gemm.N}, K={gemm.K}, {dtype}, sparse {sparse_operand}",
+        title,
         [
             "hardware",
-            "pattern",
-            "encoding",
+            "format",
             "time µs",
             "dense µs",
             "speedup vs dense",
@@ -86,8 +74,7 @@ def predict(
         [
             (
                 a.hardware,
-                str(a.case.pattern),
-                a.case.format.encoding.name if a.case.format else "",
+                options.format_text(a.case.format),
                 f"{a.predicted_time_s * 1e6:.4g}",
                 f"{a.predicted_dense_time_s * 1e6:.4g}",
                 f"{a.predicted_speedup_vs_dense:.2f}x",
@@ -98,10 +85,10 @@ def predict(
             )
             for a in answers
         ],
-        note="The dense time is that of the dense product on the same machine; best cases are compared with its best.",
+        note="The dense time is that of the dense product on the same machine. Best cases are compared with its best.",
+        extra=["execution"],
+        spare=["best case", "dense µs"],
     )
-    if len(answers) == 1:
-        console.out.print(answers[0].explanation)
 
 
 def _range(answer: Prediction) -> str:
@@ -112,19 +99,11 @@ def _range(answer: Prediction) -> str:
     return f"{mark}{answer.predicted_speedup_low:.2f}-{answer.predicted_speedup_high:.2f}x"
 
 
-def read_shape(text: str) -> GemmShape:
-    """Take the shape of a product from a command line."""
-    parts = text.replace("x", ",").split(",")
-    if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
-        raise SpecError(f"shape {text!r}: expected M,N,K as three positive integers, such as 1,4096,4096")
-    return GemmShape(*(int(part) for part in parts))
-
-
 def _record(answer: Prediction) -> dict[str, Any]:
-    answers, case = asdict(answer), answer.case
-    del answers["case"]
-    cells: dict[str, Any] = asdict(case.shape) | {"dtype": case.dtype, "pattern": str(case.pattern)}
+    fields, case = asdict(answer), answer.case
+    del fields["case"]
+    cells: dict[str, Any] = asdict(case.shape) | {"dtype": case.dtype, "pattern": str(case.pattern or DENSE)}
     if case.format is not None:
         cells |= {"sparse_operand": case.sparse_operand, "encoding": case.format.encoding.name}
         cells["packing"] = str(case.format.packing)
-    return cells | answers
+    return cells | fields

@@ -5,34 +5,39 @@ import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import Annotated, Any, get_args
 
+import pandas as pd
 import typer
 
+import hwmodels
 from nmsim.case import SparseOperand
-from nmsim.cli import console
-from nmsim.cli.progress import Shares, share_bar
+from nmsim.cli import console, options
+from nmsim.cli.console import Answer, Shares
 from nmsim.errors import ContainerError, NmsimError
 from nmsim.files.atomic import new_file, refuse_target
 from nmsim.files.selection import Selection
 from nmsim.pattern import Pattern
 from nmsim.quality import Way, cross
 from nmsim.quality.way import is_reference
+from validate.quality.activation_dump import Source, Synthetic, open_dump, some_of
+from validate.quality.cost import Target
+from validate.quality.measure import QualityRun, counted, measure_quality, open_dense
+from validate.study.example_checkpoint import FILE_NAME, write_example
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from validate.quality.activation_dump import Source
-    from validate.quality.cost import Target
-    from validate.quality.measure import QualityRun
-
-PATTERNS = "2:4,4:8,8:16,16:32"
+PATTERNS = ["2:4", "4:8", "8:16", "16:32"]
 CRITERIA = {"activations": "magnitude,amber", "weights": "magnitude,channel_vector"}
 MITIGATIONS = {"activations": "none,var,dpts_mean,dpts_median", "weights": "none,weight_correction,outliers"}
 BOTH = "both"
 SYNTHETIC = "llm-like"
 FIGURES = (".svg", ".png", ".pdf")
 DPI = 200
+EXAMPLES = {
+    "quality": [
+        "nmsim quality --example -o quality.csv --plot quality.svg",
+        "nmsim quality model.safetensors --activations dump.safetensors --operand both -p 8:16",
+    ]
+}
 
 
 def quality(
@@ -51,8 +56,9 @@ def quality(
         typer.Option(
             "--activations",
             "-a",
-            help="Safetensors file of recorded inputs, a tensor a layer, named as its weight: tokens x K, or "
-            "batch x sequence x K. Synthetic ones when absent.",
+            metavar="FILE",
+            help="Safetensors file of recorded inputs, a tensor per layer with the name of its weight: tokens x K, or "
+            "batch x sequence x K. Synthetic ones if absent.",
         ),
     ] = None,
     synthetic: Annotated[
@@ -61,21 +67,17 @@ def quality(
             help=f"Kind of synthetic activations: gaussian, laplace or llm-like. Default {SYNTHETIC}."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of synthetic activations.")] = 0,
+    seed: options.Seed = 0,
     operand: Annotated[
-        str, typer.Option(help="What is pruned: activations, weights or both.")
+        str, typer.Option(help="Operand that is pruned: activations, weights or both.")
     ] = "activations",
-    pattern: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--pattern", "--patterns", "-p", help=f"Patterns N:M, N kept of every M. Default {PATTERNS}."
-        ),
-    ] = None,
+    pattern: options.Patterns = PATTERNS,
     criterion: Annotated[
         list[str] | None,
         typer.Option(
             "--criterion",
             "--criteria",
+            metavar="NAMES",
             help=f"What is kept. Default {CRITERIA['activations']}; of weights {CRITERIA['weights']} (Wanda).",
         ),
     ] = None,
@@ -84,19 +86,19 @@ def quality(
         typer.Option(
             "--mitigation",
             "--mitigations",
+            metavar="NAMES",
             help="What is done beside the product, + between several, sizes after =, such as dpts_mean+var or outliers=8:256. "
             f"Default {MITIGATIONS['activations']}; of weights {MITIGATIONS['weights']}.",
         ),
     ] = None,
-    encoding: Annotated[str, typer.Option("--encoding", "-e", help="Metadata encoding.")] = "combinatorial",
-    packing: Annotated[
-        str, typer.Option(help="bitstream, no_straddle[:W], power_of_two or byte.")
-    ] = "bitstream",
-    dtype: Annotated[
-        str, typer.Option(help="Value type of bits and speedups: bf16, fp16, fp8, int8.")
-    ] = "bf16",
+    encoding: options.Encodings = None,
+    packing: options.Packings = options.BITSTREAM,
+    dtype: options.Dtype = "bf16",
     core: Annotated[
-        str, typer.Option(help="Core that speedups are counted on, a name or a TOML file; '' for none.")
+        str,
+        typer.Option(
+            "--core", "-c", help="Core that speedups are counted on, a name or a TOML file; '' for none."
+        ),
     ] = "flexible-16x32",
     hardware: Annotated[
         str,
@@ -105,84 +107,109 @@ def quality(
         ),
     ] = "h200",
     tokens_prefill: Annotated[int, typer.Option(min=1, help="Tokens of a prompt; decode has one.")] = 4096,
-    eval_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a layer that are measured.")] = 128,
+    eval_tokens: Annotated[int, typer.Option(min=1, help="Tokens per layer that are measured.")] = 128,
     calibration_tokens: Annotated[
         int, typer.Option(min=1, help="Other tokens, from which parameters are fitted.")
     ] = 128,
-    include: Annotated[
-        list[str] | None,
-        typer.Option(help="Shell patterns of tensors to measure, in place of the default rule."),
-    ] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="Shell patterns of tensors to leave out.")] = None,
+    include: options.Include = None,
+    exclude: options.Exclude = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out layers that --activations has nothing of.")
     ] = False,
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="CSV file: a row per layer and way of pruning, and one for all layers."
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="CSV file: a row per layer and way, and one for all layers.",
         ),
     ] = Path("quality.csv"),
-    plot: Annotated[Path | None, typer.Option("--plot", help="Figure to write: .svg, .png or .pdf.")] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace existing files.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-) -> None:
-    """Measure what each pattern, criterion and mitigation does to the outputs of linear layers, beside bits and speedups.
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Figure to write: .svg, .png or .pdf.")
+    ] = None,
+    force: options.Force = False,
+) -> Answer:
+    """Measure what pruning does to the outputs of linear layers.
 
-    One layer at a time: errors do not go on to the next layer, and none is an accuracy. What is learned elsewhere is fitted
-    here to calibration tokens. Lists are joined by commas, or given by repeating an option.
+    Each pattern, criterion and mitigation is measured beside its bits and speedups. One layer at a time: errors do not go on
+    to the next layer, and none is an accuracy. What is learned elsewhere is fitted here to calibration tokens.
     """
     if example == (checkpoint is not None):
         raise NmsimError("expected either a checkpoint or --example")
     if activations is not None and synthetic is not None:
         raise NmsimError("--activations and --synthetic are both given, expected one of them")
-    ways, left_out = _ways(operand, pattern, criterion, mitigation)
+    asked = [one.format for one in options.formats(pattern, encoding, packing)]
+    patterns = [one.pattern for one in asked if one is not None]
+    stored = {(one.encoding.name, str(one.packing)) for one in asked if one is not None}
+    if len(stored) != 1 or len(patterns) != len(asked):
+        raise NmsimError("--pattern: expected patterns N:M of one encoding and one packing")
+    ((encoding_name, policy),) = stored
+    ways, left_out = _ways(operand, patterns, criterion, mitigation)
     if plot is not None:
         _refuse_figure(ways)
     sources = [path for path in (checkpoint, activations) if path is not None]
     _refuse_files(output, plot, force, sources)
-    target = _target(hardware, core, encoding, packing, dtype, tokens_prefill)
+    target = Target(
+        hwmodels.load_machine(hardware) if hardware else None,
+        hwmodels.load_core(core) if core else None,
+        encoding_name,
+        policy,
+        dtype,
+        tokens_prefill,
+    )
     selection = Selection(
-        console.split_names(include) if include else None, console.split_names(exclude) if exclude else None
+        options.split_names(include) if include else None, options.split_names(exclude) if exclude else None
     )
     counts = (calibration_tokens, eval_tokens)
-    with share_bar() as progress, _tokens(activations, synthetic or SYNTHETIC, counts, seed) as tokens:
-        found = _measure(checkpoint, tokens, ways, target, selection, allow_missing, progress)
+    with (
+        console.share_bar() as progress,
+        _tokens(activations, synthetic or SYNTHETIC, counts, seed) as tokens,
+    ):
+        run = _measure(checkpoint, tokens, ways, target, selection, allow_missing, progress)
         description = tokens.description
-    drawn = b"" if plot is None else _figure(found.table, plot.suffix.removeprefix("."))
+    drawn = b"" if plot is None else _figure(run.table, plot.suffix.removeprefix("."))
     if activations is None:
-        console.err.print(f"activations: {description}, drawn at random, of no model", highlight=False)
-    if found.unmatched:
-        _warn_unmatched(description, found.unmatched)
+        console.warn(f"activations: {description}, drawn at random, of no model")
+    if run.unmatched:
+        tensors = "1 tensor is" if len(run.unmatched) == 1 else f"{len(run.unmatched)} tensors are"
+        console.warn(
+            f"{description}: {tensors} named as no tensor of the checkpoint: {some_of(run.unmatched)}"
+        )
     with new_file(output, force=force, sources=sources) as stream:
-        found.table.to_csv(stream, index=False)
+        run.table.to_csv(stream, index=False)
     if plot is not None:
         with new_file(plot, force=force, sources=[*sources, output]) as stream:
             stream.write(drawn)
-    of_all = found.table[found.table["layer"] == "all"]
-    layers = found.table["layer"].nunique() - 1
-    if as_json:
-        console.print_json(
-            {
-                "output": str(output),
-                "plot": str(plot) if plot is not None else None,
-                "activations": description,
-                "layers": layers,
-                "tensors_left_out": found.left_out,
-                "activations_unmatched": found.unmatched,
-                "ways_left_out": left_out,
-                "all_layers": [_plain(row) for row in of_all.to_dict("records")],
-            }
-        )
-        return
-    _show(of_all, description, layers)
-    _say_left_out(found.left_out, left_out)
-    written = f" and {plot}" if plot is not None else ""
-    _say(f"{len(found.table):,} rows in {output}{written}")
+    of_all = run.table[run.table["layer"] == "all"]
+    layers = run.table["layer"].nunique() - 1
+
+    def show() -> None:
+        _show(of_all, description, layers)
+        if run.left_out:
+            console.say(f"{len(run.left_out)} tensors left out ({counted(run.left_out.values())})")
+        for name, why in left_out.items():
+            console.say(f"not measured: {name}: {why}")
+        written = f" and {plot}" if plot is not None else ""
+        console.say(f"{len(run.table):,} rows in {output}{written}")
+
+    return Answer(
+        {
+            "output": str(output),
+            "plot": str(plot) if plot is not None else None,
+            "activations": description,
+            "layers": layers,
+            "tensors_left_out": run.left_out,
+            "activations_unmatched": run.unmatched,
+            "ways_left_out": left_out,
+            "all_layers": [_plain(row) for row in of_all.to_dict("records")],
+        },
+        show,
+    )
 
 
 def _ways(
-    operand: str, pattern: list[str] | None, criterion: list[str] | None, mitigation: list[str] | None
+    operand: str, patterns: Sequence[Pattern], criterion: list[str] | None, mitigation: list[str] | None
 ) -> tuple[list[Way], dict[str, str]]:
     """Combine all choices. A choice that fits no operand is reported. An operand that no choice fits is refused."""
     if operand not in (BOTH, *get_args(SparseOperand)):
@@ -190,12 +217,11 @@ def _ways(
     operands: list[SparseOperand] = ["activations", "weights"]
     if operand != BOTH:
         operands = [one for one in operands if one == operand]
-    patterns = [Pattern.parse(text) for text in console.split_names(pattern or [PATTERNS], "pattern")]
     ways: list[Way] = []
     reasons: list[dict[str, str]] = []
     for one in operands:
-        criteria = console.split_names(criterion or [CRITERIA[one]], "criterion")
-        mitigations = console.split_names(mitigation or [MITIGATIONS[one]], "mitigation")
+        criteria = options.split_names(criterion or [CRITERIA[one]], "criterion")
+        mitigations = options.split_names(mitigation or [MITIGATIONS[one]], "mitigation")
         found, left_out = cross(one, patterns, criteria, mitigations)
         if len(left_out) == len(criteria) * len(mitigations):
             raise NmsimError(f"{one}: nothing to measure: {'; '.join(dict.fromkeys(left_out.values()))}")
@@ -231,26 +257,8 @@ def _refuse_files(output: Path, plot: Path | None, force: bool, sources: Sequenc
     refuse_target(plot, force, sources)
 
 
-def _target(
-    hardware: str, core: str, encoding: str, packing: str, dtype: str, tokens_prefill: int
-) -> "Target":
-    import hwmodels
-    from validate.quality.cost import Target
-
-    return Target(
-        hwmodels.load_machine(hardware) if hardware else None,
-        hwmodels.load_core(core) if core else None,
-        encoding,
-        packing,
-        dtype,
-        tokens_prefill,
-    )
-
-
 @contextlib.contextmanager
-def _tokens(dump: Path | None, kind: str, counts: tuple[int, int], seed: int) -> Iterator["Source"]:
-    from validate.quality.activation_dump import Synthetic, open_dump
-
+def _tokens(dump: Path | None, kind: str, counts: tuple[int, int], seed: int) -> Iterator[Source]:
     if dump is None:
         yield Synthetic(kind, *counts, seed)
         return
@@ -260,16 +268,13 @@ def _tokens(dump: Path | None, kind: str, counts: tuple[int, int], seed: int) ->
 
 def _measure(
     checkpoint: Path | None,
-    tokens: "Source",
+    tokens: Source,
     ways: Sequence[Way],
-    target: "Target",
+    target: Target,
     selection: Selection,
     allow_missing: bool,
     progress: Shares,
-) -> "QualityRun":
-    from validate.quality.measure import measure_quality, open_dense
-    from validate.study.example_checkpoint import FILE_NAME, write_example
-
+) -> QualityRun:
     with contextlib.ExitStack() as stack:
         if checkpoint is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -280,14 +285,14 @@ def _measure(
         )
 
 
-def _figure(table: "pd.DataFrame", kind: str) -> bytes:
+def _figure(table: pd.DataFrame, kind: str) -> bytes:
     from hwmodels import plots
 
     fig, _ = plots.quality_cost(table)
     return plots.rendered(fig, kind, dpi=DPI)
 
 
-def _show(rows: "pd.DataFrame", description: str, layers: int) -> None:
+def _show(rows: pd.DataFrame, description: str, layers: int) -> None:
     lines = []
     for row in rows.itertuples():
         bound = "≤ " if row.mask_entropy_kind in ("upper_bound", "mixed") else ""
@@ -312,12 +317,28 @@ def _show(rows: "pd.DataFrame", description: str, layers: int) -> None:
     machine, core = first["hardware"] or "machine", first["core"] or "core"
     console.print_table(
         f"Quality and cost, {layers} layers together; activations: {description}",
-        ["operand", "pattern", "criterion", "mitigation", "energy kept", "output error", "entropy b/elem",
-         "metadata b/elem", "stored b/elem", f"{machine} decode", "prefill", f"{core} decode", "prefill"],
+        [
+            *(
+                "operand",
+                "pattern",
+                "criterion",
+                "mitigation",
+                "energy kept",
+                "output error",
+                "entropy per element",
+            ),
+            *("metadata per element", "stored bits per element", f"{machine} decode", f"{machine} prefill"),
+            *(f"{core} decode", f"{core} prefill"),
+        ],
         lines,
         note="output error: |Y - Y dense|² / |Y dense|², one layer at a time. ≤: a bound, too few groups for an estimate. "
         f"Speedups vs dense; {machine} without criterion and mitigation, {core} with them.",
-    )  # fmt: skip
+        extra=[
+            *(["operand"] if rows["operand"].nunique() == 1 else []),
+            *("entropy per element", "metadata per element", f"{machine} decode", f"{machine} prefill"),
+        ],
+        spare=["energy kept", f"{core} prefill", "stored bits per element"],
+    )
 
 
 def _number(value: Any, unit: str = "", before: str = "") -> str:
@@ -326,27 +347,4 @@ def _number(value: Any, unit: str = "", before: str = "") -> str:
 
 def _plain(row: dict[Any, Any]) -> dict[str, Any]:
     """A row for JSON: what is not a number is null."""
-    import pandas as pd
-
     return {str(name): None if pd.isna(value) or value == math.inf else value for name, value in row.items()}
-
-
-def _say_left_out(tensors: dict[str, str], ways: dict[str, str]) -> None:
-    if tensors:
-        from validate.quality.measure import counted
-
-        _say(f"{len(tensors)} tensors left out ({counted(tensors.values())})")
-    for name, why in ways.items():
-        _say(f"not measured: {name}: {why}")
-
-
-def _warn_unmatched(description: str, names: Sequence[str]) -> None:
-    from validate.quality.activation_dump import some_of
-
-    tensors = "1 tensor is" if len(names) == 1 else f"{len(names)} tensors are"
-    text = f"{description}: {tensors} named as no tensor of the checkpoint: {some_of(names)}"
-    console.err.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def _say(text: str) -> None:
-    console.out.print(text, highlight=False, markup=False)

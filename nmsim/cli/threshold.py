@@ -1,56 +1,63 @@
 """`nmsim threshold`: the dense models that are as small, as fast and as frugal as a pruned one, which has to beat them."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from nmsim.cli import console
-from nmsim.cli.progress import share_bar
-from nmsim.cli.threshold_rows import NONE, Row, beside, label, show
-from nmsim.errors import NmsimError, RowError
+import hwmodels
+from hwmodels.threshold import QuantisedDense, Stored, Threshold, equal_value_bits
+from hwmodels.threshold.compare import (
+    ENDS,
+    NONE,
+    Comparison,
+    beside,
+    compare,
+    label,
+    narrow_bits,
+    problems,
+)
+from hwmodels.threshold.words import in_unit, params_unit, span
+from nmsim.cli import console, options
+from nmsim.cli.console import Answer
 from nmsim.files.atomic import new_file, refuse_target
+from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING
+from nmsim.units import joules_unit, short
 
-if TYPE_CHECKING:
-    from hwmodels.threshold import QuantisedDense, Stored, Threshold
-
-MODEL = "llama-3.1-8b"
-PATTERNS = "2:4,8:16"
-ENCODINGS = "combinatorial"
-QUANTISED = "8,4,3"
+UNKNOWN = "-"
+PATTERNS = ["2:4", "8:16"]
+MACHINES = ["h200"]
+NO_OUTLIERS = [NONE]
+QUANTISED = ["8", "4", "3"]
+EXAMPLES = {
+    "threshold": [
+        "nmsim threshold llama-3.1-8b -p 8:16/combinatorial -H h200",
+        "nmsim threshold -p 8:16 -x none,4:256,columns:128 -H h200,h200-8x16 -o threshold.csv",
+    ]
+}
 
 
 def threshold(
     model: Annotated[
-        str, typer.Argument(help="A shipped model, a Hugging Face config.json, or its folder.")
-    ] = MODEL,
-    pattern: Annotated[
-        list[str] | None,
-        typer.Option("--pattern", "--patterns", "-p", help=f"Patterns N:M, N kept. Default {PATTERNS}."),
-    ] = None,
-    encoding: Annotated[
-        list[str] | None,
-        typer.Option("--encoding", "--encodings", "-e", help=f"Encodings. Default {ENCODINGS}."),
-    ] = None,
-    packing: Annotated[
-        str, typer.Option(help="bitstream, no_straddle[:W], power_of_two or byte.")
-    ] = "bitstream",
+        str, typer.Argument(help="Model that ships with nmsim, a Hugging Face config.json, or its folder.")
+    ] = options.MODEL,
+    pattern: options.Patterns = PATTERNS,
+    encoding: options.Encodings = None,
+    packing: options.Packings = options.BITSTREAM,
     outliers: Annotated[
-        list[str] | None,
+        list[str],
         typer.Option(
             "--outliers",
             "-x",
             help="What is kept beside the N:M part: none, n:m (n of m elements, such as 8:256), or columns:C (whole columns "
-            "along K). Default none.",
+            "along K).",
         ),
-    ] = None,
+    ] = NO_OUTLIERS,
     outlier_encoding: Annotated[
         str, typer.Option("--outlier-encoding", help="Encoding of n:m outliers.")
     ] = "combinatorial",
-    dtype: Annotated[
-        str, typer.Option(help="Value type of the pruned layers: bf16, fp16, fp8, int8, int4 ...")
-    ] = "bf16",
+    dtype: options.Dtype = "bf16",
     side_dtype: Annotated[
         str | None, typer.Option("--side-dtype", help="Value type of outliers and columns. Default --dtype.")
     ] = None,
@@ -60,162 +67,177 @@ def threshold(
     group: Annotated[
         int,
         typer.Option(
-            min=0,
-            help="Elements along K that share a scale, where values have fewer than 16 bits; 0: no scales.",
+            min=0, help="Elements along K that share a scale if values have fewer than 16 bits; 0: no scales."
         ),
     ] = 128,
-    scale_bits: Annotated[int, typer.Option("--scale-bits", min=0, help="Bits of a scale.")] = 16,
+    scale_bits: Annotated[int, typer.Option("--scale-bits", min=0, help="Bits per scale.")] = 16,
     quantised: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--quantised",
-            "-q",
-            help=f"Bits of the values of dense models to compare with. Default {QUANTISED}.",
-        ),
-    ] = None,
-    hardware: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--hardware", "-H", help="Machines by name, or hardware TOML files; '' for none. Default h200."
-        ),
-    ] = None,
+        list[str],
+        typer.Option("--quantised", "-q", help="Bits of the values of dense models to compare with."),
+    ] = QUANTISED,
+    hardware: options.Hardware = MACHINES,
     core: Annotated[
         str,
         typer.Option(
             "--core", "-c", help="Core design whose energy counts: a name or a .toml file; '' for none."
         ),
     ] = "flexible-8x16",
-    tokens: Annotated[int, typer.Option("--tokens", "-t", min=1, help="Sequences decoded together.")] = 1,
+    tokens: options.Tokens = 1,
     step: Annotated[
         int, typer.Option(min=1, help="Widths of dense models are multiples of so many elements.")
     ] = 16,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="CSV file to write: a row per machine and format."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace an existing file.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
-) -> None:
-    """Find the dense models that are as small, as fast and as frugal as a pruned one: the Performance Threshold.
+    output: options.OutputCsv = None,
+    force: options.Force = False,
+) -> Answer:
+    """Find the dense models that cost as little as a pruned one.
 
-    A pruned model is worth having where it is more accurate than these. Bytes are counted exactly, norms and biases left
-    out. Time (predicted, with its range) and energy (nominal, with that of low and high costs) are of the linear layers in
-    one decode step. Dense models have the same depth, vocabulary and value types, and all widths in proportion.
+    This is the Performance Threshold: a pruned model is worth having if it is more accurate than these. Bytes are counted
+    exactly, without norms and biases. Time (predicted, with its range) and energy (nominal, with that of low and high costs)
+    are of the linear layers in one decode step. Dense models have the same depth, vocabulary and value types, and all widths
+    in proportion.
     """
-    import hwmodels
-    from hwmodels.threshold import Stored, quantised_dense
-    from hwmodels.threshold.footprint import stacked
-    from hwmodels.threshold.widths import hidden_of
-
     if output is not None:
         refuse_target(output, force)
     loaded = hwmodels.load_model(model)
-    hidden = hidden_of(stacked(loaded))
-    if step > hidden:
-        raise RowError(f"--step {step}: expected at most the hidden size of {loaded.name}, {hidden}")
-    names = console.split_names(["h200"] if hardware is None else hardware)
-    machines: list[Any] = [hwmodels.load_machine(name) for name in names]
+    machines = [hwmodels.load_machine(name) for name in options.split_names(hardware)]
     design = hwmodels.load_core(core) if core else None
     common: dict[str, Any] = {
-        "packing": packing, "dtype": dtype, "side_dtype": side_dtype, "rest_dtype": rest_dtype, "group_elems": group,
-        "scale_bits": scale_bits, "outlier_encoding": outlier_encoding,
+        "dtype": dtype, "side_dtype": side_dtype, "rest_dtype": rest_dtype, "group_elems": group, "scale_bits": scale_bits,
+        "outlier_encoding": outlier_encoding,
     }  # fmt: skip
     ways = [
-        Stored(pattern=text, encoding=name, **beside(kept), **common)  # type: ignore[arg-type]
-        for text in console.split_names(pattern or [PATTERNS], "pattern")
-        for name in console.split_names(encoding or [ENCODINGS], "encoding")
-        for kept in console.split_names(outliers or [NONE], "outliers")
+        Stored(
+            pattern=one.format.pattern if one.format else None,
+            encoding=one.format.encoding.name if one.format else DEFAULT_ENCODING,
+            packing=str(one.format.packing) if one.format else DEFAULT_PACKING,
+            **beside(kept),
+            **common,
+        )
+        for one in options.formats(pattern, encoding, packing)
+        for kept in options.split_names(outliers, "outliers")
     ]
-    for how in ways:
-        _check_columns(loaded, how)
-    bits = [_bits(word) for word in console.split_names(quantised or [QUANTISED])]
-    rows: list[Row] = []
-    narrow: dict[str | None, list[QuantisedDense]] = {}
-    with share_bar() as tell:
-        asked = [(machine, how) for machine in machines or [None] for how in ways]
-        for place, (machine, how) in enumerate(asked):
-            name = machine.id if machine else None
-            if name not in narrow:
-                narrow[name] = [
-                    quantised_dense(loaded, ways[0], each, machine, design, tokens) for each in bits
-                ]
-            tell(label(how), place / len(asked))
-            rows.append(_row(loaded, how, machine, design, tokens, step, narrow[name]))
-    for problem in _problems(rows):
-        console.err.print(problem, highlight=False, markup=False)
+    with console.share_bar() as progress:
+        rows, narrow = compare(
+            loaded,
+            ways,
+            machines,
+            design,
+            tokens=tokens,
+            step_elems=step,
+            narrow_bits=narrow_bits(options.split_names(quantised)),
+            progress=progress,
+        )
+    for problem in problems(rows):
+        console.warn(problem)
     records = [row.record() for row in rows]
     if output is not None:
         import pandas as pd
 
         with new_file(output, force=force) as stream:
             pd.DataFrame(records).to_csv(stream, index=False)
-    if as_json:
-        told = [
-            {"hardware": name, "core": design.id if design else None, **asdict(each)}
-            for name, all_ in narrow.items()
-            for each in all_
-        ]
-        console.print_json({"pruned": records, "quantised": told})
-        return
-    show(rows, narrow)
+    of_narrow = [
+        {"hardware": name, "core": design.id if design else None, **asdict(each)}
+        for name, models in narrow.items()
+        for each in models
+    ]
+    return Answer({"pruned": records, "quantised": of_narrow}, lambda: _show(rows, narrow))
 
 
-def _row(
-    model: Any,
-    how: "Stored",
-    machine: Any,
-    design: Any,
-    tokens: int,
-    step: int,
-    narrow: list["QuantisedDense"],
-) -> Row:
-    """All three thresholds of one pruned model, and the reason for each that is missing."""
-    from hwmodels.threshold import equal_energy, equal_memory, equal_time, footprint
-
-    memory = equal_memory(model, how, step_elems=step)
-    told: dict[str, Threshold] = {}
-    missing: list[tuple[str, str, str]] = []
-    for sense, find, where in (("time", equal_time, machine), ("energy", equal_energy, design)):
-        if where is None:
-            continue
-        try:
-            told[sense] = find(model, how, where, tokens=tokens, step_elems=step)
-        except NmsimError as error:
-            missing.append((sense, where.id, str(error)))
-    return Row(
-        model.name, how, footprint(model, how), footprint(model, how.dense()), machine.id if machine else None,
-        design.id if design else None, tokens, memory, told.get("time"), told.get("energy"), tuple(narrow), tuple(missing),
+def _show(rows: Sequence[Comparison], narrow: Mapping[str | None, list[QuantisedDense]]) -> None:
+    """Print the tables of some rows, and a sentence or two for each."""
+    first = rows[0]
+    stored = [row for row in rows if row.hardware == first.hardware]
+    console.print_table(
+        f"Bits per element of the pruned layers of {first.model}, {first.how.dtype}",
+        ["format", "beside", "values", "metadata", "scales", "beside it", "in all", "of dense", "as dense values of"],
+        [[*_way(row), *_bits(row)] for row in stored],
+        note="Packing included. The last column: bits of dense values with which a model with scales is as small.",
     )  # fmt: skip
+    costs = [getattr(row, sense) for row in rows for sense in ("memory", "time", "energy")]
+    ends = [getattr(cost, end) for cost in costs if cost for end in ENDS]
+    unit_elems = params_unit([first.dense.params_elems, *(end.params_elems for end in ends if end)])
+    unit, per_joule = joules_unit([row.energy.pruned_cost for row in rows if row.energy])
+    lines = []
+    for row in stored:
+        lines.append([*_way(row), *_costs(row.memory, "", "GB", 1e-9, unit_elems)])
+        lines += [
+            [*_way(row), *_costs(other.time, other.hardware, "ms", 1e3, unit_elems)]
+            for other in rows
+            if other.how == row.how and other.time
+        ]
+        if row.energy:
+            lines.append([*_way(row), *_costs(row.energy, row.core, unit, per_joule, unit_elems)])
+    console.print_table(
+        f"Dense models that cost no more, {first.tokens} token{'s' if first.tokens > 1 else ''} per step",
+        ["format", "beside", "equal", "on", "pruned", "dense", "share", "width", f"parameters {unit_elems}",
+         f"range {unit_elems}", f"best case {unit_elems}"],
+        lines,
+        note="Width: hidden size over that of the unpruned model of "
+        f"{in_unit(first.dense.params_elems, unit_elems)} {unit_elems}, in steps of {first.memory.step_width:.2g}. "
+        "A ~ marks times without measured rows of that pattern.",
+        extra=["dense", f"best case {unit_elems}"] + (["beside"] if all(r.how.beside == NONE for r in rows) else []),
+        spare=["width", "share"],
+    )  # fmt: skip
+    if any(narrow.values()):
+        _show_narrow(narrow, first.core)
+    for row in stored:
+        others = [other for other in rows if other.how == row.how and other is not row]
+        console.say(f"{label(row.how)}: {row.statement(others)}\n")
 
 
-def _check_columns(model: Any, how: "Stored") -> None:
-    for layer in model.layers:
-        if layer.pruned and how.columns > layer.K:
-            raise RowError(
-                f"--outliers {how.beside}: expected at most the in features of {layer.name}, {layer.K}"
-            )
+def _show_narrow(narrow: Mapping[str | None, list[QuantisedDense]], core: str | None) -> None:
+    """Print the table of dense models of narrow values."""
+    models = next(iter(narrow.values()))
+    unit, per_joule = joules_unit(each.energy_joules for each in models if each.energy_joules)
+    machines = [name for name in narrow if name]
+    headings = [*(f"{name} ms" for name in machines), *([f"{core} {unit}"] if core else [])]
+    console.print_table(
+        "Dense models of narrow values",
+        ["bits per value", "bits per element", "GB", *headings],
+        [
+            [
+                each.value_bits,
+                f"{each.bits_per_element:.4g}",
+                f"{each.total_bytes * 1e-9:.4g}",
+                *(_scaled(narrow[name][place].time_s, 1e3) for name in machines),
+                *([_scaled(each.energy_joules, per_joule)] if core else []),
+            ]
+            for place, each in enumerate(models)
+        ],
+        note="Products of two operands of that type; - if the machine or core has none." if headings else "",
+    )
 
 
-def _problems(rows: list[Row]) -> list[str]:
-    """A line for each reason of a missing threshold, with its formats unless it holds for all."""
-    about: dict[tuple[str, str, str], dict[str, None]] = {}
-    for row in rows:
-        for problem in row.missing:
-            about.setdefault(problem, {})[label(row.how)] = None
-    ways = {label(row.how) for row in rows}
+def _scaled(value: float | None, factor: float) -> str:
+    return UNKNOWN if value is None else short(value * factor)
+
+
+def _way(row: Comparison) -> list[str]:
+    return [f"{row.how.pattern}/{row.how.encoding}", row.how.beside]
+
+
+def _bits(row: Comparison) -> list[str]:
+    stored, elems = row.stored, row.stored.pruned_elems
+    side_bytes = stored.side_values_bytes + stored.side_metadata_bytes
+    parts = (stored.values_bytes, stored.metadata_bytes, stored.scales_bytes, side_bytes, stored.pruned_bytes)
     return [
-        f"no {sense} on {where}{'' if of.keys() == ways else ' of ' + ', '.join(of)}: {reason}"
-        for (sense, where, reason), of in about.items()
+        *(f"{8 * part / elems:.4g}" for part in parts),
+        f"{row.linear_share:.1%}",
+        f"{equal_value_bits(stored, row.how):.4g} bits",
     ]
 
 
-def _bits(word: str) -> int:
-    from hwmodels.threshold.quantised import NARROWEST_BITS
-    from hwmodels.threshold.stored import SCALED_BELOW_BITS
-
-    most = SCALED_BELOW_BITS - 1
-    if not (word.isascii() and word.isdigit() and NARROWEST_BITS <= int(word) <= most):
-        raise RowError(
-            f"--quantised {word!r}: expected bits of a value, {NARROWEST_BITS} to {most}, such as {QUANTISED}"
-        )
-    return int(word)
+def _costs(threshold: Threshold, where: str | None, unit: str, per: float, unit_elems: str) -> list[str]:
+    best = threshold.best_case
+    mark = "~" if threshold.extrapolates else ""
+    return [
+        threshold.sense,
+        where or UNKNOWN,
+        f"{short(threshold.pruned_cost * per)} {unit}",
+        f"{short(threshold.dense_cost * per)} {unit}",
+        f"{threshold.share:.1%}",
+        f"{threshold.equal.width:.3f}",
+        f"{mark}{in_unit(threshold.equal.params_elems, unit_elems)}",
+        span(threshold, unit_elems, "-", "up to ") or UNKNOWN,
+        in_unit(best.params_elems, unit_elems) if best else UNKNOWN,
+    ]

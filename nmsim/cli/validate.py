@@ -1,20 +1,30 @@
 """`nmsim validate`: measured and published times against predictions, with the error of every family."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from nmsim.cli import console
-from nmsim.cli.live import judge_live, write_json
+from nmsim.cli.console import Answer
 from nmsim.errors import NmsimError
-
-if TYPE_CHECKING:
-    from validate.judge.judge import Judgement
+from nmsim.files.atomic import new_file
+from validate.judge.judge import Judgement, judge_files
+from validate.judge.metrics import FAMILY
+from validate.judge.own_machine import SUMMARIES, own_rows, verdict
 
 METRIC_HEADINGS = ("rows", "speedup", "dense time", "sparse time", "bias", "side of 1", "in interval")
 SHOWN_VIOLATIONS = 10
+FIGURE = "measured_on_predicted.svg"
+EXAMPLES = {
+    "validate": [
+        "nmsim validate --held-out",
+        "nmsim validate --rows mine.csv --hardware my-machine.toml -o verdict.json",
+        "nmsim validate --live -o here",
+    ]
+}
 
 
 def validate(
@@ -23,6 +33,7 @@ def validate(
         typer.Option(
             "--rows",
             "-r",
+            metavar="FILE",
             help="CSV of measured rows, as nmsim measure writes them, or a literature table in the layout of "
             "validate/data/published_source.csv. Repeat for several. Default: the rows that ship with nmsim.",
         ),
@@ -30,12 +41,21 @@ def validate(
     hardware: Annotated[
         list[Path] | None,
         typer.Option(
-            "--hardware", "-H", help="Hardware TOML files whose machines the rows name. Repeat for several."
+            "--hardware",
+            "-H",
+            metavar="FILE",
+            help="Hardware TOML files whose machines the rows name. Repeat for several.",
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--json", metavar="OUT", help="Write all figures as JSON to this file; - prints them."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="JSON file to write all figures into. With --live: the folder of this-machine.toml, rows.csv, "
+            f"verdict.json and {FIGURE}, by default validated.",
+        ),
     ] = None,
     held_out: Annotated[
         bool,
@@ -55,59 +75,101 @@ def validate(
         str,
         typer.Option(help="With --live: what to measure, as for nmsim measure: cpu, cpu-quick, or a file."),
     ] = "cpu",
-    folder: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            help="With --live: folder for this-machine.toml, rows.csv, verdict.json and measured_on_predicted.svg.",
-        ),
-    ] = Path("validated"),
-) -> None:
-    """Join measured or published rows with predictions, and report the error of each family of rows.
+) -> Answer:
+    """Compare predictions with measured and published rows.
 
-    The errors are medians of |predicted / measured - 1|. A row that cannot be judged is an error with its number.
+    Rows are joined with predictions, and the error of each family of rows is reported: medians of
+    |predicted / measured - 1|. A row that cannot be judged is an error with its number.
     """
-    from validate.judge.judge import judge_files
-
     if live:
         if rows or hardware or held_out:
             raise NmsimError(
                 "--live measures rows of its own: expected no --rows, --hardware or --held-out beside it"
             )
-        judge_live(folder, campaign, output)
-        return
-
-    if output is not None and str(output) != "-":
-        _refuse(output)
+        return _judge_live(output or Path("validated"), campaign)
+    if output is not None and (not output.parent.is_dir() or output.is_dir()):
+        raise NmsimError(f"--output {output}: expected a file name in an existing folder")
     judged = judge_files(rows or (), hardware or (), held_out=held_out)
     for name, columns in judged.unread_columns.items():
-        console.err.print(f"{name}: not read: columns {', '.join(columns)}", highlight=False, markup=False)
-    verdict = judged.verdict()
-    if output is not None and str(output) == "-":
-        console.print_json(verdict)
-        return
-    _show(judged, verdict)
+        console.warn(f"{name}: not read: columns {', '.join(columns)}")
+    figures = judged.verdict()
     if output is not None:
-        write_json(output, verdict)
+        _write_json(output, figures)
+    return Answer(figures, lambda: _show(judged, figures))
 
 
-def _show(judged: "Judgement", verdict: Mapping[str, Any]) -> None:
-    from validate.judge.metrics import FAMILY
+def _judge_live(folder: Path, campaign: str) -> Answer:
+    """Calibrate, measure, predict, compare; write four files into a folder, over those of their names."""
+    from hwmodels import plots
+    from nmsim.cli.measure import measure_here
 
+    with console.share_bar() as progress:
+        here = measure_here(folder, campaign, progress)
+    table = own_rows(here.rows, here.hardware)
+    figures = verdict(table, hardware=here.hardware, rows=here.rows, doubts=here.doubts, wrong=here.wrong)
+    _write_json(folder / "verdict.json", figures)
+    fig, _ = plots.measured_on_predicted(table)
+    with new_file(folder / FIGURE, force=True) as stream:
+        stream.write(plots.rendered(fig, "svg"))
+    return Answer(figures, lambda: _show_live(figures, folder))
+
+
+def _write_json(path: Path, figures: Mapping[str, Any]) -> None:
+    with new_file(path, force=True) as stream:
+        stream.write((json.dumps(figures, indent=2, allow_nan=False) + "\n").encode())
+
+
+def _show_live(figures: Mapping[str, Any], folder: Path) -> None:
+    for names in SUMMARIES:
+        console.print_table(
+            "Predicted from calibration alone against measured, medians",
+            [
+                *(name.replace("_", " ") for name in names),
+                "rows",
+                "measured",
+                "predicted",
+                "error",
+                "of byte bound",
+            ],
+            [
+                (
+                    *(row[name] for name in names),
+                    row["n_rows"],
+                    f"{row['measured_speedup_vs_dense']:.2f}x",
+                    f"{row['predicted_speedup_vs_dense']:.2f}x",
+                    f"{100 * row['speedup_mdape']:.0f} %",
+                    f"{100 * row['share_of_bound']:.0f} %",
+                )
+                for row in figures["by_" + "_".join(names)]
+            ],
+        )
+    worst = figures["worst"][0]
+    overall = figures["overall"]
+    console.say(
+        f"speedup: median error {100 * overall['speedup_mdape']:.1f} % over {overall['n_rows']} rows; worst: "
+        f"{worst['pattern']} {worst['encoding']} {worst['dtype']}, M={worst['M']}, {worst['N']}x{worst['K']}, "
+        f"{worst['l2_state']}: measured {worst['measured_speedup_vs_dense']:.2f}x, predicted "
+        f"{worst['predicted_speedup_vs_dense']:.2f}x"
+    )
+    for doubt in (*figures["doubts"], *figures["wrong"]):
+        console.warn(f"in doubt: {doubt}", "yellow")
+    console.say(f"written: {folder}")
+
+
+def _show(judged: Judgement, figures: Mapping[str, Any]) -> None:
     kind = "constants fitted without each machine" if judged.held_out else "constants fitted on all machines"
-    everything = [("all", verdict["overall"])]
-    everything += [(_name(group, "dtype_class"), group) for group in verdict["dtype_classes"]]
-    everything += [(_name(group, "regime"), group) for group in verdict["regimes"]]
+    everything = [("all", figures["overall"])]
+    everything += [(_name(group, "dtype_class"), group) for group in figures["dtype_classes"]]
+    everything += [(_name(group, "regime"), group) for group in figures["regimes"]]
     _table(f"Predicted against measured, {kind}", ("rows of",), [((n,), m) for n, m in everything])
-    _table("By kernel family", ("kernel family",), _named(verdict["kernel_families"], ("kernel_family",)))
-    _table("By machine", ("machine",), _named(verdict["machines"], ("machine",)))
-    if len(verdict["marks"]) > 1:
-        _table("By what the source says against a row", ("mark",), _named(verdict["marks"], ("mark",)))
+    _table("By kernel family", ("kernel family",), _named(figures["kernel_families"], ("kernel_family",)))
+    _table("By machine", ("machine",), _named(figures["machines"], ("machine",)))
+    if len(figures["marks"]) > 1:
+        _table("By what the source says against a row", ("mark",), _named(figures["marks"], ("mark",)))
     heads = tuple(name.replace("_", " ") for name in FAMILY)
-    _table("By family", heads, _named(verdict["families"], FAMILY))
-    _show_worst(verdict["worst"])
-    _show_violations(verdict["bound_violations"])
+    _table("By family", heads, _named(figures["families"], FAMILY))
+    _show_worst(figures["worst"])
+    _show_violations(figures["bound_violations"])
 
 
 def _named(groups: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[tuple[tuple[str, ...], Any]]:
@@ -133,6 +195,7 @@ def _table(title: str, heads: Sequence[str], rows: Sequence[tuple[Sequence[str],
             )
             for names, metrics in rows
         ],
+        spare=["side of 1", "bias", "dense time"],
     )
 
 
@@ -161,29 +224,20 @@ def _show_worst(worst: Sequence[Mapping[str, Any]]) -> None:
             for row in worst
         ],
         note="Speedups vs dense; row 1 is the first below the header.",
+        extra=["mark"],
+        spare=["dtype", "pattern", "machine"],
     )
 
 
 def _show_violations(violations: Sequence[Mapping[str, Any]]) -> None:
     if not violations:
-        console.out.print("No row is faster than its machine's bound.", highlight=False, markup=False)
+        console.say("No row is faster than its machine's bound.")
         return
-    console.out.print(
-        f"{len(violations)} measured times below the bound of their machine:", highlight=False, markup=False
-    )
+    console.say(f"{len(violations)} measured times below the bound of their machine:")
     for row in violations[:SHOWN_VIOLATIONS]:
-        console.out.print(
+        console.say(
             f"  {Path(row['file']).name}:{row['row']} {row['machine']} {row['kernel']}, {row['product']}: "
-            f"{row['measured_time_s'] * 1e6:.4g} us, bound {row['bound_time_s'] * 1e6:.4g} us. {row['explanation']}.",
-            highlight=False,
-            markup=False,
+            f"{row['measured_time_s'] * 1e6:.4g} us, bound {row['bound_time_s'] * 1e6:.4g} us. {row['explanation']}."
         )
     if len(violations) > SHOWN_VIOLATIONS:
-        console.out.print(
-            f"  and {len(violations) - SHOWN_VIOLATIONS} more; --json lists all", highlight=False
-        )
-
-
-def _refuse(path: Path) -> None:
-    if not path.parent.is_dir() or path.is_dir():
-        raise NmsimError(f"--json {path}: expected a file name in an existing folder, or - to print")
+        console.say(f"  and {len(violations) - SHOWN_VIOLATIONS} more; --json lists all")

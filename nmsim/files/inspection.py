@@ -143,6 +143,45 @@ def inspect_checkpoint(
     return rows
 
 
+def totals(rows: Sequence[InspectionRow]) -> list[dict[str, Any]]:
+    """Add up the bytes of a checkpoint for every format tried, tensors that stay dense included.
+
+    Parameters
+    ----------
+    rows : sequence of InspectionRow
+        From `inspect_checkpoint`.
+
+    Returns
+    -------
+    list of dict
+        `pattern`, `encoding`, `packing`, `dense_bytes`, `total_bytes` and their ratio, None for no bytes. A packed
+        checkpoint gives one record without a format: what it stores.
+    """
+    dense_bytes = sum({row.tensor: row.dense_bytes for row in rows}.values())
+    as_stored = all(row.stored for row in rows)
+    by_format: dict[tuple[str | None, str | None, str | None], list[InspectionRow]] = {}
+    for row in rows:
+        tried = row.pattern is not None and not row.stored
+        if tried or as_stored:
+            key = (row.pattern, row.encoding, row.packing) if tried else (None, None, None)
+            by_format.setdefault(key, []).append(row)
+    sums: list[dict[str, Any]] = []
+    for (pattern, encoding, packing), chosen in by_format.items():
+        # A tensor that no format takes costs its dense bytes in every sum.
+        total_bytes = dense_bytes - sum(row.dense_bytes - row.total_bytes for row in chosen)
+        sums.append(
+            {
+                "pattern": pattern,
+                "encoding": encoding,
+                "packing": packing,
+                "dense_bytes": dense_bytes,
+                "total_bytes": total_bytes,
+                "total_over_dense_ratio": total_bytes / dense_bytes if dense_bytes else None,
+            }
+        )
+    return sums
+
+
 @dataclass(frozen=True)
 class _Wanted:
     patterns: tuple[Pattern, ...]

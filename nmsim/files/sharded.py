@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nmsim.errors import ContainerError
 from nmsim.files.header import loads_strict
-from nmsim.files.reader import SafetensorsReader
+from nmsim.files.reader import RawTensor, SafetensorsReader
 
 INDEX_SUFFIX = ".safetensors.index.json"
 MAX_INDEX_BYTES = 1 << 28
+FLOATS = ("float", "bfloat")
+"""What the names of floating-point dtypes begin with, those of eight bits and fewer included."""
 
 
 @dataclass(frozen=True)
@@ -179,3 +184,43 @@ def _refuse_disagreement(
                 f"{index_path}: tensor {name!r} is missing from shard {shard!r}, which holds "
                 f"{len(held[shard])} others"
             )
+
+
+def read_matrix(path: str | os.PathLike[str], tensor: str | None) -> NDArray[Any]:
+    """Read a matrix of finite floating-point numbers [N, K] from a checkpoint.
+
+    Parameters
+    ----------
+    path : path
+        As for `open_checkpoint`.
+    tensor : str or None
+        Its name; None is refused with some of the names.
+
+    Raises
+    ------
+    ContainerError
+        No name, a tensor that is not there, another shape or value type, or a value that is infinite or no number.
+    """
+    with open_checkpoint(path) as checkpoint:
+        some = ", ".join(checkpoint.names[:6])
+        if tensor is None:
+            raise ContainerError(f"--weights: expected --tensor as well, one of {some}")
+        for file in checkpoint.files:
+            if tensor in file.tensors:
+                values = file.array(tensor)
+                break
+        else:
+            raise ContainerError(
+                f"--tensor {tensor}: not in {path}; expected one of its names, such as {some}"
+            )
+    if isinstance(values, RawTensor) or values.ndim != 2 or not values.dtype.name.startswith(FLOATS):
+        raise ContainerError(
+            f"--tensor {tensor}: expected a matrix of floating-point numbers [N, K], got {values.dtype} "
+            f"{list(values.shape)}"
+        )
+    bad = values.size - int(np.isfinite(values).sum())
+    if bad:
+        raise ContainerError(
+            f"--tensor {tensor}: {bad} of {values.size} values are infinite or no number, expected finite ones"
+        )
+    return values

@@ -209,7 +209,7 @@ def test_the_list_of_verbs_says_what_their_docstrings_say(verb):
 
 
 def test_the_command_line_runs_as_a_module():
-    answer = run(sys.executable, "-m", "nmsim.cli", "help", "bits")
+    answer = run(sys.executable, "-m", "nmsim", "help", "bits")
     assert "Usage: nmsim bits" in answer.stdout, answer.stderr
 
 

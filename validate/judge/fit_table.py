@@ -4,21 +4,26 @@ Fitted are rows of GPUs whose kernel family is named and whose two times are kno
 predicted from the calibration of their machine alone; only their residuals join those of the fit.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 import hwmodels
-from hwmodels.estimate import fit
-from hwmodels.estimate.intervals import CPU_FAMILY, REGIMES, WIDTHS, width_of
-from nmsim.errors import RowError
+from hwmodels.estimate import constants, fit
+from hwmodels.estimate.constants import FITTED_FILE
+from hwmodels.estimate.intervals import CPU_FAMILY, REGIMES, RESIDUALS_FILE, WIDTHS, width_of
+from hwmodels.machine.dies import group_of
+from nmsim.errors import NmsimError, RowError
+from nmsim.files.atomic import refuse_output_folder, updated_folder
 from validate.judge.inputs import family_of, model_inputs
 from validate.judge.join import join
 from validate.judge.machine_names import Machines
-from validate.judge.rows import JudgedRow, committed_hardware, own_files, read_rows
+from validate.judge.rows import PUBLISHED_FILE, JudgedRow, committed_hardware, own_files, read_rows
 
 RESIDUAL_COLUMNS = (
     *("family", "width", "regime", "machine", "row"),
@@ -157,3 +162,86 @@ def held_out_metrics(found: fit.Fitted, table: FitTable) -> list[dict[str, Any]]
             }
         )
     return out
+
+
+def fit_files(
+    files: Sequence[Path], folder: Path | None, progress: Callable[[str, float], None] | None = None
+) -> dict[str, Any]:
+    """Fit the constants of the estimate to files of rows, and write constants and residuals.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        CSV files; empty for the published rows that ship with nmsim.
+    folder : Path or None
+        Where `fitted.toml` and `residuals.csv` are replaced together; None for the data that predictions read.
+    progress : callable, optional
+        Receives the group of machines that is left out, and the share done.
+
+    Returns
+    -------
+    dict
+        `source`, `left_out` (rows by reason), `cpu_residuals` (rows), `constants` with `unit`, `prior`, `before` and
+        `after`, `held_out` as `held_out_metrics`, `folder`, `changed` (names of files), and `few_rows`, a remark or empty.
+
+    Raises
+    ------
+    RowError
+        As `fit_table` and `read_rows`.
+    NmsimError
+        A folder that cannot be written.
+    """
+    target = folder or FITTED_FILE.parent
+    refuse_output_folder(target)
+    machines = Machines(committed_hardware())
+    table = fit_table(
+        [row for path in files or [PUBLISHED_FILE] for row in read_rows(path, machines).rows], machines
+    )
+    before = constants.load()._asdict()
+    names = [FITTED_FILE.name, RESIDUALS_FILE.name]
+    texts_before = {name: _text(target / name) for name in names}
+    groups = {group_of(machine) for machine in table.rows["machine"]}
+    steps = itertools.count()
+
+    def one_more(step: str) -> None:
+        if progress is not None:
+            progress(f"fitting {step}", next(steps) / (1 + len(groups)))
+
+    with updated_folder(target) as work:
+        fitted = fit.fit(table.rows, one_more)
+        metrics = held_out_metrics(fitted, table)
+        own = cpu_residuals()
+        # Residuals of our own CPU rows stand beside those of the fit, though no constant is fitted to them.
+        residuals = pd.concat([fitted.residuals, own], ignore_index=True) if len(own) else fitted.residuals
+        fit.write(replace(fitted, residuals=residuals), work)
+        changed = [name for name in names if _text(work / name) != texts_before[name]]
+    few = len(table.rows) < len(constants.PRIORS)
+    values = fitted.values._asdict()
+    return {
+        "source": fitted.source,
+        "left_out": dict(table.left_out),
+        "cpu_residuals": len(own),
+        "constants": {
+            name: {
+                "unit": prior.unit,
+                "prior": prior.value,
+                "before": before[name],
+                "after": float(f"{values[name]:.6g}"),
+            }
+            for name, prior in constants.PRIORS.items()
+        },
+        "held_out": metrics,
+        "folder": str(target),
+        "changed": changed,
+        "few_rows": f"{len(table.rows)} rows for {len(constants.PRIORS)} constants: most stay where their reasons put them"
+        if few
+        else "",
+    }
+
+
+def _text(path: Path) -> str:
+    """What a file holds; nothing if there is none."""
+    try:
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise NmsimError(f"{path}: cannot be read: {error}") from error

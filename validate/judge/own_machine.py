@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from nmsim.rows import measurement_file
 from validate.judge.judge import judge_rows
 from validate.judge.machine_names import Machines
+from validate.judge.metrics import records
 from validate.judge.rows import as_rows
 
 ROUND = ("dtype", "M", "N", "K", "threads", "l2_state")
@@ -19,6 +21,9 @@ OWN_COLUMNS = (
     *("measured_speedup_vs_dense", "measured_speedup_vs_dense_p20", "measured_speedup_vs_dense_p80"),
     *("predicted_speedup_vs_dense", "bound_speedup_vs_dense", "speedup_error"),
 )
+SUMMARIES = (("pattern", "encoding"), ("dtype", "M", "N", "K", "threads", "l2_state"))
+"""Columns by which a verdict is summarised."""
+WORST_ROWS = 5
 
 
 @dataclass(frozen=True)
@@ -92,3 +97,33 @@ def summarise(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         speedup_mdape=("absolute", "median"),
         share_of_bound=("share", "median"),
     ).reset_index()
+
+
+def verdict(
+    table: pd.DataFrame, *, hardware: Path, rows: Path, doubts: Sequence[str] = (), wrong: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Reduce own rows to plain data: all of them, by `SUMMARIES`, and the rows with the greatest errors.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `own_rows`.
+    hardware, rows : Path
+        The files it was made of.
+    doubts, wrong : sequence of str
+        What speaks against the calibration and the rows.
+
+    Returns
+    -------
+    dict
+    """
+    worst = table.reindex(table["speedup_error"].abs().sort_values(ascending=False).index).head(WORST_ROWS)
+    return {
+        "hardware": str(hardware),
+        "rows": str(rows),
+        "doubts": list(doubts),
+        "wrong": list(wrong),
+        "overall": records(summarise(table.assign(all="all"), ["all"]))[0],
+        **{"by_" + "_".join(names): records(summarise(table, names)) for names in SUMMARIES},
+        "worst": records(worst),
+    }

@@ -72,9 +72,7 @@ def test_live_again_replaces_its_files(nmsim, campaign, tmp_path):
 
 
 def test_live_json_goes_to_standard_output(nmsim, campaign, tmp_path):
-    code, text, _ = nmsim(
-        "validate", "--live", "--campaign", campaign, "-o", tmp_path / "here", "--json", "-"
-    )
+    code, text, _ = nmsim("validate", "--live", "--campaign", campaign, "-o", tmp_path / "here", "--json")
     assert code == 0
     assert json.loads(text) == json.loads((tmp_path / "here" / "verdict.json").read_text())
 

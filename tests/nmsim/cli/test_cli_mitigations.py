@@ -12,7 +12,7 @@ NAMES = [*CRITERIA, *MITIGATIONS]
 
 
 def test_the_sum_over_a_model_is_shown_in_both_phases(nmsim):
-    code, out, _ = nmsim("mitigations", "--tokens", "256")
+    code, out, _ = nmsim("mitigations", "--tokens", "256", "--wide")
     assert code == 0
     decode, prefill = out.split(
         "prefill, 256 tokens: llama-3.1-8b, all 224 pruned layers, 8:16 activations, bf16"
@@ -30,9 +30,9 @@ def test_the_sum_over_a_model_is_shown_in_both_phases(nmsim):
 
 
 def test_what_waits_does_not_stream(nmsim):
-    code, out, _ = nmsim("mitigations", "--shape", "64,256,512", "--columns", "16")
+    code, out, _ = nmsim("mitigations", "--shape", "64,256,512", "--columns", "16", "--wide")
     assert code == 0
-    prefill = out.split("prefill, 64 tokens: N=256, K=512, 8:16")[1].split("Operations of one token")[0]
+    prefill = out.split("prefill, 64 tokens: N=256, K=512, 8:16")[1].split("Operations per token")[0]
     rows = {line.split()[0]: line.split()[1:] for line in prefill.splitlines() if line.split()[:1]}
     assert rows["dpts_median"][:3] == ["no", "token", "17"]
     assert rows["clact"][:3] == ["no", "sequence", "2"]

@@ -111,7 +111,7 @@ def test_inspect_as_a_table(nmsim, dense):
     code, out, err = nmsim("inspect", dense, "-p", "2:4")
     assert (code, err) == (0, "")
     row = next(line for line in out.splitlines() if "fc.weight" in line)
-    assert row.split()[:4] == ["fc.weight", "2:4", "combinatorial", "bitstream"]
+    assert row.split()[:3] == ["fc.weight", "2:4", "combinatorial"]
     assert row.split()[-2:] == ["54.69", "%"]
     assert "F16 8x64" in out
 

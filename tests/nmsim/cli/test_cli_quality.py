@@ -136,7 +136,7 @@ def test_a_figure_of_references_alone_is_refused_before_any_work(nmsim, weights)
         (["tiny.safetensors", "--example"], "expected either a checkpoint or --example"),
         (["nothing.safetensors"], "nothing.safetensors: cannot be read: No such file"),
         (["tiny.safetensors", "--operand", "x"], "--operand 'x': expected activations, weights or both"),
-        (["tiny.safetensors", "--pattern", "8/16"], "pattern '8/16': expected 'N:M'"),
+        (["tiny.safetensors", "--pattern", "8-16"], "pattern '8-16': expected 'N:M'"),
         (["tiny.safetensors", "--criterion", "size"], "criterion='size': expected one of magnitude"),
         (["tiny.safetensors", "--mitigation", "vra"], "mitigation='vra': 'vra': expected none, or some of"),
         (

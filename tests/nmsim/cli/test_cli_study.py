@@ -77,7 +77,7 @@ def test_other_packings_have_defaults_that_work(nmsim, few):
         (["--batch", "0"], "nmsim: decode_batches: 0: expected a positive int"),
         (["--example"], "nmsim: --example and --weights are both given, expected one of them"),
         (["--model", "nobody"], "nmsim: model 'nobody': neither a shipped model nor a file"),
-        (["--dtype", "fp3"], "nmsim: dtype='fp3': expected one of"),
+        (["--dtype", "fp3"], "nmsim: --dtype='fp3': expected one of"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(nmsim, few, change, message):

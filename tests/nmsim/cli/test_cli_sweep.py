@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from hwmodels.sweeps import run
-from nmsim.cli.scaled import short
+from nmsim.units import short
 
 SPACE = """
 [core]
@@ -134,7 +134,7 @@ def test_a_run_that_is_terminated_at_once_says_that_nothing_is_kept(nmsim, folde
 
 
 def test_areas_and_energies_are_told_in_units_for_people(nmsim, folder):
-    code, text, _ = nmsim("sweep", "-o", "out.parquet")
+    code, text, _ = nmsim("sweep", "-o", "out.parquet", "--wide")
     assert code == 0
     assert "area mm²" in text
     assert "energy µJ" in text

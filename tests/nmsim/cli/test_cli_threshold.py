@@ -14,11 +14,11 @@ CONFIG = {
 
 
 def test_a_table_and_a_sentence(nmsim):
-    code, out, err = nmsim("threshold", "-p", "8:16", "-H", "h200,h200-8x16")
+    code, out, err = nmsim("threshold", "-p", "8:16/combinatorial", "-H", "h200,h200-8x16")
     assert (code, err) == (0, "")
     assert "55.5%" in out
-    lines = [line.split() for line in out.splitlines() if line.startswith("  8:16 ")]
-    assert [line[3:5] for line in lines[1:]] == [
+    lines = [line.split() for line in out.splitlines() if line.startswith("  8:16/")]
+    assert [line[1:3] for line in lines[1:]] == [
         ["memory", "-"], ["time", "h200"], ["time", "h200-8x16"], ["energy", "flexible-8x16"],
     ]  # fmt: skip
     assert "8:16 combinatorial: A dense model of 4.90 B parameters is as small; one of " in out
@@ -28,7 +28,7 @@ def test_a_table_and_a_sentence(nmsim):
 
 def test_json_says_the_same_as_the_csv(nmsim, tmp_path):
     path = tmp_path / "threshold.csv"
-    asked = ("threshold", "-p", "2:4,8:16", "-x", "none,8:256,columns:128", "--json", "-o", path)
+    asked = ("threshold", "-p", "2:4,8:16", "-e", "combinatorial", "-x", "none,8:256,columns:128", "--json", "-o", path)
     code, out, err = nmsim(*asked)
     assert (code, err) == (0, "")
     records = json.loads(out)["pruned"]
@@ -62,7 +62,7 @@ def test_a_model_from_its_config(nmsim, tmp_path):
 
 
 def test_what_a_machine_does_not_take_is_left_open(nmsim):
-    code, out, err = nmsim("threshold", "-p", "8:16", "--dtype", "int4", "--json")
+    code, out, err = nmsim("threshold", "-p", "8:16/combinatorial", "--dtype", "int4", "--json")
     (record,) = json.loads(out)["pruned"]
     assert code == 0
     assert "no time on h200: " in err
@@ -81,7 +81,7 @@ def test_what_a_machine_does_not_take_is_left_open(nmsim):
 
 
 def test_a_problem_of_one_way_names_it(nmsim):
-    asked = ("threshold", "-p", "8:16", "--side-dtype", "fp32", "-x")
+    asked = ("threshold", "-p", "8:16/combinatorial", "--side-dtype", "fp32", "-x")
     _, out, err = nmsim(*asked, "none,8:256")
     assert err.startswith("no energy on flexible-8x16 of 8:16 combinatorial with 8:256: dtype 'fp32'")
     plain, beside = (line for line in out.splitlines() if line.startswith("8:16 combinatorial"))
@@ -93,7 +93,7 @@ def test_a_problem_of_one_way_names_it(nmsim):
 def test_a_small_model_is_told_in_millions_and_in_time(nmsim, tmp_path):
     small = CONFIG | {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 4}
     (tmp_path / "config.json").write_text(json.dumps(small), encoding="utf-8")
-    code, out, err = nmsim("threshold", tmp_path, "-p", "8:16", "-x", "none,8:256")
+    code, out, err = nmsim("threshold", tmp_path, "-p", "8:16/combinatorial", "-x", "none,8:256", "--wide")
     assert (code, err) == (0, "")
     assert "parameters M" in out
     assert " B " not in out
@@ -105,7 +105,7 @@ def test_a_small_model_is_told_in_millions_and_in_time(nmsim, tmp_path):
 def test_bytes_alone(nmsim):
     code, out, err = nmsim("threshold", "-p", "8:16", "-H", "", "-c", "")
     assert (code, err) == (0, "")
-    assert [line.split()[3] for line in out.splitlines() if line.startswith("  8:16 ")][1:] == ["memory"]
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("  8:16/")][1:] == ["memory"]
     assert not any(word in out for word in ("h200", "flexible", " ms", "mJ", "None"))
     assert "has to beat it." in out
     code, out, _ = nmsim("threshold", "-p", "8:16", "-H", "", "-c", "", "--json")

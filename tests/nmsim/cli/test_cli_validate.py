@@ -32,7 +32,7 @@ def test_the_tables(nmsim, rows):
 
 def test_json_to_a_file_beside_the_tables(nmsim, rows, tmp_path):
     out = tmp_path / "verdict.json"
-    code, text, _ = nmsim("validate", "-r", rows, "--json", out, "--held-out")
+    code, text, _ = nmsim("validate", "-r", rows, "-o", out, "--held-out")
     assert code == 0
     assert "constants fitted without each machine" in text
     verdict = json.loads(out.read_text(encoding="utf-8"))
@@ -42,7 +42,7 @@ def test_json_to_a_file_beside_the_tables(nmsim, rows, tmp_path):
 
 
 def test_json_alone_on_standard_output(nmsim, rows):
-    code, text, err = nmsim("validate", "--rows", rows, "--rows", rows, "--json", "-")
+    code, text, err = nmsim("validate", "--rows", rows, "--rows", rows, "--json")
     assert (code, err) == (0, "")
     verdict = json.loads(text)
     assert [family["n_rows"] for family in verdict["families"]] == [1, 1]
@@ -50,7 +50,7 @@ def test_json_alone_on_standard_output(nmsim, rows):
 
 
 def test_the_committed_rows_are_the_default(nmsim):
-    code, text, _ = nmsim("validate", "--json", "-")
+    code, text, _ = nmsim("validate", "--json")
     assert code == 0
     assert json.loads(text)["overall"]["n_rows"] >= 416
 
@@ -62,7 +62,7 @@ def test_hardware_of_ones_own(nmsim, tmp_path):
         source.replace('id = "rtx4090"', 'id = "lab"').replace("GeForce RTX 4090 24GB", "lab card")
     )
     rows = write_literature(tmp_path / "rows.csv", literature_line(gpu="Lab"))
-    code, text, _ = nmsim("validate", "--rows", rows, "--hardware", own, "--json", "-")
+    code, text, _ = nmsim("validate", "--rows", rows, "--hardware", own, "--json")
     assert code == 0
     assert [group["machine"] for group in json.loads(text)["machines"]] == ["lab"]
 
@@ -84,7 +84,7 @@ def test_columns_that_nothing_reads_are_said(nmsim, tmp_path):
 )
 def test_a_bad_row_is_one_line_and_code_2(nmsim, tmp_path, line, message):
     path = write_literature(tmp_path / "rows.csv", line)
-    code, text, err = nmsim("validate", "--rows", path, "--json", tmp_path / "out.json")
+    code, text, err = nmsim("validate", "--rows", path, "-o", tmp_path / "out.json")
     assert (code, text) == (2, "")
     assert err.startswith(f"nmsim: {tmp_path}/{message}")
     assert err.count("\n") == 1
@@ -92,7 +92,7 @@ def test_a_bad_row_is_one_line_and_code_2(nmsim, tmp_path, line, message):
 
 
 def test_bad_files_are_refused(nmsim, rows, tmp_path):
-    code, _, err = nmsim("validate", "--rows", rows, "--json", tmp_path / "no" / "out.json")
+    code, _, err = nmsim("validate", "--rows", rows, "-o", tmp_path / "no" / "out.json")
     assert (code, "expected a file name in an existing folder" in err) == (2, True)
     code, _, err = nmsim("validate", "--rows", tmp_path / "none.csv")
     assert (code, "none.csv: cannot be read" in err) == (2, True)

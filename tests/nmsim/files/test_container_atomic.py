@@ -24,7 +24,7 @@ PARTIAL = re.compile(r"^\.packed(\.safetensors)?\.\d+-[0-9a-f]{8}\.nmsim-partial
 STALLED = """
 import sys, time
 from nmsim.files.checkpoint import pack_checkpoint
-from nmsim.cli.progress import tidy_when_terminated
+from nmsim.cli.console import tidy_when_terminated
 
 def stall(name, done_bytes, total_bytes):
     if done_bytes:

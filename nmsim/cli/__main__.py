@@ -1,5 +1,0 @@
-"""`python -m nmsim.cli`, for a checkout that is not installed."""
-
-from nmsim.cli import main
-
-main()
