@@ -64,7 +64,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "flop_per_s": (1e8, 1e21),
     "groups_per_s": (1e3, 1e18),
     "hz": (1e6, 1e11),
-    "bytes": (1e3, 1e16),
+    "bytes": (1e3, 1e15),
     "s": (0, 1),
     "share": (0, 1),
 }
@@ -261,7 +261,8 @@ class Parsed:
 def record(cls: type[Record]) -> type[Record]:
     """Make a frozen dataclass whose fields are checked, in files and in Python alike.
 
-    A method `problems`, if there is one, checks fields against each other. It yields pairs of a dotted key and a sentence.
+    A mapping `synonyms`, if there is one, gives the key that is meant by another word. A method `problems`, if there is
+    one, checks fields against each other. It yields pairs of a dotted key and a sentence.
 
     Raises
     ------
@@ -452,9 +453,9 @@ def _flat(kind: type, document: Mapping[str, Any]) -> tuple[dict[str, Any], dict
     sections = dict.fromkeys(section for section in fields.values() if section)
     paths = {name: f"{section}.{name}" for name, section in fields.items() if section}
     at_top = [name for name, section in fields.items() if not section]
-    lines = [
-        _unknown(name, "", (*at_top, *sections)) for name in document if name not in (*at_top, *sections)
-    ]
+    synonyms = getattr(kind, "synonyms", {})
+    keys = (*at_top, *sections)
+    lines = [_unknown(name, "", keys, synonyms) for name in document if name not in keys]
     values = {name: document[name] for name in at_top if name in document}
     for section in sections:
         names = [name for name in fields if fields[name] == section]
@@ -466,13 +467,13 @@ def _flat(kind: type, document: Mapping[str, Any]) -> tuple[dict[str, Any], dict
         if not isinstance(table, Mapping):
             lines.append(f"{section}={_short(table)}: expected a table")
             continue
-        lines += [_unknown(name, section, names) for name in table if name not in names]
+        lines += [_unknown(name, section, names, synonyms) for name in table if name not in names]
         values |= {name: value for name, value in table.items() if name in names}
     return values, paths, lines
 
 
-def _unknown(name: str, table: str, expected: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, expected, n=1)
+def _unknown(name: str, table: str, expected: Collection[str], synonyms: Mapping[str, str]) -> str:
+    near = [synonyms[name]] if name in synonyms else difflib.get_close_matches(name, expected, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     return (
         f"{f'{table}.' if table else ''}{name}: unknown key{hint}; expected {', '.join(expected) or 'none'}"
@@ -499,7 +500,11 @@ def _lines(error: ValidationError, kind: type, paths: Mapping[str, str]) -> list
                 lines.append(f"{place}: {text}" if place else text)
         elif entry["type"] in UNKNOWN or loc in strange:
             table, _, name = key.rpartition(".")
-            lines.append(_unknown(name, table, _keys(kind, loc[:-1])))
+            lines.append(
+                _unknown(
+                    name, table, _keys(kind, loc[:-1]), getattr(_type_at(kind, loc[:-1]), "synonyms", {})
+                )
+            )
         elif entry["type"] == "missing":
             line = f"{key}: missing; this key is required"
             lines += [] if _follows(line, lines) else [line]
