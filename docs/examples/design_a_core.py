@@ -9,7 +9,7 @@ case = Case(GemmShape(M=4096, N=14336, K=4096), "8:16/combinatorial")
 core = hwmodels.load_core("flexible-8x16")
 steps = {
     "as it is": {},
-    "a slower decoder": {"decoder_groups_per_cycle": 1},
+    "half the operand B bandwidth": {"operand_b_bytes_per_cycle": core.operand_b_bytes_per_cycle // 2},
     "twice the shared memory bandwidth": {"shared_bytes_per_cycle": 2 * core.shared_bytes_per_cycle},
 }
 for change, numbers in steps.items():
