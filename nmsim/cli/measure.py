@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nmsim.cli import calibrated_spec, console, options
+from nmsim.cli import console, options
 from nmsim.cli.console import Answer, Shares
 from nmsim.errors import NmsimError
 from nmsim.files import atomic
@@ -87,7 +87,9 @@ def calibrate(
     about = provenance.collect(provenance.command_line(), [])
     name, run = _cpu() if device == "cpu" else _cuda()
     target = output or Path(f"{name}.toml")
-    calibrated_spec.checked_id(target.stem)
+    from hwmodels.machine import calibrated
+
+    calibrated.checked_id(target.stem)
     atomic.refuse_target(target, force)
     with console.share_bar() as progress:
         figures, doubts, spec_of = run(lambda share: progress("measuring this machine", share))
@@ -124,6 +126,7 @@ def calibrate(
 
 def _cpu() -> tuple[str, Run]:
     """The name of this machine, and a function that measures it."""
+    from hwmodels.machine import calibrated
     from kernels.calibrate import cpu as calibration
     from kernels.timing.host import this_machine
 
@@ -134,7 +137,7 @@ def _cpu() -> tuple[str, Run]:
         return (
             measured.figures,
             measured.doubts,
-            lambda name, date: calibrated_spec.cpu_spec(measured, name, date),
+            lambda name, date: calibrated.cpu_spec(measured, name, date),
         )
 
     return host.id, run
@@ -143,13 +146,14 @@ def _cpu() -> tuple[str, Run]:
 def _cuda() -> tuple[str, Run]:
     """The name of the CUDA device, and a function that measures it."""
     import kernels.measure.cuda.device
+    from hwmodels.machine import calibrated
     from kernels.calibrate import cuda as calibration_cuda
 
     def run(progress: Progressing) -> tuple[Figures, list[str], SpecOf]:
         measured = calibration_cuda.calibrate(progress)
-        return measured.figures, [], lambda name, date: calibrated_spec.cuda_spec(measured, name, date)
+        return measured.figures, [], lambda name, date: calibrated.cuda_spec(measured, name, date)
 
-    return calibrated_spec.machine_id(kernels.measure.cuda.device.name()), run
+    return calibrated.machine_id(kernels.measure.cuda.device.name()), run
 
 
 def _figure_cells(name: str, figure: "Figure") -> tuple[object, ...]:
@@ -287,12 +291,13 @@ def _check_without_a_device(campaign: "Campaign") -> None:
 def _backends(device: str, seed: int) -> "tuple[Backend, TransferBackend | None, str]":
     """The device to measure on, for products and for transfers, and what its machine is called where nobody says."""
     if device == "cuda":
+        from hwmodels.machine.calibrated import machine_id
         from kernels.measure.cuda import device as cuda_device
         from kernels.measure.cuda.backend import CudaBackend
         from kernels.measure.cuda.transfers import CudaTransfers
 
         backend = CudaBackend(seed)
-        return backend, CudaTransfers(seed, backend.about), calibrated_spec.machine_id(cuda_device.name())
+        return backend, CudaTransfers(seed, backend.about), machine_id(cuda_device.name())
     from kernels.measure.cpu import CpuBackend
 
     on_cpu = CpuBackend(seed)
@@ -410,6 +415,7 @@ def measure_here(folder: Path, campaign: str, progress: Shares) -> Here:
     NmsimError
         No case gave a row: every result was wrong, or the campaign has none.
     """
+    from hwmodels.machine.calibrated import cpu_spec
     from kernels.calibrate import cpu as calibration
     from kernels.measure import campaign as campaigns
     from kernels.measure import products as measuring
@@ -436,7 +442,7 @@ def measure_here(folder: Path, campaign: str, progress: Shares) -> Here:
         if not outcome.rows:
             raise NmsimError(f"campaign {campaign}: no row; {'; '.join(outcome.wrong) or 'it has no case'}")
         with atomic.new_file(hardware, force=True) as stream:
-            spec = calibrated_spec.cpu_spec(found, MACHINE, about.timestamp_utc[:10])
+            spec = cpu_spec(found, MACHINE, about.timestamp_utc[:10])
             stream.write(
                 to_toml(spec, comment=f"Written by {about.command} on {about.timestamp_utc}.").encode()
             )

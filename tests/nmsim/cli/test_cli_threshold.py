@@ -28,7 +28,18 @@ def test_a_table_and_a_sentence(nmsim):
 
 def test_json_says_the_same_as_the_csv(nmsim, tmp_path):
     path = tmp_path / "threshold.csv"
-    asked = ("threshold", "-p", "2:4,8:16", "-e", "combinatorial", "-x", "none,8:256,columns:128", "--json", "-o", path)
+    asked = (
+        "threshold",
+        "-p",
+        "2:4,8:16",
+        "-e",
+        "combinatorial",
+        "-x",
+        "none,8:256,columns:128",
+        "--json",
+        "-o",
+        path,
+    )
     code, out, err = nmsim(*asked)
     assert (code, err) == (0, "")
     records = json.loads(out)["pruned"]

@@ -1,18 +1,17 @@
-"""A calibration as a hardware spec: the one place where what kernels measured meets what the model takes."""
+"""What was measured on a machine, as its hardware spec.
 
-from typing import TYPE_CHECKING
+The model may not import what measures, so that it takes any object with these attributes. A figure has `p50`, `p20` and
+`p80` in a `unit`, the `cores` that it was measured on, `repetitions`, and `how` it was measured.
+"""
 
+from typing import Any
+
+from hwmodels.machine.spec import CacheLevel, Feature, HardwareSpec
 from nmsim.errors import NmsimError
-
-if TYPE_CHECKING:
-    from hwmodels import HardwareSpec, Quantity
-    from kernels.calibrate.cpu import Calibration
-    from kernels.calibrate.cuda import CudaCalibration
-    from kernels.timing.figure import Figure
+from nmsim.support.schema import WHOLE_UNITS, Quantity
 
 DIGITS = 5
 UNKNOWN_CACHE_BYTES = 32 << 20
-WHOLE_UNITS = ("cores", "bytes", "lanes_per_core_per_cycle")
 LANES_OF_A_GPU_CORE, LANES_OF_A_64_LANE_CORE = 128, 64
 CAPABILITIES_OF_64_LANES = ((6, 0), (7, 0), (7, 2), (7, 5), (8, 0))
 CPU_SKIP = (
@@ -29,30 +28,27 @@ class _Source:
         self.where = where
 
     def measured(
-        self, figure: "Figure", unit: str = "", value: float | None = None, how: str = "", on: str = ""
-    ) -> "Quantity":
+        self, figure: Any, unit: str = "", value: float | None = None, how: str = "", on: str = ""
+    ) -> Quantity:
         """A figure, or a `value` that follows from it as `how` says."""
-        from nmsim.support.schema import Quantity
-
         unit = unit or figure.unit
         number = float(f"{figure.p50 if value is None else value:.{DIGITS}g}")
         spread = f"median of {figure.repetitions}, p20-p80 {figure.p20:.4g}-{figure.p80:.4g} {figure.unit}"
         source = f"nmsim calibrate: {how or figure.how}{on}; {spread}; {self.where}"
         return Quantity(max(1, round(number)) if unit in WHOLE_UNITS else number, unit, "measured", source)
 
-    def told(self, value: float, unit: str, what: str) -> "Quantity":
+    def told(self, value: float, unit: str, what: str) -> Quantity:
         """A number that the system tells."""
-        from nmsim.support.schema import Quantity
-
         return Quantity(value, unit, "measured", f"nmsim calibrate: {what}; {self.where}")
 
 
-def cpu_spec(found: "Calibration", machine_id: str, date: str) -> "HardwareSpec":
+def cpu_spec(found: Any, machine_id: str, date: str) -> HardwareSpec:
     """Make a spec of what was measured on a CPU.
 
     Parameters
     ----------
     found : Calibration
+        Figures of the micro-benchmarks, as `kernels.calibrate.cpu` gives them.
     machine_id : str
     date : str
         Of the measurement, in UTC, such as 2026-01-31.
@@ -62,13 +58,10 @@ def cpu_spec(found: "Calibration", machine_id: str, date: str) -> "HardwareSpec"
     NmsimError
         An id that is not in lower case or holds blanks.
     """
-    from hwmodels.machine.spec import CacheLevel, Feature, HardwareSpec
-    from nmsim.support.schema import Quantity
-
     host, cores = found.host, found.host.cores
     about = _Source(f"{host.processor}, {cores} cores, {date} (UTC)")
 
-    def of_cores(figure: "Figure") -> Quantity:
+    def of_cores(figure: Any) -> Quantity:
         return about.measured(
             figure, on=", on one core" if figure.cores == 1 else f", on {figure.cores} cores"
         )
@@ -119,7 +112,7 @@ def cpu_spec(found: "Calibration", machine_id: str, date: str) -> "HardwareSpec"
     )
 
 
-def cuda_spec(found: "CudaCalibration", machine_id: str, date: str) -> "HardwareSpec":
+def cuda_spec(found: Any, machine_id: str, date: str) -> HardwareSpec:
     """Make a spec of what was measured on a CUDA device: dense peaks only, no sparse unit.
 
     Raises
@@ -127,9 +120,6 @@ def cuda_spec(found: "CudaCalibration", machine_id: str, date: str) -> "Hardware
     NmsimError
         An id that is not in lower case or holds blanks.
     """
-    from hwmodels.machine.spec import Feature, HardwareSpec
-    from nmsim.support.schema import Quantity
-
     about = _Source(f"{found.device}, {date} (UTC)")
     few = found.capability in CAPABILITIES_OF_64_LANES
     lanes = LANES_OF_A_64_LANE_CORE if few else LANES_OF_A_GPU_CORE
