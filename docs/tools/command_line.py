@@ -11,26 +11,7 @@ INTRO = """# Command line
 
 Written by `make docs` from the help of each verb. `nmsim help VERB` prints the same on a terminal.
 
-```sh
-nmsim bits 2:4 8:16                        # metadata bits of every encoding, beside the entropy bound
-nmsim inspect model.safetensors            # energy kept and bytes stored, per tensor, pattern and encoding
-nmsim pack model.safetensors --pattern 8:16/combinatorial -o packed.safetensors
-nmsim unpack packed.safetensors -o pruned.safetensors
-nmsim predict 2048,4096,4096 --pattern 2:4,8:16 --hardware h200,h200-8x16
-nmsim mitigations --model llama-3.1-8b     # what each criterion and mitigation costs per token, exactly
-nmsim threshold llama-3.1-8b -p 8:16 -H h200   # the dense model as small, as fast, as frugal: what pruning has to beat
-nmsim core 4096,4096,4096 -c flexible-8x16 -p 2:4,8:16   # cycles on a tensor core design, and what limits them
-nmsim sweep --example                      # writes space.toml, a design space with comments
-nmsim sweep space.toml -o out.parquet      # thousands of designs, and the Pareto front
-nmsim calibrate -o my-machine.toml         # this machine as a machine file
-nmsim measure -o rows.csv                  # real sparse products on this machine, as rows
-nmsim validate --held-out                  # predictions against published and own rows, each GPU unseen by the fit
-nmsim validate --live -o here              # calibrate this machine, predict, measure, compare: two minutes
-nmsim quality model.safetensors --plot quality.svg   # the error that pruning makes in each layer, beside what it saves
-nmsim study --weights model.safetensors --model llama-3.1-8b --hardware h200,b200 -o study
-```
-
-Every verb explains itself with `--help`. Tables are also printed as JSON with `--json`.
+`--json` prints what a table shows as JSON.
 """
 MAINTAINERS = "For maintainers"
 OTHER_VERBS = "Verbs"
@@ -69,7 +50,8 @@ def _section(verb: str, command: Any) -> Iterator[str]:
     arguments = [_usage(p) for p in command.params if p.param_type_name == "argument"]
     yield f"\n```text\n{' '.join(['nmsim', verb, *arguments, '[OPTIONS]'])}\n```"
     if command.epilog:
-        yield f"\n{_prose(command.epilog)}"
+        lines = [line.strip() for line in command.epilog.splitlines()]
+        yield "\n".join(["\n```sh", *(line for line in lines if line.startswith("nmsim")), "```"])
     rows = [_row(parameter) for parameter in command.params if not getattr(parameter, "hidden", False)]
     if rows:
         yield "\n| argument or option | meaning | default |\n|---|---|---|"
@@ -91,7 +73,9 @@ def _row(parameter: Any) -> str:
     else:
         names = [*parameter.opts, *parameter.secondary_opts]
     default = parameter.default
-    shown = "" if default in (None, False, (), []) or callable(default) else f"`{default}`"
+    if isinstance(default, list | tuple):
+        default = ",".join(map(str, default))
+    shown = "" if default in (None, False, "") or callable(default) else f"`{default}`"
     cells = [", ".join(f"`{name}`" for name in names), _prose(parameter.help or ""), shown]
     return f"| {cells[0]} | {cells[1]} | {'required' if parameter.required else cells[2]} |"
 
