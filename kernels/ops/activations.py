@@ -4,7 +4,7 @@ Importing this module registers `nmsim::prune_activations`, `nmsim::activations_
 tensors they run the Triton kernels of `kernels.gpu`, on others nmsim and torch on the CPU. None has gradients.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -250,15 +250,9 @@ def _prune_activations(
 
 @_prune_activations.register_fake
 def _(
-    x: Tensor,
-    format: str,
-    shift: str,
-    constant: float,
-    channels: Tensor | None,
-    vector: Tensor | None,
-    variance: bool,
+    x: Tensor, format: str, shift: str, constant: float, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _empty(x, checks.checked_tokens(x, format, channels, vector, variance))
+    return _empty(x, checks.checked_tokens(x, format, *rest))
 
 
 @torch.library.custom_op("nmsim::activations_linear", mutates_args=())
@@ -273,11 +267,11 @@ def _activations_linear(
     scale: Tensor | None,
     bias: Tensor | None,
 ) -> Tensor:
-    of_tokens, of_outputs = {"v": v, "eta": eta}, {"row_sums": row_sums, "scale": scale, "bias": bias}
-    parsed = checks.checked_product(values, metadata, weight, format, of_tokens, of_outputs)
+    vectors = {"v": v, "eta": eta, "row_sums": row_sums, "scale": scale, "bias": bias}
+    parsed = checks.checked_product(values, metadata, weight, format, **vectors)
     checks.check_packed(values, metadata, checks.bytes_of_values(values, parsed.pattern))
-    checks.check_dense(weight=weight, **of_tokens, **of_outputs)
-    epilogue = {name: _vector(part) for name, part in (of_tokens | of_outputs).items()}
+    checks.check_dense(weight=weight, **vectors)
+    epilogue = {name: _vector(part) for name, part in vectors.items()}
     values, weight = values.detach(), weight.detach()
     y = values.new_empty(len(values), len(weight))
     if len(values) == 0:
@@ -289,19 +283,9 @@ def _activations_linear(
 
 
 @_activations_linear.register_fake
-def _(
-    values: Tensor,
-    metadata: Tensor,
-    weight: Tensor,
-    format: str,
-    v: Tensor | None,
-    eta: Tensor | None,
-    row_sums: Tensor | None,
-    scale: Tensor | None,
-    bias: Tensor | None,
-) -> Tensor:
-    of_outputs = {"row_sums": row_sums, "scale": scale, "bias": bias}
-    checks.checked_product(values, metadata, weight, format, {"v": v, "eta": eta}, of_outputs)
+def _(values: Tensor, metadata: Tensor, weight: Tensor, format: str, *epilogue: Tensor | None) -> Tensor:
+    vectors = dict(zip(("v", "eta", "row_sums", "scale", "bias"), epilogue, strict=True))
+    checks.checked_product(values, metadata, weight, format, **vectors)
     return values.new_empty((values.shape[0], weight.shape[0]))
 
 
@@ -338,7 +322,7 @@ def _checked_skip(
         raise KernelError(
             f"weight has strides {weight.stride()}: expected a contiguous tensor (contiguous() gives one)"
         )
-    return checks.checked_product(values, metadata, weight.T, format, {}, {"bias": bias}, row_major=False)
+    return checks.checked_product(values, metadata, weight.T, format, row_major=False, bias=bias)
 
 
 def prune_on_cpu(

@@ -28,6 +28,8 @@ WORD_BYTES = 4
 """A pair of 16-bit values, and the widest word of codes in packed rows."""
 TOKEN_SHIFTS = ("mean", "median")
 """Shifts that are computed from each token."""
+OF_TOKENS = ("v", "eta")
+"""Vectors of a product with one number per token; all others have one per output."""
 MOST_SHIFT = torch.finfo(torch.float32).max
 """Shifts are subtracted in float32."""
 
@@ -155,12 +157,11 @@ def checked_product(
     metadata: Tensor,
     weight: Tensor,
     format: str,
-    of_tokens: dict[str, Tensor | None],
-    of_outputs: dict[str, Tensor | None],
     *,
     row_major: bool = True,
+    **vectors: Tensor | None,
 ) -> SparseFormat:
-    """Refuse packed tokens, a weight [O, K] and vectors [T] and [O] that do not fit together, and parse the format."""
+    """Refuse packed tokens, a weight [O, K] and vectors, `OF_TOKENS` [T] and others [O], that do not fit together."""
     checked_tensor("values", values)
     checked_place("metadata", metadata)
     checked_tensor("weight", weight)
@@ -178,9 +179,9 @@ def checked_product(
         raise KernelError(
             f"weight has strides {weight.stride()}: expected a contiguous tensor (contiguous() gives one)"
         )
-    for parts, length in ((of_tokens, values.shape[0]), (of_outputs, weight.shape[0])):
-        for name, part in parts.items():
-            _check_vector(name, part, length, values.device)
+    for name, part in vectors.items():
+        length = values.shape[0] if name in OF_TOKENS else weight.shape[0]
+        _check_vector(name, part, length, values.device)
     return parsed
 
 

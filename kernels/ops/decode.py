@@ -108,17 +108,9 @@ def _decode_linear(
 
 
 @_decode_linear.register_fake
-def _(
-    x: Tensor,
-    values: Tensor,
-    metadata: Tensor,
-    bias: Tensor | None,
-    format: str,
-    out_features: int,
-    in_features: int,
-) -> Tensor:
-    _checked(x, values, metadata, bias, format, out_features, in_features)
-    return x.new_empty((*x.shape[:-1], out_features))
+def _(x: Tensor, *rest: Any) -> Tensor:
+    weights = _checked(x, *rest)
+    return x.new_empty((*x.shape[:-1], weights.shape[0]))
 
 
 @torch.library.custom_op("nmsim::decode_or_sparse_linear", mutates_args=())

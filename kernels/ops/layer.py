@@ -15,7 +15,6 @@ from kernels.stored.rows import kernel_format
 from kernels.stored.tensors import DTYPES
 from nmsim.errors import NmsimError
 from nmsim.format import FormatLike, SparseFormat
-from nmsim.pattern import Pattern
 
 EXTRA_STATE = "_extra_state"
 """Torch's name, in a state dict, for what `get_extra_state` returns."""
@@ -116,16 +115,6 @@ class NMLinear(nn.Module):
         return kernel_format(self._format_text)
 
     @property
-    def pattern(self) -> Pattern:
-        """The pattern of the format."""
-        return self.format.pattern
-
-    @property
-    def encoding(self) -> str:
-        """Name of the encoding of the format."""
-        return self.format.encoding.name
-
-    @property
     def weights(self) -> NMWeight:
         """The packed weights, on the memory of this layer. Making it checks every code."""
         return NMWeight(self.values, self.metadata, self.format, (self.out_features, self.in_features))
@@ -201,7 +190,7 @@ class NMLinear(nn.Module):
             raise KernelError(f"saved weights are {found!r}: this layer expects {self._description()!r}")
 
     def _description(self) -> str:
-        return f"{self.pattern} {self.encoding} {self.out_features}x{self.in_features}"
+        return f"{self.format.pattern} {self.format.encoding.name} {self.out_features}x{self.in_features}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Convert or move, unless that makes tensors that no kernel reads."""

@@ -167,11 +167,9 @@ def _sparse_linear(
 
 
 @_sparse_linear.register_fake
-def empty_product(
-    x: Tensor, values: Tensor, metadata: Tensor, bias: Tensor | None, format: str, in_features: int
-) -> Tensor:
+def empty_product(x: Tensor, values: Tensor, *rest: Any) -> Tensor:
     """Check the operands of a product, and make its result without numbers."""
-    check_operands(x, values, metadata, bias, format, in_features)
+    check_operands(x, values, *rest)
     return x.new_empty((*x.shape[:-1], values.shape[0]))
 
 

@@ -11,15 +11,14 @@ from torch import Tensor
 import nmsim
 from kernels.stored import rows as stored_rows
 from kernels.stored.errors import KernelError
-from kernels.stored.rows import SparseWeights, kernel_format, row_lengths
+from kernels.stored.rows import SparseWeights, Stored, kernel_format, row_lengths
 from kernels.stored.tensors import as_array, as_tensor, checked_place, checked_tensor, checked_type
 from nmsim import mask as masks
 from nmsim.format import SparseFormat
-from nmsim.pattern import Pattern
 
 
 @dataclass(frozen=True, eq=False)
-class NMWeight:
+class NMWeight(Stored):
     """W[N, K] of which N in M elements along K are stored, as two tensors. Made by `ops.compress` and `ops.from_packed`.
 
     On a CUDA device codes are not looked at: a wrong one reads a wrong value of its group.
@@ -70,16 +69,6 @@ class NMWeight:
         return f"NMWeight({self.format.short}, {list(self.shape)}, {self.dtype}, {self.device})"
 
     @property
-    def pattern(self) -> Pattern:
-        """The pattern of the format."""
-        return self.format.pattern
-
-    @property
-    def encoding(self) -> str:
-        """Name of the encoding of the format."""
-        return self.format.encoding.name
-
-    @property
     def dtype(self) -> torch.dtype:
         """Dtype of the stored values."""
         return self.values.dtype
@@ -88,16 +77,6 @@ class NMWeight:
     def device(self) -> torch.device:
         """Where the tensors are."""
         return self.values.device
-
-    @property
-    def values_bytes(self) -> int:
-        """Bytes of all stored values."""
-        return self.values.nbytes
-
-    @property
-    def metadata_bytes(self) -> int:
-        """Bytes of all stored codes."""
-        return self.metadata.nbytes
 
 
 def from_packed(packed: nmsim.PackedTensor) -> NMWeight:

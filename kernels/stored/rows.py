@@ -40,8 +40,36 @@ SLACK_BYTES = 64
 CACHE_LINE_BYTES = 64
 
 
+class Stored:
+    """What all containers of sparse weights tell of themselves: arrays and tensors both have `nbytes`."""
+
+    values: Any
+    metadata: Any
+    format: SparseFormat
+
+    @property
+    def pattern(self) -> Pattern:
+        """The pattern of the format."""
+        return self.format.pattern
+
+    @property
+    def encoding(self) -> str:
+        """Name of the encoding of the format."""
+        return self.format.encoding.name
+
+    @property
+    def values_bytes(self) -> int:
+        """Bytes of all stored values."""
+        return self.values.nbytes
+
+    @property
+    def metadata_bytes(self) -> int:
+        """Bytes of all stored codes."""
+        return self.metadata.nbytes
+
+
 @dataclass(frozen=True, eq=False)
-class SparseWeights:
+class SparseWeights(Stored):
     """W[N, K] of which N in M elements along K are stored. Made by `compress` and `from_packed`; read-only.
 
     Behind the last byte of both arrays `SLACK_BYTES` more must be readable.
@@ -63,16 +91,6 @@ class SparseWeights:
     shape: tuple[int, int]
 
     @property
-    def pattern(self) -> Pattern:
-        """The pattern of the format."""
-        return self.format.pattern
-
-    @property
-    def encoding(self) -> str:
-        """Name of the encoding of the format."""
-        return self.format.encoding.name
-
-    @property
     def packing(self) -> str:
         """The policy of `nmsim.packing` that codes are stored under."""
         return str(self.format.packing)
@@ -86,16 +104,6 @@ class SparseWeights:
     def groups_per_row(self) -> int:
         """Groups stored of each row, those added to fill its last step included."""
         return int(self.values.shape[1]) // self.pattern.n
-
-    @property
-    def values_bytes(self) -> int:
-        """Bytes of all stored values."""
-        return self.values.nbytes
-
-    @property
-    def metadata_bytes(self) -> int:
-        """Bytes of all stored codes."""
-        return self.metadata.nbytes
 
     @property
     def values_padding_bytes(self) -> int:

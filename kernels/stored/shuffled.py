@@ -17,9 +17,8 @@ from torch import Tensor
 
 from kernels.stored.errors import KernelError
 from kernels.stored.nm_weight import NMWeight
-from kernels.stored.rows import STEP_ELEMS, kernel_format, row_lengths
+from kernels.stored.rows import STEP_ELEMS, Stored, kernel_format, row_lengths
 from nmsim.format import SparseFormat
-from nmsim.pattern import Pattern
 from nmsim.units import ceil_div
 
 MOST_TOKENS = 4
@@ -50,7 +49,7 @@ LONG_INDEX = kernel_format("16:32/index")
 
 
 @dataclass(frozen=True, eq=False)
-class ShuffledWeight:
+class ShuffledWeight(Stored):
     """W[N, K] in the order of this module. Made by `shuffle`.
 
     Parameters
@@ -69,16 +68,6 @@ class ShuffledWeight:
     metadata: Tensor
     format: SparseFormat
     shape: tuple[int, int]
-
-    @property
-    def pattern(self) -> Pattern:
-        """The pattern of the format."""
-        return self.format.pattern
-
-    @property
-    def encoding(self) -> str:
-        """Name of the encoding of the format."""
-        return self.format.encoding.name
 
     @property
     def units(self) -> int:

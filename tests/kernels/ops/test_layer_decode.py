@@ -55,7 +55,7 @@ def in_step(layer):
 def reference(layer, x):
     values, metadata = layer.values.cpu(), layer.metadata.cpu()
     bias = None if layer.bias is None else layer.bias.detach().cpu()
-    return naive.sparse_linear(x.detach().cpu(), values, metadata, f"{layer.pattern}/{layer.encoding}", bias)
+    return naive.sparse_linear(x.detach().cpu(), values, metadata, str(layer.format), bias)
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -270,7 +270,7 @@ def test_models_are_copied_and_pickled():
         assert torch.equal(other(x), model(x))
         other[0].values.zero_()
         assert model[0].values.any()
-        assert other[0].pattern == Pattern(16, 32)
+        assert other[0].format.pattern == Pattern(16, 32)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -295,7 +295,7 @@ def test_sparsify_swaps_what_it_names():
     assert report.dense_bytes == 4 * (48 * 64 + 64 * 20)
     assert report.values_bytes == report.dense_bytes // 2
     assert report.metadata_bytes == (48 * 64 + 64 * 20) // 8
-    assert (type(model[0]), model[0].encoding, model[0].bias) == (NMLinear, "bitmask", bias)
+    assert (type(model[0]), model[0].format.short, model[0].bias) == (NMLinear, "8:16/bitmask", bias)
     assert close(model(x), twin(x), bits=16)
 
 
