@@ -269,6 +269,7 @@ def _activations_linear(
 ) -> Tensor:
     vectors = {"v": v, "eta": eta, "row_sums": row_sums, "scale": scale, "bias": bias}
     parsed = checks.checked_product(values, metadata, weight, format, **vectors)
+    checks.check_contiguous(weight)
     checks.check_packed(values, metadata, checks.bytes_of_values(values, parsed.pattern))
     checks.check_dense(weight=weight, **vectors)
     epilogue = {name: _vector(part) for name, part in vectors.items()}
@@ -286,6 +287,7 @@ def _activations_linear(
 def _(values: Tensor, metadata: Tensor, weight: Tensor, format: str, *epilogue: Tensor | None) -> Tensor:
     vectors = dict(zip(("v", "eta", "row_sums", "scale", "bias"), epilogue, strict=True))
     checks.checked_product(values, metadata, weight, format, **vectors)
+    checks.check_contiguous(weight)
     return values.new_empty((values.shape[0], weight.shape[0]))
 
 
@@ -318,11 +320,8 @@ def _checked_skip(
         raise KernelError(
             f"activations have {len(values)} tokens: expected one; activations_linear takes any number"
         )
-    if not weight.is_contiguous():
-        raise KernelError(
-            f"weight has strides {weight.stride()}: expected a contiguous tensor (contiguous() gives one)"
-        )
-    return checks.checked_product(values, metadata, weight.T, format, row_major=False, bias=bias)
+    checks.check_contiguous(weight)
+    return checks.checked_product(values, metadata, weight.T, format, bias=bias)
 
 
 def prune_on_cpu(

@@ -157,8 +157,6 @@ def checked_product(
     metadata: Tensor,
     weight: Tensor,
     format: str,
-    *,
-    row_major: bool = True,
     **vectors: Tensor | None,
 ) -> SparseFormat:
     """Refuse packed tokens, a weight [O, K] and vectors, `OF_TOKENS` [T] and others [O], that do not fit together."""
@@ -175,14 +173,18 @@ def checked_product(
         raise KernelError(
             f"weight is {weight.dtype} on {weight.device}: expected {values.dtype} on {values.device}, like the values"
         )
-    if row_major and not weight.is_contiguous():
-        raise KernelError(
-            f"weight has strides {weight.stride()}: expected a contiguous tensor (contiguous() gives one)"
-        )
     for name, part in vectors.items():
         length = values.shape[0] if name in OF_TOKENS else weight.shape[0]
         _check_vector(name, part, length, values.device)
     return parsed
+
+
+def check_contiguous(weight: Tensor) -> None:
+    """Refuse a weight with gaps between its rows."""
+    if not weight.is_contiguous():
+        raise KernelError(
+            f"weight has strides {weight.stride()}: expected a contiguous tensor (contiguous() gives one)"
+        )
 
 
 def _check_vector(name: str, part: Tensor | None, length: int, device: torch.device) -> None:

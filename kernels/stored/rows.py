@@ -60,12 +60,12 @@ class Stored:
     @property
     def values_bytes(self) -> int:
         """Bytes of all stored values."""
-        return self.values.nbytes
+        return int(self.values.nbytes)
 
     @property
     def metadata_bytes(self) -> int:
         """Bytes of all stored codes."""
-        return self.metadata.nbytes
+        return int(self.metadata.nbytes)
 
 
 @dataclass(frozen=True, eq=False)
