@@ -78,9 +78,11 @@ def measure(
     for name in names:
         for cores in sorted({1, threads}):
             work |= _operations(name, pattern, masks, target, cores)
+    # A first run that is not timed compiles the functions and touches their memory.
     for action in work.values():
         action()
     times = {key: np.empty(repetitions) for key in work}
+    # Interleaved, so that a change of the machine's speed reaches all operations of a repetition alike.
     for repetition in range(repetitions):
         for key, action in work.items():
             started = time.perf_counter()

@@ -202,8 +202,8 @@ class Prediction:
     time of kernels like those measured so far. `predicted_speedup_low` to `predicted_speedup_high` held
     `INTERVAL_SHARE` of `comparable_rows` measured speedups around theirs, on machines that were not in the fit. They
     are NaN if there are no such rows. `extrapolates` says that those rows are of another pattern or kind of kernel, or
-    that there are none. `bound_*` is the best case that the machine's numbers allow, stage by stage. `limit` names the stage that
-    takes longest: `"memory"`, `"decode"`, `"select"` or `"matrix"`. `explanation` says it in words.
+    that there are none. `bound_*` is the best case that the machine's numbers allow, stage by stage. `limit` names the
+    stage that takes longest: `"memory"`, `"decode"`, `"select"` or `"matrix"`. `explanation` says it in words.
     """
 
     case: Case

@@ -167,6 +167,7 @@ def _worked_example(codec: Encoding) -> Iterator[str]:
         covered = range(c * per_code, min((c + 1) * per_code, len(EXAMPLE_MASKS)))
         who = f"group {covered[0]}" if len(covered) == 1 else f"groups {covered[0]} to {covered[-1]}"
         lines.append(f"{who:<14} code {int(code):>6} = {int(code):0{width}b}  ({width} bits)")
+    # Bytes are reversed, so that the highest bit of the stream is printed first.
     whole = "".join(f"{byte:08b}" for byte in stream[::-1])
     lines.append(f"stream, last bit first   {whole}")
     lines.append(f"stream, bytes in order   {' '.join(f'{byte:02x}' for byte in stream)}")

@@ -142,6 +142,7 @@ def _byte_tables(pattern: Pattern) -> ByteTables:
                 ones = byte.bit_count()
                 edges.append(edges[-1] + (math.comb(8 * j, k - ones) if ones <= k else 0))
             row = np.array([min(edge, MACHINE_WORD) for edge in edges], np.uint64)
+            # The two lowest bytes need no guide: one table of 16-bit masks decodes them.
             shift = max(0, int(row[-1]).bit_length() - GUIDE_BITS) if j >= 2 else 0
             cells = np.arange((int(row[-1]) >> shift) + 1 if j >= 2 else 0, dtype=np.uint64) << np.uint64(
                 shift
@@ -245,6 +246,7 @@ def _byte_decoder(levels: int) -> Any:
                 at = level * per_level + k
                 byte = np.uint64(guide[(place[at] >> eight) + (rest >> (place[at] & shift_mask))])
                 start = at * row
+                # The guide is rounded down, so the wanted byte is at the guide's or a few steps above it.
                 while np.uint64(below[start + byte + one]) <= rest:
                     byte += one
                 rest -= np.uint64(below[start + byte])

@@ -185,6 +185,7 @@ def _encode(symbol, n, masks, codes, bits):  # type: ignore[no-untyped-def]
                     gap += 1
                 mask >>= np.uint64(1)
                 seen += 1
+            # The loop stops at the highest one of a word; the zeros above it belong to the gap as well.
             gap += 64 - seen
         if held != n:
             return i

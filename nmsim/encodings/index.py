@@ -187,6 +187,7 @@ def _decoder_of(n, bits, m):  # type: ignore[no-untyped-def]
                 for j in range(n):
                     mask = lane(mask | lane(one << lane(lane(code >> lane(j * bits)) & field)))
                 some_masks[i] = mask
+            # The second loop only collects whether a code is illegal. Without a branch it runs on vector lanes.
             above, after, too_high = odd_guard, even_guard, lane(0)
             for i in range(some_codes.size):
                 code = lane(some_codes[i])

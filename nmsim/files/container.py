@@ -100,6 +100,7 @@ def save_file(
             )
     writer.refuse_reserved_names(part.name for part in parts)
     free = free_entries(metadata or {}, entries)
+    # The widest elements come first, so that every tensor begins at a multiple of its element.
     in_data_order = sorted(parts, key=lambda part: -DTYPE_BITS[part.dtype])
     room = writer.header_room(((p.name, p.dtype, p.shape) for p in in_data_order), free)
     with writer.create(Path(path), room, force=True) as sink:

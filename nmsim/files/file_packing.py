@@ -84,6 +84,7 @@ def plan_packing(
             raise type(error)(f"{file.where(info.name)}: {error}") from error
     plan = PackPlan(file, entries, reasons)
     for entry in entries.values():
+        # The tensors of a packed file may not take the name of another tensor of the source.
         for part in (entry.values_name, entry.metadata_name):
             if part in file.tensors:
                 raise ContainerError(
@@ -126,6 +127,7 @@ def pack_file(
                 finished[info.name] = PackedEntry.of(info.name, packed)
                 sink.add(entry.values_name, info.dtype, packed.values.shape, packed.values)
                 sink.add_late(entry.metadata_name, METADATA_DTYPE, [metadata_bytes], packed.metadata)
+                # Released before the next tensor is read, which bounds the memory by one tensor.
                 del x, packed
             file.release(info.name)
             counter.done_bytes += info.stored_bytes
@@ -156,6 +158,7 @@ def unpack_file(
     """Write the dense file of a packed one; gives back the names of its tensors."""
     by_values = {entry.values_name: entry for entry in entries.values()}
     codes = {entry.metadata_name for entry in entries.values()}
+    # Values and metadata of a packed tensor become one dense tensor, at the place of the values.
     listed = [name for name in file.tensors if name not in codes]
     order = [by_values[name].name if name in by_values else name for name in listed]
     writer.refuse_reserved_names(order)

@@ -228,6 +228,7 @@ class _Checker:
             self._fail(name, f"shape {_short(shape)}, expected a list of non-negative integers")
         if len(shape) > MAX_DIMENSIONS:
             self._fail(name, f"shape has {len(shape)} dimensions, expected at most {MAX_DIMENSIONS}")
+        # A dimension of 0 would hide absurd other dimensions, so it counts as 1 here.
         if math.prod(max(d, 1) for d in shape) > MAX_ELEMS:
             self._fail(name, f"shape {_short(shape)} is absurd: expected at most 2**55 elements")
         if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:

@@ -110,6 +110,7 @@ class PackedEntry:
             keys = sorted(found) if isinstance(found, dict) else type(found).__name__
             raise ContainerError(f"{where}: holds {keys}, expected an object of {', '.join(kinds)}")
         for key, value in found.items():
+            # `type` and not `isinstance`: JSON's true is an int in Python.
             if kinds[key] is int and type(value) is not int:
                 raise ContainerError(f"{where}: {key} is {value!r}, expected an integer")
             if kinds[key] in (str, Pattern) and type(value) is not str:
@@ -190,6 +191,7 @@ def read_entries(file: SafetensorsReader) -> dict[str, PackedEntry]:
         if key.startswith(ENTRY_PREFIX):
             name = key.removeprefix(ENTRY_PREFIX)
             entries[name] = PackedEntry.from_json(name, text, f"{file.path}: __metadata__ entry {key!r}")
+    # Two entries of the same tensor would give its bytes two meanings.
     taken: dict[str, str] = {}
     for entry in entries.values():
         if entry.name in file.tensors:
@@ -249,6 +251,7 @@ def _check_parts(file: SafetensorsReader, entry: PackedEntry) -> None:
     except NmsimError as error:
         raise ContainerError(f"{file.path}: __metadata__ entry {entry.key!r}: {error}") from None
     payload, padding = entry.metadata_payload_bits, entry.metadata_padding_bits
+    # Codes of one width have a known length. Otherwise only the sum of the stated bits can be checked.
     if bounds.exact:
         if codes.stored_bytes != bounds.stream_bytes:
             refuse(codes, "length in bytes", codes.stored_bytes, bounds.stream_bytes)

@@ -156,6 +156,7 @@ def _read_index(path: Path) -> dict[str, Any]:
     if not isinstance(index.get("metadata", {}), dict):
         raise ContainerError(f"{path}: metadata is {index['metadata']!r}, expected an object")
     for name, shard in index["weight_map"].items():
+        # A path in an index could name a file outside the folder of the checkpoint.
         plain = (
             isinstance(shard, str) and Path(shard).name == shard and "\\" not in shard and "\0" not in shard
         )

@@ -104,6 +104,7 @@ def _plan(rows: object, k: object, arch: str, value_bits: int, tile_k: int | Non
             f"K={n_k}: expected a multiple of {group_elems}, one group of {value_bits}-bit values"
         )
     atom = _atom(arch, value_bits, tile_k, n_k, group_elems)
+    # The kernels of sm90 and sm100 read whole atoms, so rows and K are rounded up to them.
     padded_rows = ceil_div(n_rows, atom.rows) * atom.rows
     padded_k = ceil_div(n_k, atom.k_elems) * atom.k_elems
     order = atom.word_order(padded_rows, padded_k, group_elems)
@@ -256,6 +257,7 @@ def nvidia_mask(
     nibbles = split_nibbles(words.view(np.uint8))
     groups = k // plan.group_elems
     for first_row, end_row, first_group, end_group, allowed in (
+        # Three regions: the mask itself, the padding along K, and the padding rows.
         (0, rows, 0, groups, LEGAL_NIBBLES[plan.group_elems]),
         (0, rows, groups, None, PADDING_NIBBLES),
         (rows, None, 0, None, PADDING_NIBBLES),

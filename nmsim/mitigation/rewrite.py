@@ -158,6 +158,7 @@ def select(x: Array, pattern: Pattern | str, prepared: Prepared) -> Selected:
     dots = []
     if recipe.kept_bias is not None:
         dots.append(values @ recipe.kept_bias.astype(x.dtype))
+    # The dropped elements are gathered only if a side path needs them: they are as large as x.
     needs_dropped = recipe.dropped_bias is not None or recipe.low_rank is not None
     dropped = np.where(mask, x.dtype.type(0), x) if needs_dropped else None
     if dropped is not None and recipe.dropped_bias is not None:

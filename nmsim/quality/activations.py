@@ -122,6 +122,7 @@ def _measure_fold(
         criterion: criteria.vector_of(criterion, weight=layer.whole())
         for criterion in dict.fromkeys(way.criterion for _, way in ways)
     }
+    # One pattern after the other: the pruned tokens of all patterns would not fit into memory.
     for _, of_pattern in itertools.groupby(sorted(ways, key=_by_pattern), key=_by_pattern):
         chosen = [_choose(place, way, tokens, layer, columns, vectors) for place, way in of_pattern]
         errors = _errors(chosen, tokens, layer)
@@ -216,6 +217,7 @@ def _errors(chosen: Sequence[_Chosen], tokens: _Tokens, layer: Layer) -> dict[in
                 "what shares a product keeps the same"
             )
     errors = dict.fromkeys((one.place for one in chosen), 0.0)
+    # Blocks of weights outside, ways inside: a block is converted to float32 once for all ways.
     for rows, block in layer.blocks():
         for together in shared.values():
             values = together[0].chosen.values

@@ -227,6 +227,7 @@ def _why_not(way: Way) -> str:
             return f"{criterion} leaves no groups beside {names[0]}"
     if {"smooth_static", "rotation"} <= set(names):
         return "smooth_static and rotation both change X beforehand"
+    # Its factors cancel only if the choice looks at magnitudes and nothing else reads the values.
     if "smooth_dynamic" in names and (criterion != "magnitude" or not set(names) <= set(WITH_DYNAMIC)):
         return "dynamic equalisation has no cheap form beside what depends on values"
     return ""

@@ -98,6 +98,7 @@ def measure_weights(
     for place, way in enumerate(ways):
         together.setdefault(_plain(way), []).append(place)
     energy = output_energy = 0.0
+    # One pass over the weights for all ways: a layer may be larger than memory in float32.
     for _, block in layer.blocks():
         dense = x @ block.T
         energy += squares(block)
