@@ -74,6 +74,7 @@ def cpu_spec(found: Any, machine_id: str, date: str) -> HardwareSpec:
         reads = (of_cores(found.read[name, 1]), of_cores(found.read[name, cores]))
         return CacheLevel(name, shared, about.told(size, "bytes", told), *reads)
 
+    # One core's instructions per second over its clock, in lanes of the registers that the kernels use.
     issue = found.mix[1]
     lanes = issue.p50 / found.clock.p50 * found.kernel_lanes / found.lanes
     lanes_how = f"{issue.how}; {lanes:.4g} of the kernels' lanes a measured clock cycle, rounded"
@@ -122,6 +123,7 @@ def cuda_spec(found: Any, machine_id: str, date: str) -> HardwareSpec:
     """
     about = _Source(f"{found.device}, {date} (UTC)")
     few = found.capability in CAPABILITIES_OF_64_LANES
+    # No driver call gives the lanes of a multiprocessor; they follow from its compute capability.
     lanes = LANES_OF_A_64_LANE_CORE if few else LANES_OF_A_GPU_CORE
     capability = ".".join(map(str, found.capability))
     peaks = {dtype: about.measured(figure) for dtype, figure in found.peaks.items()}

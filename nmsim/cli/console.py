@@ -190,6 +190,7 @@ def bytes_bar() -> Iterator[reports.Progress]:
         transient=True,
     )
     task = bar.add_task("", total=None)
+    # A timer and not a check in `report`: the first report can come after a long step.
     late = threading.Timer(DELAY_S, bar.start)
     late.daemon = True
     if err.is_terminal:

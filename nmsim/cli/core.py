@@ -104,6 +104,7 @@ def core(
         for one in asked:
             value_type = dtype or machine.dtypes[0]
             case = Case(gemm, one.format, dtype=value_type, sparse_operand=sparse_operand)  # type: ignore[arg-type]
+            # If no encoding was named, each core gets its own best, because cores take different encodings.
             products.append((machine, case if one.chosen else best_encoding(machine, case, second)))
     compared = compare(products, second)
     for remark in compared.remarks:
@@ -152,6 +153,7 @@ def _show(records: Sequence[dict[str, Any]], title: str, bound: bool) -> None:
         f"energy {unit}": [_energy(r, per_joule) for r in records],
         "execution": [r["execution"] for r in records],
     }
+    # All records are simulated, or none is.
     if "simulated_cycles" not in records[0]:
         del columns["simulated"]
     note = "Against the dense product on the same core. Used: effectual multiply-adds over those that all arrays could do."

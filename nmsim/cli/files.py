@@ -178,6 +178,7 @@ def inspect(
             threads=options.all_cores(threads),
             progress=progress,
         )
+    # Rows are per tensor; the decision for a format needs the whole checkpoint.
     sums = totals(rows)
     records = [
         asdict(row)

@@ -74,6 +74,7 @@ def _show_fit(record: Mapping[str, Any]) -> None:
                 name,
                 entry["unit"],
                 *(f"{entry[when]:.4g}" for when in ("prior", "before", "after")),
+                # Relative, because the constants have different units.
                 f"{100 * (entry['after'] / entry['before'] - 1):+.1f} %",
             )
             for name, entry in record["constants"].items()

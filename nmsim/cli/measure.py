@@ -89,6 +89,7 @@ def calibrate(
     target = output or Path(f"{name}.toml")
     from hwmodels.machine import calibrated
 
+    # Name and target are checked before the measurement, which takes ten seconds.
     calibrated.checked_id(target.stem)
     atomic.refuse_target(target, force)
     with console.share_bar() as progress:
@@ -233,6 +234,7 @@ def measure(
         from kernels.measure.cuda import device as cuda_device
 
         if problem := cuda_device.problem():
+            # A mistake in the campaign is found even on a machine that cannot run it.
             _check_without_a_device(chosen)
             console.stop_without("cuda", problem)
     about = provenance.collect(provenance.command_line(), [])
@@ -430,6 +432,7 @@ def measure_here(folder: Path, campaign: str, progress: Shares) -> Here:
     found = calibration.calibrate(
         this_machine(), progress=lambda share: progress("calibrating this machine", CALIBRATION_SHARE * share)
     )
+    # Rows take their name when all are there, so an interrupted run leaves the rows of an earlier one.
     partial = atomic.partial_name(target)
     try:
         outcome = measuring.run(

@@ -86,7 +86,7 @@ def mitigations(
 ) -> Answer:
     """Count what criteria and mitigations of pruning cost.
 
-    Operations, bytes and what a choice waits for are exact counts of the cheapest exact form of each.
+    Operations, bytes and waits are exact counts of the cheapest exact form of each.
     docs/reference/mitigations.md has the formulas and why they hold. For a model, JSON and CSV have a row for each layer and
     for their sum, layer "all".
     """
@@ -103,6 +103,7 @@ def mitigations(
         in_features = {each.name: each.K for each in load_model(name).layers if each.pruned}
     if selector not in get_args(SelectorKind):
         raise SpecError(f"--selector {selector!r}: expected one of {', '.join(get_args(SelectorKind))}")
+    # The number of columns is limited by the narrowest layer, so the layers are read first.
     kept_columns, remark = salient_columns(columns, in_features)
     if remark:
         console.warn(remark)

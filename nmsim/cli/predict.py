@@ -86,6 +86,7 @@ def _show(answers: list[Prediction], title: str) -> None:
             for a in answers
         ],
         note="The dense time is that of the dense product on the same machine. Best cases are compared with its best.",
+        # A terminal of 100 columns leaves these out; `--wide` prints all.
         extra=["execution"],
         spare=["best case", "dense µs"],
     )

@@ -145,6 +145,7 @@ def quality(
     if len(stored) != 1 or len(patterns) != len(asked):
         raise NmsimError("--pattern: expected patterns N:M of one encoding and one packing")
     ((encoding_name, policy),) = stored
+    # All choices and file names are checked before the measurement, which can take minutes.
     ways, left_out = _ways(operand, patterns, criterion, mitigation)
     if plot is not None:
         _refuse_figure(ways)
@@ -295,6 +296,7 @@ def _figure(table: pd.DataFrame, kind: str) -> bytes:
 def _show(rows: pd.DataFrame, description: str, layers: int) -> None:
     lines = []
     for row in rows.itertuples():
+        # The mark says that the figure is an upper bound and not an estimate.
         bound = "≤ " if row.mask_entropy_kind in ("upper_bound", "mixed") else ""
         lines.append(
             (

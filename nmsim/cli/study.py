@@ -99,6 +99,7 @@ def study(
         console.warn("weights: the synthetic example checkpoint, no trained model")
     every = ENCODINGS if packing == "bitstream" else ENCODINGS_OF_ONE_WIDTH
 
+    # The study gets this function, because `validate` never imports the kernels that it runs.
     def own(folder: Path, progress: Shares) -> OwnMachine:
         from nmsim.cli.measure import measure_here
 

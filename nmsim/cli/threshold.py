@@ -127,6 +127,7 @@ def threshold(
             narrow_bits=narrow_bits(options.split_names(quantised)),
             progress=progress,
         )
+    # A missing threshold is a remark and not an error: the others are still valid.
     for problem in problems(rows):
         console.warn(problem)
     records = [row.record() for row in rows]
@@ -153,6 +154,7 @@ def _show(rows: Sequence[Comparison], narrow: Mapping[str | None, list[Quantised
         [[*_way(row), *_bits(row)] for row in stored],
         note="Packing included. The last column: bits of dense values with which a model with scales is as small.",
     )  # fmt: skip
+    # One unit for all rows of the table, chosen by the largest figure.
     costs = [getattr(row, sense) for row in rows for sense in ("memory", "time", "energy")]
     ends = [getattr(cost, end) for cost in costs if cost for end in ENDS]
     unit_elems = params_unit([first.dense.params_elems, *(end.params_elems for end in ends if end)])

@@ -143,6 +143,7 @@ def _show_live(figures: Mapping[str, Any], folder: Path) -> None:
                 for row in figures["by_" + "_".join(names)]
             ],
         )
+    # The rows are sorted by the size of their error.
     worst = figures["worst"][0]
     overall = figures["overall"]
     console.say(
