@@ -165,9 +165,9 @@ def test_scalar_errors():
     ):
         hwmodels.predict(case(dtype="fp8"), "a100")
     with pytest.raises(RowError, match=r"case: encoding 'bitmaks': expected one of bitmask"):
-        hwmodels.predict(case(encoding="bitmaks"), "a100")
+        hwmodels.predict(Case(GemmShape(1, 64, 64), "8:16/bitmaks"), "a100")
     with pytest.raises(RowError, match=r"case: packing 'bits': expected one of bitstream"):
-        hwmodels.predict(case(packing="bits"), "a100")
+        hwmodels.predict(Case(GemmShape(1, 64, 64), "8:16/bitmask/bits"), "a100")
     with pytest.raises(RowError, match=r"case N=536870912: expected at most 268435456"):
         hwmodels.predict(case(N=1 << 29), "a100")
     with pytest.raises(RowError, match=r"cases of type list: expected a Case or a pandas DataFrame"):

@@ -19,7 +19,8 @@ from nmsim.format import sparse_format
 GPUS = [
     name
     for name in hwmodels.machine_names()
-    if hwmodels.load_machine(name).family == "gpu" and "bf16" in hwmodels.load_machine(name).dense_peak_flop_per_s
+    if hwmodels.load_machine(name).family == "gpu"
+    and "bf16" in hwmodels.load_machine(name).dense_peak_flop_per_s
 ]
 DIMENSIONS = st.one_of(st.integers(1, 300), st.integers(1, 20_000))
 PATTERNS = st.sampled_from(["dense", "2:4", "4:8", "8:16", "6:8", "1:16", "4:4", "16:32", "3:40"])

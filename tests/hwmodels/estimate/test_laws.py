@@ -8,7 +8,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import hwmodels
+from nmsim import encodings
 from nmsim.case import Case, GemmShape
+from nmsim.format import SparseFormat
+from nmsim.packing import parse as packing_policy
 from nmsim.pattern import Pattern
 
 DIMENSIONS = st.one_of(st.integers(1, 300), st.integers(1, 20_000))
@@ -21,13 +24,13 @@ PATTERNS = st.one_of(
 MACHINES = st.sampled_from(
     [name for name in hwmodels.machine_names() if "bf16" in hwmodels.load_machine(name).dense_peak_flop_per_s]
 )
-ENCODINGS = st.sampled_from(["bitmask", "index", "gap", "combinatorial", "joint:4"])
-PACKINGS = st.sampled_from(["bitstream", "no_straddle", "power_of_two", "byte"])
+ENCODINGS = st.sampled_from(["bitmask", "index", "gap", "combinatorial", "joint:4"]).map(encodings.get)
+PACKINGS = st.sampled_from(["bitstream", "no_straddle", "power_of_two", "byte"]).map(packing_policy)
+FORMATS = st.builds(SparseFormat, PATTERNS, ENCODINGS, PACKINGS)
 DTYPES = st.sampled_from(["fp32", "fp16", "bf16"])
 OPERANDS = st.sampled_from(["weights", "activations"])
-PHASES = st.sampled_from(["decode", "prefill"])
-CASES = st.builds(Case, SHAPES, PHASES, DTYPES, PATTERNS, OPERANDS, ENCODINGS, PACKINGS)
-ANY_CASES = st.builds(Case, SHAPES, PHASES, DTYPES, st.none() | PATTERNS, OPERANDS, ENCODINGS, PACKINGS)
+CASES = st.builds(Case, SHAPES, FORMATS, dtype=DTYPES, sparse_operand=OPERANDS)
+ANY_CASES = st.builds(Case, SHAPES, st.none() | FORMATS, dtype=DTYPES, sparse_operand=OPERANDS)
 
 
 def faster(spec, name, factor):
@@ -41,12 +44,11 @@ def as_row(case):
         "M": shape.M,
         "N": shape.N,
         "K": shape.K,
-        "phase": case.phase,
         "dtype": case.dtype,
         "pattern": str(case.pattern) if case.pattern else None,
         "sparse_operand": case.sparse_operand,
-        "encoding": case.encoding,
-        "packing": case.packing,
+        "encoding": case.format.encoding.name if case.format else "bitmask",
+        "packing": str(case.format.packing) if case.format else "bitstream",
     }
 
 
@@ -73,10 +75,10 @@ def test_time_is_the_longest_stage_and_the_bound_names_it(case, machine):
     assert answer.bound_speedup_vs_dense == answer.bound_dense_time_s / answer.bound_time_s
 
 
-@given(CASES, MACHINES, st.sampled_from(["bitstream", "no_straddle", "power_of_two", "byte"]))
+@given(CASES, MACHINES, PACKINGS)
 def test_fewer_bytes_never_cost_time(case, machine, packing):
     """The same codes packed closer: whatever else happens, the product does not get slower."""
-    other = dataclasses.replace(case, packing=packing)
+    other = dataclasses.replace(case, format=dataclasses.replace(case.format, packing=packing))
     one, two = hwmodels.predict(case, machine), hwmodels.predict(other, machine)
     assume(one.execution == two.execution)
     fewer, more = sorted((one, two), key=lambda answer: answer.traffic_bytes)

@@ -150,7 +150,11 @@ def test_native_units_of_the_hypothetical_machines():
 
 
 def test_names_and_aliases_in_any_case():
-    assert hwmodels.load_machine("H100") is hwmodels.load_machine("h100-sxm") is hwmodels.load_machine(" h100-SXM5 ")
+    assert (
+        hwmodels.load_machine("H100")
+        is hwmodels.load_machine("h100-sxm")
+        is hwmodels.load_machine(" h100-SXM5 ")
+    )
     spec = hwmodels.load_machine("h200")
     assert hwmodels.load_machine(spec) is spec
 

@@ -150,7 +150,7 @@ def test_bytes_from_dram_by_hand(tokens, saved):
     found = online_pruning(case, FLEXIBLE)
     assert found.activation_bytes_saved["dram"] == saved
     dense = traffic(tokens, 4096, 4096, 16, DENSE_STREAM, True, True)
-    sparse = traffic(tokens, 4096, 4096, 16, stream(case.pattern, case.encoding, case.packing), True, True)
+    sparse = traffic(tokens, 4096, 4096, 16, stream(case.format), True, True)
     assert saved <= dense.values_bytes - sparse.values_bytes - sparse.metadata_bytes
     # Rows of W are long enough for whole bursts: what the bound says, where every byte crosses once.
     of_w = 4096 * 4096 * 2 - sparse.dense_operand_bytes
@@ -480,8 +480,8 @@ def test_the_page_says_what_better_tiles_would_leave_of_a_gain():
     off = {name: 100 - 100 * wider[name] / simulate(case, FLEXIBLE).cycles for name, case in ways.items()}
     ahead = 100 * wider["dense product"] / simulate(sparse, FLEXIBLE).cycles - 100
     said = (
-        f"with 160 tokens, tiles of 64 outputs and 256 tokens would take {off['dense product']:.0f} % off the dense product "
-        f"and {off['sparse weights']:.0f} % off that of sparse weights, and leave sparse activations {ahead:.0f} % ahead"
+        f"The dense product would take {off['dense product']:.0f} % less time and that of sparse weights "
+        f"{off['sparse weights']:.0f} % less. Sparse activations would"
     )
     assert said in " ".join(PAGE.read_text(encoding="utf-8").split())
     gain = 100 * online_pruning(sparse, FLEXIBLE).speedup_vs_dense - 100

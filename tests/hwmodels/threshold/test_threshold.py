@@ -323,10 +323,14 @@ def test_quantised_dense_models():
     assert of(8, group_elems=0).total_bytes == PRUNED_ELEMS + 4 * HEAD_ELEMS
     pruned = footprint(LLAMA, COMBINATORIAL)
     assert equal_value_bits(pruned, COMBINATORIAL) == 8.875 - 0.125
-    on = quantised_dense(LLAMA, Stored(), 8, hwmodels.load_machine("h200"), hwmodels.load_core("flexible-8x16"))
+    on = quantised_dense(
+        LLAMA, Stored(), 8, hwmodels.load_machine("h200"), hwmodels.load_core("flexible-8x16")
+    )
     assert on.time_s < equal_time(LLAMA, COMBINATORIAL, "h200").pruned_cost
     assert on.energy_joules < equal_energy(LLAMA, COMBINATORIAL, "flexible-8x16").pruned_cost
-    none = quantised_dense(LLAMA, Stored(), 4, hwmodels.load_machine("h200"), hwmodels.load_core("flexible-8x16"))
+    none = quantised_dense(
+        LLAMA, Stored(), 4, hwmodels.load_machine("h200"), hwmodels.load_core("flexible-8x16")
+    )
     assert (none.time_s, none.energy_joules) == (None, None)
 
 
