@@ -17,9 +17,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim import encodings, packing, words
-from nmsim.encodings import Encoding
+from nmsim import packing, words
 from nmsim.errors import BitstreamError, EncodingError
+from nmsim.format import FormatLike, SparseFormat, sparse_format
 from nmsim.pattern import Pattern
 from nmsim.units import ceil_div
 from nmsim.words import Words
@@ -62,10 +62,7 @@ class FaultReport:
 
     Parameters
     ----------
-    encoding : str
-    pattern : Pattern
-    policy : str
-        Packing policy.
+    format : SparseFormat
     flips : {1, 2}
         Bits flipped in a fault.
     payload : FaultCounts
@@ -74,9 +71,7 @@ class FaultReport:
         Faults with at least one flipped padding or alignment bit.
     """
 
-    encoding: str
-    pattern: Pattern
-    policy: str
+    format: SparseFormat
     flips: int
     payload: FaultCounts
     padding: FaultCounts
@@ -87,20 +82,14 @@ class FaultReport:
         return self.payload + self.padding
 
 
-def inject(
-    group_masks: Any, pattern: Pattern, encoding: str, policy: str = "bitstream", *, flips: int = 1
-) -> FaultReport:
+def inject(group_masks: Any, format: FormatLike, *, flips: int = 1) -> FaultReport:
     """Flip every bit, or every pair of bits, of one stream and see what the decoder says.
 
     Parameters
     ----------
     group_masks : unsigned integers, shape [G]
         Bit i is element i of the group; each with exactly N ones.
-    pattern : Pattern
-    encoding : str
-        A name that `nmsim.encodings` knows.
-    policy : str
-        A packing policy that `nmsim.packing` knows.
+    format : SparseFormat, Pattern or str
     flips : {1, 2}
         Bits flipped at a time. The stream is decoded once for each fault: of B bits, B times or
         B (B - 1) / 2 times.
@@ -124,29 +113,28 @@ def inject(
 
     Examples
     --------
-    >>> inject([0b0011, 0b0101], Pattern(2, 4), "bitmask").payload.share_detected
+    >>> inject([0b0011, 0b0101], "2:4/bitmask").payload.share_detected
     Fraction(1, 1)
     """
     if isinstance(flips, bool) or flips not in (1, 2):
         raise EncodingError(f"flips={flips!r} (type {type(flips).__name__}): expected 1 or 2")
-    codec = encodings.get(encoding)
+    format = sparse_format(format)
+    codec, pattern, policy = format.encoding, format.pattern, format.packing
     masks = words.from_integers(group_masks, pattern.m, "group mask")
     stream, _ = codec.write_stream(masks, pattern, policy)
-    is_payload = _payload_bits(codec, masks, pattern, policy)
+    is_payload = _payload_bits(format, masks)
     payload, padding = FaultCounts(), FaultCounts()
     for bits in itertools.combinations(range(8 * len(stream)), flips):
-        outcome = _decode_damaged(codec, masks, pattern, policy, stream, bits)
+        outcome = _decode_damaged(format, masks, stream, bits)
         if all(is_payload[bit] for bit in bits):
             payload += outcome
         else:
             padding += outcome
-    return FaultReport(codec.name, pattern, policy, flips, payload, padding)
+    return FaultReport(format, flips, payload, padding)
 
 
 def survey(
-    pattern: Pattern,
-    encoding: str,
-    policy: str = "bitstream",
+    format: FormatLike,
     *,
     flips: int = 1,
     n_groups: int | None = None,
@@ -157,9 +145,7 @@ def survey(
 
     Parameters
     ----------
-    pattern : Pattern
-    encoding, policy : str
-        As for `inject`.
+    format : SparseFormat, Pattern or str
     flips : {1, 2}
         Bits flipped at a time.
     n_groups : int, optional
@@ -188,11 +174,12 @@ def survey(
 
     Examples
     --------
-    >>> survey(Pattern(8, 16), "bitmask").payload.share_detected
+    >>> survey("8:16/bitmask").payload.share_detected
     Fraction(1, 1)
     """
-    codec = encodings.get(encoding)
-    per_code = codec.groups_per_code(pattern)
+    format = sparse_format(format)
+    pattern = format.pattern
+    per_code = format.encoding.groups_per_code(pattern)
     if n_groups is None:
         n_groups = ceil_div(DEFAULT_GROUPS, per_code) * per_code
     for name, count in (("n_groups", n_groups), ("n_streams", n_streams)):
@@ -201,10 +188,10 @@ def survey(
     rng = np.random.default_rng(seed)
     payload, padding = FaultCounts(), FaultCounts()
     for _ in range(n_streams):
-        report = inject(_random_masks(rng, pattern, n_groups), pattern, encoding, policy, flips=flips)
+        report = inject(_random_masks(rng, pattern, n_groups), format, flips=flips)
         payload += report.payload
         padding += report.padding
-    return FaultReport(codec.name, pattern, policy, flips, payload, padding)
+    return FaultReport(format, flips, payload, padding)
 
 
 def _random_masks(rng: np.random.Generator, pattern: Pattern, n_groups: int) -> list[int]:
@@ -213,22 +200,20 @@ def _random_masks(rng: np.random.Generator, pattern: Pattern, n_groups: int) -> 
     return [sum(1 << position for position in group) for group in kept.tolist()]
 
 
-def _payload_bits(codec: Encoding, masks: Words, pattern: Pattern, policy: str) -> NDArray[np.bool_]:
+def _payload_bits(format: SparseFormat, masks: Words) -> NDArray[np.bool_]:
     """Mark the bits of the stream that belong to a code and are not padding: bool, one per bit."""
-    codes = codec.encode_words(masks, pattern)
-    code_bits = codec.code_bits(pattern)
-    lengths = codec.code_lengths(codes, pattern)
+    codes = format.encoding.encode_words(masks, format.pattern)
+    code_bits = format.code_bits
+    lengths = format.encoding.code_lengths(codes, format.pattern)
     each_bits = [code_bits] * len(codes) if lengths is None else lengths.tolist()
     filled = [(1 << bits) - 1 for bits in each_bits]
-    stream = packing.pack(filled, code_bits, policy, lengths)
+    stream = packing.pack(filled, code_bits, format.packing, lengths)
     return np.unpackbits(stream, bitorder="little").astype(np.bool_)
 
 
 def _decode_damaged(
-    codec: Encoding,
+    format: SparseFormat,
     masks: Words,
-    pattern: Pattern,
-    policy: str,
     stream: NDArray[np.uint8],
     bits: tuple[int, ...],
 ) -> FaultCounts:
@@ -237,7 +222,7 @@ def _decode_damaged(
     for bit in bits:
         damaged[bit // 8] ^= 1 << bit % 8
     try:
-        decoded = codec.read_stream(damaged, pattern, len(masks), policy)
+        decoded = format.encoding.read_stream(damaged, format.pattern, len(masks), format.packing)
     except (BitstreamError, EncodingError):
         return FaultCounts(detected=1)
     wrong_groups = int((decoded != masks).reshape(len(masks), -1).any(axis=1).sum())

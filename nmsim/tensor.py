@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim import dtypes, encodings, packing
+from nmsim import dtypes, packing
 from nmsim import mask as masks
 from nmsim.errors import BitstreamError, PatternError
+from nmsim.format import FormatLike, SparseFormat, sparse_format
 from nmsim.mask import BoolArray
-from nmsim.packing import parse as parse_policy
 from nmsim.pattern import Pattern
 from nmsim.support import parallel
 from nmsim.support.jit import njit
@@ -57,8 +57,7 @@ class PackedTensor:
         order, and G = ceil(K / M). Zero where a group has fewer than N kept elements.
     metadata : uint8 array
         The stream of codes, all groups of row 0 first.
-    pattern : Pattern
-    encoding, packing : str
+    format : SparseFormat
     shape : tuple of int
         Of the dense tensor.
     axis : int
@@ -76,9 +75,7 @@ class PackedTensor:
 
     values: NDArray[Any]
     metadata: NDArray[np.uint8]
-    pattern: Pattern
-    encoding: str
-    packing: str
+    format: SparseFormat
     shape: tuple[int, ...]
     axis: int
     metadata_payload_bits: int
@@ -86,8 +83,8 @@ class PackedTensor:
     layout: str = "linear"
 
     def __post_init__(self) -> None:
-        encodings.get(self.encoding)
-        packing.parse(self.packing)
+        if not isinstance(self.format, SparseFormat):
+            raise PatternError(f"packed tensor format {self.format!r}: expected a SparseFormat")
         if self.layout != "linear":
             raise PatternError(f"packed tensor layout {self.layout!r}: expected 'linear'")
         if any(isinstance(d, bool) or not isinstance(d, int) or d < 0 for d in self.shape):
@@ -107,6 +104,11 @@ class PackedTensor:
                 f"metadata of {len(self.metadata)} bytes cannot hold {self.metadata_payload_bits} payload and "
                 f"{self.metadata_padding_bits} padding bits"
             )
+
+    @property
+    def pattern(self) -> Pattern:
+        """The pattern of the format."""
+        return self.format.pattern
 
     @property
     def row_elems(self) -> int:
@@ -162,17 +164,15 @@ class PackedTensor:
         return _from_rows(rows, self.shape, self.axis)
 
     def _group_masks(self, threads: int) -> Words:
-        return encodings.get(self.encoding).read_stream(
-            self.metadata, self.pattern, self.n_groups, self.packing, threads=threads
+        return self.format.encoding.read_stream(
+            self.metadata, self.pattern, self.n_groups, self.format.packing, threads=threads
         )
 
 
 def compress(
     x: NDArray[Any],
-    pattern: Pattern | str,
+    format: FormatLike,
     *,
-    encoding: str = "combinatorial",
-    packing: str = "bitstream",
     axis: int = -1,
     mask: BoolArray | None = None,
     threads: int = 1,
@@ -182,15 +182,12 @@ def compress(
     Parameters
     ----------
     x : array, at least 1-D
-    pattern : Pattern or str
-    encoding : str
-        See `nmsim.encodings`.
-    packing : str
-        See `nmsim.packing`.
+    format : SparseFormat, Pattern or str
+        A pattern, or a text that names no encoding, takes the defaults of `nmsim.format`.
     axis : int
         The axis along which groups run.
     mask : bool array like x, optional
-        What to keep; `prune(x, pattern)` when absent. A group may keep fewer than N elements: it is completed
+        What to keep; `prune(x, pattern)` if absent. A group may keep fewer than N elements: it is completed
         with its lowest free positions, for which zeros are stored.
     threads : int
         Cores to use.
@@ -208,12 +205,12 @@ def compress(
 
     Examples
     --------
-    >>> packed = compress(np.arange(16, dtype=np.float32), "8:16")
+    >>> packed = compress(np.arange(16, dtype=np.float32), "8:16/combinatorial")
     >>> packed.values.tolist(), packed.metadata.tobytes().hex()
     ([[8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0]], '4532')
     """
-    pattern = masks.as_pattern(pattern)
-    codec = encodings.get(encoding)
+    format = sparse_format(format)
+    pattern = format.pattern
     x = np.asarray(x)
     axis = masks.checked_axis(x.shape, axis)
     kind = dtypes.of(x)
@@ -244,13 +241,11 @@ def compress(
         _gather(bits, word_rows(words[groups]), pattern.m, values[slab])
 
     parallel.run(one_slab, slabs(rows, k, threads), threads)
-    metadata, report = codec.write_stream(words, pattern, packing, threads=threads)
+    metadata, report = format.encoding.write_stream(words, pattern, format.packing, threads=threads)
     return PackedTensor(
         values=values.view(kind.dtype),
         metadata=metadata,
-        pattern=pattern,
-        encoding=codec.name,
-        packing=str(parse_policy(packing)),
+        format=format,
         shape=x.shape,
         axis=axis,
         metadata_payload_bits=report.payload_bits,

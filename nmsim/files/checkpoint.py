@@ -8,8 +8,6 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nmsim import encodings
-from nmsim import packing as packings
 from nmsim.errors import ContainerError
 from nmsim.files import atomic
 from nmsim.files.file_packing import pack_file, plan_packing, unpack_file
@@ -18,8 +16,7 @@ from nmsim.files.reader import SafetensorsReader
 from nmsim.files.report import CheckpointReport, Counter, Progress, TensorReport
 from nmsim.files.selection import Selection, refuse_nothing_chosen
 from nmsim.files.sharded import Checkpoint, index_text, open_checkpoint
-from nmsim.mask import as_pattern
-from nmsim.pattern import Pattern
+from nmsim.format import FormatLike, sparse_format
 
 __all__ = ["CheckpointReport", "Progress", "TensorReport", "pack_checkpoint", "unpack_checkpoint"]
 
@@ -27,10 +24,8 @@ __all__ = ["CheckpointReport", "Progress", "TensorReport", "pack_checkpoint", "u
 def pack_checkpoint(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    pattern: Pattern | str,
+    format: FormatLike,
     *,
-    encoding: str = "combinatorial",
-    packing: str = "bitstream",
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
     axis: int = -1,
@@ -47,9 +42,8 @@ def pack_checkpoint(
     target : path
         A file for a file. For shards a folder, new or empty, that gets shards of the same names and an index.
         Other files of the source's folder are not copied.
-    pattern : Pattern or str
-    encoding, packing : str
-        See `nmsim.encodings` and `nmsim.packing`.
+    format : SparseFormat, Pattern or str
+        Such as `"8:16/combinatorial"`.
     include, exclude : sequence of str, optional
         See `nmsim.files.selection.Selection`, which also tells what is packed by default. `include=["*"]` is
         everything that can be.
@@ -79,15 +73,14 @@ def pack_checkpoint(
     >>> from nmsim import save_file
     >>> folder = Path(tempfile.mkdtemp())
     >>> save_file({"fc.weight": np.ones((16, 64), np.float16)}, folder / "dense.safetensors")
-    >>> report = pack_checkpoint(folder / "dense.safetensors", folder / "packed.safetensors", "8:16")
+    >>> report = pack_checkpoint(folder / "dense.safetensors", folder / "packed.safetensors", "8:16/combinatorial")
     >>> report.dense_bytes, report.total_bytes
     (2048, 1136)
     """
-    pattern = as_pattern(pattern)
-    encoding, policy = encodings.get(encoding).name, str(packings.parse(packing))
+    format = sparse_format(format)
     rule = Selection(include, exclude, axis)
     with open_checkpoint(source) as checkpoint:
-        plans = [plan_packing(file, rule, pattern, encoding, policy) for file in checkpoint.files]
+        plans = [plan_packing(file, rule, format) for file in checkpoint.files]
         if not any(plan.entries for plan in plans):
             refuse_nothing_chosen(source, checkpoint.names)
         counter = Counter(checkpoint.total_bytes, progress)

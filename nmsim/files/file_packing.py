@@ -19,8 +19,8 @@ from nmsim.files.packed_entry import (
 from nmsim.files.reader import RawTensor, SafetensorsReader
 from nmsim.files.report import Counter, TensorReport
 from nmsim.files.selection import Selection
+from nmsim.format import SparseFormat
 from nmsim.mask import checked_axis
-from nmsim.pattern import Pattern
 from nmsim.tensor import compress, decompress
 
 
@@ -60,9 +60,7 @@ class PackPlan:
         return self.file.metadata | {FORMAT_KEY: FORMAT_VERSION} | ours
 
 
-def plan_packing(
-    file: SafetensorsReader, rule: Selection, pattern: Pattern, encoding: str, policy: str
-) -> PackPlan:
+def plan_packing(file: SafetensorsReader, rule: Selection, format: SparseFormat) -> PackPlan:
     """Settle what is packed and check that it can be, before anything is written."""
     for key in file.metadata:
         if key == FORMAT_KEY or key.startswith(ENTRY_PREFIX):
@@ -73,13 +71,13 @@ def plan_packing(
     entries: dict[str, PackedEntry] = {}
     reasons: dict[str, str] = {}
     for info in file.tensors.values():
-        reason = rule.why_not(info, pattern)
+        reason = rule.why_not(info, format.pattern)
         if reason is not None:
             reasons[info.name] = reason
             continue
         try:
             axis = checked_axis(info.shape, rule.axis)
-            entries[info.name] = PackedEntry.planned(info.name, info.shape, axis, pattern, encoding, policy)
+            entries[info.name] = PackedEntry.planned(info.name, info.shape, axis, format)
         except NmsimError as error:
             raise type(error)(f"{file.where(info.name)}: {error}") from error
     plan = PackPlan(file, entries, reasons)
@@ -113,14 +111,7 @@ def pack_file(
                 x = file.array(info.name)
                 assert not isinstance(x, RawTensor), "the rule takes no such dtype"
                 try:
-                    packed = compress(
-                        x,
-                        entry.pattern,
-                        encoding=entry.encoding,
-                        packing=entry.packing,
-                        axis=entry.axis,
-                        threads=threads,
-                    )
+                    packed = compress(x, entry.format, axis=entry.axis, threads=threads)
                 except NmsimError as error:
                     raise type(error)(f"{file.where(info.name)}: {error}") from error
                 values_bytes, metadata_bytes = packed.values.nbytes, len(packed.metadata)

@@ -10,9 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmsim import dtypes, words
-from nmsim import encodings as codecs
 from nmsim import mask as masks
-from nmsim import packing as policies
 from nmsim.energy import energy as sum_squares
 from nmsim.errors import ContainerError, NmsimError
 from nmsim.files.header import TensorInfo
@@ -21,6 +19,7 @@ from nmsim.files.reader import RawTensor, SafetensorsReader
 from nmsim.files.report import Counter, Progress
 from nmsim.files.selection import Selection, refuse_nothing_chosen
 from nmsim.files.sharded import open_checkpoint
+from nmsim.format import FormatLike, SparseFormat, sparse_format
 from nmsim.pattern import Pattern
 from nmsim.support import parallel
 from nmsim.tensor import Footprint, slabs
@@ -28,9 +27,7 @@ from nmsim.tensor import Footprint, slabs
 CHUNK_ELEMS = 1 << 20
 """Elements whose squares are held at a time."""
 
-DEFAULT_PATTERNS = ("2:4", "4:8", "8:16", "16:32")
-DEFAULT_ENCODINGS = ("combinatorial",)
-DEFAULT_PACKINGS = ("bitstream",)
+DEFAULT_FORMATS = tuple(f"{pattern}/combinatorial" for pattern in ("2:4", "4:8", "8:16", "16:32"))
 
 
 @dataclass(frozen=True)
@@ -73,9 +70,7 @@ class InspectionRow:
 
 def inspect_checkpoint(
     source: str | os.PathLike[str],
-    patterns: Sequence[Pattern | str] = (),
-    encodings: Sequence[str] = (),
-    packings: Sequence[str] = (),
+    formats: Sequence[FormatLike] = (),
     *,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
@@ -83,14 +78,14 @@ def inspect_checkpoint(
     threads: int = 1,
     progress: Progress | None = None,
 ) -> list[InspectionRow]:
-    """Measure every tensor of a checkpoint under every pattern, encoding and packing. Nothing is written.
+    """Measure every tensor of a checkpoint in every format. Nothing is written.
 
     Parameters
     ----------
     source : path
         A `.safetensors` file, a `*.safetensors.index.json`, or the folder of one.
-    patterns, encodings, packings : sequence of str
-        When empty: 2:4, 4:8, 8:16 and 16:32; `combinatorial`; `bitstream`.
+    formats : sequence of SparseFormat, Pattern or str
+        If empty: 2:4, 4:8, 8:16 and 16:32 with `combinatorial` codes, which take the fewest bits.
     include, exclude, axis
         As in `nmsim.files.checkpoint.pack_checkpoint`.
     threads : int
@@ -106,8 +101,7 @@ def inspect_checkpoint(
     Raises
     ------
     ContainerError
-        A damaged source, one without a tensor to pack, or patterns, encodings or packings for one already
-        packed.
+        A damaged source, one without a tensor to pack, or formats for one already packed.
     PatternError, EncodingError, BitstreamError
         A pattern, encoding or packing that does not exist, or a pair that does not go together.
 
@@ -117,20 +111,19 @@ def inspect_checkpoint(
     >>> from nmsim import save_file
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "x.safetensors"
     >>> save_file({"weight": np.array([[3, 4, 0, 0], [1, 1, 1, 1]], np.float32)}, path)
-    >>> row, = inspect_checkpoint(path, ["2:4"])
+    >>> row, = inspect_checkpoint(path, ["2:4/combinatorial"])
     >>> row.energy_kept_ratio, row.nonzeros_elems, row.values_bytes, row.metadata_payload_bits
     (0.9310344827586207, 4, 16, 6)
     """
-    wanted = _wanted(patterns, encodings, packings)
+    wanted = _wanted(formats)
     rule = Selection(include, exclude, axis)
     rows: list[InspectionRow] = []
     with open_checkpoint(source) as checkpoint:
         counter = Counter(checkpoint.total_bytes, progress)
         if any(FORMAT_KEY in file.metadata for file in checkpoint.files):
-            if patterns or encodings or packings:
+            if formats:
                 raise ContainerError(
-                    f"{source}: is packed already, expected no pattern, encoding or packing to try "
-                    "(unpack it first)"
+                    f"{source}: is packed already, expected no format to try (unpack it first)"
                 )
             for file in checkpoint.files:
                 rows += _stored_rows(file, counter)
@@ -182,27 +175,15 @@ def totals(rows: Sequence[InspectionRow]) -> list[dict[str, Any]]:
     return sums
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    patterns: tuple[Pattern, ...]
-    pairs: tuple[tuple[str, str], ...]
-
-
-def _wanted(patterns: Sequence[Pattern | str], names: Sequence[str], packings: Sequence[str]) -> _Wanted:
-    """Check what is asked for before any work is done."""
-    for what, value in (("patterns", patterns), ("encodings", names), ("packings", packings)):
-        if isinstance(value, str):
-            raise ContainerError(f"{what} is {value!r}: expected a sequence of them")
-    pairs = [
-        (codecs.get(name).name, str(policies.parse(policy)))
-        for name in names or DEFAULT_ENCODINGS
-        for policy in packings or DEFAULT_PACKINGS
-    ]
-    chosen = tuple(masks.as_pattern(pattern) for pattern in patterns or DEFAULT_PATTERNS)
-    for pattern in chosen:
-        for name, policy in pairs:
-            MetadataBounds.of(pattern, name, policy, 0)
-    return _Wanted(chosen, tuple(pairs))
+def _wanted(formats: Sequence[FormatLike]) -> dict[Pattern, list[SparseFormat]]:
+    """Check what is asked for before any work is done: the formats of each pattern, in order."""
+    if isinstance(formats, str):
+        raise ContainerError(f"formats is {formats!r}: expected a sequence of them")
+    wanted: dict[Pattern, list[SparseFormat]] = {}
+    for format in map(sparse_format, formats or DEFAULT_FORMATS):
+        MetadataBounds.of(format, 0)
+        wanted.setdefault(format.pattern, []).append(format)
+    return wanted
 
 
 def _stored_rows(file: SafetensorsReader, counter: Counter) -> Iterator[InspectionRow]:
@@ -224,11 +205,15 @@ def _stored_rows(file: SafetensorsReader, counter: Counter) -> Iterator[Inspecti
 
 
 def _trial_rows(
-    file: SafetensorsReader, wanted: _Wanted, rule: Selection, threads: int, counter: Counter
+    file: SafetensorsReader,
+    wanted: dict[Pattern, list[SparseFormat]],
+    rule: Selection,
+    threads: int,
+    counter: Counter,
 ) -> Iterator[InspectionRow]:
     for info in file.tensors.values():
         counter.tell(info.name)
-        chosen = [pattern for pattern in wanted.patterns if rule.why_not(info, pattern) is None]
+        chosen = [pattern for pattern in wanted if rule.why_not(info, pattern) is None]
         if chosen:
             x = file.array(info.name)
             assert not isinstance(x, RawTensor), "the rule takes no such dtype"
@@ -238,8 +223,8 @@ def _trial_rows(
                 rows = turned.reshape(math.prod(turned.shape[:-1]), turned.shape[-1])
                 for pattern in chosen:
                     kept = _prune(rows, pattern, threads)
-                    for pair in wanted.pairs:
-                        yield _trial_row(info, x.dtype, axis, pattern, pair, kept, threads)
+                    for format in wanted[pattern]:
+                        yield _trial_row(info, x.dtype, axis, format, kept, threads)
             except NmsimError as error:
                 raise type(error)(f"{file.where(info.name)}: {error}") from error
         else:
@@ -280,16 +265,16 @@ def _trial_row(
     info: TensorInfo,
     dtype: np.dtype[Any],
     axis: int,
-    pattern: Pattern,
-    pair: tuple[str, str],
+    format: SparseFormat,
     kept: _Kept,
     threads: int,
 ) -> InspectionRow:
     """Encode for real; the values, whose footprint is all that matters here, are not gathered."""
-    name, policy = pair
-    metadata, report = codecs.get(name).write_stream(kept.group_masks, pattern, policy, threads=threads)
+    metadata, report = format.encoding.write_stream(
+        kept.group_masks, format.pattern, format.packing, threads=threads
+    )
     entry = PackedEntry(
-        info.name, pattern, name, policy, "linear", info.shape, axis, report.payload_bits, report.padding_bits
+        info.name, format, "linear", info.shape, axis, report.payload_bits, report.padding_bits
     )
     values = np.broadcast_to(np.zeros((), dtype), entry.values_shape)
     footprint = entry.with_parts(values, metadata).footprint
@@ -309,9 +294,9 @@ def _row(
         tensor=entry.name,
         dtype=dtype,
         shape=entry.shape,
-        pattern=str(entry.pattern),
-        encoding=entry.encoding,
-        packing=entry.packing,
+        pattern=str(entry.format.pattern),
+        encoding=entry.format.encoding.name,
+        packing=str(entry.format.packing),
         energy_kept_ratio=energy,
         nonzeros_elems=nonzeros,
         dense_bytes=footprint.dense_bytes,

@@ -19,6 +19,7 @@ from nmsim import dtypes, encodings, packing, words
 from nmsim.errors import ContainerError, NmsimError
 from nmsim.files.header import MAX_ELEMS, TensorInfo, loads_strict
 from nmsim.files.reader import RawTensor, SafetensorsReader
+from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 from nmsim.tensor import PackedTensor
 from nmsim.units import bits_to_bytes
@@ -36,9 +37,7 @@ class PackedEntry:
     """What the header says of one packed tensor; fields as in `PackedTensor`."""
 
     name: str
-    pattern: Pattern
-    encoding: str
-    packing: str
+    format: SparseFormat
     layout: str
     shape: tuple[int, ...]
     axis: int
@@ -51,14 +50,10 @@ class PackedEntry:
         return cls(name, *(getattr(packed, field.name) for field in dataclasses.fields(cls)[1:]))
 
     @classmethod
-    def planned(
-        cls, name: str, shape: tuple[int, ...], axis: int, pattern: Pattern, encoding: str, policy: str
-    ) -> Self:
+    def planned(cls, name: str, shape: tuple[int, ...], axis: int, format: SparseFormat) -> Self:
         """Foresee the entry of a tensor that is yet to be packed; bits are upper bounds."""
-        bounds = MetadataBounds.of(pattern, encoding, policy, _n_groups(shape, axis, pattern))
-        return cls(
-            name, pattern, encoding, policy, "linear", shape, axis, bounds.payload_bits, bounds.padding_bits
-        )
+        bounds = MetadataBounds.of(format, _n_groups(shape, axis, format.pattern))
+        return cls(name, format, "linear", shape, axis, bounds.payload_bits, bounds.padding_bits)
 
     @property
     def key(self) -> str:
@@ -78,14 +73,13 @@ class PackedEntry:
     @property
     def values_shape(self) -> tuple[int, int]:
         """[rows, G * N]."""
-        return _rows(self.shape, self.axis), self.pattern.groups(self.shape[self.axis]) * self.pattern.n
+        pattern = self.format.pattern
+        return _rows(self.shape, self.axis), pattern.groups(self.shape[self.axis]) * pattern.n
 
     @property
     def metadata_bounds(self) -> "MetadataBounds":
         """Most bytes and bits of the codes."""
-        return MetadataBounds.of(
-            self.pattern, self.encoding, self.packing, _n_groups(self.shape, self.axis, self.pattern)
-        )
+        return MetadataBounds.of(self.format, _n_groups(self.shape, self.axis, self.format.pattern))
 
     def with_parts(self, values: NDArray[Any], metadata: NDArray[np.uint8]) -> PackedTensor:
         """Make the packed tensor."""
@@ -93,7 +87,14 @@ class PackedEntry:
 
     def to_json(self) -> str:
         """Write the entry's text."""
-        return json.dumps(self._fields() | {"pattern": str(self.pattern)}, separators=(",", ":"))
+        fields = self._fields()
+        stored = fields.pop("format")
+        names = {
+            "pattern": str(stored.pattern),
+            "encoding": stored.encoding.name,
+            "packing": str(stored.packing),
+        }
+        return json.dumps(names | fields, separators=(",", ":"))
 
     def _fields(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)[1:]}
@@ -105,7 +106,8 @@ class PackedEntry:
             found = loads_strict(text)
         except ValueError as error:
             raise ContainerError(f"{where}: is not JSON: {error}") from None
-        kinds = {field.name: field.type for field in dataclasses.fields(cls)[1:]}
+        kinds = dict.fromkeys(("pattern", "encoding", "packing"), str)
+        kinds |= {field.name: field.type for field in dataclasses.fields(cls)[2:]}
         if not isinstance(found, dict) or set(found) != set(kinds):
             keys = sorted(found) if isinstance(found, dict) else type(found).__name__
             raise ContainerError(f"{where}: holds {keys}, expected an object of {', '.join(kinds)}")
@@ -113,7 +115,7 @@ class PackedEntry:
             # `type` and not `isinstance`: JSON's true is an int in Python.
             if kinds[key] is int and type(value) is not int:
                 raise ContainerError(f"{where}: {key} is {value!r}, expected an integer")
-            if kinds[key] in (str, Pattern) and type(value) is not str:
+            if kinds[key] is str and type(value) is not str:
                 raise ContainerError(f"{where}: {key} is {value!r}, expected a string")
         shape = found["shape"]
         if not isinstance(shape, list) or not all(type(d) is int and d >= 0 for d in shape):
@@ -123,12 +125,14 @@ class PackedEntry:
         if not 0 <= found["axis"] < len(shape):
             raise ContainerError(f"{where}: axis is {found['axis']}, expected 0 to {len(shape) - 1}")
         try:
-            pattern = Pattern.parse(found["pattern"])
-            encodings.get(found["encoding"])
-            packing.parse(found["packing"])
+            stored = SparseFormat(
+                Pattern.parse(found.pop("pattern")),
+                encodings.get(found.pop("encoding")),
+                packing.parse(found.pop("packing")),
+            )
         except NmsimError as error:
             raise ContainerError(f"{where}: {error}") from None
-        return cls(name, **(found | {"pattern": pattern, "shape": tuple(shape)}))
+        return cls(name, stored, **(found | {"shape": tuple(shape)}))
 
 
 @dataclass(frozen=True)
@@ -141,23 +145,21 @@ class MetadataBounds:
     exact: bool
 
     @classmethod
-    def of(cls, pattern: Pattern, encoding: str, policy: str, n_groups: int) -> Self:
+    def of(cls, format: SparseFormat, n_groups: int) -> Self:
         """Compute them without encoding anything.
 
         Raises
         ------
-        EncodingError, BitstreamError
-            Unknown encoding or packing, or a pair that does not go together.
+        BitstreamError
+            An encoding and a packing that do not go together.
         """
-        codec = encodings.get(encoding)
-        bits = codec.code_bits(pattern)
-        count = codec.n_codes(n_groups, pattern)
-        lengths = codec.code_lengths(words.zeros(0, bits), pattern)
+        bits, count, policy = format.code_bits, format.n_codes(n_groups), format.packing
+        lengths = format.encoding.code_lengths(words.zeros(0, bits), format.pattern)
         if lengths is None:
             report = packing.report(count, bits, policy)
             return cls(report.stream_bytes, report.payload_bits, report.padding_bits, True)
-        packing.refuse_differing_lengths(packing.parse(policy))
-        most = count * int(packing.parse(policy).slot_bits(bits))
+        packing.refuse_differing_lengths(policy)
+        most = count * int(policy.slot_bits(bits))
         return cls(bits_to_bytes(most), count * bits, most, False)
 
 
