@@ -5,7 +5,7 @@
 >>> x = np.array([[0.1, -3.0, 2.0, 0.5]], np.float32)
 >>> prune(x, "2:4")
 array([[False,  True,  True, False]])
->>> packed = compress(x, "2:4", encoding="combinatorial")
+>>> packed = compress(x, "2:4/combinatorial")
 >>> packed.values.tolist(), packed.metadata.tobytes().hex()
 ([[-3.0, 2.0]], '02')
 >>> decompress(packed)

@@ -219,7 +219,7 @@ def _flipped_bits() -> Iterator[str]:
     lines = ["| pattern | encoding | detected | groups changed by an undetected flip |", "|---|---|---|---|"]
     for text in FAULT_PATTERNS:
         for name in encodings.names():
-            found = faults.survey(Pattern.parse(text), name).payload
+            found = faults.survey(f"{text}/{name}").payload
             share = f"{found.detected} of {found.faults}, {found.detected / found.faults:.1%}"
             changed = f"{found.wrong_groups / found.silent:.1f}" if found.silent else "none"
             lines.append(_row([text, name, share, changed]))

@@ -106,7 +106,7 @@ class PackedEntry:
             found = loads_strict(text)
         except ValueError as error:
             raise ContainerError(f"{where}: is not JSON: {error}") from None
-        kinds = dict.fromkeys(("pattern", "encoding", "packing"), str)
+        kinds: dict[str, Any] = dict.fromkeys(("pattern", "encoding", "packing"), str)
         kinds |= {field.name: field.type for field in dataclasses.fields(cls)[2:]}
         if not isinstance(found, dict) or set(found) != set(kinds):
             keys = sorted(found) if isinstance(found, dict) else type(found).__name__

@@ -14,13 +14,13 @@ from nmsim.errors import BitstreamError, EncodingError, NmsimError, PatternError
 
 
 def test_values_ascend_by_position_and_the_code_is_theirs():
-    packed = compress(np.array([4, 0, 0, 5, 1, 2, 0, 0], np.float32), "2:4")
+    packed = compress(np.array([4, 0, 0, 5, 1, 2, 0, 0], np.float32), "2:4/combinatorial")
     assert packed.values.tolist() == [[4, 5, 1, 2]]
     assert packed.metadata.tolist() == [3 | 0 << 3]  # masks 1001 and 0011 are numbers 3 and 0 of six
 
 
 def test_footprint_of_a_row_with_a_tail():
-    foot = compress(np.ones((3, 17), np.float16), "8:16").footprint
+    foot = compress(np.ones((3, 17), np.float16), "8:16/combinatorial").footprint
     assert foot.dense_bytes == 3 * 17 * 2
     assert foot.values_bytes == 3 * 2 * 8 * 2
     assert foot.values_padding_bytes == 3 * 7 * 2
@@ -51,7 +51,7 @@ def test_odd_numbers_come_back_bit_for_bit():
 )  # fmt: skip
 def test_every_dtype_comes_back(dtype):
     x = (np.random.default_rng(0).standard_normal((4, 37)) * 50).astype(np.int8).astype(dtype)
-    back = decompress(compress(x, "3:8", encoding="joint"))
+    back = decompress(compress(x, "3:8/joint"))
     assert back.dtype == x.dtype
     expected = np.where(prune(x, "3:8"), x, np.zeros_like(x))
     assert np.array_equal(back.view(np.uint8), expected.view(np.uint8))
@@ -69,7 +69,7 @@ def test_any_axis(axis):
 @pytest.mark.parametrize("shape", [(0,), (0, 8), (8, 0), (1,), (1, 1), (2, 0, 4)])
 def test_small_and_empty_shapes(shape):
     x = np.ones(shape, np.float32)
-    packed = compress(x, "2:4", encoding="index", packing="no_straddle")
+    packed = compress(x, "2:4/index/no_straddle")
     assert decompress(packed).shape == shape
 
 
@@ -88,32 +88,31 @@ def test_no_elements_kept_at_all_is_still_a_tensor():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"pattern": "2-4"}, PatternError, "expected 'N:M'"),
-        ({"encoding": "zip"}, EncodingError, "encoding 'zip'"),
-        ({"packing": "zip"}, BitstreamError, "packing 'zip'"),
+        ({"format": "2-4"}, PatternError, "expected 'N:M'"),
+        ({"format": "2:4/zip"}, EncodingError, "encoding 'zip'"),
+        ({"format": "2:4/bitmask/zip"}, BitstreamError, "packing 'zip'"),
         ({"mask": np.ones(8, int)}, PatternError, r"mask is int64 \(8,\): expected bool \(8,\)"),
         ({"mask": np.ones(7, bool)}, PatternError, "expected bool"),
         ({"mask": np.ones(8, bool)}, PatternError, "keeps 4: expected at most 2"),
-        ({"encoding": "gap:1", "packing": "no_straddle"}, BitstreamError, "differing lengths"),
+        ({"format": "2:4/gap:1/no_straddle"}, BitstreamError, "differing lengths"),
     ],
 )
 def test_bad_arguments_are_refused(options, error, message):
-    arguments = {"pattern": "2:4"} | options
+    arguments = {"format": "2:4"} | options
     with pytest.raises(error, match=message):
-        compress(np.arange(8, dtype=np.float32), arguments.pop("pattern"), **arguments)
+        compress(np.arange(8, dtype=np.float32), arguments.pop("format"), **arguments)
 
 
 @pytest.fixture
 def packed() -> PackedTensor:
     x = np.random.default_rng(2).standard_normal((3, 40)).astype(np.float32)
-    return compress(x, "8:16", encoding="combinatorial", packing="byte")
+    return compress(x, "8:16/combinatorial/byte")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"encoding": "zip"}, "encoding 'zip'"),
-        ({"packing": "zip"}, "packing 'zip'"),
+        ({"format": "8:16"}, "packed tensor format '8:16': expected a SparseFormat"),
         ({"layout": "sm80"}, "layout 'sm80': expected 'linear'"),
         ({"shape": (3, 41)}, None),
         ({"shape": (3, 49)}, r"values have shape \(3, 24\): expected \(3, 32\)"),

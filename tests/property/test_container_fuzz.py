@@ -44,7 +44,7 @@ def example(encoding="combinatorial", policy="bitstream"):
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "x"
         x = rng.standard_normal((3, 10)).astype(np.float32)
-        packed = compress(x, "2:4", encoding=encoding, packing=policy)
+        packed = compress(x, f"2:4/{encoding}/{policy}")
         save_file({"w": packed, "b": np.arange(3, dtype=np.int16)}, path, metadata={"k": "v"})
         return path.read_bytes()
 
@@ -234,10 +234,10 @@ def test_unpack_of_pack_is_what_was_kept(folder, data):
     x = stored.view(dtype)
     dense, packed, again = (folder / name for name in ("dense", "packed", "again"))
     save_file({"x": x, "other": np.arange(3)}, dense)
-    options = {"encoding": encoding, "packing": policy, "axis": axis, "include": ["x"], "force": True}
     if policy == "no_straddle" and not encodings.get(encoding).spec.fixed_width:
-        options["packing"] = "byte"
-    pack_checkpoint(dense, packed, pattern, **options)
+        policy = "byte"
+    stored_as = f"{pattern}/{encoding}/{policy}"
+    pack_checkpoint(dense, packed, stored_as, axis=axis, include=["x"], force=True)
     unpack_checkpoint(packed, again, force=True)
     found = load_file(again)
     assert list(found) == ["x", "other"]

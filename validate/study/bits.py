@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from nmsim import encodings as codecs
-from nmsim import packing as packings
 from nmsim.energy import Energy
 from nmsim.energy import energy as sum_squares
 from nmsim.errors import BitstreamError, ContainerError, EncodingError
@@ -17,6 +16,7 @@ from nmsim.files.packed_entry import FORMAT_KEY
 from nmsim.files.reader import RawTensor, SafetensorsReader
 from nmsim.files.selection import Selection, refuse_nothing_chosen
 from nmsim.files.sharded import Checkpoint, open_checkpoint
+from nmsim.format import sparse_format
 from nmsim.mask import BoolArray, prune
 from nmsim.pattern import Pattern
 from nmsim.tensor import PackedTensor, compress
@@ -115,7 +115,9 @@ def measure_checkpoint(
         for encoding in encodings:
             if progress is not None:
                 progress(f"{info.name} {pattern} {encoding}", done, total)
-            packed = compress(x, pattern, encoding=encoding, packing=packing, mask=mask, threads=threads)
+            packed = compress(
+                x, sparse_format(pattern, encoding=encoding, packing=packing), mask=mask, threads=threads
+            )
             try:
                 rows.append(measured_row(info.name, packed, mask, energy))
             except (BitstreamError, EncodingError) as error:
@@ -144,21 +146,20 @@ def measured_row(
     foot = packed.footprint
     if fixed and len(packed.metadata) != formula_bytes:
         raise BitstreamError(
-            f"{packed.encoding} {packed.pattern} ({packed.packing}): {packed.n_groups} groups were encoded to "
+            f"{packed.format}: {packed.n_groups} groups were encoded to "
             f"{len(packed.metadata)} bytes of metadata, the formula says {formula_bytes}"
         )
     if not np.array_equal(packed.mask(), mask):
         raise EncodingError(
-            f"{packed.encoding} {packed.pattern} ({packed.packing}): the metadata decode to another mask than the one "
-            "that was encoded"
+            f"{packed.format}: the metadata decode to another mask than the one that was encoded"
         )
     return (
         name,
         packed.dtype.name,
         int(np.prod(packed.shape, dtype=np.int64)),
         str(packed.pattern),
-        packed.encoding,
-        packed.packing,
+        packed.format.encoding.name,
+        str(packed.format.packing),
         packed.n_groups,
         fixed,
         formula_bytes,
@@ -183,10 +184,9 @@ def formula_metadata_bytes(packed: PackedTensor) -> tuple[bool, int]:
     tuple of bool and int
         Whether all codes have one width, and the bytes: exact then, else the expectation over uniform masks.
     """
-    codec, pattern = codecs.get(packed.encoding), packed.pattern
-    if is_fixed_width(packed.encoding, pattern):
-        n_codes = codec.n_codes(packed.n_groups, pattern)
-        return True, bits_to_bytes(packings.stream_bits(n_codes, codec.code_bits(pattern), packed.packing))
+    codec, pattern = packed.format.encoding, packed.pattern
+    if is_fixed_width(codec.name, pattern):
+        return True, packed.format.stream_bytes(packed.n_groups)
     expected_bits = packed.n_groups * codec.expected_bits_per_group(pattern)
     return False, bits_to_bytes(round(expected_bits))
 

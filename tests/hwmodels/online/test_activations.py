@@ -135,7 +135,7 @@ def test_selection_and_encoding_by_hand():
 
 def test_bytes_that_are_written_are_those_of_packed_tensors():
     X = np.random.default_rng(0).normal(size=(5, 1000)).astype(np.float16)
-    packed = compress(X, "8:16", encoding="combinatorial")
+    packed = compress(X, "8:16/combinatorial")
     found = online_pruning(case_of(5, 64, 1000, dtype="fp16"), FLEXIBLE)
     assert found.written_bytes_saved == X.nbytes - packed.values.nbytes - packed.metadata.nbytes
     assert math.ceil(found.encoded_bits / 8) == packed.metadata.nbytes

@@ -434,7 +434,7 @@ def test_bits_of_outliers_by_hand(n, bits, operand):
 def test_bytes_are_those_of_arrays():
     M, N, K = 6, 20, 600
     W = np.random.default_rng(1).normal(size=(N, K)).astype(np.float16)
-    packed = compress(W, "4:256", encoding="combinatorial")
+    packed = compress(W, "4:256/combinatorial")
     stages = stage_costs(GemmShape(M, N, K), "8:16", "fp16", mitigation="outliers", operand="weights")
     assert summed(stages, "parameter_bytes") == packed.values.nbytes + packed.metadata.nbytes
 

@@ -40,7 +40,7 @@ def whole(*shape, dtype, seed=0):
 
 def packed(dense, pattern, encoding, device):
     """Pack by nmsim, wherever kernels work."""
-    weights = ops.from_packed(nmsim.compress(as_array(dense), pattern, encoding=encoding))
+    weights = ops.from_packed(nmsim.compress(as_array(dense), f"{pattern}/{encoding}"))
     parts = weights.values.to(device), weights.metadata.to(device)
     return ops.NMWeight(*parts, kernel_format(f"{weights.pattern}/{encoding}"), weights.shape)
 

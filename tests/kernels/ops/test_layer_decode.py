@@ -40,7 +40,7 @@ def _same_numbers():
 def layer_of(dtype=torch.float16, *, bias=True, pattern="8:16", encoding="index", k=75, n=37):
     """Make a layer of whole numbers, whose products are exact in any order; packed by nmsim, wherever kernels work."""
     dense = as_array(made(n, k).round().to(dtype))
-    weights = ops.from_packed(nmsim.compress(dense, pattern, encoding=encoding))
+    weights = ops.from_packed(nmsim.compress(dense, f"{pattern}/{encoding}"))
     return NMLinear(weights, nn.Parameter(made(n).round().to(dtype)) if bias else None)
 
 

@@ -98,7 +98,7 @@ def test_a_mask_and_a_packed_tensor_are_taken_as_they_are():
     values, metadata = naive.compress(dense, "8:16/bitmask", mask=mask)
     assert same_bits(weights.values, values)
     assert torch.equal(weights.metadata, metadata)
-    packed = nmsim.compress(as_array(dense), "8:16", encoding="bitmask", mask=mask.numpy())
+    packed = nmsim.compress(as_array(dense), "8:16/bitmask", mask=mask.numpy())
     again = ops.from_packed(packed)
     assert same_bits(again.values, values)
     assert torch.equal(again.metadata, metadata)

@@ -63,10 +63,10 @@ def test_a_packed_tensor_comes_back_bit_for_bit(path, dtype, shape):
     ],
 )
 def test_every_encoding_and_packing_comes_back(path, encoding, packing):
-    packed = compress(weights((5, 37)), "3:7", encoding=encoding, packing=packing)
+    packed = compress(weights((5, 37)), f"3:7/{encoding}/{packing}")
     save_file({"x": packed}, path)
     again = load_file(path)["x"]
-    for field in ("pattern", "encoding", "packing", "layout", "shape", "axis", "footprint"):
+    for field in ("format", "layout", "shape", "axis", "footprint"):
         assert getattr(again, field) == getattr(packed, field), field
     assert np.array_equal(again.metadata, packed.metadata)
     assert np.array_equal(decompress(again), decompress(packed))
@@ -140,7 +140,7 @@ def test_all_data_is_aligned_to_its_items(path):
 
 
 def test_the_safetensors_library_reads_a_packed_file(path):
-    packed = compress(weights((6, 20)), "8:16")
+    packed = compress(weights((6, 20)), "8:16/combinatorial")
     save_file({"w": packed, "b": np.arange(3.0)}, path)
     found = safetensors.numpy.load_file(path)
     assert sorted(found) == ["b", "w.metadata", "w.values"]

@@ -72,7 +72,7 @@ def dense(tmp_path):
 @pytest.mark.parametrize("packing", ["bitstream", "byte"])
 def test_unpack_gives_back_what_pack_kept(tmp_path, dense, encoding, packing):
     packed, again = tmp_path / "packed.safetensors", tmp_path / "again.safetensors"
-    report = pack_checkpoint(dense, packed, "2:4", encoding=encoding, packing=packing)
+    report = pack_checkpoint(dense, packed, f"2:4/{encoding}/{packing}")
     assert {tensor.name for tensor in report.packed} == PACKED_BY_DEFAULT
     assert report.total_bytes < report.dense_bytes
     unpack_checkpoint(packed, again)
@@ -171,10 +171,10 @@ def test_a_rule_must_be_a_sequence():
 @pytest.mark.parametrize(
     ("error", "message", "options"),
     [
-        (PatternError, "pattern '2': expected 'N:M'", {"pattern": "2"}),
-        (EncodingError, "encoding 'no': expected one of", {"encoding": "no"}),
-        (BitstreamError, "packing 'no': expected one of", {"packing": "no"}),
-        (BitstreamError, "codes of differing lengths", {"encoding": "gap:1", "packing": "no_straddle:32"}),
+        (PatternError, "pattern '2': expected 'N:M'", {"format": "2"}),
+        (EncodingError, "encoding 'no': expected one of", {"format": "2:4/no"}),
+        (BitstreamError, "packing 'no': expected one of", {"format": "2:4/bitmask/no"}),
+        (BitstreamError, "codes of differing lengths", {"format": "2:4/gap:1/no_straddle:32"}),
         (
             ContainerError,
             r"^\S+dense.safetensors: none of its 18 tensors \(.*, \.\.\.\) is chosen, expected at least one: by",
@@ -184,7 +184,7 @@ def test_a_rule_must_be_a_sequence():
 )
 def test_what_cannot_be_packed_is_refused_and_nothing_is_written(tmp_path, dense, error, message, options):
     with pytest.raises(error, match=message):
-        pack_checkpoint(dense, tmp_path / "packed.safetensors", **({"pattern": "2:4"} | options))
+        pack_checkpoint(dense, tmp_path / "packed.safetensors", **({"format": "2:4"} | options))
     assert list(tmp_path.iterdir()) == [dense]
 
 
@@ -213,7 +213,7 @@ def test_what_is_packed_is_not_packed_again_nor_what_is_dense_unpacked(tmp_path,
 def test_an_illegal_code_is_named_and_nothing_is_written(tmp_path):
     dense, packed = tmp_path / "dense.safetensors", tmp_path / "packed.safetensors"
     save_file({"weight": weights((4, 64))}, dense)
-    pack_checkpoint(dense, packed, "8:16")
+    pack_checkpoint(dense, packed, "8:16/combinatorial")
     raw = bytearray(packed.read_bytes())
     raw[-2:] = b"\xff\xff"
     packed.write_bytes(raw)

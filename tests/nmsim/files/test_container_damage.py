@@ -172,7 +172,7 @@ ENTRY = {
 def packed_bytes(tmp_path, *, key="nmsim:x", version="1", rename=None, more=None, **changes):
     """A packed file with its entry changed."""
     path = tmp_path / "x.safetensors"
-    packed = compress(np.arange(32, dtype=np.float32).reshape(4, 8), "2:4")
+    packed = compress(np.arange(32, dtype=np.float32).reshape(4, 8), "2:4/combinatorial")
     save_file({"x": packed}, path)
     raw = path.read_bytes()
     length = int.from_bytes(raw[:8], "little")

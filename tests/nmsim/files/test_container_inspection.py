@@ -44,11 +44,14 @@ def test_rows_are_what_compress_makes(path, dtype, shape, monkeypatch):
     x.reshape(-1)[::7] = 0
     save_file({"x": x}, path)
     names = [*encodings.names(), "gap:1"]
-    rows = inspect_checkpoint(path, ["2:4", "3:7"], names, ["bitstream", "byte"], include=["x"])
-    assert len(rows) == 2 * len(names) * 2
+    formats = [
+        f"{p}/{name}/{policy}" for p in ("2:4", "3:7") for name in names for policy in ("bitstream", "byte")
+    ]
+    rows = inspect_checkpoint(path, formats, include=["x"])
+    assert len(rows) == len(formats) == 2 * len(names) * 2
     wide = x.astype(np.float64)
     for row in rows:
-        packed = compress(x, row.pattern, encoding=row.encoding, packing=row.packing)
+        packed = compress(x, f"{row.pattern}/{row.encoding}/{row.packing}")
         keep = prune(x, row.pattern)
         total = float((wide**2).sum())
         expected = float((wide[keep] ** 2).sum()) / total if total else 1.0
@@ -65,7 +68,7 @@ def test_rows_are_what_compress_makes(path, dtype, shape, monkeypatch):
 
 def test_energy_by_hand(path):
     save_file({"weight": np.array([[3, 4, 0, 0, 1, 1, 1, 1]], np.float32)}, path)
-    (row,) = inspect_checkpoint(path, ["2:4"])
+    (row,) = inspect_checkpoint(path, ["2:4/combinatorial"])
     assert row.energy_kept_ratio == 27 / 29
     assert row.nonzeros_elems == 4
     assert (row.values_bytes, row.metadata_payload_bits, row.metadata_alignment_bits) == (16, 6, 2)
@@ -125,14 +128,12 @@ def test_a_packed_checkpoint_shows_what_it_stores(tmp_path, path):
     x[0, :10] = 0
     save_file({"weight": x, "bias": weights(5)}, path)
     packed = tmp_path / "packed.safetensors"
-    pack_checkpoint(path, packed, "8:16", encoding="index", packing="byte")
+    pack_checkpoint(path, packed, "8:16/index/byte")
     rows = inspect_checkpoint(packed)
     assert [(row.tensor, row.stored) for row in rows] == [("weight", True), ("bias", True)]
-    tried, _ = inspect_checkpoint(path, ["8:16"], ["index"], ["byte"])
+    tried, _ = inspect_checkpoint(path, ["8:16/index/byte"])
     assert dataclasses.replace(tried, energy_kept_ratio=None, stored=True) == rows[0]
-    message = (
-        rf"^{packed}: is packed already, expected no pattern, encoding or packing to try \(unpack it first\)$"
-    )
+    message = rf"^{packed}: is packed already, expected no format to try \(unpack it first\)$"
     with pytest.raises(ContainerError, match=message):
         inspect_checkpoint(packed, ["2:4"])
 
@@ -140,11 +141,11 @@ def test_a_packed_checkpoint_shows_what_it_stores(tmp_path, path):
 @pytest.mark.parametrize(
     ("error", "message", "arguments"),
     [
-        (PatternError, "pattern 'x'", {"patterns": ["x"]}),
-        (EncodingError, "encoding 'x'", {"encodings": ["x"]}),
-        (BitstreamError, "packing 'x'", {"packings": ["x"]}),
-        (BitstreamError, "codes of differing", {"encodings": ["gap:1"], "packings": ["no_straddle"]}),
-        (ContainerError, "patterns is '2:4': expected a sequence of them", {"patterns": "2:4"}),
+        (PatternError, "pattern 'x'", {"formats": ["x"]}),
+        (EncodingError, "encoding 'x'", {"formats": ["2:4/x"]}),
+        (BitstreamError, "packing 'x'", {"formats": ["2:4/index/x"]}),
+        (BitstreamError, "codes of differing", {"formats": ["2:4/gap:1/no_straddle"]}),
+        (ContainerError, "formats is '2:4': expected a sequence of them", {"formats": "2:4"}),
         (ContainerError, "none of its 1 tensors (weight) is chosen", {"include": ["x"]}),
         (PatternError, "tensor 'weight', data at byte", {"axis": 5, "include": ["*"]}),
     ],

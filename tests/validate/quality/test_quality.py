@@ -135,7 +135,7 @@ def test_energy_kept_of_weights_is_that_of_the_bits_road(path, run):
 @pytest.mark.parametrize("pattern", ["2:4", "8:16"])
 def test_bits_are_those_of_a_packed_tensor(path, run, pattern):
     weight = load_file(path)[LAYER]
-    foot = compress(weight, pattern, encoding="bitmask").footprint
+    foot = compress(weight, f"{pattern}/bitmask").footprint
     row = only(
         run.table, layer=LAYER, operand="weights", pattern=pattern, criterion="magnitude", mitigation="none"
     )

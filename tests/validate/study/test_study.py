@@ -151,7 +151,7 @@ def test_bits_per_element_of_a_tensor_by_hand(tmp_path, tiny):
 def test_a_doctored_stream_is_refused():
     x = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
     mask = prune(x, "8:16")
-    packed = compress(x, "8:16", encoding="combinatorial", mask=mask)
+    packed = compress(x, "8:16/combinatorial", mask=mask)
     assert measured_row("x", packed, mask, Energy(1.0, 1.0))[0] == "x"
     longer = replace(packed, metadata=np.append(packed.metadata, np.uint8(0)))
     with pytest.raises(BitstreamError, match="were encoded to 57 bytes of metadata, the formula says 56"):
