@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import nmsim
 from kernels.stored.errors import KernelError
-from nmsim import encodings, packing
+from nmsim import packing
 from nmsim.format import DEFAULT_PACKING, FormatLike, SparseFormat, sparse_format
 from nmsim.mask import BoolArray
 from nmsim.pattern import Pattern
@@ -162,10 +162,7 @@ def compress(
     (64, 8, '8:16/index')
     """
     chosen = kernel_format(format)
-    packed = nmsim.compress(
-        checked_matrix(weights), chosen.pattern, encoding=chosen.encoding.name, packing=str(chosen.packing),
-        mask=mask, threads=threads,
-    )  # fmt: skip
+    packed = nmsim.compress(checked_matrix(weights), chosen, mask=mask, threads=threads)
     return _lay_out(packed, chosen, trusted=True, threads=threads)
 
 
@@ -186,7 +183,7 @@ def from_packed(packed: nmsim.PackedTensor, *, threads: int = 1) -> SparseWeight
             f"packed tensor of shape {packed.shape}, pruned along axis {packed.axis}: expected a matrix [N, K] that is "
             "not empty, pruned along axis 1"
         )
-    chosen = kernel_format(SparseFormat(packed.pattern, encodings.get(packed.encoding)))
+    chosen = kernel_format(SparseFormat(packed.pattern, packed.format.encoding))
     if packed.dtype not in DTYPES.values():
         raise KernelError(f"packed tensor of dtype {packed.dtype}: expected one of {', '.join(DTYPES)}")
     return _lay_out(packed, chosen, trusted=False, threads=threads)
@@ -213,9 +210,7 @@ def decompress(weights: SparseWeights, *, threads: int = 1) -> NDArray[Any]:
     filled = nmsim.PackedTensor(
         values=weights.values,
         metadata=weights.metadata.reshape(-1),
-        pattern=pattern,
-        encoding=weights.encoding,
-        packing=weights.packing,
+        format=weights.format,
         shape=(rows, n_groups * pattern.m),
         axis=1,
         metadata_payload_bits=report.payload_bits,
@@ -325,7 +320,9 @@ def _lay_out(
     padded = ceil_div(n_groups, step) * step
     stream = packed.metadata
     if not trusted or padded != n_groups:
-        group_masks = codec.read_stream(stream, pattern, rows * n_groups, packed.packing, threads=threads)
+        group_masks = codec.read_stream(
+            stream, pattern, rows * n_groups, packed.format.packing, threads=threads
+        )
         all_masks = np.full((rows, padded), (1 << pattern.n) - 1, group_masks.dtype)
         all_masks[:, :n_groups] = group_masks.reshape(rows, n_groups)
         stream, _ = codec.write_stream(all_masks.reshape(-1), pattern, str(format.packing), threads=threads)

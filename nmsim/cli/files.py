@@ -12,8 +12,8 @@ from nmsim.cli import console, options
 from nmsim.cli.console import Answer
 from nmsim.errors import NmsimError
 from nmsim.files.checkpoint import CheckpointReport, pack_checkpoint, unpack_checkpoint
-from nmsim.files.inspection import InspectionRow, inspect_checkpoint, totals
-from nmsim.format import DENSE
+from nmsim.files.inspection import DEFAULT_PATTERNS, InspectionRow, inspect_checkpoint, totals
+from nmsim.format import DENSE, SparseFormat
 from nmsim.pattern import Pattern
 from nmsim.units import ceil_div, format_bytes
 
@@ -120,9 +120,7 @@ def pack(
         report = pack_checkpoint(
             weights,
             output,
-            chosen.pattern,
-            encoding=chosen.encoding.name,
-            packing=str(chosen.packing),
+            chosen,
             include=_included(include, everything),
             exclude=exclude,
             axis=axis,
@@ -151,6 +149,18 @@ def unpack(
     return _report(report, packed, "unpacked", time.perf_counter() - started)
 
 
+def _trials(
+    patterns: list[str] | None, encodings: list[str] | None, packings: list[str] | None
+) -> list[SparseFormat]:
+    """The formats to try; none at all leaves the choice to `inspect_checkpoint`."""
+    if patterns is None and encodings is None and packings is None:
+        return []
+    asked = options.formats(
+        patterns or DEFAULT_PATTERNS, encodings or ["combinatorial"], packings or options.BITSTREAM
+    )
+    return [each.format for each in asked if each.format is not None]
+
+
 def inspect(
     weights: options.Weights,
     pattern: options.PatternsOrNone = None,
@@ -169,9 +179,7 @@ def inspect(
     with console.bytes_bar() as progress:
         rows = inspect_checkpoint(
             weights,
-            options.split_names(pattern or []),
-            options.split_names(encoding or []),
-            options.split_names(packing or []),
+            _trials(pattern, encoding, packing),
             include=_included(include, everything),
             exclude=exclude,
             axis=axis,

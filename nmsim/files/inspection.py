@@ -27,7 +27,8 @@ from nmsim.tensor import Footprint, slabs
 CHUNK_ELEMS = 1 << 20
 """Elements whose squares are held at a time."""
 
-DEFAULT_FORMATS = tuple(f"{pattern}/combinatorial" for pattern in ("2:4", "4:8", "8:16", "16:32"))
+DEFAULT_PATTERNS = ("2:4", "4:8", "8:16", "16:32")
+DEFAULT_FORMATS = tuple(f"{pattern}/combinatorial" for pattern in DEFAULT_PATTERNS)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import hwmodels
 from hwmodels import HardwareSpec, Model
 from hwmodels.estimate.bounds import STAGES
 from nmsim.case import Case, GemmShape, case_id
-from nmsim.format import as_format
+from nmsim.format import sparse_format
 from nmsim.pattern import Pattern
 
 CASE_COLUMNS = (
@@ -174,7 +174,10 @@ def _case_ids(cases: pd.DataFrame) -> list[str]:
         if row not in known:
             M, N, K, phase, dtype, operand, pattern, encoding, packing = row
             shape = GemmShape(M, N, K)
-            stored = None if pattern == DENSE else as_format(pattern, encoding=encoding, packing=packing)
-            known[row] = case_id(Case(shape, stored, dtype=dtype, sparse_operand=operand), phase)
+            case = Case(shape, dtype=dtype)
+            if pattern != DENSE:
+                stored = sparse_format(pattern, encoding=encoding, packing=packing)
+                case = Case(shape, stored, dtype=dtype, sparse_operand=operand)
+            known[row] = case_id(case, phase)
         ids.append(known[row])
     return ids

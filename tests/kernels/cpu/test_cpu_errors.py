@@ -40,7 +40,7 @@ def read_only(array):
         (lambda: cpu.from_packed(nmsim.compress(DENSE, "2:4", axis=0)), "pruned along axis 0: expected a matrix [N, K]"),
         (lambda: cpu.from_packed(nmsim.compress(DENSE[0], "2:4")), "packed tensor of shape (32,)"),
         (lambda: cpu.from_packed(nmsim.compress(DENSE.astype(np.int8), "2:4")), "packed tensor of dtype int8"),
-        (lambda: cpu.from_packed(nmsim.compress(DENSE, "2:4", encoding="gap:2")), "encoding 'gap:2'"),
+        (lambda: cpu.from_packed(nmsim.compress(DENSE, "2:4/gap:2")), "encoding 'gap:2'"),
         (lambda: cpu.decompress(DENSE), "weights of type ndarray: expected SparseWeights"),
         (lambda: cpu.matmul(X, DENSE), "weights of type ndarray: expected SparseWeights, as cpu.compress makes them"),
         (lambda: cpu.matmul([1.0], W), "x of type list: expected a numpy array [M, 32] or [32]"),
@@ -93,7 +93,7 @@ def test_what_the_cpu_lacks_or_the_cap_leaves_out_is_refused(monkeypatch):
 
 
 def test_codes_that_no_mask_has_are_refused():
-    packed = nmsim.compress(DENSE, "8:16", encoding="combinatorial", packing="power_of_two")
+    packed = nmsim.compress(DENSE, "8:16/combinatorial/power_of_two")
     packed.metadata[:2] = [0xFF, 0x3F]
     with pytest.raises(NmsimError, match="code 0 is 16383, which no mask has"):
         cpu.from_packed(packed)

@@ -38,12 +38,12 @@ def random_bits(rows, k, dtype, seed=0):
 )
 def test_unpack_gives_back_what_nmsim_keeps(pattern, encoding, dtype, rows, k):
     dense = random_bits(rows, k, dtype)
-    packed = nmsim.compress(dense, pattern, encoding=encoding, packing=PACKINGS[encoding])
+    packed = nmsim.compress(dense, f"{pattern}/{encoding}/{PACKINGS[encoding]}")
     ways = (
         cpu.compress(dense, f"{pattern}/{encoding}"),
         cpu.compress(np.asfortranarray(dense), f"{pattern}/{encoding}", mask=nmsim.prune(dense, pattern)),
         cpu.from_packed(packed),
-        cpu.from_packed(nmsim.compress(dense, pattern, encoding=encoding, packing="no_straddle:64")),
+        cpu.from_packed(nmsim.compress(dense, f"{pattern}/{encoding}/no_straddle:64")),
     )
     for w in ways:
         assert (w.shape, w.pattern, w.encoding, w.dtype) == (dense.shape, pattern, encoding, dense.dtype)
@@ -56,9 +56,9 @@ def test_unpack_gives_back_what_nmsim_keeps(pattern, encoding, dtype, rows, k):
 @pytest.mark.parametrize("pattern", ["2:4", "4:8", "8:16", "16:32"])
 def test_bytes_are_those_of_nmsims_stream(pattern, encoding):
     dense = random_bits(6, 128, np.float16)
-    packed = nmsim.compress(dense, pattern, encoding=encoding, packing=PACKINGS[encoding])
+    packed = nmsim.compress(dense, f"{pattern}/{encoding}/{PACKINGS[encoding]}")
     for w in (cpu.compress(dense, f"{pattern}/{encoding}"), cpu.from_packed(packed)):
-        assert w.packing == packed.packing
+        assert w.packing == str(packed.format.packing)
         assert w.metadata.tobytes() == packed.metadata.tobytes()
         assert w.metadata_bytes == packed.footprint.metadata_bytes
         assert w.values_bytes == packed.footprint.values_bytes
