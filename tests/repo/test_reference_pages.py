@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-API = Path(__file__).resolve().parents[2] / "docs/reference/api"
+ROOT = Path(__file__).resolve().parents[2]
+API = ROOT / "docs/reference/api"
+NAMED = re.compile(r"`((?:nmsim|hwmodels|kernels|validate|tests|docs)/[\w./-]*)`")
+"""A path of the repository in the text of a page."""
 
 
 def listed(page: Path) -> list[str]:
@@ -24,3 +27,11 @@ def test_the_page_of_a_package_lists_its_exports(package):
     assert not extra, (
         f"docs/reference/api/{package}.md lists {sorted(extra)}, which {package} does not export"
     )
+
+
+@pytest.mark.parametrize(
+    "page", ["CONTRIBUTING.md", "docs/explanation/architecture.md", "docs/public-api.md"]
+)
+def test_the_files_that_a_page_names_exist(page):
+    names = NAMED.findall((ROOT / page).read_text(encoding="utf-8"))
+    assert [name for name in names if not (ROOT / name).exists()] == []
