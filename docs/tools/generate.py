@@ -18,6 +18,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 import command_line  # noqa: E402
 import core_designs  # noqa: E402
 import estimate_constants  # noqa: E402
+import file_formats  # noqa: E402
 import judged  # noqa: E402
 import logged_accuracies  # noqa: E402
 import mitigations  # noqa: E402
@@ -41,6 +42,8 @@ from validate.study.example_checkpoint import ExampleShape, write_example  # noq
 PAGES = {
     "docs/how-to/measure-quality.md": logged_accuracies.page,
     "docs/reference/command-line.md": command_line.page,
+    "docs/reference/files.md": file_formats.page,
+    **file_formats.schemas(),
     "docs/reference/formats.md": formats.page,
     "docs/reference/mitigations.md": mitigations.page,
     "docs/reference/sass.md": sass.page,

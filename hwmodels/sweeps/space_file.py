@@ -85,7 +85,7 @@ class _Axes:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Refuse empty axes, and values that come twice."""
-        for name in hints(type(self)):  # type: ignore[arg-type]
+        for name in hints(type(self)):
             values = getattr(self, name)
             if values is not None and (problem := _twice(values)):
                 yield name, problem

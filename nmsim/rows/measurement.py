@@ -34,8 +34,12 @@ class Measurement(Row):
         What ran, such as `"cpu.avx2"`.
     case_id : str
         `nmsim.case.case_id` if `case` is not None; else "" or another 12 hex digits.
-    M, N, K : int
-        Tokens, out features, in features, in elements.
+    M : int
+        Tokens.
+    N : int
+        Out features.
+    K : int
+        In features.
     phase, dtype, sparse_operand
         As in `Case`.
     pattern : str
@@ -48,14 +52,28 @@ class Measurement(Row):
         The dense call that `dense_time_s` is of: the fastest of those tried.
     l2_state : {"cold", "warm", ""}
         Whether the operands had to come from DRAM, or lay in a cache.
+    sparse_time_s, dense_time_s : float or None
+        Median time of one product, in seconds.
+    speedup_vs_dense : float
+        Median of the ratios dense / sparse of each repetition.
+    reps, warmup : int or None
+        Repetitions that count, and those before them that do not.
     gate : {"pass", ""}
         "pass" says that the result was compared with a float64 reference first. If the gate fails, there is no row.
     max_rel_err : float or None
         Largest error of that comparison.
+    driver, cuda, torch, triton, numpy, numba : str
+        Versions.
+    commit : str
+        Commit of the checkout that measured.
     dirty : bool or None
         Whether the checkout held changes that are not in `commit`.
     timestamp_utc : str
         Such as 2026-01-31T12:00:00Z.
+    source_url : str
+        Publication that states the row; "" for measured rows.
+    note : str
+        Remark.
 
     Raises
     ------

@@ -216,7 +216,9 @@ class Number(About):
     def range(self) -> str:
         """The range in words, for tables."""
         kind = "whole, " if self.whole else ""
-        return f"{kind}{self.least:g} to {self.most:g}"
+        if self.most < MOST:
+            return f"{kind}{self.least:g} to {self.most:g}"
+        return f"{kind}at least {self.least:g}" if self.least else f"{kind}positive or 0"
 
 
 class OneOf:
@@ -418,7 +420,7 @@ def load_record(kind: type[Record], document: Mapping[str, Any], *, where: str =
     values, paths, lines = _flat(kind, document)
     loaded: Record | None = None
     try:
-        loaded = _adapter(kind).validate_python(values)  # type: ignore[arg-type]
+        loaded = _adapter(cast("Any", kind)).validate_python(values)
     except ValidationError as error:
         lines += [line for line in _lines(error, kind, paths) if not _follows(line, lines)]
     if lines or loaded is None:
@@ -552,9 +554,13 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:76]} ..."
 
 
-@functools.cache
-def hints(kind: type) -> Mapping[str, Any]:
+def hints(kind: Any) -> Mapping[str, Any]:
     """Types of the fields of a record, with their annotations."""
+    return _hints(kind)
+
+
+@functools.cache
+def _hints(kind: Any) -> Mapping[str, Any]:
     types = get_type_hints(kind, include_extras=True)
     return {field.name: types[field.name] for field in dataclasses.fields(kind)}
 
@@ -563,7 +569,7 @@ def _about(hint: Any) -> About:
     return next((part for part in getattr(hint, "__metadata__", ()) if isinstance(part, About)), About(""))
 
 
-def about(kind: type, name: str) -> About:
+def about(kind: Any, name: str) -> About:
     """What is declared of a field: its meaning, and for a `Number` its unit and range."""
     return _about(hints(kind)[name])
 
@@ -680,7 +686,7 @@ def to_toml(record: object, *, comment: str = "") -> str:
 def _written(record: Any) -> Iterator[str]:
     """Lines of a record: keys, then sections, then tables and arrays of tables."""
     kind = type(record)
-    values = {name: getattr(record, name) for name in hints(kind)}  # type: ignore[arg-type]
+    values = {name: getattr(record, name) for name in hints(kind)}
     values = {name: value for name, value in values.items() if value is not None}
     sections = {name: about(kind, name).section for name in values}
     tables = {name: value for name, value in values.items() if not sections[name] and _is_table(value)}
@@ -716,7 +722,7 @@ def json_schema(kind: type, *, title: str) -> dict[str, Any]:
     -------
     dict
     """
-    flat: dict[str, Any] = _adapter(kind).json_schema()
+    flat: dict[str, Any] = _adapter(cast("Any", kind)).json_schema()
     properties, required = flat.pop("properties"), flat.pop("required", [])
     tables: dict[str, Any] = {"": {"properties": {}, "required": []}}
     for name, schema in properties.items():
@@ -745,7 +751,10 @@ def field_table(kind: type) -> str:
 
 
 def _rows(kind: type, prefix: str) -> Iterator[str]:
-    for name, hint in hints(kind).items():
+    sections = [about(kind, name).section or name for name in hints(kind)]
+    # Fields of a section stand together, in the place of its first field.
+    for name in sorted(hints(kind), key=lambda name: sections.index(about(kind, name).section or name)):
+        hint = hints(kind)[name]
         said, default = _about(hint), _default(kind, name)
         key = f"{prefix}{said.section}{'.' if said.section else ''}{name}"
         shown = "required" if default is dataclasses.MISSING else ""

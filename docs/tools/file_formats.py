@@ -1,0 +1,133 @@
+"""The page on file formats and the JSON Schemas, made of the declarations that the readers use."""
+
+import json
+import re
+from typing import Any, NamedTuple
+
+from hwmodels.estimate.constants import FittedFile
+from hwmodels.machine.spec import HardwareSpec
+from hwmodels.silicon.cost_tables import TechnologyFile
+from hwmodels.sweeps.space_file import SpaceFile
+from hwmodels.tensorcore.record import SparseTensorCore
+from hwmodels.workload import Config
+from nmsim.rows.measurement import Measurement
+from nmsim.rows.row import columns_of
+from nmsim.support.schema import field_table, json_schema
+from validate.judge.budget import Budget
+from validate.judge.machine_names import MachineNames
+
+
+class Format(NamedTuple):
+    """A file format: its title, the record that declares it, and what it is for."""
+
+    title: str
+    record: type
+    text: str
+
+
+FORMATS = {
+    "machine": Format(
+        "Machine",
+        HardwareSpec,
+        "A machine, real or hypothetical: `nmsim machine h200 --write mine.toml` writes one to start from, and `--hardware "
+        "mine.toml` takes it. Each number is a table with its source. The files that ship are in `hwmodels/machine/specs/`.",
+    ),
+    "core": Format(
+        "Tensor core",
+        SparseTensorCore,
+        "A design of a sparse tensor core: `nmsim core -c flexible-8x16 --write mine.toml` writes one to start from. "
+        "A number is plain, with its source in `[sources]` under its key or its section, or a table with its source. The "
+        "files that ship are in `hwmodels/tensorcore/presets/`.",
+    ),
+    "space": Format(
+        "Design space",
+        SpaceFile,
+        "What `nmsim sweep` evaluates. Each axis is a list of values. `hwmodels/data/example-space.toml` is an example.",
+    ),
+    "technology": Format(
+        "Technology",
+        TechnologyFile,
+        "What elementary actions and structures cost, at the nodes where somebody published it: "
+        "`hwmodels/silicon/technology.toml`. Each entry of a table is a list of anchors.",
+    ),
+    "workload": Format(
+        "Model",
+        Config,
+        "The layers of a model, from a Hugging Face `config.json`. Other keys of that file are ignored. An explicit null "
+        "means that a key is absent. Keys of `text_config` are taken if there is one.",
+    ),
+    "budget": Format(
+        "Budget",
+        Budget,
+        "The error that committed rows may have: `validate/judge/budget.toml`.",
+    ),
+    "fitted": Format(
+        "Fitted constants",
+        FittedFile,
+        "What `nmsim fit` writes: `hwmodels/data/fitted.toml`.",
+    ),
+    "machine-names": Format(
+        "Names of machines",
+        MachineNames,
+        "Names as publications and drivers write them: `validate/data/machine_names.toml`.",
+    ),
+}
+INTRO = """# File formats
+
+Written by `make docs` from the declarations that the readers use. A reader names all problems of a file in one run: the
+key, the value, and what was expected.
+
+A number with its source is a table: `clock_hz = { value = 1.98e9, kind = "datasheet", source = "whitepaper, page 12" }`.
+`kind` says how the number is known: `datasheet`, `measured`, `fitted` or `assumed`. Units are part of the keys. They are base
+units: bytes, seconds, hertz.
+
+An editor with a language server for TOML or JSON checks a file against its JSON Schema. In a TOML file, a first line
+`#:schema path/to/machine.json` names it.
+"""
+ROWS = """
+## Measured rows
+
+CSV files that `nmsim measure` appends to and `nmsim validate` reads. A line holds one sparse kernel on one case, beside the
+best dense call of the same run. Times are medians in seconds, with their 20th and 80th percentiles.
+
+| column | value | may be empty | meaning |
+|---|---|---|---|
+"""
+
+
+def page() -> str:
+    """Write the table of fields of each format."""
+    sections = [
+        f"\n## {entry.title}\n\n{entry.text}\n\nJSON Schema: [{name}.json](schemas/{name}.json).\n\n"
+        f"{field_table(entry.record)}\n"
+        for name, entry in FORMATS.items()
+    ]
+    return INTRO + "".join(sections) + ROWS + "\n".join(_columns()) + "\n"
+
+
+def schemas() -> dict[str, Any]:
+    """Pages of JSON Schemas, each with the function that writes it."""
+    return {f"docs/reference/schemas/{name}.json": _writer(entry) for name, entry in FORMATS.items()}
+
+
+def _writer(entry: Format) -> Any:
+    return lambda: json.dumps(json_schema(entry.record, title=f"nmsim: {entry.title}"), indent=1) + "\n"
+
+
+def _columns() -> list[str]:
+    """Columns of measured rows. Meanings stand in the docstring of the record, by name or by a list of names."""
+    meanings: dict[str, str] = {}
+    entry = re.compile(r"^    ([\w, ]+?)(?: : .*)?\n        (\S.*(?:\n        \S.*)*)", re.MULTILINE)
+    for names, text in entry.findall(Measurement.__doc__ or ""):
+        meanings |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+    percentiles = {"_p20": "20th", "_p80": "80th"}
+    lines = []
+    for name, column in columns_of(Measurement).items():
+        value = {int: "whole number", float: "number", bool: "`true` or `false`", str: "text"}[column.kind]
+        if column.choices:
+            value = "one of " + ", ".join(f"`{choice}`" for choice in column.choices if choice)
+        empty = "no" if column.never_empty else "yes"
+        stem, percentile = name[:-4], percentiles.get(name[-4:])
+        meaning = f"{percentile} percentile of `{stem}`." if percentile else meanings[name]
+        lines.append(f"| `{name}` | {value} | {empty} | {meaning} |")
+    return lines
