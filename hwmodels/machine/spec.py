@@ -34,7 +34,7 @@ class Feature:
 
     supported: Annotated[Flag, About("Whether the machine has it.")]
     kind: Annotated[Kind, About("How that is known.")]
-    source: Annotated[Text, About("Where that is from.")]
+    source: Annotated[Text, About("Source of that.")]
 
 
 @record
@@ -57,7 +57,7 @@ class NativeUnit:
     packings: Annotated[tuple[PackingPolicy, ...], About("Packings that it reads, without a word width.")]
     operands: Annotated[tuple[SparseOperand, ...], About("Operands that may be sparse.")]
     dtypes: Annotated[tuple[Dtype, ...], About("Value types.")]
-    source: Annotated[Text, About("Where this is from.")]
+    source: Annotated[Text, About("Source of this.")]
     decoder_groups_per_s: Annotated[Quantity | None, Number("groups_per_s", "Rate at which the whole chip turns codes into "
         "positions. Left out if the maker's sparse peak holds with codes as input (assumption A11).")] = None
     selector_groups_per_s: Annotated[Quantity | None, Number("groups_per_s", "Rate at which it prunes activations online. "

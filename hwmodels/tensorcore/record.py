@@ -85,8 +85,8 @@ class SparseTensorCore:
     decoder_groups_per_cycle: Annotated[int, Number("groups_per_cycle", "Codes turned into positions.",
         section="decode", least=1)]
     decoder_latency_cycles: Annotated[int, Number("cycles", "Latency of the decoder.", section="decode")]
-    select_network: Annotated[Network, About("How kept values meet their elements of operand B: a multiplexer per lane, a "
-        "full crossbar, or banks of one port each, in which lanes may collide.", section="select")]
+    select_network: Annotated[Network, About("What connects kept values with their elements of operand B: a multiplexer per "
+        "lane, a full crossbar, or banks. Banks have one port each, so that lanes may collide.", section="select")]
     select_banks: Annotated[int, Number("banks", "Banks of one row's operand-B window. Only `banked` uses them.",
         section="select", least=1)]
     operand_b_bytes_per_cycle: Annotated[int, _rate("Operand B from registers into the select network. The window of an N:M "

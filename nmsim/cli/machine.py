@@ -65,6 +65,7 @@ def _list() -> Answer:
     records = [summary(hwmodels.load_machine(name)) for name in hwmodels.machine_names()]
 
     def show() -> None:
+        # Prefixes are for the reader of a table; JSON has the base units of the names.
         console.print_table(
             "Machines",
             [

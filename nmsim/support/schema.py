@@ -128,6 +128,7 @@ class Number(About):
         self.least = low if least is None else least
         self.most = high if most is None else most
         self.whole = whole
+        self.positive = False
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         types = _members(source)
@@ -136,9 +137,9 @@ class Number(About):
         self.whole = (
             (self.unit in WHOLE_UNITS if with_source else whole) if self.whole is None else self.whole
         )
-        positive = with_source and self.least == 0
+        positive = self.positive = with_source and self.least == 0
         schema: CoreSchema = (
-            core_schema.int_schema(strict=True, ge=max(positive, math.ceil(self.least)), le=int(self.most))
+            core_schema.int_schema(strict=True, ge=max(int(positive), math.ceil(self.least)), le=int(self.most))
             if self.whole
             else core_schema.float_schema(
                 strict=True,
@@ -218,7 +219,7 @@ class Number(About):
         kind = "whole, " if self.whole else ""
         if self.most < MOST:
             return f"{kind}{self.least:g} to {self.most:g}"
-        return f"{kind}at least {self.least:g}" if self.least else f"{kind}positive or 0"
+        return f"{kind}positive" if self.positive else f"{kind}at least {self.least:g}"
 
 
 class OneOf:
