@@ -139,7 +139,9 @@ class Number(About):
         )
         positive = self.positive = with_source and self.least == 0
         schema: CoreSchema = (
-            core_schema.int_schema(strict=True, ge=max(int(positive), math.ceil(self.least)), le=int(self.most))
+            core_schema.int_schema(
+                strict=True, ge=max(int(positive), math.ceil(self.least)), le=int(self.most)
+            )
             if self.whole
             else core_schema.float_schema(
                 strict=True,
