@@ -109,7 +109,7 @@ class Way(NamedTuple):
 
 
 def instructions_of(spec: HardwareSpec, way: Way, tokens: int) -> tuple[float, float]:
-    """Instructions an element of a product costs, sparse and dense; zeros on a GPU, where the estimate knows none."""
+    """Instructions per element of a product, sparse and dense; zeros on a GPU, whose estimate has none."""
     if spec.family != "cpu":
         return 0.0, 0.0
     lanes = vector_lanes(spec)

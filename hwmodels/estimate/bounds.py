@@ -4,7 +4,7 @@ It is a **bound**: the best case that the machine's numbers allow, never an esti
 launch overhead, no latency, no tile or wave quantisation, no cache reuse across products and no clock that
 drops.
 
-After DECA (arXiv 2505.19349), which adds a decode ceiling to the roofline's memory and matrix ceilings;
+The model follows DECA (arXiv 2505.19349), which adds a decode ceiling to the roofline's memory and matrix ceilings.
 `select` is added here for activations that are pruned online.
 """
 
@@ -33,8 +33,8 @@ packing, operand and value type as they are. `expand`: software turns codes into
 class Plan(NamedTuple):
     """What the bound needs to know of (machine, value type, operand, pattern, encoding, packing).
 
-    Numbers, or arrays of one entry a case. Rates that do not bind are zero seconds a group; `vector_work` is
-    the share of the dense multiplications that the vector lanes would have to do, infinite where they take no
+    Numbers, or arrays of one entry per case. Rates that are no limit are zero seconds per group. `vector_work` is
+    the share of the dense multiplications that the vector lanes would have to do. It is infinite if they take no
     part. `on_vector_lanes`: even dense products of this value type run there.
     """
 

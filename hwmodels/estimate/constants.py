@@ -1,7 +1,7 @@
 """The few global constants of the estimate: what each one means, where it may lie, and what it was fitted to.
 
-No constant belongs to a machine: a machine comes in through its datasheet alone. Each constant starts from a prior,
-which is an assumption with its reason (A19), and `nmsim fit` moves it to where published and measured rows want it.
+No constant belongs to a machine: a machine is described by its datasheet alone. Each constant starts from a prior,
+which is an assumption with its reason (A19). `nmsim fit` fits it to published and measured rows.
 The fitted values, and those fitted with one family of machines left out, are data: `hwmodels/data/fitted.toml`.
 """
 

@@ -1,10 +1,10 @@
 """The estimate on a CPU: bytes from the cache they lie in, and instructions counted in compiled kernels.
 
 A CPU has no unit for N:M. Its cores read values and codes, bring each kept value together with its element of x, and
-multiply. A product takes its bytes over the bandwidth of where they lie and its instructions over the rate at which the
-cores issue them. The two overlap in part: well where rows are plain values, hardly where each load waits for a code to
-be decoded (A29). A call and the waking of threads come on top. All rates are the machine's own, from a datasheet or from
-`nmsim calibrate`; nothing but the two exponents of the overlap was chosen with measured products in view.
+multiply. The time has two parts: the bytes over the bandwidth of their level, and the instructions over the rate at which the
+cores issue them. The two overlap in part: well if rows are plain values, hardly if each load waits for a code to
+be decoded (A29). A call and the waking of threads are added. All rates are the machine's own, from a datasheet or from
+`nmsim calibrate`. Only the two exponents of the overlap were chosen with measured products in view.
 """
 
 import functools
@@ -26,17 +26,17 @@ COUNTS_FILE = Path(__file__).parents[1] / "data" / "cpu_instructions.csv"
 INSTRUCTION_SETS = {16: "avx512", 8: "avx2"}
 """32-bit lanes of a vector register -> the kernels that use them; other machines run plain loops."""
 PLAIN_PER_KEPT, PLAIN_PER_ELEM = 10.0, 20.0
-"""Instructions' worth of time in a plain loop: for each kept value and token, whose sum waits for the one before, and for
-each element, whose code is taken apart bit by bit (assumption A27)."""
+"""Time of a plain loop, in instructions per kept value and token, and per element (assumption A27). Each sum waits for the
+one before, and each code is read bit by bit."""
 BLOCKS_PER_KEPT, BLOCKS_PER_ELEM = 6.0, 1.0
-"""The same where codes are decoded to masks block by block before a compiled kernel reads those (A27)."""
+"""The same if codes are decoded to masks block by block before a compiled kernel reads those (A27)."""
 BLOCK_DECODED = (Pattern(16, 32), "combinatorial")
-"""What a compiled kernel cannot read itself: its table of masks would not fit."""
+"""The format that a compiled kernel cannot read itself: its table of masks would not fit."""
 DENSE_OVERLAP, SPARSE_OVERLAP = 2.0, 1.2
-"""Exponent of the norm in which what bytes take and what instructions take are added: 1 would be no overlap, a large one
-a perfect one. Chosen on the campaigns of one machine (assumption A29)."""
+"""Exponent of the norm that adds the time of bytes and the time of instructions. 1 is no overlap, a large one is
+perfect overlap. Chosen on the campaigns of one machine (assumption A29)."""
 CACHE_SHARE = 0.75
-"""Share of a cache that one product can call its own (assumption A28)."""
+"""Share of a cache that one product can use (assumption A28)."""
 
 
 @functools.cache

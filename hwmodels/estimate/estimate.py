@@ -1,7 +1,7 @@
 """The estimate: what real kernels are expected to take, from the bound's stages and the fitted constants.
 
-Where `hwmodels.estimate.bounds` says how fast a product could be, this says how fast libraries and fused kernels have been seen
-to run it: launches, tiles and waves, bandwidth that is reached, caches, power.
+`hwmodels.estimate.bounds` says how fast a product could be. This module says how fast libraries and fused kernels run it. It
+counts launches, tiles and waves, bandwidth that is reached, caches, and power.
 """
 
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ CACHE_STATES = ("", "cold", "warm")
 """Where operands lie. `""`: in DRAM. `"cold"`: in DRAM, after a benchmark flushed the cache by writing to it, which
 the product then waits for. `"warm"`: wherever the same product left them, called back to back."""
 VECTOR_TOKENS = 8
-"""Most tokens that a fused kernel multiplies on the vector lanes, one expanded value for all of them, and for which a
+"""Most tokens that a fused kernel multiplies on the vector lanes, one expanded value for all of them. For as many tokens a
 dense library has a kernel that is one long read (A25)."""
 ROADS = ("dense", "unit", "fused", "expanded")
 """How the estimate runs a product. `unit`: the library of a sparse matrix unit. `fused`: codes are decoded inside the

@@ -1,7 +1,7 @@
 """Fits the global constants to measured rows, and once more without each group of machines, for honest error bars.
 
-Least squares on the logarithms of dense time, sparse time and speedup, with a loss that grows linearly for outliers
-(pseudo-Huber), and every constant held near its prior. There is no randomness: the same rows give the same constants.
+Least squares on the logarithms of dense time, sparse time and speedup. The loss grows linearly for outliers
+(pseudo-Huber), and every constant is pulled to its prior. There is no randomness: the same rows give the same constants.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ from hwmodels.machine.spec import load_machine
 OUTLIER_ERROR = 0.1
 """Log error beyond which a row pulls with constant force."""
 PRIOR_WEIGHT = 10.0
-"""Pull towards the prior: a constant off by 10 % weighs about as much as a row off by 10 %, so that a constant which
-few rows speak of stays where its reason puts it."""
+"""Pull towards the prior: a constant off by 10 % weighs about as much as a row off by 10 %. So a constant that
+few rows depend on stays near its prior."""
 EVALUATIONS = 40
 FIT_COLUMNS = (
     *("machine", "kernel_family", "M", "N", "K", "dtype", "baseline_dtype", "pattern", "density", "l2_state"),
@@ -115,7 +115,7 @@ def _soften(errors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def fit(inputs: pd.DataFrame, progress: Progress = lambda step: None) -> Fitted:
-    """Fit the constants to rows, and to the rows of all but one group of machines, for each group.
+    """Fit the constants to all rows, and for each group of machines to the rows without it.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def fit(inputs: pd.DataFrame, progress: Progress = lambda step: None) -> Fitted:
         `FIT_COLUMNS`, as for `hwmodels.predict_rows` with all kernel families named, and `row` (its number where it
         came from).
     progress : callable
-        Told what is fitted next: all rows, then each group that is left out.
+        Called with the next fit: all rows, then each group that is left out.
 
     Returns
     -------

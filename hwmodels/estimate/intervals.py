@@ -1,8 +1,8 @@
 """Error bars: how far measured speedups lay from predictions of machines that had no part in the fit.
 
-The residuals are data, written by `nmsim fit`: one row a judged row, of kernels like those the estimate stands for. A
-prediction's interval is its speedup times the middle `INTERVAL_SHARE` of measured over predicted among the rows of its
-kind of kernel, value width and regime, widened so that it holds for a machine that is not among them.
+The residuals are data, written by `nmsim fit`: one row per judged row, of kernels like those of the estimate. A
+prediction's interval is its speedup times the middle `INTERVAL_SHARE` of measured over predicted. It uses the rows of its
+kind of kernel, value width and regime. It is widened so that it holds for a machine that is not among them.
 """
 
 import functools
@@ -19,8 +19,8 @@ RESIDUALS_FILE = Path(__file__).parents[1] / "data" / "residuals.csv"
 INTERVAL_SHARE = 0.8
 """Share of comparable measurements that an interval held."""
 WIDENING = 1.6
-"""By how much the middle share of the residuals is widened on a logarithmic scale: machines differ from each other more
-than rows of one do, and with this factor the ranges hold `INTERVAL_SHARE` of the rows of a die that was left out of
+"""Factor by which the middle share of the residuals is widened on a logarithmic scale. Machines differ more than the
+rows of one machine. With this factor the ranges hold `INTERVAL_SHARE` of the rows of a die that was left out of
 them."""
 FEWEST_ROWS = 8
 """Fewer rows than this make no interval of their own: the next wider set is taken."""
@@ -28,12 +28,12 @@ DECODE_TOKENS, PREFILL_TOKENS = 64, 1024
 REGIMES = ("decode", "middle", "prefill")
 WIDTHS = ("16-bit", "8-bit", "other")
 ROAD_FAMILIES = {"unit": "library", "fused": "delta-gemv", "expanded": ""}
-"""Road of the estimate on a GPU -> the measured family nearest to it; no kernel like the last was ever published."""
+"""Method of the estimate on a GPU -> the nearest measured family; no kernel like the last was ever published."""
 CPU_FAMILY = "cpu"
 
 
 class Interval(NamedTuple):
-    """Factors around a predicted speedup, and how many measurements stand behind them (NaN and 0: none).
+    """Factors around a predicted speedup, and the number of measurements behind them (NaN and 0: none).
 
     `widened` says that those are of another regime or width of values too, for want of rows.
     """
@@ -89,8 +89,8 @@ def interval(family: str, width: str, regime: str, without: str = "") -> Interva
     Returns
     -------
     Interval
-        Of the rows of this family, width and regime; of all regimes where those are fewer than `FEWEST_ROWS`; of all
-        widths where even those are; `NONE` where there are too few of the family at all.
+        Of the rows of this family, width and regime. If those are fewer than `FEWEST_ROWS`, it is of all regimes. If
+        those are still fewer, it is of all widths. If the family has too few rows, it is `NONE`.
     """
     table = _residuals()
     table = table[table["family"] == family]

@@ -42,10 +42,11 @@ def predict_rows(
     Parameters
     ----------
     inputs : DataFrame
-        A row each: `M`, `N`, `K`, `dtype`, `baseline_dtype` (of the dense baseline), `pattern` (N:M or nothing),
-        `kernel_family` (a key of `families.FAMILIES`, `"auto"` for what `predict` would run, or `"software"` for
-        the same without a sparse unit), `density` (share of elements kept), `l2_state`; for these two also `phase`,
-        `sparse_operand`, `encoding`, `packing` and `threads` where they differ from the defaults of `Case`.
+        One row per product. Columns: `M`, `N`, `K`, `dtype`, `baseline_dtype` (of the dense baseline), `pattern` (N:M
+        or nothing), `kernel_family`, `density` (share of elements kept), `l2_state`. `kernel_family` is a key of
+        `families.FAMILIES`, `"auto"` for the choice of `predict`, or `"software"` for the same without a sparse
+        unit. These two also take `phase`, `sparse_operand`, `encoding`, `packing` and `threads`, if they differ
+        from the defaults of `Case`.
     hardware : str, Path or HardwareSpec
     held_out : bool
         Use the constants that were fitted without this group of machines.

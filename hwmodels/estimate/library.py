@@ -1,14 +1,14 @@
 """How long a vendor's matrix library takes: the best tile shape, its waves over the cores, memory and power.
 
-A library cuts Y[tokens, rows] into tiles, gives each to a thread block, and each block walks along K. The estimate
-tries the shapes below as the library's own selection does, and takes the fastest: whole waves of blocks over the
-cores, each block as long as its slower side (multiplying, with the operand fetch that is not hidden, or loading), and
-for dense products K split among several blocks. A product also takes at least its bytes from DRAM, what the cache
-keeps between back-to-back calls taken off, and its energy over the power of the board.
+A library cuts Y[tokens, rows] into tiles, gives each to a thread block, and each block steps along K. The estimate
+tries the shapes below as the library's own selection does, and takes the fastest. Blocks run in whole waves over the
+cores. Each block is as long as its slower side: loading, or multiplying with the operand fetch that is not hidden. For
+dense products K may be split among several blocks. A product also takes at least the time of its bytes from DRAM, less
+what the cache keeps between back-to-back calls. It takes at least its energy over the power of the board.
 
-The sparse libraries differ in three ways seen in published times: K is not split, the dense operand does not shrink
-although the arithmetic does (so its fetch weighs double), and, with 16-bit values, where the weights outgrow the cache each
-wave of blocks streams them again.
+The sparse libraries differ in three ways, as published times show. K is not split. The dense operand does not shrink
+although the arithmetic does, so its fetch counts double. With 16-bit values, each wave of blocks reads the weights again
+if they are larger than the cache.
 """
 
 from math import inf
@@ -43,9 +43,8 @@ class Product(NamedTuple):
     """Products for a library, numbers or one array entry each: what is stored sparse (or is the weight) against what is dense.
 
     `tokens`, `rows` and `K` are whole numbers. `stored_bytes_per_elem` counts values and metadata of an element of the
-    stored operand before pruning;
-    `flop_per_s` is the rate at which the unit does the **dense** product; `energy_ratio` multiplies the joules of a
-    dense 16-bit operation.
+    stored operand before pruning. `flop_per_s` is the rate at which the unit does the **dense** product. `energy_ratio`
+    multiplies the joules of a dense 16-bit operation.
     """
 
     tokens: Any
@@ -137,7 +136,7 @@ def _product_s(
     dense_rate = rate * values / 2 / (2 if sparse else 1)
     per_core_cycle = dense_rate / (chip.cores * chip.clock_hz)
     if sparse and values >= 2 and per_core_cycle < WARPGROUP_FLOP_PER_CORE_CYCLE:
-        # Each wave of tiles reads the weights again, but for what the cache holds of them.
+        # Each wave of tiles reads the weights again, except the part that the cache holds.
         passes = np.ceil(tokens / RESTREAM_TILE_TOKENS)
         shared = max(1.0, chip.cores * RESTREAM_TILE_TOKENS / rows)
         outgrown = max(0.0, 1.0 - constants.cache_restream_ratio * chip.cache_bytes / stored_bytes)

@@ -51,8 +51,8 @@ def predict(cases: Case | pd.DataFrame, hardware: str | Path | HardwareSpec) -> 
         One case, or a table of them with a row each. A table needs the columns M, N and K (positive ints);
         `phase`, `dtype`, `sparse_operand`, `pattern`, `encoding` and `packing` default to those of `Case`. A
         missing pattern or `"dense"` is a dense case. `l2_state` may say where the operands lie: nothing for DRAM,
-        `"cold"` for DRAM after a flush, `"warm"` for the cache as repeated calls leave it; `threads` how many cores
-        of a CPU work, all where it says nothing. Further columns are carried along.
+        `"cold"` for DRAM after a flush, `"warm"` for the cache as repeated calls leave it. `threads` is the number
+        of working cores of a CPU, all if it is empty. Further columns are carried along.
     hardware : str, Path or HardwareSpec
         As for `hwmodels.load_machine`.
 
@@ -186,7 +186,7 @@ def _intervals(
     tokens: NDArray[np.int64],
     road: NDArray[np.int8],
 ) -> Known:
-    """Error bars of all rows: one look-up for each kind, regime and road that occurs."""
+    """Error bars of all rows: one look-up for each kind, regime and method that occurs."""
     regime = np.searchsorted([DECODE_TOKENS + 1, PREFILL_TOKENS], tokens, side="right")
     example, codes = _distinct((kind, regime, road))
     known = [

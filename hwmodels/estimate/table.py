@@ -1,4 +1,4 @@
-"""Reads a table of cases: checks each column at the door, and parses each distinct text once."""
+"""Read a table of cases: check each column first, and parse each distinct text once."""
 
 from collections.abc import Callable
 from typing import Any

@@ -2,9 +2,9 @@
 
 One definition serves a single case (plain numbers) and a table of cases (arrays): all functions take either.
 
-The sparse operand is stored as N values a group (a group with fewer non-zeros and the tail group are filled
-up with zeros) and a stream of codes over all its rows; codes of a row may share a byte with those of the
-next. The other operand is dense. Each operand crosses once (assumption A10). Values and metadata are each
+The sparse operand is stored as N values per group and a stream of codes over all its rows. A group with fewer non-zeros
+and the tail group are filled up with zeros. Codes of a row may share a byte with those of the next. The other operand is
+dense. Each operand is moved once (assumption A10). Values and metadata are each
 rounded up to whole bytes.
 """
 
@@ -20,12 +20,12 @@ from nmsim.format import SparseFormat
 from nmsim.units import ceil_div
 
 OUTPUT_BITS = 16
-"""Bits of an output element, but for 32-bit value types, whose output has 32."""
+"""Bits of an output element, except for 32-bit value types, whose output has 32."""
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes of one product by operand; numbers, or arrays of one entry a case."""
+    """Bytes of one product by operand; numbers, or arrays of one entry per case."""
 
     values_bytes: Any
     metadata_bytes: Any
@@ -50,7 +50,7 @@ def where(condition: Any, yes: Any, no: Any) -> Any:
 
 
 class Stream(NamedTuple):
-    """How the metadata of one (pattern, encoding, packing) adds up; numbers, or arrays of one entry a case.
+    """How the metadata of one (pattern, encoding, packing) adds up; numbers, or arrays of one entry per case.
 
     `codes_per_slot` codes share a slot of `slot_bits` bits, and each code covers `groups_per_code` groups.
     Where codes differ in length `mean_bits_per_group` is the exact mean over uniform masks (assumption A15),

@@ -20,8 +20,8 @@ def summary(spec: HardwareSpec) -> dict[str, Any]:
     Returns
     -------
     dict
-        `id`, `name`, `family`, `hypothetical`, numbers in the units of their names, peaks of 16-bit values (None if the
-        machine has none), and the patterns of its sparse units.
+        `id`, `name`, `family`, `hypothetical`, and numbers in the units of their names. Peaks are of 16-bit values, None if
+        the machine has none. The patterns are those of its sparse units.
 
     Examples
     --------

@@ -1,8 +1,8 @@
-"""What it costs to decode and to select in software, in lane instructions a group.
+"""The cost of decoding and selecting in software, in lane instructions per group.
 
 One lane (a GPU thread, a 32-bit SIMD lane of a CPU) handles one group. The counts include the lane's loads
-and the products with one token: they are those of a whole fused kernel, which is what competes with memory
-for time.
+and the products with one token. They are those of a whole fused kernel, whose time is compared with that of
+memory.
 """
 
 from dataclasses import dataclass

@@ -178,8 +178,8 @@ def load_machine(hardware: str | Path | HardwareSpec) -> HardwareSpec:
     Parameters
     ----------
     hardware : str, Path or HardwareSpec
-        A name or alias in any case, such as `"h200"`; or a path that ends in `.toml`; or a spec, which comes
-        back as it is.
+        A name or alias in any case, such as `"h200"`; or a path that ends in `.toml`. A spec is returned as
+        it is.
 
     Returns
     -------

@@ -36,12 +36,11 @@ ACTIONS = ("multiplies", "adds", "compares", "specials", "selector_compares", "l
 class OnlinePruning:
     """Cost and benefit of pruning the activations of one product online. Whole chip, all tokens.
 
-    Cycles. `product_cycles` is the sparse product with a selector that takes no time. `selector_cycles`,
-    `statistics_cycles` (the lanes, before a choice) and `epilogue_cycles` (the lanes, beside the product) are how long these
-    work; `exposed_*_cycles` what is left of them behind what they overlap with. `parameter_cycles`: parameters beside the
-    weights from DRAM. `side_cycles`: side products on the array. `net_cycles` adds the product, the exposed parts and the
-    last two. `dense_cycles` and `weights_cycles` are the same product on the same core dense, and with weights of the
-    same pattern.
+    All are cycles. `product_cycles` is the sparse product with a selector that takes no time. `selector_cycles`,
+    `statistics_cycles` (the lanes, before a choice) and `epilogue_cycles` (the lanes, beside the product) are working times.
+    `exposed_*_cycles` are the parts of them that do not overlap. `parameter_cycles`: parameters beside the weights from
+    DRAM. `side_cycles`: side products on the array. `net_cycles` adds the product, the exposed parts and the last two.
+    `dense_cycles` and `weights_cycles` are the same product on the same core dense, and with weights of the same pattern.
 
     Bytes. `activation_bytes_saved` and `weight_bytes_saved` by level (`dram`, `l2`, `shared`), with the tiles of the sparse
     product: negative where metadata outweigh. `written_bytes_saved`: when the producer writes X. `encoded_bits`: metadata
@@ -153,7 +152,7 @@ class _Points(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """What holds for all cases of a call: the core as placed, groups a cycle, kind of selector, and the rest."""
+    """Settings of all cases of a call: the core as placed, groups per cycle, kind of selector, and the rest."""
 
     core: SparseTensorCore
     rate: float

@@ -14,9 +14,9 @@ from nmsim.case import Case, GemmShape
 from nmsim.errors import RowError
 
 RATE_STEP = 64
-"""A selector rate is sought in steps of 1/64 of a group a cycle."""
+"""The search for a selector rate goes in steps of 1/64 group per cycle."""
 MOST_STEPS = 1 << 20
-"""Of the search: 16384 groups a cycle and core."""
+"""End of the search: 16384 groups per cycle and core."""
 NEAR = 1.01
 """As fast as an infinitely fast selector: within one per cent."""
 
@@ -34,7 +34,7 @@ class BatchBreakEven(NamedTuple):
 
 
 class SelectorBreakEven(NamedTuple):
-    """Least groups a cycle of one core's selector, in steps of 1/64 from 1/64 on; infinite where none is fast enough.
+    """Least groups per cycle of one core's selector, in steps of 1/64 from 1/64 on; infinite if none is fast enough.
 
     `as_fast_as_dense`: the pruned product takes no longer than the dense one. `near_free`: at most 1 % longer than with a
     selector that takes no time.
@@ -222,7 +222,7 @@ def selector_table(
     Returns
     -------
     pandas.DataFrame
-        `tokens`, `placement`, `as_fast_as_dense`, `near_free` in groups a cycle and core, and the `speedup_vs_dense` of a
+        `tokens`, `placement`, `as_fast_as_dense`, `near_free` in groups per cycle and core, and the `speedup_vs_dense` of a
         selector that takes no time.
 
     Raises

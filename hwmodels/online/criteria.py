@@ -112,9 +112,9 @@ def clact(task: Task) -> Stages:
 def unstructured(task: Task) -> Stages:
     """Keep the k greatest magnitudes of a token, k = K N/M: the reference that has no groups.
 
-    The k-th magnitude is found bit by bit of the key: one pass for each bit that counts the keys at or above a candidate
-    (K comparisons, K additions, and one comparison with k). A last pass takes what is above it, and as many of its equals
-    as are missing: a key above it or, first come first served, equal to it.
+    The k-th magnitude is found bit by bit of the key. One pass per bit counts the keys at or above a candidate (K
+    comparisons, K additions, and one comparison with k). A last pass takes the keys above it. Of the keys equal to it, it
+    takes the first ones until k are taken.
     """
     waits = token_buffer(task, key_bits(task.dtype) + 1)
     return _greatest(task, "unstructured", "token", task.shape.M, waits)
@@ -168,4 +168,4 @@ CRITERIA: Mapping[str, Callable[[Task], Stages]] = MappingProxyType(
         "unstructured_global": unstructured_global,
     }
 )
-"""Name -> the stages it takes. All but the two unstructured ones end in an N:M mask."""
+"""Name -> the stages it takes. All except the two unstructured ones end in an N:M mask."""

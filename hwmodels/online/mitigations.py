@@ -85,8 +85,8 @@ def dpts_mean(task: Task) -> Stages:
 def dpts_median(task: Task) -> Stages:
     """D-PTS with the (lower) median, as the code has it: found bit by bit of the ordered value.
 
-    Each of the value's bits takes a pass over the token: K comparisons with a candidate, K additions that count, and one
-    comparison of the count. The first pass is that in which the token arrives; one more subtracts.
+    Each bit of the value takes a pass over the token. A pass has K comparisons with a candidate, K additions that count, and
+    one comparison of the count. The token arrives in the first pass. One more pass subtracts.
     """
     tokens, K = task.shape.M, task.shape.K
     median = StageCost(

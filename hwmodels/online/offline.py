@@ -21,8 +21,8 @@ from nmsim.errors import RowError
 class OfflinePruning(NamedTuple):
     """Cycles of the dense product, of the pruned one alone, and of all: `net_cycles` adds what stands beside it.
 
-    `exposed_epilogue_cycles` is what of the vector lanes' work the product does not hide, `parameter_cycles` the reading of
-    other weights from DRAM, `side_cycles` side products on the array.
+    `exposed_epilogue_cycles` is the part of the vector lanes' work that the product does not hide. `parameter_cycles` is the
+    reading of other weights from DRAM. `side_cycles` are side products on the array.
     """
 
     dense_cycles: int

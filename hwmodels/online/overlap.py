@@ -24,7 +24,7 @@ def lane_cycles(costs: Sequence[StageCost], parts: tuple[str, ...], ops_per_cycl
 
 
 class Arrival(NamedTuple):
-    """Cycles in which X leaves its producer, and in which it can be read again; and its tokens (A45)."""
+    """Cycles for writing X by its producer, cycles for reading it again, and its tokens (A45)."""
 
     cycles: int
     again_cycles: int

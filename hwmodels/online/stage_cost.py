@@ -205,7 +205,7 @@ def parameters(size_bytes: int) -> dict[str, Any]:
 
 
 def token_buffer(task: Task, passes: int) -> dict[str, Any]:
-    """A token that waits beside the selector until its statistics are known, and is read for every pass but the first."""
+    """A token that waits beside the selector until its statistics are known, and is read for every pass except the first."""
     whole = task.shape.M * task.row_bytes
     return {
         "waits_for": "token",
@@ -217,7 +217,7 @@ def token_buffer(task: Task, passes: int) -> dict[str, Any]:
 
 
 def sequence_buffer(task: Task, passes: int = 2) -> dict[str, Any]:
-    """All tokens wait in L2, and are read again for every pass but the first."""
+    """All tokens wait in L2, and are read again for every pass except the first."""
     whole = task.shape.M * task.row_bytes
     return {
         "waits_for": "sequence",

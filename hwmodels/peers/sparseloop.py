@@ -1,8 +1,8 @@
 """Sparseloop's sparse-tensor-core study (MICRO'22, figure 15), any layer, design and density of that family.
 
-Three stages work at the same time and the slowest sets the cycles: MACs, reads from shared memory at 42 words a cycle,
-and DRAM at 32 words a cycle. Values take one word of 8 bits each. Metadata take the bits that the study types in, after
-Timeloop has rounded them up to a width that divides its metadata SRAM.
+Three stages work at the same time and the slowest sets the cycles. They are MACs, reads from shared memory at 42 words
+per cycle, and DRAM at 32 words per cycle. Values take one word of 8 bits each. Metadata take the bits that the study enters,
+after Timeloop has rounded them up to a width that divides its metadata SRAM.
 """
 
 from dataclasses import dataclass
@@ -124,7 +124,7 @@ def sparseloop_cycles(
     Raises
     ------
     SpecError
-        Bad text, a design that is none or cannot be reproduced, a density it cannot select, or a K too long for it.
+        Bad text, an unknown design or one that cannot be reproduced, a density it cannot select, or a K too long for it.
     PatternError, EncodingError, BitstreamError
         No such pattern, encoding or packing policy.
 
@@ -204,8 +204,8 @@ def _stored_pattern(how: Design, pattern: Pattern, design: str) -> Pattern:
         return STC_PATTERN if pattern.density <= STC_PATTERN.density else DENSE
     if pattern.n > ARRAY_COLUMNS or pattern.m * (ARRAY_COLUMNS // pattern.n) > SPAN_LIMIT:
         raise SpecError(
-            f"density {pattern} on design={design!r}: expected at most {ARRAY_COLUMNS} kept in a group, and whole groups "
-            f"that fill {ARRAY_COLUMNS} columns from at most {SPAN_LIMIT} elements (a density of 1/4 or more)"
+            f"density {pattern} on design={design!r}: expected at most {ARRAY_COLUMNS} kept in a group. Whole groups "
+            f"must fill {ARRAY_COLUMNS} columns from at most {SPAN_LIMIT} elements (a density of 1/4 or more)"
         )
     return pattern
 

@@ -13,7 +13,7 @@ SCHEMES = {
     Fraction("0.375"): Pattern(3, 8),
     Fraction("0.3125"): Pattern(5, 16),
 }
-"""Weight density of a run -> the structure it stands for, where that is not 2:M (`design-to-scheme.yaml`)."""
+"""Weight density of a run -> its structure, if that is not 2:M (`design-to-scheme.yaml`)."""
 DENSE = Pattern(1, 1)
 _NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
 _LAYER = re.compile(rf"M([0-9]+)-K([0-9]+)-N([0-9]+)(?:-IAD{_NUMBER})?(?:-WD{_NUMBER})?", re.ASCII)

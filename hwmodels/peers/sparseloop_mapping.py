@@ -1,8 +1,8 @@
 """How Sparseloop's study maps a product onto its tensor core, and what the best mapping reads from each level.
 
-The core: 4 subpartitions of 16 rows by 16 columns of int8 MACs. Rows take M, columns take the kept of a span of K. A
-register file holds 16 x 128 sums a subpartition, so that at most 128 columns of N pass before A is read again. Tiles of
-A and B stay in 256 Ki words of shared memory with all of their K; an operand without metadata may be streamed through it
+The core has 4 subpartitions of 16 rows by 16 columns of int8 MACs. Rows take M, columns take the kept values of a span of
+K. A register file holds 16 x 128 sums per subpartition. So at most 128 columns of N pass before A is read again. Tiles of
+A and B stay in 256 Ki words of shared memory with all of their K. An operand without metadata may be streamed through it
 instead, and is then read from DRAM each time.
 """
 
@@ -126,8 +126,8 @@ def best_mapping(operands: Operands, span: int) -> Mapped:
             best = rank, mapped
     if best is None:
         raise SpecError(
-            f"layer M{operands.M}-K{operands.K}-N{operands.N}: K={operands.K} is too long; expected a tile of all of K to "
-            f"fit {SMEM_WORDS} words of shared memory"
+            f"layer M{operands.M}-K{operands.K}-N{operands.N}: K={operands.K} is too long. A tile of all of K must fit "
+            f"{SMEM_WORDS} words of shared memory"
         )
     return best[1]
 

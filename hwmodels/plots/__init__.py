@@ -6,8 +6,8 @@
 >>> fig, grid = plots.pareto(table, x="area_um2", y="time_s", front=[True, True], label=[], theme=plots.DARK)
 >>> image = plots.rendered(fig, "svg")
 
-Tables are plain pandas tables: those of `hwmodels.sweep`, of a study or of the judge. matplotlib is imported here only, and
-when a figure is asked for. Nothing is shown, saved or kept globally.
+Tables are plain pandas tables: those of `hwmodels.sweep`, of a study or of the judge. Only this package imports matplotlib,
+and only when it draws a figure. Nothing is shown, saved or kept globally.
 """
 
 from typing import TYPE_CHECKING

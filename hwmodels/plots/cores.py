@@ -1,7 +1,7 @@
 """Figures of tensor cores from the table of a sweep: speedups, and what each stage of the pipeline does.
 
-The table is that of `hwmodels.sweep`. A table without a column `phase` gets one from its tokens (`labels.PREFILL_FROM`): it
-only names the step, since the cycles of a product depend on its tokens alone. Refused points are left out.
+The table is that of `hwmodels.sweep`. A table without a column `phase` gets one from its tokens (`labels.PREFILL_FROM`). It
+only names the step: the cycles of a product depend on its tokens alone. Refused points are left out.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
 """Figures of predicted speedups of whole models.
 
-A table has one row per machine, step and stored form of the sparse operand, with these columns: `hardware`, `phase`, `tokens`
-(batch in decode, length of the prompt in prefill), `sparse_operand`, `pattern` (`"dense"` for the baseline), `encoding`,
-`execution`, `predicted_dense_time_s`, `predicted_speedup_vs_dense`, and `predicted_<stage>_bound_s`, the time of the layers
-that the stage bounds.
+A table has one row per machine, step and stored form of the sparse operand. Its columns are `hardware`, `phase`, `tokens`,
+`sparse_operand`, `pattern` (`"dense"` for the baseline), `encoding`, `execution`, `predicted_dense_time_s`,
+`predicted_speedup_vs_dense`, and `predicted_<stage>_bound_s`. `tokens` is the batch in decode, and the length of the prompt
+in prefill. The last is the time of the layers that the stage limits.
 
 A figure that draws one row per pattern leaves the choice of the encoding to the caller. Every speedup is against the dense
 model on the same machine.
@@ -173,8 +173,8 @@ def bound_by_stage(
 ) -> tuple[Figure, AxesGrid]:
     """Draw the time of a step against the dense one, split by the stage that bounds each layer.
 
-    A row per machine, a column per step. A bar is the dense baseline, or a pattern in the encoding that is written on it,
-    outlined if the machine's sparse unit takes it as it is.
+    A row per machine, a column per step. A bar is the dense baseline, or a pattern in the encoding that is written on it.
+    It is outlined if the machine's sparse unit takes the format as it is.
 
     Parameters
     ----------

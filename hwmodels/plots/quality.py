@@ -55,7 +55,7 @@ class WayMarks:
         ):
             if len(names) > most:
                 raise RowError(
-                    f"a figure of {len(names)} {what}, expected at most {most}: no more could be told apart"
+                    f"a figure of {len(names)} {what}, expected at most {most}: more could not be distinguished"
                 )
 
     @classmethod
@@ -94,7 +94,7 @@ def quality_cost(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure, 
     Raises
     ------
     RowError
-        Nothing to draw, or more patterns or mitigations than can be told apart.
+        Nothing to draw, or more patterns or mitigations than can be distinguished.
     """
     rows = table[(table["layer"] == ALL_LAYERS) & (table["pattern"] != DENSE)]
     rows = rows.assign(reference=[is_reference(criterion) for criterion in rows["criterion"]])

@@ -66,9 +66,9 @@ def rom_decoder(pattern: Pattern) -> Cells:
 def unranking_decoder(pattern: Pattern) -> Cells:
     """Count the cells of M steps that each compare the code with a binomial, subtract it and set a bit of the mask.
 
-    A step at position p looks up C(p, k) for the k elements still to place, subtracts (the borrow is the comparison),
-    keeps one of the two by a multiplexer, counts k down, and registers code, k and mask, so that a group enters every
-    cycle. Then `mask_to_positions`.
+    A step at position p looks up C(p, k) for the k elements still to place, and subtracts. The borrow is the comparison, and
+    a multiplexer keeps one of the two numbers. The step counts k down and registers code, k and mask. So a group enters
+    every cycle. Then `mask_to_positions`.
 
     Source
     ------

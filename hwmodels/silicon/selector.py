@@ -36,8 +36,8 @@ def network(pattern: Pattern, kind: SelectorKind) -> Network:
     pattern : Pattern
         M is rounded up to a power of two: the wires beyond M carry the smallest key (assumption A5).
     kind : {"half", "bitonic"}
-        `"bitonic"` sorts the whole group. `"half"` sorts blocks as long as what is kept, or what is dropped where that
-        is less, and then throws away half of two blocks at a time with a half-cleaner; for N = M/2 these are two
+        `"bitonic"` sorts the whole group. `"half"` sorts blocks of as many elements as are kept, or as are
+        dropped if that is less. Then a half-cleaner removes half of two blocks at a time. For N = M/2 these are two
         sorters and one half-cleaner.
 
     Returns
@@ -160,7 +160,7 @@ def stages(pattern: Pattern, kind: SelectorKind) -> int:
 def key_bits(dtype: str) -> int:
     """Bits by which magnitudes of a value type are compared.
 
-    All but the sign of a float, of which TF32 has 18; all of an integer, whose magnitude is taken first.
+    All bits except the sign of a float (18 of TF32); all bits of an integer, whose magnitude is taken first.
 
     Raises
     ------
@@ -194,9 +194,9 @@ def selector_cells(pattern: Pattern, kind: SelectorKind, dtype: str, latency_cyc
     Returns
     -------
     Cells
-        Magnitudes of integers; then, in a network, comparators of key and position, which breaks ties, two
-        multiplexers a wire to swap them, and a decoder of each kept position; with `"all_pairs"`, comparators of
-        keys alone, a population count of wins for each element and a comparison with N.
+        First come magnitudes of integers. A network has comparators of key and position (for ties), two multiplexers
+        per wire to swap them, and a decoder of each kept position. `"all_pairs"` has comparators of keys alone, a
+        population count of wins for each element, and a comparison with N.
 
     Raises
     ------

@@ -73,8 +73,8 @@ def prefix_sums(count: int, widths: Iterable[int]) -> Cells:
 def slot_lines(pattern: Pattern) -> Cells:
     """Count the cells that tell, from a mask, which kept element every position is.
 
-    Prefix counts of the mask's ones, and for each position and slot that can meet, N(M - N + 1) of them, a line that is
-    set when they do: the count decoded, and the mask's own bit.
+    There are prefix counts of the mask's ones. Each possible pair of position and slot, N(M - N + 1) of them, has a line. It
+    is set if the position goes to the slot: the decoded count, and the mask's own bit.
 
     Examples
     --------
@@ -115,10 +115,10 @@ def operand_select(
     macs : int
         Multiply-adds that are fed side by side with one row or column of operand B.
     structure : {"mux", "ordered_mux", "crossbar", "banked", "benes"}
-        `"mux"`: an M:1 multiplexer for each multiply-add, M - 1 of two inputs a bit. `"ordered_mux"`: only M - N + 1
-        inputs, which is enough where positions ascend. `"crossbar"`, and `"banked"` before whose banks it stands: for
-        each group N x M gates a bit, ORs for each output, and the decoded positions. `"benes"`: M log2 M - M/2
-        switches of two multiplexers a bit for each group, M rounded up to a power of two; what finds its settings is
+        `"mux"`: an M:1 multiplexer for each multiply-add, M - 1 of two inputs per bit. `"ordered_mux"`: only M - N + 1
+        inputs, which is enough if positions ascend. `"crossbar"`, and `"banked"` with a crossbar before its banks: per
+        group N x M gates per bit, ORs for each output, and the decoded positions. `"benes"`: M log2 M - M/2 switches
+        of two multiplexers per bit for each group, M rounded up to a power of two. The logic for its settings is
         not counted (assumption A39).
 
     Returns

@@ -15,7 +15,7 @@ from nmsim.support.schema import read_record
 
 TECHNOLOGY_FILE = Path(__file__).parent / "technology.toml"
 NODES_NM = (5.0, 45.0)
-"""Finest and coarsest node that costs are told for."""
+"""Finest and coarsest node with costs."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class Technology:
     def sram_read_joules_per_bit(self, capacity_bytes: float) -> Spread:
         """Energy of reading a bit from an SRAM of a capacity.
 
-        A power of the capacity between 8 KB, 32 KB and 1 MB, and beyond 1 MB as between the last two; below 8 KB as at
-        8 KB (assumption A33).
+        A power of the capacity between 8 KB, 32 KB and 1 MB. Beyond 1 MB the last power continues; below 8 KB it is
+        as at 8 KB (assumption A33).
 
         Raises
         ------
@@ -109,7 +109,7 @@ class Technology:
         return self.sram_read_joules_per_bit(capacity_bits / 8).times(self.share("rom_read_share"))
 
     def sram_um2_per_bit(self, capacity_bytes: float) -> Spread:
-        """Area of a bit of SRAM with its part of the periphery; below 1 KB as at 1 KB, above 1 MB as at 1 MB."""
+        """Area per bit of SRAM with its part of the periphery; as at 1 KB below that, as at 1 MB above that."""
         return _at_capacity(self.costs["sram_um2_per_bit"], capacity_bytes, extend=False)
 
     def share(self, name: str) -> Spread:
@@ -177,8 +177,8 @@ def load(node_nm: float, path: Path = TECHNOLOGY_FILE) -> Technology:
     Returns
     -------
     Technology
-        A cost known at nodes on both sides is a power of the node between them; beyond its last anchor it goes on as
-        its family does (assumption A32).
+        A cost that is known at nodes on both sides is a power of the node between them. Beyond its last known node it
+        scales as its family does (assumption A32).
 
     Raises
     ------

@@ -43,8 +43,8 @@ def pareto_front(
 
     Source
     ------
-    Two columns: a sort and a running minimum. More: rows in the order of the sum of their ranks, in which none can beat
-    one before it, each compared with the front so far: quick for any number of rows, as long as few are on the front.
+    Two columns take a sort and a running minimum. With more columns the rows are ordered by the sum of their ranks: no row can
+    beat one before it. Each is compared with the front so far. That is fast as long as few rows are on the front.
 
     Examples
     --------

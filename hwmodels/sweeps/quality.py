@@ -29,8 +29,8 @@ def read_quality(path: Path, space: Space) -> tuple[float, ...]:
     Raises
     ------
     RowError
-        An unknown or missing column, a cell that is no number, a key that comes twice, a row that matches nothing in the
-        space, or a point of the space that no row matches.
+        An unknown or missing column, a cell that is not a number, or a key that comes twice. A row that matches nothing in
+        the space, or a point of the space that no row matches.
     """
     try:
         lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))

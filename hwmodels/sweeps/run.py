@@ -91,9 +91,9 @@ def sweep(
     space : str, Path, mapping or Space
         As for `load_space`.
     output : str or Path, optional
-        A `.parquet` or `.csv` file to write, chunk by chunk in bounded memory. A run that was stopped goes on where it
-        was when it is started again; what it has done lies in a folder beside, named `<output>.parts`. One that was
-        killed when the output was complete is done: the folder goes.
+        A `.parquet` or `.csv` file to write, chunk by chunk in bounded memory. A run that was stopped
+        continues when it is started again. Its finished chunks lie in a folder beside, named `<output>.parts`. If it was
+        killed when the output was complete, only the folder is removed.
     executor : concurrent.futures.Executor, optional
         Where chunks are evaluated: threads, processes, or a cluster such as `dask.distributed.Client().get_executor()`.
         In the calling thread when absent. Results come back here, and only here are files written.
@@ -117,7 +117,7 @@ def sweep(
     Raises
     ------
     SpecError
-        A space that is none, or with a value that no point takes.
+        An invalid space, or one with a value that no point takes.
     ContainerError
         The output exists, cannot be written, or has parts of another sweep beside it.
 

@@ -140,8 +140,8 @@ class Space:
     def indices(self, start: int, stop: int) -> Integers:
         """Places in the product of the points `start` to `stop`, ascending.
 
-        A sample cuts the product into equal parts, in its order, and draws one point of each: none comes twice, and
-        every stretch of an axis is met as often as its share. Any part of it can be drawn on its own.
+        A sample cuts the product into equal parts, in its order, and draws one point of each. So no point comes twice, and
+        every range of an axis is drawn as often as its share. Any part of the sample can be drawn on its own.
 
         Source
         ------

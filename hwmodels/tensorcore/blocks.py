@@ -142,7 +142,7 @@ def array_steps(
     lanes : int
         Kept elements of a row that the array multiplies in a cycle.
     banks : int
-        Banks that a window lies in, element by element, each giving a row one element a cycle; 0: no conflicts.
+        Banks of a window, element by element; each gives a row one element per cycle; 0: no conflicts.
 
     Returns
     -------

@@ -1,9 +1,9 @@
 """The longest of a handful of paths through the graph of who waits for whom in the pipeline.
 
-Blocks go through the stages in order. A stage begins a block when it is done with the one before, when the stage before it
-has delivered, and when there is room behind it. Waves come in up to 3 x 3 kinds, the first, those between and the last along
-either loop, and all blocks of a wave are alike but for the last one. Every path here is one that any schedule has to walk, so
-that the result is a lower bound.
+Blocks go through the stages in order. A stage begins a block when it has finished the one before, the stage before it
+has delivered, and there is room behind it. Waves have up to 3 x 3 kinds: the first, those between and the last along
+either loop. All blocks of a wave are alike, except the last one. Any schedule has to follow every path here, so
+the result is a lower bound.
 """
 
 from typing import Any
@@ -304,8 +304,8 @@ def _exit(place: int) -> int:
 def _change(w: Waves, before: int, after: int, kind: int, following: int) -> float:
     """Cycles that a path gains between two waves, going from one place to another.
 
-    Downstream it takes the last block along. Upstream it goes from free room to free room, and passes over as many blocks as
-    there is room for, of one wave or of the other; where a wave has fewer, there is no such path.
+    Downstream it takes the last block along. Upstream it goes from free room to free room. It passes over as many blocks as
+    there is room for, of one wave or of the other. If a wave has fewer blocks, there is no such path.
     """
     one, other = _exit(before), _entry(after)
     gained = 0.0

@@ -36,18 +36,19 @@ LIMITS = (
     *(f"{one} and {other} waiting" for one, other in itertools.pairwise(STAGES[:IN_BLOCKS])),
     "latency",
 )
-"""What `limit` stands for: a stage; two stages that wait for the room between them; or latency, where no stage works for
-half of the time: filling the pipeline and emptying it."""
+"""The meaning of `limit`: a stage, or two stages that wait for the room between them. It is latency if no stage works for
+half of the time: filling and emptying the pipeline takes longer."""
 LATENCY = len(LIMITS) - 1
 
 
 class Cycles(NamedTuple):
     """What the closed form says of points; float64, numbers or arrays [n].
 
-    `limit` is the place in `LIMITS` of what the longest path stays at. `<stage>_cycles` is how long a stage works, the
-    slowest core counting. Traffic in bytes over the whole product: out of DRAM, into DRAM, out of L2, out of the shared
-    memories, into the select networks. Actions: multiply-adds that the array has time for, and the effectual ones, on kept
-    elements; groups decoded (again each time that they are read) and pruned; partial sums read or written.
+    `limit` is the index in `LIMITS` of the stage at which the longest path stays. `<stage>_cycles` is the working time of a
+    stage on the slowest core. Traffic in bytes over the whole product: out of DRAM, into DRAM, out of L2, out of the shared
+    memories, into the select networks. Actions are multiply-adds that the array has time for, and the effectual ones, on kept
+    elements. Further actions are groups decoded (again each time that they are read) and pruned, and partial sums read or
+    written.
     """
 
     cycles: Any
@@ -175,7 +176,7 @@ def _copy(w: Waves, kind: int, to: int) -> None:
 
 @njit(cache=True, error_model="numpy")
 def _fill_kind(p: Point, m: Mapping, rows: float, cols: float, last_k: float, w: Waves, kind: int) -> None:
-    """Fill in what a block of a wave of `rows` x `cols` elements of Y takes, but for DRAM and the write."""
+    """Fill in the work of a block of a wave of `rows` x `cols` elements of Y, without DRAM and the write."""
     full, tail = w.full[kind], w.tail[kind]
     row, col = int(rows < m.tile_rows), int(cols < m.tile_cols)
     services.fill(p, m, rows, cols, m.tile_k, w.work[row, col, 0], full)

@@ -23,8 +23,8 @@ EVENTS_A_CALL = 4_000_000
 class Tables(NamedTuple):
     """What blocks take: int64 [row tiles, blocks] of A, [column tiles, blocks] of B, and by pair of tiles.
 
-    `used_by_*`: columns along K in use, by row tile and by wave of them [.., blocks]; `used_at_once`: those fetched for a
-    wave, and for all that come after it where L2 keeps them.
+    `used_by_*`: columns along K in use, by row tile and by wave of them [.., blocks]. `used_at_once`: those fetched for a
+    wave, and for all waves after it if L2 keeps them.
     """
 
     a_dram: Integers
@@ -81,7 +81,7 @@ class Machine(NamedTuple):
 def run(
     tables: Tables, machine: Machine, core: SparseTensorCore, progress: Progress
 ) -> tuple[int, list[int], list[int], int, int]:
-    """Run the event loop, some waves at a time, so that progress can be told.
+    """Run the event loop, some waves at a time, so that progress can be reported.
 
     Parameters
     ----------

@@ -30,12 +30,11 @@ TIE = 0.05
 
 
 class Mapping(NamedTuple):
-    """One way to cut a product up; all in elements, but for tiles (`wave_*`), flags and `feasible`.
+    """A division of a product; all in elements, except tiles (`wave_*`), flags and `feasible`.
 
-    A tile of Y has `tile_rows` rows of A and `tile_cols` columns of B, and walks along K in blocks of `tile_k`. In a wave
+    A tile of Y has `tile_rows` rows of A and `tile_cols` columns of B, and steps along K in blocks of `tile_k`. In a wave
     the cores do `wave_rows` x `wave_cols` tiles. `inner_cols`: waves advance along the columns first. `keep_a`, `keep_b`:
-    L2 keeps what the waves of one outer step read of A, and all that is read of B (the other way round where waves advance
-    along the rows first).
+    L2 keeps A of the waves of one outer step, and all of B. If waves advance along the rows first, A and B change roles.
     """
 
     tile_rows: Any
@@ -59,8 +58,8 @@ def _ceil_div(a: float, b: float) -> float:
 
 
 class Room(NamedTuple):
-    """What the depth of a block depends on besides its tile: `group`, `unit` (whole windows of the array) and `wanted` in
-    elements, `a_bits`, `b_bits` of each."""
+    """The depth of a block depends on its tile and on these. `group`, `unit` (whole windows of the array) and `wanted` are in
+    elements; `a_bits`, `b_bits` are per element."""
 
     group: float
     unit: float
@@ -198,7 +197,8 @@ def _read_bytes(
         _ceil_div(p.a_rows, wave_rows * tile_rows),
         _ceil_div(p.b_cols, wave_cols * tile_cols),
     )
-    # Columns first: A's strip stays for the columns, B as a whole for the rows. Rows first: the other way round.
+    # Columns first: A's strip stays for the columns, B as a whole for the rows. Rows first: B's strip stays for the rows,
+    # A as a whole for the columns.
     strips_fit = a_strip + b_strip <= p.l2_bytes
     b_fits, a_fits = a_strip + b_total <= p.l2_bytes, b_strip + a_total <= p.l2_bytes
     cols_first = a_total * (1.0 if strips_fit else col_waves) + b_total * (1.0 if b_fits else row_waves)

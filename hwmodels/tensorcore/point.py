@@ -21,8 +21,9 @@ EXECUTIONS = ("dense", "native", "expanded")
 class Point(NamedTuple):
     """Numbers of one product on one core. `a_*` and `b_*` are how the metadata of an operand add up (`Stream`).
 
-    `native`, `consumer`, `skip`, `dual`, `multicast` are 0 or 1: the array skips zeros of A; A arrives dense and is pruned
-    in the core; columns of B that no row of A needs are left in DRAM; zeros of B are skipped too.
+    `native`, `consumer`, `skip`, `dual`, `multicast` are 0 or 1. `native`: the array skips zeros of A. `consumer`: A arrives
+    dense and is pruned in the core. `skip`: columns of B that no row of A needs stay in DRAM. `dual`: zeros of B are skipped
+    too.
     """
 
     a_rows: Any
@@ -107,7 +108,7 @@ def point(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> P
     Raises
     ------
     RowError
-        A value type or encoding that the core does not take; consumer-side pruning without a selector; a second
+        A value type or encoding that the core does not take. Consumer-side pruning without a selector. A second
         pattern on a core that is not dual-sided or does not take it.
 
     Examples

@@ -1,7 +1,7 @@
 """What a sparse tensor core is: one frozen record of plain numbers, each with its source beside it, and its TOML files.
 
-A design is a choice, so its numbers are plain ints that a sweep may change, and `sources` says of each of them where
-it is from, or why it was chosen.
+A design is a choice, so its numbers are plain ints that a sweep may change. `sources` gives the source of each, or the
+reason for its choice.
 """
 
 import difflib

@@ -18,11 +18,11 @@ DRAM, L2, SHARED, PRUNE, DECODE, SELECT, MULTIPLY, ACCUMULATE, WRITE = range(9)
 IN_BLOCKS = 8
 """Stages that work block by block; `write` works once a wave."""
 DRAM_BYTES, L2_BYTES, A_BYTES, B_BYTES = 9, 10, 11, 12
-"""Places in an array of services, behind the stages: bytes read from DRAM and out of L2, and those of A and of B in DRAM."""
+"""Indices in an array of services, after the stages: bytes read from DRAM and from L2, and those of A and of B in DRAM."""
 SERVICES = 13
 SHARED_BYTES, OFFERED_BYTES, STEPS, FEEDS, GROUPS, SUMS = range(6)
-"""Places in an array of the work on one block of one tile: bytes from shared memory and of operand B, cycles of the array
-and of what feeds it, groups decoded, partial sums read and written."""
+"""Indices in an array of the work on one block of one tile. They are bytes from shared memory and of operand B, cycles of
+the array and of its feeding, decoded groups, and partial sums."""
 WORKS = 6
 
 
@@ -108,7 +108,7 @@ def decoded_groups(p: Point, rows: float, cols: float, k: float) -> float:
 
 @njit(cache=True, error_model="numpy")
 def pruned_groups(p: Point, rows: float, cols: float, k: float) -> float:
-    """Groups that a core prunes for a block, where it does so on loading: again each time that registers take them in."""
+    """Groups that a core prunes for a block, if it prunes on loading: again each time that registers take them in."""
     return rows * np.ceil(k / p.a_m) * np.ceil(cols / p.fragment_cols)
 
 
@@ -144,7 +144,7 @@ def cut(total: float, part: float) -> tuple[float, float]:
 def _wave_bytes(
     p: Point, m: Mapping, rows: float, cols: float, k: float, access: float, tokens: float
 ) -> tuple[float, float]:
-    """Bytes of one block of all tiles of a wave, each block of A and of B once, of B what `tokens` rows of A need."""
+    """Bytes of one block of all tiles of a wave, each once. Of B the part counts that `tokens` rows of A need."""
     row_tiles, last_rows = cut(rows, m.tile_rows)
     of_a, of_b = 0.0, 0.0
     if row_tiles > 0.0:

@@ -1,8 +1,9 @@
 """Simulator of the pipeline, block by block and stage by stage, on real masks.
 
-Every block of every tile passes every stage at a time that is written down: when the stage is free, its input is there, and
-there is room behind it. Room is bounded, so a slow stage holds up those before it. What a block takes at a stage is counted in
-the mask (`hwmodels.tensorcore.blocks`): kept elements, code lengths, collisions in banks, rows that keep more than others.
+Every block of every tile passes every stage at a recorded time. At that time the stage is free, its input has arrived, and
+there is room behind it. Room is bounded, so a slow stage delays those before it. The work of a block at a stage is counted in
+the mask (`hwmodels.tensorcore.blocks`). It depends on kept elements, code lengths, collisions in banks, and rows that keep
+more than others.
 """
 
 from dataclasses import dataclass, replace

@@ -41,15 +41,15 @@ WAVES = np.dtype(
 """The waves of a product: `full` and `tail` are services [kinds, places] of a block by kind of wave.
 
 `tail` is that of a wave's last block; `totals` are sums over all. Of each kind there are `waves` [kinds]. Kinds are in the
-order of the waves: `inners` along the inner loop for each of the `outers` along the outer one, 1 to 3 each, of `outer` x
-`inner` waves of `blocks` blocks. `work` [2, 2, 2, places]: that on one block of one tile, along the rows, the columns and K,
-whole or left over. `latency`, `room`: behind each stage, in cycles and blocks [8]. `sums`: waves that there is room for the
-sums of. `drain`: cycles by which the last write takes longer than its kind.
+order of the waves: `inners` along the inner loop for each of the `outers` along the outer one. Both are 1 to 3. There are
+`outer` x `inner` waves of `blocks` blocks. `work` [2, 2, 2, places]: that on one block of one tile, along the rows, the
+columns and K, whole or left over. `latency`, `room`: behind each stage, in cycles and blocks [8]. `sums`: waves that there
+is room for the sums of. `drain`: cycles by which the last write takes longer than its kind.
 
-From `prepare`: `rounds`, how often the blocks of a wave but for the last one fill the room behind a stage, and `left`, the
-blocks that then go by; `slowest` and `delay`, the most cycles of a stage in the first and the last kind, and of a latency;
-`head` and `behind`, cycles before the first block is at a stage and after the last one has left it. `places` and `values`:
-scratch, for places that come into question and the cycles of paths that end there.
+`prepare` fills in the rest. `rounds`: how often the blocks of a wave, without the last one, fill the room behind a stage.
+`left`: the blocks that then remain. `slowest` and `delay`: the most cycles of a stage in the first and the last kind, and
+of a latency. `head` and `behind`: cycles before the first block is at a stage and after the last one has left it. `places`
+and `values`: scratch, for stages that may be the end of a path and the cycles of paths that end there.
 """
 Waves = Any
 """One such record; compiled code reads its fields by name."""

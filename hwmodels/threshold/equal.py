@@ -35,7 +35,7 @@ class Threshold:
     step_width : float
         Resolution of all widths.
     best_case : Counterpart or None
-        In time: by the bound of both models, in place of the estimate; None where no dense model on the grid has so low a one.
+        In time: by the bound of both models, in place of the estimate. None if no dense model on the grid is so fast.
     extrapolates : bool
         In time: some product has no measured rows of its own pattern.
     """

@@ -23,9 +23,9 @@ HEAD = "lm_head"
 class Footprint:
     """Bytes of a model.
 
-    `values_bytes`, `metadata_bytes`, `scales_bytes`, `side_values_bytes` and `side_metadata_bytes` are of the pruned layers
-    (of those that would be, in a dense model), `rest_bytes` of the layers that stay dense and `embedding_bytes` of an input
-    embedding of its own.
+    `values_bytes`, `metadata_bytes`, `scales_bytes`, `side_values_bytes` and `side_metadata_bytes` are of the pruned layers.
+    In a dense model they are of the same layers. `rest_bytes` is of the layers that stay dense, and `embedding_bytes` of a
+    separate input embedding.
     """
 
     values_bytes: int

@@ -43,9 +43,9 @@ class Stored:
     Raises
     ------
     RowError
-        An unknown value type, a number that is none of these, or something beside a dense model.
+        An unknown value type, an invalid number, or outliers or columns beside a dense model.
     PatternError, EncodingError, BitstreamError
-        A pattern, encoding or packing that is none.
+        An invalid pattern, encoding or packing.
 
     Examples
     --------

@@ -90,7 +90,7 @@ def span(threshold: Threshold, unit: str, between: str, up_to: str) -> str:
     between : str
         Between both ends.
     up_to : str
-        Before the high end, where no dense model costs as little as the low one.
+        Before the high end, if no dense model costs as little as the low one.
     """
     low, high = threshold.low, threshold.high
     if high is None or (low is not None and low.width >= high.width):
