@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from nmsim.rows.measurement import Measurement
+from nmsim.rows import Measurement
 from validate.judge.join import ANSWER_COLUMNS
 
 LITERATURE_HEADER = (

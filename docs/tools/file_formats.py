@@ -1,7 +1,6 @@
 """The page on file formats and the JSON Schemas, made of the declarations that the readers use."""
 
 import json
-import re
 from typing import Any, NamedTuple
 
 from hwmodels.estimate.constants import FittedFile
@@ -10,8 +9,7 @@ from hwmodels.silicon.cost_tables import TechnologyFile
 from hwmodels.sweeps.space_file import SpaceFile
 from hwmodels.tensorcore.record import SparseTensorCore
 from hwmodels.workload import Config
-from nmsim.rows.measurement import Measurement
-from nmsim.rows.row import columns_of
+from nmsim.rows import COLUMNS
 from nmsim.support.schema import field_table, json_schema
 from validate.judge.budget import Budget
 from validate.judge.machine_names import MachineNames
@@ -87,8 +85,8 @@ An editor with a language server for TOML or JSON checks a file against its JSON
 ROWS = """
 ## Measured rows
 
-CSV files that `nmsim measure` appends to and `nmsim validate` reads. A line holds one sparse kernel on one case, beside the
-best dense call of the same run. Times are medians in seconds, with their 20th and 80th percentiles.
+CSV files that `nmsim measure` appends to and `nmsim validate` reads. A line holds one kernel on one case, beside the fastest
+baseline of the same run: a dense call, or a copy for a kernel that only moves a matrix. Times are medians in seconds, with their 20th and 80th percentiles.
 
 | column | value | may be empty | meaning |
 |---|---|---|---|
@@ -115,19 +113,14 @@ def _writer(entry: Format) -> Any:
 
 
 def _columns() -> list[str]:
-    """Columns of measured rows. Meanings stand in the docstring of the record, by name or by a list of names."""
-    meanings: dict[str, str] = {}
-    entry = re.compile(r"^    ([\w, ]+?)(?: : .*)?\n        (\S.*(?:\n        \S.*)*)", re.MULTILINE)
-    for names, text in entry.findall(Measurement.__doc__ or ""):
-        meanings |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+    """Columns of measured rows, from the declarations of the record."""
     percentiles = {"_p20": "20th", "_p80": "80th"}
     lines = []
-    for name, column in columns_of(Measurement).items():
+    for name, column in COLUMNS.items():
         value = {int: "whole number", float: "number", bool: "`true` or `false`", str: "text"}[column.kind]
-        if column.choices:
-            value = "one of " + ", ".join(f"`{choice}`" for choice in column.choices if choice)
-        empty = "no" if column.never_empty else "yes"
+        if column.cell.texts:
+            value = "one of " + ", ".join(f"`{text}`" for text in column.cell.texts if text)
         stem, percentile = name[:-4], percentiles.get(name[-4:])
-        meaning = f"{percentile} percentile of `{stem}`." if percentile else meanings[name]
-        lines.append(f"| `{name}` | {value} | {empty} | {meaning} |")
+        meaning = f"{percentile} percentile of `{stem}`" if percentile else column.cell.meaning
+        lines.append(f"| `{name}` | {value} | {'no' if column.never_empty else 'yes'} | {meaning}. |")
     return lines

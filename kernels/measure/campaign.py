@@ -1,9 +1,11 @@
-"""A campaign: which products and which transfers to measure, as a TOML file says it, and in which rounds.
+"""A campaign: what to measure, as a TOML file says it, and in which rounds.
 
 A round is what is timed interleaved: one shape, value type, number of threads and cache state, every pattern and
-encoding of it, and the dense calls.
+encoding of it, and the baselines. A transfer is a kernel that only moves a matrix: [N, K] of weights, with M = 1, or [M, K] of
+activations, with N = 1.
 """
 
+import difflib
 import itertools
 import tomllib
 from collections.abc import Iterator
@@ -12,16 +14,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, get_args
 
-from kernels.measure.campaign_keys import check_choice, check_kernels, check_keys, check_lists, check_variants
-from kernels.measure.transfer_round import TransferRound, transfer_rounds
 from nmsim.case import VALUE_BITS, GemmShape, Phase, SparseOperand
 from nmsim.errors import NmsimError, SpecError
-from nmsim.pattern import Pattern
-from nmsim.rows.row import L2State
+from nmsim.format import DENSE, SparseFormat
+from nmsim.rows.measurement import L2State
 
 CAMPAIGN_FOLDER = Path(__file__).parent / "campaigns"
 COUNTS = ("seed", "repetitions", "warmup", "budget_s")
-TABLES = ("round", "transfer")
+TABLES = ("round",)
 LISTS = ("shapes", "patterns", "encodings", "dtypes", "threads", "l2_state", "kernels")
 OPTIONAL = ("phase", "kernels", "threads", "sparse_operand")
 ALL_CORES = "all"
@@ -30,14 +30,17 @@ BEST = "best"
 
 @dataclass(frozen=True)
 class Round:
-    """What is timed interleaved. `threads` is None for all cores; `kernels` are names a backend knows."""
+    """What is timed interleaved. `threads` is None for all cores; `kernels` are names a backend knows.
+
+    A format is None for a transfer that knows no patterns. Kernels fix the packing of codes per encoding.
+    """
 
     shape: GemmShape
     phase: Phase
     dtype: str
     threads: int | None
     l2_state: L2State
-    variants: tuple[tuple[Pattern, str], ...]
+    formats: tuple[SparseFormat | None, ...]
     kernels: tuple[str, ...]
     sparse_operand: SparseOperand = "weights"
 
@@ -64,7 +67,6 @@ class Campaign:
     warmup: int
     budget_s: float
     rounds: tuple[Round, ...]
-    transfers: tuple[TransferRound, ...] = ()
     skip: tuple[str, ...] = ()
 
     def skips(self, label: str) -> bool:
@@ -105,67 +107,42 @@ def load(campaign: str | Path) -> Campaign:
     return _campaign(document, path)
 
 
-def without_transfers(campaign: Campaign, device: str) -> Campaign:
-    """Refuse a campaign with transfers, for a device that takes none.
-
-    Raises
-    ------
-    SpecError
-        It has some.
-    """
-    if campaign.transfers:
-        raise SpecError(
-            f"campaign {campaign.name}: it has {len(campaign.transfers)} rounds of transfers (the first is "
-            f"{campaign.transfers[0]}), which {device} does not take: expected --device cuda, or none of [[transfer]]"
-        )
-    return campaign
-
-
 def _campaign(document: dict[str, Any], path: Path) -> Campaign:
-    check_keys(document, COUNTS, TABLES, f"{path}")
+    _check_keys(document, (*COUNTS, *TABLES), (), f"{path}")
     for name in COUNTS:
         value, least = document[name], 0 if name in ("seed", "warmup") else 1
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise SpecError(f"{path}: {name}: {value!r}, expected a whole number of at least {least}")
-    if not any(name in document for name in TABLES):
-        raise SpecError(f"{path}: round: missing; expected at least one [[round]] or [[transfer]]")
-    found = {name: _tables(document, name, path) for name in TABLES}
-    rounds = dict.fromkeys(each for where, table in found["round"] for each in _rounds(table, where))
-    transfers = dict.fromkeys(
-        each for where, table in found["transfer"] for each in transfer_rounds(table, where)
-    )
-    counts = {name: document[name] for name in COUNTS}
-    return Campaign(name=path.stem, rounds=tuple(rounds), transfers=tuple(transfers), **counts)
-
-
-def _tables(document: dict[str, Any], name: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Tables of an array, each with where it stands."""
-    if name not in document:
-        return []
-    tables = document[name]
+    tables = document["round"]
     if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
-        raise SpecError(f"{path}: {name}: expected an array of tables, [[{name}]]")
-    return [(f"{path}: {name}[{i}]", table) for i, table in enumerate(tables)]
+        raise SpecError(f"{path}: round: expected an array of tables, [[round]]")
+    rounds = dict.fromkeys(
+        each for place, table in enumerate(tables) for each in _rounds(table, f"{path}: round[{place}]")
+    )
+    return Campaign(name=path.stem, rounds=tuple(rounds), **{name: document[name] for name in COUNTS})
 
 
 def _rounds(table: dict[str, Any], where: str) -> Iterator[Round]:
-    check_keys(table, tuple(name for name in LISTS if name not in OPTIONAL), OPTIONAL, where)
+    optional = (*OPTIONAL, "encodings") if table.get("patterns") == [DENSE] else OPTIONAL
+    _check_keys(table, tuple(name for name in LISTS if name not in optional), optional, where)
     defaults: dict[str, Any] = {
         "kernels": [BEST], "threads": [1], "phase": "decode", "sparse_operand": "weights",
     }  # fmt: skip
+    if table["patterns"] == [DENSE]:
+        defaults["encodings"] = ["bitmask"]
     table = defaults | table
-    check_lists(table, LISTS, where)
+    _check_lists(table, LISTS, where)
     try:
         shapes = [GemmShape(*shape) for shape in table["shapes"]]
     except (NmsimError, TypeError) as error:
         raise SpecError(f"{where}: {error}; shapes are [M, N, K]") from error
-    variants = check_variants(table["patterns"], table["encodings"], where)
+    formats = _check_formats(table["patterns"], table["encodings"], where)
     for name, allowed in (("phase", get_args(Phase)), ("sparse_operand", get_args(SparseOperand))):
-        check_choice(table[name], allowed, f"{where}.{name}")
+        _check_choice(table[name], allowed, f"{where}.{name}")
     for name, allowed in (("dtypes", tuple(VALUE_BITS)), ("l2_state", ("cold", "warm"))):
         for value in table[name]:
-            check_choice(value, allowed, f"{where}.{name}")
-    check_kernels(table["kernels"], where, f", or {BEST!r}")
+            _check_choice(value, allowed, f"{where}.{name}")
+    _check_kernels(table["kernels"], where, f", or {BEST!r}")
     threads = [_threads(value, where) for value in table["threads"]]
     for shape, dtype, cores, state in itertools.product(shapes, table["dtypes"], threads, table["l2_state"]):
         yield Round(
@@ -174,7 +151,7 @@ def _rounds(table: dict[str, Any], where: str) -> Iterator[Round]:
             dtype,
             cores,
             state,
-            variants,
+            formats,
             tuple(table["kernels"]),
             table["sparse_operand"],
         )
@@ -188,3 +165,47 @@ def _threads(value: Any, where: str) -> int | None:
             f"{where}.threads: {value!r}, expected a whole number of at least 1, or {ALL_CORES!r}"
         )
     return value
+
+
+def _check_keys(
+    table: dict[str, Any], required: tuple[str, ...], optional: tuple[str, ...], where: str
+) -> None:
+    """Refuse a table with an unknown or a missing key."""
+    for name in table:
+        if name not in required + optional:
+            near = difflib.get_close_matches(name, required + optional, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise SpecError(f"{where}: {name}: unknown key{hint}; expected {', '.join(required + optional)}")
+    for name in required:
+        if name not in table:
+            raise SpecError(f"{where}: {name}: missing; this key is required")
+
+
+def _check_lists(table: dict[str, Any], names: tuple[str, ...], where: str) -> None:
+    """Refuse what is no list, or a list of nothing."""
+    for name in names:
+        if not isinstance(table[name], list) or not table[name]:
+            raise SpecError(f"{where}.{name}: {table[name]!r}, expected a list of at least one")
+
+
+def _check_choice(value: Any, allowed: tuple[str, ...], where: str) -> None:
+    """Refuse what is none of some texts."""
+    if value not in allowed:
+        raise SpecError(f"{where}: {value!r}, expected one of {', '.join(allowed)}")
+
+
+def _check_kernels(names: list[Any], where: str, hint: str = "") -> None:
+    """Refuse names of kernels that are no texts."""
+    for kernel in names:
+        if not isinstance(kernel, str):
+            raise SpecError(f"{where}.kernels: {kernel!r}, expected the name of a kernel{hint}")
+
+
+def _check_formats(patterns: list[Any], names: list[Any], where: str) -> tuple[SparseFormat | None, ...]:
+    """Every pattern with every encoding, and None for "dense"; refuse what is no pattern or encoding of nmsim."""
+    try:
+        pairs = itertools.product(patterns, names)
+        found = [None if text == DENSE else SparseFormat.parse(text, encoding=name) for text, name in pairs]
+    except (NmsimError, TypeError) as error:
+        raise SpecError(f"{where}: {error}") from error
+    return tuple(dict.fromkeys(found))

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from kernels.measure.campaign import BEST, Round
-from kernels.measure.products import Contender, Task
+from kernels.measure.run import Contender, Task
 from kernels.timing import gate, host
 from kernels.timing import interleaved as timing
 from kernels.timing.cold_cache import ColdCache
 from kernels.timing.rounds import Plan, Progress
 from nmsim import bench, mask
 from nmsim.case import Case
-from nmsim.errors import SpecError
-from nmsim.format import SparseFormat, as_format
+from nmsim.errors import NmsimError, SpecError
+from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 
 DTYPES: dict[str, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
@@ -137,6 +137,8 @@ class CpuBackend:
             )
         if of.dtype not in DTYPES:
             raise SpecError(f"{of}: expected a dtype that CPU kernels take, one of {', '.join(DTYPES)}")
+        from kernels.stored.rows import kernel_format
+
         sets = self._products.instruction_sets()
         names = [sets[0] if name == BEST else name.removeprefix(PREFIX) for name in of.kernels]
         for name in names:
@@ -145,11 +147,19 @@ class CpuBackend:
                 given = next(kernel for kernel in of.kernels if kernel.removeprefix(PREFIX) == name)
                 elsewhere = "" if given.startswith(PREFIX) else "; kernels of a GPU need --device cuda"
                 raise SpecError(f"{of}: kernel {given}: this CPU has {known} (or {BEST}){elsewhere}")
-        return [
-            (self._case(of, pattern, encoding), f"{PREFIX}{name}")
-            for name in dict.fromkeys(names)
-            for pattern, encoding in of.variants
-        ]
+        if None in of.formats:
+            raise SpecError(
+                f"{of}: expected patterns N:M: CPU kernels multiply, and none only moves a matrix"
+            )
+        try:
+            cases = [
+                Case(of.shape, kernel_format(stored), dtype=of.dtype)
+                for stored in of.formats
+                if stored is not None
+            ]
+        except NmsimError as error:
+            raise SpecError(f"{of}: {error}") from error
+        return [(case, f"{PREFIX}{name}") for name in dict.fromkeys(names) for case in cases]
 
     def prepare(self, planned: Plan[Round, Task], time_s: float, progress: Progress) -> str:
         """Nothing: numba's kernels are compiled once and kept."""
@@ -165,17 +175,6 @@ class CpuBackend:
             calls = [self._sparse(of, case, kernel, data, x) for case, kernel in tasks]
             calls += self._dense(of, data.weights, x)
             yield [self._contender(of, call, data, x, warmup) for call in calls]
-
-    def _case(self, of: Round, pattern: Pattern, encoding: str) -> Case:
-        from kernels.stored.rows import PACKINGS, checked_encoding
-
-        packing = PACKINGS[checked_encoding(encoding)]
-        return Case(
-            of.shape,
-            as_format(pattern, encoding=encoding, packing=packing),
-            dtype=of.dtype,
-            sparse_operand="weights",
-        )
 
     def _data(self, of: Round) -> _Weights:
         key = (of.shape.N, of.shape.K, of.dtype)
@@ -261,7 +260,8 @@ class CpuBackend:
         for _ in range(warmup):
             call.action()
         sample = self._warm(of, call) if of.l2_state == "warm" else self._cold(of, call)
-        return Contender(call.name, call.case, error, sample, f"weights take {call.stored_bytes} bytes")
+        cells = {"weights_bytes": call.stored_bytes, "timing": "calls"}
+        return Contender(call.name, call.case, error, sample, cells)
 
     def _cold(self, of: Round, call: _Call) -> Callable[[], float]:
         def sample() -> float:

@@ -1,90 +1,109 @@
-"""Run a whole campaign within its budget: its products first, then its transfers, for which some of the time is kept."""
+"""Measure a campaign: check each result, then time it against its baselines, then append its row.
 
+The baseline of a product is the fastest dense call. The baseline of a transfer, a kernel that only moves a matrix, is the
+fastest copy of as many bytes. A `Backend` knows what runs on a device, and `kernels.timing.rounds` when which round runs.
+"""
+
+import contextlib
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any, Protocol
 
-from kernels.measure import products as measure
-from kernels.measure import transfers as measure_transfers
-from kernels.measure.campaign import Campaign
-from kernels.measure.products import Backend
-from kernels.measure.transfers import TransferBackend
-from kernels.timing.rounds import Clock, Outcome, Progress, Stamp
-from nmsim.errors import SpecError
-from nmsim.rows.measurement import Measurement
-from nmsim.rows.transfer import Transfer
+from kernels.measure.campaign import Campaign, Round
+from kernels.timing import interleaved as timing
+from kernels.timing import rounds
+from kernels.timing.gate import RefusedError
+from kernels.timing.rounds import DeviceLostError, Outcome, Pace, Plan, Stamp
+from nmsim.case import Case, case_id
+from nmsim.errors import NmsimError, SpecError
+from nmsim.rows import Measurement
+from nmsim.rows.measurement import Key
+from nmsim.units import ceil_div
 
-TRANSFERS_SHARE = 0.25
-"""So much of the budget is kept for transfers while some are to be measured; what they leave unused is not given back."""
+SLOW_SAMPLES = 3
+SLOW_BASELINE = 3.0
+"""A baseline that takes so many times the fastest one's time is not timed further."""
+COPY_WORD_BYTES = 16
+"""Copies are of whole words of so many bytes: what a thread loads at once."""
+
+Task = tuple[Case, str]
+"""What a row is of: a case, and the kernel that runs it."""
 
 
 @dataclass(frozen=True)
-class Files:
-    """Where rows go: CSV files of products and of transfers."""
-
-    products: Path
-    transfers: Path
-
-
-def run(
-    campaign: Campaign,
-    products: Backend,
-    transfers: TransferBackend | None,
-    files: Files,
-    stamp: Stamp,
-    *,
-    budget_s: float | None = None,
-    progress: Progress = lambda text, share: None,
-    clock: Clock = time.monotonic,
-) -> tuple[Outcome[Measurement], Outcome[Transfer]]:
-    """Measure what two files do not hold yet.
+class Contender:
+    """One call that is checked and timed.
 
     Parameters
     ----------
-    campaign : Campaign
-    products : Backend
-    transfers : TransferBackend or None
-        None where a device takes none, for a campaign without any.
-    files : Files
-        Both are looked at before anything is measured.
-    stamp, budget_s, progress, clock
-        As for `measure.run`; the budget is that of both.
-
-    Raises
-    ------
-    RowError
-        A file is none of such rows, or ends in half a line.
-    SpecError
-        The device does not take a round, or what is to be skipped is in none.
+    name : str
+        The kernel, or the baseline.
+    case : Case or None
+        None for a baseline. A transfer that knows no patterns has a dense case.
+    error : callable
+        Runs it and gives back the largest relative error (see `kernels.timing.gate`), or None if bytes were compared. Raises
+        a `NmsimError` if the result is wrong, a `RefusedError` if there is none.
+    sample : callable
+        Seconds of one call, in the cache state of the round.
+    cells : mapping of str to object
+        Columns of its row that only the backend knows.
+    copy_bytes : int
+        Of a transfer or a copy: bytes that the copy reads and writes. 0 for products and dense calls. A contender is held
+        against the baselines of the same `copy_bytes`.
     """
-    check(campaign, products, transfers)
-    if transfers is None:
-        assert not campaign.transfers
-        return measure.run(
-            campaign, products, files.products, stamp, budget_s=budget_s, progress=progress, clock=clock
-        ), Outcome()
-    budget_s = campaign.budget_s if budget_s is None else budget_s
-    n_products = len(measure.plan(campaign, products, files.products, stamp).rounds)
-    n_transfers = len(measure_transfers.plan(campaign, transfers, files.transfers, stamp).rounds)
-    first = n_products / max(1, n_products + n_transfers)
-    end = clock() + budget_s
-    multiplied = measure.run(
-        campaign, products, files.products, stamp,
-        budget_s=budget_s * (1 - TRANSFERS_SHARE) if n_transfers else budget_s,
-        progress=lambda text, share: progress(text, first * share),
-        clock=clock,
-    )  # fmt: skip
-    moved = measure_transfers.run(
-        campaign, transfers, files.transfers, stamp,
-        budget_s=end - clock(),
-        progress=lambda text, share: progress(text, first + (1 - first) * share),
-        clock=clock,
-    )  # fmt: skip
-    return multiplied, moved
+
+    name: str
+    case: Case | None
+    error: Callable[[], float | None]
+    sample: Callable[[], float]
+    cells: Mapping[str, Any] = field(default_factory=dict)
+    copy_bytes: int = 0
+
+    @property
+    def label(self) -> str:
+        """Name it within its round."""
+        if self.case is not None:
+            return label_of((self.case, self.name))
+        return f"{self.name} of {self.copy_bytes} bytes" if self.copy_bytes else self.name
 
 
-def check(campaign: Campaign, products: Backend, transfers: TransferBackend | None) -> None:
+class Backend(Protocol):
+    """A device, as a campaign needs it."""
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """Columns of a row that say what the device and its software are: device, driver, versions."""
+
+    def threads(self, of: Round) -> int | None:
+        """Cores at work in a round; None where that means nothing."""
+
+    def tasks(self, of: Round) -> list[Task]:
+        """What a round has to measure, in order."""
+
+    def prepare(self, planned: Plan[Round, Task], time_s: float, progress: rounds.Progress) -> str:
+        """Do before the first round what is better done at once, in so many seconds at most; say what failed of it."""
+
+    def contenders(
+        self, of: Round, tasks: Sequence[Task], warmup: int
+    ) -> contextlib.AbstractContextManager[list[Contender]]:
+        """Build data and calls of some tasks and of their baselines, warmed up."""
+
+
+def copy_bytes(moved_bytes: int) -> int:
+    """Count the bytes that a copy reads and writes which moves as many as a kernel, or a few more.
+
+    Examples
+    --------
+    >>> copy_bytes(64), copy_bytes(65)
+    (64, 96)
+    """
+    return 2 * COPY_WORD_BYTES * ceil_div(moved_bytes, 2 * COPY_WORD_BYTES)
+
+
+def check(campaign: Campaign, backend: Backend) -> None:
     """Refuse a campaign that a device does not take, or with a glob of what is to be skipped that fits nothing.
 
     Nothing is measured, and a device that is not there can be asked too.
@@ -94,12 +113,213 @@ def check(campaign: Campaign, products: Backend, transfers: TransferBackend | No
     SpecError
         What is wrong, and where.
     """
-    labels = {measure.label_of(task) for each in campaign.rounds for task in products.tasks(each)}
-    if transfers is not None:
-        labels |= {str(task) for each in campaign.transfers for task in transfers.tasks(each)}
+    labels = {label_of(task) for each in campaign.rounds for task in backend.tasks(each)}
     for glob in campaign.skip:
         if not any(fnmatchcase(label, glob) for label in labels):
             raise SpecError(
-                f"skip {glob!r}: nothing in campaign {campaign.name} fits; expected a glob of kernel, pattern and "
-                f"encoding, such as {min(labels)!r}"
+                f"skip {glob!r}: nothing in campaign {campaign.name} fits; expected a glob of kernel and "
+                f"format, such as {min(labels)!r}"
             )
+
+
+def plan(campaign: Campaign, backend: Backend, path: Path, stamp: Stamp) -> Plan[Round, Task]:
+    """Find what a file does not hold yet.
+
+    Raises
+    ------
+    RowError
+        The file is no file of rows, or ends in half a line.
+    SpecError
+        The device does not take a round.
+    """
+
+    def tasks_of(each: Round) -> dict[tuple[object, ...], Task]:
+        tasks = (task for task in backend.tasks(each) if not campaign.skips(label_of(task)))
+        return {_key(task, each, backend, stamp): task for task in tasks}
+
+    return rounds.plan(campaign.rounds, tasks_of, path)
+
+
+def run(
+    campaign: Campaign,
+    backend: Backend,
+    path: Path,
+    stamp: Stamp,
+    *,
+    budget_s: float | None = None,
+    progress: Callable[[str, float], None] = lambda text, share: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Outcome:
+    """Measure what a file does not hold yet.
+
+    Parameters
+    ----------
+    campaign : Campaign
+    backend : Backend
+    path : Path
+        CSV file that rows are appended to.
+    stamp : Stamp
+    budget_s : float, optional
+        Ends the run after the round in which it is used up. The campaign's own when absent.
+    progress : callable
+        Called with what is under way, and the share done.
+    clock : callable
+        Seconds.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    RowError, SpecError
+        As `plan`.
+    DeviceLostError
+        As `rounds.go_through`.
+    """
+    outcome: Outcome = Outcome()
+
+    def rows_of(each: Round, tasks: list[Task], pace: Pace) -> Iterator[Measurement]:
+        return _measure(each, tasks, campaign, backend, stamp, outcome, pace, clock)
+
+    check(campaign, backend)
+    end = clock() + (campaign.budget_s if budget_s is None else budget_s)
+    planned = plan(campaign, backend, path, stamp)
+    if problem := backend.prepare(planned, end - clock(), progress):
+        outcome.notes.append(problem)
+    return rounds.go_through(
+        planned,
+        outcome,
+        path,
+        rows_of,
+        budget_s=end - clock(),
+        progress=progress,
+        clock=clock,
+    )
+
+
+def _measure(
+    each: Round,
+    tasks: list[Task],
+    campaign: Campaign,
+    backend: Backend,
+    stamp: Stamp,
+    outcome: Outcome,
+    pace: Pace,
+    clock: Callable[[], float],
+) -> Iterator[Measurement]:
+    """Rows of one round."""
+    slow: dict[str, float] = {}
+    with backend.contenders(each, tasks, campaign.warmup) as contenders:
+        errors = _gate(each, contenders, outcome)
+        right = [contender for contender in contenders if contender.label in errors]
+        baselines: dict[int, list[Contender]] = {}
+        for contender in right:
+            if contender.case is None:
+                baselines.setdefault(contender.copy_bytes, []).append(contender)
+        # A kernel all of whose baselines are wrong has no row.
+        kernels = [c for c in right if c.case is not None and c.copy_bytes in baselines]
+        if not kernels:
+            return
+        needed = {contender.copy_bytes for contender in kernels}
+        baselines = {size: _drop_slow(found, slow) for size, found in baselines.items() if size in needed}
+        enough = pace.enough(campaign.repetitions, clock)
+        timed = [*kernels, *(baseline for found in baselines.values() for baseline in found)]
+        times = timing.interleave({c.label: c.sample for c in timed}, campaign.repetitions, enough)
+    threads = backend.threads(each)
+    for kernel in kernels:
+        beside = baselines[kernel.copy_bytes]
+        medians = {c.name: timing.Spread.of(times[c.label]).p50 for c in beside}
+        best = min(beside, key=lambda baseline: medians[baseline.name])
+        others = {name: took_s for name, took_s in medians.items() if name != best.name}
+        if not kernel.copy_bytes:
+            others |= slow
+        yield Measurement(
+            threads=threads,
+            warmup=campaign.warmup,
+            max_rel_err=_rounded(errors[kernel.label]),
+            other_baselines=", ".join(f"{name} {took_s * 1e6:.4g} us" for name, took_s in others.items()),
+            **_cells(kernel, each, best, times),
+            **stamp.cells(),
+            **backend.about,
+        )
+
+
+def _gate(each: Round, contenders: list[Contender], outcome: Outcome) -> dict[str, float | None]:
+    """Check every result; errors of those that are right, by label."""
+    errors = {}
+    for contender in contenders:
+        try:
+            errors[contender.label] = contender.error()
+        except RefusedError as problem:
+            outcome.refused.append(f"{each}: {contender.label}: {problem}")
+        except DeviceLostError:
+            raise
+        except NmsimError as problem:
+            outcome.wrong.append(f"{each}: {contender.label}: {problem}")
+    return errors
+
+
+def _drop_slow(baselines: list[Contender], slow: dict[str, float]) -> list[Contender]:
+    """Keep the baselines worth timing; the least time of a dense call that is far behind goes to `slow`."""
+    if baselines[0].copy_bytes:
+        return baselines
+    first = {
+        contender.name: min(contender.sample() for _ in range(SLOW_SAMPLES)) for contender in baselines
+    }  # the best of a few: one call that had to wait must not cost a baseline its place
+    limit_s = SLOW_BASELINE * min(first.values())
+    slow |= {name: took_s for name, took_s in first.items() if took_s > limit_s}
+    return [contender for contender in baselines if contender.name not in slow]
+
+
+def _cells(
+    kernel: Contender, each: Round, baseline: Contender, times: Mapping[str, timing.Floats]
+) -> dict[str, Any]:
+    """Columns of a row that say what ran, and how long it took."""
+    case = kernel.case
+    assert case is not None
+    sparse_s, dense_s = times[kernel.label], times[baseline.label]
+    spreads = {
+        "sparse_time_s": timing.Spread.of(sparse_s),
+        "dense_time_s": timing.Spread.of(dense_s),
+        "speedup_vs_dense": timing.Spread.of(dense_s / sparse_s),
+    }
+    stored = case.format
+    cells = (
+        ("", "", "") if stored is None else (str(stored.pattern), stored.encoding.name, str(stored.packing))
+    )
+    return {
+        "kernel": kernel.name,
+        "case_id": case_id(case, each.phase),
+        "M": case.shape.M,
+        "N": case.shape.N,
+        "K": case.shape.K,
+        "phase": each.phase,
+        "dtype": case.dtype,
+        "sparse_operand": case.sparse_operand,
+        **dict(zip(("pattern", "encoding", "packing"), cells, strict=True)),
+        "baseline": baseline.name,
+        "l2_state": each.l2_state,
+        **rounds.spread_cells(spreads),
+        "reps": len(sparse_s),
+        "gate": "pass",
+        "copy_bytes": kernel.copy_bytes or None,
+        "sparse_outliers": spreads["sparse_time_s"].outliers,
+        "dense_outliers": spreads["dense_time_s"].outliers,
+        **kernel.cells,
+    }
+
+
+def label_of(task: Task) -> str:
+    """Name what a task is, but for its round: kernel and format. The packing is not named: kernels fix it per encoding."""
+    case, kernel = task
+    return kernel if case.format is None else f"{kernel} {case.format.pattern}/{case.format.encoding.name}"
+
+
+def _rounded(error: float | None) -> float | None:
+    return None if error is None else rounds.rounded(error)
+
+
+def _key(task: Task, each: Round, backend: Backend, stamp: Stamp) -> Key:
+    case, kernel = task
+    return (stamp.machine, case_id(case, each.phase), kernel, backend.threads(each), each.l2_state)

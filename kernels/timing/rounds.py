@@ -1,4 +1,4 @@
-"""Go through the rounds of a campaign within a budget of time, whatever a row of them is.
+"""Go through the rounds of a campaign within a budget of time.
 
 A row is written as soon as it is there, and what a file holds already is not measured again, so a run that was stopped goes
 on where it was.
@@ -13,14 +13,13 @@ from typing import Any, Generic, TypeVar
 
 from kernels.timing import interleaved as timing
 from kernels.timing.gate import RefusedError
+from nmsim import rows as row_files
 from nmsim.errors import NmsimError
-from nmsim.rows import measurement_file
-from nmsim.rows.row import Row
+from nmsim.rows import Measurement
 
 LEAST_REPETITIONS = 5
 DIGITS = 7
 
-R = TypeVar("R", bound=Row)
 Of = TypeVar("Of")
 Task = TypeVar("Task")
 Clock = Callable[[], float]
@@ -49,12 +48,12 @@ class Stamp:
 
 
 @dataclass
-class Outcome(Generic[R]):
+class Outcome:
     """What a run did.
 
     Parameters
     ----------
-    rows : list of Row
+    rows : list of Measurement
         Written to the file.
     skipped : int
         Tasks found in the file.
@@ -68,7 +67,7 @@ class Outcome(Generic[R]):
         What else the user should know.
     """
 
-    rows: list[R] = field(default_factory=list)
+    rows: list[Measurement] = field(default_factory=list)
     skipped: int = 0
     wrong: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
@@ -106,18 +105,17 @@ def plan(
     rounds: Iterable[Of],
     tasks_of: Callable[[Of], Mapping[tuple[object, ...], Task]],
     path: Path,
-    record: type[Row],
 ) -> Plan[Of, Task]:
-    """Find what a file of a record does not hold yet; tasks by the key of their rows. Without rounds no file is looked at.
+    """Find what a file does not hold yet; tasks by the key of their rows.
 
     Raises
     ------
     RowError
         The file is no file of such rows, or ends in half a line.
     """
-    rounds = list(rounds)
-    new = not rounds or measurement_file.check(path, record)
-    found = set() if new else {row.key for row in measurement_file.read(path, record)}
+    found: set[tuple[object, ...]] = (
+        set() if row_files.check(path) else {row.key for row in row_files.read(path)}
+    )
     open_rounds, skipped = [], 0
     for each in rounds:
         tasks = tasks_of(each)
@@ -131,14 +129,14 @@ def plan(
 
 def go_through(
     planned: Plan[Of, Task],
-    outcome: Outcome[R],
+    outcome: Outcome,
     path: Path,
-    rows_of: Callable[[Of, list[Task], Pace], Iterator[R]],
+    rows_of: Callable[[Of, list[Task], Pace], Iterator[Measurement]],
     *,
     budget_s: float,
     progress: Progress = lambda text, share: None,
     clock: Clock = time.monotonic,
-) -> Outcome[R]:
+) -> Outcome:
     """Measure what is planned, round by round, until the budget is used up; the time left is shared among the rounds left.
 
     Parameters
@@ -174,7 +172,7 @@ def go_through(
 
         try:
             for row in rows_of(each, tasks, Pace(time_left, report)):
-                measurement_file.append(path, row)
+                row_files.append(path, row)
                 outcome.rows.append(row)
         except RefusedError as problem:
             outcome.refused.append(f"{each}: {problem}")

@@ -1,10 +1,10 @@
 """`nmsim calibrate` and `nmsim measure`: what this machine can do, and how long sparse products take on it."""
 
 import importlib.util
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,16 +12,14 @@ from nmsim.cli import console, options
 from nmsim.cli.console import Answer, Shares
 from nmsim.errors import NmsimError
 from nmsim.files import atomic
-from nmsim.rows.measurement import Measurement
-from nmsim.rows.transfer import SUFFIX, Transfer
+from nmsim.rows import Measurement
 from nmsim.support.schema import to_toml
 from validate.study import provenance
 
 if TYPE_CHECKING:
     from hwmodels import HardwareSpec
     from kernels.measure.campaign import Campaign
-    from kernels.measure.products import Backend
-    from kernels.measure.transfers import TransferBackend
+    from kernels.measure.run import Backend
     from kernels.timing.figure import Figure
     from kernels.timing.rounds import Outcome
 
@@ -42,13 +40,9 @@ UNITS = {
     "hz": ("GHz", 1e-9),
     "s": ("µs", 1e6),
 }
-PRODUCT_HEAD = (
+HEAD = (
     *("M,N,K", "dtype", "format", "kernel", "threads", "operands"),
-    *("time µs", "dense µs", "speedup vs dense", "p20-p80", "dense call"),
-)
-TRANSFER_HEAD = (
-    *("rows,columns", "dtype", "format", "kernel", "operands", "MB moved"),
-    *("time µs", "GB/s", "copy GB/s", "share of copy", "p20-p80", "copy"),
+    *("time µs", "baseline µs", "speedup", "p20-p80", "baseline"),
 )
 EXAMPLES = {
     "calibrate": ["nmsim calibrate -o my-machine.toml"],
@@ -181,15 +175,6 @@ def measure(
             help="CSV file that rows are appended to. What it holds already is not measured again.",
         ),
     ] = Path("rows.csv"),
-    transfers: Annotated[
-        Path | None,
-        typer.Option(
-            "--transfers",
-            help="CSV file for kernels that move data (prune, pack, unpack, read), where the campaign has some: no products, "
-            f"rows of their own. Default: beside --output, its name with {SUFFIX} for .csv.",
-            metavar="FILE",
-        ),
-    ] = None,
     machine: Annotated[
         str | None,
         typer.Option(
@@ -207,7 +192,7 @@ def measure(
         list[str] | None,
         typer.Option(
             "--skip",
-            help="Glob of what to leave out, such as 'gpu.gemv 16:32 *': kernel, pattern and encoding. May be repeated.",
+            help="Glob of what to leave out, such as 'gpu.gemv 16:32/*': kernel and format. May be repeated.",
             metavar="GLOB",
         ),
     ] = None,
@@ -215,8 +200,8 @@ def measure(
     """Time sparse products on this machine, and append rows to a file.
 
     Each product runs beside the best dense call at hand, and every result is checked. A kernel and the dense calls are timed
-    interleaved; times are medians with 20th and 80th percentiles. Kernels that only move data are timed beside copies of as
-    many bytes, after the products, in a quarter of the time. A wrong result gives no row, and exit code 1. What the device
+    interleaved; times are medians with 20th and 80th percentiles. Kernels that only move a matrix are timed beside copies of
+    as many bytes, in place of the dense calls. A wrong result gives no row, and exit code 1. What the device
     or a library does not run gives no row and is named. A run that was stopped continues when it is started again.
     """
     _check_device(device)
@@ -224,13 +209,8 @@ def measure(
     from kernels.measure import run as campaign_run
     from kernels.timing.rounds import Stamp
 
-    files = campaign_run.Files(output, transfers or output.with_name(output.stem + SUFFIX))
-    if files.products.absolute() == files.transfers.absolute():
-        raise NmsimError(f"--transfers {files.transfers}: expected another file than that of --output")
     chosen = replace(campaigns.load(campaign or device), skip=tuple(skip or ()))
-    if device != "cuda":
-        campaigns.without_transfers(chosen, f"--device {device}")
-    else:
+    if device == "cuda":
         from kernels.measure.cuda import device as cuda_device
 
         if problem := cuda_device.problem():
@@ -240,12 +220,11 @@ def measure(
     about = provenance.collect(provenance.command_line(), [])
     try:
         with console.share_bar() as progress:
-            backend, mover, name = _backends(device, chosen.seed)
-            multiplied, moved = campaign_run.run(
+            backend, name = _backend(device, chosen.seed)
+            outcome = campaign_run.run(
                 chosen,
                 backend,
-                mover,
-                files,
+                output,
                 Stamp(machine or name, about.commit, about.dirty),
                 budget_s=budget_s,
                 progress=progress,
@@ -255,23 +234,11 @@ def measure(
             f"nmsim: stopped; rows of finished rounds are in {output}: run the same command again for the rest"
         )
         raise
-    wrong = [*multiplied.wrong, *moved.wrong]
-
-    def show() -> None:
-        if chosen.rounds:
-            _show_products(multiplied, files.products)
-        if chosen.transfers:
-            _show_transfers(moved, files.transfers)
-
-    _warn_of("refused, no row", [*multiplied.refused, *moved.refused], "yellow")
-    _warn_of("wrong result, no row", wrong, "red")
-    _warn_of("note", [*multiplied.notes, *moved.notes], "yellow")
-    data = {
-        "provenance": about.as_dict(),
-        **_as_dict(multiplied, files.products),
-        "transfers": _as_dict(moved, files.transfers) if chosen.transfers else None,
-    }
-    return Answer(data, show, WRONG_RESULT if wrong else 0)
+    _warn_of("refused, no row", outcome.refused, "yellow")
+    _warn_of("wrong result, no row", outcome.wrong, "red")
+    _warn_of("note", outcome.notes, "yellow")
+    data = {"provenance": about.as_dict(), **_as_dict(outcome, output)}
+    return Answer(data, lambda: _show_rows(outcome, output), WRONG_RESULT if outcome.wrong else 0)
 
 
 def _check_device(device: str) -> None:
@@ -285,25 +252,22 @@ def _check_without_a_device(campaign: "Campaign") -> None:
         return
     from kernels.measure import run as campaign_run
     from kernels.measure.cuda.backend import CudaBackend
-    from kernels.measure.cuda.transfers import CudaTransfers
 
-    campaign_run.check(campaign, CudaBackend(campaign.seed), CudaTransfers(campaign.seed, {}))
+    campaign_run.check(campaign, CudaBackend(campaign.seed))
 
 
-def _backends(device: str, seed: int) -> "tuple[Backend, TransferBackend | None, str]":
-    """The device to measure on, for products and for transfers, and what its machine is called where nobody says."""
+def _backend(device: str, seed: int) -> "tuple[Backend, str]":
+    """The device to measure on, and what its machine is called if nobody says."""
     if device == "cuda":
         from hwmodels.machine.calibrated import machine_id
         from kernels.measure.cuda import device as cuda_device
         from kernels.measure.cuda.backend import CudaBackend
-        from kernels.measure.cuda.transfers import CudaTransfers
 
-        backend = CudaBackend(seed)
-        return backend, CudaTransfers(seed, backend.about), machine_id(cuda_device.name())
+        return CudaBackend(seed), machine_id(cuda_device.name())
     from kernels.measure.cpu import CpuBackend
 
     on_cpu = CpuBackend(seed)
-    return on_cpu, None, on_cpu.host.id
+    return on_cpu, on_cpu.host.id
 
 
 def _warn_of(what: str, lines: list[str], style: str) -> None:
@@ -311,39 +275,24 @@ def _warn_of(what: str, lines: list[str], style: str) -> None:
         console.warn(f"nmsim: {what}: {line}", style)
 
 
-def _as_dict(outcome: "Outcome[Any]", file: Path) -> dict[str, object]:
+def _as_dict(outcome: "Outcome", file: Path) -> dict[str, object]:
     found = {name: getattr(outcome, name) for name in ("skipped", "left", "wrong", "refused", "notes")}
     return {"file": str(file), "rows": [asdict(row) for row in outcome.rows], **found}
 
 
-def _show_products(outcome: "Outcome[Measurement]", file: Path) -> None:
-    """Print the products of a run."""
-    _show_rows("speedup with p20-p80", PRODUCT_HEAD, map(_product, outcome.rows), outcome, file)
-
-
-def _show_transfers(outcome: "Outcome[Transfer]", file: Path) -> None:
-    """Print the transfers of a run."""
-    title = "share of the bandwidth of a copy of as many bytes, with p20-p80"
-    _show_rows(title, TRANSFER_HEAD, map(_transfer, outcome.rows), outcome, file)
-
-
-def _show_rows(
-    title: str,
-    head: Sequence[str],
-    cells: Iterable[tuple[object, ...]],
-    outcome: "Outcome[Any]",
-    file: Path,
-) -> None:
-    if outcome.rows:
-        first = outcome.rows[0]
+def _show_rows(outcome: "Outcome", file: Path) -> None:
+    """Print the rows of a run, and how many were there already or are left. Transfers say how fast they moved bytes."""
+    rows = outcome.rows
+    if rows:
+        head = [*HEAD, "GB/s"] if any(row.is_transfer for row in rows) else [*HEAD]
         console.print_table(
-            f"Measured on {first.machine} ({first.device}); medians, {title}",
-            list(head),
-            cells,
-            extra=["dtype", "threads", "operands", "dense call", "copy", "dense µs", "copy GB/s", "MB moved"],
+            f"Measured on {rows[0].machine} ({rows[0].device}); medians, speedup with p20-p80",
+            head,
+            [_cells(row)[: len(head)] for row in rows],
+            extra=["dtype", "threads", "operands", "baseline", "baseline µs"],
             spare=["kernel", "time µs", "GB/s"],
         )
-    said = [f"{len(outcome.rows)} rows appended to {file}"]
+    said = [f"{len(rows)} rows appended to {file}"]
     if outcome.skipped:
         said.append(f"{outcome.skipped} were there already")
     if outcome.left:
@@ -351,13 +300,13 @@ def _show_rows(
     console.say("; ".join(said))
 
 
-def _product(row: Measurement) -> tuple[object, ...]:
+def _cells(row: Measurement) -> tuple[object, ...]:
     assert row.sparse_time_s is not None
     assert row.dense_time_s is not None
     return (
         f"{row.M},{row.N},{row.K}",
         row.dtype,
-        f"{row.pattern}/{row.encoding}",
+        f"{row.pattern}/{row.encoding}" if row.pattern else "dense",
         row.kernel,
         row.threads,
         row.l2_state,
@@ -366,23 +315,7 @@ def _product(row: Measurement) -> tuple[object, ...]:
         f"{row.speedup_vs_dense:.3f}x",
         f"{row.speedup_vs_dense_p20:.2f}-{row.speedup_vs_dense_p80:.2f}",
         row.baseline,
-    )
-
-
-def _transfer(row: Transfer) -> tuple[object, ...]:
-    return (
-        f"{row.rows},{row.columns}",
-        row.dtype,
-        f"{row.pattern}/{row.encoding}",
-        row.kernel,
-        row.l2_state,
-        f"{row.moved_bytes / 1e6:.4g}",
-        _microseconds(row.time_s),
-        f"{row.moved_bytes / row.time_s / 1e9:.4g}",
-        f"{row.copy_bytes / row.copy_time_s / 1e9:.4g}",
-        f"{100 * row.share_of_copy:.1f} %",
-        f"{100 * row.share_of_copy_p20:.0f}-{100 * row.share_of_copy_p80:.0f}",
-        row.baseline,
+        "" if row.moved_bytes is None else f"{row.moved_bytes / row.sparse_time_s / 1e9:.4g}",
     )
 
 
@@ -420,12 +353,12 @@ def measure_here(folder: Path, campaign: str, progress: Shares) -> Here:
     from hwmodels.machine.calibrated import cpu_spec
     from kernels.calibrate import cpu as calibration
     from kernels.measure import campaign as campaigns
-    from kernels.measure import products as measuring
+    from kernels.measure import run as measuring
     from kernels.measure.cpu import CpuBackend
     from kernels.timing.host import this_machine
     from kernels.timing.rounds import Stamp
 
-    chosen = campaigns.without_transfers(campaigns.load(campaign), "the CPU")
+    chosen = campaigns.load(campaign)
     about = provenance.collect(provenance.command_line(), [])
     folder.mkdir(parents=True, exist_ok=True)
     hardware, target = folder / f"{MACHINE}.toml", folder / "rows.csv"

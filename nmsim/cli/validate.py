@@ -92,6 +92,8 @@ def validate(
     judged = judge_files(rows or (), hardware or (), held_out=held_out)
     for name, columns in judged.unread_columns.items():
         console.warn(f"{name}: not read: columns {', '.join(columns)}")
+    for name, count in judged.transfers.items():
+        console.warn(f"{name}: left out: {count} transfers, for which no prediction is made")
     figures = judged.verdict()
     if output is not None:
         _write_json(output, figures)

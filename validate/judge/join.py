@@ -9,7 +9,7 @@ from hwmodels import HardwareSpec
 from hwmodels.estimate.intervals import regime_of
 from nmsim.case import VALUE_BITS
 from nmsim.errors import NmsimError, RowError
-from validate.judge.inputs import family_of, mark_of, model_inputs
+from validate.judge.inputs import model_inputs
 from validate.judge.machine_names import Machines
 from validate.judge.rows import JudgedRow
 
@@ -57,7 +57,7 @@ def join(
     if not rows:
         raise RowError("no row to judge: expected at least one")
     specs = [_find(row, machines) for row in rows]
-    inputs = _inputs(rows, specs)
+    inputs = model_inputs((row.measurement, spec.id) for row, spec in zip(rows, specs, strict=True))
     answers = _predict(inputs, rows, specs, predictor, held_out)
     scaled = _of_all_products(answers, inputs)
     measured = pd.DataFrame(
@@ -94,17 +94,6 @@ def _find(row: JudgedRow, machines: Machines) -> HardwareSpec:
             f"--hardware; {spec.id} has a name like it, but is another machine"
         )
     return spec
-
-
-def _inputs(rows: Sequence[JudgedRow], specs: Sequence[HardwareSpec]) -> pd.DataFrame:
-    tables = []
-    for row, spec in zip(rows, specs, strict=True):
-        try:
-            tables.append((row.measurement, spec.id))
-            family_of(row.measurement)
-        except RowError as error:
-            raise RowError(f"{row.where}: pattern={error}") from error
-    return model_inputs(tables)
 
 
 def _predict(
@@ -164,9 +153,10 @@ def _labels(rows: Sequence[JudgedRow], inputs: pd.DataFrame) -> pd.DataFrame:
             "written_pattern": [row.pattern for row in measured],
             "regime": [regime_of(row.M) for row in measured],
             "dtype_class": [f"{VALUE_BITS[row.dtype]}-bit" for row in measured],
-            "mark": [mark_of(row.note) for row in measured],
+            "mark": [row.mark for row in measured],
             "l2_state": [row.l2_state for row in measured],
             "source_url": [row.source_url for row in measured],
+            "time_step_s": pd.Series([row.time_step_s for row in measured], dtype="float64"),
             "note": [row.note for row in measured],
         }
     )

@@ -1,7 +1,7 @@
 """Judges rows: joins them with predictions and writes the verdict as plain data."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,13 @@ BREAKDOWNS = {
 
 @dataclass(frozen=True)
 class Judgement:
-    """A joined table, the files it is from, and their columns that nothing read."""
+    """A joined table, the files it is from, their columns that nothing read, and how many transfers were left out."""
 
     table: pd.DataFrame
     files: tuple[str, ...]
     held_out: bool
     unread_columns: dict[str, tuple[str, ...]]
+    transfers: dict[str, int] = field(default_factory=dict)
 
     def verdict(self) -> dict[str, Any]:
         """All figures as plain data: `overall`, a list for each of `BREAKDOWNS`, `bound_violations`, `worst`."""
@@ -116,9 +117,9 @@ def judge_files(
     read = {str(path): read_rows(path, machines) for path in files or committed_files()}
     rows = [row for file in read.values() for row in file.rows]
     unread = {name: file.unread_columns for name, file in read.items() if file.unread_columns}
-    return Judgement(
-        judge_rows(rows, machines, held_out=held_out, predictor=predictor), tuple(read), held_out, unread
-    )
+    transfers = {name: file.transfers for name, file in read.items() if file.transfers}
+    table = judge_rows(rows, machines, held_out=held_out, predictor=predictor)
+    return Judgement(table, tuple(read), held_out, unread, transfers)
 
 
 def judge_rows(

@@ -14,6 +14,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from nmsim.case import SparseOperand
 from nmsim.errors import PatternError, RowError
@@ -39,6 +40,11 @@ class KernelFamily:
     name: str
     pattern: Pattern | None
     density: float
+
+    def cells(self) -> dict[str, Any]:
+        """Columns of a row that say the same."""
+        pattern = "" if self.pattern is None else str(self.pattern)
+        return {"kernel_family": self.name, "nm_pattern": pattern, "density": self.density}
 
 
 def understand(pattern: str, kernel: str, M: int) -> KernelFamily:

@@ -7,11 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from nmsim.rows import measurement_file
 from validate.judge.judge import judge_rows
 from validate.judge.machine_names import Machines
 from validate.judge.metrics import records
-from validate.judge.rows import as_rows
+from validate.judge.rows import read_rows
 
 ROUND = ("dtype", "M", "N", "K", "threads", "l2_state")
 """What the rows of one round have in common; patterns and encodings vary within."""
@@ -55,8 +54,9 @@ def own_rows(rows: Path, hardware: Path) -> pd.DataFrame:
     RowError
         A row that cannot be judged, or a file without one.
     """
-    measured = measurement_file.read(rows)
-    judged = judge_rows(as_rows(measured, str(rows)), Machines([hardware]))
+    machines = Machines([hardware])
+    of_file = read_rows(rows, machines).rows
+    judged, measured = judge_rows(of_file, machines), [row.measurement for row in of_file]
     of_row = {
         name: [getattr(row, name) for row in measured]
         for name in (*ROUND, "pattern", "encoding", "kernel", "baseline")

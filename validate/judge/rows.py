@@ -4,13 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nmsim import rows
 from nmsim.errors import RowError
-from nmsim.rows import measurement_file
-from nmsim.rows.measurement import COLUMNS, Measurement
-from nmsim.rows.transfer import COLUMNS as TRANSFER_COLUMNS
-from nmsim.rows.transfer import SUFFIX
+from nmsim.rows import COLUMNS, Measurement
 from validate.judge.literature import LITERATURE_COLUMNS, read_literature, read_table
 from validate.judge.machine_names import Machines
+from validate.judge.older_rows import completed, with_facts_of_note
 
 DATA_FOLDER = Path(__file__).parents[1] / "data"
 PUBLISHED_FILE = DATA_FOLDER / "published.csv"
@@ -33,10 +32,11 @@ class JudgedRow:
 
 @dataclass(frozen=True)
 class RowFile:
-    """The rows of a file, and the columns of it that nothing reads."""
+    """The rows of a file, the columns of it that nothing reads, and how many rows are transfers, which are left out."""
 
     rows: tuple[JudgedRow, ...]
     unread_columns: tuple[str, ...] = ()
+    transfers: int = 0
 
 
 def committed_files() -> list[Path]:
@@ -45,8 +45,8 @@ def committed_files() -> list[Path]:
 
 
 def own_files() -> list[Path]:
-    """The rows of our own campaigns that ship with nmsim: products, not the transfers that lie beside them."""
-    return sorted(path for path in MEASURED_FOLDER.glob("*.csv") if not path.name.endswith(SUFFIX))
+    """The rows of our own campaigns that ship with nmsim."""
+    return sorted(MEASURED_FOLDER.glob("*.csv"))
 
 
 def committed_hardware() -> list[Path]:
@@ -55,8 +55,23 @@ def committed_hardware() -> list[Path]:
 
 
 def as_rows(measurements: Iterable[Measurement], name: str = "measurements") -> list[JudgedRow]:
-    """Number measurements that are in memory."""
-    return [JudgedRow(row, name, number) for number, row in enumerate(measurements, start=1)]
+    """Number measurements that are in memory, and leave transfers out: no prediction is made for them.
+
+    Raises
+    ------
+    RowError
+        A pattern in words that mean nothing.
+    """
+    judged = []
+    for number, row in enumerate(measurements, start=1):
+        if row.is_transfer:
+            continue
+        try:
+            judged.append(JudgedRow(completed(row), name, number))
+        except RowError as error:
+            message = f"{name}: row {number}: pattern={error}"
+            raise RowError(message, row=number, column="pattern", problem=error.problem) from error
+    return judged
 
 
 def read_rows(path: str | Path, machines: Machines) -> RowFile:
@@ -75,24 +90,26 @@ def read_rows(path: str | Path, machines: Machines) -> RowFile:
     """
     table = read_table(path)
     header = table[0] if table else []
-    if set(header) == set(COLUMNS):
-        return RowFile(tuple(as_rows(measurement_file.read(path), str(path))))
+    if rows.is_header(header):
+        measured = rows.read(path)
+        if rows.missing_columns(header):
+            measured = [with_facts_of_note(row) for row in measured]
+        judged = as_rows(measured, str(path))
+        return RowFile(tuple(judged), transfers=len(measured) - len(judged))
     if set(header) >= set(LITERATURE_COLUMNS):
         measurements, unread = read_literature(path, machines)
         return RowFile(tuple(as_rows(measurements, str(path))), tuple(unread))
-    if set(header) == set(TRANSFER_COLUMNS):
-        raise RowError(
-            f"{path}: rows of transfers (kernels that prune, pack, unpack or read), which nmsim measure writes beside those of "
-            "products: no prediction is made for them, expected a file of products"
-        )
     raise RowError(f"{path}: header: {_difference(header)}")
 
 
 def _difference(header: Sequence[str]) -> str:
     """What tells a header from the nearer of the two layouts."""
-    layouts = {"the row schema of nmsim measure": COLUMNS, "literature tables": LITERATURE_COLUMNS}
+    layouts = {"the row schema of nmsim measure": tuple(COLUMNS), "literature tables": LITERATURE_COLUMNS}
     name = max(layouts, key=lambda name: len(set(layouts[name]) & set(header)) / len(layouts[name]))
-    missing = [column for column in layouts[name] if column not in header]
+    added = (
+        [] if name == "literature tables" else [column for column in COLUMNS if COLUMNS[column].cell.added]
+    )
+    missing = [column for column in layouts[name] if column not in header and column not in added]
     unknown = [column for column in header if column not in layouts[name]]
     found = "; ".join(
         f"{word} {', '.join(map(repr, columns))}"

@@ -1,8 +1,8 @@
 """A CUDA device as a backend of campaigns: our kernels, torch's 2:4, and every dense call, on the same numbers.
 
-Operands are drawn and pruned on the device (`kernels.measure.cuda.operands`), and each result is held against
-a product in float64 there, of the very values that are stored. Every call has copies of its weights, used in turn
-(`kernels.measure.cuda.clock`).
+Kernels that only move a matrix have copies of as many bytes as baselines. Operands are drawn and pruned on the device
+(`kernels.measure.cuda.operands`). The result of a product is held against a product in float64 there, of the very values that
+are stored. Every call has copies of its operands, used in turn (`kernels.measure.cuda.clock`).
 """
 
 import contextlib
@@ -18,26 +18,35 @@ from kernels.measure.cuda import device as cuda_device
 from kernels.measure.cuda import precompile
 from kernels.measure.cuda.calls import PRODUCTS, Call, DenseCall, Product, best_of, dense_calls
 from kernels.measure.cuda.clock import Clock, CudaClock, Timed
+from kernels.measure.cuda.movers import KERNELS, Kernel, Matrix, check_copy, copies
 from kernels.measure.cuda.operands import Operand, drawn
 from kernels.measure.cuda.variants import named
-from kernels.measure.products import Contender, Task
+from kernels.measure.run import Contender, Task, copy_bytes, label_of
 from kernels.timing import gate, host
 from kernels.timing.rounds import Plan, Progress
 from nmsim.case import Case
-from nmsim.errors import SpecError
-from nmsim.format import as_format
-from nmsim.pattern import Pattern
+from nmsim.errors import NmsimError, SpecError
+from nmsim.format import SparseFormat
 
 DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 BLOCK_ELEMS = 1 << 25
 """Elements of an operand that are multiplied at once in float64: 268 MB."""
+NUMBERS, VECTOR, WORDS = range(10, 13)
+"""Streams of random numbers for transfers, others than those of products."""
+REPEATED_ROWS = 256
+"""Rows of a transfer's matrix that are drawn; further ones repeat them. The host packs as many again for each case: with all
+16384 it would take as long as the measuring."""
+POISON = 0xFF
+"""Bytes of a transfer's results before a call that is checked: NaN where numbers belong."""
 
 Build = Callable[[int], Call]
 """Gives a call on one of many copies of its operands."""
+Gate = Callable[[Sequence[Call], Timed], float | None]
+"""Checks the results of calls: gives the largest relative error, or None if bytes were compared."""
 
 
 class CudaBackend:
-    """Products on the current CUDA device.
+    """Products and transfers on the current CUDA device.
 
     Parameters
     ----------
@@ -48,7 +57,9 @@ class CudaBackend:
     clock : Clock, optional
         `CudaClock` when absent.
     products : mapping of str to Product
-        Kernels by the name that rows have.
+        Kernels that multiply, by the name that rows have.
+    movers : mapping of str to Kernel
+        Kernels that move a matrix.
     """
 
     def __init__(
@@ -58,18 +69,21 @@ class CudaBackend:
         device: str = "cuda",
         clock: Clock | None = None,
         products: Mapping[str, Product] = PRODUCTS,
+        movers: Mapping[str, Kernel] = KERNELS,
     ) -> None:
         import torch
 
         self._torch, self._seed, self._device, self._products = torch, seed, device, products
+        self._movers = movers
         self._given_clock = clock
         self._weights: tuple[tuple[int, int, str], Operand] | None = None
+        self._matrix: tuple[tuple[int, int, str], Matrix] | None = None
 
     @functools.cached_property
     def about(self) -> Mapping[str, Any]:
         """Columns that say what the device is and what ran on it; asked for once, since every row has them."""
         torch = self._torch
-        found = host.versions(("numpy", "triton"))
+        found = host.versions(("numpy", "numba", "triton"))
         on_gpu = self._device != "cpu"
         return {
             "device": torch.cuda.get_device_name() if on_gpu else "cpu",
@@ -101,12 +115,12 @@ class CudaBackend:
             raise SpecError(f"{of}: expected a dtype that CUDA kernels take, one of {', '.join(DTYPES)}")
         found: list[Task] = []
         for name in dict.fromkeys(of.kernels):
-            for pattern, encoding in of.variants:
-                case = self._case(of, pattern, encoding)
-                kernel = best_of(case) if name == BEST else name
+            for stored in of.formats:
                 try:
+                    case = self._case(of, stored)
+                    kernel = best_of(case) if name == BEST else name
                     problem = self._problem(kernel, case)
-                except SpecError as error:
+                except NmsimError as error:
                     raise SpecError(f"{of}: {error}") from error
                 if problem:
                     raise SpecError(f"{of}: kernel {kernel}: {problem}")
@@ -123,8 +137,11 @@ class CudaBackend:
     def run_once(self, of: Round, tasks: Sequence[Task]) -> None:
         """Build and run products of a round once, for what a first call leaves: compiled kernels.
 
-        What refuses is passed over; `contenders` says of it.
+        What refuses is passed over; `contenders` says of it. Transfers are few, and what the host packs for them is slow.
         """
+        tasks = [(case, kernel) for case, kernel in tasks if kernel not in self._movers]
+        if not tasks:
+            return
         with contextlib.suppress(*cuda_device.refusals()), self._torch.inference_mode():
             weights, tokens = self._operands(of)
             for case, kernel in tasks:
@@ -137,26 +154,35 @@ class CudaBackend:
 
         Calls that read dense weights share their copies.
         """
-        with cuda_device.guarded("operands", self._clock.synchronize, cuda_device.refusals()):
-            weights, tokens = self._operands(of)
+        products = [(case, kernel) for case, kernel in tasks if kernel not in self._movers]
+        transfers = [(case, kernel) for case, kernel in tasks if kernel in self._movers]
+        made: list[Contender] = []
         with self._torch.inference_mode():
-            made = [self._sparse(of, case, kernel, weights, tokens, warmup) for case, kernel in tasks]
-            yield [*made, *self._dense(of, weights, tokens.dense, warmup)]
+            if products:
+                with cuda_device.guarded("operands", self._clock.synchronize, cuda_device.refusals()):
+                    weights, tokens = self._operands(of)
+                made += [self._sparse(of, case, kernel, weights, tokens, warmup) for case, kernel in products]
+                made += self._dense(of, weights, tokens.dense, warmup)
+            if transfers:
+                moved = [self._transfer(of, case, kernel, warmup) for case, kernel in transfers]
+                sizes = dict.fromkeys(contender.copy_bytes for contender in moved if contender.copy_bytes)
+                made += [*moved, *(copy for size in sizes for copy in self._copies(of, size, warmup))]
+            yield made
 
-    def _case(self, of: Round, pattern: Pattern, encoding: str) -> Case:
-        from kernels.stored.rows import PACKINGS, checked_encoding
+    def _case(self, of: Round, stored: SparseFormat | None) -> Case:
+        from kernels.stored.rows import kernel_format
 
-        packing = PACKINGS[checked_encoding(encoding)]
-        return Case(
-            of.shape,
-            as_format(pattern, encoding=encoding, packing=packing),
-            dtype=of.dtype,
-            sparse_operand=of.sparse_operand,
-        )
+        if stored is None:
+            return Case(of.shape, dtype=of.dtype)
+        return Case(of.shape, kernel_format(stored), dtype=of.dtype, sparse_operand=of.sparse_operand)
 
     def _problem(self, kernel: str, case: Case) -> str:
         """What speaks against a kernel for a case; nothing when it takes it. A SpecError where there is no such kernel."""
-        product = named(self._products, kernel)
+        if kernel in self._movers:
+            return self._movers[kernel].problem(case)
+        product = named(self._products, kernel, self._movers)
+        if case.pattern is None:
+            return "it multiplies, expected patterns N:M and not dense"
         if product.sparse_operand != case.sparse_operand:
             return f"it takes sparse {product.sparse_operand}, expected one for sparse {case.sparse_operand}"
         return product.problem(case)
@@ -209,13 +235,53 @@ class CudaBackend:
             named(self._products, kernel).rounding,
         )
         builder = functools.partial(self._builder, case, kernel, weights, tokens)
-        return self._contender(of, kernel, case, builder, right, warmup)
+        return self._contender(of, kernel, case, builder, self._gate_of_product(right), warmup)
 
     def _dense(self, of: Round, weights: Operand, x: Any, warmup: int) -> Iterator[Contender]:
         for name, dense in dense_calls(self._torch, x).items():
             builder = functools.partial(_dense_builder, dense, weights)
             right = _Right(x, weights.dense, of.shape.K, of.dtype, dense.rounding)
-            yield self._contender(of, name, None, builder, right, warmup)
+            yield self._contender(of, name, None, builder, self._gate_of_product(right), warmup)
+
+    def _transfer(self, of: Round, case: Case, kernel: str, warmup: int) -> Contender:
+        mover = self._movers[kernel]
+        matrix = functools.partial(self._drawn_matrix, *mover.matrix_shape(case), of.dtype)
+
+        def builder() -> Build:
+            whole = matrix()
+            return lambda place: mover.build(whole, case)
+
+        gate_of = self._gate_of_transfer(lambda results: mover.check(matrix(), case, results))
+        return self._contender(of, kernel, case, builder, gate_of, warmup)
+
+    def _drawn_matrix(self, rows: int, columns: int, dtype: str) -> Matrix:
+        """The matrix that transfers of a round move, kept while the next round has the same."""
+        key = (rows, columns, dtype)
+        if self._matrix is None or self._matrix[0] != key:
+            self._matrix = None
+            torch, seed = self._torch, self._seed
+            numbers = drawn(
+                torch,
+                min(rows, REPEATED_ROWS),
+                columns,
+                getattr(torch, DTYPES[dtype]),
+                self._device,
+                [seed, NUMBERS],
+            )
+            vector = drawn(torch, 1, columns, torch.float32, self._device, [seed, VECTOR])
+            self._matrix = key, Matrix(numbers, vector[0], rows)
+        return self._matrix[1]
+
+    def _copies(self, of: Round, size: int, warmup: int) -> Iterator[Contender]:
+        """Every copy at hand that reads and writes so many bytes."""
+        torch = self._torch
+        generator = torch.Generator(device=self._device).manual_seed(self._seed + WORDS)
+        about = {"dtype": torch.int32, "device": self._device}
+        source = torch.randint(-(2**31), 2**31 - 1, (size // 8,), generator=generator, **about)
+        gate_of = self._gate_of_transfer(lambda results: check_copy(source, results))
+        for name in copies(source.new_empty(0)):
+            builder = functools.partial(_copy_builder, name, source)
+            yield self._contender(of, name, None, builder, gate_of, warmup, size)
 
     def _contender(
         self,
@@ -223,34 +289,52 @@ class CudaBackend:
         name: str,
         case: Case | None,
         builder: Callable[[], Build],
-        right: "_Right",
+        gate_of: Gate,
         warmup: int,
+        size: int = 0,
     ) -> Contender:
         """A call on each of its copies, its gate, and how it is timed; one that is refused says so in its gate."""
-        what = name if case is None else f"{name} {case.format}"
+        what = name if case is None else label_of((case, name))
         guarded = functools.partial(cuda_device.guarded, what, self._clock.synchronize)
         try:
             with guarded(cuda_device.refusals()):
                 build, first = self._begun(builder)
-                copies = self._clock.copies(first.stored_bytes, of.l2_state)
-                calls = [first, *map(build, range(1, copies))]
+                n_copies = self._clock.copies(first.used_bytes, of.l2_state)
+                calls = [first, *map(build, range(1, n_copies))]
                 timed = self._clock.timed([call.run for call in calls], of.l2_state)
                 for _ in range(warmup):
                     timed.sample()
                 self._clock.synchronize()
         except gate.RefusedError as problem:
-            return _refused(name, case, str(problem))
+            return _refused(name, case, str(problem), size)
 
-        def error() -> float:
+        def error() -> float | None:
             with guarded(cuda_device.faults()):
-                return self._deviation(_results(calls, timed), right).checked()
+                return gate_of(calls, timed)
 
         def sample() -> float:
             with guarded(cuda_device.faults()):
                 return timed.sample()
 
-        said = (f"reads {first.stored_bytes} bytes of weights", first.note, f"{timed.how} of {copies} copies")
-        return Contender(name, case, error, sample, "; ".join(filter(None, said)))
+        moves = name in self._movers and case is not None
+        cells = {
+            "moved_bytes" if moves else "weights_bytes": first.used_bytes,
+            "timing": timed.how,
+            "operand_copies": n_copies,
+            **first.cells,
+        }
+        return Contender(name, case, error, sample, cells, copy_bytes(first.used_bytes) if moves else size)
+
+    def _gate_of_product(self, right: "_Right") -> Gate:
+        return lambda calls, timed: self._deviation(_results(calls, timed), right).checked()
+
+    def _gate_of_transfer(self, check: Callable[[tuple[Any, ...]], None]) -> Gate:
+        def checked(calls: Sequence[Call], timed: Timed) -> None:
+            for part in timed.replay()[0]:
+                part.view(self._torch.uint8).fill_(POISON)  # where the next result goes
+            check(timed.replay()[0])
+
+        return checked
 
     def _deviation(self, results: Sequence[Any], right: "_Right") -> gate.Deviation:
         """How far off results are at worst, a block of the float64 product at a time."""
@@ -287,6 +371,11 @@ def _dense_builder(dense: DenseCall, weights: Operand) -> Build:
     return build
 
 
+def _copy_builder(name: str, source: Any) -> Build:
+    """What builds a copy of one of many copies of its source."""
+    return lambda place: copies(source.clone())[name]
+
+
 def _results(calls: Sequence[Call], timed: Timed) -> list[Any]:
     """Results of a first call and of every call of a replay, each written after its place was spoiled."""
     first = calls[0]
@@ -302,10 +391,10 @@ def _spoil(parts: Iterable[Any]) -> None:
         part.fill_(np.nan if part.is_floating_point() else 0xFF)
 
 
-def _refused(name: str, case: Case | None, said: str) -> Contender:
+def _refused(name: str, case: Case | None, said: str, size: int) -> Contender:
     """A call that cannot be made: its gate says why."""
 
     def error() -> float:
         raise gate.RefusedError(said)
 
-    return Contender(name, case, error, lambda: float("nan"))
+    return Contender(name, case, error, lambda: float("nan"), copy_bytes=size)

@@ -1,7 +1,7 @@
 """Products that a campaign can time on a CUDA device: our Triton kernels, torch's 2:4 on tensor cores, and dense calls."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -13,23 +13,23 @@ from nmsim.pattern import Pattern
 
 @dataclass(frozen=True)
 class Call:
-    """A product that can be run on operands of its own.
+    """A product, or a transfer, that can be run on operands of its own.
 
     Parameters
     ----------
     run : callable
-        Gives the result [T, N], which the next run overwrites.
-    stored_bytes : int
-        Bytes of weights that it reads.
-    note : str
-        What else its rows should say.
+        Gives the result [T, N] of a product, or the tuple of results of a transfer, which the next run overwrites.
+    used_bytes : int
+        Bytes of weights that a product reads, or all that a transfer reads and writes: what must not stay in a cache.
+    cells : mapping of str to object
+        What else its rows say, by column.
     scratch : tuple of Tensor
         What a run writes on its way to the result.
     """
 
     run: Callable[[], Any]
-    stored_bytes: int
-    note: str = ""
+    used_bytes: int
+    cells: Mapping[str, Any] = field(default_factory=dict)
     scratch: tuple[Any, ...] = ()
 
 
@@ -204,12 +204,17 @@ def _on_sparse_tokens(
         format, k = packed.format, packed.shape[1]
         values, metadata, out = packed.values, packed.metadata, x.new_empty(len(x), weight.numel() // k)
         scratch: tuple[Any, ...] = ()
-        said = f"tokens pruned and packed beforehand, not in this time, into {values.nbytes + metadata.nbytes} bytes"
+        cells: dict[str, Any] = {"tokens_bytes": values.nbytes + metadata.nbytes}
+        if not online:
+            cells |= {
+                "mark": "pruned beforehand",
+                "note": "tokens pruned and packed beforehand, not in this time",
+            }
         if online:
             values, metadata = values.new_empty(values.shape), metadata.new_empty(metadata.shape)
             shifts_and_factors = (x.new_empty(len(x), dtype=torch.float32) for _ in range(2))
             scratch = (values, metadata, *shifts_and_factors)
-            said = f"this time holds pruning and packing the tokens, into {values.nbytes + metadata.nbytes} bytes"
+            cells["note"] = "this time holds pruning and packing the tokens"
 
         def run() -> Any:
             if online:
@@ -218,7 +223,7 @@ def _on_sparse_tokens(
             return out
 
         read_bytes = weight[:1].nbytes * _kept_elems(format.pattern, k) if k_major else weight.nbytes
-        return Call(run, read_bytes, said, scratch)
+        return Call(run, read_bytes, cells, scratch)
 
     return Product(problem, build, "activations", k_major, options=("n_parts",) if k_major else ())
 

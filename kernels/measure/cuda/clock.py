@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from kernels.measure.cuda import device as cuda_device
 from nmsim.errors import NmsimError
-from nmsim.rows.row import L2State
+from nmsim.rows.measurement import L2State, Timing
 from nmsim.units import ceil_div
 
 L2_TIMES = 4
@@ -42,13 +42,13 @@ class Timed:
         Runs it once, as a sample does, and gives what each action gave; the next run overwrites it.
     sample : callable
         Gives the seconds of one action, the mean over all.
-    how : str
-        What is to be said of how it is timed.
+    how : {"graph", "calls"}
+        How it is timed.
     """
 
     replay: Callable[[], list[Any]]
     sample: Callable[[], float]
-    how: str
+    how: Timing
 
 
 class Clock(Protocol):

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from kernels.measure.transfers import Task
+from kernels.measure.cuda.calls import Call
 from kernels.timing import gate
 from kernels.timing.gate import GateError
+from nmsim.case import Case, SparseOperand
+from nmsim.format import SparseFormat
 from nmsim.units import ceil_div
 
 SWAPPED_SHARE = 1e-4
@@ -19,12 +21,10 @@ SWAPPED_SHARE = 1e-4
 their last bit choose differently between elements that differ by as little."""
 
 
-@dataclass(frozen=True)
-class Call:
-    """A kernel on operands of its own: gives its results, which the next run overwrites, and the bytes it reads and writes."""
-
-    run: Callable[[], tuple[Any, ...]]
-    moved_bytes: int
+def _format_of(case: Case) -> SparseFormat:
+    """The format of a case of a kernel that knows patterns."""
+    assert case.format is not None
+    return case.format
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Matrix:
         self.rows, self.vector, self._device = rows, vector, block.device
         self.dense = self.repeated(block)
         self._block = block.cpu()
-        self._stored: dict[tuple[Task, Pruning], tuple[Any, ...]] = {}
+        self._stored: dict[tuple[SparseFormat, Pruning], tuple[Any, ...]] = {}
         self._masks: dict[Any, Any] = {}
 
     def repeated(self, part: Any) -> Any:
@@ -63,31 +63,29 @@ class Matrix:
         times = ceil_div(self.rows, len(part))
         return part.to(self._device).repeat(times, *(1,) * (part.ndim - 1))[: self.rows].contiguous()
 
-    def stored(self, task: Task, how: Pruning) -> tuple[Any, ...]:
+    def stored(self, case: Case, how: Pruning) -> tuple[Any, ...]:
         """What the host packs of the rows that repeat: values, metadata, eta and v, in main memory."""
         from kernels.ops.activations import prune_on_cpu
 
-        about = Task("", task.pattern, task.encoding, task.packing)
-        if (about, how) not in self._stored:
-            assert task.pattern is not None
+        stored = _format_of(case)
+        key = (stored, how)
+        if key not in self._stored:
             vector = self.vector.cpu() if how.by_vector else None
-            self._stored[about, how] = prune_on_cpu(
-                self._block, _format(task), how.shift, 0.0, None, vector, how.variance
-            )
-        return self._stored[about, how]
+            self._stored[key] = prune_on_cpu(self._block, stored, how.shift, 0.0, None, vector, how.variance)
+        return self._stored[key]
 
-    def mask(self, task: Task) -> Any:
+    def mask(self, case: Case) -> Any:
         """What nmsim keeps: bool Tensor [R, K] on the device."""
         import torch
 
         import nmsim
         from kernels.stored.tensors import as_array
 
-        if task.pattern not in self._masks:
-            assert task.pattern is not None
-            kept = nmsim.prune(as_array(self._block), task.pattern)
-            self._masks[task.pattern] = self.repeated(torch.from_numpy(kept))
-        return self._masks[task.pattern]
+        if case.pattern not in self._masks:
+            assert case.pattern is not None
+            kept = nmsim.prune(as_array(self._block), case.pattern)
+            self._masks[case.pattern] = self.repeated(torch.from_numpy(kept))
+        return self._masks[case.pattern]
 
 
 @dataclass(frozen=True)
@@ -102,68 +100,97 @@ class Kernel:
         Raises a `NmsimError` where the results of a call are wrong.
     of_patterns : bool
         Whether a pattern and an encoding say what it does.
+    sparse_operand : {"weights", "activations"}
+        Whose matrix it moves: [N, K] of weights, or [M, K] of activations. The third dimension of its case is 1.
     """
 
-    build: Callable[[Matrix, Task], Call]
-    check: Callable[[Matrix, Task, tuple[Any, ...]], None]
+    build: Callable[[Matrix, Case], Call]
+    check: Callable[[Matrix, Case, tuple[Any, ...]], None]
     of_patterns: bool = True
+    sparse_operand: SparseOperand = "weights"
+
+    def problem(self, case: Case) -> str:
+        """What speaks against it for a case; "" if nothing does."""
+        if self.of_patterns != (case.pattern is not None):
+            return f"expected {'patterns and encodings' if self.of_patterns else 'the pattern dense'}"
+        if self.sparse_operand != case.sparse_operand and self.of_patterns:
+            return f"it moves {self.sparse_operand}, expected sparse_operand {self.sparse_operand}"
+        name = "M" if self.sparse_operand == "weights" else "N"
+        size = getattr(case.shape, name)
+        return (
+            ""
+            if size == 1
+            else f"{name}={size}: it moves one matrix of {self.sparse_operand}, expected {name}=1"
+        )
+
+    def matrix_shape(self, case: Case) -> tuple[int, int]:
+        """Rows and columns of the matrix that it moves."""
+        return (case.shape.N if self.sparse_operand == "weights" else case.shape.M), case.shape.K
 
 
 def pruning(how: Pruning) -> Kernel:
     """Tokens pruned and packed in one pass."""
 
-    def build(matrix: Matrix, task: Task) -> Call:
+    def build(matrix: Matrix, case: Case) -> Call:
         from kernels.gpu import prune
 
-        assert task.pattern is not None
-        format, x, out = _format(task), matrix.dense.clone(), _room(matrix.dense, task)
+        format, x, out = _format_of(case), matrix.dense.clone(), _room(matrix.dense, case)
         vector = matrix.vector.clone() if how.by_vector else None
         given = (x,) if vector is None else (x, vector)
 
         def run() -> tuple[Any, ...]:
-            prune.launch(x, format, out, shift=how.shift, vector=vector, variance=how.variance)
+            prune.launch(
+                x,
+                format,
+                out,
+                shift=how.shift,
+                vector=vector,
+                variance=how.variance,
+            )
             return out
 
         return Call(run, _bytes(*given, *out))
 
-    def check(matrix: Matrix, task: Task, results: tuple[Any, ...]) -> None:
-        want = matrix.stored(task, how)
+    def check(matrix: Matrix, case: Case, results: tuple[Any, ...]) -> None:
+        want = matrix.stored(case, how)
         if how.shift == "none" and not how.variance:
             for name, found, expected in zip(("values", "metadata", "eta", "v"), results, want, strict=True):
                 _check_bytes(name, found, matrix.repeated(expected))
         else:
-            _check_mitigated(matrix, task, results, want)
+            _check_mitigated(matrix, case, results, want)
 
-    return Kernel(build, check)
+    return Kernel(build, check, sparse_operand="activations")
 
 
-def _build_pack(matrix: Matrix, task: Task) -> Call:
+def _build_pack(matrix: Matrix, case: Case) -> Call:
     from kernels.gpu import compress
 
-    assert task.pattern is not None
-    format, dense, mask = _format(task), matrix.dense.clone(), matrix.mask(task).clone()
-    values, metadata, *_ = _room(dense, task)
+    format, dense, mask = _format_of(case), matrix.dense.clone(), matrix.mask(case).clone()
+    values, metadata, *_ = _room(dense, case)
 
     def run() -> tuple[Any, ...]:
-        return values, metadata, compress.enqueue(dense, mask, format, (values, metadata))
+        return (
+            values,
+            metadata,
+            compress.enqueue(dense, mask, format, (values, metadata)),
+        )
 
     return Call(run, _bytes(dense, mask, *run()))
 
 
-def _check_pack(matrix: Matrix, task: Task, results: tuple[Any, ...]) -> None:
-    want = matrix.stored(task, Pruning())
+def _check_pack(matrix: Matrix, case: Case, results: tuple[Any, ...]) -> None:
+    want = matrix.stored(case, Pruning())
     _check_bytes("values", results[0], matrix.repeated(want[0]))
     _check_bytes("metadata", results[1], matrix.repeated(want[1]))
     if results[2].any():
         raise GateError("a tile is said to keep too many, expected none")
 
 
-def _build_unpack(matrix: Matrix, task: Task) -> Call:
+def _build_unpack(matrix: Matrix, case: Case) -> Call:
     from kernels.gpu import decompress
 
-    assert task.pattern is not None
-    format, out = _format(task), matrix.dense.new_empty(matrix.dense.shape)
-    values, metadata = (matrix.repeated(part) for part in matrix.stored(task, Pruning())[:2])
+    format, out = _format_of(case), matrix.dense.new_empty(matrix.dense.shape)
+    values, metadata = (matrix.repeated(part) for part in matrix.stored(case, Pruning())[:2])
 
     def run() -> tuple[Any, ...]:
         decompress.launch(values, metadata, format, out)
@@ -172,11 +199,11 @@ def _build_unpack(matrix: Matrix, task: Task) -> Call:
     return Call(run, _bytes(values, metadata, out))
 
 
-def _check_unpack(matrix: Matrix, task: Task, results: tuple[Any, ...]) -> None:
-    _check_bytes("result", results[0], matrix.dense.where(matrix.mask(task), 0))
+def _check_unpack(matrix: Matrix, case: Case, results: tuple[Any, ...]) -> None:
+    _check_bytes("result", results[0], matrix.dense.where(matrix.mask(case), 0))
 
 
-def _build_read(matrix: Matrix, task: Task) -> Call:
+def _build_read(matrix: Matrix, case: Case) -> Call:
     from kernels.gpu import controls
 
     source = matrix.dense.clone()
@@ -187,7 +214,7 @@ def _build_read(matrix: Matrix, task: Task) -> Call:
     return Call(run, _bytes(source, *run()))
 
 
-def _check_read(matrix: Matrix, task: Task, results: tuple[Any, ...]) -> None:
+def _check_read(matrix: Matrix, case: Case, results: tuple[Any, ...]) -> None:
     import torch
 
     found, want = (
@@ -234,21 +261,14 @@ def check_copy(source: Any, results: tuple[Any, ...]) -> None:
     _check_bytes("copy", results[0], source)
 
 
-def _format(task: Task) -> Any:
-    """How kernels store what a task packs."""
-    from kernels.stored.rows import kernel_format
-
-    return kernel_format(f"{task.pattern}/{task.encoding}")
-
-
-def _room(dense: Any, task: Task) -> tuple[Any, Any, Any, Any]:
+def _room(dense: Any, case: Case) -> tuple[Any, Any, Any, Any]:
     """Room for what is stored of a matrix: values, metadata, eta and v."""
     import torch
 
     from kernels.stored.rows import row_lengths
 
     rows, k = dense.shape
-    values_columns, metadata_columns = row_lengths(_format(task), k)
+    values_columns, metadata_columns = row_lengths(_format_of(case), k)
     return (
         dense.new_empty((rows, values_columns)),
         dense.new_empty((rows, metadata_columns), dtype=torch.uint8),
@@ -272,7 +292,7 @@ def _check_bytes(name: str, found: Any, want: Any) -> None:
         raise GateError(f"{name}: {count} of {differ.numel()} bytes differ, expected none")
 
 
-def _check_mitigated(matrix: Matrix, task: Task, results: tuple[Any, ...], want: tuple[Any, ...]) -> None:
+def _check_mitigated(matrix: Matrix, case: Case, results: tuple[Any, ...], want: tuple[Any, ...]) -> None:
     """Hold what was stored of shifted tokens against what the host stores: eta, v, and the pruned matrix.
 
     Sums of K terms in another order differ as `gate.tolerance` says, eta as a share of the mean magnitude. An element that
@@ -282,7 +302,6 @@ def _check_mitigated(matrix: Matrix, task: Task, results: tuple[Any, ...], want:
 
     from kernels import ops
 
-    assert task.pattern is not None
     n_rows = len(want[0])
     for name, found in zip(("values", "metadata", "eta", "v"), results, strict=True):
         _check_bytes(name, found, matrix.repeated(found[:n_rows]))
@@ -295,7 +314,7 @@ def _check_mitigated(matrix: Matrix, task: Task, results: tuple[Any, ...], want:
         if error > tolerance:
             raise GateError(f"{name}: relative error {error:.3g}, expected at most {tolerance:.3g}")
     kept, expected = (
-        ops.decompress(ops.NMWeight(values, metadata, _format(task), tuple(block.shape)))
+        ops.decompress(ops.NMWeight(values, metadata, _format_of(case), tuple(block.shape)))
         .to(block.device)
         .float()
         for values, metadata in ((results[0][:n_rows].cpu(), results[1][:n_rows].cpu()), want[:2])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from kernels.measure.campaign import Round
-from kernels.measure.products import Task
+from kernels.measure.run import Task
 from kernels.timing import host
 from kernels.timing.rounds import Clock, Plan, Progress
 

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from kernels.measure.campaign import BEST
@@ -13,8 +13,10 @@ _NAME = re.compile(r"(?P<base>[^\[\]]+)(?:\[(?P<options>[^\[\]]*)\])?")
 _OPTION = re.compile(r"(\w+)=(\d{1,6})", re.ASCII)
 
 
-def named(products: Mapping[str, Product], name: str) -> Product:
+def named(products: Mapping[str, Product], name: str, movers: Iterable[str] = ()) -> Product:
     """Find a product by its name, with the options that stand in brackets behind it.
+
+    An error names `movers`, the kernels that multiply nothing, beside the products.
 
     Raises
     ------
@@ -29,7 +31,7 @@ def named(products: Mapping[str, Product], name: str) -> Product:
     """
     found = _NAME.fullmatch(name)
     if found is None or found["base"] not in products:
-        raise SpecError(f"kernel {name}: expected one of {', '.join(products)} (or {BEST})")
+        raise SpecError(f"kernel {name}: expected one of {', '.join((*products, *movers))} (or {BEST})")
     product, text = products[found["base"]], found["options"]
     if text is None:
         return product

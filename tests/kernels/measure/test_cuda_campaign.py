@@ -13,10 +13,11 @@ pytest.importorskip("triton")
 
 from hwmodels.workload import cases, load_model, model_names
 from kernels.measure import campaign
-from kernels.measure import products as measure
+from kernels.measure import run as measure
 from kernels.measure.cuda.backend import CudaBackend
 from kernels.measure.cuda.calls import PRODUCTS, best_of
-from nmsim.rows import measurement_file
+from kernels.measure.cuda.movers import KERNELS
+from nmsim import rows as row_files
 
 CUDA = campaign.load("cuda")
 STAMP = measure.Stamp("pretended-gpu", "0123abc", False)
@@ -34,14 +35,17 @@ class DryRun(CudaBackend):
 
     @contextlib.contextmanager
     def contenders(self, of, tasks, warmup):
-        yield [self.contender(name, case) for case, name in [*tasks, (None, "dense"), (None, "other dense")]]
+        size = 64 if tasks[0][1] in KERNELS else 0
+        beside = [(None, "baseline"), (None, "other baseline")]
+        yield [self.contender(name, case, size) for case, name in [*tasks, *beside]]
 
-    def contender(self, name, case):
+    def contender(self, name, case, size):
         def sample():
             self.now += 1e-3
             return 1e-3
 
-        return measure.Contender(name, case, lambda: 0.0, sample)
+        cells = {"moved_bytes": size} if size else {}
+        return measure.Contender(name, case, lambda: 0.0, sample, cells, size)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,14 @@ def tasks():
     return [task for each in CUDA.rounds for task in device.tasks(each)]
 
 
-def test_every_layer_of_the_shipped_models_is_covered(tasks):
+@pytest.fixture(scope="module")
+def phases():
+    """The phase of each of these tasks: that of its round."""
+    device = DryRun()
+    return [each.phase for each in CUDA.rounds for _ in device.tasks(each)]
+
+
+def test_every_layer_of_the_shipped_models_is_covered(tasks, phases):
     wanted = set()
     for model in model_names():
         found = cases(
@@ -63,12 +74,12 @@ def test_every_layer_of_the_shipped_models_is_covered(tasks):
     timed = {
         (
             *(case.shape.M, case.shape.N, case.shape.K),
-            case.phase,
+            phase,
             case.dtype,
             str(case.pattern),
-            case.encoding,
+            case.format.encoding.name,
         )
-        for case, kernel in tasks
+        for (case, kernel), phase in zip(tasks, phases, strict=True)
         if case.sparse_operand == "weights" and kernel == best_of(case)
     }
     assert wanted <= timed
@@ -89,13 +100,19 @@ def test_the_libraries_and_sparse_activations_are_covered(tasks):
     }
     assert one == {(1, layer) for layer in layers if layer[0] * layer[1] >= LARGE[-1][0] * LARGE[-1][1]}
     assert many == set(itertools.product((64, 2048), LARGE[:2]))
-    stored = {(str(case.pattern), case.encoding) for case, _ in tasks if case.sparse_operand == "activations"}
+    stored = {
+        (str(case.pattern), case.format.encoding.name)
+        for case, kernel in tasks
+        if case.sparse_operand == "activations" and kernel in PRODUCTS
+    }
     assert stored == set(itertools.product(PATTERNS, ("bitmask", "index")))
-    assert {kernel for _, kernel in tasks} == set(PRODUCTS)
+    assert {kernel for _, kernel in tasks} == {*PRODUCTS, *KERNELS}
 
 
 def part(each):
     """What a round belongs to."""
+    if each.kernels[0] in KERNELS:
+        return "transfers"
     if each.sparse_operand == "activations":
         return "sparse activations"
     if each.kernels[0].startswith("torch."):
@@ -111,10 +128,12 @@ def part(each):
 
 def test_what_matters_most_comes_first():
     assert [name for name, _ in itertools.groupby(CUDA.rounds, part)] == [
-        "one token", "large layers, decode", "large layers, prefill", "libraries", "sparse activations", "fp16", "the rest",
+        "one token", "large layers, decode", "large layers, prefill", "libraries", "sparse activations", "fp16", "transfers",
+        "the rest",
     ]  # fmt: skip
     assert min(each.shape.N * each.shape.K for each in CUDA.rounds[:9]) >= LARGE[-1][0] * LARGE[-1][1]
-    assert all((each.phase == "prefill") == (each.shape.M in PREFILL) for each in CUDA.rounds)
+    products = [each for each in CUDA.rounds if part(each) != "transfers"]
+    assert all((each.phase == "prefill") == (each.shape.M in PREFILL) for each in products)
 
 
 def test_the_file_says_how_many_rounds_and_rows_it_has(tasks):
@@ -123,7 +142,7 @@ def test_the_file_says_how_many_rounds_and_rows_it_has(tasks):
     assert [int(number) for number in found.groups()] == [len(CUDA.rounds), len(tasks)]
 
 
-def test_its_books_balance_over_runs_that_are_cut_short(tasks, tmp_path):
+def test_its_books_balance_over_runs_that_are_cut_short(tasks, phases, tmp_path):
     def run():
         device = DryRun()
         return measure.run(CUDA, device, tmp_path / "rows.csv", STAMP, budget_s=6.0, clock=lambda: device.now)
@@ -136,7 +155,9 @@ def test_its_books_balance_over_runs_that_are_cut_short(tasks, tmp_path):
         assert not found.wrong
         left = found.left
         runs += found.rows
-    rows = measurement_file.read(tmp_path / "rows.csv")
+    rows = row_files.read(tmp_path / "rows.csv")
     assert rows == runs
-    assert [(row.case_id, row.kernel) for row in rows] == [(case_id(case), kernel) for case, kernel in tasks]
+    assert [(row.case_id, row.kernel) for row in rows] == [
+        (case_id(case, phase), kernel) for (case, kernel), phase in zip(tasks, phases, strict=True)
+    ]
     assert len({row.key for row in rows}) == len(tasks)

@@ -9,14 +9,14 @@ import pytest
 
 from kernels.measure import campaign
 from kernels.measure import cpu as measure_cpu
-from kernels.measure import products as measure
+from kernels.measure import run as measure
 from kernels.timing import cold_cache, gate, host, rounds
 from kernels.timing import interleaved as timing
+from nmsim import rows as row_files
 from nmsim.case import Case, GemmShape
 from nmsim.errors import RowError, SpecError
-from nmsim.format import as_format
+from nmsim.format import sparse_format
 from nmsim.pattern import Pattern
-from nmsim.rows import measurement_file
 
 TEXT = """
 seed = 0
@@ -57,7 +57,10 @@ def test_rounds_are_every_combination_in_order(load):
     assert [(r.shape.M, r.threads, r.l2_state) for r in found.rounds[:5]] == [
         (1, 1, "cold"), (1, 1, "warm"), (1, None, "cold"), (1, None, "warm"), (4, 1, "cold"),
     ]  # fmt: skip
-    assert found.rounds[0].variants == ((Pattern(2, 4), "bitmask"), (Pattern(8, 16), "bitmask"))
+    assert [str(stored) for stored in found.rounds[0].formats] == [
+        "2:4/bitmask/bitstream",
+        "8:16/bitmask/bitstream",
+    ]
     assert found.rounds[0].kernels == (campaign.BEST,)
     assert str(found.rounds[2]) == "M=1 N=32 K=64 fp32 cold, all cores"
 
@@ -189,15 +192,7 @@ class Pretended:
         return of.threads or 2
 
     def tasks(self, of):
-        return [
-            (
-                Case(
-                    of.shape, as_format(pattern, encoding=encoding), dtype=of.dtype, sparse_operand="weights"
-                ),
-                KERNEL,
-            )
-            for pattern, encoding in of.variants
-        ]
+        return [(Case(of.shape, stored, dtype=of.dtype), KERNEL) for stored in of.formats]
 
     def prepare(self, planned, time_s, progress):
         self.prepared.append((len(planned.rounds), time_s))
@@ -222,7 +217,7 @@ class Pretended:
                 raise kind("said so")
             return 1e-7
 
-        return measure.Contender(name, case, error, sample, "a note")
+        return measure.Contender(name, case, error, sample, {"note": "a note"})
 
 
 @pytest.fixture
@@ -238,7 +233,7 @@ def run(load, tmp_path):
 def test_rows_say_what_was_measured(run, tmp_path):
     outcome = run(Pretended(), budget_s=1e6)
     assert (len(outcome.rows), outcome.skipped, outcome.left, outcome.wrong) == (16, 0, 0, [])
-    assert measurement_file.read(tmp_path / "rows.csv") == outcome.rows
+    assert row_files.read(tmp_path / "rows.csv") == outcome.rows
     row = outcome.rows[1]
     assert (row.machine, row.device, row.kernel, row.commit, row.dirty) == (
         "mine",
@@ -256,14 +251,15 @@ def test_rows_say_what_was_measured(run, tmp_path):
     assert (row.reps, row.warmup, row.gate, row.max_rel_err) == (9, 1, "pass", 1e-7)
     assert (row.threads, row.l2_state, row.pattern) == (1, "cold", "8:16")
     assert row.case == Case(GemmShape(1, 32, 64), "8:16", dtype="fp32")
-    assert row.note == "a note; outliers: 0 sparse, 0 dense; other dense calls: dense 0 3e+06 us"
+    assert (row.note, row.other_baselines) == ("a note", "dense 0 3e+06 us")
+    assert (row.sparse_outliers, row.dense_outliers, row.is_transfer) == (0, 0, False)
 
 
 def test_a_wrong_result_makes_no_row_and_is_named(run):
     outcome = run(Pretended(wrong=("8:16",)), budget_s=1e6)
     assert {row.pattern for row in outcome.rows} == {"2:4"}
     assert len(outcome.wrong) == 8
-    assert outcome.wrong[0] == ("M=1 N=32 K=64 fp32 cold, 1 thread: pretended.kernel 8:16 bitmask: said so")
+    assert outcome.wrong[0] == ("M=1 N=32 K=64 fp32 cold, 1 thread: pretended.kernel 8:16/bitmask: said so")
     assert outcome.refused == []
 
 
@@ -271,7 +267,7 @@ def test_what_is_refused_is_not_wrong(run):
     outcome = run(Pretended(wrong=("8:16",), kind=gate.RefusedError), budget_s=1e6)
     assert ({row.pattern for row in outcome.rows}, outcome.wrong) == ({"2:4"}, [])
     assert len(outcome.refused) == 8
-    assert outcome.refused[0] == ("M=1 N=32 K=64 fp32 cold, 1 thread: pretended.kernel 8:16 bitmask: said so")
+    assert outcome.refused[0] == ("M=1 N=32 K=64 fp32 cold, 1 thread: pretended.kernel 8:16/bitmask: said so")
 
 
 def test_a_device_that_is_lost_ends_the_run_and_says_where_the_rows_are(run, tmp_path):
@@ -290,7 +286,7 @@ def test_a_device_that_is_lost_ends_the_run_and_says_where_the_rows_are(run, tmp
         match=rf"^M=1 N=32 K=64 fp32 cold, all cores: said so; 4 rows of this run are in {file}: run the same",
     ):
         run(device, budget_s=1e6)
-    assert len(measurement_file.read(file)) == 4
+    assert len(row_files.read(file)) == 4
 
 
 def test_what_is_done_beforehand_counts_against_the_budget(run):
@@ -318,7 +314,7 @@ def test_a_dense_call_far_behind_is_dropped_after_a_few_samples(run):
     device = Pretended(dense_s=(2.0, 7.0))
     outcome = run(device, budget_s=1e6)
     assert device.sampled.count("dense 1") == measure.SLOW_SAMPLES * len(device.built) == 24
-    assert "dense 1 7e+06 us" in outcome.rows[0].note
+    assert outcome.rows[0].other_baselines == "dense 1 7e+06 us"
 
 
 def test_a_run_that_was_stopped_goes_on(run, tmp_path):
@@ -329,7 +325,7 @@ def test_a_run_that_was_stopped_goes_on(run, tmp_path):
     second = run(device, budget_s=1e6)
     assert second.skipped == len(first.rows)
     assert len(second.rows) == first.left
-    rows = measurement_file.read(tmp_path / "rows.csv")
+    rows = row_files.read(tmp_path / "rows.csv")
     assert rows == first.rows + second.rows
     assert len({row.key for row in rows}) == 16
     assert run(device, budget_s=1e6).skipped == 16
@@ -394,8 +390,8 @@ def backend(small_caches):
 
 
 def a_round(**changes):
-    variants = ((Pattern(8, 16), "bitmask"), (Pattern(2, 4), "combinatorial"))
-    whole = campaign.Round(GemmShape(1, 32, 64), "decode", "fp32", 1, "cold", variants, (campaign.BEST,))
+    formats = (sparse_format("8:16/bitmask"), sparse_format("2:4/combinatorial"))
+    whole = campaign.Round(GemmShape(1, 32, 64), "decode", "fp32", 1, "cold", formats, (campaign.BEST,))
     return replace(whole, **changes)
 
 
@@ -455,7 +451,7 @@ def test_a_kernel_that_drops_an_element_is_caught(backend):
 
 def test_cases_carry_the_packing_that_kernels_read(backend):
     cases = [case for case, _ in backend.tasks(a_round())]
-    assert [case.packing for case in cases] == ["bitstream", "power_of_two"]
+    assert [str(case.format.packing) for case in cases] == ["bitstream", "power_of_two"]
     assert {kernel for _, kernel in backend.tasks(a_round(kernels=("cpu.portable",)))} == {"cpu.portable"}
 
 
@@ -465,7 +461,7 @@ def test_cases_carry_the_packing_that_kernels_read(backend):
         ({"dtype": "fp8"}, "expected a dtype that CPU kernels take, one of fp32, fp16, bf16"),
         ({"kernels": ("cpu.mmx",)}, r"kernel cpu.mmx: this CPU has .*cpu.portable \(or best\)"),
         ({"threads": 3}, "expected at most 2 threads, the cores of this machine"),
-        ({"variants": ((Pattern(2, 4), "joint"),)}, "encoding 'joint'"),
+        ({"formats": (sparse_format("2:4/joint"),)}, "encoding 'joint'"),
         (
             {"sparse_operand": "activations"},
             "sparse activations: expected sparse_operand weights: there are no CPU kernels",

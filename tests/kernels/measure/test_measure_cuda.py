@@ -9,7 +9,7 @@ import torch
 
 from kernels.cpu import KernelError
 from kernels.measure import campaign
-from kernels.measure import products as measure
+from kernels.measure import run as measure
 from kernels.measure.cuda import backend as measure_cuda
 from kernels.measure.cuda import calls as cuda_calls
 from kernels.measure.cuda import clock as cuda_timing
@@ -18,10 +18,11 @@ from kernels.measure.cuda.calls import PRODUCTS, Call, DenseCall, Product
 from kernels.measure.cuda.clock import Timed
 from kernels.ops import sparse_linear
 from kernels.timing import gate, rounds
+from nmsim import rows as row_files
 from nmsim.case import Case, GemmShape
 from nmsim.errors import SpecError
+from nmsim.format import sparse_format
 from nmsim.pattern import Pattern
-from nmsim.rows import measurement_file
 
 TEXT = """
 seed = 3
@@ -63,7 +64,7 @@ class PretendedClock:
             replay()
             return 1e-6 * len(actions)
 
-        return Timed(replay, sample, "pretended")
+        return Timed(replay, sample, "graph")
 
 
 def built(spoil=lambda y: y):
@@ -98,12 +99,12 @@ def mine(tmp_path):
 def test_a_campaign_becomes_gated_rows_and_goes_on(mine, tmp_path):
     found = measure.run(mine(), backend(), tmp_path / "rows.csv", STAMP)
     assert not found.wrong
-    rows = measurement_file.read(tmp_path / "rows.csv")
+    rows = row_files.read(tmp_path / "rows.csv")
     assert len(rows) == len(found.rows) == 2 * 2 * 6
     first = rows[0]
     assert (first.machine, first.kernel, first.threads, first.gate) == ("pretended-gpu", "ours", None, "pass")
     assert first.baseline in ("F.linear", "torch.mm", "torch.mv")
-    assert "3 copies" in first.note
+    assert (first.timing, first.operand_copies) == ("graph", 3)
     again = measure.run(mine(), backend(), tmp_path / "rows.csv", STAMP)
     assert (len(again.rows), again.skipped) == (0, 24)
 
@@ -157,7 +158,7 @@ def test_a_library_that_refuses_is_told_and_the_others_go_on(mine, tmp_path, kin
         mine(TEXT.replace('["ours"]', '["theirs", "ours"]')), theirs, tmp_path / "rows.csv", STAMP
     )
     assert (len(found.rows), len(found.refused), found.wrong) == (24, 24, [])
-    assert found.refused[0].endswith(f"theirs 2:4 bitmask: {kind.__name__}: not built for this device")
+    assert found.refused[0].endswith(f"theirs 2:4/bitmask: {kind.__name__}: not built for this device")
 
 
 def test_cold_calls_go_through_copies_of_their_own():
@@ -176,7 +177,7 @@ def test_cold_calls_go_through_copies_of_their_own():
 
 
 ONE = campaign.Round(
-    GemmShape(1, 8, 16), "decode", "fp32", None, "cold", ((Pattern(2, 4), "index"),), ("ours",)
+    GemmShape(1, 8, 16), "decode", "fp32", None, "cold", (sparse_format("2:4/index"),), ("ours",)
 )
 
 
@@ -239,10 +240,10 @@ def test_an_error_that_stays_on_the_device_ends_the_run(mine, tmp_path):
         measure.run(mine(), device, tmp_path / "rows.csv", STAMP)
     kind = "RuntimeError: CUDA error: an illegal memory access was encountered"
     assert str(caught.value) == (
-        f"M=5 N=24 K=64 fp32 cold, 1 thread: ours 2:4 bitmask: {kind}; the CUDA context of this process is lost ({kind}); "
+        f"M=5 N=24 K=64 fp32 cold, 1 thread: ours 2:4/bitmask: {kind}; the CUDA context of this process is lost ({kind}); "
         f"12 rows of this run are in {tmp_path / 'rows.csv'}: run the same command again, with --skip for what it stopped at"
     )
-    assert len(measurement_file.read(tmp_path / "rows.csv")) == 12
+    assert len(row_files.read(tmp_path / "rows.csv")) == 12
 
 
 @pytest.mark.parametrize(("fault", "kind"), [(RuntimeError, gate.RefusedError), (KernelError, KernelError)])
@@ -405,7 +406,7 @@ def test_kernels_say_what_they_do_not_take():
     one, many = (Case(GemmShape(tokens, 64, 64), "8:16/index", dtype="bf16") for tokens in (1, 5))
     assert PRODUCTS["gpu.gemv"].problem(one) == ""
     assert PRODUCTS["gpu.gemv"].problem(many) == "M=5, expected at most 4 tokens"
-    assert PRODUCTS["torch.cutlass"].problem(one) == "8:16 index, expected 2:4 index"
+    assert PRODUCTS["torch.cutlass"].problem(one) == "8:16/index/bitstream, expected 2:4/index"
     assert [cuda_calls.best_of(case) for case in (one, many)] == ["gpu.gemv", "gpu.gemm_small"]
     prompt = Case(GemmShape(8192, 64, 64), "8:16/index", dtype="bf16")
     assert cuda_calls.best_of(prompt) == "gpu.unpack_mm"

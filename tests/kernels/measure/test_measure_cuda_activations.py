@@ -8,15 +8,14 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from kernels.measure import campaign  # noqa: E402
-from kernels.measure import products as measure  # noqa: E402
+from kernels.measure import run as measure  # noqa: E402
 from kernels.measure.cuda.backend import CudaBackend  # noqa: E402
 from kernels.measure.cuda.calls import PRODUCTS, best_of, dense_calls  # noqa: E402
 from kernels.measure.cuda.clock import Timed  # noqa: E402
 from kernels.ops import dispatch  # noqa: E402
 from nmsim.case import Case, GemmShape  # noqa: E402
 from nmsim.errors import SpecError  # noqa: E402
-from nmsim.pattern import Pattern  # noqa: E402
-from validate.judge.inputs import mark_of  # noqa: E402
+from nmsim.format import sparse_format  # noqa: E402
 
 TEXT = """
 seed = 3
@@ -62,7 +61,7 @@ class IdleClock:
         def replay():
             return [action() for action in actions]
 
-        return Timed(replay, lambda: 1e-6, f"pretended, {len(actions)} calls")
+        return Timed(replay, lambda: 1e-6, "graph")
 
 
 @pytest.fixture
@@ -94,18 +93,18 @@ def test_rows_of_sparse_tokens_are_gated_and_say_whether_pruning_is_in_the_time(
     online = [row for row in rows if "prune" in row.kernel]
     before = [row for row in rows if "prune" not in row.kernel]
     assert all("this time holds pruning and packing the tokens" in row.note for row in online)
-    assert {mark_of(row.note) for row in online} == {""}
-    assert {mark_of(row.note) for row in before} == {"pruned beforehand"}
+    assert {row.mark for row in online} == {""}
+    assert {row.mark for row in before} == {"pruned beforehand"}
     skips = {row.pattern: row for row in rows if row.kernel == "gpu.skip_gemv"}
     # Of 55 features 2:4 keeps 26 of 52 and two of the last three, 8:16 24 of 48 and all of the last seven; each meets 24
     # outputs of two bytes.
     for pattern, kept in (("2:4", 28), ("8:16", 31)):
-        assert skips[pattern].note.startswith(f"reads {kept * 24 * 2} bytes of weights; ")
+        assert skips[pattern].weights_bytes == kept * 24 * 2
         assert kept * 24 * 2 in clock.asked
     assert 55 * 24 * 2 in clock.asked
     index = next(row for row in rows if row.pattern == "8:16" and row.encoding == "index")
     # Four groups of eight values of two bytes, and of eight positions of four bits.
-    assert f"into {4 * (8 * 2 + 4)} bytes" in index.note
+    assert index.tokens_bytes == 4 * (8 * 2 + 4)
 
 
 def test_one_token_has_a_dense_call_on_k_major_weights():
@@ -132,7 +131,7 @@ def test_each_call_has_weights_of_its_own_in_the_order_it_wants(triton_device):
         device._products = {name: replace(product, build=build)}
         seen.clear()
         each = campaign.Round(
-            GemmShape(1, 24, 32), "decode", "fp16", None, "cold", ((Pattern(2, 4), "index"),), (name,), "activations"
+            GemmShape(1, 24, 32), "decode", "fp16", None, "cold", (sparse_format("2:4/index"),), (name,), "activations"
         )  # fmt: skip
         weights, tokens = device._operands(each)
         device._sparse(each, device.tasks(each)[0][0], name, weights, tokens, 0)
@@ -169,7 +168,7 @@ def test_tokens_that_are_stored_wrongly_make_no_row(run, monkeypatch, broken):
     found, _ = run(ONE)
     assert not found.rows
     assert len(found.wrong) == 1
-    assert "gpu.prune_skip_gemv 2:4 bitmask: relative error" in found.wrong[0]
+    assert "gpu.prune_skip_gemv 2:4/bitmask: relative error" in found.wrong[0]
 
 
 def test_a_product_that_prunes_nothing_makes_no_row(run, monkeypatch):

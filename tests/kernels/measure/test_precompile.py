@@ -101,7 +101,8 @@ def test_a_process_that_dies_is_told_and_nothing_more(planned, tmp_path, capfd):
 def test_a_plan_is_parted_by_pattern_and_encoding_each_product_once(planned):
     parts = precompile.by_variant(planned)
     variants = [
-        {(str(case.pattern), case.encoding) for _, tasks in part for case, _ in tasks} for part in parts
+        {(str(case.pattern), case.format.encoding.name) for _, tasks in part for case, _ in tasks}
+        for part in parts
     ]
     assert variants == [{("2:4", "bitmask")}, {("2:4", "index")}, {("8:16", "bitmask")}, {("8:16", "index")}]
     for part in parts:

@@ -8,7 +8,7 @@ import hwmodels
 from kernels.calibrate import cpu as calibration
 from kernels.measure import cpu as measure_cpu
 from kernels.timing import host
-from nmsim.rows import measurement_file
+from nmsim import rows as row_files
 from validate import write_example
 from validate.study.example_checkpoint import TINY
 
@@ -59,7 +59,7 @@ def test_live_writes_four_files_and_says_how_wrong_it_was(nmsim, campaign, tmp_p
     assert [(row["pattern"], row["encoding"]) for row in found["by_pattern_encoding"]] == [
         ("2:4", "bitmask"), ("2:4", "index"), ("8:16", "bitmask"), ("8:16", "index"),
     ]  # fmt: skip
-    rows = measurement_file.read(folder / "rows.csv")
+    rows = row_files.read(folder / "rows.csv")
     spec = hwmodels.load_machine(folder / "this-machine.toml")
     assert {row.machine for row in rows} == {spec.id} == {"this-machine"}
 
@@ -68,7 +68,7 @@ def test_live_again_replaces_its_files(nmsim, campaign, tmp_path):
     for _ in range(2):
         code, _, _ = nmsim("validate", "--live", "--campaign", campaign, "-o", tmp_path / "here")
         assert code == 0
-    assert len(measurement_file.read(tmp_path / "here" / "rows.csv")) == 4
+    assert len(row_files.read(tmp_path / "here" / "rows.csv")) == 4
 
 
 def test_live_json_goes_to_standard_output(nmsim, campaign, tmp_path):
@@ -103,6 +103,6 @@ def test_a_study_may_measure_its_machine(nmsim, campaign, tmp_path, monkeypatch)
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "Measured on the machine that made this page" in page
     assert "somebody else was at work" in page
-    assert len(measurement_file.read(out / "rows.csv")) == 4
+    assert len(row_files.read(out / "rows.csv")) == 4
     assert (out / "measured_on_predicted.png").stat().st_size > 1000
     assert {"rows.csv", "this-machine.toml"} <= set(json.loads((out / "study.json").read_text())["files"])

@@ -11,13 +11,12 @@ from kernels.measure import campaign as campaigns
 from kernels.measure import cpu as measure_cpu
 from kernels.measure import run as campaign_run
 from kernels.measure.cuda import device as cuda_device
-from kernels.measure.transfers import Mover as MovingCall
-from kernels.measure.transfers import Task
+from kernels.measure.run import Contender
 from kernels.timing import host
 from kernels.timing.gate import GateError, RefusedError
 from kernels.timing.rounds import DeviceLostError
-from nmsim.rows import measurement_file
-from nmsim.rows.transfer import Transfer
+from nmsim import rows as row_files
+from nmsim.case import Case
 
 SMALL = """
 seed = 0
@@ -33,9 +32,9 @@ dtypes = ["fp32"]
 l2_state = ["cold"]
 """
 MOVED = """
-[[transfer]]
+[[round]]
 kernels = ["gpu.pack", "gpu.unpack"]
-shapes = [[64, 32]]
+shapes = [[1, 64, 32]]
 patterns = ["8:16"]
 encodings = ["bitmask"]
 dtypes = ["bf16"]
@@ -56,33 +55,43 @@ def campaign(tmp_path, monkeypatch):
     return file
 
 
-class Mover:
-    """A device that moves data: a copy takes 2 ms, a kernel 1 ms for half of the bytes."""
-
-    about = {"device": "Pretended GPU", "torch": "2.11"}  # noqa: RUF012
+class Device(measure_cpu.CpuBackend):
+    """A device that moves data too: a copy takes 2 ms, a kernel 1 ms for 3.2 MB."""
 
     def __init__(self, wrong="", kind=GateError):
+        super().__init__(0, torch=False)
         self.wrong, self.kind = wrong, kind
 
+    def prepare(self, planned, time_s, progress):
+        return "kernels are compiled on the way"
+
     def tasks(self, of):
-        return [Task(of.kernel, pattern, encoding, "bitstream") for pattern, encoding in of.variants]
+        if not of.kernels[0].startswith("gpu."):
+            return super().tasks(of)
+        cases = [Case(of.shape, stored, dtype=of.dtype) for stored in of.formats]
+        return [(case, kernel) for kernel in of.kernels for case in cases]
+
+    def contenders(self, of, tasks, warmup):
+        return (
+            self.moving(tasks) if of.kernels[0].startswith("gpu.") else super().contenders(of, tasks, warmup)
+        )
 
     @contextlib.contextmanager
-    def movers(self, of, tasks):
-        yield [
-            *(
-                MovingCall(task.kernel, task, 3_200_000, self.check(task.kernel), lambda: 1e-3)
-                for task in tasks
-            ),
-            MovingCall("torch.copy_", None, 3_200_000, self.check(""), lambda: 2e-3),
-        ]
-
-    def check(self, name):
-        def raise_where_wrong():
+    def moving(self, tasks):
+        def check(name):
             if name and name == self.wrong:
                 raise self.kind("3 bytes differ")
 
-        return raise_where_wrong
+        size = 3_200_000
+        yield [
+            *(
+                Contender(
+                    name, case, lambda name=name: check(name), lambda: 1e-3, {"moved_bytes": size}, size
+                )
+                for case, name in tasks
+            ),
+            Contender("torch.copy_", None, lambda: None, lambda: 2e-3, {}, size),
+        ]
 
 
 @pytest.fixture
@@ -92,12 +101,8 @@ def moving(campaign, monkeypatch):
     monkeypatch.setattr(cuda_device, "problem", lambda: "")
 
     def with_wrong(wrong="", kind=GateError):
-        products = measure_cpu.CpuBackend(0, torch=False)
-        monkeypatch.setattr(products, "prepare", lambda *given: "kernels are compiled on the way")
-        mover = Mover(wrong, kind)
-        monkeypatch.setattr(
-            "nmsim.cli.measure._backends", lambda device, seed: (products, mover, "pretended-gpu")
-        )
+        device = Device(wrong, kind)
+        monkeypatch.setattr("nmsim.cli.measure._backend", lambda name, seed: (device, "pretended-gpu"))
         return campaign
 
     return with_wrong
@@ -119,7 +124,7 @@ def test_measure_writes_rows_and_shows_them(nmsim, campaign, tmp_path):
     rows = tmp_path / "rows.csv"
     code, text, err = nmsim("measure", campaign, "-o", rows)
     assert (code, err) == (0, "")
-    found = measurement_file.read(rows)
+    found = row_files.read(rows)
     assert [(row.machine, row.pattern, row.gate, row.threads) for row in found] == [
         ("pretended-2core", "2:4", "pass", 1), ("pretended-2core", "8:16", "pass", 1),
     ]  # fmt: skip
@@ -139,93 +144,63 @@ def test_measure_json_is_all_there_is_on_standard_output(nmsim, campaign, tmp_pa
     assert found["provenance"]["command"]
 
 
-def test_transfers_go_to_a_file_and_a_table_of_their_own(nmsim, moving, tmp_path):
+def test_transfers_are_rows_beside_products(nmsim, moving, tmp_path):
     rows = tmp_path / "here.csv"
     code, text, err = nmsim("measure", moving(), "--device", "cuda", "-o", rows)
     assert (code, err) == (0, NOTE)
-    found = measurement_file.read(tmp_path / "here.transfers.csv", Transfer)
-    assert [(row.machine, row.kernel, row.share_of_copy) for row in found] == [
+    assert [(row.machine, row.kernel, row.speedup_vs_dense) for row in row_files.read(rows)[2:]] == [
         ("pretended-gpu", "gpu.pack", 2.0), ("pretended-gpu", "gpu.unpack", 2.0),
     ]  # fmt: skip
-    assert len(measurement_file.read(rows)) == 2
-    first, second = text.split("Measured on pretended-gpu (")[1:]
-    assert "speedup vs dense" in first
-    assert first.endswith(f"2 rows appended to {rows}\n")
-    assert "Pretended GPU" in second
-    assert [line.split() for line in second.splitlines() if "gpu.unpack" in line] == [
-        ["64,32", "bf16", "8:16", "bitmask", "gpu.unpack", "cold", "3.2", "1000", "3.2", "1.6", "200.0", "%",
-         "200-200", "torch.copy_"],
+    assert "GB/s" in text
+    assert [line.split() for line in text.splitlines() if "gpu.unpack" in line] == [
+        ["1,64,32", "8:16/bitmask", "gpu.unpack", "1000", "2.000x", "2.00-2.00", "3.2"],
     ]  # fmt: skip
-    assert second.endswith(f"2 rows appended to {tmp_path / 'here.transfers.csv'}\n")
+    assert text.endswith(f"4 rows appended to {rows}\n")
 
 
-def test_transfers_in_json_and_in_a_file_of_a_name(nmsim, moving, tmp_path):
-    rows, moved = tmp_path / "rows.csv", tmp_path / "moved.csv"
-    arguments = (
-        "measure",
-        moving("gpu.pack"),
-        "--device",
-        "cuda",
-        "-o",
-        rows,
-        "--transfers",
-        moved,
-        "--json",
-    )
+SAID = "M=1 N=64 K=32 bf16 cold, 1 thread: gpu.pack 8:16/bitmask: 3 bytes differ"
+
+
+def test_a_wrong_transfer_is_named_in_json_too_and_the_run_goes_on(nmsim, moving, tmp_path):
+    rows = tmp_path / "rows.csv"
+    arguments = ("measure", moving("gpu.pack"), "--device", "cuda", "-o", rows, "--json")
     code, text, err = nmsim(*arguments)
     assert code == 1
-    said = "nmsim: wrong result, no row: gpu.pack 64x32 bf16 cold: gpu.pack 8:16 bitmask: 3 bytes differ\n"
-    assert err == said + NOTE
+    assert err == f"nmsim: wrong result, no row: {SAID}\n{NOTE}"
     found = json.loads(text)
-    assert len(found["rows"]) == 2
-    transfers = found["transfers"]
-    assert [row["kernel"] for row in transfers["rows"]] == ["gpu.unpack"]
-    assert (transfers["file"], transfers["skipped"], transfers["left"], len(transfers["wrong"])) == (
-        str(moved), 0, 0, 1,
-    )  # fmt: skip
+    assert [row["kernel"] for row in found["rows"][2:]] == ["gpu.unpack"]
+    assert (found["file"], found["skipped"], found["left"], found["wrong"]) == (str(rows), 0, 0, [SAID])
     moving()
     code, text, _ = nmsim(*arguments)
     assert code == 0
-    assert json.loads(text)["transfers"]["skipped"] == 1
-    assert len(measurement_file.read(moved, Transfer)) == 2
+    assert json.loads(text)["skipped"] == 3
+    assert len(row_files.read(rows)) == 4
 
 
 def test_what_is_refused_is_named_and_leaves_the_exit_code_alone(nmsim, moving, tmp_path):
-    given = (
-        "measure",
-        moving("gpu.pack", RefusedError),
-        "--device",
-        "cuda",
-        "-o",
-        tmp_path / "rows.csv",
-        "--json",
+    rows = tmp_path / "rows.csv"
+    code, text, err = nmsim(
+        "measure", moving("gpu.pack", RefusedError), "--device", "cuda", "-o", rows, "--json"
     )
-    code, text, err = nmsim(*given)
     assert code == 0
-    said = "gpu.pack 64x32 bf16 cold: gpu.pack 8:16 bitmask: 3 bytes differ"
-    assert err == f"nmsim: refused, no row: {said}\n{NOTE}"
+    assert err == f"nmsim: refused, no row: {SAID}\n{NOTE}"
     found = json.loads(text)
-    assert (found["refused"], found["notes"]) == ([], ["kernels are compiled on the way"])
-    assert (found["transfers"]["refused"], found["transfers"]["wrong"]) == ([said], [])
+    assert (found["refused"], found["wrong"], found["notes"]) == (
+        [SAID],
+        [],
+        ["kernels are compiled on the way"],
+    )
 
 
 def test_a_device_that_is_lost_is_one_line_and_code_2(nmsim, moving, tmp_path):
-    given = (
-        "measure",
-        moving("gpu.unpack", DeviceLostError),
-        "--device",
-        "cuda",
-        "-o",
-        tmp_path / "rows.csv",
-    )
-    code, text, err = nmsim(*given)
-    file = tmp_path / "rows.transfers.csv"
+    rows = tmp_path / "rows.csv"
+    code, text, err = nmsim("measure", moving("gpu.unpack", DeviceLostError), "--device", "cuda", "-o", rows)
     said = (
-        f"3 bytes differ; 1 rows of this run are in {file}: run the same command again, with --skip for what it "
+        f"3 bytes differ; 2 rows of this run are in {rows}: run the same command again, with --skip for what it "
         "stopped at"
     )
-    assert (code, text, err) == (2, "", f"nmsim: gpu.unpack 64x32 bf16 cold: {said}\n")
-    assert len(measurement_file.read(file, Transfer)) == 1
+    assert (code, text, err) == (2, "", f"nmsim: M=1 N=64 K=32 bf16 cold, 1 thread: {said}\n")
+    assert len(row_files.read(rows)) == 2
 
 
 def test_what_is_skipped_is_left_out(nmsim, moving, campaign, tmp_path):
@@ -233,18 +208,14 @@ def test_what_is_skipped_is_left_out(nmsim, moving, campaign, tmp_path):
     given = ("measure", moving(), "--device", "cuda", "-o", rows, "--skip", "*2:4*", "--skip", "gpu.pack*")
     code, _, _ = nmsim(*given)
     assert code == 0
-    assert [row.pattern for row in measurement_file.read(rows)] == ["8:16"]
-    moved = measurement_file.read(tmp_path / "rows.transfers.csv", Transfer)
-    assert moved
-    assert "gpu.pack" not in {row.kernel for row in moved}
+    measured = row_files.read(rows)
+    assert {row.pattern for row in measured} == {"8:16"}
+    assert [row.kernel for row in measured if row.is_transfer] == ["gpu.unpack"]
     code, _, err = nmsim(
         "measure", campaign, "--device", "cuda", "-o", tmp_path / "no.csv", "--skip", "gpu.gemm*"
     )
     assert code == 2
-    assert (
-        "skip 'gpu.gemm*': nothing in campaign small fits; expected a glob of kernel, pattern and encoding, "
-        in err
-    )
+    assert "skip 'gpu.gemm*': nothing in campaign small fits; expected a glob of kernel and format, " in err
     assert not (tmp_path / "no.csv").exists()
 
 
@@ -278,22 +249,15 @@ def test_what_memory_does_not_hold_is_refused_and_the_rest_goes_on(nmsim, campai
     code, _, err = nmsim("measure", campaign, "-o", tmp_path / "rows.csv")
     assert code == 0
     assert "refused, no row: M=1 N=8000000 K=8000000 fp32 cold, 1 thread: more than memory holds: " in err
-    assert len(measurement_file.read(tmp_path / "rows.csv")) == 2
+    assert len(row_files.read(tmp_path / "rows.csv")) == 2
 
 
-def test_one_file_cannot_hold_both(nmsim, moving, tmp_path):
-    rows = tmp_path / "rows.csv"
-    code, _, err = nmsim("measure", moving(), "--device", "cuda", "-o", rows, "--transfers", rows)
-    assert (code, err) == (2, f"nmsim: --transfers {rows}: expected another file than that of --output\n")
-
-
-def test_the_cpu_takes_no_transfers(nmsim, moving, tmp_path):
-    code, _, err = nmsim("measure", moving(), "-o", tmp_path / "rows.csv")
-    assert (code, err) == (
-        2,
-        "nmsim: campaign small: it has 2 rounds of transfers (the first is gpu.pack 64x32 bf16 cold), which --device cpu "
-        "does not take: expected --device cuda, or none of [[transfer]]\n",
-    )
+def test_the_cpu_takes_no_transfers(nmsim, campaign, tmp_path):
+    campaign.write_text(SMALL + MOVED)
+    code, _, err = nmsim("measure", campaign, "-o", tmp_path / "rows.csv")
+    assert code == 2
+    assert "M=1 N=64 K=32 bf16 cold, 1 thread: kernel gpu.pack: this CPU has " in err
+    assert "; kernels of a GPU need --device cuda" in err
     assert not (tmp_path / "rows.csv").exists()
 
 
@@ -313,7 +277,7 @@ def test_a_wrong_result_is_named_and_ends_with_code_1(nmsim, campaign, tmp_path,
     assert err.splitlines()[0].startswith(
         "nmsim: wrong result, no row: M=1 N=32 K=64 fp32 cold, 1 thread: cpu."
     )
-    assert "2:4 bitmask: relative error 0.5; an output is 37 times as far off as its roundings allow" in err
+    assert "2:4/bitmask: relative error 0.5; an output is 37 times as far off as its roundings allow" in err
     assert not (tmp_path / "rows.csv").exists()
 
 

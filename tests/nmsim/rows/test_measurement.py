@@ -5,10 +5,10 @@ import dataclasses
 import pandas as pd
 import pytest
 
+from nmsim import rows as row_files
 from nmsim.case import Case, GemmShape, case_id
 from nmsim.errors import RowError
-from nmsim.rows import measurement_file
-from nmsim.rows.measurement import COLUMNS, Measurement
+from nmsim.rows import COLUMNS, Measurement
 
 CASE = Case(GemmShape(1, 64, 128), "8:16/bitmask", dtype="fp32")
 CELLS = {
@@ -28,15 +28,18 @@ PUBLISHED = Measurement(
 
 
 def test_columns_are_those_of_the_design():
-    assert COLUMNS[:17] == (
+    names = tuple(COLUMNS)
+    assert names[:17] == (
         "machine", "device", "kernel", "case_id", "M", "N", "K", "phase", "dtype", "pattern", "sparse_operand",
         "encoding", "packing", "threads", "baseline", "l2_state", "sparse_time_s",
     )  # fmt: skip
-    assert COLUMNS[-15:] == (
+    added = [name for name, column in COLUMNS.items() if column.cell.added]
+    assert len(names) - len(added) == 40
+    assert tuple(name for name in names if name not in added)[-15:] == (
         "reps", "warmup", "gate", "max_rel_err", "driver", "cuda", "torch", "triton", "numpy", "numba", "commit",
         "dirty", "timestamp_utc", "source_url", "note",
     )  # fmt: skip
-    assert len(COLUMNS) == 40
+    assert all(column.cell.meaning for column in COLUMNS.values())
 
 
 def test_a_row_knows_its_case_and_key():
@@ -71,6 +74,12 @@ def test_a_row_knows_its_case_and_key():
         ({"source_url": "a.csv"}, "source_url='a.csv': expected an address that begins with https://"),
         ({"case_id": "0" * 12}, f"case_id='000000000000': expected {case_id(CASE)}, which the other cells give"),
         ({"K": 256}, f"case_id='{case_id(CASE)}': expected "),
+        ({"device": None}, "device=None: expected text, not NoneType"),
+        ({"pattern": ""}, "pattern='': expected a value, not an empty cell"),
+        ({"mark": "bad"}, "mark='bad': expected one of above byte bound, weak baseline, "),
+        ({"sparse_outliers": -1}, "sparse_outliers=-1: expected a whole number of at least 0"),
+        ({"sparse_products": None}, "sparse_products=None: expected a value, not an empty cell"),
+        ({"moved_bytes": 64}, "copy_bytes=None: expected moved_bytes and copy_bytes, or neither"),
         ({"sparse_time_s_p20": 2.0}, "sparse_time_s: 2.0, 0.001, 0.30000000000000004: expected p20 <= median <= p80"),
         (
             {"dense_time_s": None, "dense_time_s_p20": 1.0},
@@ -82,57 +91,66 @@ def test_a_bad_cell_is_named(change, message):
     with pytest.raises(RowError) as caught:
         Measurement(**(CELLS | change))
     assert str(caught.value).startswith(message)
+    assert caught.value.column == message.split("=")[0].split(":")[0]
+
+
+def test_a_transfer_is_a_row_whose_baseline_is_a_copy():
+    case = Case(GemmShape(1, 64, 128), dtype="fp32")
+    stored = {"pattern": "", "encoding": "", "packing": "", "case_id": case_id(case)}
+    moved = Measurement(**(CELLS | stored | {"kernel": "gpu.read", "moved_bytes": 64, "copy_bytes": 96}))
+    assert (moved.is_transfer, moved.case, ROW.is_transfer) == (True, case, False)
+    assert moved.key == ("epyc-2core", case_id(case), "gpu.read", 2, "cold")
 
 
 def test_what_is_appended_comes_back(tmp_path):
     file = tmp_path / "rows.csv"
-    assert measurement_file.check(file)
+    assert row_files.check(file)
     for row in (ROW, PUBLISHED, ROW):
-        measurement_file.append(file, row)
-    assert not measurement_file.check(file)
-    assert measurement_file.read(file) == [ROW, PUBLISHED, ROW]
+        row_files.append(file, row)
+    assert not row_files.check(file)
+    assert row_files.read(file) == [ROW, PUBLISHED, ROW]
     assert file.read_text().count("\n") == 4
     assert file.read_text().startswith(",".join(COLUMNS) + "\n")
 
 
 def test_an_appended_row_leaves_what_is_there_as_it_is(tmp_path):
     file = tmp_path / "rows.csv"
-    measurement_file.append(file, ROW)
+    row_files.append(file, ROW)
     before = file.read_bytes()
-    measurement_file.append(file, PUBLISHED)
+    row_files.append(file, PUBLISHED)
     assert file.read_bytes().startswith(before)
 
 
 def test_tables_and_rows_are_the_same():
-    table = measurement_file.to_frame([ROW, PUBLISHED])
+    table = row_files.to_frame([ROW, PUBLISHED])
     assert list(table.columns) == list(COLUMNS)
     assert table["threads"].tolist() == [2, pd.NA]
     assert table["sparse_time_s"].isna().tolist() == [False, True]
-    assert measurement_file.from_frame(table[sorted(COLUMNS)]) == [ROW, PUBLISHED]
-    assert measurement_file.from_frame(table.astype({"threads": "float64"})) == [ROW, PUBLISHED]
-    assert measurement_file.from_frame(measurement_file.to_frame([])) == []
+    assert row_files.from_frame(table[sorted(COLUMNS)]) == [ROW, PUBLISHED]
+    assert row_files.from_frame(table.astype({"threads": "float64"})) == [ROW, PUBLISHED]
+    assert row_files.from_frame(row_files.to_frame([])) == []
 
 
 def test_a_bad_table_is_named():
-    table = measurement_file.to_frame([ROW, ROW])
+    table = row_files.to_frame([ROW, ROW])
     with pytest.raises(
         RowError, match=r"mine: header: missing 'note'; unknown 'remark'; expected machine,device"
     ):
-        measurement_file.from_frame(table.rename(columns={"note": "remark"}), "mine")
+        row_files.from_frame(table.rename(columns={"note": "remark"}), "mine")
     table.loc[1, "l2_state"] = "tepid"
     with pytest.raises(RowError, match=r"mine: row 2: l2_state='tepid': expected one of"):
-        measurement_file.from_frame(table, "mine")
+        row_files.from_frame(table, "mine")
 
 
 @pytest.mark.parametrize("left", [1, 40, 400, -1])
 def test_half_a_line_is_reported_and_not_mended(tmp_path, left):
     file = tmp_path / "rows.csv"
-    measurement_file.append(file, ROW)
+    row_files.append(file, ROW)
     whole = file.read_bytes()
     header = whole.index(b"\n") + 1
     cut = whole[:left] if 0 < left < 400 else whole + whole[header:-1]
     file.write_bytes(cut)
-    for act in (measurement_file.read, measurement_file.check, lambda f: measurement_file.append(f, ROW)):
+    for act in (row_files.read, row_files.check, lambda f: row_files.append(f, ROW)):
         with pytest.raises(RowError, match=r"rows.csv: row \d \(the last line\) ends in its middle.*sed -i"):
             act(file)
     assert file.read_bytes() == cut
@@ -144,18 +162,18 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     with pytest.raises(
         RowError, match=r"rows.csv: header: missing 'machine', .*; unknown 'gpu', 'speedup'; expected"
     ):
-        measurement_file.append(file, ROW)
+        row_files.append(file, ROW)
     assert file.read_text() == "gpu,speedup\nh200,2\n"
     file.write_text(",".join(reversed(COLUMNS)) + "\n")
     with pytest.raises(RowError, match=r"header: columns repeated or out of order"):
-        measurement_file.read(file)
+        row_files.read(file)
     with pytest.raises(RowError, match=r"nowhere: cannot be read"):
-        measurement_file.read(tmp_path / "nowhere")
+        row_files.read(tmp_path / "nowhere")
     with pytest.raises(RowError, match=r"there is no folder"):
-        measurement_file.append(tmp_path / "no" / "rows.csv", ROW)
+        row_files.append(tmp_path / "no" / "rows.csv", ROW)
     file.write_bytes(b"")
     with pytest.raises(RowError, match=r"empty, expected a header line"):
-        measurement_file.read(file)
+        row_files.read(file)
 
 
 @pytest.mark.parametrize(
@@ -171,22 +189,37 @@ def test_a_file_of_something_else_is_refused(tmp_path):
 )
 def test_a_bad_cell_of_a_file_is_named_with_its_row(tmp_path, name, text, message):
     file = tmp_path / "rows.csv"
-    measurement_file.append(file, ROW)
-    cells = measurement_file.to_texts(dataclasses.replace(ROW, device="", note=""))
-    cells[COLUMNS.index(name)] = text
+    row_files.append(file, ROW)
+    cells = row_files.to_texts(dataclasses.replace(ROW, device="", note=""))
+    cells[list(COLUMNS).index(name)] = text
     file.write_text(file.read_text() + ",".join(cells) + "\n")
     with pytest.raises(RowError) as caught:
-        measurement_file.read(file)
+        row_files.read(file)
     assert str(caught.value).startswith(f"{file}: row 2: {message}")
+    assert (caught.value.row, caught.value.column) == (2, name)
+
+
+def test_a_file_of_an_older_version_is_read_and_not_appended_to(tmp_path):
+    older = [name for name, column in COLUMNS.items() if not column.cell.added]
+    file = tmp_path / "rows.csv"
+    texts = dict(zip(COLUMNS, row_files.to_texts(dataclasses.replace(ROW, device="", note="")), strict=True))
+    file.write_text(",".join(older) + "\n" + ",".join(texts[name] for name in older) + "\n")
+    before = file.read_bytes()
+    assert row_files.read(file) == [dataclasses.replace(ROW, device="", note="")]
+    with pytest.raises(
+        RowError, match=r"written by an older version, without kernel_family, .*published --older"
+    ):
+        row_files.append(file, ROW)
+    assert file.read_bytes() == before
 
 
 def test_too_many_cells_and_open_quotes(tmp_path):
     file = tmp_path / "rows.csv"
-    measurement_file.append(file, ROW)
+    row_files.append(file, ROW)
     good = file.read_text()
     file.write_text(good + "a,b\n")
     with pytest.raises(RowError, match=rf"row 2: 2 cells, expected {len(COLUMNS)}"):
-        measurement_file.read(file)
+        row_files.read(file)
     file.write_text(good + '"a\n')
     with pytest.raises(RowError, match=r"row 2: no CSV: "):
-        measurement_file.read(file)
+        row_files.read(file)

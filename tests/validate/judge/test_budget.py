@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 from judge_fakes import measurement, model_of
 
+from nmsim import rows as row_files
 from nmsim.errors import SpecError
-from nmsim.rows import measurement_file
+from nmsim.rows import write as write_rows
 from validate.judge.budget import check, read_budget
 from validate.judge.judge import judge_files, judge_rows
-from validate.judge.published import write_rows
 from validate.judge.rows import PUBLISHED_FILE, as_rows
 
 ENTRY = '[[family]]\nspeedup_mdape = 0.1\nreason = "as good as it gets"\n'
@@ -106,7 +106,7 @@ def test_the_committed_rows_keep_within_the_budget(committed):
 )
 def test_a_doctored_row_does_not(tmp_path, committed, machine, dtype, M):
     """One dense time, ten times what was published, fails by name, however many good rows stand beside it."""
-    rows = measurement_file.read(PUBLISHED_FILE)
+    rows = row_files.read(PUBLISHED_FILE)
     place = next(i for i, row in enumerate(rows) if (row.machine, row.dtype, row.M) == (machine, dtype, M))
     row = rows[place]
     rows[place] = replace(row, dense_time_s=10 * row.dense_time_s, speedup_vs_dense=10 * row.speedup_vs_dense)

@@ -12,11 +12,11 @@ from hwmodels.estimate import constants, fit
 from hwmodels.estimate.intervals import CPU_FAMILY, RESIDUALS_FILE
 from nmsim.case import Case, GemmShape, case_id
 from nmsim.errors import RowError
+from nmsim.rows import write as write_rows
 from validate.judge import rows as row_files
 from validate.judge.fit_table import RESIDUAL_COLUMNS, cpu_residuals, fit_table, held_out_metrics
 from validate.judge.judge import judge_files
 from validate.judge.machine_names import Machines
-from validate.judge.published import write_rows
 from validate.judge.rows import PUBLISHED_FILE, as_rows, read_rows
 
 

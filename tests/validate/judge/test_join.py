@@ -5,13 +5,11 @@ import pytest
 from judge_fakes import literature_line, measurement, model_of, write_literature
 
 import hwmodels
+from nmsim import rows as row_files
 from nmsim.case import Case, GemmShape, case_id
 from nmsim.errors import RowError
-from nmsim.format import as_format
-from nmsim.pattern import Pattern
-from nmsim.rows import measurement_file
-from nmsim.rows.measurement import COLUMNS
-from validate.judge.inputs import INPUT_COLUMNS, note_of_products
+from nmsim.rows import COLUMNS
+from validate.judge.inputs import INPUT_COLUMNS
 from validate.judge.join import join
 from validate.judge.judge import judge_files, judge_rows
 from validate.judge.machine_names import Machines
@@ -36,7 +34,7 @@ def test_errors_are_relative_to_what_was_measured():
 
 
 def test_times_are_of_all_products():
-    row = measurement(note=note_of_products(2, 1), speedup_vs_dense=1.2)
+    row = measurement(sparse_products=2, dense_products_beside=1, speedup_vs_dense=1.2)
     table = joined(row, dense_time_s=30e-6, sparse_time_s=15e-6, width=0.5, bound_share=0.5)
     found = table.iloc[0]
     assert found["predicted_dense_time_s"] == pytest.approx(90e-6)
@@ -80,11 +78,25 @@ def test_our_own_rows_are_asked_as_cases():
 
 
 def own_row(kernel, pattern="2:4", encoding="index", M=64, **cells):
-    case = Case(GemmShape(M, 4096, 4096), as_format(Pattern.parse(pattern), encoding=encoding), dtype="bf16")
+    case = Case(GemmShape(M, 4096, 4096), f"{pattern}/{encoding}", dtype="bf16")
     return measurement(
         machine="h200", kernel=kernel, case_id=case_id(case), M=M, N=4096, K=4096, dtype="bf16", pattern=pattern,
         encoding=encoding, packing="bitstream", **cells,
     )  # fmt: skip
+
+
+def test_transfers_are_left_out_and_counted(nmsim, tmp_path):
+    own = tmp_path / "own.csv"
+    moved = measurement(
+        kernel="gpu.read", M=1, pattern="", case_id=case_id(Case(GemmShape(1, 4096, 4096))), moved_bytes=64, copy_bytes=64,
+    )  # fmt: skip
+    for row in (moved, own_row("gpu.gemm_small"), moved):
+        row_files.append(own, row)
+    read = read_rows(own, MACHINES)
+    assert [(row.number, row.measurement.kernel) for row in read.rows] == [(2, "gpu.gemm_small")]
+    assert read.transfers == 2
+    code, _, err = nmsim("validate", "--rows", own)
+    assert (code, err) == (0, f"{own}: left out: 2 transfers, for which no prediction is made\n")
 
 
 def test_our_own_gpu_rows_are_judged_as_what_ran():
@@ -102,10 +114,9 @@ def test_our_own_gpu_rows_are_judged_as_what_ran():
 
 
 def test_a_row_timed_in_a_graph_waits_for_no_flush():
-    said = "reads 18874368 bytes of weights; graph of 12 copies; outliers: 0 sparse, 0 dense"
     rows = [
-        own_row("gpu.gemv", M=1, l2_state=state, note=note)
-        for state, note in (("cold", said), ("cold", ""), ("", ""))
+        own_row("gpu.gemv", M=1, l2_state=state, timing=timing)
+        for state, timing in (("cold", "graph"), ("cold", "calls"), ("", ""))
     ]
     found = join(as_rows(rows), MACHINES, hwmodels.predict_rows)
     times = found["predicted_sparse_time_s"].tolist()
@@ -146,10 +157,10 @@ def test_files_of_both_layouts_are_judged_alike(tmp_path):
     literature = write_literature(tmp_path / "literature.csv", literature_line(gpu="H200"))
     (row,) = read_rows(literature, MACHINES).rows
     own = tmp_path / "own.csv"
-    measurement_file.append(own, row.measurement)
+    row_files.append(own, row.measurement)
     judged = judge_files([literature, own], predictor=model_of())
     assert judged.files == (str(literature), str(own))
-    first, second = judged.table.drop(columns="file").to_dict("records")
+    first, second = judged.table.drop(columns="file").fillna({"time_step_s": 0}).to_dict("records")
     assert first == second
     assert judged.table["file"].tolist() == [str(literature), str(own)]
 
@@ -170,7 +181,7 @@ def write_header(*more):
     ("header", "message"),
     [
         (
-            ",".join(COLUMNS[:-1]),
+            ",".join([*COLUMNS][:-1]),
             "nearest to the row schema of nmsim measure, but missing 'note'; expected machine,",
         ),
         (
@@ -192,7 +203,7 @@ def test_times_below_the_bound_are_listed_with_a_reason():
     rows = [
         measurement(l2_state="warm", sparse_time_s=20e-6),
         measurement(l2_state="cold", dense_time_s=41e-6),
-        measurement(l2_state="cold", sparse_time_s=24.1e-6, note="mean us truncated to int"),
+        measurement(l2_state="cold", sparse_time_s=24.1e-6, time_step_s=1e-6),
         measurement(l2_state="", sparse_time_s=10e-6),
         measurement(sparse_time_s=24.9e-6),
     ]

@@ -28,7 +28,7 @@ def table():
     rows = [
         measurement(),
         measurement(machine="rtx4090", M=4096, phase="prefill", speedup_vs_dense=1.6, sparse_time_s=62.5e-6),
-        measurement(machine="rtx4090", M=512, phase="prefill", dtype="int8", note="weak dense baseline"),
+        measurement(machine="rtx4090", M=512, phase="prefill", dtype="int8", mark="weak baseline"),
         measurement(machine="a100-pcie", M=1, speedup_vs_dense=0.8, sparse_time_s=125e-6),
     ]
     return judged_columns(judge_rows(as_rows(rows), predictor=model_of(90e-6, 50e-6)))

@@ -4,14 +4,15 @@ import pytest
 from judge_fakes import LITERATURE_HEADER, literature_line, write_literature
 
 from nmsim.errors import RowError
-from validate.judge.inputs import baseline_dtype_of, mark_of, model_inputs, products_of
-from validate.judge.literature import read_literature
-from validate.judge.literature_cells import (
+from validate.judge.inputs import model_inputs
+from validate.judge.literature import (
     parse_dtype,
     parse_l2_state,
+    parse_mark,
     parse_phase,
     parse_products,
     parse_time,
+    read_literature,
 )
 from validate.judge.machine_names import Machines
 
@@ -96,7 +97,8 @@ def test_other_value_types_are_refused(text):
 )
 def test_products(batch_phase, note, products, tmp_path):
     assert parse_products(batch_phase, note) == products
-    assert products_of(read(tmp_path, batch_phase=batch_phase, note=note).note) == products
+    row = read(tmp_path, batch_phase=batch_phase, note=note)
+    assert (row.sparse_products, row.dense_products_beside) == products
 
 
 @pytest.mark.parametrize(
@@ -137,7 +139,7 @@ def test_a_rate_counts_all_products_of_the_row(tmp_path):
 
 def test_the_baseline_may_have_another_type(tmp_path):
     row = read(tmp_path, dtype="INT8 w+a vs FP16 dense")
-    assert (row.dtype, baseline_dtype_of(row.note, row.dtype)) == ("int8", "fp16")
+    assert (row.dtype, row.baseline_dtype) == ("int8", "fp16")
     inputs = model_inputs([(row, row.machine)])
     assert (inputs["dtype"][0], inputs["baseline_dtype"][0]) == ("int8", "fp16")
 
@@ -170,8 +172,16 @@ def test_what_is_missing_or_rounded(tmp_path, times, found):
         ("old nvcc", ""),
     ],
 )
-def test_marks(note, mark):
-    assert mark_of(note) == mark
+def test_marks(note, mark, tmp_path):
+    assert parse_mark(note) == mark
+    assert read(tmp_path, note=note).mark == mark
+
+
+def test_the_words_of_a_pattern_become_columns(tmp_path):
+    row = read(tmp_path, pattern="6:8 via sliding 2:4 windows", note="mean us truncated to int")
+    assert (row.kernel_family, row.nm_pattern, row.density, row.time_step_s) == ("sliding", "6:8", 0.75, 1e-6)
+    row = read(tmp_path, pattern="unstructured 50% (4-bit delta)")
+    assert (row.kernel_family, row.nm_pattern, row.density, row.time_step_s) == ("delta-gemv", "", 0.5, None)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def test_families_are_machine_type_regime_and_kernel():
         measurement(M=64),
         measurement(M=64, dtype="fp8"),
         measurement(machine="b200"),
-        measurement(pattern="6:8 via sliding 2:4 windows", note="INT8 baseline is weak"),
+        measurement(pattern="6:8 via sliding 2:4 windows", mark="weak baseline"),
     ]
     found = metrics.families(table_of(*rows))
     assert [tuple(family[name] for name in metrics.FAMILY) for family in found] == [

@@ -10,12 +10,12 @@ import pytest
 import hwmodels
 from hwmodels import plots
 from hwmodels.machine.spec import SPEC_FOLDER
+from nmsim import rows as row_files
 from nmsim.case import Case, GemmShape, case_id
 from nmsim.errors import RowError
 from nmsim.format import as_format
 from nmsim.pattern import Pattern
-from nmsim.rows import measurement_file
-from nmsim.rows.measurement import Measurement
+from nmsim.rows import Measurement
 from validate.judge.own_machine import own_rows, summarise
 from validate.judge.rows import own_files
 
@@ -50,7 +50,8 @@ def measured(machine: Path, factor: float = 1.0) -> list[Measurement]:
         rows.append(
             Measurement(
                 machine="mine", kernel="cpu.avx2", case_id=case_id(case), M=1, N=4096, K=4096, phase="decode",
-                dtype="fp32", pattern=str(case.pattern), encoding=case.encoding, packing=case.packing, threads=2,
+                dtype="fp32", pattern=str(case.pattern), encoding=case.format.encoding.name,
+                packing=str(case.format.packing), threads=2,
                 baseline="numpy @", l2_state="cold", sparse_time_s=sparse_s, dense_time_s=dense_s,
                 speedup_vs_dense=dense_s / sparse_s, speedup_vs_dense_p20=0.9 * dense_s / sparse_s,
                 speedup_vs_dense_p80=1.1 * dense_s / sparse_s,
@@ -61,7 +62,7 @@ def measured(machine: Path, factor: float = 1.0) -> list[Measurement]:
 
 def write(path: Path, rows: list[Measurement]) -> Path:
     for row in rows:
-        measurement_file.append(path, row)
+        row_files.append(path, row)
     return path
 
 
@@ -108,6 +109,6 @@ def test_nothing_to_draw_is_an_error(machine, tmp_path):
 
 
 def test_committed_rows_were_measured_by_committed_code():
-    rows = [row for file in own_files() for row in measurement_file.read(file)]
+    rows = [row for file in own_files() for row in row_files.read(file)]
     assert rows
     assert all(row.dirty is False and len(row.commit) == 40 for row in rows)

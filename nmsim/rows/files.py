@@ -1,0 +1,277 @@
+"""Measurements in CSV files and in tables: read, checked, appended.
+
+Files are append-only and a row is one line, so that a run that was killed leaves at most one broken line at the end.
+That line is reported, never mended in silence. A file of an older version lacks the columns that were added since: it is
+read, and each missing cell holds the default of its column.
+"""
+
+import csv
+import dataclasses
+import io
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nmsim.errors import NmsimError, RowError
+from nmsim.rows.measurement import COLUMNS, Column, Measurement
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_MEND = "remove the last line (on Unix: sed -i '$d' FILE) and run again, which measures only what is missing"
+_TABLE_TYPES = {float: "float64", int: "Int64", bool: "boolean", str: "object"}
+
+
+def read(path: str | Path) -> list[Measurement]:
+    """Read every row of a file.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Raises
+    ------
+    RowError
+        Another header, a broken last line, or a bad cell: the error names the file, the row (1 is the first below the
+        header), the column, the value and what was expected.
+    """
+    header, *lines = _lines(Path(path))
+    columns = _columns_of(header, str(path))
+    rows: list[Measurement] = []
+    try:
+        for number, cells in enumerate(csv.reader(lines, strict=True), start=1):
+            rows.append(_from_texts(cells, columns, str(path), number))
+    except csv.Error as error:
+        number = len(rows) + 1
+        raise RowError(f"{path}: row {number}: no CSV: {error}", row=number) from error
+    return rows
+
+
+def append(path: str | Path, row: Measurement) -> None:
+    """Add one row at the end of a file, in one write; a new or empty file gets the header first.
+
+    Raises
+    ------
+    RowError
+        As `check`, or the file cannot be written.
+    """
+    path = Path(path)
+    text = _line(to_texts(row))
+    if check(path):
+        text = _line(COLUMNS) + text
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            data = text.encode()
+            if os.write(handle, data) != len(data):
+                raise RowError(f"{path}: the row was written in part only (disk full?); {_MEND}")
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise RowError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def write(path: str | Path, rows: Iterable[Measurement]) -> None:
+    """Write a file anew, through a temporary file beside it.
+
+    Raises
+    ------
+    RowError
+        It cannot be written.
+    """
+    path = Path(path)
+    work = path.with_name(f".{path.name}.new")
+    work.unlink(missing_ok=True)
+    try:
+        for row in rows:
+            append(work, row)
+        work.replace(path)
+    finally:
+        work.unlink(missing_ok=True)
+
+
+def check(path: str | Path) -> bool:
+    """Refuse a file that measurements cannot be appended to; True if it is new or empty.
+
+    Raises
+    ------
+    RowError
+        The file has another header or the header of an older version, its last line is incomplete, or its folder does
+        not exist.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise RowError(f"{path}: there is no folder {path.parent}, expected an existing one")
+    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+        return True
+    if missing := missing_columns(_cells(_lines(path)[0])):
+        raise RowError(
+            f"{path}: header: written by an older version, without {', '.join(missing)}; expected another file, or this one "
+            f"with all columns: run python -m validate.judge.published --older {path}"
+        )
+    return False
+
+
+def missing_columns(header: Sequence[str]) -> list[str]:
+    """Name the columns that were added since a file of an older version was written; empty for a file of this version."""
+    return [name for name in COLUMNS if name not in header]
+
+
+def is_header(header: Sequence[str]) -> bool:
+    """Whether a header has all columns, in any order, or all but columns that were added later."""
+    return sorted(header) == sorted(name for name in COLUMNS if name in header) and all(
+        COLUMNS[name].cell.added for name in missing_columns(header)
+    )
+
+
+def to_frame(rows: Iterable[Measurement]) -> "pd.DataFrame":
+    """Put measurements in a table, one column per field; None is NA in whole numbers and booleans, NaN in times."""
+    import pandas as pd
+
+    table = pd.DataFrame([dataclasses.asdict(row) for row in rows], columns=list(COLUMNS))
+    return table.astype({name: _TABLE_TYPES[column.kind] for name, column in COLUMNS.items()})
+
+
+def from_frame(table: "pd.DataFrame", name: str = "table") -> list[Measurement]:
+    """Take measurements out of a table with these columns, in any order. To read a file, use `read`: pandas guesses types.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns that were added later may be missing.
+    name : str
+        What errors call the table; rows count from 1.
+
+    Raises
+    ------
+    RowError
+        A column is missing or unknown, or a cell is bad.
+    """
+    header = list(table.columns)
+    if not is_header(header):
+        raise RowError(f"{name}: header: {_difference(header)}")
+    return [
+        _checked(
+            {str(column): _plain(COLUMNS[str(column)], value) for column, value in cells.items()},
+            name,
+            number,
+        )
+        for number, cells in enumerate(table.to_dict("records"), start=1)
+    ]
+
+
+def to_texts(row: Measurement) -> list[str]:
+    """Format the cells of a row as a file holds them."""
+    return [_text(getattr(row, name)) for name in COLUMNS]
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines of a file, the header first."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise RowError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise RowError(f"{path}: cannot be read as UTF-8: {error}") from error
+    if not text:
+        raise RowError(f"{path}: empty, expected a header line of {len(COLUMNS)} columns")
+    lines = text.replace("\r\n", "\n").split("\n")
+    if len(lines) > 1 or not ",".join(COLUMNS).startswith(text):
+        _columns_of(lines[0], str(path))
+    if lines.pop():
+        row = len(lines)
+        raise RowError(
+            f"{path}: row {row} (the last line) ends in its middle, as a run that was killed leaves it: "
+            f"expected a line end; {_MEND}",
+            row=row,
+        )
+    return lines
+
+
+def _columns_of(line: str, path: str) -> list[Column]:
+    header = _cells(line)
+    if header != [name for name in COLUMNS if name in header] or not is_header(header):
+        raise RowError(f"{path}: header: {_difference(header)}")
+    return [COLUMNS[name] for name in header]
+
+
+def _cells(line: str) -> list[str]:
+    return next(csv.reader([line]))
+
+
+def _difference(header: Sequence[str]) -> str:
+    missing = [name for name, column in COLUMNS.items() if name not in header and not column.cell.added]
+    unknown = [name for name in header if name not in COLUMNS]
+    problem = "; ".join(
+        f"{word} {', '.join(map(repr, names))}"
+        for word, names in (("missing", missing), ("unknown", unknown))
+        if names
+    )
+    return f"{problem or 'columns repeated or out of order'}; expected {','.join(COLUMNS)}"
+
+
+def _from_texts(cells: list[str], columns: Sequence[Column], path: str, row: int) -> Measurement:
+    if len(cells) != len(columns):
+        raise RowError(f"{path}: row {row}: {len(cells)} cells, expected {len(columns)}", row=row)
+    values = {}
+    for column, text in zip(columns, cells, strict=True):
+        try:
+            values[column.name] = _value(column, text)
+        except ValueError as error:
+            message = f"{path}: row {row}: {column.name}={text!r}: expected {error}"
+            raise RowError(message, row=row, column=column.name) from None
+    return _checked(values, path, row)
+
+
+def _checked(values: Mapping[str, Any], path: str, row: int) -> Measurement:
+    try:
+        return Measurement(**values)
+    except NmsimError as error:
+        column = error.column if isinstance(error, RowError) else ""
+        raise RowError(f"{path}: row {row}: {error}", row=row, column=column, problem=str(error)) from error
+
+
+def _value(column: Column, text: str) -> Any:
+    """The value of a cell; a ValueError says what was expected."""
+    if column.kind is str or not text:
+        return text if column.kind is str else None
+    if column.kind is int:
+        if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
+            raise ValueError("a whole number")
+        return int(text)
+    if column.kind is bool:
+        if text not in ("true", "false"):
+            raise ValueError("true, false or nothing")
+        return text == "true"
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("a number") from None
+
+
+def _plain(column: Column, value: Any) -> Any:
+    """A cell of a DataFrame as a plain Python value; what is missing as None or ''."""
+    import pandas as pd
+
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return "" if column.kind is str else None
+    if column.kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value.item() if hasattr(value, "item") else value
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _line(cells: Iterable[str]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(cells)
+    return line.getvalue()
