@@ -9,7 +9,7 @@ from typing import Any
 
 from griffe import Class, Docstring, Extension
 
-MARKS = {"About", "Number"}
+MARKS = {"About", "Number", "Table"}
 
 
 class Fields(Extension):

@@ -33,15 +33,9 @@ Network = Literal["mux", "crossbar", "banked"]
 Placement = Literal["producer", "consumer"]
 SelectorKind = Literal["all_pairs", "bitonic", "half"]
 DramKind = Literal["hbm2", "hbm3", "gddr6", "lpddr5", "ddr4"]
-MOST_BYTES_PER_CYCLE = 1e8
-"""More is a rate in bytes per second. The largest chips read some thousand bytes per cycle from DRAM."""
 
 
 # fmt: off
-def _rate(meaning: str, section: str, least: float = 1) -> Number:
-    return Number("bytes_per_cycle", meaning, section=section, least=least, most=MOST_BYTES_PER_CYCLE)
-
-
 @record
 class SparseTensorCore:
     """A chip of equal cores, each with a matrix array that may skip what an N:M pattern leaves out.
@@ -78,7 +72,8 @@ class SparseTensorCore:
         section="accumulate", least=1)]
     accumulator_buffers: Annotated[int, Number("tiles", "1: a tile's sums are written back before the next tile begins. "
         "2: meanwhile.", section="accumulate", least=1)]
-    accumulator_bytes_per_cycle: Annotated[int, _rate("Reads and writes of partial sums together.", "accumulate")]
+    accumulator_bytes_per_cycle: Annotated[int, Number("bytes_per_cycle", "Reads and writes of partial sums together.",
+        section="accumulate", least=1)]
     accumulate_steps: Annotated[int, Number("steps", "Steps of the array that are summed up before partial sums are touched.",
         section="accumulate", least=1)]
     encodings: Annotated[tuple[Encoding, ...], About("Metadata encodings that the decoder reads.", section="decode")]
@@ -89,8 +84,9 @@ class SparseTensorCore:
         "lane, a full crossbar, or banks. Banks have one port each, so that lanes may collide.", section="select")]
     select_banks: Annotated[int, Number("banks", "Banks of one row's operand-B window. Only `banked` uses them.",
         section="select", least=1)]
-    operand_b_bytes_per_cycle: Annotated[int, _rate("Operand B from registers into the select network. The window of an N:M "
-        "pattern is M/N times as wide as the array is deep.", "select")]
+    operand_b_bytes_per_cycle: Annotated[int, Number("bytes_per_cycle", "Operand B from registers into the select network. "
+        "The window of an N:M "
+        "pattern is M/N times as wide as the array is deep.", section="select", least=1)]
     dual_sided: Annotated[Flag, About("Whether zeros of operand B are skipped too.", section="select")]
     match_windows: Annotated[int, Number("windows", "Windows over which the lanes of a dual-sided array may run ahead of each "
         "other.", section="select", least=1)]
@@ -107,16 +103,16 @@ class SparseTensorCore:
     register_blocks: Annotated[int, Number("blocks", "Blocks in flight before the array: 1 is a single buffer, 2 a double one.",
         section="registers", least=1)]
     shared_bytes: Annotated[int, Number("bytes", "Shared memory of a core.", section="shared", least=1)]
-    shared_bytes_per_cycle: Annotated[int, _rate("Read rate of shared memory.", "shared")]
+    shared_bytes_per_cycle: Annotated[int, Number("bytes_per_cycle", "Read rate of shared memory.", section="shared", least=1)]
     shared_access_bytes: Annotated[int, Number("bytes", "Smallest access to shared memory.", section="shared", least=1)]
     shared_blocks: Annotated[int, Number("blocks", "Blocks in flight in shared memory.", section="shared", least=1)]
     l2_bytes: Annotated[int, Number("bytes", "Capacity of L2.", section="l2", least=1)]
-    l2_bytes_per_cycle: Annotated[int, _rate("Read rate of L2.", "l2")]
+    l2_bytes_per_cycle: Annotated[int, Number("bytes_per_cycle", "Read rate of L2.", section="l2", least=1)]
     l2_access_bytes: Annotated[int, Number("bytes", "Smallest access to L2.", section="l2", least=1)]
     l2_blocks: Annotated[int, Number("blocks", "Blocks in flight from L2.", section="l2", least=1)]
     l2_latency_cycles: Annotated[int, Number("cycles", "Latency of L2.", section="l2")]
     multicast: Annotated[Flag, About("Whether a block that several cores need leaves L2 once.", section="l2")]
-    dram_bytes_per_cycle: Annotated[float, _rate("Bandwidth of DRAM.", "dram", 0.001)]
+    dram_bytes_per_cycle: Annotated[float, Number("bytes_per_cycle", "Bandwidth of DRAM.", section="dram", least=0.001)]
     dram_access_bytes: Annotated[int, Number("bytes", "Smallest access to DRAM.", section="dram", least=1)]
     dram_latency_cycles: Annotated[int, Number("cycles", "Latency of DRAM.", section="dram")]
     dram_kind: Annotated[DramKind, About("Kind of DRAM, for energy.", section="dram")]
@@ -155,13 +151,11 @@ class SparseTensorCore:
             yield "array.patterns", "a core with patterns needs sparse_operands and encodings as well"
         if self.dual_sided and not self.patterns:
             yield "select.dual_sided", "true, expected patterns to skip by"
-        sections = dict.fromkeys(about(SparseTensorCore, name).section for name in NUMBERS)
         for key in self.sources:
-            if key not in NUMBERS and key not in sections:
+            if key not in NUMBERS and key not in SECTIONS:
                 yield f"sources.{key}", "expected the name of a number or a section"
-        for section in sections:
-            numbers = names_of(SparseTensorCore, section=section, declared=Number)
-            bare = [name for name in numbers if name not in self.sources and section not in self.sources]
+        for section, numbers in SECTIONS.items():
+            bare = [name for name in numbers if section not in self.sources and name not in self.sources]
             if bare:
                 yield "sources", f"nothing for {', '.join(bare)}, nor for section {section}"
 
@@ -184,6 +178,11 @@ class SparseTensorCore:
 
 NUMBERS = names_of(SparseTensorCore, declared=Number)
 """Numbers of a core, by name."""
+SECTIONS: Mapping[str, tuple[str, ...]] = {
+    section: names_of(SparseTensorCore, section=section, declared=Number)
+    for section in dict.fromkeys(about(SparseTensorCore, name).section for name in NUMBERS)
+}
+"""Sections of the file -> their numbers."""
 FLAGS = tuple(name for name, hint in hints(SparseTensorCore).items() if hint.__origin__ is bool)
 WORDS: Mapping[str, tuple[str, ...]] = {
     name: get_args(hint.__origin__)

@@ -61,6 +61,7 @@ SLIPS: Mapping[str, Mapping[str, float]] = {
 """Unit -> units that a slip may have used instead, with their factors."""
 RANGES: Mapping[str, tuple[float, float]] = {
     "bytes_per_s": (1e8, 1e18),
+    "bytes_per_cycle": (0, 1e8),
     "flop_per_s": (1e8, 1e21),
     "groups_per_s": (1e3, 1e18),
     "hz": (1e6, 1e11),
