@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hwmodels.estimate.answers import PREDICTED_COLUMNS
     from hwmodels.estimate.judged import JUDGED_COLUMNS, predict_rows
     from hwmodels.estimate.model import predict
-    from hwmodels.machine.spec import HardwareSpec, NativeUnit, load_machine, machine_names
+    from hwmodels.machine.spec import HardwareSpec, NativeUnit, best_format, load_machine, machine_names
     from hwmodels.sweeps import pareto_front, sweep
     from hwmodels.tensorcore.answer import CoreAnswer, predict_core
     from hwmodels.tensorcore.record import SparseTensorCore, core_names, load_core
@@ -36,7 +36,7 @@ else:
             "hwmodels.estimate.judged": "JUDGED_COLUMNS predict_rows",
             "hwmodels.estimate.model": "predict",
             "nmsim.support.schema": "Quantity",
-            "hwmodels.machine.spec": "HardwareSpec NativeUnit load_machine machine_names",
+            "hwmodels.machine.spec": "HardwareSpec NativeUnit best_format load_machine machine_names",
             "hwmodels.sweeps": "pareto_front sweep",
             "hwmodels.tensorcore.answer": "CoreAnswer predict_core",
             "hwmodels.tensorcore.record": "SparseTensorCore core_names load_core",
@@ -56,6 +56,7 @@ __all__ = [
     "Quantity",
     "Simulation",
     "SparseTensorCore",
+    "best_format",
     "cases",
     "core_names",
     "load_core",

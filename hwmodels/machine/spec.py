@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import field
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Annotated, Literal
 from nmsim.case import SparseOperand
 from nmsim.errors import SpecError
 from nmsim.fields import Dtype, Encoding, PackingPolicy, PatternText
-from nmsim.format import SparseFormat
+from nmsim.format import SparseFormat, sparse_format
+from nmsim.pattern import Pattern
 from nmsim.support.schema import (
     About,
     Flag,
@@ -214,3 +216,41 @@ def load_machine(hardware: str | Path | HardwareSpec) -> HardwareSpec:
             "or give the path of a .toml file"
         )
     return spec
+
+
+def best_format(
+    pattern: Pattern | str,
+    hardware: str | Path | HardwareSpec,
+    *,
+    dtype: str = "bf16",
+    operand: SparseOperand = "weights",
+) -> SparseFormat:
+    """Choose how a machine stores a pattern if nobody says: as its own sparse unit reads it, else in the default encoding.
+
+    Parameters
+    ----------
+    pattern : Pattern or str
+    hardware : str, Path or HardwareSpec
+        As for `load_machine`.
+    dtype : str
+        Value type of the operands.
+    operand : {"weights", "activations"}
+        The sparse operand.
+
+    Raises
+    ------
+    PatternError, SpecError
+        A text that is no pattern, or unknown hardware.
+
+    Examples
+    --------
+    >>> best_format("2:4", "h200").short, best_format("8:16", "h200").short
+    ('2:4/index', '8:16/bitmask')
+    """
+    spec, default = load_machine(hardware), sparse_format(pattern)
+    for unit in spec.native:
+        for encoding, packing in itertools.product(unit.encodings, unit.packings):
+            native = sparse_format(default.pattern, encoding=encoding, packing=packing)
+            if spec.native_unit(native, operand, dtype) is not None:
+                return native
+    return default

@@ -139,11 +139,16 @@ def quality(
         raise NmsimError("expected either a checkpoint or --example")
     if activations is not None and synthetic is not None:
         raise NmsimError("--activations and --synthetic are both given, expected one of them")
-    asked = [one.format for one in options.formats(pattern, encoding, packing)]
-    patterns = [one.pattern for one in asked if one is not None]
-    stored = {(one.encoding.name, str(one.packing)) for one in asked if one is not None}
+    asked = options.formats(pattern, encoding, packing)
+    patterns = [one.format.pattern for one in asked if one.format is not None]
+    stored = {
+        (one.format.encoding.name if one.chosen else None, str(one.format.packing))
+        for one in asked
+        if one.format is not None
+    }
     if len(stored) != 1 or len(patterns) != len(asked):
         raise NmsimError("--pattern: expected patterns N:M of one encoding and one packing")
+    # If nobody named an encoding, each pattern is stored as the machine reads it.
     ((encoding_name, policy),) = stored
     # All choices and file names are checked before the measurement, which can take minutes.
     ways, left_out = _ways(operand, patterns, criterion, mitigation)

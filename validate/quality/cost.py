@@ -13,7 +13,7 @@ from hwmodels.online.offline import offline_pruning
 from hwmodels.online.stage_cost import DEFAULT_SETTINGS, Settings
 from nmsim.case import VALUE_BITS, Case, GemmShape, Phase, Prediction, value_type
 from nmsim.criteria import CRITERIA
-from nmsim.format import as_format
+from nmsim.format import SparseFormat, sparse_format
 from nmsim.pattern import Pattern
 from nmsim.quality.way import Way
 
@@ -49,7 +49,10 @@ class Target:
     ----------
     hardware : HardwareSpec or None
     core : SparseTensorCore or None
-    encoding, packing, dtype : str
+    encoding, packing : str or None
+        Of the metadata. If None, as the machine reads a pattern (`hwmodels.best_format`), or else as the core does.
+    dtype : str
+        Value type.
     tokens_prefill : int
         Decode has one token.
 
@@ -61,8 +64,8 @@ class Target:
 
     hardware: hwmodels.HardwareSpec | None
     core: hwmodels.SparseTensorCore | None
-    encoding: str = "combinatorial"
-    packing: str = "bitstream"
+    encoding: str | None = None
+    packing: str | None = None
     dtype: str = "bf16"
     tokens_prefill: int = 4096
 
@@ -73,8 +76,19 @@ class Target:
     def case(self, way: Way, phase: Phase, out_features: int, in_features: int) -> Case:
         """One product."""
         shape = GemmShape(1 if phase == "decode" else self.tokens_prefill, out_features, in_features)
-        stored = as_format(way.pattern, encoding=self.encoding, packing=self.packing)
-        return Case(shape, stored, dtype=self.dtype, sparse_operand=way.operand)
+        return Case(shape, self.format(way), dtype=self.dtype, sparse_operand=way.operand)
+
+    def format(self, way: Way) -> SparseFormat | None:
+        """How the pruned operand is stored; None for the dense reference."""
+        if way.pattern is None:
+            return None
+        native = sparse_format(way.pattern)
+        if self.hardware is not None:
+            native = hwmodels.best_format(way.pattern, self.hardware, dtype=self.dtype, operand=way.operand)
+        if self.core is not None and native.encoding.spec.name not in self.core.encodings:
+            native = sparse_format(way.pattern, encoding=self.core.encodings[0])
+        encoding, packing = self.encoding or native.encoding.name, self.packing or str(native.packing)
+        return sparse_format(way.pattern, encoding=encoding, packing=packing)
 
     def check(self, way: Way) -> None:
         """Refuse what no speedup could be predicted of, before any work.
@@ -130,19 +144,20 @@ def stored(target: Target, way: Way, rows: int, in_features: int) -> Stored | No
     --------
     >>> from nmsim.quality import parse_mitigation
     >>> way = Way("weights", Pattern(8, 16), mitigation=parse_mitigation("outliers"))
-    >>> found = stored(Target(None, None), way, 64, 256)
+    >>> found = stored(Target(None, None, "combinatorial"), way, 64, 256)
     >>> found.metadata_bits / (64 * 256), found.all_bits / (64 * 256)
     (0.875, 9.234375)
     """
-    if way.pattern is None:
+    form = target.format(way)
+    if form is None:
         return Stored(0, rows * in_features * VALUE_BITS[target.dtype])
     if not has_groups(way):
         return None
     outliers, columns = way.find("outliers"), way.find("salient_columns")
     how = threshold.Stored(
-        pattern=way.pattern,
-        encoding=target.encoding,
-        packing=target.packing,
+        pattern=form.pattern,
+        encoding=form.encoding.name,
+        packing=str(form.packing),
         dtype=target.dtype,
         group_elems=0,
         outliers=Pattern.parse(outliers.size) if outliers else None,

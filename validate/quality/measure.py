@@ -220,7 +220,7 @@ def _operand(way: Way) -> SparseOperand:
 def _row(
     name: str, one: Measured, source: Source, tokens: int, shape: tuple[int, int], target: Target
 ) -> dict[str, Any]:
-    way, entropy = one.way, one.entropy
+    way, entropy, stored = one.way, one.entropy, target.format(one.way)
     return {
         "layer": name,
         "operand": way.operand,
@@ -240,8 +240,8 @@ def _row(
         "mask_entropy_bits": entropy.bits if entropy else math.nan,
         "mask_elems": entropy.elems if entropy else math.nan,
         "mask_entropy_kind": entropy.kind if entropy else "",
-        "encoding": target.encoding if way.pattern else "",
-        "packing": target.packing if way.pattern else "",
+        "encoding": stored.encoding.name if stored else "",
+        "packing": str(stored.packing) if stored else "",
         "dtype": target.dtype,
         "tokens_prefill": target.tokens_prefill,
         "hardware": target.hardware.id if target.hardware else "",

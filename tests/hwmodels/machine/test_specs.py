@@ -318,3 +318,21 @@ def test_every_assumption_named_in_code_and_specs_is_listed():
     for file in [*root.rglob("*.py"), *root.rglob("*.toml")]:
         named |= set(re.findall(r"(?<!NVIDIA )\bA\d{2}\b|\bA[1-9]\b", file.read_text(encoding="utf-8")))
     assert named == defined
+
+
+@pytest.mark.parametrize(
+    ("machine", "dtype", "operand", "pattern", "best"),
+    [
+        ("h200", "bf16", "weights", "2:4", "2:4/index"),
+        ("h200", "fp32", "weights", "2:4", "2:4/bitmask"),
+        ("h200", "bf16", "activations", "2:4", "2:4/index"),
+        ("h200", "bf16", "weights", "8:16", "8:16/bitmask"),
+        ("h200-8x16", "bf16", "weights", "8:16", "8:16/combinatorial"),
+        ("epyc-2core", "fp32", "weights", "2:4", "2:4/bitmask"),
+    ],
+)
+def test_the_best_format_is_what_the_unit_of_a_machine_reads(machine, dtype, operand, pattern, best):
+    found = hwmodels.best_format(pattern, machine, dtype=dtype, operand=operand)
+    assert found.short == best
+    unit = hwmodels.load_machine(machine).native_unit(found, operand, dtype)
+    assert (unit is None) == best.endswith("bitmask")

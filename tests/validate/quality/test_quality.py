@@ -239,12 +239,30 @@ def test_names_are_those_of_the_cost_tables():
     assert set(way.CRITERIA_OF_WEIGHTS) <= set(CRITERIA)
 
 
+def test_without_an_encoding_each_pattern_is_stored_as_the_machine_reads_it(path):
+    few, _ = cross("weights", ["2:4", "8:16"], ["magnitude"], ["none"])
+    h200, core = hwmodels.load_machine("h200"), hwmodels.load_core("nvidia-like-2x4")
+    table = measure(path, few, target=Target(h200, None)).table
+    pruned = table[table["pattern"] != "dense"]
+    assert dict(zip(pruned["pattern"], pruned["encoding"], strict=True)) == {
+        "2:4": "index",
+        "8:16": "bitmask",
+    }
+    narrow, wide = (way for way in few if way.pattern)
+    native = hwmodels.predict(Target(h200, None).case(narrow, "prefill", 4096, 4096), h200)
+    assert native.execution == "native"
+    assert Target(None, core).format(few[-1]).short == "8:16/index"
+    assert Target(h200, None, "combinatorial", "byte").format(few[0]) == sparse_format(
+        "2:4/combinatorial/byte"
+    )
+
+
 def test_an_empty_target_gives_quality_and_bits_alone(path):
     few, _ = cross("activations", ["2:4"], ["magnitude"], ["none"])
     table = measure(path, few, target=Target(None, None)).table
     assert table["core_decode_cycles"].isna().all()
     assert table["predicted_decode_time_s"].isna().all()
-    assert only(table, layer=ALL, criterion="magnitude")["metadata_bits_per_elem"] == 0.75
+    assert only(table, layer=ALL, criterion="magnitude")["metadata_bits_per_elem"] == 1
     _, grid = quality_cost(table)
     assert [ax.get_xlabel() for ax in grid[0]] == ["stored bits of the operand [bits/element]"]
 
