@@ -1,17 +1,44 @@
-"""The judge: bits measured on real tensors, predictions of whole models, and the report that brings them together.
+"""The judge: bits measured on real tensors, predictions of whole models, and rows beside predictions.
 
 >>> import tempfile
 >>> from pathlib import Path
 >>> from validate import run_study
 >>> out = Path(tempfile.mkdtemp()) / "study"
->>> found = run_study(None, "llama-3.1-8b", ["h200"], ["8:16"], ["index"], "bitstream", [1], [], out)
+>>> result = run_study(hardware=["h200"], formats=["8:16/index"], batches=[1], prefill=[], out_dir=out)
 >>> sorted(path.name for path in out.iterdir() if path.suffix == ".csv")
 ['bits.csv', 'cores.csv', 'model.csv', 'study.csv']
 
-Reads files and predictions; never runs a kernel.
+`run_study` writes a report for a checkpoint and a model. `judge_files` joins measured or published rows with predictions and
+gives their errors. `measure_quality` prunes the layers of a checkpoint in many ways. This package reads files and predictions;
+it never runs a kernel.
 """
 
-from validate.study.example_checkpoint import write_example
-from validate.study.study import StudyResult, run_study
+from typing import TYPE_CHECKING
 
-__all__ = ["StudyResult", "run_study", "write_example"]
+from nmsim.support.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from validate.judge.judge import Judgement, judge_files
+    from validate.quality.measure import QualityRun, measure_quality
+    from validate.study.example_checkpoint import write_example
+    from validate.study.study import StudyResult, run_study
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "validate.judge.judge": "Judgement judge_files",
+            "validate.quality.measure": "QualityRun measure_quality",
+            "validate.study.example_checkpoint": "write_example",
+            "validate.study.study": "StudyResult run_study",
+        },
+    )
+
+__all__ = [
+    "Judgement",
+    "QualityRun",
+    "StudyResult",
+    "judge_files",
+    "measure_quality",
+    "run_study",
+    "write_example",
+]

@@ -32,9 +32,11 @@ from matplotlib.figure import Figure  # noqa: E402
 
 import hwmodels  # noqa: E402
 from hwmodels import plots  # noqa: E402
-from nmsim import Pattern, formats  # noqa: E402
+from nmsim import formats  # noqa: E402
+from nmsim.format import sparse_format  # noqa: E402
 from validate.study import (  # noqa: E402
     bits,
+    defaults,
     whole_model,
 )
 from validate.study.example_checkpoint import ExampleShape, write_example  # noqa: E402
@@ -61,8 +63,7 @@ DRAWN_BY = (
     *("docs/tools/generate.py", "docs/tools/judged.py", "docs/tools/core_designs.py"),
 )
 
-PATTERNS = [Pattern.parse(text) for text in ("2:4", "4:8", "8:16", "16:32")]
-ENCODINGS = ("bitmask", "index", "gap:2", "combinatorial", "joint")
+FORMATS = [sparse_format(text) for text in defaults.FORMATS]
 MACHINES = ("h200", "a100-sxm", "h200-8x16")
 SMALL = ExampleShape(layers=1, hidden=256, intermediate=512, kv_width=64, vocab=256)
 
@@ -71,14 +72,14 @@ def stored() -> pd.DataFrame:
     """Bits per element that are stored, on a small synthetic checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
         path = write_example(Path(folder) / "example.safetensors", shape=SMALL)
-        with bits.open_weights(path, PATTERNS) as checkpoint:
-            return bits.bits_per_element(bits.measure_checkpoint(checkpoint, PATTERNS, ENCODINGS))
+        with bits.open_weights(path, FORMATS) as checkpoint:
+            return bits.bits_per_element(bits.measure_checkpoint(checkpoint, FORMATS))
 
 
 def predicted() -> pd.DataFrame:
     """Bounds of whole steps of Llama-3.1-8B in bf16, weights pruned."""
     cases = whole_model.case_table(
-        hwmodels.load_model("llama-3.1-8b"), PATTERNS, ENCODINGS, "bitstream", [1, 64], [8192], ["weights"]
+        hwmodels.load_model("llama-3.1-8b"), FORMATS, batches=[1, 64], prefill=[8192]
     )
     return whole_model.sum_layers(
         whole_model.predict_layers(cases, [hwmodels.load_machine(m) for m in MACHINES])

@@ -8,16 +8,14 @@ import typer
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer, Shares
 from nmsim.errors import NmsimError
+from nmsim.format import DEFAULT_PACKING, DENSE
 from validate.judge.own_machine import OwnMachine
+from validate.study import defaults
 from validate.study.provenance import command_line
 from validate.study.study import run_study
 
-MACHINES = ["h200", "b200", "a100-sxm", "rtx4090", "h200-8x16", "h200-16x32"]
-PATTERNS = ["2:4", "4:8", "8:16", "16:32"]
-ENCODINGS = "bitmask,index,gap:2,combinatorial,joint"
-ENCODINGS_OF_ONE_WIDTH = "bitmask,index,combinatorial,joint"
-BATCHES = ["1", "2", "4", "8", "16", "64"]
-PREFILL = ["512", "2048", "8192"]
+MACHINES, PATTERNS = [*defaults.HARDWARE], [*defaults.PATTERNS]
+BATCHES, PREFILL = [str(count) for count in defaults.BATCHES], [str(count) for count in defaults.PREFILL]
 CAMPAIGN = "cpu-quick"
 EXAMPLES = {
     "study": [
@@ -44,7 +42,7 @@ def study(
             "--example", help="Use the synthetic example checkpoint, and write it beside the report."
         ),
     ] = False,
-    model: options.Model = options.MODEL,
+    model: options.Model = defaults.MODEL,
     hardware: options.Hardware = MACHINES,
     pattern: options.Patterns = PATTERNS,
     encoding: Annotated[
@@ -54,7 +52,7 @@ def study(
             "--encodings",
             "-e",
             metavar="ENCODINGS",
-            help=f"Metadata encodings. Default {ENCODINGS}; without gap:2, whose codes differ in length, if the "
+            help=f"Metadata encodings. Default {','.join(defaults.ENCODINGS)}; without gap:2, whose codes differ in length, if the "
             "packing is not bitstream.",
         ),
     ] = None,
@@ -97,7 +95,8 @@ def study(
         raise NmsimError("--example and --weights are both given, expected one of them")
     if weights is None:
         console.warn("weights: the synthetic example checkpoint, no trained model")
-    every = ENCODINGS if packing == "bitstream" else ENCODINGS_OF_ONE_WIDTH
+    every = defaults.ENCODINGS if packing == DEFAULT_PACKING else defaults.ENCODINGS_OF_ONE_WIDTH
+    formats = options.formats(pattern, encoding or every, [packing])
 
     # The study gets this function, because `validate` never imports the kernels that it runs.
     def own(folder: Path, progress: Shares) -> OwnMachine:
@@ -110,13 +109,11 @@ def study(
         result = run_study(
             weights,
             model,
-            options.split_names(hardware),
-            options.split_names(pattern),
-            options.split_names(encoding or [every]),
-            packing,
-            options.whole_numbers("--batch", batch, ",".join(BATCHES)),
-            options.whole_numbers("--prefill", prefill, ",".join(BATCHES)),
-            output,
+            hardware=options.split_names(hardware),
+            formats=[asked.format or DENSE for asked in formats],
+            batches=options.whole_numbers("--batch", batch, ",".join(BATCHES)),
+            prefill=options.whole_numbers("--prefill", prefill, ",".join(PREFILL)),
+            out_dir=output,
             dtype=dtype,
             activations=activations,
             measure_own=own if measure else None,

@@ -21,9 +21,11 @@ CONFIG = {
 }
 ARGUMENTS = {
     "hardware": ["h200", "h200-8x16"],
-    "patterns": ["16:32", "2:4", "8:16"],
-    "encodings": ["bitmask", "index", "gap:2", "combinatorial"],
-    "packing": "bitstream",
+    "formats": [
+        f"{pattern}/{encoding}"
+        for pattern in ("16:32", "2:4", "8:16")
+        for encoding in ("bitmask", "index", "gap:2", "combinatorial")
+    ],
     "batches": [1, 16],
     "prefill": [2048],
 }

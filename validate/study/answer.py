@@ -146,7 +146,7 @@ def _best(
     text = (
         f"{subject} bring an estimated {times(top[SPEEDUP])} vs dense ({_reach_in_words(top)}). "
         f"This holds for all linear layers of {model}, with {top['pattern']} and {top['encoding']} codes on the "
-        f"{names[top['hardware']]}. In the best case, {STAGE_NAMES[top['bound']]} limits the speedup to "
+        f"{names[top['hardware']]}. In the best case, {STAGE_NAMES[top['limit']]} limits the speedup to "
         f"{times(top['bound_speedup_vs_dense'])} vs dense."
     )
     rivals = fastest(start[start["hardware"] != top["hardware"]], ["hardware"])
@@ -245,8 +245,10 @@ def _activations(rows: pd.DataFrame) -> list[str]:
 
 def _bits_of(bits: pd.DataFrame, row: "pd.Series[Any]") -> "pd.Series[Any]":
     """The bits of the pattern and encoding of a row."""
-    own = bits[(bits["pattern"] == row["pattern"]) & (bits["encoding"] == row["encoding"])]
-    return own.iloc[0]
+    own: pd.Series[Any] = bits[
+        (bits["pattern"] == row["pattern"]) & (bits["encoding"] == row["encoding"])
+    ].iloc[0]
+    return own
 
 
 def _pairs(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Measured bits: every linear tensor of a checkpoint pruned, really encoded, decoded again, and held to the formula."""
+"""Measured bits: every linear tensor of a checkpoint is pruned, encoded, decoded again and compared with the formula."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from nmsim.files.packed_entry import FORMAT_KEY
 from nmsim.files.reader import RawTensor, SafetensorsReader
 from nmsim.files.selection import Selection, refuse_nothing_chosen
 from nmsim.files.sharded import Checkpoint, open_checkpoint
-from nmsim.format import sparse_format
+from nmsim.format import SparseFormat
 from nmsim.mask import BoolArray, prune
 from nmsim.pattern import Pattern
 from nmsim.tensor import PackedTensor, compress
@@ -46,12 +46,12 @@ BITS_COLUMNS = (
     "sum_of_squares",
     "kept_sum_of_squares",
 )
-"""Columns of `bits.csv`. `formula_metadata_bytes` is exact where `fixed_width`, an expectation elsewhere."""
+"""Columns of `bits.csv`. `formula_metadata_bytes` is exact if `fixed_width`, else an expectation."""
 
 
 @contextlib.contextmanager
-def open_weights(path: str | os.PathLike[str], patterns: Sequence[Pattern]) -> Iterator[Checkpoint]:
-    """Open a dense checkpoint that has something to prune for every pattern.
+def open_weights(path: str | os.PathLike[str], formats: Sequence[SparseFormat]) -> Iterator[Checkpoint]:
+    """Open a dense checkpoint that has something to prune for every format.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def open_weights(path: str | os.PathLike[str], patterns: Sequence[Pattern]) -> I
             raise ContainerError(
                 f"{path}: is packed already, expected a dense checkpoint (nmsim unpack it first)"
             )
-        for pattern in patterns:
+        for pattern in {fmt.pattern for fmt in formats}:
             if not any(_chosen(file, pattern) for file in checkpoint.files):
                 refuse_nothing_chosen(path, checkpoint.names)
         yield checkpoint
@@ -71,9 +71,7 @@ def open_weights(path: str | os.PathLike[str], patterns: Sequence[Pattern]) -> I
 
 def measure_checkpoint(
     checkpoint: Checkpoint,
-    patterns: Sequence[Pattern],
-    encodings: Sequence[str],
-    packing: str = "bitstream",
+    formats: Sequence[SparseFormat],
     *,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
@@ -83,41 +81,41 @@ def measure_checkpoint(
     ----------
     checkpoint : Checkpoint
         From `open_weights`.
-    patterns : sequence of Pattern
-    encodings : sequence of str
-    packing : str
+    formats : sequence of SparseFormat
     progress : function, optional
 
     Returns
     -------
     DataFrame
-        Columns `BITS_COLUMNS`; one row a tensor, pattern and encoding.
+        Columns `BITS_COLUMNS`; one row per tensor and format.
 
     Raises
     ------
     BitstreamError, EncodingError
         What was encoded is not as long as the formula says, or does not decode to the mask it was made from.
     """
+    by_pattern: dict[Pattern, list[SparseFormat]] = {}
+    for fmt in formats:
+        by_pattern.setdefault(fmt.pattern, []).append(fmt)
     jobs = [
         (file, info, pattern)
         for file in checkpoint.files
         for info in file.in_data_order()
-        for pattern in patterns
+        for pattern in by_pattern
         if _is_chosen(info, pattern)
     ]
-    total = sum(_elems(info) for _, info, _ in jobs) * len(encodings)
+    total = sum(_elems(info) * len(by_pattern[pattern]) for _, info, pattern in jobs)
     done, rows, threads = 0, [], os.cpu_count() or 1
     for file, info, pattern in jobs:
+        # One tensor is in memory at a time, and one mask serves all formats of a pattern.
         x = file.array(info.name)
         assert not isinstance(x, RawTensor), "the selection takes no such dtype"
         mask = prune(x, pattern)
         energy = sum_squares(x, mask, threads=threads)
-        for encoding in encodings:
+        for fmt in by_pattern[pattern]:
             if progress is not None:
-                progress(f"{info.name} {pattern} {encoding}", done, total)
-            packed = compress(
-                x, sparse_format(pattern, encoding=encoding, packing=packing), mask=mask, threads=threads
-            )
+                progress(f"{info.name} {fmt.short}", done, total)
+            packed = compress(x, fmt, mask=mask, threads=threads)
             try:
                 rows.append(measured_row(info.name, packed, mask, energy))
             except (BitstreamError, EncodingError) as error:
@@ -133,7 +131,7 @@ def measure_checkpoint(
 def measured_row(
     name: str, packed: PackedTensor, mask: BoolArray, energy: Energy
 ) -> tuple[str | int | float | bool, ...]:
-    """Hold a packed tensor to the formula and to its mask; its row of `BITS_COLUMNS`.
+    """Compare a packed tensor with the formula and with its mask, and make its row of `BITS_COLUMNS`.
 
     Raises
     ------
@@ -204,12 +202,12 @@ def is_fixed_width(encoding: str, pattern: Pattern) -> bool:
 
 
 def bits_per_element(bits: pd.DataFrame) -> pd.DataFrame:
-    """Add the tensors up: one row a pattern and encoding, in bits an element of the dense tensors.
+    """Add the tensors up: one row per format, in bits per element of the dense tensors.
 
     Returns
     -------
     DataFrame
-        `pattern, encoding, packing, tensors, elems, fixed_width`, then bits an element:
+        `pattern, encoding, packing, tensors, elems, fixed_width`, then bits per element:
         `measured_values_, measured_metadata_, measured_padding_, formula_metadata_, entropy_, dense_bits_per_elem`
         (values and metadata with their padding; the padding again apart), `measured_footprint_vs_dense` and
         `energy_kept`: the share of all tensors' sum of squares; a tensor whose sum is not finite counts in

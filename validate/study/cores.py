@@ -1,4 +1,4 @@
-"""A tensor core that takes the pattern: one chip three times, dense, with a decoder, and with a native unit as well.
+"""A tensor core that takes the pattern: one chip in three versions, dense, with a decoder, and with a native unit as well.
 
 The chip is the preset `BASE`, cut down to one pattern and one encoding at a time, for pruned weights. Times are the closed
 form of its pipeline, which no software slows down: a best case, of the pruned layers alone.
@@ -19,9 +19,8 @@ from hwmodels.sweeps.space import DENSE, NOTHING, Product, Space, Stored, Work
 from hwmodels.tensorcore.answer import STAGE_WORDS
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from hwmodels.tensorcore.services import STAGES
-from nmsim import encodings as codecs
 from nmsim.errors import NmsimError
-from nmsim.pattern import Pattern
+from nmsim.format import SparseFormat
 from validate.study.answer import heat, in_words, span, times
 from validate.study.whole_model import TIE
 
@@ -47,25 +46,25 @@ decoder; `overhead_of_cores` the area that sparsity adds over that of the dense 
 
 def core_table(
     model: Model,
-    patterns: Sequence[Pattern],
-    encodings: Sequence[str],
-    packing: str,
+    formats: Sequence[SparseFormat],
+    *,
     batches: Sequence[int],
     prefill: Sequence[int],
-    dtype: str,
+    dtype: str = "bf16",
 ) -> pd.DataFrame:
-    """Evaluate the pruned layers of a model on the chip, dense and for each pattern and encoding.
+    """Evaluate the pruned layers of a model on the chip, dense and for each format.
 
     Returns
     -------
     DataFrame
-        Columns `CORES_COLUMNS`: dense rows first, then by pattern, encoding, core and step. No row where the chip does not
-        take the value type. Areas of `WITH_DECODER` are NaN: decoders are counted for native patterns only. Energies and
-        areas are NaN where codes differ in length, since nobody says what decodes a group of them in a cycle.
+        Columns `CORES_COLUMNS`: dense rows first, then by format, core and step. No row if the chip does not take the
+        value type. Areas of `WITH_DECODER` are NaN: decoders are counted for native patterns only. Energies and areas
+        are NaN if codes differ in length, since no cost of a decoder for them is known.
 
     Examples
     --------
-    >>> found = core_table(hwmodels.load_model("llama-3.1-8b"), [Pattern(8, 16)], ["bitmask"], "bitstream", [1], [], "bf16")
+    >>> from nmsim.format import sparse_format
+    >>> found = core_table(hwmodels.load_model("llama-3.1-8b"), [sparse_format("8:16")], batches=[1], prefill=[])
     >>> found["core"].tolist()
     ['dense core', 'with native unit', 'with decoder']
     """
@@ -80,11 +79,10 @@ def core_table(
     nothing = Stored(None, None, NOTHING, NOTHING, NOTHING)
     dense = _swept([_named(load_core(DENSE_BASE), DENSE_CORE)], nothing, work, steps, dtype)
     tables = [dense]
-    for pattern in patterns:
-        for encoding in encodings:
-            chips = _chips(base, pattern, encoding)
-            table = _swept(chips, Stored(pattern, None, encoding, packing, "weights"), work, steps, dtype)
-            tables.append(table.assign(**_overhead(chips[0])))
+    for fmt in formats:
+        chips = _chips(base, fmt)
+        stored = Stored(fmt.pattern, None, fmt.encoding.name, str(fmt.packing), "weights")
+        tables.append(_swept(chips, stored, work, steps, dtype).assign(**_overhead(chips[0])))
     found = pd.concat(tables, ignore_index=True)
     found.loc[found["core"] == WITH_DECODER, list(AREA)] = np.nan
     found.loc[found["area_um2"].isna(), list(OVERHEAD)] = np.nan
@@ -107,10 +105,10 @@ def _named(core: SparseTensorCore, name: str, **changes: Any) -> SparseTensorCor
     return dataclasses.replace(core, id=name, name=name, **changes)
 
 
-def _chips(base: SparseTensorCore, pattern: Pattern, encoding: str) -> list[SparseTensorCore]:
+def _chips(base: SparseTensorCore, fmt: SparseFormat) -> list[SparseTensorCore]:
     """The chip with a native unit, and with a decoder alone, both without a selector: weights are pruned beforehand."""
-    common: dict[str, Any] = {"encodings": (codecs.get(encoding).spec.name,), "selector_groups_per_cycle": 0}
-    unit = _named(base, WITH_UNIT, patterns=(pattern,), sparse_operands=("weights",), **common)
+    common: dict[str, Any] = {"encodings": (fmt.encoding.spec.name,), "selector_groups_per_cycle": 0}
+    unit = _named(base, WITH_UNIT, patterns=(fmt.pattern,), sparse_operands=("weights",), **common)
     return [unit, _named(base, WITH_DECODER, patterns=(), sparse_operands=(), **common)]
 
 

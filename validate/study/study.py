@@ -1,6 +1,6 @@
-"""The main job: a checkpoint really encoded, a model predicted on machines, and a report a designer can read.
+"""A study: a checkpoint is encoded, a model is predicted on machines, and a report says what to build.
 
-Everything that can be wrong with the input is refused before any work; files appear when all of them are complete.
+All input is checked before any work starts. Files appear when all of them are complete.
 """
 
 import json
@@ -14,11 +14,10 @@ import pandas as pd
 
 import hwmodels
 from hwmodels import HardwareSpec, Model
-from nmsim import encodings as codecs
-from nmsim import packing as packings
+from nmsim.case import SparseOperand
 from nmsim.errors import NmsimError
 from nmsim.files.atomic import refuse_output_folder, updated_folder
-from nmsim.pattern import Pattern
+from nmsim.format import FormatLike, SparseFormat, sparse_format
 from validate.judge.metrics import records
 from validate.judge.own_machine import OwnMachine, own_rows
 from validate.study import report
@@ -26,6 +25,7 @@ from validate.study.answer import Answer, answer
 from validate.study.bits import bits_per_element, measure_checkpoint, open_weights
 from validate.study.cores import BASE, chosen, core_table, sentences
 from validate.study.cores import FIGURES as CORE_FIGURES
+from validate.study.defaults import BATCHES, FORMATS, HARDWARE, MODEL, PREFILL
 from validate.study.example_checkpoint import FILE_NAME, write_example
 from validate.study.provenance import collect
 from validate.study.whole_model import case_table, predict_layers, sum_layers
@@ -38,33 +38,33 @@ CSV_FLOATS = "%.10g"
 
 FILES = {
     "report.html": "this page",
-    "study.csv": "a row a layer, step, machine and way to store it: predicted times and bytes of one product",
-    "model.csv": "the same added up over the layers: a row a step, machine and way to store it",
-    "bits.csv": "a row a tensor, pattern and encoding: measured bits and bytes, and what the formula says",
+    "study.csv": "a row per layer, step, machine and format: predicted times and bytes of one product",
+    "model.csv": "the same added up over the layers: a row per step, machine and format",
+    "bits.csv": "a row per tensor and format: measured bits and bytes, and what the formula says",
     "study.json": "the answer, the best of each machine, the bits and the provenance, for programs",
 } | {f"{name}.png": "the figure of that name on this page" for name in report.FIGURES}
 """What a study writes."""
 CORE_FILES = {
-    "cores.csv": "a row a core, step and way to store it: cycles, energy and area of a tensor core that takes the pattern",
+    "cores.csv": "a row per core, step and format: cycles, energy and area of a tensor core that takes the pattern",
 } | {f"{name}.png": "the figure of that name on this page" for name in CORE_FIGURES}
-"""What it writes besides when that tensor core takes the value type."""
+"""What it also writes if that tensor core takes the value type."""
 OWN_FILES = {
-    "rows.csv": "sparse products timed on the machine that made this page, a row a case",
+    "rows.csv": "sparse products timed on the machine that made this page, a row per case",
     "this-machine.toml": "that machine, calibrated by micro-benchmarks alone, for --hardware",
     f"{report.OWN_FIGURE}.png": "the figure of that name on this page",
 }
-"""What it writes besides when that machine was measured."""
+"""What it also writes if that machine was measured."""
 
 MEASURED_SHARE, ENCODED_SHARE, DRAWN_SHARE = 0.4, 0.7, 0.95
-"""Shares of the running time at which measuring, encoding and drawing are done; for the progress bar only."""
+"""Shares of the running time at which measuring, encoding and drawing are done, for the progress bar only."""
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study has found and where it was written.
+    """The result of a study: its tables, its answer, and the folder it was written to.
 
-    `study`, `model`, `bits` and `cores` are the tables of the CSV files; `bits_per_elem` is the sum of `bits` over tensors.
-    `cores` is empty where the tensor core of `validate.study.cores` does not take the value type; then it is no file.
+    `study`, `model`, `bits` and `cores` are the tables of the CSV files. `bits_per_elem` is `bits` added up over tensors.
+    `cores` is empty, and no file, if the tensor core of `validate.study.cores` does not take the value type.
     """
 
     folder: Path
@@ -84,28 +84,24 @@ class StudyResult:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Checked input."""
+    """Checked input, and what is predicted from it."""
 
     model: Model
     machines: tuple[HardwareSpec, ...]
-    patterns: tuple[Pattern, ...]
-    encodings: tuple[str, ...]
-    packing: str
+    formats: tuple[SparseFormat, ...]
     predictions: pd.DataFrame
     cores: pd.DataFrame
 
 
 def run_study(
-    weights: str | os.PathLike[str] | None,
-    model: str | Path | Model,
-    hardware: Sequence[str | Path | HardwareSpec],
-    patterns: Sequence[str | Pattern],
-    encodings: Sequence[str],
-    packing: str,
-    batches: Sequence[int],
-    prefill: Sequence[int],
-    out_dir: str | os.PathLike[str],
+    weights: str | os.PathLike[str] | None = None,
+    model: str | Path | Model = MODEL,
     *,
+    hardware: Sequence[str | Path | HardwareSpec] = HARDWARE,
+    formats: Sequence[FormatLike] = FORMATS,
+    batches: Sequence[int] = BATCHES,
+    prefill: Sequence[int] = PREFILL,
+    out_dir: str | os.PathLike[str] = "study",
     dtype: str = "bf16",
     activations: bool = True,
     seed: int = 0,
@@ -117,20 +113,18 @@ def run_study(
 
     Parameters
     ----------
-    weights : path or None
-        A dense safetensors file, index, or folder of one. None makes the synthetic example, among the results.
+    weights : path, optional
+        A dense safetensors file, index, or folder with one. Without it, the synthetic example is made in `out_dir`.
     model : str, Path or Model
-        As for `hwmodels.load_model`; its shapes are predicted, whatever the checkpoint is.
-    hardware : sequence
-        As for `hwmodels.load_machine`; each machine once.
-    patterns, encodings : sequence
-        Each once.
-    packing : str
-        See `nmsim.packing`.
+        As for `hwmodels.load_model`. Its shapes are predicted, whatever the checkpoint is.
+    hardware : sequence of str, Path or HardwareSpec
+        Names or files of machines; each once.
+    formats : sequence of SparseFormat, Pattern or str
+        How weights may be stored, such as `"8:16/index"`; each pair of pattern and encoding once.
     batches, prefill : sequence of int
-        Sequences of a decode step, tokens of a prompt; one of the two may be empty.
+        Sequences of a decode step, tokens of a prompt. One of the two may be empty.
     out_dir : path
-        A folder, new or not; other files in it stay as they are. Its parent must exist.
+        A folder, new or not; other files in it stay. Its parent must exist.
     dtype : str
         Value type of the predictions.
     activations : bool
@@ -138,11 +132,12 @@ def run_study(
     seed : int
         Of the example checkpoint.
     measure_own : function, optional
-        Measures the machine at hand into the folder it is given, `rows.csv` and `this-machine.toml`, once all other
-        input is checked; the report then has a section on it.
+        Called with a folder once all other input is checked. It measures the machine at hand into `rows.csv` and
+        `this-machine.toml` there, and the report gets a section on it.
     command : str
-        What to name as the origin in the report.
+        What the report names as its origin.
     progress : function, optional
+        Called with what is done next and the share of the study that is done, 0 to 1.
 
     Returns
     -------
@@ -158,45 +153,43 @@ def run_study(
     --------
     >>> import tempfile
     >>> out = Path(tempfile.mkdtemp()) / "study"
-    >>> found = run_study(None, "llama-3.1-8b", ["h200"], ["8:16"], ["bitmask"], "bitstream", [1], [512], out)
-    >>> found.report.name, len(found.bits)
+    >>> result = run_study(hardware=["h200"], formats=["8:16"], batches=[1], prefill=[512], out_dir=out)
+    >>> result.report.name, len(result.bits)
     ('report.html', 14)
     """
     folder = Path(out_dir)
     tell = progress or (lambda text, share: None)
     tell("predicting", 0.0)
-    plan = _checked(model, hardware, patterns, encodings, packing, batches, prefill, dtype, activations)
+    operands: Sequence[SparseOperand] = ("weights", "activations") if activations else ("weights",)
+    plan = _checked(model, hardware, formats, batches, prefill, operands, dtype)
     refuse_output_folder(folder)
     if weights is not None:
-        with open_weights(weights, plan.patterns):
+        with open_weights(weights, plan.formats):
             pass
     whole = sum_layers(plan.predictions)
     with updated_folder(folder) as work:
         own, begin = None, 0.0
         if measure_own:
-            own, begin = (
-                measure_own(work, lambda text, share: tell(text, MEASURED_SHARE * share)),
-                MEASURED_SHARE,
-            )
+            own = measure_own(work, lambda text, share: tell(text, MEASURED_SHARE * share))
+            begin = MEASURED_SHARE
         source = Path(weights) if weights is not None else write_example(work / FILE_NAME, seed=seed)
-        with open_weights(source, plan.patterns) as checkpoint:
+        encoding_share = ENCODED_SHARE - begin
+        with open_weights(source, plan.formats) as checkpoint:
             bits = measure_checkpoint(
                 checkpoint,
-                plan.patterns,
-                plan.encodings,
-                plan.packing,
+                plan.formats,
                 progress=lambda text, done, total: tell(
-                    f"encoding {text}", begin + (ENCODED_SHARE - begin) * done / total
+                    f"encoding {text}", begin + encoding_share * done / total
                 ),
             )
             synthetic = checkpoint.files[0].metadata.get("synthetic", "")
             inputs = checkpoint.paths
         sums = bits_per_element(bits)
         names = {spec.id: spec.name for spec in plan.machines}
-        found = report.Findings(
+        findings = report.Findings(
             model_name=plan.model.name,
             dtype=dtype,
-            packing=plan.packing,
+            packing=", ".join(dict.fromkeys(str(fmt.packing) for fmt in plan.formats)),
             weights_name=source.name,
             synthetic=synthetic,
             machines=plan.machines,
@@ -210,50 +203,44 @@ def run_study(
             doubts=own.doubts if own else (),
         )
         tell("drawing", ENCODED_SHARE)
-        drawings = report.draw(found)
+        drawings = report.draw(findings)
         tell("writing", DRAWN_SHARE)
-        summary = _summary(found)
+        summary = _summary(findings)
         tables = {"study": plan.predictions, "model": whole, "bits": bits}
         if len(plan.cores):
             tables["cores"] = plan.cores
-        _write(work, tables, summary, drawings, report.render(found, drawings))
+        _write(work, tables, summary, drawings, report.render(findings, drawings))
     tell("", 1.0)
-    return StudyResult(folder, plan.predictions, whole, bits, plan.cores, sums, found.answer, summary)
+    return StudyResult(folder, plan.predictions, whole, bits, plan.cores, sums, findings.answer, summary)
 
 
 def _checked(
     model: str | Path | Model,
     hardware: Sequence[str | Path | HardwareSpec],
-    patterns: Sequence[str | Pattern],
-    encodings: Sequence[str],
-    packing: str,
+    formats: Sequence[FormatLike],
     batches: Sequence[int],
     prefill: Sequence[int],
+    operands: Sequence[SparseOperand],
     dtype: str,
-    activations: bool,
 ) -> _Plan:
     """Check all that does not need the checkpoint. Predicting is cheap, and finds what does not go together."""
-    asked = {"hardware": hardware, "patterns": patterns, "encodings": encodings}
+    asked = {"hardware": hardware, "formats": formats}
     for name, values in asked.items():
         if isinstance(values, str) or not len(values):
             raise NmsimError(f"{name}={values!r}: expected a list of at least one")
     if not len(batches) and not len(prefill):
         raise NmsimError("batches and prefill are both empty: expected at least one batch or prompt length")
-    kept = [p if isinstance(p, Pattern) else Pattern.parse(p) for p in patterns]
-    machines = [hwmodels.load_machine(name) for name in hardware]
-    codes = [codecs.get(name).name for name in encodings]
-    policy = str(packings.parse(packing))
+    stored = tuple(sparse_format(value) for value in formats)
+    machines = tuple(hwmodels.load_machine(name) for name in hardware)
     loaded = hwmodels.load_model(model)
-    _refuse_twice("patterns", [str(pattern) for pattern in kept])
+    # Figures and tables have one row per pattern and encoding, so that one packing of each is shown.
+    _refuse_twice("formats", [f"{fmt.pattern}/{fmt.encoding.name}" for fmt in stored])
     _refuse_twice("hardware", [spec.id for spec in machines])
-    _refuse_twice("encodings", codes)
     _refuse_twice("batches", list(batches))
     _refuse_twice("prefill", list(prefill))
-    operands = ("weights", "activations") if activations else ("weights",)
-    cases = case_table(loaded, kept, codes, policy, batches, prefill, operands, dtype)
-    predictions = predict_layers(cases, machines)
-    cores = core_table(loaded, kept, codes, policy, batches, prefill, dtype)
-    return _Plan(loaded, tuple(machines), tuple(kept), tuple(codes), policy, predictions, cores)
+    steps: dict[str, Any] = {"batches": batches, "prefill": prefill, "dtype": dtype}
+    predictions = predict_layers(case_table(loaded, stored, operands=operands, **steps), machines)
+    return _Plan(loaded, machines, stored, predictions, core_table(loaded, stored, **steps))
 
 
 def _refuse_twice(name: str, values: Sequence[object]) -> None:
@@ -262,25 +249,25 @@ def _refuse_twice(name: str, values: Sequence[object]) -> None:
             raise NmsimError(f"{name}: {value} is given {values.count(value)} times, expected each once")
 
 
-def _summary(found: report.Findings) -> dict[str, Any]:
+def _summary(findings: report.Findings) -> dict[str, Any]:
     """What programs want to know; plain numbers, text and lists, NaN as None."""
-    best = found.best[found.best["sparse_operand"].notna()]
+    best = findings.best[findings.best["sparse_operand"].notna()]
     return {
-        "answer": list(found.answer.paragraphs),
-        "model": found.model_name,
-        "dtype": found.dtype,
-        "packing": found.packing,
-        "weights": {"name": found.weights_name, "synthetic": found.synthetic},
+        "answer": list(findings.answer.paragraphs),
+        "model": findings.model_name,
+        "dtype": findings.dtype,
+        "packing": findings.packing,
+        "weights": {"name": findings.weights_name, "synthetic": findings.synthetic},
         "speedups_are": "estimates vs the dense model on the same machine; best cases are bound_speedup_vs_dense",
         "best_encoding_of_each_pattern": records(best),
-        "bits_per_element": records(found.bits),
+        "bits_per_element": records(findings.bits),
         "tensor_core": {
             "chip": BASE,
-            "says": sentences(found.cores) if len(found.cores) else [],
-            "best_encoding_of_each_pattern": records(chosen(found.cores)) if len(found.cores) else [],
+            "says": sentences(findings.cores) if len(findings.cores) else [],
+            "best_encoding_of_each_pattern": records(chosen(findings.cores)) if len(findings.cores) else [],
         },
-        "files": list(found.files),
-        "provenance": found.provenance.as_dict(),
+        "files": list(findings.files),
+        "provenance": findings.provenance.as_dict(),
     }
 
 

@@ -13,16 +13,15 @@ import pandas as pd
 import hwmodels
 from hwmodels import HardwareSpec, Model
 from hwmodels.estimate.bounds import STAGES
-from nmsim.case import Case, GemmShape, case_id
-from nmsim.format import sparse_format
-from nmsim.pattern import Pattern
+from nmsim.case import Case, GemmShape, SparseOperand, case_id
+from nmsim.format import SparseFormat
 
 CASE_COLUMNS = (
     "model", "layer", "count", "phase", "tokens", "M", "N", "K",
     "dtype", "sparse_operand", "pattern", "encoding", "packing", "case_id",
 )  # fmt: skip
 STUDY_COLUMNS = (*CASE_COLUMNS, *hwmodels.PREDICTED_COLUMNS)
-"""Columns of `study.csv`: a row a layer, phase, machine and way to store it. Dense rows have no encoding."""
+"""Columns of `study.csv`: a row per layer, phase, machine and format. Dense rows have no encoding."""
 
 DENSE = "dense"
 EXTRAPOLATED_SHARE = 0.1
@@ -44,42 +43,50 @@ MODEL_COLUMNS = (
 
 def case_table(
     model: Model,
-    patterns: Sequence[Pattern],
-    encodings: Sequence[str],
-    packing: str,
+    formats: Sequence[SparseFormat],
+    *,
     batches: Sequence[int],
     prefill: Sequence[int],
-    operands: Sequence[str],
+    operands: Sequence[SparseOperand] = ("weights",),
     dtype: str = "bf16",
 ) -> pd.DataFrame:
-    """Make the cases of a study: each layer dense, and each pruned layer in every way to store it.
+    """Make the cases of a study: each layer dense, and each pruned layer in every format.
+
+    Parameters
+    ----------
+    model : Model
+    formats : sequence of SparseFormat
+    batches, prefill : sequence of int
+        Sequences of a decode step, tokens of a prompt.
+    operands : sequence of {"weights", "activations"}
+        Which operands are pruned, one at a time.
+    dtype : str
 
     Returns
     -------
     DataFrame
-        Columns `CASE_COLUMNS`. `tokens` is the batch in decode and the length of the prompt in prefill; `M` is the
-        same, but for the head in prefill. `case_id` is that of `nmsim.Case`.
+        Columns `CASE_COLUMNS`. `tokens` is the batch in decode and the length of the prompt in prefill. `M` is the
+        same, except for the head in prefill. `case_id` is that of `nmsim.case.case_id`.
     """
     common: dict[str, Any] = {"dtype": dtype, "decode_batches": batches, "prefill_lengths": prefill}
     dense = hwmodels.cases(model, patterns=[DENSE], encodings=["bitmask"], unpruned=True, **common)
+    heads = {layer.name for layer in model.layers if not layer.pruned}
+    dense["tokens"] = dense["M"]
+    dense.loc[dense["layer"].isin(heads) & (dense["phase"] == "prefill"), "M"] = 1
+    dense["case_id"] = _case_ids(dense, None, "weights")
     dense[["sparse_operand", "encoding", "packing"]] = None
     tables = [dense]
     for operand in operands:
-        table = hwmodels.cases(
-            model,
-            patterns=list(patterns),
-            encodings=list(encodings),
-            packings=[packing],
-            sparse_operand=operand,  # type: ignore[arg-type]
-            **common,
-        )
-        tables.append(table)
-    out = pd.concat(tables, ignore_index=True)
-    out["tokens"] = out["M"]
-    heads = {layer.name for layer in model.layers if not layer.pruned}
-    out.loc[out["layer"].isin(heads) & (out["phase"] == "prefill"), "M"] = 1
-    out["case_id"] = _case_ids(out)
-    return out[list(CASE_COLUMNS)]
+        stored = []
+        for fmt in formats:
+            names: dict[str, Any] = {"patterns": [fmt.pattern], "encodings": [fmt.encoding.name]}
+            table = hwmodels.cases(
+                model, sparse_operand=operand, packings=[str(fmt.packing)], **names, **common
+            )
+            stored.append(table.assign(tokens=table["M"], case_id=_case_ids(table, fmt, operand)))
+        # Layer by layer, each in all formats: a stable sort by the place in its own table.
+        tables.append(pd.concat(stored).sort_index(kind="stable"))
+    return pd.concat(tables, ignore_index=True)[list(CASE_COLUMNS)]
 
 
 def predict_layers(cases: pd.DataFrame, machines: Sequence[HardwareSpec]) -> pd.DataFrame:
@@ -102,13 +109,13 @@ def sum_layers(study: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     study : DataFrame
-        Columns `STUDY_COLUMNS`; a dense row for each layer, a sparse one for each pruned layer and way to store it.
+        Columns `STUDY_COLUMNS`; a dense row for each layer, a sparse one for each pruned layer and format.
 
     Returns
     -------
     DataFrame
         Columns `MODEL_COLUMNS`. A pruned model is its pruned layers and the dense head; the baseline of every
-        speedup is the dense model on the same machine. A dense row a step comes first.
+        speedup is the dense model on the same machine. The dense rows of all steps come first.
 
         `predicted_speedup_low` and `_high` widen the speedup by the mean of the layers' half-widths, on a logarithmic
         scale and weighted by their time, as if all layers erred alike; the dense head has none. NaN where a layer
@@ -165,19 +172,14 @@ def fastest(model: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     return near.drop_duplicates(list(keys)).reset_index(drop=True)
 
 
-def _case_ids(cases: pd.DataFrame) -> list[str]:
-    """`case_id` of each row; a dense row has the defaults of `Case` where nothing is said."""
+def _case_ids(table: pd.DataFrame, fmt: SparseFormat | None, operand: SparseOperand) -> list[str]:
+    """`case_id` of each row of a table whose rows have one format; equal rows are computed once."""
     known: dict[tuple[Any, ...], str] = {}
-    names = ("M", "N", "K", "phase", "dtype", "sparse_operand", "pattern", "encoding", "packing")
     ids = []
-    for row in cases[list(names)].itertuples(index=False, name=None):
+    for row in table[["M", "N", "K", "phase", "dtype"]].itertuples(index=False, name=None):
         if row not in known:
-            M, N, K, phase, dtype, operand, pattern, encoding, packing = row
-            shape = GemmShape(M, N, K)
-            case = Case(shape, dtype=dtype)
-            if pattern != DENSE:
-                stored = sparse_format(pattern, encoding=encoding, packing=packing)
-                case = Case(shape, stored, dtype=dtype, sparse_operand=operand)
+            M, N, K, phase, dtype = row
+            case = Case(GemmShape(M, N, K), fmt, dtype=dtype, sparse_operand=operand)
             known[row] = case_id(case, phase)
         ids.append(known[row])
     return ids

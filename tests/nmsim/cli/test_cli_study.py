@@ -72,7 +72,7 @@ def test_other_packings_have_defaults_that_work(nmsim, few):
     ("change", "message"),
     [
         (["--hardware", "h300"], "nmsim: hardware 'h300': no machine of that name"),
-        (["--patterns", "8/16"], "nmsim: pattern '8/16': expected 'N:M'"),
+        (["--patterns", "8/16"], "nmsim: pattern '8': expected 'N:M'"),
         (["--batch", "1,x"], "nmsim: --batch 'x': expected positive whole numbers"),
         (["--batch", "0"], "nmsim: decode_batches: 0: expected a positive int"),
         (["--example"], "nmsim: --example and --weights are both given, expected one of them"),
@@ -92,5 +92,5 @@ def test_bad_input_is_one_line_and_code_2(nmsim, few, change, message):
 def test_an_empty_list_is_refused(nmsim, few):
     arguments, out = few
     code, _, err = nmsim(*[a if a != "2:4,8:16" else "," for a in arguments])
-    assert (code, err) == (2, "nmsim: patterns=[]: expected a list of at least one\n")
+    assert (code, err) == (2, "nmsim: formats=[]: expected a list of at least one\n")
     assert not out.exists()

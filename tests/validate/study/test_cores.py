@@ -16,6 +16,7 @@ from hwmodels.silicon.energy import energy
 from hwmodels.tensorcore.answer import predict_core
 from hwmodels.tensorcore.record import load_core
 from nmsim.case import Case, GemmShape
+from nmsim.format import sparse_format
 from nmsim.pattern import Pattern
 from nmsim.units import UNIT_SUFFIXES
 from validate import run_study
@@ -197,13 +198,11 @@ def test_a_value_type_that_the_chip_does_not_take_is_said(tiny, tmp_path):
     found = run_study(
         tiny.weights,
         tiny.config,
-        ["a100-sxm"],
-        ["2:4"],
-        ["bitmask"],
-        "bitstream",
-        [1],
-        [],
-        tmp_path / "o",
+        hardware=["a100-sxm"],
+        formats=["2:4"],
+        batches=[1],
+        prefill=[],
+        out_dir=tmp_path / "o",
         dtype="fp32",
     )
     assert found.cores.empty
@@ -217,6 +216,6 @@ def test_a_value_type_that_the_chip_does_not_take_is_said(tiny, tmp_path):
 
 def test_two_steps_of_as_many_tokens_are_two_rows():
     model = hwmodels.load_model("llama-3.1-8b")
-    found = core_table(model, [Pattern(2, 4)], ["index"], "bitstream", [512], [512], "fp8")
+    found = core_table(model, [sparse_format("2:4/index")], batches=[512], prefill=[512], dtype="fp8")
     assert found["phase"].tolist() == ["decode", "prefill"] * 3
     assert found.groupby("core")["cycles"].nunique().eq(1).all()

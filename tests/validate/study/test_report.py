@@ -197,7 +197,15 @@ def test_names_are_escaped(study, tiny, tmp_path):
 
     config = tmp_path / "<b>&.json"
     config.write_text(tiny.config.read_text())
-    run_study(tiny.weights, config, ["h200"], ["2:4"], ["index"], "bitstream", [1], [], tmp_path / "out")
+    run_study(
+        tiny.weights,
+        config,
+        hardware=["h200"],
+        formats=["2:4/index"],
+        batches=[1],
+        prefill=[],
+        out_dir=tmp_path / "out",
+    )
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;&amp;" in page
     assert "<b>&" not in page

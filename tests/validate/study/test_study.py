@@ -136,10 +136,8 @@ def test_bits_per_element_of_a_tensor_by_hand(tmp_path, tiny):
     """One row of 4 elements in 2:4: 2 values of 16 bits, one code of 3 bits in one byte."""
     path = tmp_path / "one.safetensors"
     save_file({"fc.weight": np.array([[3, 0, 4, 0]], np.float16)}, path)
-    arguments = {"patterns": ["2:4"], "encodings": ["combinatorial"], "hardware": ["h200"]}
-    found = run_study(
-        path, tiny.config, packing="bitstream", batches=[1], prefill=[], out_dir=tmp_path / "o", **arguments
-    )
+    arguments = {**small(tmp_path), "formats": ["2:4/combinatorial"]}
+    found = run_study(path, tiny.config, **arguments)
     row = bits_per_element(found.bits).iloc[0]
     assert row["measured_values_bits_per_elem"] == 8
     assert row["measured_metadata_bits_per_elem"] == 2
@@ -191,7 +189,7 @@ def test_a_failure_leaves_what_was_there(monkeypatch, tiny, tmp_path):
 
     monkeypatch.setattr(report, "render", broken)
     with pytest.raises(RuntimeError, match="no page"):
-        run_study(tiny.weights, tiny.config, **{**small(tmp_path), "patterns": ["2:4"]})
+        run_study(tiny.weights, tiny.config, **{**small(tmp_path), "formats": ["2:4"]})
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -199,7 +197,7 @@ def test_a_failure_leaves_what_was_there(monkeypatch, tiny, tmp_path):
 def test_a_second_run_replaces_its_files_and_leaves_others_alone(tiny, tmp_path):
     run_study(tiny.weights, tiny.config, **small(tmp_path))
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    run_study(tiny.weights, tiny.config, **{**small(tmp_path), "patterns": ["2:4"]})
+    run_study(tiny.weights, tiny.config, **{**small(tmp_path), "formats": ["2:4"]})
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
     assert set(pd.read_csv(tmp_path / "out" / "bits.csv")["pattern"]) == {"2:4"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -222,9 +220,7 @@ def small(folder) -> dict:
     """The least a study takes."""
     return {
         "hardware": ["h200"],
-        "patterns": ["8:16"],
-        "encodings": ["bitmask"],
-        "packing": "bitstream",
+        "formats": ["8:16/bitmask"],
         "batches": [1],
         "prefill": [],
         "out_dir": folder / "out",
@@ -237,12 +233,12 @@ def small(folder) -> dict:
         ({"hardware": ["h300"]}, "hardware 'h300': no machine of that name"),
         ({"hardware": []}, "hardware=\\[\\]: expected a list of at least one"),
         ({"hardware": ["h200", "h200-sxm"]}, "hardware: h200 is given 2 times"),
-        ({"patterns": ["8-16"]}, "pattern '8-16': expected 'N:M'"),
-        ({"patterns": "8:16"}, "patterns='8:16': expected a list"),
-        ({"encodings": ["rle"]}, "encoding 'rle': expected one of"),
-        ({"encodings": ["index", "index"]}, "encodings: index is given 2 times"),
-        ({"packing": "tight"}, "packing 'tight': expected one of"),
-        ({"encodings": ["gap:2"], "packing": "byte"}, "its codes differ in length"),
+        ({"formats": ["8-16"]}, "pattern '8-16': expected 'N:M'"),
+        ({"formats": "8:16"}, "formats='8:16': expected a list"),
+        ({"formats": ["8:16/rle"]}, "encoding 'rle': expected one of"),
+        ({"formats": ["8:16/index", "8:16/index/byte"]}, "formats: 8:16/index is given 2 times"),
+        ({"formats": ["8:16/index/tight"]}, "packing 'tight': expected one of"),
+        ({"formats": ["8:16/gap:2/byte"]}, "its codes differ in length"),
         ({"batches": []}, "batches and prefill are both empty"),
         ({"batches": [0]}, "decode_batches: 0: expected a positive int"),
         ({"batches": [4, 4]}, "batches: 4 is given 2 times"),
