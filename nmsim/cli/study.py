@@ -52,8 +52,8 @@ def study(
             "--encodings",
             "-e",
             metavar="ENCODINGS",
-            help=f"Metadata encodings. Default {','.join(defaults.ENCODINGS)}; without gap:2, whose codes differ in length, if the "
-            "packing is not bitstream.",
+            help=f"Metadata encodings. Default {','.join(defaults.ENCODINGS)}; without gap:2, whose codes differ in "
+            "length, if the packing is not bitstream.",
         ),
     ] = None,
     packing: Annotated[

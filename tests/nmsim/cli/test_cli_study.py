@@ -92,5 +92,5 @@ def test_bad_input_is_one_line_and_code_2(nmsim, few, change, message):
 def test_an_empty_list_is_refused(nmsim, few):
     arguments, out = few
     code, _, err = nmsim(*[a if a != "2:4,8:16" else "," for a in arguments])
-    assert (code, err) == (2, "nmsim: formats=[]: expected a list of at least one\n")
+    assert (code, err) == (2, "nmsim: no pattern given: expected at least one\n")
     assert not out.exists()
