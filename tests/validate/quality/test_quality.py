@@ -248,13 +248,11 @@ def test_without_an_encoding_each_pattern_is_stored_as_the_machine_reads_it(path
         "2:4": "index",
         "8:16": "bitmask",
     }
-    narrow, wide = (way for way in few if way.pattern)
+    narrow, wide = (next(way for way in few if str(way.pattern) == text) for text in ("2:4", "8:16"))
     native = hwmodels.predict(Target(h200, None).case(narrow, "prefill", 4096, 4096), h200)
     assert native.execution == "native"
-    assert Target(None, core).format(few[-1]).short == "8:16/index"
-    assert Target(h200, None, "combinatorial", "byte").format(few[0]) == sparse_format(
-        "2:4/combinatorial/byte"
-    )
+    assert Target(None, core).format(wide).short == "8:16/index"
+    assert str(Target(h200, None, "combinatorial", "byte").format(narrow)) == "2:4/combinatorial/byte"
 
 
 def test_an_empty_target_gives_quality_and_bits_alone(path):
