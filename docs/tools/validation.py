@@ -67,7 +67,7 @@ COMMANDS = """## Regenerate
 |---|---|
 | the rows | `python -m validate.judge.published` |
 | constants and residuals, `hwmodels/data/` | `nmsim fit` |
-| the errors of this page, as tables or JSON | `nmsim validate --held-out`, `nmsim validate --held-out --json -` |
+| the errors of this page, as tables or JSON | `nmsim validate --held-out`, `nmsim validate --held-out --json` |
 | this page, its figures and their tables | `make docs` |
 | your own rows | `nmsim validate --rows FILE.csv --hardware MACHINE.toml` ([details](../how-to/measure.md)) |
 | the errors that are allowed | `validate/judge/budget.toml`, checked by `make test` |
