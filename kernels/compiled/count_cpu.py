@@ -27,7 +27,7 @@ COUNT_COLUMNS = ("instruction_set", "dtype", "pattern", "encoding", "tokens", "i
 
 
 def instructions_per_group(format: FormatLike, dtype: Any, *, tokens: int, isa: str) -> float:
-    """Count the instructions a group of M elements of one row costs in the innermost loop.
+    """Count the instructions of the innermost loop per group of M elements of one row.
 
     All of them: loads, decoding, multiply-adds of all tokens, and the row's share of what several rows share.
 
@@ -75,7 +75,7 @@ def instructions_per_group(format: FormatLike, dtype: Any, *, tokens: int, isa: 
 
 
 def dense_instructions_per_element(dtype: str, tokens: int, isa: str) -> float:
-    """Count the instructions an element of one dense row costs in the innermost loop, all tokens included.
+    """Count the instructions of the innermost loop per element of one dense row, all tokens included.
 
     Parameters
     ----------

@@ -1,14 +1,14 @@
 """What the compiler makes of the Triton kernels, without a GPU: registers, spills, widths of loads, instructions of a loop.
 
-A kernel is compiled ahead of time for an architecture and taken apart by `cuobjdump` and `nvdisasm`, which Triton's wheel
-brings; `kernels.compiled.subjects` says which kernels, and what they are compiled for. Triton decides for a whole process
+A kernel is compiled ahead of time for an architecture. `cuobjdump` and `nvdisasm`, which Triton's wheel brings, take it apart.
+`kernels.compiled.subjects` says which kernels, and what they are compiled for. Triton decides for a whole process
 whether it interprets or compiles, so none of this works in one that was started with `TRITON_INTERPRET=1`.
 
 How a loop is counted: an inner loop reaches from the target of a backward branch to that branch, with no other backward
-branch inside. Of several, the one with the most unconditional 16-byte loads counts: the one that all of a weight goes
-through but the ends of its rows. Its instructions, those of the uniform path among them, are divided by the groups of 16
-elements that a thread takes in one turn. A GEMV thread reads each group's 8 values by one 16-byte load, and nothing else so
-wide: that many groups there are.
+branch inside. Of several, the one with the most unconditional 16-byte loads counts. It takes all of a weight except the ends
+of its rows. Its instructions, those of the uniform path among them, are divided by the groups of 16 elements that a thread
+takes in one turn. A GEMV thread reads each group's 8 values by one 16-byte load, and nothing else so wide: that many groups
+there are.
 """
 
 import re
@@ -53,8 +53,8 @@ class Subject:
     groups_are_loads : bool
         Whether each 16-byte load is a group of the loop.
     elems : int
-        Elements of a dense matrix that a thread takes in a turn of the loop, or at all where there is none; 0 where they are
-        not counted.
+        Elements of a dense matrix that a thread takes in a turn of the loop, or in all if there is no loop. 0 if they are not
+        counted.
     options : mapping
         Further options of the compiler.
     """
@@ -258,7 +258,7 @@ def _wide_loads(body: list[str]) -> int:
 
 
 def table(found: list[Code]) -> pd.DataFrame:
-    """Lay rows out as a table, a row a kernel and architecture."""
+    """Lay rows out as a table: one row for each kernel and architecture."""
     return pd.DataFrame(
         [{**asdict(row), "instructions_per_group": row.instructions_per_group} for row in found]
     )

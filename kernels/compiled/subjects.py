@@ -35,7 +35,7 @@ ARCHITECTURES = (80, 90, 100)
 """A100; H100 and H200; B200."""
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 WARPS = 8
-"""Of the decode GEMV, where nothing else is said."""
+"""Of the decode GEMV, by default."""
 K = 4096
 HALF = torch.float16
 P8_16 = kernel_format("8:16/bitmask")

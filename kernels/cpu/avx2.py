@@ -1,9 +1,9 @@
 """Elements of x that stored values meet, picked by AVX2 permutations, eight lanes at a time.
 
 Up to 4:8 a stored value and its element of x lie in the same half of a register, where a permutation is cheap. For
-8:16 and 16:32, x is cut into byte planes before: 16 elements are four half registers of 16 bytes each, one for
-every byte of a float32. One byte shuffle then serves as many positions as a register has bytes, those of several
-rows at once, and interleaving the four results gives the floats.
+8:16 and 16:32, x is first cut into byte planes: 16 elements are four half registers of 16 bytes each. Each holds one
+byte of every float32. One byte shuffle then serves as many positions as a register has bytes, those of several rows
+at once. Interleaving the four results gives the floats.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """Weights and elements of x brought together as AVX-512 does it: one instruction for what AVX2 needs many for.
 
 Masks *expand* stored values to the lanes they belong to, and additions leave out the others. Positions *permute*
-elements of x from two registers. Where the machine's own intrinsics are not wanted (`isa="generic"`), memory serves
-for both, in instructions that LLVM lowers for any x86 CPU: so everything else here is tested without the machine.
+elements of x from two registers. With `isa="generic"`, memory serves for both, in instructions that LLVM lowers for
+any x86 CPU. So everything else here is tested without the machine.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The portable road: blocks of rows are decoded to positions, then multiplied by plain loops. Any pattern, any CPU."""
+"""The portable method: blocks of rows are decoded to positions, then multiplied by plain loops. Any pattern, any CPU."""
 
 from typing import Any
 

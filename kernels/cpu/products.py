@@ -1,4 +1,4 @@
-"""`matmul` and `dense_matmul`: check the operands, choose the road, spread rows over cores."""
+"""`matmul` and `dense_matmul`: check the operands, choose the method, spread rows over cores."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +16,7 @@ from nmsim.support import parallel
 from nmsim.units import ceil_div
 
 PIECES_PER_THREAD = 4
-"""Pieces of rows a core takes one after the other, so that none waits long for a slower one."""
+"""Pieces of rows per core. They are taken one after the other, so that no core waits long for a slower one."""
 PIECE_ROWS = 32
 """Pieces are whole multiples of so many rows."""
 

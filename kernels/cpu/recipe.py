@@ -50,7 +50,7 @@ class Recipe:
 
     @property
     def by_columns(self) -> bool:
-        """Whether lanes hold tokens: it pays where spreading weights to the lanes of their elements is dear."""
+        """Whether lanes hold tokens: faster if spreading weights to the lanes of their elements takes many instructions."""
         return self.isa == "avx2" and self.tokens in COLUMN_TOKENS
 
     @property
@@ -97,7 +97,7 @@ class Recipe:
 
     @cached_property
     def step_elems(self) -> int:
-        """Dense elements a step covers."""
+        """Dense elements per step."""
         return STEP_ELEMS[self.pattern] if self.pattern else DENSE_STEP_ELEMS
 
     @cached_property
@@ -114,8 +114,7 @@ class Recipe:
 def recipe_for(format: SparseFormat | None, dtype: str, n_tokens: int, isa: str) -> Recipe:
     """The kernel that serves `n_tokens` tokens, 1 to 16, of which it may take more.
 
-    With AVX2, three tokens of 8:16 or 16:32 are where picking for each of them has become dearer than what columns
-    cost for up to eight.
+    With AVX2 and 8:16 or 16:32, picking x for each of three tokens takes more instructions than columns take for eight.
     """
     by_rows: tuple[int, ...] = ROW_TOKENS
     if isa == "avx2" and format is not None and format.pattern.m >= 16:

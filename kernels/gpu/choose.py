@@ -37,8 +37,8 @@ def scored(
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
     """Read elements: -> shifted, in float32; the bits to store; a rank. Beyond the row's end ranks are below all inside.
 
-    No two ranks of a group are equal if they are to be UNIQUE, or if nothing is computed of 16-bit values; else equal scores
-    have equal ranks.
+    Ranks of a group differ if they are to be UNIQUE, and if nothing is computed from 16-bit values. Else equal scores have
+    equal ranks.
     """
     raw = tl.load(x_row + column, mask=inside, other=0)
     number = as_float(raw, KIND)
@@ -167,7 +167,7 @@ def _eight_chosen(a: tl.tuple, M: tl.constexpr, TIES: tl.constexpr) -> tl.tensor
 def chosen_16(a: tl.tuple, b: tl.tuple, M: tl.constexpr, TIES: tl.constexpr = False) -> tl.tensor:
     """Choose among 16 ranks, twice eight, those not below the largest half's least in each group: uint32 [L], a bit each.
 
-    Where no two are equal these are half. With TIES, choose those that are that least one.
+    If no two are equal, these are half. With TIES, choose those that are that least one.
     """
     if M == 16:
         least = _nth(_sorted_8(a), _sorted_8(b), 8)

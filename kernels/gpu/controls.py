@@ -18,7 +18,7 @@ from kernels.stored.shuffled import MOST_TOKENS
 
 WORD_BYTES = 4
 COPY_WORDS = 2048
-"""Words that a program copies, or reads at a time: four times 16 bytes a thread."""
+"""Words that a program copies, or reads at a time: four times 16 bytes per thread."""
 WARPS = 4
 READ_PROGRAMS = 1024
 """Programs that read; each writes one word."""

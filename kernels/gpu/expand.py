@@ -89,7 +89,7 @@ def spread(
 ) -> tl.tensor:
     """Make a dense tile: rows of pairs of values int32 [R, 1], masks uint32 [R, U] -> int16 [R, U * UNIT].
 
-    The first of the U units is `unit`. Of rows that are none, and of units beyond the `n_pairs` of a row, masks must be 0.
+    The first of the U units is `unit`. Masks must be 0 for missing rows, and for units beyond the `n_pairs` of a row.
     """
     PAIRS: tl.constexpr = UNIT // 4
     place = unit * PAIRS + tl.arange(0, UNITS * PAIRS)[None, :]
@@ -109,8 +109,8 @@ def spread(
         q1, q3 = tl.split(odd)
         q4 = tl.zeros([ROWS, UNITS], tl.uint32)
         q5, q6, q7 = q4, q4, q4
-    # Zero, which the compiler cannot know: so it brings masks to the threads that hold the values, once, and does not
-    # hand on each shift that is made of them (Triton 3.6: 30 words a unit through shared memory).
+    # This adds zero, which the compiler cannot know. So it brings masks once to the threads that hold the values. Else it
+    # passes on each shift made of them (Triton 3.6: 30 words per unit through shared memory).
     word |= q0 & (n_pairs >> 31).to(tl.uint32)
     queue = (q0, q1, q2, q3, q4, q5, q6, q7)
     a, queue = _eight(word, queue, 0, ROWS, UNITS)
@@ -217,7 +217,7 @@ def expanded(
     rank = (nibbles * 0x11111111) << 4
     lane = tl.arange(0, PART).to(tl.uint32)[None, None, :]
     place = first[:, :, None] + ((rank[:, :, None] >> (4 * lane)) & 15).to(tl.int32)
-    # A code that is none, which keeps more than N, finds values of its own group, none beyond the last.
+    # An invalid code that keeps more than N reads values of its own group, never beyond the last.
     last = tl.reshape(
         (group * N + (N - 1))[:, :, None] + tl.zeros([1, 1, PARTS], tl.int32), [1, GROUPS * PARTS]
     )
@@ -278,7 +278,7 @@ def dense_tile(
 
 
 def tile_constants(format: SparseFormat, k: int, dtype: torch.dtype, step_bytes: int) -> dict[str, Any]:
-    """Name the constants of `dense_tile`, with steps of so many bytes of a row, were it dense; but for the rows."""
+    """Name the constants of `dense_tile` except the rows. A step has so many bytes of a dense row."""
     codes = about(format, k)
     return codes | {
         "GROUPS": step_bytes // dtype.itemsize // codes["LANES"],
@@ -287,10 +287,10 @@ def tile_constants(format: SparseFormat, k: int, dtype: torch.dtype, step_bytes:
 
 
 def step_bytes(pattern: Pattern, dtype: torch.dtype) -> int:
-    """Choose how many bytes a row of a product's step would have, were it dense: with more, registers spill (sm_90)."""
+    """Choose how many bytes of a dense row one step covers: with more, registers spill (sm_90)."""
     return 256 if unit_elems(pattern, dtype) else 128
 
 
 def unit_elems(pattern: Pattern, dtype: torch.dtype) -> int:
-    """Count the elements of a unit that is spread; 0 where values are gathered."""
+    """Count the elements of a unit that is spread; 0 if values are gathered."""
     return STEP_ELEMS.get(pattern, 0) if dtype.itemsize == 2 else 0

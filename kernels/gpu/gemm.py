@@ -1,12 +1,12 @@
 """Tokens times packed weights: Y[T, N] = X[T, K] W[N, K]^T + bias, for more tokens than a `gemv` takes.
 
-For few tokens one program makes one tile of Y^T = W X^T: it reads packed weights, makes a dense tile of each step of K in
-registers, and leaves the product to the matrix units, which sum in float32. Weights are the left operand, because matrix
-units want 64 rows or more there and take as few as 8 tokens on the right. K is split where tiles are too few for the
-device. For many tokens each packed tile would be expanded once for every tile of tokens: then the weights are unpacked
-once and torch multiplies. Nothing here was timed: block sizes, and the number of tokens where roads part, are guesses.
+For few tokens one program makes one tile of Y^T = W X^T. It reads packed weights and makes a dense tile of each step of K in
+registers. The matrix units multiply it, and sum in float32. Weights are the left operand, because matrix units want 64 rows
+or more there and take as few as 8 tokens on the right. K is split if tiles are too few for the device. For many tokens each
+packed tile would be expanded once per tile of tokens. Then the weights are decompressed once and torch multiplies. Nothing here
+was timed: block sizes, and the number of tokens that decides, are guesses.
 
-An infinity or NaN of x has an effect even where a weight was dropped: zero times it is NaN.
+An infinity or NaN of x has an effect even at a dropped weight: zero times it is NaN.
 """
 
 from typing import Any
@@ -24,10 +24,10 @@ from kernels.stored.errors import KernelError
 from nmsim.format import SparseFormat
 
 DENSE_TOKENS = 128
-"""From so many tokens on the weights are unpacked, once a call, and torch multiplies.
+"""From so many tokens on the weights are decompressed, once per call, and torch multiplies.
 
-Not timed, to be tuned on a GPU. Unpacking writes and reads 2 + 2 bytes an element of the weight on top of the packed ones;
-two tiles of 64 tokens expand everything twice, which costs instructions and no bytes of DRAM."""
+Not timed, to be tuned on a GPU. Decompressing writes and reads 2 + 2 bytes per element of the weight besides the packed ones.
+Two tiles of 64 tokens expand everything twice, which takes instructions but no bytes of DRAM."""
 TILE_TOKENS = 64
 LEAST_TOKENS = 16
 TILE_OUTPUTS = 64
@@ -96,7 +96,7 @@ def launch(
     *,
     bias: Tensor | None = None,
 ) -> None:
-    """Multiply by the road for so many tokens: `launch_small` below `DENSE_TOKENS`, else unpack and let torch multiply.
+    """Multiply by `launch_small` below `DENSE_TOKENS` tokens, else by `launch_large`.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def launch_large(
     *,
     bias: Tensor | None = None,
 ) -> None:
-    """Unpack to a dense copy, which is dropped afterwards, and multiply with torch. What goes in and out is as for `launch`."""
+    """Decompress to a dense copy, dropped afterwards, and multiply with torch. What goes in and out is as for `launch`."""
     dense = values.new_empty(len(values), x.shape[1])
     decompress.launch(values, metadata, format, dense)
     if bias is None:
@@ -184,7 +184,7 @@ def launch_small(
 
 
 def constants(format: SparseFormat, k: int, dtype: torch.dtype, tokens: int) -> dict[str, Any]:
-    """Name what `gemm_kernel` is compiled for, but for the bias."""
+    """Name what `gemm_kernel` is compiled for, except the bias."""
     return tile_constants(format, k, dtype, step_bytes(format.pattern, dtype)) | {
         "TOKENS": min(TILE_TOKENS, max(LEAST_TOKENS, triton.next_power_of_2(tokens))),
         "OUTPUTS": TILE_OUTPUTS,

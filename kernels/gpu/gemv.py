@@ -1,12 +1,12 @@
 """One to four tokens times N:M weights: Y[T, N] = X[T, K] W[N, K]^T, weights in the order of `kernels.stored.shuffled`.
 
-A thread takes one row: of every unit it reads 16 bytes of values, turns the codes into positions of 4 bits, and gathers x,
-not weights, at them; warps of a program share K. Sums are float32 and always in the same order. Nothing here was timed:
-warps, units a turn and parts of K are guesses; what a turn costs in instructions is in `docs/reference/sass.md`.
+A thread takes one row. From every unit it reads 16 bytes of values and turns the codes into positions of 4 bits. Then it
+gathers x, not weights, at them. Warps of a program share K. Sums are float32 and always in the same order. Nothing here was
+timed: warps, units per turn and parts of K are guesses. `docs/reference/sass.md` counts the instructions of a turn.
 
-How few they are comes down to three things. Positions of 4 bits come out of tables (`kernels.gpu.codes`). They become byte
-offsets for four slots at a time. And where x begins, each unit's part of it lies within 256 aligned bytes
-(`widened`, `aligned`), so that an address is the unit's own with its lowest byte replaced, one instruction (`prmt`).
+They are few for three reasons. Tables give positions of 4 bits (`kernels.gpu.codes`). They become byte offsets for four slots
+at a time. Each unit's part of x lies within 256 aligned bytes (`widened`, `aligned`). So an address is the unit's own with
+its lowest byte replaced, one instruction (`prmt`).
 """
 
 from typing import Any
@@ -311,8 +311,8 @@ def launch(
 ) -> None:
     """Multiply tokens, summed in float32 and rounded once.
 
-    More than one token is first laid out as float32 (`widen_kernel`, a launch more), and so is one token that does not
-    begin at a multiple of a unit's bytes, which is copied. Parts of K are summed by a second launch.
+    Two or more tokens are first laid out as float32 (`widen_kernel`, one more launch). One token that does not begin at a
+    multiple of a unit's bytes is copied. Parts of K are summed by a second launch.
 
     Parameters
     ----------
@@ -387,7 +387,7 @@ def constants(
     tokens: int,
     y_dtype: torch.dtype,
 ) -> dict[str, Any]:
-    """Name what `gemv_kernel` is compiled for, but for the bias and what `plan` finds."""
+    """Name what `gemv_kernel` is compiled for, except the bias and what `plan` finds."""
     return {
         "ELEMS": STEP_ELEMS[format.pattern],
         "DECODE": DECODE[format],

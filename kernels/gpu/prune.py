@@ -1,9 +1,9 @@
 """Online pruning of activations: shift, score, choose N of every M, store values and codes, in one pass over a token.
 
-One program takes one token, or a tile of one where nothing of the whole is asked for. Of 16-bit values of 2:4, 4:8, 8:16 and
-16:32 a thread takes a whole unit and chooses by sorting (`kernels.gpu.units`); of all others the lanes of a group look for
-their largest, N times. A program finds the token's shift first where that depends on the token, reading it once more (mean)
-or once a bit of the value (median), out of cache. Nothing here was timed: block sizes are guesses.
+One program takes one token, or a tile of one if no number of the whole token is needed. For 16-bit values of 2:4, 4:8, 8:16
+and 16:32 each thread takes a whole unit and chooses by sorting (`kernels.gpu.units`). For all others the lanes of a group
+look for their largest, N times. If the shift depends on the token, the program finds it first. It reads the token once more
+for the mean, and once per bit of the value for the median, out of cache. Nothing here was timed: block sizes are guesses.
 """
 
 from typing import Any

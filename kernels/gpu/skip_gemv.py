@@ -1,8 +1,8 @@
 """One packed token times dense weights: y[N] = xsp[K] W[K, N], reading only the rows of W whose element was kept.
 
-Weights are stored K-major, so that what an element of the token meets lies in one piece, and pieces whose element was
-dropped are never read: a pattern of N:M reads N / M of the weights. One program takes a block of outputs and a part of K;
-parts are summed afterwards, in order, in float32. Nothing here was timed: block sizes are guesses.
+Weights are stored K-major, so that all weights of one in feature lie in one piece. Pieces whose element was dropped are never
+read: a pattern of N:M reads N / M of the weights. One program takes a block of outputs and a part of K. Parts are summed
+afterwards, in order, in float32. Nothing here was timed: block sizes are guesses.
 """
 
 from typing import Any

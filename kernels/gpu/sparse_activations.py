@@ -1,9 +1,8 @@
 """Packed activations times a dense weight: Y[T, O] = Xsp[T, K] W[O, K]^T, with the epilogue of the mitigations.
 
-One program makes one tile of Y. It reads the codes of its tokens, makes a dense tile of each step of K in registers, and
-leaves the product to the matrix units, which sum in float32. The weight is read whole, so that what is saved are bytes of
-activations, not operations: on a GPU this is a way to compute with packed activations, not a way to win time. Nothing here
-was timed: block sizes are guesses.
+One program makes one tile of Y. It reads the codes of its tokens and makes a dense tile of each step of K in registers. The
+matrix units multiply it, and sum in float32. The weight is read whole, so this saves bytes of activations, not operations. It
+computes with packed activations on a GPU, and is not expected to save time. Nothing here was timed: block sizes are guesses.
 """
 
 from typing import Any
@@ -149,7 +148,7 @@ def warps_for(pattern: Pattern, dtype: torch.dtype) -> int:
 
 
 def constants(format: SparseFormat, k: int, dtype: torch.dtype, tokens: int) -> dict[str, Any]:
-    """Name what `product_kernel` is compiled for, but for the parts of the epilogue."""
+    """Name what `product_kernel` is compiled for, except the parts of the epilogue."""
     return tile_constants(format, k, dtype, step_bytes(format.pattern, dtype)) | {
         "TOKENS": min(TILE_TOKENS, max(LEAST_TOKENS, triton.next_power_of_2(tokens))),
         "OUTPUTS": TILE_OUTPUTS,

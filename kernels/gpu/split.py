@@ -63,10 +63,10 @@ def sum_parts(parts: Tensor, bias: Tensor | None, out: Tensor) -> None:
 def split(
     length: int, step: int, programs: int, device: torch.device, n_parts: int | None = None
 ) -> tuple[int, int]:
-    """Cut a length into parts of whole steps: -> how many, and how long all but the last are.
+    """Cut a length into parts of whole steps: -> how many, and how long all are except the last.
 
-    As many as asked for, or fewer; when nothing is asked for, as many as give every multiprocessor of a device work, where
-    each part has `programs` of them.
+    As many as asked for, or fewer. By default, as many as give work to every multiprocessor of a device. Each part has
+    `programs` programs.
 
     Examples
     --------

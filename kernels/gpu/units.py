@@ -1,7 +1,7 @@
-"""Whole units of 16 or 32 elements, a thread each: pruned, or packed as a mask says, without another thread.
+"""Whole units of 16 or 32 elements, one per thread: pruned, or compressed as a mask says, without another thread.
 
 For 16-bit values of 2:4, 4:8, 8:16 and 16:32, whose rows are filled to whole units. A thread reads its unit by eights, 16
-bytes each, and writes its values by 16 bytes; codes are made of its mask in registers, but for `combinatorial`.
+bytes each, and writes its values by 16 bytes. Codes are made of its mask in registers, except those of `combinatorial`.
 """
 
 from math import gcd
@@ -151,7 +151,7 @@ def prune_units(
     SHIFT: tl.constexpr,
     HAS_VECTOR: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """Prune and pack a tile of GROUPS groups of a token, from one on.
+    """Prune and compress a tile of GROUPS groups of a token, from one on.
 
     Gives its elements, in any order: shifted, whether there are any, whether they are kept.
     """
@@ -234,7 +234,7 @@ def compress_units(
     UNIT_GROUPS: tl.constexpr,
     UNIT: tl.constexpr,
 ) -> tl.tensor:
-    """Pack a tile of GROUPS groups of a row, from one on, as its mask says: -> the most that a group of each unit keeps [L]."""
+    """Compress GROUPS groups of a row, from one on, as its mask says: -> the most that a group of each unit keeps [L]."""
     LINES: tl.constexpr = GROUPS * M // UNIT
     unit = first // (UNIT // M) + tl.arange(0, LINES)
     is_unit = unit < n_groups // (UNIT // M)

@@ -60,10 +60,10 @@ def prune_activations(
 ) -> NMActivations:
     """Keep the N best of every M consecutive elements of each token, and compress them.
 
-    Eta is subtracted in float32, the score is the magnitude of the float32 difference, and the difference is rounded once, to
-    the type of x, when it is stored. Of equal scores the lower index wins, all NaN are alike and above infinity. Without
-    shift and vector nothing is computed: magnitudes are compared by stored bits and values stored bit for bit, as
-    `nmsim.prune` and `ops.compress` do. Of K in features that M does not divide, the tail of t keeps min(N, t).
+    Eta is subtracted in float32, and the score is the magnitude of the difference. The difference is rounded once, to the
+    type of x, when it is stored. Of equal scores the lower index wins, all NaN are alike and above infinity. Without shift
+    and vector nothing is computed: magnitudes are compared by stored bits and values stored bit for bit, as `nmsim.prune` and
+    `ops.compress` do. If M does not divide K, the tail of t elements keeps min(N, t).
 
     Parameters
     ----------
@@ -85,8 +85,8 @@ def prune_activations(
     Raises
     ------
     KernelError
-        A tensor of another type, shape or device, a format without kernels, a variance of a single in feature, or a CUDA
-        tensor if Triton is not installed.
+        A tensor of another type, shape or device; a format without kernels; a variance of a single in feature. Or a CUDA tensor
+        if Triton is not installed.
 
     Source
     ------

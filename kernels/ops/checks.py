@@ -3,7 +3,7 @@
 Kernels read words, and a word at an odd place stops a CUDA device. A GPU kernel reads by the width given here, in bytes. Triton
 makes loads wider only if an address and all steps from it are known to be multiples of 16.
 
-* `kernels.cpu`: values an element, metadata 4 (codes of 16:32 are words of 32 bits), dense operands any place.
+* `kernels.cpu`: values by their element, metadata 4 (codes of 16:32 are words of 32 bits), dense operands any place.
 * `gpu.gemm`, `gpu.decompress`, `gpu.sparse_activations`: values 4 if they are read by pairs (`reads_pairs`), else an element;
   metadata 1, 2 or 4, a word of codes; dense operands an element.
 * `gpu.gemv`: values 4, pairs; metadata 2, 4 or 8, the widest plane; x an element, and copied if it begins elsewhere.
@@ -84,7 +84,7 @@ def realigned(tensor: Tensor) -> Tensor:
 
 
 def checked_weight(weights: NMWeight) -> NMWeight:
-    """Refuse anything but an `NMWeight`."""
+    """Refuse what is not an `NMWeight`."""
     if not isinstance(weights, NMWeight):
         raise KernelError(
             f"weights are a {type(weights).__name__}: expected an NMWeight, as ops.compress makes it"

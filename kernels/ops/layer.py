@@ -27,14 +27,14 @@ class NMLinear(nn.Module):
     `metadata`, and `_extra_state`, uint8 text such as `8:16 index 4096x14336`, which loading compares with the layer.
     All three are tensors, and so go through safetensors files.
 
-    `half()`, `bfloat16()`, `float()` and `to(dtype)` round the stored values and leave the positions alone; any other
-    type is refused, as is one for the metadata (`type()`).
+    `half()`, `bfloat16()`, `float()` and `to(dtype)` round the stored values and keep the positions. Any other type is
+    refused, as is another type of the metadata (`type()`).
 
-    After `for_decode_()` the layer also holds its weights in the order of the decode kernel, and takes that one on a CUDA
-    device for one to four tokens. This copy is in no state dict. It follows the layer: moved, rounded, copied and pickled with
-    it, made anew when a state dict is loaded, dropped while the values are float32, which has no such order, and there
-    again once they are not. Whoever writes to `values` or `metadata` by other means calls `for_decode_()` again; for a call
-    with others in their place (`torch.func.functional_call`), the copy is to be replaced too.
+    After `for_decode_()` the layer also holds its weights in the order of the decode kernel. It takes that kernel on a CUDA
+    device for one to four tokens. This copy is in no state dict. It is moved, rounded, copied and pickled with the layer, and
+    made anew when a state dict is loaded. While the values are float32, which has no such order, there is no copy. If you
+    write to `values` or `metadata` by other means, call `for_decode_()` again. A call with other tensors in their place
+    (`torch.func.functional_call`) must replace the copy too.
 
     Parameters
     ----------

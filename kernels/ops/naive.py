@@ -33,8 +33,8 @@ def prune(x: Tensor, pattern: Pattern, scores: Tensor | None = None) -> Tensor:
 def compress(weight: Tensor, format: str, *, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Store what is kept: weight [N, K], mask bool [N, K] -> values [N, G * n], metadata uint8 [N, bytes of a row].
 
-    A group that keeps too few is completed with its lowest free positions, and rows with groups, up to whole steps;
-    zeros are stored for both.
+    A group that keeps too few is completed with its lowest free positions. Rows are completed with groups, up to whole steps.
+    Zeros are stored for both.
     """
     pattern, encoding = fields(format)
     mask = prune(weight, pattern) if mask is None else mask
@@ -97,8 +97,8 @@ def prune_tokens(
 ) -> tuple[Tensor, Tensor]:
     """Shift and choose: x [T, K] -> x - eta [T, K], mask [T, K].
 
-    Eta, float32 [T, 1] or [K], is subtracted in float32; scores are magnitudes in float32 of the difference, times float32
-    `vector` [K], and all NaN are alike. With neither, x stays as it is and its bits decide. What is stored of a
+    Eta, float32 [T, 1] or [K], is subtracted in float32. Scores are magnitudes in float32 of the difference, times float32
+    `vector` [K]. All NaN are alike. With neither, x stays as it is and its bits decide. What is stored of a
     difference is rounded once, to the type of x.
     """
     if eta is None and vector is None:
@@ -187,8 +187,8 @@ def position_bits(pattern: Pattern) -> int:
 def code(positions: list[int], pattern: Pattern, encoding: str) -> int:
     """Positions of a group, in ascending order -> its code.
 
-    `bitmask` sets bit i for position i; `index` writes one position after the other; `combinatorial` counts the masks
-    that are smaller, read as integers: for the i-th position p, C(p, i + 1) of them.
+    `bitmask` sets bit i for position i. `index` writes one position after the other. `combinatorial` counts the masks that
+    are smaller, read as integers: for the i-th position p, C(p, i + 1) of them.
     """
     if encoding == "bitmask":
         return sum(1 << p for p in positions)

@@ -25,9 +25,9 @@ INTEGERS = {2: torch.int16, 4: torch.int32}
 def prune(x: Tensor, pattern: Pattern | str, *, scores: Tensor | None = None) -> Tensor:
     """Choose the N elements to keep in every M consecutive ones of the last axis, such as those of activations.
 
-    The rules are those of `nmsim.prune`: greatest magnitude or score first, of equals the lower index, NaN above
-    infinity; a tail of t elements keeps min(N, t). `x.where(prune(x, pattern), 0)` is the pruned tensor, and lets
-    gradients through to what is kept.
+    The rules are those of `nmsim.prune`: greatest magnitude or score first, of equals the lower index, NaN above infinity. A
+    tail of t elements keeps min(N, t). `x.where(prune(x, pattern), 0)` is the pruned tensor, and passes gradients to what is
+    kept.
 
     Parameters
     ----------
@@ -35,9 +35,9 @@ def prune(x: Tensor, pattern: Pattern | str, *, scores: Tensor | None = None) ->
         In any memory order, with at least one axis.
     pattern : Pattern or str
     scores : Tensor like x, optional
-        Numbers to rank by instead of magnitudes, of any of the three types; -inf is allowed, NaN is not. On a CUDA device
-        the call waits until it knows that there is none, so that such a call cannot be captured in a CUDA graph; and it
-        takes some 30 bytes of memory for each element while it works, as does an M above 32.
+        Numbers to rank by instead of magnitudes, of any of the three types; -inf is allowed, NaN is not. On a CUDA device the
+        call waits until they are checked, so it cannot be captured in a CUDA graph. While it works, it takes some 30 bytes of
+        memory per element, as does an M above 32.
 
     Returns
     -------

@@ -44,12 +44,12 @@ def sparsify_(
 ) -> SparsifyReport:
     """Put an `NMLinear` in place of every `nn.Linear` of a model, pruned by magnitude. Everything or nothing.
 
-    All layers are packed before the first is swapped, so an error leaves the model as it was; both sets of weights are
-    in memory until then. Bias parameters stay the same objects; an optimizer should be made anew, without the weights.
+    All layers are compressed before the first is swapped, so an error leaves the model as it was. Both sets of weights are in
+    memory until then. Bias parameters stay the same objects. An optimizer should be made anew, without the weights.
 
-    Left alone are, besides those that `skip` and `min_features` name: subclasses of `nn.Linear` (such as the output
-    projection of `nn.MultiheadAttention`, whose weight is read by its owner), layers with hooks, and layers whose
-    weight another module holds too.
+    Besides the layers that `skip` and `min_features` name, three kinds stay. Subclasses of `nn.Linear`, such as the output
+    projection of `nn.MultiheadAttention`, whose weight is read by its owner. Layers with hooks. Layers whose weight another
+    module holds too.
 
     Parameters
     ----------
@@ -58,8 +58,8 @@ def sparsify_(
     format : SparseFormat, Pattern or str
         As for `ops.compress`.
     skip : iterable of str
-        Globs such as `"lm_head"`, `"layers.0"` or `"*.gate"`. One leaves out a layer when it fits one part of its
-        dotted name, or the name from its beginning to the end of a part.
+        Globs such as `"lm_head"`, `"layers.0"` or `"*.gate"`. A glob leaves out a layer if it fits one part
+        of its dotted name, or the name from its beginning to the end of a part.
     min_features : int
         Leave out layers with fewer in or out features.
 

@@ -1,7 +1,7 @@
 """Products with N:M weights for torch, dispatched by device, known to autograd and `torch.compile`.
 
 Importing this module registers `nmsim::sparse_linear` and `nmsim::unpack`. On the CPU they run `kernels.cpu` on the memory of
-the tensors, with as many threads as torch uses (`torch.set_num_threads`); on CUDA tensors the Triton kernels of
+the tensors, with as many threads as torch uses (`torch.set_num_threads`). On CUDA tensors they run the Triton kernels of
 `kernels.gpu`.
 """
 
@@ -34,7 +34,7 @@ __all__ = ["NMWeight", "compress", "decompress", "from_packed", "sparse_linear"]
 
 MANY_TOKENS = 512
 """From so many on the weights are decompressed and multiplied by torch. On one Zen 3 core both took the same time there for
-16:32 and 8:16 (4096 in, 2048 out features, float32); for 2:4 the kernels were still 1.2 times as fast."""
+16:32 and 8:16 (4096 in, 2048 out features, float32). For 2:4 the kernels were still 1.2 times as fast."""
 MANY_TOKENS_PORTABLE = 32
 """The same if plain loops serve: no AVX2, or a pattern without a kernel of its own. On that core both took the same time there
 for 1:4; for 8:16 without AVX2 decompressing was twice as fast already."""
@@ -111,8 +111,8 @@ def sparse_linear(x: Tensor, weights: NMWeight, bias: Tensor | None = None) -> T
     (`MANY_TOKENS_PORTABLE` if only plain loops serve) the weights are decompressed, once per call, and torch multiplies. The
     result differs only in the order of its sums, and if x holds an infinity or NaN at a dropped weight. Those have no effect in
     a sparse kernel. They make NaN in a dense one, and in the matrix units of a CUDA device.
-    On a CUDA device the weights are decompressed from 128 tokens on, and torch multiplies in their type as it is set to: with
-    partial sums in 16 bits, which it allows by default, or in TF32.
+    On a CUDA device the weights are decompressed from 128 tokens on. Torch multiplies in their type with its own settings. It
+    allows partial sums in 16 bits by default, or TF32.
 
     Differentiable in x and bias, through the decompressed weights; the weights are frozen.
 

@@ -247,7 +247,7 @@ def checked_encoding(encoding: str) -> str:
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Make room that begins at a cache line and has readable bytes behind its end. Unset but for those."""
+    """Make room that begins at a cache line and has readable bytes behind its end. Only those are set."""
     n_bytes = prod(shape) * dtype.itemsize
     raw = np.empty(n_bytes + SLACK_BYTES + CACHE_LINE_BYTES, np.uint8)
     start = -raw.ctypes.data % CACHE_LINE_BYTES

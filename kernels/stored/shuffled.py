@@ -1,13 +1,13 @@
 """The order of packed weights in GPU memory for products of one to a few tokens, and the conversions to it and back.
 
-Neighbouring threads take neighbouring rows. All of them then read the same few elements of x at a time, and each finds the
-values of a unit, 16 elements of a row (32 for 16:32: `STEP_ELEMS`), as one run of 16 bytes (two) beside that of the next row:
+Neighbouring threads take neighbouring rows. All of them then read the same few elements of x at a time. A unit is 16 elements
+of a row, or 32 for 16:32 (`STEP_ELEMS`). Its values are one run of 16 bytes, or two, beside that of the next row:
 
 * values [units * halves, rows, 8], a half being 8 stored values in ascending order of position: 16:32 has two in a unit;
 * metadata, plane after plane, each [units, rows] of a word of 8 to 64 bits, lowest bytes first: `PLANES` says which.
 
 Rows are filled up with zeros to whole warps, K is filled up to whole units as `NMWeight` has it. Codes stay as they are
-stored, but for `index` of 16:32: positions of 5 bits are cut into their low 4 bits and their high bits.
+stored, except `index` of 16:32: positions of 5 bits are cut into their low 4 bits and their high bits.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from nmsim.units import ceil_div
 MOST_TOKENS = 4
 """Tokens that a product in this order takes; with more its kernel would have too few registers."""
 WARP_ROWS = 32
-"""Rows of a warp: one a thread."""
+"""Rows of a warp: one per thread."""
 HALF_VALUES = 8
 """16-bit values that a thread reads at once, 16 bytes."""
 PLANES: dict[SparseFormat, tuple[int, ...]] = {

@@ -36,7 +36,7 @@ def as_tensor(array: NDArray[Any]) -> torch.Tensor:
 
 
 def checked_tensor(name: str, tensor: object) -> torch.Tensor:
-    """Refuse anything but a strided tensor of a type with kernels, in a place with kernels."""
+    """Refuse what is not a strided tensor of a type with kernels, on a device with kernels."""
     found = checked_type(name, tensor)
     checked_place(name, found)
     if found.dtype not in DTYPES:
@@ -45,7 +45,7 @@ def checked_tensor(name: str, tensor: object) -> torch.Tensor:
 
 
 def checked_type(name: str, tensor: object) -> torch.Tensor:
-    """Refuse anything but a tensor."""
+    """Refuse what is not a tensor."""
     if not isinstance(tensor, torch.Tensor):
         raise KernelError(f"{name} is a {type(tensor).__name__}: expected a torch tensor")
     return tensor
