@@ -143,6 +143,7 @@ def inspect(subject: Subject, architecture: int) -> Code:
         file.flush()
         usage = _output("cuobjdump", "-res-usage", file.name)
         listing = _output("nvdisasm", "-c", file.name)
+    # A resource that the tool does not name would count as zero: it must be named.
     resources = {}
     for name in ("REG", "STACK", "LOCAL"):
         found = re.search(rf"\b{name}:(\d+)", usage)

@@ -92,6 +92,7 @@ def subjects() -> list[Subject]:
 
 def _weights() -> list[Subject]:
     packed = {"values": "*i16", "metadata": "*u8"}
+    # Names stay as they are: committed rows and the page know the kernels by them.
     return [
         *(_gemm(kernel_format(text), tokens) for text, tokens in GEMMS),
         Subject(
@@ -145,6 +146,7 @@ def _gemm(format: SparseFormat, tokens: int) -> Subject:
 
 def _activations() -> list[Subject]:
     packed = {"values": "*i16", "metadata": "*u8"}
+    # Without an epilogue the loop is all that differs from the product of weights.
     no_epilogue = dict.fromkeys(("HAS_V", "HAS_ETA", "HAS_SCALE", "HAS_BIAS"), False)
     return [
         *(
@@ -195,6 +197,7 @@ def _prune(text: str, *, shift: str = "none", vector: bool = False, variance: bo
 
 
 def _controls() -> list[Subject]:
+    # They show what the compiler makes of plain code, as a scale for the others.
     block = {"BLOCK": controls.COPY_WORDS}
     return [
         Subject(

@@ -109,6 +109,7 @@ def store_codes(
     else:
         field = tl.load(table + lane * (N + 1) + slot + 1, mask=keep, other=0).to(tl.uint32)
         start = start + 0 * slot
+    # Codes may cross bytes, but a unit ends with one: so units are summed and stored without their neighbours.
     unit_bytes: tl.constexpr = UNIT_GROUPS * CODE_BITS // 8
     unit = first // UNIT_GROUPS + tl.arange(0, GROUPS // UNIT_GROUPS)
     byte = tl.arange(0, 4)[None, :]

@@ -70,6 +70,7 @@ def compress_kernel(
                 metadata_row, group, fits, slot, table, first, n_groups,
                 N, LANES, GROUPS, ENCODING, CODE_BITS, POSITION_BITS, UNIT_GROUPS,
             )  # fmt: skip
+    # A kernel cannot raise: the host reads these marks.
     worst = tl.max(n_wanted, axis=0)
     tl.store(overfull + row * tl.num_programs(1) + tl.program_id(1), (worst > N).to(tl.int8))
 

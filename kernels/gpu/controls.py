@@ -66,6 +66,7 @@ def dense_kernel(
     is_output = row < outputs
     part = tl.program_id(1)
     weight_row = weight + row.to(tl.int64)[:, None] * k
+    # A sum per token has a name of its own: registers cannot be indexed.
     sums = tl.zeros([ROWS, ELEMS], tl.float32)
     sums_1 = tl.zeros([ROWS, ELEMS], tl.float32)
     sums_2 = tl.zeros([ROWS, ELEMS], tl.float32)

@@ -347,6 +347,7 @@ def launch(
         laid = aligned(x, elems * x.element_size())
     else:
         laid = widened(x, elems, weight.units)
+    # Parts of K stay float32 until all are summed, so that the result is rounded once.
     alone = n_parts == 1
     parts = out if alone else out.new_empty((n_parts, *out.shape), dtype=torch.float32)
     about_it = constants(weight.format, weight.values.dtype, x.dtype, tokens, parts.dtype)

@@ -172,6 +172,7 @@ def prune_kernel(
         eta += constant
     tl.store(eta_out + token, eta)
 
+    # Variances are merged tile by tile: a sum of squares over the whole token would cancel.
     all_mean = tl.full([], 0.0, tl.float32)
     all_squares = tl.full([], 0.0, tl.float32)
     kept_mean = tl.full([], 0.0, tl.float32)

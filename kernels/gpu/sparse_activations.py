@@ -78,6 +78,7 @@ def product_kernel(
             dense, tl.load(weight_row + column, mask=inside, other=0), total, input_precision="ieee"
         )
 
+    # The epilogue runs on float32 sums, before the only rounding.
     if HAS_V:
         total *= tl.load(v + token, mask=is_token, other=0)[:, None]
     if HAS_ETA:

@@ -166,6 +166,7 @@ def prune_units(
         x_row, vector, shift, eta, unit, k, M, KIND, SHIFT, HAS_VECTOR, LINES, UNIT, 8
     )
     number, inside = tl.join(number_a, number_b), tl.join(inside_a, inside_b)
+    # Scores may be equal. Then more than half are not below the least one, and a second choice breaks the ties.
     if UNIT == 16:
         word = chosen_16(ranks_a, ranks_b, M)
         if SCORED and tl.max(tl.where(is_unit, ones_of(word), 0)) > UNIT // 2:

@@ -59,7 +59,7 @@ def sparsify_(
         As for `ops.compress`.
     skip : iterable of str
         Globs such as `"lm_head"`, `"layers.0"` or `"*.gate"`. A glob leaves out a layer if it fits one part
-        of its dotted name, or the name from its beginning to the end of a part.
+        of its dotted name, or the beginning of the name up to a dot.
     min_features : int
         Leave out layers with fewer in or out features.
 
@@ -92,6 +92,7 @@ metadata_bytes=2048)
     places: list[tuple[nn.Module, str, nn.Linear]] = []
     swapped: list[str] = []
     left: dict[str, str] = {}
+    # A layer under two names is compressed once and swapped in both places.
     for name, linear in model.named_modules(remove_duplicate=False):
         if not isinstance(linear, nn.Linear):
             continue

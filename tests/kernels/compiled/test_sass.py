@@ -172,7 +172,7 @@ def test_loops_are_found_as_the_page_says():
 
 
 def test_what_cannot_be_inspected_is_refused(monkeypatch):
-    subject = sass_subjects.gemv_subject("8:16", "bitmask")
+    subject = sass_subjects.gemv_subject("8:16/bitmask")
     if triton.knobs.runtime.interpret:
         with pytest.raises(KernelError, match="expected TRITON_INTERPRET unset before it starts"):
             sass.inspect(subject, 90)
