@@ -43,6 +43,7 @@ def for_decode(weights: NMWeight) -> ShuffledWeight:
 
     Examples
     --------
+    >>> from kernels.ops import compress
     >>> for_decode(compress(torch.ones(40, 64, dtype=torch.float16), "8:16"))
     ShuffledWeight(8:16/index, [40, 64], torch.float16, cpu)
     """
@@ -74,6 +75,7 @@ def decode_linear(x: Tensor, weights: ShuffledWeight, bias: Tensor | None = None
 
     Examples
     --------
+    >>> from kernels.ops import compress
     >>> weights = for_decode(compress(torch.tensor([[1.0, -4.0, 3.0, 2.0]], dtype=torch.float16), "2:4"))
     >>> decode_linear(torch.tensor([1.0, 10.0, 100.0, 1000.0]), weights)
     tensor([260.])
