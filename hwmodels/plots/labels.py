@@ -18,7 +18,7 @@ DENSE = "dense"
 SPEEDUP = "predicted_speedup_vs_dense"
 SPEEDUP_LABEL = "speedup vs dense [×]"
 PATTERN_LABEL = "pattern, kept : group [elements]"
-TOKENS_LABEL = "tokens a step (decode batch, prefill length)"
+TOKENS_LABEL = "tokens per step (decode batch, prefill length)"
 OPERANDS = ("weights", "activations")
 STAGE_NAMES = {
     "memory": "memory",

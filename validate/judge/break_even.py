@@ -1,7 +1,7 @@
-"""When does sparsity lose? Predicted speedups of 2:4 library products over tokens and weight size, GPU by GPU.
+"""Where 2:4 loses: predicted speedups of library products over tokens and weight size, for each GPU.
 
-Everything is of 16-bit types and of the vendor's 2:4 product, the only sparse product that libraries of all these GPUs
-run. The map lets the operands come from DRAM, as the weights of a model do.
+All products have 16-bit types and are the vendor's 2:4 product, the only sparse product of the libraries of all these GPUs.
+In the map, operands come from DRAM, as the weights of a model do.
 """
 
 from collections.abc import Sequence
@@ -66,7 +66,7 @@ def speedup_map(machines: Sequence[str]) -> pd.DataFrame:
 
 
 def published_points(judged: pd.DataFrame) -> pd.DataFrame:
-    """Keep the joined rows that the map speaks of: 16-bit, 2:4, from a library, with nothing said against them.
+    """Keep the joined rows that the map is about: 16-bit 2:4 library products without host overhead.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def published_points(judged: pd.DataFrame) -> pd.DataFrame:
 
 
 def losses(points: pd.DataFrame, mapped: pd.DataFrame) -> pd.DataFrame:
-    """Count what loses, for each machine and regime.
+    """Count the products that lose, for each machine and regime.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def losses(points: pd.DataFrame, mapped: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         `machine`, `regime`, `n_rows` published, and the shares that lie below 1.0: `published_losing` and
-        `predicted_losing` of those rows (NaN where there are none), `map_losing` of the map.
+        `predicted_losing` of those rows (NaN without rows), `map_losing` of the map.
     """
     out = []
     for machine in mapped["machine"].unique():
@@ -111,7 +111,7 @@ def losses(points: pd.DataFrame, mapped: pd.DataFrame) -> pd.DataFrame:
 
 
 def break_even_side(mapped: pd.DataFrame, machine: str, tokens: int) -> int | None:
-    """Find the least weight side of the map from which on 2:4 wins, up to the largest; None where that one loses.
+    """Find the least weight side of the map from which 2:4 wins up to the largest one; None if the largest loses.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""The error that each family of committed rows may have: `budget.toml`, read and held against what was found.
+"""Limits of the errors of committed rows: `budget.toml`, and its comparison with the errors found.
 
-`[[family]]` entries bound every family (machine x dtype x regime x kernel family) that their selectors fit; where
-several fit, the one with most selectors counts. `[[total]]` entries bound all rows that their selectors fit, taken
-together. Each has a reason.
+A `[[family]]` entry limits every family (machine x dtype x regime x kernel family) that its selectors fit. If several entries
+fit, the one with most selectors counts. A `[[total]]` entry limits all rows together that its selectors fit. Each entry has a
+reason.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ SELECTORS = (*metrics.FAMILY, "dtype_class", "mark")
 # fmt: off
 @record
 class Allowance:
-    """One entry: which rows, which figures may be how large or must be how large, and why."""
+    """One entry: which rows it is about, the limits of their errors, and why."""
 
     speedup_mdape: Annotated[float, Number("ratio", "Greatest median error of the speedup.")]
     reason: Annotated[Text, About("Why this much error is allowed.")]
@@ -64,7 +64,7 @@ class TotalAllowance(Allowance):
 
 @record
 class Budget:
-    """What `budget.toml` says."""
+    """The entries of `budget.toml`."""
 
     held_out: Annotated[Flag, About("Whether constants are fitted without each row's machine.")]
     family: Annotated[tuple[Allowance, ...], About("Limits of each family of rows; the entry with most selectors "
@@ -83,7 +83,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Excess:
-    """A figure outside its budget, or a family or an entry that has no counterpart."""
+    """A figure outside its limit, a family without an entry, or an entry that fits nothing."""
 
     what: str
     problem: str
@@ -104,7 +104,7 @@ def read_budget(path: Path = BUDGET_FILE) -> Budget:
 
 
 def check(table: pd.DataFrame, budget: Budget) -> list[Excess]:
-    """Hold joined rows against a budget.
+    """Compare joined rows with a budget.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def check(table: pd.DataFrame, budget: Budget) -> list[Excess]:
     Returns
     -------
     list of Excess
-        Empty when every figure is within its budget, every family has one, and every entry is of use.
+        Empty if every figure is within its limit, every family has an entry, and every entry fits a family or a row.
     """
     found: list[Excess] = []
     used: set[int] = set()

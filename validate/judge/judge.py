@@ -1,4 +1,4 @@
-"""Judges rows: joins them with predictions and writes the verdict as plain data."""
+"""Join rows with predictions, and write the errors as plain data."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -129,5 +129,5 @@ def judge_rows(
     held_out: bool = False,
     predictor: Predictor | None = None,
 ) -> pd.DataFrame:
-    """Join rows that are in memory, from `validate.judge.rows.as_rows`, with the model's predictions."""
+    """Join rows from `validate.judge.rows.as_rows` with the predictions of the model."""
     return join(rows, machines or Machines(), predictor or hwmodels.predict_rows, held_out=held_out)

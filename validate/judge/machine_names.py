@@ -1,4 +1,4 @@
-"""From the name of a machine, as a publication or a driver writes it, to its hardware spec; never a guess between two.
+"""Find the hardware spec of a machine from the name that a publication or a driver writes; two matches are an error.
 
 What a name may be: the id, name or alias of a spec, the stem of a hardware file's name, or an entry of
 `data/machine_names.toml`. Case, blanks, punctuation, the maker, "GPU" and the memory size do not count, but a memory
@@ -29,7 +29,7 @@ _NO_MATTER = frozenset(
 )
 _BOARD = re.compile(r"sxm\d?|pcie")
 _STACKED = re.compile(r"hbm\d?e?")
-"""The kind of memory tells boards of one chip apart only where nothing else does."""
+"""The kind of memory distinguishes boards of one chip only if nothing else does."""
 _OTHER_MACHINE = re.compile(r"\b(laptop|mobile|max-?q|ti|super|pcie|sxm\d?|nvl|mig|d|ada|\d+ ?w)\b")
 """Words in brackets that tell one machine from another; brackets without one are a remark."""
 
@@ -51,12 +51,12 @@ class MachineNames:
 
 
 class Machines:
-    """The machines that names are looked up among.
+    """Machines by name: the shipped ones, and those of given files.
 
     Parameters
     ----------
     hardware : iterable of str or Path
-        Hardware files, or names of specs, beside the shipped ones; they come first where two share a name.
+        Hardware files, or names of specs, beside the shipped ones. They win over a shipped machine of the same name.
 
     Raises
     ------
@@ -91,7 +91,7 @@ class Machines:
             self._known.setdefault(canonical(name), {})[spec.id] = spec
 
     def find(self, text: str) -> HardwareSpec:
-        """Look a name up.
+        """Find the machine of a name.
 
         Raises
         ------
@@ -117,7 +117,7 @@ class Machines:
 
 
 def canonical(text: str) -> str:
-    """Strip a name of all that does not tell machines apart.
+    """Keep only the parts of a name that distinguish machines.
 
     Examples
     --------

@@ -1,6 +1,6 @@
-"""Errors of many rows in a few numbers: of all rows, of a family, of whatever else is asked for.
+"""Errors of many rows in a few numbers: of all rows, of a family, or of other groups.
 
-All figures are shares (0.06 is 6 %); errors are predicted / measured - 1. A figure that no row gives is None.
+All figures are shares (0.06 is 6 %); errors are predicted / measured - 1. A figure without a row is None.
 """
 
 import json
@@ -93,7 +93,7 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _log_factor(table: pd.DataFrame) -> "pd.Series[float]":
-    """By what factor each speedup is missed, up or down: its logarithm, at least 0."""
+    """Logarithm of the factor between predicted and measured speedup, at least 0."""
     return (table["predicted_speedup_vs_dense"] / table["measured_speedup_vs_dense"]).map(np.log).abs()
 
 

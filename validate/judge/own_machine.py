@@ -1,4 +1,4 @@
-"""One machine's own rows beside what is predicted from its calibration alone: a table and its summary."""
+"""Rows of one machine beside predictions from its calibration alone: a table and its summary."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

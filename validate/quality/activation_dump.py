@@ -1,4 +1,4 @@
-"""Tokens for the linear layers of a checkpoint: recorded ones from a safetensors file, or synthetic ones that say so.
+"""Tokens for the linear layers of a checkpoint: recorded in a safetensors file, or synthetic.
 
 A recorded tensor is the input of a layer, named as its weight is, with or without `.weight`, or with `.input` in its place:
 [tokens, K], or [batch, sequence, K].
@@ -49,7 +49,7 @@ class Source(Protocol):
         ...
 
     def unmatched(self, weight_names: Sequence[str]) -> list[str]:
-        """Tensors that are named as none of the weights."""
+        """Tensors whose names fit none of the weights."""
         ...
 
 
@@ -154,7 +154,7 @@ class Dump:
         return any(name in self._file_of for name in names_of(weight_name))
 
     def unmatched(self, weight_names: Sequence[str]) -> list[str]:
-        """Tensors that are named as none of the weights: of other modules, or mistyped."""
+        """Tensors whose names fit none of the weights: of other modules, or misspelled."""
         known = {name for weight_name in weight_names for name in names_of(weight_name)}
         return [name for name in self._file_of if name not in known]
 
@@ -235,7 +235,7 @@ def open_dump(path: str | os.PathLike[str], calibration_tokens: int, eval_tokens
 
 
 def names_of(weight_name: str) -> tuple[str, ...]:
-    """Names under which a dump may have the tokens of a layer.
+    """Names that the tokens of a layer may have in a dump.
 
     Examples
     --------
@@ -249,7 +249,7 @@ def names_of(weight_name: str) -> tuple[str, ...]:
 
 
 def refuse_missing(source: Source, weight_names: Sequence[str], others: Sequence[str]) -> None:
-    """Refuse a source that has not the tokens of every layer.
+    """Refuse a source without the tokens of some layer.
 
     Parameters
     ----------
@@ -275,7 +275,7 @@ def refuse_missing(source: Source, weight_names: Sequence[str], others: Sequence
 
 
 def some_of(names: Sequence[str]) -> str:
-    """The first names, and how many there are beside them.
+    """Print the first names and how many others there are.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a way of pruning costs and brings, beside its quality: bits stored, speedup on a machine and on a core."""
+"""Cost of a way of pruning, beside its quality: stored bits, and speedups on a machine and on a core."""
 
 import dataclasses
 import functools
@@ -43,7 +43,7 @@ class Speed(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What costs are asked of.
+    """The machine, the core and the storage that costs are computed for.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ class Target:
         return sparse_format(way.pattern, encoding=encoding, packing=packing)
 
     def check(self, way: Way) -> None:
-        """Refuse what no speedup could be predicted of, before any work.
+        """Refuse a way that has no cost on the target, before any work.
 
         Raises
         ------
@@ -106,7 +106,7 @@ class Target:
 
 
 def has_groups(way: Way) -> bool:
-    """Whether a way leaves N:M groups, which can be encoded and skipped by."""
+    """Whether a way leaves N:M groups, which can be encoded and skipped."""
     return way.pattern is not None and CRITERIA[way.criterion].among == "group"
 
 
@@ -131,7 +131,7 @@ def settings_of(way: Way) -> Settings:
 
 
 def stored(target: Target, way: Way, rows: int, in_features: int) -> Stored | None:
-    """Count the bits of the pruned operand [rows, K], packing included; None where there are no groups to encode.
+    """Count the bits of the pruned operand [rows, K], packing included; None without groups to encode.
 
     Each stream is rounded up to whole bytes. Salient columns stay in their groups, which keep N of the others; beside them lie
     their values, and the list of which they are. Outliers are values and a combinatorial code a window.
@@ -169,7 +169,7 @@ def stored(target: Target, way: Way, rows: int, in_features: int) -> Stored | No
 
 
 def on_machine(target: Target, way: Way, phase: Phase, out_features: int, in_features: int) -> Speed | None:
-    """Estimate the product on a machine that exists or is described as one; mitigations are not charged.
+    """Estimate the time of the product on a machine; mitigations cost nothing here.
 
     Source
     ------

@@ -1,4 +1,4 @@
-"""Quality beside cost: every linear layer of a checkpoint pruned in many ways, measured on tokens, with bits and speedups.
+"""Quality beside cost: linear layers of a checkpoint pruned in many ways, measured on tokens, with bits and speedups.
 
 One layer at a time: errors of one layer do not reach the next, and nothing here is an accuracy.
 """
@@ -26,7 +26,7 @@ from validate.quality.activation_dump import Source, refuse_missing, some_of
 from validate.quality.cost import PHASES, Speed, Stored, Target, on_core, on_machine, stored
 
 Progress = Callable[[str, float], None]
-"""Told what is worked on next, and the share of all work that is done."""
+"""Called with the name of the next layer and the share of all work that is done."""
 
 ALL = "all"
 MIXED = "mixed"
@@ -54,12 +54,12 @@ QUALITY_COLUMNS = (
     "core", "core_decode_cycles", "core_decode_dense_cycles", "core_decode_speedup_vs_dense",
     "core_prefill_cycles", "core_prefill_dense_cycles", "core_prefill_speedup_vs_dense",
 )  # fmt: skip
-"""Columns of `quality.csv`; `docs/how-to/measure-quality.md` says what each is. NaN where a way has no such figure."""
+"""Columns of `quality.csv`; `docs/how-to/measure-quality.md` says what each is. NaN if a way has no such figure."""
 
 
 @dataclasses.dataclass(frozen=True)
 class QualityRun:
-    """What was measured, which layers were left out, name -> why, and recorded tensors that no tensor's name goes with."""
+    """The table of a run, layers left out (name -> reason), and recorded tensors that fit no layer."""
 
     table: pd.DataFrame
     left_out: dict[str, str]
@@ -104,7 +104,7 @@ def measure_quality(
     ways : sequence of Way
         From `nmsim.quality.cross`, of either operand.
     target : Target
-        What bits and speedups are asked of.
+        Machine, core and storage of bits and speedups.
     selection : Selection, optional
         Which tensors are layers; of those it takes, only matrices are.
     allow_missing : bool
@@ -114,7 +114,7 @@ def measure_quality(
     Returns
     -------
     QualityRun
-        `table` has the columns `QUALITY_COLUMNS`: a row a layer and way, and after them one for all layers together.
+        `table` has the columns `QUALITY_COLUMNS`: a row per layer and way, then a row per way for all layers together.
 
     Raises
     ------
@@ -186,7 +186,7 @@ def _layers(
 
 
 def counted(reasons: Iterable[str]) -> str:
-    """Say each reason once, with how often it holds; at most `SHOWN_REASONS`.
+    """Print each reason once with its count; at most `SHOWN_REASONS`.
 
     Examples
     --------
@@ -272,10 +272,10 @@ def _bits(found: Stored | None) -> dict[str, float]:
 
 
 def sum_layers(table: pd.DataFrame) -> pd.DataFrame:
-    """Add the layers up: energies, errors, bits and times are added, never their shares.
+    """Add the layers up: energies, errors, bits and times, but not their shares.
 
     A speedup's range is that of the sum of the dense times over the sum of the times at each end. `mask_entropy_kind` is
-    "mixed" where some layers have an estimate and others a bound.
+    "mixed" if some layers have an estimate and others a bound.
 
     Parameters
     ----------

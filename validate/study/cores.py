@@ -1,7 +1,7 @@
 """A tensor core that takes the pattern: one chip in three versions, dense, with a decoder, and with a native unit as well.
 
-The chip is the preset `BASE`, cut down to one pattern and one encoding at a time, for pruned weights. Times are the closed
-form of its pipeline, which no software slows down: a best case, of the pruned layers alone.
+The chip is the preset `BASE` with one pattern and one encoding at a time, for pruned weights. Times are the closed form of its
+pipeline, without software costs: a best case of the pruned layers alone.
 """
 
 import dataclasses
@@ -130,7 +130,7 @@ def _swept(
 
 
 def _overhead(chip: SparseTensorCore) -> dict[str, float]:
-    """Area that sparsity adds over the dense cores, as a share of them; NaN where no cost is known."""
+    """Area that sparsity adds over the dense cores, as a share of them; NaN if no cost is known."""
     try:
         share = area(chip).overhead_of_cores
     except NmsimError:
@@ -148,9 +148,9 @@ def _unit_adds(found: pd.DataFrame) -> "pd.Series[float]":
 
 
 def chosen(table: pd.DataFrame) -> pd.DataFrame:
-    """Keep one encoding a pattern: with it a native unit takes least time over all steps, of those within `TIE` the first.
+    """Keep one encoding per pattern: the one with the least time of a native unit over all steps.
 
-    A chip decodes one encoding, so it is the same at each step.
+    Within `TIE` of the least, the first one counts. A chip decodes one encoding, so it is the same at each step.
 
     Returns
     -------
@@ -192,7 +192,7 @@ def figure_tables(table: pd.DataFrame) -> dict[str, tuple[pd.DataFrame, list[Ste
 
 
 def sentences(table: pd.DataFrame) -> list[str]:
-    """Say what a native unit adds at the first and at the last step, over all patterns in the encodings chosen."""
+    """Say what a native unit adds at the first and at the last step, over all patterns with their chosen encodings."""
     rows = chosen(table)
     units, decoders = rows[rows["core"] == WITH_UNIT], rows[rows["core"] == WITH_DECODER]
     ends = choose_steps(table)
@@ -207,7 +207,7 @@ def sentences(table: pd.DataFrame) -> list[str]:
 
 
 def section_rows(table: pd.DataFrame, steps: Sequence[Step]) -> list[dict[str, Any]]:
-    """Rows of the table on the page: one a pattern, a cell a step."""
+    """Rows of the table on the page: one row per pattern, one cell per step."""
     found = chosen(table)
     units = found[found["core"] == WITH_UNIT]
     return [
@@ -237,7 +237,7 @@ def _cell(row: "pd.Series[Any]") -> dict[str, Any]:
 
 
 def _percent(row: "pd.Series[Any]", names: Sequence[str]) -> dict[str, str]:
-    """A share and its range; empty where it is not known."""
+    """A share and its range; empty if it is not known."""
     low, nominal, high = (row[name] for name in names)
     if nominal != nominal:
         return {"text": "", "range": ""}

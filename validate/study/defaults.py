@@ -1,4 +1,4 @@
-"""What a study covers if it is not told."""
+"""What a study covers by default."""
 
 MODEL = "llama-3.1-8b"
 HARDWARE = ("h200", "b200", "a100-sxm", "rtx4090", "h200-8x16", "h200-16x32")

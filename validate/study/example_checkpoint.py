@@ -1,4 +1,4 @@
-"""An example checkpoint: random weights that look like those of a trained transformer, for trying things out.
+"""An example checkpoint: random weights with the statistics of a trained transformer.
 
 **Synthetic.** Nobody has trained it and it computes nothing. It imitates what matters to pruning: tails heavier than
 a Gaussian's, a few input channels much larger than the others, rows of differing scale, a spread of about

@@ -1,4 +1,4 @@
-"""Where a result is from: versions, commit, inputs, machine, time."""
+"""Origin of a result: versions, commit, inputs, machine, time."""
 
 import datetime
 import hashlib
@@ -30,7 +30,7 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Provenance:
-    """All that it takes to make a result again.
+    """What it takes to make a result again.
 
     `commit` is empty outside a checkout; `dirty` says that the checkout held changes that are not committed.
     """
@@ -51,7 +51,7 @@ class Provenance:
 
 
 def collect(command: str, inputs: Sequence[Path]) -> Provenance:
-    """Write down where a result is from.
+    """Collect the origin of a result.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""The page of a study: one self-contained HTML file, read from top to bottom.
+"""The page of a study: one HTML file that needs no other file.
 
-A page is a list of sections, each with a template of its own under `templates/`. A new section is one more builder
-here and one more template; neither the page nor the other sections change.
+A page is a list of sections. Each section has a template in `templates/` and an entry in `sections`; a new one changes no
+other section.
 """
 
 import base64
@@ -204,7 +204,7 @@ def sections(found: Findings) -> list[Section]:
 
 
 def _core_section(found: Findings, ends: Sequence[Step]) -> Section:
-    """A tensor core that takes the patterns: empty where it does not take the value type."""
+    """The section on a tensor core that takes the patterns; it is empty if the core does not take the value type."""
     context: dict[str, Any] = {"steps": [(phase, str(tokens)) for phase, tokens in ends], "base": cores.BASE}
     context |= {"dtype": found.dtype, "dtypes": load_core(cores.BASE).dtypes, "rows": [], "sentences": []}
     if len(found.cores):
@@ -234,7 +234,7 @@ def _bits_rows(bits: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _speedup_table(found: Findings, operand: str, steps: Sequence[Step]) -> list[dict[str, Any]]:
-    """One row a machine and pattern, one cell a step."""
+    """One row per machine and pattern, one cell per step."""
     best = _of(found.best, operand)
     best = best[best["pattern"] != DENSE].set_index(["hardware", "pattern", "phase", "tokens"])
     patterns = pattern_order(found.model["pattern"])
@@ -252,7 +252,7 @@ def _speedup_table(found: Findings, operand: str, steps: Sequence[Step]) -> list
 
 
 def _best_table(found: Findings, steps: Sequence[Step]) -> list[dict[str, Any]]:
-    """One row a machine: the best pattern and encoding of each operand at each step shown."""
+    """One row per machine: the best pattern and encoding of each operand at each step shown."""
     keys = ["hardware", "sparse_operand", "phase", "tokens"]
     rows = fastest(found.model, keys).set_index(keys)
     return [

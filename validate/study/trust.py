@@ -26,15 +26,15 @@ SCALES = {"bytes_per_s": (1e12, "TB/s"), "flop_per_s": (1e12, "Tflop/s"), "hz": 
 """Unit -> what to divide by for printing, and the name of the result."""
 
 STUDY_ASSUMPTIONS = (
-    "A model is its linear layers and nothing else: attention scores, the KV cache, norms, embeddings and sampling "
-    "take no time here, so that a real model gains less.",
+    "A model is its linear layers alone. Attention scores, the KV cache, norms, embeddings and sampling take no time "
+    "here, so a real model gains less.",
     "The output head stays dense. In prefill it runs for the last token only, as serving engines do.",
-    "Every linear layer but the head is pruned to the same pattern, and one product follows the other without a gap.",
-    "Metadata bits of codes of one width follow from shapes alone, so that those measured on the checkpoint hold for "
-    "the model. Codes of differing length enter a prediction with their mean over uniform masks (A15).",
-    "Energy kept is the share of the weights' sum of squares that pruning by magnitude leaves. It is no accuracy.",
+    "Every linear layer except the head is pruned to the same pattern. One product follows the other without a gap.",
+    "If all codes have one width, their bits follow from shapes alone, so the bits of the checkpoint hold for the model. "
+    "Codes of different lengths enter a prediction with their mean over uniform masks (A15).",
+    "Energy kept is the share of the weights' sum of squares that pruning by magnitude keeps. It is no accuracy.",
 )
-"""What this study takes for granted on top of the model's own assumptions."""
+"""What a study assumes in addition to the assumptions of the model."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class SourcedNumber:
 
 @dataclass(frozen=True)
 class NumberTable:
-    """Numbers of several machines: a row a quantity, a cell a machine (None where it has no such number)."""
+    """Numbers of several machines: a row per quantity, a cell per machine (None if it has no such number)."""
 
     machines: tuple[str, ...]
     rows: tuple[tuple[str, tuple[SourcedNumber | None, ...]], ...]
@@ -187,8 +187,8 @@ def rows(machines: Sequence[HardwareSpec], dtype: str, steps: Sequence[Step]) ->
     -------
     list of dict
         A machine each: `machine`, `name`, and `cells`, one for each of `regimes`: the metrics of the rows of this
-        width and regime, `whose` they are: the machine's own where it has at least `FEWEST_ROWS`, otherwise those of
-        all GPUs. A cell is None where nothing comparable has been published, and for a CPU.
+        width and regime, `whose` they are: the machine's own if there are at least `FEWEST_ROWS`, otherwise those of
+        all GPUs. A cell is None for a CPU, and if nothing comparable has been published.
     """
     table = judged()
     near = table[[width_of(name) == width_of(dtype) for name in table["dtype"]]]

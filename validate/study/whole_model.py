@@ -25,7 +25,7 @@ STUDY_COLUMNS = (*CASE_COLUMNS, *hwmodels.PREDICTED_COLUMNS)
 
 DENSE = "dense"
 EXTRAPOLATED_SHARE = 0.1
-"""Share of a model's time, spent in layers that extrapolate, beyond which the model does."""
+"""A model extrapolates if layers that do so take more than this share of its time."""
 TIE = 1e-3
 """Speedups that differ by less, relative to the larger one, count as equal."""
 
@@ -118,8 +118,8 @@ def sum_layers(study: pd.DataFrame) -> pd.DataFrame:
         speedup is the dense model on the same machine. The dense rows of all steps come first.
 
         `predicted_speedup_low` and `_high` widen the speedup by the mean of the layers' half-widths, on a logarithmic
-        scale and weighted by their time, as if all layers erred alike; the dense head has none. NaN where a layer
-        has no interval. A model extrapolates where layers that do take more than `EXTRAPOLATED_SHARE` of its time.
+        scale and weighted by their time, as if all layers had the same error; the dense head has none. NaN if a layer
+        has no interval. A model extrapolates if layers that do so take more than `EXTRAPOLATED_SHARE` of its time.
     """
     work = study.assign(
         time_s=study["count"] * study["predicted_time_s"], bound_time_s=study["count"] * study["bound_time_s"]

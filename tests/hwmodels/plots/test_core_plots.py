@@ -187,7 +187,7 @@ def test_roofs_are_of_one_core_and_one_value_type(table, roofs):
 def test_curves_and_marks_of_the_break_even_are_those_of_the_table(batches):
     _, grid = plots.break_even_batch(batches)
     ax = grid[0, 0]
-    assert ax.get_xlabel() == "tokens a step (decode batch, prefill length)"
+    assert ax.get_xlabel() == "tokens per step (decode batch, prefill length)"
     assert ax.get_ylabel() == "speedup vs dense [×]"
     producer = batches[batches["placement"] == "producer"]
     curves = [line for line in ax.lines if len(line.get_xdata()) == 256]

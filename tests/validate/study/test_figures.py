@@ -58,7 +58,7 @@ def test_speedup_vs_tokens(best):
     fig, grid = plots.speedup_vs_tokens(best)
     assert isinstance(fig, Figure)
     assert labels(grid, "y") == {"speedup vs dense [×]"}
-    assert labels(grid, "x") == {"tokens a step (decode batch, prefill length)"}
+    assert labels(grid, "x") == {"tokens per step (decode batch, prefill length)"}
     assert grid[0, 0].get_xscale() == "log"
     assert [ax.get_title(loc="left") for ax in grid.flat] == ["h200", "h200-8x16"]
 
