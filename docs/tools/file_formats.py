@@ -9,6 +9,7 @@ from hwmodels.silicon.cost_tables import TechnologyFile
 from hwmodels.sweeps.space_file import SpaceFile
 from hwmodels.tensorcore.record import SparseTensorCore
 from hwmodels.workload import Config
+from kernels.measure.campaign import CampaignFile
 from nmsim.rows import COLUMNS
 from nmsim.support.schema import field_table, json_schema
 from validate.judge.budget import Budget
@@ -54,6 +55,11 @@ FORMATS = {
         "The layers of a model, from a Hugging Face `config.json`. Other keys of that file are ignored. An explicit null "
         "means that a key is absent. Keys of `text_config` are taken if there is one.",
     ),
+    "campaign": Format(
+        "Campaign",
+        CampaignFile,
+        "What `nmsim measure` times. The campaigns that ship are in `kernels/measure/campaigns/`.",
+    ),
     "budget": Format(
         "Budget",
         Budget,
@@ -86,7 +92,8 @@ ROWS = """
 ## Measured rows
 
 CSV files that `nmsim measure` appends to and `nmsim validate` reads. A line holds one kernel on one case, beside the fastest
-baseline of the same run: a dense call, or a copy for a kernel that only moves a matrix. Times are medians in seconds, with their 20th and 80th percentiles.
+baseline of the same run. The baseline is a dense call, or a copy if the kernel only moves a matrix. Times are medians in
+seconds, with their 20th and 80th percentiles.
 
 | column | value | may be empty | meaning |
 |---|---|---|---|

@@ -129,6 +129,16 @@ _OPTIONAL = {name: None for name in _HINTS if name != "pattern"}
 Axes: Any = record(type("Axes", (_Axes,), {"__module__": __name__, "__annotations__": _HINTS, **_OPTIONAL}))
 
 
+Shape = Annotated[
+    tuple[int, int],
+    Parsed(
+        _shape,
+        words="`[N, K]`",
+        schema={"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2},
+    ),
+]
+
+
 # fmt: off
 @record
 class Base:
@@ -145,8 +155,8 @@ class Workload:
         About("Models by name or `config.json`.")] = None
     layers: Annotated[tuple[Text, ...] | None, About("Layers of the models; the pruned ones if left out.")] = None
     per: Annotated[Literal["layer", "model"] | None, About("A row per layer, the default, or per model.")] = None
-    shapes: Annotated[tuple[Annotated[tuple[int, int], Parsed(_shape)], ...] | None,
-        About("`[N, K]`, out features and in features.")] = None
+    shapes: Annotated[tuple[Shape, ...] | None,
+        About("Out features and in features of products, in elements.")] = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Check that either models or shapes are given."""

@@ -5,27 +5,110 @@ encoding of it, and the baselines. A transfer is a kernel that only moves a matr
 activations, with N = 1.
 """
 
-import difflib
 import itertools
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, Literal
 
-from nmsim.case import VALUE_BITS, GemmShape, Phase, SparseOperand
+from nmsim.case import GemmShape, Phase, SparseOperand
 from nmsim.errors import NmsimError, SpecError
+from nmsim.fields import Dtype
 from nmsim.format import DENSE, SparseFormat
 from nmsim.rows.measurement import L2State
+from nmsim.support.schema import About, Number, Parsed, Text, read_record, record
 
 CAMPAIGN_FOLDER = Path(__file__).parent / "campaigns"
-COUNTS = ("seed", "repetitions", "warmup", "budget_s")
-TABLES = ("round",)
-LISTS = ("shapes", "patterns", "encodings", "dtypes", "threads", "l2_state", "kernels")
-OPTIONAL = ("phase", "kernels", "threads", "sparse_operand")
 ALL_CORES = "all"
 BEST = "best"
+
+
+def _threads(value: Any) -> int | None:
+    if value == ALL_CORES:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise SpecError(f"expected a whole number of at least 1, or {ALL_CORES!r}")
+    return value
+
+
+def _shape(value: Any) -> GemmShape:
+    try:
+        return GemmShape(*value)
+    except (NmsimError, TypeError) as error:
+        raise SpecError(f"{error}; shapes are [M, N, K]") from error
+
+
+def _formats(patterns: tuple[str, ...], names: tuple[str, ...]) -> tuple[SparseFormat | None, ...]:
+    """Every pattern with every encoding, and None for "dense"; refuse what is no pattern or encoding of nmsim."""
+    pairs = itertools.product(patterns, names)
+    found = [None if text == DENSE else SparseFormat.parse(text, encoding=name) for text, name in pairs]
+    return tuple(dict.fromkeys(found))
+
+
+COUNT = {"type": "integer", "minimum": 1}
+Shape = Annotated[
+    GemmShape,
+    Parsed(
+        _shape, words="`[M, N, K]`", schema={"type": "array", "items": COUNT, "minItems": 3, "maxItems": 3}
+    ),
+]
+Threads = Annotated[
+    int | None, Parsed(_threads, words="number or `all`", schema={"anyOf": [COUNT, {"const": ALL_CORES}]})
+]
+
+
+# fmt: off
+@record
+class RoundTable:
+    """Rounds of all combinations of shapes, value types, threads and cache states, each with all formats and kernels."""
+
+    shapes: Annotated[tuple[Shape, ...], About("Shapes, in elements.")]
+    patterns: Annotated[tuple[Text, ...], About("Patterns. `dense` is for kernels that only move a matrix.")]
+    dtypes: Annotated[tuple[Dtype, ...], About("Value types.")]
+    l2_state: Annotated[tuple[Literal["cold", "warm"], ...], About("Whether operands come from DRAM, or lie in a cache.")]
+    encodings: Annotated[tuple[Text, ...] | None, About("Metadata encodings. Only `dense` needs none.")] = None
+    threads: Annotated[tuple[Threads, ...], About("Cores at work, or `all`.")] = (1,)
+    kernels: Annotated[tuple[Text, ...], About("Kernels by name, or `best`.")] = (BEST,)
+    phase: Annotated[Phase, About("Phase of the model.")] = "decode"
+    sparse_operand: Annotated[SparseOperand, About("Operand that is sparse.")] = "weights"
+    # fmt: on
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Refuse empty lists, and what is no pattern or encoding of nmsim."""
+        for name in ("shapes", "patterns", "dtypes", "l2_state", "encodings", "threads", "kernels"):
+            if getattr(self, name) == ():
+                yield name, "empty, expected a list of at least one"
+        if self.encodings is None and set(self.patterns) != {DENSE}:
+            yield "encodings", "missing; this key is required"
+            return
+        try:
+            _formats(self.patterns, self.encodings or ("bitmask",))
+        except NmsimError as error:
+            yield "", str(error)
+
+    @property
+    def formats(self) -> tuple[SparseFormat | None, ...]:
+        """Every pattern with every encoding; None for `dense`."""
+        return _formats(self.patterns, self.encodings or ("bitmask",))
+
+
+# fmt: off
+@record
+class CampaignFile:
+    """What a campaign file holds."""
+
+    seed: Annotated[int, Number("seed", "Seed of the data.")]
+    repetitions: Annotated[int, Number("repetitions", "Timed repetitions of a round.", least=1)]
+    warmup: Annotated[int, Number("repetitions", "Repetitions before them that do not count.")]
+    budget_s: Annotated[int, Number("s", "Time for all rounds. Rounds share it.", least=1, most=1e9)]
+    round: Annotated[tuple[RoundTable, ...], About("Rounds, in the order in which they are run.")]
+    # fmt: on
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Refuse a campaign without rounds."""
+        if not self.round:
+            yield "round", "empty, expected an array of tables, [[round]]"
 
 
 @dataclass(frozen=True)
@@ -91,7 +174,7 @@ def load(campaign: str | Path) -> Campaign:
     Raises
     ------
     SpecError
-        No such campaign, or a key that is unknown, missing or malformed: the error names the file and the key.
+        No such campaign, or keys that are unknown, missing or malformed: the error names the file and each key.
     """
     path = Path(campaign)
     if path.suffix != ".toml":
@@ -100,112 +183,15 @@ def load(campaign: str | Path) -> Campaign:
                 f"campaign {str(campaign)!r}: expected one of {', '.join(shipped())}, or the path of a .toml file"
             )
         path = CAMPAIGN_FOLDER / f"{campaign}.toml"
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read as TOML: {error}") from error
-    return _campaign(document, path)
+    file = read_record(CampaignFile, path)
+    rounds = dict.fromkeys(each for table in file.round for each in _rounds(table))
+    return Campaign(path.stem, file.seed, file.repetitions, file.warmup, file.budget_s, tuple(rounds))
 
 
-def _campaign(document: dict[str, Any], path: Path) -> Campaign:
-    _check_keys(document, (*COUNTS, *TABLES), (), f"{path}")
-    for name in COUNTS:
-        value, least = document[name], 0 if name in ("seed", "warmup") else 1
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise SpecError(f"{path}: {name}: {value!r}, expected a whole number of at least {least}")
-    tables = document["round"]
-    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
-        raise SpecError(f"{path}: round: expected an array of tables, [[round]]")
-    rounds = dict.fromkeys(
-        each for place, table in enumerate(tables) for each in _rounds(table, f"{path}: round[{place}]")
-    )
-    return Campaign(name=path.stem, rounds=tuple(rounds), **{name: document[name] for name in COUNTS})
-
-
-def _rounds(table: dict[str, Any], where: str) -> Iterator[Round]:
-    optional = (*OPTIONAL, "encodings") if table.get("patterns") == [DENSE] else OPTIONAL
-    _check_keys(table, tuple(name for name in LISTS if name not in optional), optional, where)
-    defaults: dict[str, Any] = {
-        "kernels": [BEST], "threads": [1], "phase": "decode", "sparse_operand": "weights",
-    }  # fmt: skip
-    if table["patterns"] == [DENSE]:
-        defaults["encodings"] = ["bitmask"]
-    table = defaults | table
-    _check_lists(table, LISTS, where)
-    try:
-        shapes = [GemmShape(*shape) for shape in table["shapes"]]
-    except (NmsimError, TypeError) as error:
-        raise SpecError(f"{where}: {error}; shapes are [M, N, K]") from error
-    formats = _check_formats(table["patterns"], table["encodings"], where)
-    for name, allowed in (("phase", get_args(Phase)), ("sparse_operand", get_args(SparseOperand))):
-        _check_choice(table[name], allowed, f"{where}.{name}")
-    for name, allowed in (("dtypes", tuple(VALUE_BITS)), ("l2_state", ("cold", "warm"))):
-        for value in table[name]:
-            _check_choice(value, allowed, f"{where}.{name}")
-    _check_kernels(table["kernels"], where, f", or {BEST!r}")
-    threads = [_threads(value, where) for value in table["threads"]]
-    for shape, dtype, cores, state in itertools.product(shapes, table["dtypes"], threads, table["l2_state"]):
+def _rounds(table: RoundTable) -> Iterator[Round]:
+    for shape, dtype, cores, state in itertools.product(
+        table.shapes, table.dtypes, table.threads, table.l2_state
+    ):
         yield Round(
-            shape,
-            table["phase"],
-            dtype,
-            cores,
-            state,
-            formats,
-            tuple(table["kernels"]),
-            table["sparse_operand"],
+            shape, table.phase, dtype, cores, state, table.formats, table.kernels, table.sparse_operand
         )
-
-
-def _threads(value: Any, where: str) -> int | None:
-    if value == ALL_CORES:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise SpecError(
-            f"{where}.threads: {value!r}, expected a whole number of at least 1, or {ALL_CORES!r}"
-        )
-    return value
-
-
-def _check_keys(
-    table: dict[str, Any], required: tuple[str, ...], optional: tuple[str, ...], where: str
-) -> None:
-    """Refuse a table with an unknown or a missing key."""
-    for name in table:
-        if name not in required + optional:
-            near = difflib.get_close_matches(name, required + optional, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise SpecError(f"{where}: {name}: unknown key{hint}; expected {', '.join(required + optional)}")
-    for name in required:
-        if name not in table:
-            raise SpecError(f"{where}: {name}: missing; this key is required")
-
-
-def _check_lists(table: dict[str, Any], names: tuple[str, ...], where: str) -> None:
-    """Refuse what is no list, or a list of nothing."""
-    for name in names:
-        if not isinstance(table[name], list) or not table[name]:
-            raise SpecError(f"{where}.{name}: {table[name]!r}, expected a list of at least one")
-
-
-def _check_choice(value: Any, allowed: tuple[str, ...], where: str) -> None:
-    """Refuse what is none of some texts."""
-    if value not in allowed:
-        raise SpecError(f"{where}: {value!r}, expected one of {', '.join(allowed)}")
-
-
-def _check_kernels(names: list[Any], where: str, hint: str = "") -> None:
-    """Refuse names of kernels that are no texts."""
-    for kernel in names:
-        if not isinstance(kernel, str):
-            raise SpecError(f"{where}.kernels: {kernel!r}, expected the name of a kernel{hint}")
-
-
-def _check_formats(patterns: list[Any], names: list[Any], where: str) -> tuple[SparseFormat | None, ...]:
-    """Every pattern with every encoding, and None for "dense"; refuse what is no pattern or encoding of nmsim."""
-    try:
-        pairs = itertools.product(patterns, names)
-        found = [None if text == DENSE else SparseFormat.parse(text, encoding=name) for text, name in pairs]
-    except (NmsimError, TypeError) as error:
-        raise SpecError(f"{where}: {error}") from error
-    return tuple(dict.fromkeys(found))

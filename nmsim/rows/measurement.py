@@ -195,7 +195,7 @@ class Measurement:
     source_url: Annotated[
         str,
         Cell(
-            "Where it was published",
+            "Address of the publication",
             shape=(r"https?://\S+", "an address that begins with https:// or http://"),
         ),
     ] = ""

@@ -244,11 +244,24 @@ class Parsed:
         Raises an `NmsimError` for what it does not take.
     keep : bool
         Keep the text as it was given, and use the function as a check only.
+    words : str
+        What a file gives, for tables.
+    schema : mapping, optional
+        The same as JSON Schema; text if left out.
     """
 
-    def __init__(self, parse: Callable[[Any], Any], *, keep: bool = False) -> None:
+    def __init__(
+        self,
+        parse: Callable[[Any], Any],
+        *,
+        keep: bool = False,
+        words: str = "text",
+        schema: Mapping[str, Any] | None = None,
+    ) -> None:
         self.parse = parse
         self.keep = keep
+        self.words = words
+        self.schema = {"type": "string"} if schema is None else dict(schema)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def read(value: Any) -> Any:
@@ -260,7 +273,7 @@ class Parsed:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return {"type": "string"}
+        return self.schema
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
@@ -774,11 +787,14 @@ def _described(hint: Any, said: About) -> tuple[str, type | None]:
     """A type in words, and the record whose fields follow."""
     fits = _first(hint)
     names = _names(fits) or _names(hint)
+    words = next((part.words for part in getattr(hint, "__metadata__", ()) if isinstance(part, Parsed)), "")
     if isinstance(said, Number):
         text = f"{said.unit}, {said.range}"
         return (f"number with source: {text}" if fits is Quantity else text), None
     if names:
         return "one of " + ", ".join(f"`{name}`" for name in names), None
+    if words:
+        return words, None
     if get_origin(fits) is tuple:
         text, inner = _described(get_args(fits)[0], _about(get_args(fits)[0]))
         return ("array of tables" if inner else f"list: {text}"), inner

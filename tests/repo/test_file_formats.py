@@ -13,6 +13,7 @@ SHIPPED = [
     *(("machine", path) for path in (ROOT / "hwmodels/machine/specs").glob("*.toml")),
     ("machine", ROOT / "validate/data/measured/epyc-milan-2core.toml"),
     *(("core", path) for path in (ROOT / "hwmodels/tensorcore/presets").glob("*.toml")),
+    *(("campaign", path) for path in (ROOT / "kernels/measure/campaigns").glob("*.toml")),
     ("space", ROOT / "hwmodels/data/example-space.toml"),
     ("technology", ROOT / "hwmodels/silicon/technology.toml"),
     ("budget", ROOT / "validate/judge/budget.toml"),
