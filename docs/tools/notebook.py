@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "docs/examples/tour.ipynb"
@@ -19,7 +20,8 @@ def executed(path: Path, *, timeout_s: int = 120) -> str:
     # The kernel is another process: it finds the packages of this checkout by their path.
     os.environ["PYTHONPATH"] = str(ROOT)
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=timeout_s, record_timing=False).execute()
+    local = Config({"KernelManager": {"transport": "ipc"}})  # no port of the machine is opened
+    NotebookClient(notebook, timeout=timeout_s, record_timing=False, config=local).execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [_text_only(output) for output in cell.outputs if _has_text(output)]
