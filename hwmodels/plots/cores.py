@@ -155,6 +155,7 @@ def core_time_by_stage(
     ]
     if not panels:
         raise RowError(f"{what}: no row at {', '.join(step_name(step) for step in shown)}")
+    # A stage without work in any row gets no column.
     stages = [stage for stage in STAGES if (rows[f"{stage}_cycles"] > 0).any()]
     lines = max(len(own) for _, own in panels)
     fig, grid = style.panel_grid(len(panels), 1, 0.205 * lines, top=1.05, share_y=False)
@@ -189,6 +190,7 @@ def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pipeline_panel(ax: Axes, rows: pd.DataFrame, stages: list[str], longest: float, theme: Theme) -> None:
+    # Columns of bars and their numbers share one axis, so that they need one panel only.
     scale = (TIME_WIDTH - 0.55) / longest
     lefts = [LABEL_WIDTH + TIME_WIDTH + column for column in range(len(stages))]
 

@@ -110,6 +110,7 @@ def pareto(
         raise RowError(f"{what}: front of {len(front)} rows: expected the {len(table)} of the table")
     marked = table.assign(on_front=np.asarray(front, bool))
     rows = rows_of(marked, (x, y, "pattern", *within, *label), what)
+    # A name says what differs between the points; what all have in common would only take room.
     names = [name for name in label if rows[name].nunique() > 1]
     order = [*([DENSE] if (rows["pattern"] == DENSE).any() else []), *pattern_order(rows["pattern"])]
     works = list(rows.groupby(list(within), sort=False)) if within else [((), rows)]

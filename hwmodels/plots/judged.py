@@ -161,6 +161,7 @@ def residuals_by_tokens(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[F
     for band in BANDS[::-1]:
         ax.axhspan(1 - band, 1 + band, color=theme.faint, alpha=0.55, linewidth=0, zorder=0)
     ax.axhline(1.0, color=theme.ink, linewidth=0.9, zorder=1)
+    # Most rows have a power of two for M: without a spread they would hide each other.
     tokens = rows["M"].to_numpy(float)
     spread = 2 ** (0.3 * (_jitter(len(rows)) - 0.5))
     _points(ax, rows.assign(at=tokens * spread), "at", "ratio", _marks(table, theme))
@@ -215,6 +216,7 @@ def residuals_by(table: pd.DataFrame, *, column: str, theme: Theme = LIGHT) -> t
     box: dict[str, Any] = {"facecolor": theme.paper, "edgecolor": theme.ink}
     row: dict[str, Any] = {"color": theme.series[0], "markeredgewidth": 0}
     line: dict[str, Any] = {"color": theme.series[4], "linewidth": 2.6}
+    # The quartiles show the usual error, the points show the exceptions.
     for place, name in enumerate(names):
         ratios = rows.loc[rows[column] == name, "ratio"].to_numpy(float)
         first, median, third = np.quantile(ratios, (0.25, 0.5, 0.75))
@@ -267,6 +269,7 @@ def break_even(
         raise RowError(f"map of speedups: nothing for {', '.join(missing) or 'no machine at all'}")
     columns = 4 if len(machines) <= FEW_PANELS else 5
     fig, grid, panels, lowest = style.panels_in_rows(len(machines), columns, 8.2 / columns, top=1.05)
+    # Shades have steps, so that a value can be read from the bar over the panels.
     shades = _shades(theme)
     filled: Any = None
     for machine, ax in zip(machines, panels, strict=True):

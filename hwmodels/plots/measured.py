@@ -42,6 +42,7 @@ def bytes_per_element(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Fig
     fig, grid = style.panel_grid(1, 2, 3.0, top=0.45, share_y=False)
     whole, metadata = grid[0]
     width, top = 0.86 / len(encodings), float(table["measured_metadata_bits_per_elem"].max())
+    # A pattern that lacks an encoding leaves a gap, so that bars of one encoding keep their place.
     for place, encoding in enumerate(encodings):
         own = table[table["encoding"] == encoding].set_index("pattern").reindex(patterns)
         at = np.arange(len(patterns)) - 0.43 + (place + 0.5) * width

@@ -63,6 +63,7 @@ def break_even_batch(
     columns = ("tokens", "placement", "speedup_vs_dense", "speedup_vs_sparse_weights")
     rows = _points(table, columns, what)
     rows["weights"] = rows["speedup_vs_dense"] / rows["speedup_vs_sparse_weights"]
+    # Panels share the y axis, so that speedups of cores can be compared.
     panels = _panels(rows)
     dotted: dict[str, Any] = {"color": theme.ink, "linewidth": 0.7, "linestyle": style.DOTTED}
     fig, grid = style.panel_grid(1, len(panels), 2.7, top=0.75)
@@ -137,6 +138,7 @@ def selector_need(
     built = [built_groups_per_cycle] if built_groups_per_cycle else []
     finite = [*rates[np.isfinite(rates)], *built] or [1.0]
     low, high = 0.5 * min(finite), 4.0 * max(finite)
+    # A rate that no selector reaches is infinite: its triangle stands near the upper edge.
     beyond = high / 1.5
     line: dict[str, Any] = {"color": theme.ink, "linewidth": 0.9, "linestyle": style.DASHED}
     fig, grid = style.panel_grid(1, len(placements), 2.9, top=0.75)

@@ -81,6 +81,7 @@ def speedup_vs_pattern(
     machines, encodings = list(rows["hardware"].unique()), list(rows["encoding"].unique())
     patterns = pattern_order(rows["pattern"])
     marks = [theme.mark(place, size=4.8) | {"markeredgewidth": 1.3} for place in range(len(encodings))]
+    # Encodings of one pattern stand beside each other, since many have nearly the same speedup.
     offsets = style.side_by_side(len(encodings), 0.27)
     fig, grid = style.panel_grid(len(machines), len(shown), 1.5)
     for machine, panels in zip(machines, grid, strict=True):
@@ -195,6 +196,7 @@ def bound_by_stage(
     machines, bars = list(rows["hardware"].unique()), [DENSE, *pattern_order(rows["pattern"])]
     chosen = refuse_twice(rows, ["hardware", "phase", "tokens", "pattern"], WHAT, "choose an encoding")
     drawn = pd.concat([table[table["pattern"] == DENSE], chosen])
+    # All panels share the height of the tallest bar.
     top = 1.1 * max(1.0, float((1.0 / drawn[SPEEDUP]).max()))
     fig, grid = style.panel_grid(len(machines), len(shown), 1.6)
     for machine, panels in zip(machines, grid, strict=True):

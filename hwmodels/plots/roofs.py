@@ -89,6 +89,7 @@ def roof_surface(
             f"{what}: rows of {', '.join([*others, *dtypes])}: expected one value type on {core.id} alone"
         )
     rows = one_per_mark(rows, what).sort_values("tokens", kind="stable")
+    # Both axes count effectual multiply-adds alone, so that all patterns stand under the same roofs.
     rows["x"] = rows["effectual_macs"] / (rows["dram_read_bytes"] + rows["dram_write_bytes"])
     rows["y"] = rows["effectual_macs"] / rows["time_s"] / TERA
     fig, grid = style.panel_grid(1, 1, 4.4, top=0.3)

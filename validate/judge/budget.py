@@ -117,6 +117,7 @@ def check(table: pd.DataFrame, budget: Budget) -> list[Excess]:
     list of Excess
         Empty if every figure is within its limit, every family has an entry, and every entry fits a family or a row.
     """
+    # All findings are collected: a budget is corrected in one go.
     found: list[Excess] = []
     used: set[int] = set()
     for family in metrics.families(table):

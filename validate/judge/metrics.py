@@ -28,11 +28,10 @@ def summarise(table: pd.DataFrame) -> dict[str, Any]:
     Returns
     -------
     dict
-        `n_rows`; `speedup_mdape`, `dense_time_mdape` and `sparse_time_mdape`, medians of absolute errors;
-        `speedup_bias`, the median error; `speedup_worst_factor`, predicted / measured or its inverse of the row that
-        is missed most; `sign_share`, rows where predicted and measured speedup lie on one side of
-        1; `interval_coverage`, measured speedups inside the predicted interval; and counts of rows that are marked,
-        that extrapolate, and whose times are known.
+        `n_rows`. Medians of absolute errors: `speedup_mdape`, `dense_time_mdape`, `sparse_time_mdape`. `speedup_bias`, the
+        median error. `speedup_worst_factor`, predicted / measured, or its inverse, of the worst row. `sign_share`, rows with
+        predicted and measured speedup on one side of 1. `interval_coverage`, measured speedups inside the predicted
+        interval. Counts of rows that are marked, that extrapolate, and whose times are known.
 
     Examples
     --------

@@ -82,8 +82,8 @@ def summarise(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `columns`, `n_rows`, medians of measured and predicted speedup, `speedup_mdape` (median of the absolute
-        relative errors) and `share_of_bound` (median of measured speedup over that of the bound).
+        `columns`, `n_rows`, and the medians of measured and predicted speedup. `speedup_mdape` is the median of the absolute
+        relative errors, `share_of_bound` the median of measured speedup over that of the bound.
     """
     work = table.assign(
         absolute=table["speedup_error"].abs(),

@@ -164,8 +164,8 @@ class Dump:
         Raises
         ------
         ContainerError
-            None or several of its names, another shape, too few tokens, no floats, or one that is not finite or too large to
-            be squared in float32.
+            No tensor of the layer or several, another shape, too few tokens, or values that are no floats. A value that is
+            not finite, or whose square is not finite in float32.
         """
         there = [name for name in names_of(weight_name) if name in self._file_of]
         if len(there) != 1:
@@ -268,8 +268,8 @@ def refuse_missing(source: Source, weight_names: Sequence[str], others: Sequence
     if missing:
         typed = f"; in it, of no tensor of the checkpoint: {some_of(others)}" if others else ""
         raise ContainerError(
-            f"{source.description}: no activations of {len(missing)} of {len(weight_names)} layers: {some_of(missing)}; "
-            "expected a tensor named as each layer's weight, with or without .weight, or with .input (--allow-missing leaves "
+            f"{source.description}: no activations of {len(missing)} of {len(weight_names)} layers: {some_of(missing)}. "
+            "Expected a tensor named as each layer's weight, with or without .weight, or with .input (--allow-missing leaves "
             f"those layers out){typed}"
         )
 

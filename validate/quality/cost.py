@@ -59,7 +59,7 @@ class Target:
     Raises
     ------
     RowError
-        A value type that is none, or a prompt without tokens.
+        An unknown value type, or a prompt without tokens.
     """
 
     hardware: hwmodels.HardwareSpec | None
@@ -169,7 +169,7 @@ def stored(target: Target, way: Way, rows: int, in_features: int) -> Stored | No
 
 
 def on_machine(target: Target, way: Way, phase: Phase, out_features: int, in_features: int) -> Speed | None:
-    """Estimate the time of the product on a machine; mitigations cost nothing here.
+    """Estimate the time of the product on a machine; the time of mitigations is not included.
 
     Source
     ------

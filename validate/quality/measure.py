@@ -123,6 +123,7 @@ def measure_quality(
     NmsimError
         A way that has no cost on the target, or numbers that cannot be measured; the error names the layer.
     """
+    # All that can be refused is refused before the first layer is read.
     for way in ways:
         target.check(way)
     layers, left_out = _layers(checkpoint, ways, selection or Selection())
@@ -179,8 +180,8 @@ def _layers(
     if not found:
         shown = counted(sorted(left_out.values(), key=lambda why: "fewer than M" not in why))
         raise ContainerError(
-            f"{checkpoint.path}: none of its {len(left_out)} tensors is measured ({shown}), expected a matrix that nmsim pack "
-            "takes with every pattern asked for; --include takes others by name"
+            f"{checkpoint.path}: none of its {len(left_out)} tensors is measured ({shown}). Expected a matrix that nmsim pack "
+            "takes with every pattern; --include takes others by name"
         )
     return found, left_out
 
@@ -280,12 +281,12 @@ def sum_layers(table: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     table : DataFrame
-        A row a layer and way, with `SUMS`.
+        A row per layer and way, with `SUMS`.
 
     Returns
     -------
     DataFrame
-        A row a way, `layer` "all".
+        A row per way, `layer` "all".
     """
     work = table.copy()
     for name in LIMITS:

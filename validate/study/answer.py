@@ -21,7 +21,7 @@ EXTRAPOLATES = "extrapolates"
 
 @dataclass(frozen=True)
 class Answer:
-    """Three paragraphs: what is fastest, what it costs, where it does not pay."""
+    """Three paragraphs: what is fastest, what it costs, and what does not pay."""
 
     best: str
     cost: str
@@ -198,6 +198,7 @@ def _limits(
     names: Mapping[str, str],
 ) -> str:
     """How many machines and patterns pay at the last step, activations, and the worst encoding at the first."""
+    # A pair counts with its fastest encoding: a designer would choose that one.
     pairs = fastest(at_step(rows, last), ["hardware", "pattern"])
     paying = pairs[pairs[SPEEDUP] >= PAYS_FROM]
     least, head = f"{100 * (PAYS_FROM - 1):.0f} %", f"In {in_words(last)}"

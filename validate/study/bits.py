@@ -140,6 +140,7 @@ def measured_row(
     EncodingError
         The stream does not decode to the mask.
     """
+    # A difference would make every number of the report doubtful, so it is an error, not a remark.
     fixed, formula_bytes = formula_metadata_bytes(packed)
     foot = packed.footprint
     if fixed and len(packed.metadata) != formula_bytes:
@@ -213,6 +214,7 @@ def bits_per_element(bits: pd.DataFrame) -> pd.DataFrame:
         `energy_kept`: the share of all tensors' sum of squares; a tensor whose sum is not finite counts in
         neither sum.
     """
+    # One tensor with infinite weights would otherwise make the energy of all tensors NaN.
     finite = np.isfinite(bits["sum_of_squares"])
     work = bits.assign(
         padding_bits=bits["measured_padding_bits"]

@@ -40,8 +40,8 @@ CORES_COLUMNS = (
     *ENERGY, *(f"dense_{name}" for name in ENERGY), *AREA, *(f"dense_{name}" for name in AREA),
     *OVERHEAD,
 )  # fmt: skip
-"""Columns of `cores.csv`. `speedup_vs_no_unit` is that of a native unit against the faster of the same chip dense and with a
-decoder; `overhead_of_cores` the area that sparsity adds over that of the dense cores. `dense_*` is the dense chip's."""
+"""Columns of `cores.csv`. `speedup_vs_no_unit` compares a native unit with the faster of the two other versions of the chip.
+`overhead_of_cores` is the area that sparsity adds, over the area of the dense cores. `dense_*` belongs to the dense chip."""
 
 
 def core_table(

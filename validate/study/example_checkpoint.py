@@ -1,7 +1,7 @@
 """An example checkpoint: random weights with the statistics of a trained transformer.
 
 **Synthetic.** Nobody has trained it and it computes nothing. It imitates what matters to pruning: tails heavier than
-a Gaussian's, a few input channels much larger than the others, rows of differing scale, a spread of about
+a Gaussian's, rows of different scale, and a few input channels much larger than the others. The spread is about
 1/sqrt(fan in). The same seed gives the same bytes with the same numpy.
 """
 

@@ -148,6 +148,7 @@ def render(found: Findings, drawings: Mapping[str, Drawing]) -> str:
 
 def sections(found: Findings) -> list[Section]:
     """The sections of a page, in order."""
+    # Tables show all steps, figures and the first table only the ends of decode and prefill.
     steps = choose_steps(found.model, limit=1 << 10)
     names = [(phase, str(tokens)) for phase, tokens in steps]
     common = {"steps": names, "pays_from": PAYS_FROM, "tie": TIE, "dtype": found.dtype}

@@ -160,6 +160,7 @@ def run_study(
     folder = Path(out_dir)
     tell = progress or (lambda text, share: None)
     tell("predicting", 0.0)
+    # Predictions come first: they are cheap and find what does not go together before any file is written.
     operands: Sequence[SparseOperand] = ("weights", "activations") if activations else ("weights",)
     plan = _checked(model, hardware, formats, batches, prefill, operands, dtype)
     refuse_output_folder(folder)

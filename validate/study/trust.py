@@ -74,6 +74,7 @@ def machine_numbers(machines: Sequence[HardwareSpec], dtype: str) -> NumberTable
     >>> dict(table.rows)["DRAM bandwidth"][0].text
     '4.8 TB/s'
     """
+    # Machines share sources, so that a cell holds the place of its source in one list.
     sources: list[str] = []
 
     def cell(quantity: Quantity | None) -> SourcedNumber | None:
@@ -186,9 +187,9 @@ def rows(machines: Sequence[HardwareSpec], dtype: str, steps: Sequence[Step]) ->
     Returns
     -------
     list of dict
-        A machine each: `machine`, `name`, and `cells`, one for each of `regimes`: the metrics of the rows of this
-        width and regime, `whose` they are: the machine's own if there are at least `FEWEST_ROWS`, otherwise those of
-        all GPUs. A cell is None for a CPU, and if nothing comparable has been published.
+        One per machine: `machine`, `name`, and `cells`, one for each of `regimes`. A cell has the metrics of the rows of this
+        width and regime. `whose` says if they are rows of the machine itself, which needs `FEWEST_ROWS` of them, or of all
+        GPUs. A cell is None for a CPU, and if nothing comparable has been published.
     """
     table = judged()
     near = table[[width_of(name) == width_of(dtype) for name in table["dtype"]]]

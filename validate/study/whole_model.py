@@ -117,10 +117,11 @@ def sum_layers(study: pd.DataFrame) -> pd.DataFrame:
         Columns `MODEL_COLUMNS`. A pruned model is its pruned layers and the dense head; the baseline of every
         speedup is the dense model on the same machine. The dense rows of all steps come first.
 
-        `predicted_speedup_low` and `_high` widen the speedup by the mean of the layers' half-widths, on a logarithmic
-        scale and weighted by their time, as if all layers had the same error; the dense head has none. NaN if a layer
+        `predicted_speedup_low` and `_high` widen the speedup by the mean of the layers' half-widths, as if all layers had the
+        same error. The mean is on a logarithmic scale and weighted by time; the dense head has no width. NaN if a layer
         has no interval. A model extrapolates if layers that do so take more than `EXTRAPOLATED_SHARE` of its time.
     """
+    # Times add up, speedups do not: all is summed as time and divided at the end.
     work = study.assign(
         time_s=study["count"] * study["predicted_time_s"], bound_time_s=study["count"] * study["bound_time_s"]
     )
@@ -163,8 +164,7 @@ def sum_layers(study: pd.DataFrame) -> pd.DataFrame:
 def fastest(model: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """Keep one sparse row for each combination of `keys`: the first of those within `TIE` of the fastest.
 
-    The order of rows is that in which patterns and encodings were asked for, so that of two encodings that bring
-    the same the one named earlier is kept.
+    Rows are in the order of the formats of the study. Of two encodings with equal speedups, the one named earlier is kept.
     """
     sparse = model[model["pattern"] != DENSE]
     best = sparse.groupby(list(keys), sort=False)["predicted_speedup_vs_dense"].transform("max")
