@@ -35,3 +35,13 @@ def test_the_page_of_a_package_lists_its_exports(package):
 def test_the_files_that_a_page_names_exist(page):
     names = NAMED.findall((ROOT / page).read_text(encoding="utf-8"))
     assert [name for name in names if not (ROOT / name).exists()] == []
+
+
+def test_the_home_page_leads_to_every_page():
+    home = ROOT / "docs/index.md"
+    targets = {
+        (home.parent / link).resolve()
+        for link in re.findall(r"\]\(([^)#]+)\)", home.read_text(encoding="utf-8"))
+    }
+    pages = set((ROOT / "docs").rglob("*.md")) - {home}
+    assert sorted(str(page.relative_to(ROOT)) for page in pages - targets) == []
