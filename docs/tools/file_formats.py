@@ -93,7 +93,7 @@ ROWS = """
 
 CSV files that `nmsim measure` appends to and `nmsim validate` reads. A line holds one kernel on one case, beside the fastest
 baseline of the same run. The baseline is a dense call, or a copy if the kernel only moves a matrix. Times are medians in
-seconds, with their 20th and 80th percentiles.
+seconds, with their 20th and 80th percentiles. An older file that lacks columns is read too.
 
 | column | value | may be empty | meaning |
 |---|---|---|---|

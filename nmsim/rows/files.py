@@ -1,7 +1,7 @@
 """Measurements in CSV files and in tables: read, checked, appended.
 
 Files are append-only and a row is one line, so that a run that was killed leaves at most one broken line at the end.
-That line is reported, never mended in silence. A file of an older version lacks the columns that were added since: it is
+That line is reported, never mended in silence. A file of an older version lacks the columns that were added since. It is
 read, and each missing cell holds the default of its column.
 """
 
@@ -35,8 +35,8 @@ def read(path: str | Path) -> list[Measurement]:
     Raises
     ------
     RowError
-        Another header, a broken last line, or a bad cell: the error names the file, the row (1 is the first below the
-        header), the column, the value and what was expected.
+        Another header, an incomplete last line, or a bad cell. The error names the file, the row (1 is the first below
+        the header), the column, the value and what was expected.
     """
     header, *lines = _lines(Path(path))
     columns = _columns_of(header, str(path))
