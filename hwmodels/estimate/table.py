@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nmsim.errors import NmsimError, RowError
-from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING
+from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING, DENSE, SparseFormat
 from nmsim.pattern import Pattern
 
 SHAPE_COLUMNS = ("M", "N", "K")
@@ -168,3 +168,16 @@ DEFAULTS = {
 def default_of(name: str) -> Any:
     """What a missing column means: a dense product of weights in bf16; a format that names none takes its defaults."""
     return DEFAULTS[name]
+
+
+def format_cells(format: SparseFormat | None) -> tuple[str, str, str]:
+    """Write a format in the columns `pattern`, `encoding` and `packing`; a dense one is `"dense"` with both defaults.
+
+    Examples
+    --------
+    >>> format_cells(None)
+    ('dense', 'bitmask', 'bitstream')
+    """
+    if format is None:
+        return DENSE, DEFAULT_ENCODING, DEFAULT_PACKING
+    return str(format.pattern), format.encoding.name, str(format.packing)

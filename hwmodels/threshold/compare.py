@@ -6,18 +6,149 @@ from typing import Any
 
 from hwmodels.machine.spec import HardwareSpec
 from hwmodels.tensorcore.record import SparseTensorCore
-from hwmodels.threshold.equal import Threshold, equal_energy, equal_memory, equal_time
-from hwmodels.threshold.footprint import Footprint, footprint, stacked
-from hwmodels.threshold.quantised import NARROWEST_BITS, QuantisedDense, equal_value_bits, quantised_dense
-from hwmodels.threshold.stored import SCALED_BELOW_BITS, Stored
-from hwmodels.threshold.widths import hidden_of
-from hwmodels.threshold.words import statement
+from hwmodels.threshold.equal import (
+    NARROWEST_BITS,
+    QuantisedDense,
+    Threshold,
+    equal_energy,
+    equal_memory,
+    equal_time,
+    equal_value_bits,
+    quantised_dense,
+)
+from hwmodels.threshold.footprint import (
+    NONE,
+    OUTLIER_ENCODING,
+    SCALED_BELOW_BITS,
+    Footprint,
+    ModelFormat,
+    footprint,
+    stacked,
+)
+from hwmodels.threshold.search import SAME, hidden_of
 from hwmodels.workload import Model
 from nmsim.case import VALUE_BITS
 from nmsim.errors import NmsimError, RowError
-from nmsim.pattern import Pattern
+from nmsim.format import sparse_format
 
-NONE = "none"
+AS = {"memory": "as small", "time": "as fast", "energy": "as frugal"}
+LESS = {"memory": ("smaller", "bytes"), "time": ("faster", "time"), "energy": ("more frugal", "energy")}
+"""Sense -> what the unpruned model is where it costs less, and what it takes less of."""
+UNITS = {"B": 1e9, "M": 1e6}
+"""Unit of parameters -> how many it stands for."""
+COUNTS = {1: "it", 2: "both", 3: "all three"}
+
+
+def statement(
+    found: Sequence[tuple[Threshold, str]],
+    smaller: Sequence[QuantisedDense] = (),
+    missing: Sequence[tuple[str, str, str]] = (),
+) -> str:
+    """Say in a sentence or two which dense models a pruned one has to beat.
+
+    Parameters
+    ----------
+    found : sequence of (Threshold, str)
+        Each with the machine or core that it holds on, empty for memory.
+    smaller : sequence of QuantisedDense
+        Dense models of narrow values that are no larger than the pruned one.
+    missing : sequence of (str, str, str)
+        Sense, machine or core, and reason of each threshold that was asked for and not found.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from hwmodels.threshold import ModelFormat, equal_memory
+    >>> from hwmodels.workload import load_model
+    >>> how = ModelFormat("8:16/combinatorial")
+    >>> print(statement([(equal_memory(load_model("llama-3.1-8b"), how), "")]))
+    A dense model of 4.90 B parameters is as small: the pruned model has to beat it.
+    """
+    ends = [each for threshold, _ in found for each in (threshold.equal, threshold.low, threshold.high)]
+    unit = params_unit(each.params_elems for each in ends if each)
+    beaten: list[str] = []
+    lost: list[str] = []
+    for threshold, where in found:
+        where = f" on {where}" if where else ""
+        if threshold.share * SAME >= 1:
+            lost.append(_unpruned(threshold, where))
+            continue
+        who, verb = ("one of", "") if beaten else ("A dense model of", " is")
+        text = f"{who} {in_unit(threshold.equal.params_elems, unit)} {unit} parameters{verb} {AS[threshold.sense]}{where}"
+        ends_text = span(threshold, unit, " to ", "up to ")
+        beaten.append(f"{text} ({ends_text} {unit})" if ends_text else text)
+    text = ""
+    if beaten:
+        text = f"{'; '.join(beaten)}: the pruned model has to beat {COUNTS.get(len(beaten), 'all of them')}."
+    text = f"{text}{''.join(lost)}".strip()
+    for sense, where, reason in missing:
+        text += f" No dense model was found that is {AS[sense]} on {where}: {reason}."
+    if smaller:
+        widest = max(smaller, key=lambda each: each.value_bits)
+        text += (
+            f" It also has to beat dense values of {widest.value_bits} bits "
+            f"({widest.bits_per_element:.4g} bits an element with scales), which take no more memory."
+        )
+    return text
+
+
+def _unpruned(threshold: Threshold, where: str) -> str:
+    """How the unpruned model compares where it costs no more."""
+    share = f"{1 / threshold.share:.1%}"
+    if share == "100.0%":
+        return f" The unpruned model is {AS[threshold.sense]}{where}."
+    less, what = LESS[threshold.sense]
+    return f" The unpruned model is {less}{where} ({share} of the {what})."
+
+
+def span(threshold: Threshold, unit: str, between: str, up_to: str) -> str:
+    """Parameters at both ends of a threshold, empty where they are not known or the same.
+
+    Parameters
+    ----------
+    threshold : Threshold
+    unit : str
+        Key of `UNITS`.
+    between : str
+        Between both ends.
+    up_to : str
+        Before the high end, if no dense model costs as little as the low one.
+    """
+    low, high = threshold.low, threshold.high
+    if high is None or (low is not None and low.width >= high.width):
+        return ""
+    start = up_to if low is None else in_unit(low.params_elems, unit) + between
+    return start + in_unit(high.params_elems, unit)
+
+
+def params_unit(elems: Iterable[int]) -> str:
+    """Choose one unit for numbers of parameters: billions, or millions where one of them is below a billion.
+
+    Examples
+    --------
+    >>> params_unit([8_029_995_008, 4_899_000_000]), params_unit([1_235_000_000, 740_000_000])
+    ('B', 'M')
+    """
+    return "B" if min(elems, default=0) >= UNITS["B"] else "M"
+
+
+def in_unit(elems: int, unit: str) -> str:
+    """Write a number of parameters in a unit.
+
+    Examples
+    --------
+    >>> in_unit(8_029_995_008, "B"), in_unit(1_235_000_000, "M"), in_unit(6_710_000, "M")
+    ('8.03', '1,235', '6.71')
+    """
+    count = elems / UNITS[unit]
+    if unit == "B":
+        return f"{count:.2f}"
+    return f"{count:,.0f}" if count >= 100 else f"{count:.3g}"
+
+
 COLUMNS = "columns:"
 ENDS = ("equal", "low", "high", "best_case")
 
@@ -30,7 +161,7 @@ class Comparison:
     """
 
     model: str
-    how: Stored
+    how: ModelFormat
     stored: Footprint
     dense: Footprint
     hardware: str | None
@@ -66,9 +197,7 @@ class Comparison:
             "hardware": self.hardware,
             "core": self.core,
             "tokens": self.tokens,
-            **asdict(self.how),
-            "pattern": str(self.how.pattern),
-            "outliers": str(self.how.outliers) if self.how.outliers else None,
+            **self.how.row(),
             **asdict(self.stored),
             "pruned_bytes": self.stored.pruned_bytes,
             "total_bytes": self.stored.total_bytes,
@@ -95,7 +224,7 @@ class Comparison:
 
 def compare(
     model: Model,
-    ways: Sequence[Stored],
+    ways: Sequence[ModelFormat],
     machines: Sequence[HardwareSpec],
     core: SparseTensorCore | None,
     *,
@@ -109,7 +238,7 @@ def compare(
     Parameters
     ----------
     model : Model
-    ways : sequence of Stored
+    ways : sequence of ModelFormat
     machines : sequence of HardwareSpec
         Empty: memory and energy alone.
     core : SparseTensorCore or None
@@ -160,7 +289,7 @@ def compare(
 
 def _comparison(
     model: Model,
-    how: Stored,
+    how: ModelFormat,
     machine: HardwareSpec | None,
     core: SparseTensorCore | None,
     tokens: int,
@@ -229,13 +358,13 @@ def narrow_bits(words: Iterable[str]) -> list[int]:
     return numbers
 
 
-def beside(text: str) -> dict[str, Any]:
-    """Read what is kept beside the N:M part, as `Stored` takes it.
+def beside(text: str, encoding: str = OUTLIER_ENCODING) -> dict[str, Any]:
+    """Read what is kept beside the N:M part, as `ModelFormat` takes it; `encoding` of outliers.
 
     Examples
     --------
-    >>> beside("columns:128"), beside("8:256"), beside("none")
-    ({'columns': 128}, {'outliers': Pattern(n=8, m=256)}, {})
+    >>> beside("columns:128"), beside("8:256")["outliers"].short, beside("none")
+    ({'columns': 128}, '8:256/combinatorial', {})
     """
     if text == NONE:
         return {}
@@ -244,9 +373,10 @@ def beside(text: str) -> dict[str, Any]:
         if not (count.isascii() and count.isdigit() and int(count) > 0):
             raise RowError(f"--outliers {text!r}: expected {COLUMNS}C with a positive number of columns")
         return {"columns": int(count)}
-    return {"outliers": Pattern.parse(text)}
+    return {"outliers": sparse_format(text, encoding=encoding)}
 
 
-def label(how: Stored) -> str:
-    """Name a way to store a model: pattern, encoding, and what lies beside."""
-    return f"{how.pattern} {how.encoding}" + ("" if how.beside == NONE else f" with {how.beside}")
+def label(how: ModelFormat) -> str:
+    """Name how a model is stored: pattern, encoding, and what lies beside."""
+    cells = how.row()
+    return f"{cells['pattern']} {cells['encoding']}" + ("" if how.beside == NONE else f" with {how.beside}")

@@ -1,5 +1,6 @@
-"""The largest dense model that costs no more than a pruned one: in bytes, in seconds and in joules of a decode step."""
+"""The largest dense model that costs no more than a pruned one in a decode step: in bytes, seconds, joules or narrow values."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,12 +9,129 @@ from numpy.typing import NDArray
 
 from hwmodels.machine.spec import HardwareSpec, load_machine
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
-from hwmodels.threshold.footprint import Stacked, bytes_of, footprint, stacked
+from hwmodels.threshold.footprint import (
+    SCALED_BELOW_BITS,
+    Footprint,
+    ModelFormat,
+    Stacked,
+    bytes_of,
+    footprint,
+    stacked,
+)
 from hwmodels.threshold.products import Seconds, joules, products, seconds
-from hwmodels.threshold.search import Counterpart, largest
-from hwmodels.threshold.stored import Stored
-from hwmodels.threshold.widths import STEP_ELEMS
+from hwmodels.threshold.search import STEP_ELEMS, Counterpart, largest
 from hwmodels.workload import Model
+from nmsim.errors import RowError
+
+DTYPES = {8: "int8", 4: "int4"}
+"""Bits of a value -> the value type whose products are predicted. Other widths are known by their bytes alone."""
+
+NARROWEST_BITS = 1
+
+
+@dataclass(frozen=True)
+class QuantisedDense:
+    """A dense model whose pruned layers would have values of so many bits, and a scale a group.
+
+    `time_s` and `energy_joules` are of a decode step; None where machine or core does not take such values. Products are
+    those of two operands of that type, and scales take no time.
+    """
+
+    value_bits: int
+    bits_per_element: float
+    total_bytes: int
+    time_s: float | None
+    energy_joules: float | None
+
+
+def quantised_dense(
+    model: Model,
+    how: ModelFormat,
+    value_bits: int,
+    machine: HardwareSpec | None = None,
+    core: SparseTensorCore | None = None,
+    tokens: int = 1,
+) -> QuantisedDense:
+    """Say what a dense model of narrow values costs.
+
+    Parameters
+    ----------
+    model : Model
+    how : ModelFormat
+        Its groups, scales and rest; pattern and dtype are not read.
+    value_bits : int
+        Bits of a value, 1 to 15.
+    machine, core : optional
+        Where time and energy are predicted.
+    tokens : int
+
+    Returns
+    -------
+    QuantisedDense
+
+    Raises
+    ------
+    RowError
+        `value_bits` out of range; otherwise as `footprint`.
+
+    Source
+    ------
+    Bytes: `footprint`. Time and energy: `hwmodels.predict`, `hwmodels.silicon.energy`.
+
+    Examples
+    --------
+    >>> from hwmodels.workload import load_model
+    >>> quantised_dense(load_model("llama-3.1-8b"), ModelFormat(group_elems=128, scale_bits=16), 4).bits_per_element
+    4.125
+    """
+    if (
+        isinstance(value_bits, bool)
+        or not isinstance(value_bits, int)
+        or not NARROWEST_BITS <= value_bits < SCALED_BELOW_BITS
+    ):
+        raise RowError(f"value_bits={value_bits!r}: expected {NARROWEST_BITS} to {SCALED_BELOW_BITS - 1}")
+    dtype = DTYPES.get(value_bits)
+    dense = how.dense(dtype)
+    stored = footprint(model, dense, value_bits)
+    time_s = energy_joules = None
+    if dtype is not None:
+        table = products(stacked(model), dense, tokens)
+        time_s = _known(lambda: float(seconds(table, machine).nominal[0])) if machine else None
+        energy_joules = _known(lambda: float(joules(table, core).nominal[0])) if core else None
+    return QuantisedDense(value_bits, stored.bits_per_element, stored.total_bytes, time_s, energy_joules)
+
+
+def _known(cost: Callable[[], float]) -> float | None:
+    """A cost, or None where values of this type are refused."""
+    try:
+        return cost()
+    except RowError:
+        return None
+
+
+def equal_value_bits(pruned: Footprint, how: ModelFormat) -> float:
+    """Bits of a value with which a dense model with scales is as small as a pruned one.
+
+    Parameters
+    ----------
+    pruned : Footprint
+        Of the pruned model.
+    how : ModelFormat
+        Its groups and scales.
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> from hwmodels.workload import load_model
+    >>> how = ModelFormat("8:16/combinatorial")
+    >>> equal_value_bits(footprint(load_model("llama-3.1-8b"), how), how)
+    8.75
+    """
+    return pruned.bits_per_element - float(how.scale_bits_per_element(NARROWEST_BITS))
+
 
 Floats = NDArray[np.float64]
 
@@ -56,13 +174,13 @@ class Threshold:
         return self.pruned_cost / self.dense_cost
 
 
-def equal_memory(model: Model, how: Stored, *, step_elems: int = STEP_ELEMS) -> Threshold:
+def equal_memory(model: Model, how: ModelFormat, *, step_elems: int = STEP_ELEMS) -> Threshold:
     """Find the dense model that is as small as a pruned one: the Performance Threshold, by equal bytes.
 
     Parameters
     ----------
     model : Model
-    how : Stored
+    how : ModelFormat
         How the pruned model is stored. Dense models are stored in the same value types.
     step_elems : int
         As `widths`.
@@ -84,7 +202,7 @@ def equal_memory(model: Model, how: Stored, *, step_elems: int = STEP_ELEMS) -> 
     Examples
     --------
     >>> from hwmodels.workload import load_model
-    >>> found = equal_memory(load_model("llama-3.1-8b"), Stored(pattern="8:16", encoding="combinatorial"))
+    >>> found = equal_memory(load_model("llama-3.1-8b"), ModelFormat("8:16/combinatorial"))
     >>> found.equal.hidden_elems, round(found.share, 3)
     (3136, 0.613)
     """
@@ -100,7 +218,7 @@ def equal_memory(model: Model, how: Stored, *, step_elems: int = STEP_ELEMS) -> 
 
 def equal_time(
     model: Model,
-    how: Stored,
+    how: ModelFormat,
     hardware: str | Path | HardwareSpec,
     *,
     tokens: int = 1,
@@ -111,7 +229,7 @@ def equal_time(
     Parameters
     ----------
     model : Model
-    how : Stored
+    how : ModelFormat
         Scales take no time, those of dense models neither. Outliers and columns are a product of their own.
     hardware : str, Path or HardwareSpec
         As for `hwmodels.load_machine`.
@@ -139,14 +257,14 @@ def equal_time(
     Examples
     --------
     >>> from hwmodels.workload import load_model
-    >>> how = Stored(pattern="8:16", encoding="combinatorial")
+    >>> how = ModelFormat("8:16/combinatorial")
     >>> found = equal_time(load_model("llama-3.1-8b"), how, "h200-8x16", step_elems=64)
     >>> found.low.width < found.equal.width < found.high.width < 1
     True
     """
     spec = load_machine(hardware)
 
-    def seconds_of(layers: Stacked, stored: Stored) -> Seconds:
+    def seconds_of(layers: Stacked, stored: ModelFormat) -> Seconds:
         return seconds(products(layers, stored, tokens), spec)
 
     def costs(layers: Stacked) -> list[Floats]:
@@ -174,7 +292,7 @@ def equal_time(
 
 def equal_energy(
     model: Model,
-    how: Stored,
+    how: ModelFormat,
     core: str | Path | SparseTensorCore,
     *,
     tokens: int = 1,
@@ -185,7 +303,7 @@ def equal_energy(
     Parameters
     ----------
     model : Model
-    how : Stored
+    how : ModelFormat
         As `equal_time`.
     core : str, Path or SparseTensorCore
         As for `hwmodels.load_core`.
@@ -209,14 +327,14 @@ def equal_energy(
     Examples
     --------
     >>> from hwmodels.workload import load_model
-    >>> how = Stored(pattern="8:16", encoding="combinatorial")
+    >>> how = ModelFormat("8:16/combinatorial")
     >>> found = equal_energy(load_model("llama-3.1-8b"), how, "flexible-8x16", step_elems=64)
     >>> found.low.width <= found.equal.width <= found.high.width < 1
     True
     """
     machine = load_core(core)
 
-    def costs(layers: Stacked, stored: Stored | None = None) -> list[Floats]:
+    def costs(layers: Stacked, stored: ModelFormat | None = None) -> list[Floats]:
         found = joules(products(layers, stored or how.dense(), tokens), machine)
         return [found.nominal, found.low, found.high]
 

@@ -1,19 +1,154 @@
-"""Exact bytes of a stored model, layer by layer: values, metadata, scales, what lies beside them, head and embedding.
+"""How a model is stored, and its exact bytes: values, metadata, scales, what lies beside them, head and embedding.
 
 Norms and biases are not counted. Every stream of a layer is rounded up to whole bytes.
 """
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 from hwmodels.estimate.traffic import metadata_bits, stream
 from hwmodels.silicon.structures import index_bits
-from hwmodels.threshold.stored import Stored
 from hwmodels.workload import Layer, Model
-from nmsim.case import VALUE_BITS
-from nmsim.errors import RowError
-from nmsim.format import as_format, sparse_format
+from nmsim.case import VALUE_BITS, value_type
+from nmsim.errors import PatternError, RowError
+from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING, FormatLike, SparseFormat, as_format
+from nmsim.pattern import Pattern
 from nmsim.units import bits_to_bytes, ceil_div
+
+NONE = "none"
+"""What lies beside the N:M part of a model that keeps nothing beside it."""
+OUTLIER_ENCODING = "combinatorial"
+"""Encoding of outliers that name none: at so low a density it takes the fewest bits."""
+SCALED_BELOW_BITS = 16
+"""Values narrower than this share a scale in groups along K."""
+
+
+@dataclass(frozen=True, init=False)
+class ModelFormat:
+    """How the layers of a model are stored.
+
+    Parameters
+    ----------
+    format : SparseFormat, Pattern, text, or None
+        Of the layers that are pruned; None or `"dense"` for a dense model.
+    dtype : str
+        Value type of the pruned layers, a key of `nmsim.case.VALUE_BITS`.
+    rest_dtype : str
+        Of everything else: output head and embedding.
+    group_elems : int
+        Elements along K of a row, kept or not, that share a scale if values have fewer than 16 bits; 0 for no scales.
+    scale_bits : int
+        Of a scale. Zero points are not counted.
+    outliers : SparseFormat, Pattern, text, or None
+        A matrix beside the N:M part that keeps n of m elements, which the N:M part leaves out. Its encoding is
+        `combinatorial` if none is named.
+    columns : int
+        Whole columns along K of each pruned layer that are kept beside the N:M part, whose groups stay as they are.
+    side_dtype : str or None
+        Value type of outliers and columns; `dtype` when None.
+
+    Raises
+    ------
+    RowError
+        An unknown value type, a number that is none of these, or something beside a dense model.
+    PatternError, EncodingError, BitstreamError
+        A format that does not exist.
+
+    Examples
+    --------
+    >>> ModelFormat("8:16/combinatorial", outliers="4:256").beside
+    '4:256'
+    >>> float(ModelFormat(dtype="int4").scale_bits_per_element(4))
+    0.125
+    """
+
+    format: SparseFormat | None
+    dtype: str
+    rest_dtype: str
+    group_elems: int
+    scale_bits: int
+    outliers: SparseFormat | None
+    columns: int
+    side_dtype: str
+
+    def __init__(
+        self,
+        format: FormatLike | None = None,
+        *,
+        dtype: str = "bf16",
+        rest_dtype: str = "bf16",
+        group_elems: int = 128,
+        scale_bits: int = 16,
+        outliers: FormatLike | None = None,
+        columns: int = 0,
+        side_dtype: str | None = None,
+    ) -> None:
+        types = {
+            "dtype": dtype,
+            "rest_dtype": rest_dtype,
+            "side_dtype": dtype if side_dtype is None else side_dtype,
+        }
+        fields: dict[str, Any] = {name: value_type(text, name) for name, text in types.items()}
+        counts = {"group_elems": group_elems, "scale_bits": scale_bits, "columns": columns}
+        for name, value in counts.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise RowError(f"{name}={value!r}: expected a whole number, 0 or more")
+        formats = {"format": (format, DEFAULT_ENCODING), "outliers": (outliers, OUTLIER_ENCODING)}
+        for name, (given, encoding) in formats.items():
+            if not isinstance(given, SparseFormat | Pattern | str | None):
+                raise PatternError(f"{name}={given!r}: expected a SparseFormat, a Pattern, its text, or None")
+            fields[name] = as_format(given, encoding=encoding)
+            stream(fields[name])
+        for name, field in (fields | counts).items():
+            object.__setattr__(self, name, field)
+        if self.format is None and self.beside != NONE:
+            raise RowError(f"{self.beside} beside a dense model: expected a pattern N:M")
+
+    @property
+    def pattern(self) -> Pattern | None:
+        """The pattern of the pruned layers; None for a dense model."""
+        return self.format.pattern if self.format else None
+
+    def dense(self, dtype: str | None = None) -> "ModelFormat":
+        """The dense model in the same value types and groups, or in another value type."""
+        return ModelFormat(
+            dtype=dtype or self.dtype,
+            rest_dtype=self.rest_dtype,
+            group_elems=self.group_elems,
+            scale_bits=self.scale_bits,
+        )
+
+    def row(self) -> dict[str, Any]:
+        """All of it as cells of a table, in columns of their own."""
+        stored, beside = self.format, self.outliers
+        return {
+            "pattern": str(self.pattern),
+            "encoding": stored.encoding.name if stored else DEFAULT_ENCODING,
+            "packing": str(stored.packing) if stored else DEFAULT_PACKING,
+            "dtype": self.dtype,
+            "rest_dtype": self.rest_dtype,
+            "group_elems": self.group_elems,
+            "scale_bits": self.scale_bits,
+            "outliers": str(beside.pattern) if beside else None,
+            "outlier_encoding": beside.encoding.name if beside else OUTLIER_ENCODING,
+            "columns": self.columns,
+            "side_dtype": self.side_dtype,
+        }
+
+    def scale_bits_per_element(self, value_bits: int) -> Fraction:
+        """Bits of scales for each element of values so wide, where every group is full."""
+        if self.group_elems == 0 or value_bits >= SCALED_BELOW_BITS:
+            return Fraction(0)
+        return Fraction(self.scale_bits, self.group_elems)
+
+    @property
+    def beside(self) -> str:
+        """What lies beside the N:M part, as the command line writes it."""
+        parts = [str(self.outliers.pattern)] if self.outliers else []
+        parts += [f"columns:{self.columns}"] if self.columns else []
+        return "+".join(parts) or NONE
+
 
 HEAD = "lm_head"
 """Name of the output head; the input embedding has its shape, and is the same tensor in a model with a tied head."""
@@ -87,14 +222,14 @@ def stacked(model: Model) -> Stacked:
     )
 
 
-def bytes_of(layers: Stacked, how: Stored, value_bits: int | None = None) -> dict[str, Any]:
+def bytes_of(layers: Stacked, how: ModelFormat, value_bits: int | None = None) -> dict[str, Any]:
     """Count bytes and elements by the fields of `Footprint`.
 
     Parameters
     ----------
     layers : Stacked
         Of one model (int), or of many at once (int64 arrays [models]).
-    how : Stored
+    how : ModelFormat
     value_bits : int, optional
         In place of those of `how.dtype`.
 
@@ -104,9 +239,7 @@ def bytes_of(layers: Stacked, how: Stored, value_bits: int | None = None) -> dic
     """
     bits = VALUE_BITS[how.dtype] if value_bits is None else value_bits
     side_bits, rest_bits = VALUE_BITS[str(how.side_dtype)], VALUE_BITS[how.rest_dtype]
-    main, side = stream(as_format(how.pattern, encoding=how.encoding, packing=how.packing)), None
-    if how.outliers is not None:
-        side = stream(sparse_format(how.outliers, encoding=how.outlier_encoding))
+    main, side = stream(how.format), stream(how.outliers) if how.outliers else None
     scaled = how.scale_bits_per_element(bits) > 0
     total: dict[str, Any] = dict.fromkeys(Footprint.__dataclass_fields__, 0)
 
@@ -137,13 +270,13 @@ def bytes_of(layers: Stacked, how: Stored, value_bits: int | None = None) -> dic
     return total
 
 
-def footprint(model: Model, how: Stored, value_bits: int | None = None) -> Footprint:
+def footprint(model: Model, how: ModelFormat, value_bits: int | None = None) -> Footprint:
     """Count the bytes of a model as it is stored.
 
     Parameters
     ----------
     model : Model
-    how : Stored
+    how : ModelFormat
     value_bits : int, optional
         Bits of a value of the pruned layers, in place of those of `how.dtype`: for widths that no value type has.
 
@@ -163,7 +296,7 @@ def footprint(model: Model, how: Stored, value_bits: int | None = None) -> Footp
     Examples
     --------
     >>> from hwmodels.workload import load_model
-    >>> found = footprint(load_model("llama-3.1-8b"), Stored(pattern="8:16", encoding="combinatorial"))
+    >>> found = footprint(load_model("llama-3.1-8b"), ModelFormat("8:16/combinatorial"))
     >>> found.bits_per_element, found.params_elems
     (8.875, 8029995008)
     """

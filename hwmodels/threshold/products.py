@@ -10,20 +10,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hwmodels.estimate.model import predict
+from hwmodels.estimate.table import format_cells
 from hwmodels.machine.spec import HardwareSpec
 from hwmodels.silicon.energy import Design, design, energy_columns
 from hwmodels.tensorcore.cycles import closed_form
 from hwmodels.tensorcore.mapping import mapping
 from hwmodels.tensorcore.point import Point, point
 from hwmodels.tensorcore.record import SparseTensorCore
-from hwmodels.threshold.footprint import Stacked
-from hwmodels.threshold.stored import Stored
+from hwmodels.threshold.footprint import ModelFormat, Stacked
 from nmsim.case import Case, GemmShape
 from nmsim.errors import RowError
 from nmsim.format import as_format
-from nmsim.pattern import Pattern
 
-DENSE = "dense"
 WAY = ("dtype", "pattern", "encoding", "packing")
 SHAPE_FIELDS = tuple(Point._fields.index(name) for name in ("a_rows", "b_cols", "K"))
 
@@ -48,14 +46,14 @@ class Joules(NamedTuple):
     high: Floats
 
 
-def products(layers: Stacked, how: Stored, tokens: int) -> pd.DataFrame:
+def products(layers: Stacked, how: ModelFormat, tokens: int) -> pd.DataFrame:
     """List the products of a decode step: columns of cases, `count`, and `place` of the model among all.
 
     Parameters
     ----------
     layers : Stacked
         Of one model, or of many.
-    how : Stored
+    how : ModelFormat
     tokens : int
         Sequences decoded together.
 
@@ -66,10 +64,8 @@ def products(layers: Stacked, how: Stored, tokens: int) -> pd.DataFrame:
     """
     if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
         raise RowError(f"tokens={tokens!r}: expected a positive int")
-    rest = (how.rest_dtype, DENSE, "bitmask", "bitstream")
-    main = (how.dtype, str(how.pattern or DENSE), how.encoding, how.packing)
-    outliers = (how.side_dtype, str(how.outliers), how.outlier_encoding, "bitstream")
-    columns = (how.side_dtype, DENSE, "bitmask", "bitstream")
+    rest, columns = ((dtype, *format_cells(None)) for dtype in (how.rest_dtype, how.side_dtype))
+    main, outliers = (how.dtype, *format_cells(how.format)), (how.side_dtype, *format_cells(how.outliers))
     tables = []
     for count, pruned, _, N, K in zip(*layers[:5], strict=True):
         ways: list[tuple[Any, Any]] = [(main if pruned else rest, K)]
@@ -124,13 +120,8 @@ def joules(table: pd.DataFrame, core: SparseTensorCore) -> Joules:
     bases: list[Point] = []
     designs: list[Design] = []
     for way in table.drop_duplicates(list(WAY))[list(WAY)].itertuples(index=False):
-        dtype, pattern, encoding, packing = way
-        stored = None if pattern == DENSE else Pattern.parse(str(pattern))
-        case = Case(
-            GemmShape(1, 1, 1),
-            as_format(stored, encoding=str(encoding), packing=str(packing)),
-            dtype=str(dtype),
-        )
+        dtype, pattern, encoding, packing = (str(cell) for cell in way)
+        case = Case(GemmShape(1, 1, 1), as_format(pattern, encoding=encoding, packing=packing), dtype=dtype)
         bases.append(point(core, case))
         designs.append(design(core, case))
     points = np.array(bases, np.float64)[kinds]

@@ -7,22 +7,23 @@ from typing import Annotated, Any
 import typer
 
 import hwmodels
-from hwmodels.threshold import QuantisedDense, Stored, Threshold, equal_value_bits
+from hwmodels.threshold import ModelFormat, QuantisedDense, Threshold, equal_value_bits
 from hwmodels.threshold.compare import (
     ENDS,
-    NONE,
     Comparison,
     beside,
     compare,
+    in_unit,
     label,
     narrow_bits,
+    params_unit,
     problems,
+    span,
 )
-from hwmodels.threshold.words import in_unit, params_unit, span
+from hwmodels.threshold.footprint import NONE
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
 from nmsim.files.atomic import new_file, refuse_target
-from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING
 from nmsim.units import joules_unit, short
 
 UNKNOWN = "-"
@@ -103,14 +104,11 @@ def threshold(
     design = hwmodels.load_core(core) if core else None
     common: dict[str, Any] = {
         "dtype": dtype, "side_dtype": side_dtype, "rest_dtype": rest_dtype, "group_elems": group, "scale_bits": scale_bits,
-        "outlier_encoding": outlier_encoding,
     }  # fmt: skip
     ways = [
-        Stored(
-            pattern=one.format.pattern if one.format else None,
-            encoding=one.format.encoding.name if one.format else DEFAULT_ENCODING,
-            packing=str(one.format.packing) if one.format else DEFAULT_PACKING,
-            **beside(kept),
+        ModelFormat(
+            one.format,
+            **beside(kept, outlier_encoding),
             **common,
         )
         for one in options.formats(pattern, encoding, packing)
@@ -215,7 +213,8 @@ def _scaled(value: float | None, factor: float) -> str:
 
 
 def _way(row: Comparison) -> list[str]:
-    return [f"{row.how.pattern}/{row.how.encoding}", row.how.beside]
+    stored = row.how.row()
+    return [f"{stored['pattern']}/{stored['encoding']}", row.how.beside]
 
 
 def _bits(row: Comparison) -> list[str]:

@@ -20,7 +20,7 @@ from nmsim.quality.way import Way
 PHASES: tuple[Phase, ...] = ("decode", "prefill")
 
 
-class Stored(NamedTuple):
+class StoredBits(NamedTuple):
     """Bits of the pruned operand as stored. `metadata` are those of the N:M part; `all` adds values, outliers, columns."""
 
     metadata_bits: int
@@ -130,7 +130,7 @@ def settings_of(way: Way) -> Settings:
     return dataclasses.replace(DEFAULT_SETTINGS, **sizes)
 
 
-def stored(target: Target, way: Way, rows: int, in_features: int) -> Stored | None:
+def stored(target: Target, way: Way, rows: int, in_features: int) -> StoredBits | None:
     """Count the bits of the pruned operand [rows, K], packing included; None without groups to encode.
 
     Each stream is rounded up to whole bytes. Salient columns stay in their groups, which keep N of the others; beside them lie
@@ -150,22 +150,20 @@ def stored(target: Target, way: Way, rows: int, in_features: int) -> Stored | No
     """
     form = target.format(way)
     if form is None:
-        return Stored(0, rows * in_features * VALUE_BITS[target.dtype])
+        return StoredBits(0, rows * in_features * VALUE_BITS[target.dtype])
     if not has_groups(way):
         return None
     outliers, columns = way.find("outliers"), way.find("salient_columns")
-    how = threshold.Stored(
-        pattern=form.pattern,
-        encoding=form.encoding.name,
-        packing=str(form.packing),
+    how = threshold.ModelFormat(
+        form,
         dtype=target.dtype,
         group_elems=0,
-        outliers=Pattern.parse(outliers.size) if outliers else None,
+        outliers=outliers.size if outliers else None,
         columns=columns.number if columns else 0,
     )
     layer = hwmodels.Layer("layer", 1, rows, in_features)
     found = threshold.footprint(hwmodels.Model("layer", (layer,), tied_head=True, source="asked for"), how)
-    return Stored(8 * found.metadata_bytes, 8 * found.pruned_bytes)
+    return StoredBits(8 * found.metadata_bytes, 8 * found.pruned_bytes)
 
 
 def on_machine(target: Target, way: Way, phase: Phase, out_features: int, in_features: int) -> Speed | None:

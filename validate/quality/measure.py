@@ -23,7 +23,7 @@ from nmsim.files.selection import Selection
 from nmsim.files.sharded import Checkpoint, open_checkpoint
 from nmsim.quality import Measured, Way, measure_activations, measure_weights
 from validate.quality.activation_dump import Source, refuse_missing, some_of
-from validate.quality.cost import PHASES, Speed, Stored, Target, on_core, on_machine, stored
+from validate.quality.cost import PHASES, Speed, StoredBits, Target, on_core, on_machine, stored
 
 Progress = Callable[[str, float], None]
 """Called with the name of the next layer and the share of all work that is done."""
@@ -265,7 +265,7 @@ def _cost(way: Way, target: Target, out_features: int, in_features: int) -> dict
     return found
 
 
-def _bits(found: Stored | None) -> dict[str, float]:
+def _bits(found: StoredBits | None) -> dict[str, float]:
     """Bits of the operand: of W, or of X for the tokens that were measured."""
     if found is None:
         return {"metadata_bits": math.nan, "stored_bits": math.nan}

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import hwmodels
-from hwmodels.threshold import Stored, equal_energy, equal_memory, equal_time, footprint, quantised_dense
+from hwmodels.threshold import ModelFormat, equal_energy, equal_memory, equal_time, footprint, quantised_dense
+from nmsim.format import sparse_format
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs/explanation/performance-threshold.md").read_text(
     encoding="utf-8"
@@ -25,7 +26,7 @@ STORES = (
     ("bitmask", "bitstream"), ("index", "bitstream"),
 )  # fmt: skip
 LLAMA = hwmodels.load_model("llama-3.1-8b")
-COMBINATORIAL = Stored(pattern="8:16", encoding="combinatorial")
+COMBINATORIAL = ModelFormat("8:16/combinatorial")
 
 
 def billions(counterpart):
@@ -39,13 +40,13 @@ def with_range(found):
 @pytest.mark.parametrize("row", PADDED, ids=lambda row: f"{row[0]} {row[1]}")
 def test_padding(row):
     for cell, (encoding, packing) in zip(row[2:], STORES, strict=True):
-        how = Stored(pattern=row[1], encoding=encoding, packing=packing, dtype=row[0])
+        how = ModelFormat(f"{row[1]}/{encoding}/{packing}", dtype=row[0])
         assert cell == f"{footprint(LLAMA, how).bits_per_element:.5g}"
 
 
 @pytest.mark.parametrize("row", QUANTISED, ids=lambda row: row[0])
 def test_quantised_dense_models(row):
-    found = quantised_dense(LLAMA, Stored(), int(row[0]))
+    found = quantised_dense(LLAMA, ModelFormat(), int(row[0]))
     assert float(row[1]) == found.bits_per_element
     assert row[2] == f"{found.total_bytes * 1e-9:.2f}"
 
@@ -59,8 +60,8 @@ def test_counterparts(row):
     if beside.startswith("columns:"):
         kept = {"columns": int(beside.removeprefix("columns:"))}
     elif beside != "none":
-        kept = {"outliers": beside, "outlier_encoding": outlier_encoding or "combinatorial"}
-    how = Stored(pattern=pattern, encoding=encoding, **kept)
+        kept = {"outliers": sparse_format(beside, encoding=outlier_encoding or "combinatorial")}
+    how = ModelFormat(f"{pattern}/{encoding}", **kept)
     assert row[3] == billions(equal_memory(LLAMA, how).equal)
     assert row[4] == with_range(equal_time(LLAMA, how, "h200", tokens=tokens))
     assert row[5] == with_range(equal_time(LLAMA, how, "h200-8x16", tokens=tokens))
@@ -76,10 +77,10 @@ def test_the_command_prints_its_sentence(nmsim):
 
 
 def test_numbers_in_the_text():
-    pruned, dense = footprint(LLAMA, COMBINATORIAL), footprint(LLAMA, Stored())
+    pruned, dense = footprint(LLAMA, COMBINATORIAL), footprint(LLAMA, ModelFormat())
     assert f"shrinks to {pruned.total_bytes / dense.total_bytes:.1%} only".replace("%", " %") in PROSE
     assert f"{pruned.bits_per_element:g} bits per element, {pruned.total_bytes * 1e-9:.2f} GB" in PROSE
-    in_8_bits = quantised_dense(LLAMA, Stored(), 8, hwmodels.load_machine("h200"))
+    in_8_bits = quantised_dense(LLAMA, ModelFormat(), 8, hwmodels.load_machine("h200"))
     mine = equal_time(LLAMA, COMBINATORIAL, "h200")
     assert f"{in_8_bits.time_s * 1e3:.2f} ms per token against {mine.pruned_cost * 1e3:.2f} ms" in PROSE
     assert f"Llama-3.1-8B, {pruned.params_elems / 1e9:.2f} B, in bf16" in PROSE

@@ -12,7 +12,7 @@ from hwmodels.online.overheads import stage_costs
 from hwmodels.online.stage_cost import Settings
 from hwmodels.silicon.energy import energy
 from hwmodels.threshold import (
-    Stored,
+    ModelFormat,
     equal_energy,
     equal_memory,
     equal_time,
@@ -20,9 +20,8 @@ from hwmodels.threshold import (
     footprint,
     quantised_dense,
 )
-from hwmodels.threshold.search import largest
-from hwmodels.threshold.widths import widths
-from hwmodels.threshold.words import statement
+from hwmodels.threshold.compare import statement
+from hwmodels.threshold.search import largest, widths
 from hwmodels.workload import Layer, Model
 from nmsim.case import Case, GemmShape
 from nmsim.errors import EncodingError, PatternError, RowError
@@ -30,7 +29,7 @@ from nmsim.errors import EncodingError, PatternError, RowError
 LLAMA = hwmodels.load_model("llama-3.1-8b")
 PRUNED_ELEMS = 32 * (2 * 4096 * 4096 + 2 * 1024 * 4096 + 3 * 14336 * 4096)
 HEAD_ELEMS = 128256 * 4096
-COMBINATORIAL = Stored(pattern="8:16", encoding="combinatorial")
+COMBINATORIAL = ModelFormat("8:16/combinatorial")
 SMALL = Model("small", (Layer("a", 2, 128, 256), Layer("lm_head", 1, 512, 256, pruned=False)), False, "here")
 TINY = Model(
     "tiny", (Layer("a", 16, 512, 512), Layer("b", 12, 1376, 512), Layer("lm_head", 1, 1000, 512, pruned=False)), True, "here"
@@ -44,7 +43,7 @@ def code_bits(n, m):
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (4, 8), (8, 16), (16, 32)])
 @pytest.mark.parametrize(("dtype", "bits"), [("fp16", 16), ("int8", 8), ("int4", 4)])
 def test_bytes_are_those_of_the_closed_form(n, m, dtype, bits):
-    how = Stored(pattern=f"{n}:{m}", encoding="combinatorial", dtype=dtype, group_elems=0)
+    how = ModelFormat(f"{n}:{m}/combinatorial", dtype=dtype, group_elems=0)
     found = footprint(LLAMA, how)
     assert found.bits_per_element == (n * bits + code_bits(n, m)) / m
     assert found.total_bytes == PRUNED_ELEMS * found.bits_per_element / 8 + 2 * HEAD_ELEMS * 2
@@ -53,9 +52,9 @@ def test_bytes_are_those_of_the_closed_form(n, m, dtype, bits):
 
 def test_the_rule_of_the_paper():
     found = footprint(LLAMA, dataclasses.replace(COMBINATORIAL, dtype="fp16"))
-    assert found.pruned_bytes / footprint(LLAMA, Stored(dtype="fp16")).pruned_bytes == 8.875 / 16
+    assert found.pruned_bytes / footprint(LLAMA, ModelFormat(dtype="fp16")).pruned_bytes == 8.875 / 16
     assert 8 * found.metadata_bytes / found.pruned_elems == 0.875
-    two = footprint(LLAMA, Stored(pattern="2:4", encoding="combinatorial"))
+    two = footprint(LLAMA, ModelFormat("2:4/combinatorial"))
     assert 8 * two.metadata_bytes / two.pruned_elems == 0.75
 
 
@@ -90,7 +89,7 @@ def test_a_tail_takes_a_whole_group():
     tail, whole = footprint(one(36), COMBINATORIAL), footprint(one(48), COMBINATORIAL)
     assert (tail.values_bytes, tail.metadata_bytes) == (8 * 3 * 8 * 2, 8 * 3 * 14 // 8)
     assert (tail.values_bytes, tail.metadata_bytes) == (whole.values_bytes, whole.metadata_bytes)
-    scaled = footprint(one(130), Stored(dtype="int4", group_elems=128, scale_bits=16))
+    scaled = footprint(one(130), ModelFormat(dtype="int4", group_elems=128, scale_bits=16))
     assert scaled.scales_bytes == 8 * 2 * 2
 
 
@@ -102,12 +101,12 @@ def test_a_tail_takes_a_whole_group():
     ],
 )  # fmt: skip
 def test_padding_counts(encoding, packing, bits):
-    found = footprint(LLAMA, Stored(pattern="8:16", encoding=encoding, packing=packing))
+    found = footprint(LLAMA, ModelFormat(f"8:16/{encoding}/{packing}"))
     assert found.bits_per_element == 8 + bits
 
 
 def test_head_and_embedding_have_a_value_type_of_their_own():
-    how = Stored(pattern="8:16", dtype="int8", rest_dtype="int8", group_elems=0)
+    how = ModelFormat("8:16", dtype="int8", rest_dtype="int8", group_elems=0)
     found = footprint(SMALL, how)
     assert (found.rest_bytes, found.embedding_bytes) == (512 * 256, 512 * 256)
     assert footprint(SMALL, how.dense()).total_bytes == 2 * 128 * 256 + 2 * 512 * 256
@@ -142,21 +141,26 @@ def test_a_smaller_step_is_advised_only_where_one_helps():
 def test_a_tied_head_is_stored_once():
     untied, tied = SMALL, dataclasses.replace(SMALL, tied_head=True)
     assert (
-        footprint(untied, Stored()).embedding_bytes == footprint(untied, Stored()).rest_bytes == 512 * 256 * 2
+        footprint(untied, ModelFormat()).embedding_bytes
+        == footprint(untied, ModelFormat()).rest_bytes
+        == 512 * 256 * 2
     )
-    assert footprint(tied, Stored()).embedding_bytes == 0
-    assert footprint(untied, Stored()).params_elems == footprint(tied, Stored()).params_elems + 512 * 256
+    assert footprint(tied, ModelFormat()).embedding_bytes == 0
+    assert (
+        footprint(untied, ModelFormat()).params_elems
+        == footprint(tied, ModelFormat()).params_elems + 512 * 256
+    )
 
 
 def test_more_outliers_are_never_smaller_and_sparser_never_larger():
-    def total(**how):
-        return footprint(LLAMA, Stored(encoding="combinatorial", **how)).total_bytes
+    def total(pattern, **how):
+        return footprint(LLAMA, ModelFormat(f"{pattern}/combinatorial", **how)).total_bytes
 
     for pattern in ("2:4", "8:16"):
-        sizes = [total(pattern=pattern, outliers=f"{n}:256" if n else None) for n in (0, 1, 2, 4, 8, 16, 32)]
-        sizes += [total(pattern=pattern, outliers="32:256", columns=c) for c in (1, 128)]
+        sizes = [total(pattern, outliers=f"{n}:256" if n else None) for n in (0, 1, 2, 4, 8, 16, 32)]
+        sizes += [total(pattern, outliers="32:256", columns=c) for c in (1, 128)]
         assert sizes == sorted(set(sizes))
-    falling = [total(pattern=f"{n}:16") for n in range(16, 0, -1)]
+    falling = [total(f"{n}:16") for n in range(16, 0, -1)]
     assert falling == sorted(falling, reverse=True)
 
 
@@ -249,7 +253,7 @@ def test_energy_is_a_sum_over_the_layers_and_compares_one_scenario():
 
 
 def test_outliers_are_a_product_of_their_own():
-    beside = dataclasses.replace(COMBINATORIAL, outliers="8:256", outlier_encoding="index", columns=64)
+    beside = dataclasses.replace(COMBINATORIAL, outliers="8:256/index", columns=64)
     plain, more = (equal_time(LLAMA, how, "h200") for how in (COMBINATORIAL, beside))
     added = 0.0
     for layer in LLAMA.layers:
@@ -266,12 +270,12 @@ def test_outliers_are_a_product_of_their_own():
 @pytest.mark.parametrize("sense", ["memory", "time", "energy"])
 def test_a_dense_model_is_its_own_counterpart(sense):
     found = {
-        "memory": lambda: equal_memory(LLAMA, Stored()),
-        "time": lambda: equal_time(LLAMA, Stored(), "h200", tokens=3),
-        "energy": lambda: equal_energy(LLAMA, Stored(), "flexible-8x16"),
+        "memory": lambda: equal_memory(LLAMA, ModelFormat()),
+        "time": lambda: equal_time(LLAMA, ModelFormat(), "h200", tokens=3),
+        "energy": lambda: equal_energy(LLAMA, ModelFormat(), "flexible-8x16"),
     }[sense]()
     assert (found.equal.width, found.share) == (1.0, 1.0)
-    assert found.equal.params_elems == footprint(LLAMA, Stored()).params_elems
+    assert found.equal.params_elems == footprint(LLAMA, ModelFormat()).params_elems
 
 
 @pytest.mark.parametrize("name", hwmodels.model_names())
@@ -287,7 +291,7 @@ def test_pruning_alone_never_costs_more_than_dense_on_a_core_with_the_unit(name)
 
 
 def test_a_pruned_model_that_is_slower_asks_for_a_wider_dense_one():
-    how = Stored(pattern="8:16", encoding="index", outliers="8:256")
+    how = ModelFormat("8:16/index", outliers="8:256")
     found = equal_time(LLAMA, how, "h200", tokens=16)
     assert found.equal.width > 1
     share = f"{found.dense_cost / found.pruned_cost:.1%}"
@@ -316,7 +320,7 @@ def test_no_range_where_nobody_measured():
 
 def test_quantised_dense_models():
     def of(bits, **how):
-        return quantised_dense(LLAMA, Stored(**how), bits)
+        return quantised_dense(LLAMA, ModelFormat(**how), bits)
 
     assert of(4).bits_per_element == 4 + 16 / 128
     assert of(3, group_elems=64).bits_per_element == 3 + 16 / 64
@@ -324,12 +328,12 @@ def test_quantised_dense_models():
     pruned = footprint(LLAMA, COMBINATORIAL)
     assert equal_value_bits(pruned, COMBINATORIAL) == 8.875 - 0.125
     on = quantised_dense(
-        LLAMA, Stored(), 8, hwmodels.load_machine("h200"), hwmodels.load_core("flexible-8x16")
+        LLAMA, ModelFormat(), 8, hwmodels.load_machine("h200"), hwmodels.load_core("flexible-8x16")
     )
     assert on.time_s < equal_time(LLAMA, COMBINATORIAL, "h200").pruned_cost
     assert on.energy_joules < equal_energy(LLAMA, COMBINATORIAL, "flexible-8x16").pruned_cost
     none = quantised_dense(
-        LLAMA, Stored(), 4, hwmodels.load_machine("h200"), hwmodels.load_core("flexible-8x16")
+        LLAMA, ModelFormat(), 4, hwmodels.load_machine("h200"), hwmodels.load_core("flexible-8x16")
     )
     assert (none.time_s, none.energy_joules) == (None, None)
 
@@ -346,23 +350,23 @@ def test_widths_keep_depth_and_vocabulary():
 @pytest.mark.parametrize(
     ("error", "text", "ask"),
     [
-        (RowError, "dtype='fp7': expected one of fp32", lambda: Stored(dtype="fp7")),
-        (RowError, "rest_dtype='x'", lambda: Stored(rest_dtype="x")),
-        (RowError, "group_elems=-1: expected a whole number, 0 or more", lambda: Stored(group_elems=-1)),
-        (RowError, "columns=True", lambda: Stored(pattern="2:4", columns=True)),
-        (RowError, "8:256 beside a dense model: expected a pattern N:M", lambda: Stored(outliers="8:256")),
-        (PatternError, "pattern '8-16'", lambda: Stored(pattern="8-16")),
-        (PatternError, "outliers=3: expected a Pattern", lambda: Stored(pattern="2:4", outliers=3)),
-        (EncodingError, "'morse'", lambda: Stored(pattern="2:4", encoding="morse")),
+        (RowError, "dtype='fp7': expected one of fp32", lambda: ModelFormat(dtype="fp7")),
+        (RowError, "rest_dtype='x'", lambda: ModelFormat(rest_dtype="x")),
+        (RowError, "group_elems=-1: expected a whole number, 0 or more", lambda: ModelFormat(group_elems=-1)),
+        (RowError, "columns=True", lambda: ModelFormat("2:4", columns=True)),
+        (RowError, "8:256 beside a dense model: expected a pattern N:M", lambda: ModelFormat(outliers="8:256")),
+        (PatternError, "pattern '8-16'", lambda: ModelFormat("8-16")),
+        (PatternError, "outliers=3: expected a SparseFormat", lambda: ModelFormat("2:4", outliers=3)),
+        (EncodingError, "'morse'", lambda: ModelFormat("2:4/morse")),
         (
             RowError,
             "columns=300: expected at most those of a, 256",
-            lambda: footprint(SMALL, Stored(pattern="2:4", columns=300)),
+            lambda: footprint(SMALL, ModelFormat("2:4", columns=300)),
         ),
         (
             RowError,
             "model 'small': no layer that is pruned",
-            lambda: footprint(dataclasses.replace(SMALL, layers=SMALL.layers[1:]), Stored()),
+            lambda: footprint(dataclasses.replace(SMALL, layers=SMALL.layers[1:]), ModelFormat()),
         ),
         (
             RowError,
@@ -377,10 +381,10 @@ def test_widths_keep_depth_and_vocabulary():
         (
             RowError,
             "dtype 'int4': h200 has no peak for it",
-            lambda: equal_time(SMALL, Stored(pattern="2:4", dtype="int4"), "h200"),
+            lambda: equal_time(SMALL, ModelFormat("2:4", dtype="int4"), "h200"),
         ),
         (RowError, "tokens=0: expected a positive int", lambda: equal_time(SMALL, COMBINATORIAL, "h200", tokens=0)),
-        (RowError, "value_bits=16: expected 1 to 15", lambda: quantised_dense(SMALL, Stored(), 16)),
+        (RowError, "value_bits=16: expected 1 to 15", lambda: quantised_dense(SMALL, ModelFormat(), 16)),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused(error, text, ask):
