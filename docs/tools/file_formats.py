@@ -11,7 +11,7 @@ from hwmodels.tensorcore.record import SparseTensorCore
 from hwmodels.workload import Config
 from kernels.measure.campaign import CampaignFile
 from nmsim.rows import COLUMNS
-from nmsim.support.schema import field_table, json_schema
+from nmsim.support.schema_pages import field_table, json_schema
 from validate.judge.budget import Budget
 from validate.judge.machine_names import MachineNames
 

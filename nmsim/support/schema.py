@@ -437,7 +437,7 @@ def load_record(kind: type[Record], document: Mapping[str, Any], *, where: str =
     values, paths, lines = _flat(kind, document)
     loaded: Record | None = None
     try:
-        loaded = _adapter(cast("Any", kind)).validate_python(values)
+        loaded = adapter(cast("Any", kind)).validate_python(values)
     except ValidationError as error:
         lines += [line for line in _lines(error, kind, paths) if not _follows(line, lines)]
     if lines or loaded is None:
@@ -447,7 +447,8 @@ def load_record(kind: type[Record], document: Mapping[str, Any], *, where: str =
 
 
 @functools.cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    """The checks of a record, built once."""
     return TypeAdapter(kind)
 
 
@@ -468,7 +469,7 @@ def _flat(kind: type, document: Mapping[str, Any]) -> tuple[dict[str, Any], dict
 
     Returns the values by field, the dotted key of each field, and the problems of keys and sections.
     """
-    fields = {name: _about(hint).section for name, hint in hints(kind).items()}
+    fields = {name: declaration(hint).section for name, hint in hints(kind).items()}
     sections = dict.fromkeys(section for section in fields.values() if section)
     paths = {name: f"{section}.{name}" for name, section in fields.items() if section}
     at_top = [name for name, section in fields.items() if not section]
@@ -479,7 +480,7 @@ def _flat(kind: type, document: Mapping[str, Any]) -> tuple[dict[str, Any], dict
     for section in sections:
         names = [name for name in fields if fields[name] == section]
         if section not in document:
-            needed = any(_default(kind, name) is dataclasses.MISSING for name in names)
+            needed = any(default_of(kind, name) is dataclasses.MISSING for name in names)
             lines += [f"{section}: missing; this table is required"] if needed else []
             continue
         table = document[section]
@@ -527,7 +528,7 @@ def _lines(error: ValidationError, kind: type, paths: Mapping[str, str]) -> list
         elif entry["type"] == "missing":
             line = f"{key}: missing; this key is required"
             lines += [] if _follows(line, lines) else [line]
-        elif entry["type"] == "tuple_type" and _is_record(_type_at(kind, (*loc, 0))):
+        elif entry["type"] == "tuple_type" and is_record(_type_at(kind, (*loc, 0))):
             lines.append(f"{key}={_short(entry['input'])}: expected an array of tables, [[{key}]]")
         else:
             lines.append(f"{key}={_short(entry['input'])}: {_expected(entry)}")
@@ -582,13 +583,14 @@ def _hints(kind: Any) -> Mapping[str, Any]:
     return {field.name: types[field.name] for field in dataclasses.fields(kind)}
 
 
-def _about(hint: Any) -> About:
+def declaration(hint: Any) -> About:
+    """What `Annotated` declares of a type; nothing if it declares nothing."""
     return next((part for part in getattr(hint, "__metadata__", ()) if isinstance(part, About)), About(""))
 
 
 def about(kind: Any, name: str) -> About:
     """What is declared of a field: its meaning, and for a `Number` its unit and range."""
-    return _about(hints(kind)[name])
+    return declaration(hints(kind)[name])
 
 
 def names_of(kind: type, *, section: str | None = None, declared: type[About] = About) -> tuple[str, ...]:
@@ -605,11 +607,12 @@ def names_of(kind: type, *, section: str | None = None, declared: type[About] = 
     return tuple(
         name
         for name, hint in hints(kind).items()
-        if isinstance(_about(hint), declared) and section in (None, _about(hint).section)
+        if isinstance(declaration(hint), declared) and section in (None, declaration(hint).section)
     )
 
 
-def _default(kind: type, name: str) -> Any:
+def default_of(kind: type, name: str) -> Any:
+    """Default of a field, or `dataclasses.MISSING`."""
     field = next(field for field in dataclasses.fields(kind) if field.name == name)
     made = field.default_factory
     return field.default if made is dataclasses.MISSING else made()
@@ -624,24 +627,25 @@ def _members(hint: Any) -> tuple[Any, ...]:
     return (hint,)
 
 
-def _first(hint: Any) -> Any:
+def plain_type(hint: Any) -> Any:
     """The type of a field without its annotations, `None` left out."""
     return next(member for member in _members(hint) if member is not NoneType)
 
 
-def _is_record(kind: Any) -> bool:
+def is_record(kind: Any) -> bool:
+    """Whether a type is a `record`."""
     return isinstance(kind, type) and hasattr(kind, "__pydantic_validator__")
 
 
 def _type_at(kind: Any, loc: tuple[int | str, ...]) -> Any:
     """The type of a place of a document."""
     for part in loc:
-        fits = _first(kind)
-        if _is_record(fits):
+        fits = plain_type(kind)
+        if is_record(fits):
             kind = hints(fits)[str(part)]
         else:
             kind = get_args(fits)[0 if get_origin(fits) is tuple else 1]
-    return _first(kind)
+    return plain_type(kind)
 
 
 def _keys(kind: Any, loc: tuple[int | str, ...]) -> tuple[str, ...]:
@@ -649,12 +653,12 @@ def _keys(kind: Any, loc: tuple[int | str, ...]) -> tuple[str, ...]:
     fits = _type_at(kind, loc)
     if fits is Quantity:
         return ("value", "kind", "source")
-    if _is_record(fits):
+    if is_record(fits):
         return tuple(hints(fits))
-    return _names(get_args(fits)[0])
+    return allowed_names(get_args(fits)[0])
 
 
-def _names(hint: Any) -> tuple[str, ...]:
+def allowed_names(hint: Any) -> tuple[str, ...]:
     """The names that a text may be."""
     if get_origin(hint) is Literal:
         return get_args(hint)
@@ -723,86 +727,4 @@ def _keys_of(values: Mapping[str, object]) -> Iterator[str]:
 def _is_table(value: Any) -> bool:
     if isinstance(value, tuple):
         return bool(value) and _is_table(value[0])
-    return isinstance(value, Mapping) or _is_record(type(value))
-
-
-def json_schema(kind: type, *, title: str) -> dict[str, Any]:
-    """JSON Schema of a file format, for editors.
-
-    Parameters
-    ----------
-    kind : type
-        A `record`.
-    title : str
-
-    Returns
-    -------
-    dict
-    """
-    flat: dict[str, Any] = _adapter(cast("Any", kind)).json_schema()
-    properties, required = flat.pop("properties"), flat.pop("required", [])
-    tables: dict[str, Any] = {"": {"properties": {}, "required": []}}
-    for name, schema in properties.items():
-        section = about(kind, name).section
-        table = tables.setdefault(section, {"properties": {}, "required": []})
-        table["properties"][name] = schema
-        table["required"] += [name] if name in required else []
-    top = tables.pop("")
-    for section, table in tables.items():
-        top["properties"][section] = {"type": "object", **table, "additionalProperties": False}
-        top["required"] += [section] if table["required"] else []
-    schema_uri = "https://json-schema.org/draft/2020-12/schema"
-    return {"$schema": schema_uri, **flat, "title": title, **top, "additionalProperties": False}
-
-
-def field_table(kind: type) -> str:
-    """Markdown table of all fields of a file format, with those of the tables in it.
-
-    Parameters
-    ----------
-    kind : type
-        A `record`.
-    """
-    head = ["| key | value | default | meaning |", "|---|---|---|---|"]
-    return "\n".join([*head, *_rows(kind, "")])
-
-
-def _rows(kind: type, prefix: str) -> Iterator[str]:
-    sections = [about(kind, name).section or name for name in hints(kind)]
-    # Fields of a section stand together, in the place of its first field.
-    for name in sorted(hints(kind), key=lambda name: sections.index(about(kind, name).section or name)):
-        hint = hints(kind)[name]
-        said, default = _about(hint), _default(kind, name)
-        key = f"{prefix}{said.section}{'.' if said.section else ''}{name}"
-        shown = "required" if default is dataclasses.MISSING else ""
-        if not shown and default not in (None, (), {}):
-            shown = f"`{toml_value(default)}`"
-        value, inner = _described(hint, said)
-        yield f"| `{key}` | {value} | {shown} | {said.meaning} |"
-        if inner:
-            yield from _rows(inner, f"{key}[]." if get_origin(_first(hint)) is tuple else f"{key}.")
-
-
-def _described(hint: Any, said: About) -> tuple[str, type | None]:
-    """A type in words, and the record whose fields follow."""
-    fits = _first(hint)
-    names = _names(fits) or _names(hint)
-    words = next((part.words for part in getattr(hint, "__metadata__", ()) if isinstance(part, Parsed)), "")
-    if isinstance(said, Number):
-        text = f"{said.unit}, {said.range}"
-        return (f"number with source: {text}" if fits is Quantity else text), None
-    if names:
-        return "one of " + ", ".join(f"`{name}`" for name in names), None
-    if words:
-        return words, None
-    if get_origin(fits) is tuple:
-        text, inner = _described(get_args(fits)[0], _about(get_args(fits)[0]))
-        return ("array of tables" if inner else f"list: {text}"), inner
-    if _is_record(fits):
-        return "table", fits
-    if isinstance(fits, type) and issubclass(fits, bool):
-        return "`true` or `false`", None
-    if get_origin(fits) is not None:
-        entry = get_args(fits)[1]
-        return f"table of {_described(entry, _about(entry))[0]}", None
-    return "text", None
+    return isinstance(value, Mapping) or is_record(type(value))

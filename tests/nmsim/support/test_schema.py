@@ -20,15 +20,14 @@ from nmsim.support.schema import (
     Parsed,
     Quantity,
     Text,
-    field_table,
-    json_schema,
     load_record,
     names_of,
     read_json,
     read_record,
     record,
     to_toml,
-)  # fmt: skip
+)
+from nmsim.support.schema_pages import field_table, json_schema  # fmt: skip
 
 
 @record
