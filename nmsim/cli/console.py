@@ -179,6 +179,13 @@ def share_bar() -> Iterator[Shares]:
 
 
 @contextlib.contextmanager
+def busy(text: str) -> Iterator[None]:
+    """Show what is under way, on standard error of a terminal; for work whose share done is not known."""
+    with err.status(text):
+        yield
+
+
+@contextlib.contextmanager
 def bytes_bar() -> Iterator[reports.Progress]:
     """Show bytes done on standard error once two seconds have passed, on a terminal only; gone when done."""
     bar = Progress(

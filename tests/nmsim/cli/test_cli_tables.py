@@ -63,7 +63,7 @@ def table_lines(text):
 
 @pytest.mark.parametrize("arguments", [run for runs in RUNS.values() for run in runs], ids=" ".join)
 def test_a_table_takes_at_most_100_characters(nmsim, folder, monkeypatch, arguments):
-    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(console.out, "width", 40)
     code, out, _ = nmsim(*arguments)
     lines = table_lines(out)
     assert code == 0
@@ -74,8 +74,8 @@ def test_a_table_takes_at_most_100_characters(nmsim, folder, monkeypatch, argume
 
 def test_a_table_is_the_same_on_every_terminal(nmsim, monkeypatch):
     printed = set()
-    for columns in ("40", "100", "200"):
-        monkeypatch.setenv("COLUMNS", columns)
+    for columns in (40, 100, 200):
+        monkeypatch.setattr(console.out, "width", columns)
         printed.add(nmsim("bits", "8:16", "64:128"))
     assert len(printed) == 1
 
