@@ -268,9 +268,9 @@ def refuse_missing(source: Source, weight_names: Sequence[str], others: Sequence
     if missing:
         typed = f"; in it, of no tensor of the checkpoint: {some_of(others)}" if others else ""
         raise ContainerError(
-            f"{source.description}: no activations of {len(missing)} of {len(weight_names)} layers: {some_of(missing)}. "
-            "Expected a tensor named as each layer's weight, with or without .weight, or with .input (--allow-missing leaves "
-            f"those layers out){typed}"
+            f"{source.description}: no activations of {len(missing)} of {len(weight_names)} layers: {some_of(missing)}; "
+            "expected tensors named as weights, with or without .weight, or .input (--allow-missing leaves those layers "
+            f"out){typed}"
         )
 
 

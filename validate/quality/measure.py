@@ -180,8 +180,8 @@ def _layers(
     if not found:
         shown = counted(sorted(left_out.values(), key=lambda why: "fewer than M" not in why))
         raise ContainerError(
-            f"{checkpoint.path}: none of its {len(left_out)} tensors is measured ({shown}). Expected a matrix that nmsim pack "
-            "takes with every pattern; --include takes others by name"
+            f"{checkpoint.path}: none of its {len(left_out)} tensors is measured ({shown}), expected a matrix that nmsim pack "
+            "takes; --include takes others by name"
         )
     return found, left_out
 
@@ -221,6 +221,7 @@ def _operand(way: Way) -> SparseOperand:
 def _row(
     name: str, one: Measured, source: Source, tokens: int, shape: tuple[int, int], target: Target
 ) -> dict[str, Any]:
+    # What belongs to a shape, its costs and bits, is added by the caller.
     way, entropy, stored = one.way, one.entropy, target.format(one.way)
     return {
         "layer": name,
