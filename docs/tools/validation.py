@@ -1,6 +1,5 @@
 """The page on validation: what the estimate gets wrong, on machines that it was not fitted to."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from hwmodels.estimate import constants
 from hwmodels.estimate.intervals import INTERVAL_SHARE
 from validate.judge import metrics, own_machine
 from validate.judge.judge import Judgement
-from validate.judge.misses import why_missed
+from validate.judge.reasons import why_missed
 
 HEADS = ("rows", "speedup", "dense time", "sparse time", "bias", "side of 1", "in interval")
 MISSED_ROWS = 60
@@ -205,7 +204,7 @@ def _violations(found: Sequence[Mapping[str, Any]]) -> str:
     if not found:
         return head + "No published time is below what the bytes and operations of its product allow.\n"
     table = pd.DataFrame(found)
-    table["why"] = [re.sub(r" \(dense weights: .*?\)", "", text) for text in table["explanation"]]
+    table["why"] = table["reason"]
     lines = [
         (machine, kernel, product, str(len(group)), f"{100 * group['share'].min():.0f} %", why)
         for (why, machine, kernel, product), group in table.groupby(["why", "machine", "kernel", "product"])

@@ -20,8 +20,7 @@ from hwmodels.estimate.intervals import CPU_FAMILY, REGIMES, RESIDUALS_FILE, WID
 from hwmodels.machine.dies import group_of
 from nmsim.errors import NmsimError, RowError
 from nmsim.files.atomic import refuse_output_folder, updated_folder
-from validate.judge.inputs import family_of, model_inputs
-from validate.judge.join import join
+from validate.judge.join import family_of, join, model_inputs
 from validate.judge.machine_names import Machines
 from validate.judge.rows import PUBLISHED_FILE, JudgedRow, committed_hardware, own_files, read_rows
 

@@ -11,8 +11,8 @@ import hwmodels
 from validate.judge import metrics
 from validate.judge.join import Predictor, join
 from validate.judge.machine_names import Machines
+from validate.judge.reasons import bound_violations
 from validate.judge.rows import JudgedRow, committed_files, committed_hardware, read_rows
-from validate.judge.violations import bound_violations
 
 WORST_COLUMNS = (
     *(

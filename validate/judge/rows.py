@@ -7,9 +7,14 @@ from pathlib import Path
 from nmsim import rows
 from nmsim.errors import RowError
 from nmsim.rows import COLUMNS, Measurement
-from validate.judge.literature import LITERATURE_COLUMNS, read_literature, read_table
+from validate.judge.literature import (
+    LITERATURE_COLUMNS,
+    completed,
+    read_literature,
+    read_table,
+    with_facts_of_note,
+)
 from validate.judge.machine_names import Machines
-from validate.judge.older_rows import completed, with_facts_of_note
 
 DATA_FOLDER = Path(__file__).parents[1] / "data"
 PUBLISHED_FILE = DATA_FOLDER / "published.csv"

@@ -4,7 +4,7 @@ import pytest
 from judge_fakes import LITERATURE_HEADER, literature_line, write_literature
 
 from nmsim.errors import RowError
-from validate.judge.inputs import model_inputs
+from validate.judge.join import model_inputs
 from validate.judge.literature import (
     parse_dtype,
     parse_l2_state,

@@ -6,7 +6,7 @@ import pytest
 
 from nmsim import rows as row_files
 from validate.judge import published
-from validate.judge.inputs import model_inputs
+from validate.judge.join import model_inputs
 from validate.judge.rows import PUBLISHED_FILE, committed_files
 
 

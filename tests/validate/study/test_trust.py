@@ -9,7 +9,7 @@ import pytest
 
 import hwmodels
 from validate.judge.judge import judge_files
-from validate.judge.misses import UNKNOWN, why_missed
+from validate.judge.reasons import UNKNOWN, why_missed
 from validate.judge.rows import PUBLISHED_FILE
 from validate.study import trust
 from validate.study.answer import reach
