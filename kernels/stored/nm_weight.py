@@ -92,7 +92,7 @@ def from_packed(packed: nmsim.PackedTensor) -> NMWeight:
     Examples
     --------
     >>> dense = np.arange(32, dtype=np.float32).reshape(2, 16)
-    >>> from_packed(nmsim.compress(dense, "8:16", encoding="bitmask")).values.tolist()[0]
+    >>> from_packed(nmsim.compress(dense, "8:16/bitmask")).values.tolist()[0]
     [8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0]
     """
     return as_nm_weight(stored_rows.from_packed(packed, threads=torch.get_num_threads()))

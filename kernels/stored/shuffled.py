@@ -116,7 +116,7 @@ def shuffle(weight: NMWeight) -> ShuffledWeight:
     --------
     >>> import nmsim, numpy as np
     >>> from kernels.stored.nm_weight import from_packed
-    >>> packed = nmsim.compress(np.ones((40, 50), np.float16), "4:8", encoding="index")
+    >>> packed = nmsim.compress(np.ones((40, 50), np.float16), "4:8/index")
     >>> shuffle(from_packed(packed)).values.shape
     torch.Size([4, 64, 8])
     """
