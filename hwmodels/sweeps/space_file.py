@@ -252,7 +252,8 @@ def _space(document: Mapping[str, Any], folder: Path, where: str) -> Space:
     file = load_record(SpaceFile, document, where=where)
     cores = _cores(file.core.base if file.core else None, file.axes.core, folder)
     # Axes stand in the order of the document, which is the order of points.
-    swept = tuple(Axis(name, getattr(file.axes, name)) for name in document["axes"] if name in CORE_AXES)
+    named = [name for name in document["axes"] if name in CORE_AXES]
+    swept = tuple(Axis(name, values) for name in named if (values := getattr(file.axes, name)) is not None)
     for axis, core in itertools.product(swept, cores):
         for value in axis.values if axis.name in GATHERED else ():
             try:

@@ -11,6 +11,7 @@ import difflib
 import functools
 import json
 import math
+import sys
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -167,6 +168,8 @@ class Number(About):
         return core_schema.nullable_schema(schema) if NoneType in types else schema
 
     def _number(self, value: Any, handler: Any, info: Any) -> int | float:
+        if isinstance(value, int) and abs(value) > sys.float_info.max:
+            raise _problem(f"expected a number of {self.unit} that a float64 holds")
         try:
             handler(value)
         except ValidationError:
@@ -265,7 +268,11 @@ class Parsed:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def read(value: Any) -> Any:
-            parsed = self.parse(value)
+            try:
+                parsed = self.parse(value)
+            except TypeError:
+                # A list or table is given to a function that knows text.
+                raise _problem(f"expected {self.words}") from None
             return value if self.keep else parsed
 
         return core_schema.no_info_before_validator_function(read, core_schema.any_schema())
@@ -542,6 +549,7 @@ EXPECTED = {
     "string_pattern_mismatch": "text",
     "tuple_type": "a list",
     "dict_type": "a table",
+    "mapping_type": "a table",
     "dataclass_type": "a table",
     "too_short": "at least one entry",
 }

@@ -1,10 +1,23 @@
 """Every file that ships follows the JSON Schema of its format, and what readers refuse, the schema refuses too."""
 
+import copy
+import functools
 import json
+import random
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from hwmodels.estimate.constants import FittedFile
+from hwmodels.machine.spec import HardwareSpec
+from hwmodels.silicon.cost_tables import TechnologyFile
+from hwmodels.sweeps import load_space
+from hwmodels.tensorcore.record import SparseTensorCore
+from kernels.measure.campaign import CampaignFile
+from nmsim.errors import SpecError
+from nmsim.support.schema import load_record
+from validate.judge.budget import Budget
 
 jsonschema = pytest.importorskip("jsonschema")
 
@@ -50,3 +63,63 @@ def test_a_schema_refuses_what_a_reader_refuses(section, key, value):
     document[section][key] = entry | {"value": value} if isinstance(entry, dict) else value
     (error,) = validator("machine").iter_errors(document)
     assert next(iter(error.absolute_path)) == section
+
+
+READERS = {
+    "machine": (HardwareSpec, "hwmodels/machine/specs/h200-8x16.toml"),
+    "core": (SparseTensorCore, "hwmodels/tensorcore/presets/flexible-8x16.toml"),
+    "technology": (TechnologyFile, "hwmodels/silicon/technology.toml"),
+    "campaign": (CampaignFile, "kernels/measure/campaigns/cpu.toml"),
+    "budget": (Budget, "validate/judge/budget.toml"),
+    "fitted": (FittedFile, "hwmodels/data/fitted.toml"),
+    "space": (None, "hwmodels/data/example-space.toml"),
+}
+SLIPS = [
+    5,
+    0,
+    -1,
+    1.5,
+    True,
+    "",
+    "x",
+    [],
+    [1],
+    ["a", 2],
+    {},
+    {"a": 1},
+    [{}],
+    float("nan"),
+    10**400,
+    {"value": 3},
+]
+
+
+def places(part, path=()):
+    """Paths of all entries of a document."""
+    entries = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
+    for key, value in entries:
+        yield (*path, key)
+        yield from places(value, (*path, key))
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_spoiled_document_is_read_or_refused_by_name(name):
+    """One entry of each document is another value, is gone, or has another key. No reader fails with another error."""
+    kind, path = READERS[name]
+    document = tomllib.loads((ROOT / path).read_text(encoding="utf-8"))
+    paths, draw, refused = list(places(document)), random.Random(name), 0
+    for _ in range(150):
+        spoiled = copy.deepcopy(document)
+        *outer, key = draw.choice(paths)
+        table = functools.reduce(lambda part, name: part[name], outer, spoiled)
+        value = table.pop(key)
+        if isinstance(table, dict) and (choice := draw.choice(("value", "key", "gone"))) != "gone":
+            table[f"{key}x" if choice == "key" else key] = value if choice == "key" else draw.choice(SLIPS)
+        elif isinstance(table, list):
+            table.insert(key, draw.choice(SLIPS))
+        try:
+            load_record(kind, spoiled, where="file.toml") if kind else load_space(spoiled)
+        except SpecError as error:
+            refused += 1
+            assert "Input should" not in str(error)
+    assert refused > 40
