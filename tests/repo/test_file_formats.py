@@ -107,7 +107,7 @@ def test_a_spoiled_document_is_read_or_refused_by_name(name):
     """One entry of each document is another value, is gone, or has another key. No reader fails with another error."""
     kind, path = READERS[name]
     document = tomllib.loads((ROOT / path).read_text(encoding="utf-8"))
-    paths, draw, refused = list(places(document)), random.Random(name), 0
+    paths, draw, texts = list(places(document)), random.Random(name), []
     for _ in range(150):
         spoiled = copy.deepcopy(document)
         *outer, key = draw.choice(paths)
@@ -120,6 +120,6 @@ def test_a_spoiled_document_is_read_or_refused_by_name(name):
         try:
             load_record(kind, spoiled, where="file.toml") if kind else load_space(spoiled)
         except SpecError as error:
-            refused += 1
-            assert "Input should" not in str(error)
-    assert refused > 40
+            texts.append(str(error))
+    assert len(texts) > 40
+    assert not [text for text in texts if "Input should" in text]
