@@ -138,11 +138,11 @@ def test_no_tokens_are_no_work(triton_device):
         ).shape == (0, 3)
 
 
-def test_the_pages_name_the_tokens_from_which_weights_are_unpacked():
+def test_the_pages_name_the_tokens_from_which_weights_are_decompressed():
     docs = Path(__file__).resolve().parents[3] / "docs"
     for name, words in {
         "how-to/measure.md": f"| other cases below {gemm.DENSE_TOKENS} tokens |",
-        "how-to/use-in-torch.md": f"From {gemm.DENSE_TOKENS} tokens on the weights are unpacked",
+        "how-to/use-in-torch.md": f"From {gemm.DENSE_TOKENS} tokens on the weights are decompressed",
         "explanation/gpu-kernels.md": f"| {gemm.DENSE_TOKENS} and more |",
     }.items():
         assert words in (docs / name).read_text(encoding="utf-8"), name
