@@ -1,7 +1,7 @@
 """Criteria: by what elements are chosen. Each is the formula of its paper or code in float64, and a mask that follows from it.
 
 X is [L, K]: tokens i by in features j; L is all tokens of the call, batch and sequence together. W is [O, K]. Formulas and
-what has been proven of them are in the docstrings; `hwmodels.online.criteria` counts what each costs.
+what has been proven of them are in the docstrings; `hwmodels.online.mitigations` counts what each costs.
 """
 
 from collections.abc import Callable, Mapping
@@ -201,16 +201,20 @@ class Criterion(NamedTuple):
     """X [L, K] -> scores [L, K]."""
     vector: Callable[[NDArray[Any]], FloatArray] | None = None
     """W [O, K] -> the vector [K] that magnitudes are multiplied with."""
+    of_weights: bool = False
+    """It also chooses among weights."""
 
 
 CRITERIA: Mapping[str, Criterion] = MappingProxyType(
     {
-        "magnitude": Criterion("|x_ij|", "group", magnitude),
+        "magnitude": Criterion("|x_ij|", "group", magnitude, of_weights=True),
         "clact": Criterion("|x_ij| |X_:j| / |X_i:|", "group", clact),
         "amber": Criterion("|x_ij| |What_:j| / min_k |What_:k|", "group", vector=amber_vector),
         "weight_variance": Criterion("|x_ij| Var_o(w_oj)", "group", vector=weight_variance_vector),
-        "channel_vector": Criterion("|x_ij f_j|, f given", "group"),
-        "unstructured": Criterion("|x_ij|, the K N/M greatest of a token", "token", magnitude),
+        "channel_vector": Criterion("|x_ij f_j|, f given", "group", of_weights=True),
+        "unstructured": Criterion(
+            "|x_ij|, the K N/M greatest of a token", "token", magnitude, of_weights=True
+        ),
         "unstructured_global": Criterion("|x_ij|, the L K N/M greatest of all", "all", magnitude),
     }
 )

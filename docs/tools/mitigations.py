@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from hwmodels.online.criteria import CRITERIA
-from hwmodels.online.mitigations import MITIGATIONS, OF_WEIGHTS
+from hwmodels.online.mitigations import CRITERIA, MITIGATIONS, OF_WEIGHTS
 from hwmodels.online.overheads import model_table, stage_costs, sum_layers
 from hwmodels.online.stage_cost import StageCost
 from nmsim.case import GemmShape
@@ -191,7 +190,7 @@ Each layer chooses for itself here. Layers that share X (q, k and v; gate and up
 def page() -> str:
     """The whole page as Markdown."""
     assert set(ENTRIES) == {*CRITERIA, *MITIGATIONS}, "an entry for each name, and no other"
-    layers = model_table(MODEL, PATTERN, DTYPE, tokens=TOKENS)
+    layers = model_table(MODEL, PATTERN, dtype=DTYPE, tokens=TOKENS)
     model = sum_layers(layers)
     layer = layers[layers["layer"] == LAYER]
     parts = [HEAD, *_overview(model)]
@@ -246,7 +245,7 @@ def _item(mark: str, text: str) -> str:
 def _stages(name: str, tokens: int) -> tuple[StageCost, ...]:
     criterion, mitigation = (name, "") if name in CRITERIA else (None, name)
     return stage_costs(
-        GemmShape(tokens, 4096, 4096), PATTERN, DTYPE, criterion=criterion, mitigation=mitigation
+        GemmShape(tokens, 4096, 4096), PATTERN, dtype=DTYPE, criterion=criterion, mitigation=mitigation
     )
 
 

@@ -1,21 +1,19 @@
 """Activations that are pruned online on one core: what the selector and the mitigations cost, and what the pattern brings.
 
-Encoding keeps pace with selecting (A46).
+Encoding keeps pace with selecting (A46). What of the work of selector and vector lanes remains after overlap: A45, A48.
 """
 
 import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from hwmodels.estimate.traffic import fetched_columns, metadata_bits, stream
-from hwmodels.online.overheads import stage_costs, strongest_wait
-from hwmodels.online.overlap import Arrival, exposed_epilogue, lane_cycles
-from hwmodels.online.stage_cost import StageCost
-from hwmodels.online.way import Way
+from hwmodels.online.overheads import mitigation_names, stage_costs, strongest_wait
+from hwmodels.online.stage_cost import DEFAULT_SETTINGS, Settings, StageCost
 from hwmodels.silicon.selector import key_bits
 from hwmodels.silicon.structures import index_bits
 from hwmodels.tensorcore.cycles import Cycles, closed_form
@@ -27,6 +25,108 @@ from nmsim.errors import RowError
 from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 from nmsim.units import bits_to_bytes, ceil_div
+
+SPECIAL_OPS = 8
+"""Operations that a division or a square root takes the time of (A47)."""
+
+
+def lane_cycles(costs: Sequence[StageCost], parts: tuple[str, ...], ops_per_cycle: float) -> int:
+    """Cycles of the vector lanes for the stages of these parts."""
+    ops = sum(
+        cost.multiplies + cost.adds + cost.compares + SPECIAL_OPS * cost.specials + cost.lane_macs
+        for cost in costs
+        if cost.part in parts
+    )
+    return int(np.ceil(ops / ops_per_cycle))
+
+
+class Arrival(NamedTuple):
+    """Cycles for writing X by its producer, cycles for reading it again, and its tokens (A45)."""
+
+    cycles: int
+    again_cycles: int
+    tokens: int
+
+    def exposed_choice(self, statistics: int, scoring: int, selecting: int, waits_for: str) -> int:
+        """Cycles that a choice beside the producer takes after X has left it: what waits cannot overlap."""
+        choosing = max(scoring, selecting)
+        if waits_for == "group":
+            return max(0, max(statistics + scoring, selecting) - self.cycles)
+        if waits_for == "token":
+            work = statistics + choosing
+            return max(work - self.cycles, ceil_div(work, self.tokens))
+        return max(0, statistics - self.cycles) + max(choosing, self.again_cycles)
+
+    def exposed_statistics(self, statistics: int, waits_for: str) -> int:
+        """Cycles that statistics take after X has left its producer, where the choice is made elsewhere."""
+        last = ceil_div(statistics, self.tokens) if waits_for == "token" else 0
+        return max(last, statistics - self.cycles)
+
+
+def exposed_epilogue(epilogue: int, product: Cycles, buffers: int) -> int:
+    """Cycles of an epilogue that the product does not hide: with one buffer of sums all, else at least the last wave's."""
+    if buffers < 2:
+        return epilogue
+    return max(ceil_div(epilogue, max(1, int(product.waves))), epilogue - int(product.cycles))
+
+
+VECTOR_OPS_PER_CYCLE = 128
+"""Operations of the vector lanes of a core in a cycle (A47)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruningSetup:
+    """How activations are pruned.
+
+    Parameters
+    ----------
+    placement : {"producer", "consumer"} or None
+        The core's own when None.
+    criterion : str
+        A key of `hwmodels.online.mitigations.CRITERIA` that gives N:M.
+    mitigation : str or sequence of str
+        Of `hwmodels.online.mitigations.MITIGATIONS`, `+` between several.
+    selector_groups_per_cycle : float or None
+        Of one core; the core's own when None. Fractions are allowed, `inf` is a selector that takes no time.
+    selector_kind : {"all_pairs", "bitonic", "half"} or None
+        The core's own when None.
+    vector_ops_per_cycle : float
+        Of the vector lanes of one core.
+    settings : Settings
+        Sizes of mitigations; its `selector_kind` is not read.
+
+    Raises
+    ------
+    RowError
+        A field is none of these.
+
+    Examples
+    --------
+    >>> PruningSetup(placement="consumer").criterion
+    'magnitude'
+    """
+
+    placement: Placement | None = None
+    criterion: str = "magnitude"
+    mitigation: str | Sequence[str] = ()
+    selector_groups_per_cycle: float | None = None
+    selector_kind: SelectorKind | None = None
+    vector_ops_per_cycle: float = VECTOR_OPS_PER_CYCLE
+    settings: Settings = DEFAULT_SETTINGS
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mitigation", mitigation_names(self.mitigation))
+        if self.placement not in (None, *get_args(Placement)):
+            raise RowError(f"placement={self.placement!r}: expected one of {', '.join(get_args(Placement))}")
+        if self.criterion.startswith("unstructured"):
+            raise RowError(f"criterion={self.criterion!r}: leaves no N:M pattern for a core to skip by")
+        if self.selector_groups_per_cycle is not None and not self.selector_groups_per_cycle > 0:
+            raise RowError(
+                f"selector_groups_per_cycle={self.selector_groups_per_cycle!r}: expected a positive number"
+            )
+        if not self.vector_ops_per_cycle > 0:
+            raise RowError(f"vector_ops_per_cycle={self.vector_ops_per_cycle!r}: expected a positive number")
+
 
 LEVELS = ("dram", "l2", "shared")
 ACTIONS = ("multiplies", "adds", "compares", "specials", "selector_compares", "lane_macs", "macs")
@@ -97,7 +197,7 @@ class OnlinePruning:
 
 
 def online_pruning(
-    case: Case, core: SparseTensorCore, way: Way | None = None, **changes: Any
+    case: Case, core: SparseTensorCore, *, setup: PruningSetup | None = None, **changes: Any
 ) -> OnlinePruning:
     """Work out what pruning activations online costs and brings for one product on one core.
 
@@ -106,9 +206,9 @@ def online_pruning(
     case : Case
         With a pattern and `sparse_operand="activations"`.
     core : SparseTensorCore
-    way : Way, optional
+    setup : PruningSetup, optional
     **changes
-        Fields of `Way`.
+        Fields of `PruningSetup`.
 
     Returns
     -------
@@ -134,7 +234,7 @@ def online_pruning(
     >>> found.encoded_groups, found.weight_columns, found.streams
     (256, 2048, True)
     """
-    return online_prunings([case], core, dataclasses.replace(way or Way(), **changes))[0]
+    return online_prunings([case], core, dataclasses.replace(setup or PruningSetup(), **changes))[0]
 
 
 class _Points(NamedTuple):
@@ -157,17 +257,20 @@ class _Asked(NamedTuple):
     core: SparseTensorCore
     rate: float
     kind: SelectorKind
-    way: Way
+    setup: PruningSetup
 
 
-def online_prunings(cases: Sequence[Case], core: SparseTensorCore, way: Way) -> list[OnlinePruning]:
+def online_prunings(
+    cases: Sequence[Case], core: SparseTensorCore, setup: PruningSetup
+) -> list[OnlinePruning]:
     """Do `online_pruning` for many cases at once."""
-    asked = _asked(core, way)
-    settings = dataclasses.replace(way.settings, selector_kind=asked.kind)
+    asked = _asked(core, setup)
+    settings = dataclasses.replace(setup.settings, selector_kind=asked.kind)
     points = [_points(case, asked) for case in cases]
     costs = [
         stage_costs(
-            case.shape, _pattern(case), case.dtype, criterion=way.criterion, mitigation=way.mitigation, settings=settings
+            case.shape, _pattern(case), dtype=case.dtype, criterion=setup.criterion, mitigation=setup.mitigation,
+            settings=settings,
         )
         for case in cases
     ]  # fmt: skip
@@ -187,17 +290,17 @@ def online_prunings(cases: Sequence[Case], core: SparseTensorCore, way: Way) -> 
     return found
 
 
-def _asked(core: SparseTensorCore, way: Way) -> _Asked:
-    rate = way.selector_groups_per_cycle or core.selector_groups_per_cycle
+def _asked(core: SparseTensorCore, setup: PruningSetup) -> _Asked:
+    rate = setup.selector_groups_per_cycle or core.selector_groups_per_cycle
     if not rate:
         raise RowError(f"sparse activations: {core.id} has no selector; expected selector_groups_per_cycle")
     placed = dataclasses.replace(
         core,
-        selector_placement=way.placement or core.selector_placement,
+        selector_placement=setup.placement or core.selector_placement,
         selector_groups_per_cycle=max(1, core.selector_groups_per_cycle),
         selector_latency_cycles=0 if math.isinf(rate) else core.selector_latency_cycles,
     )
-    return _Asked(placed, float(rate), way.selector_kind or core.selector_kind, way)
+    return _Asked(placed, float(rate), setup.selector_kind or core.selector_kind, setup)
 
 
 def _pattern(case: Case) -> Pattern:
@@ -257,13 +360,13 @@ def _assemble(
     saved: tuple[dict[str, int], dict[str, int]],
 ) -> OnlinePruning:  # fmt: skip
     (dense, weights, free, real), sides = answers[:4], answers[4:]
-    core, way, pattern, shape = asked.core, asked.way, _pattern(case), case.shape
+    core, setup, pattern, shape = asked.core, asked.setup, _pattern(case), case.shape
     consumer = core.selector_placement == "consumer"
     groups = shape.M * ceil_div(shape.K, pattern.m)
     again = int(real.pruned_groups) // groups if consumer else 1
     costs = [cost.times(again) if cost.part == "selector" else cost for cost in costs]
     waits_for = strongest_wait(costs)
-    lanes = core.cores * way.vector_ops_per_cycle
+    lanes = core.cores * setup.vector_ops_per_cycle
     statistics = lane_cycles(costs, ("producer",), lanes)
     scoring = lane_cycles(costs, ("selector",), lanes)
     epilogue = lane_cycles(costs, ("epilogue", "side path"), lanes)
@@ -292,8 +395,8 @@ def _assemble(
         case=case,
         core=core.id,
         placement=core.selector_placement,
-        criterion=way.criterion,
-        mitigation=tuple(way.mitigation),
+        criterion=setup.criterion,
+        mitigation=tuple(setup.mitigation),
         streams=waits_for == "group",
         waits_for=waits_for,
         dense_cycles=int(dense.cycles),

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from hwmodels.online.activations import OnlinePruning, online_pruning, online_prunings
-from hwmodels.online.way import Way
+from hwmodels.online.activations import OnlinePruning, PruningSetup, online_pruning, online_prunings
 from hwmodels.tensorcore.record import SparseTensorCore
 from nmsim.case import Case, GemmShape
 from nmsim.errors import RowError
@@ -49,7 +48,12 @@ def _at(case: Case, tokens: int) -> Case:
 
 
 def batch_table(
-    case: Case, core: SparseTensorCore, tokens: Iterable[int], way: Way | None = None, **changes: Any
+    case: Case,
+    core: SparseTensorCore,
+    tokens: Iterable[int],
+    *,
+    setup: PruningSetup | None = None,
+    **changes: Any,
 ) -> pd.DataFrame:
     """Tabulate sparse activations over numbers of tokens.
 
@@ -59,7 +63,7 @@ def batch_table(
         Its number of tokens is not read.
     core : SparseTensorCore
     tokens : iterable of int
-    way, **changes
+    setup, **changes
         As `hwmodels.online.activations.online_pruning`.
 
     Returns
@@ -84,7 +88,7 @@ def batch_table(
     >>> batch_table(case, load_core("flexible-8x16"), [1, 2, 4]).column_share.tolist()
     [0.5, 0.75, 0.9375]
     """
-    asked = dataclasses.replace(way or Way(), **changes)
+    asked = dataclasses.replace(setup or PruningSetup(), **changes)
     return pd.DataFrame([_row(one) for one in online_prunings([_at(case, t) for t in tokens], core, asked)])
 
 
@@ -112,7 +116,7 @@ def break_even_batch(
     *,
     at_least: float = 1.05,
     most_tokens: int = 1024,
-    way: Way | None = None,
+    setup: PruningSetup | None = None,
     **changes: Any,
 ) -> BatchBreakEven:
     """Find the numbers of tokens for which sparse activations are faster than the dense product by a factor.
@@ -126,7 +130,7 @@ def break_even_batch(
         Speedup over the dense product on the same core that counts as a gain.
     most_tokens : int
         Every number from 1 to this is tried.
-    way, **changes
+    setup, **changes
         As `hwmodels.online.activations.online_pruning`.
 
     Returns
@@ -153,7 +157,7 @@ def break_even_batch(
         raise RowError(f"at_least={at_least!r}: expected a positive speedup")
     if isinstance(most_tokens, bool) or not isinstance(most_tokens, int) or most_tokens < 1:
         raise RowError(f"most_tokens={most_tokens!r}: expected a positive whole number")
-    speedup = batch_table(case, core, range(1, most_tokens + 1), way, **changes).speedup_vs_dense
+    speedup = batch_table(case, core, range(1, most_tokens + 1), setup=setup, **changes).speedup_vs_dense
     gains = (speedup >= at_least).tolist()
     decode = gains.index(False) if False in gains else most_tokens
     losing_end = gains[::-1].index(False) if False in gains else most_tokens
@@ -161,7 +165,7 @@ def break_even_batch(
 
 
 def break_even_selector(
-    case: Case, core: SparseTensorCore, way: Way | None = None, **changes: Any
+    case: Case, core: SparseTensorCore, *, setup: PruningSetup | None = None, **changes: Any
 ) -> SelectorBreakEven:
     """Find the slowest selector with which sparse activations are as fast as dense, and as fast as with a free one.
 
@@ -169,7 +173,7 @@ def break_even_selector(
     ----------
     case : Case
     core : SparseTensorCore
-    way, **changes
+    setup, **changes
         As `hwmodels.online.activations.online_pruning`; its selector rate is not read.
 
     Returns
@@ -192,10 +196,10 @@ def break_even_selector(
     >>> break_even_selector(case, load_core("flexible-8x16"), placement="producer").as_fast_as_dense < 0.1
     True
     """
-    asked = dataclasses.replace(way or Way(), **changes)
+    asked = dataclasses.replace(setup or PruningSetup(), **changes)
 
     def at(rate: float) -> OnlinePruning:
-        return online_pruning(case, core, asked, selector_groups_per_cycle=rate)
+        return online_pruning(case, core, setup=asked, selector_groups_per_cycle=rate)
 
     free = at(math.inf)
     return SelectorBreakEven(_least(at, free.dense_cycles), _least(at, NEAR * free.net_cycles))
@@ -215,7 +219,12 @@ def _least(at: Any, cycles: float) -> float:
 
 
 def selector_table(
-    case: Case, core: SparseTensorCore, tokens: Iterable[int], way: Way | None = None, **changes: Any
+    case: Case,
+    core: SparseTensorCore,
+    tokens: Iterable[int],
+    *,
+    setup: PruningSetup | None = None,
+    **changes: Any,
 ) -> pd.DataFrame:
     """Tabulate `break_even_selector` over numbers of tokens, for both places of a selector.
 
@@ -240,9 +249,9 @@ def selector_table(
     rows = []
     for count in tokens:
         for placement in ("producer", "consumer"):
-            asked = dataclasses.replace(way or Way(), **{**changes, "placement": placement})
-            found = break_even_selector(_at(case, count), core, asked)
-            free = online_pruning(_at(case, count), core, asked, selector_groups_per_cycle=math.inf)
+            asked = dataclasses.replace(setup or PruningSetup(), **{**changes, "placement": placement})
+            found = break_even_selector(_at(case, count), core, setup=asked)
+            free = online_pruning(_at(case, count), core, setup=asked, selector_groups_per_cycle=math.inf)
             rows.append(
                 {
                     "tokens": count,

@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hwmodels.online.activations import VECTOR_OPS_PER_CYCLE, exposed_epilogue, lane_cycles
 from hwmodels.online.overheads import stage_costs
-from hwmodels.online.overlap import exposed_epilogue, lane_cycles
 from hwmodels.online.stage_cost import DEFAULT_SETTINGS, Settings, StageCost
-from hwmodels.online.way import VECTOR_OPS_PER_CYCLE
 from hwmodels.tensorcore.cycles import Cycles, closed_form
 from hwmodels.tensorcore.mapping import mapping
 from hwmodels.tensorcore.point import point
@@ -84,7 +83,7 @@ def offline_pruning(
     costs: tuple[StageCost, ...] = ()
     if case.pattern is not None:
         costs = stage_costs(
-            case.shape, case.pattern, case.dtype,
+            case.shape, case.pattern, dtype=case.dtype,
             criterion=None, mitigation=mitigation, operand="weights", settings=settings,
         )  # fmt: skip
     asked = [case, Case(case.shape, dtype=case.dtype)]

@@ -6,9 +6,8 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from hwmodels.online.criteria import CRITERIA
-from hwmodels.online.mitigations import MITIGATIONS, OF_WEIGHTS
-from hwmodels.online.stage_cost import DEFAULT_SETTINGS, WAITS, Settings, StageCost, Task, kept
+from hwmodels.online.mitigations import CRITERIA, MITIGATIONS, OF_WEIGHTS
+from hwmodels.online.stage_cost import DEFAULT_SETTINGS, WAITS, PrunedProduct, Settings, StageCost, kept
 from hwmodels.workload import Model, load_model
 from nmsim.case import GemmShape, SparseOperand, value_type
 from nmsim.errors import RowError, SpecError
@@ -23,8 +22,8 @@ BYTES = (
 def stage_costs(
     shape: GemmShape,
     pattern: Pattern | str,
-    dtype: str = "bf16",
     *,
+    dtype: str = "bf16",
     criterion: str | None = "magnitude",
     mitigation: str | Sequence[str] = (),
     operand: SparseOperand = "activations",
@@ -40,7 +39,7 @@ def stage_costs(
     dtype : str
         Value type, a key of `nmsim.case.VALUE_BITS`.
     criterion : str or None
-        A key of `hwmodels.online.criteria.CRITERIA`; None to leave the choice out. Without effect for weights, which
+        A key of `hwmodels.online.mitigations.CRITERIA`; None to leave the choice out. Without effect for weights, which
         are pruned offline.
     mitigation : str or sequence of str
         Keys of `hwmodels.online.mitigations.MITIGATIONS`, `+` between several.
@@ -58,7 +57,7 @@ def stage_costs(
 
     Source
     ------
-    Formula, the docstring of each function in `hwmodels.online.criteria` and `hwmodels.online.mitigations`.
+    Formula, the docstring of each function in `hwmodels.online.mitigations` and `hwmodels.online.mitigations`.
 
     Examples
     --------
@@ -70,18 +69,18 @@ def stage_costs(
     dtype = value_type(dtype)
     if operand not in get_args(SparseOperand):
         raise RowError(f"operand={operand!r}: expected one of {', '.join(get_args(SparseOperand))}")
-    task = Task(shape, parsed, dtype, operand, settings)
+    product = PrunedProduct(shape, parsed, dtype, operand, settings)
     found: list[StageCost] = []
     if criterion is not None and operand == "activations":
         if criterion not in CRITERIA:
             raise RowError(f"criterion={criterion!r}: expected one of {', '.join(CRITERIA)}")
-        found.extend(CRITERIA[criterion](task))
+        found.extend(CRITERIA[criterion](product))
     for name in mitigation_names(mitigation):
         if operand == "weights" and name not in OF_WEIGHTS:
             raise RowError(
                 f"mitigation={name!r}: of activations; with sparse weights: {', '.join(OF_WEIGHTS)}"
             )
-        found.extend(MITIGATIONS[name](task))
+        found.extend(MITIGATIONS[name](product))
     return tuple(found)
 
 
@@ -111,8 +110,8 @@ def strongest_wait(stages: Iterable[StageCost]) -> str:
 def mitigation_table(
     shape: GemmShape,
     pattern: Pattern | str,
-    dtype: str = "bf16",
     *,
+    dtype: str = "bf16",
     operand: SparseOperand = "activations",
     settings: Settings = DEFAULT_SETTINGS,
 ) -> pd.DataFrame:
@@ -155,7 +154,7 @@ def mitigation_table(
         stages = stage_costs(
             one,
             pattern,
-            dtype,
+            dtype=dtype,
             criterion=criterion,
             mitigation=mitigation,
             operand=operand,
@@ -188,8 +187,8 @@ def _row(stages: Sequence[StageCost], shape: GemmShape, pattern: Pattern | str) 
 def model_table(
     model: str | Model,
     pattern: Pattern | str,
-    dtype: str = "bf16",
     *,
+    dtype: str = "bf16",
     tokens: int = 4096,
     operand: SparseOperand = "activations",
     settings: Settings = DEFAULT_SETTINGS,
@@ -223,7 +222,7 @@ def model_table(
     for layer in load_model(model).layers:
         if layer.pruned:
             shape = GemmShape(tokens, layer.N, layer.K)
-            table = mitigation_table(shape, pattern, dtype, operand=operand, settings=settings)
+            table = mitigation_table(shape, pattern, dtype=dtype, operand=operand, settings=settings)
             table.insert(0, "count", layer.count)
             table.insert(0, "layer", layer.name)
             tables.append(table)

@@ -69,7 +69,7 @@ class Settings:
 DEFAULT_SETTINGS = Settings()
 
 
-class Task(NamedTuple):
+class PrunedProduct(NamedTuple):
     """A product of which one operand is pruned, and the sizes that its counts are made of."""
 
     shape: GemmShape
@@ -204,21 +204,21 @@ def parameters(size_bytes: int) -> dict[str, Any]:
     return {"dram_read_bytes": size_bytes, "l2_read_bytes": size_bytes}
 
 
-def token_buffer(task: Task, passes: int) -> dict[str, Any]:
+def token_buffer(product: PrunedProduct, passes: int) -> dict[str, Any]:
     """A token that waits beside the selector until its statistics are known, and is read for every pass except the first."""
-    whole = task.shape.M * task.row_bytes
+    whole = product.shape.M * product.row_bytes
     return {
         "waits_for": "token",
         "passes": passes,
         "shared_written_bytes": whole,
         "shared_read_bytes": (passes - 1) * whole,
-        "held_bytes": task.row_bytes,
+        "held_bytes": product.row_bytes,
     }
 
 
-def sequence_buffer(task: Task, passes: int = 2) -> dict[str, Any]:
+def sequence_buffer(product: PrunedProduct, passes: int = 2) -> dict[str, Any]:
     """All tokens wait in L2, and are read again for every pass except the first."""
-    whole = task.shape.M * task.row_bytes
+    whole = product.shape.M * product.row_bytes
     return {
         "waits_for": "sequence",
         "passes": passes,

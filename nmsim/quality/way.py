@@ -1,54 +1,17 @@
 """A way to prune one operand: pattern, criterion, mitigations by name, and which of them go together."""
 
 import itertools
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from nmsim.case import SparseOperand
 from nmsim.criteria import named
 from nmsim.errors import PatternError
+from nmsim.mitigation.registry import MITIGATIONS
 from nmsim.pattern import Pattern
 
 NONE = "none"
 UNSTRUCTURED = "unstructured"
-FIELDS: Mapping[str, str] = MappingProxyType(
-    {
-        "dpts_mean": "shift",
-        "dpts_median": "shift",
-        "spts": "shift",
-        "lpts": "shift",
-        "var": "variance",
-        "scale_shift": "scale",
-        "bias1": "kept_bias",
-        "bias2": "dropped_bias",
-        "r_sparse": "low_rank",
-        "smooth_dynamic": "equalise",
-        "smooth_static": "equalise",
-        "weight_correction": "correction",
-        "rotation": "rotation",
-        "outliers": "split",
-        "salient_columns": "split",
-    }
-)
-"""Mitigation -> what it sets; two that set the same exclude each other. Names are those of the machine's cost tables."""
-OF_WEIGHTS = ("scale_shift", "smooth_static", "weight_correction", "outliers", "salient_columns")
-CRITERIA_OF_WEIGHTS = ("magnitude", "channel_vector", UNSTRUCTURED)
-FITTED = (
-    "spts",
-    "lpts",
-    "scale_shift",
-    "bias1",
-    "bias2",
-    "r_sparse",
-    "smooth_static",
-    "rotation",
-    "salient_columns",
-)
-"""Those whose numbers come from calibration tokens, where activations are pruned."""
-FITTED_OF_WEIGHTS = ("scale_shift", "smooth_static")
-SIZES = MappingProxyType({"outliers": "4:256", "r_sparse": "128", "salient_columns": "128"})
-"""Mitigation -> its size where none is given: outliers of a window, rank, columns."""
 WITH_DYNAMIC = ("smooth_dynamic", "scale_shift", "rotation")
 
 
@@ -64,7 +27,7 @@ class Mitigation(NamedTuple):
         return int(self.size)
 
     def __str__(self) -> str:
-        plain = not self.size or self.size == SIZES[self.name]
+        plain = not self.size or self.size == MITIGATIONS[self.name].size
         return self.name if plain else f"{self.name}={self.size}"
 
 
@@ -89,8 +52,7 @@ class Way(NamedTuple):
     @property
     def fitted(self) -> tuple[str, ...]:
         """What of it comes from calibration tokens; Wanda's criterion is among them."""
-        of_weights = self.operand == "weights"
-        names = [name for name in self.names if name in (FITTED_OF_WEIGHTS if of_weights else FITTED)]
+        names = [name for name in self.names if self.operand in MITIGATIONS[name].fitted_on]
         return (*(["channel_vector"] if self.criterion == "channel_vector" else []), *names)
 
     def find(self, name: str) -> Mitigation | None:
@@ -129,18 +91,19 @@ def parse_mitigation(text: str) -> tuple[Mitigation, ...]:
         name, mark, size = word.partition("=")
         if word == NONE and "+" not in text:
             return ()
-        if name not in FIELDS:
+        if name not in MITIGATIONS:
             raise PatternError(
-                f"mitigation={text!r}: {name!r}: expected none, or some of {', '.join(FIELDS)}"
+                f"mitigation={text!r}: {name!r}: expected none, or some of {', '.join(MITIGATIONS)}"
             )
-        if mark and name not in SIZES:
+        if mark and not MITIGATIONS[name].size:
+            sized = [known for known, kind in MITIGATIONS.items() if kind.size]
             raise PatternError(
-                f"mitigation={text!r}: {name} has no size; those that have one: {', '.join(SIZES)}"
+                f"mitigation={text!r}: {name} has no size; those that have one: {', '.join(sized)}"
             )
-        found.append(Mitigation(name, _size(name, size if mark else SIZES.get(name, ""))))
+        found.append(Mitigation(name, _size(name, size if mark else MITIGATIONS[name].size)))
     by_field: dict[str, str] = {}
     for one in found:
-        other = by_field.setdefault(FIELDS[one.name], one.name)
+        other = by_field.setdefault(MITIGATIONS[one.name].sets, one.name)
         if other != one.name or found.count(one) > 1:
             raise PatternError(
                 f"mitigation={text!r}: {other} and {one.name} set the same, expected one of them"
@@ -151,7 +114,7 @@ def parse_mitigation(text: str) -> tuple[Mitigation, ...]:
 def _size(name: str, text: str) -> str:
     if name == "outliers":
         return str(Pattern.parse(text))
-    if name in SIZES and not (text.isascii() and text.isdigit() and int(text) > 0):
+    if MITIGATIONS[name].size and not (text.isascii() and text.isdigit() and int(text) > 0):
         raise PatternError(f"mitigation {name}={text!r}: expected a positive whole number")
     return text
 
@@ -206,10 +169,10 @@ def _why_not(way: Way) -> str:
     """Why a way is not measured; empty when it is."""
     names, criterion = way.names, way.criterion
     if way.operand == "weights":
-        others = [name for name in names if name not in OF_WEIGHTS]
+        others = [name for name in names if not MITIGATIONS[name].of_weights]
         if others:
             return f"{others[0]} is of pruned activations"
-        if criterion not in CRITERIA_OF_WEIGHTS:
+        if not named(criterion).of_weights:
             return f"{criterion} is a criterion of activations"
         if criterion == UNSTRUCTURED and {"outliers", "salient_columns", "smooth_static"} & set(names):
             return "unstructured leaves no groups beside outliers or equalisation"

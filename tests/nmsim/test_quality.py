@@ -11,11 +11,11 @@ from nmsim.criteria import amber_vector, best_of_tokens, choose, weight_variance
 from nmsim.errors import PatternError
 from nmsim.mask import prune
 from nmsim.mitigation import Recipe, fit, golden, split, split_columns
+from nmsim.mitigation.registry import MITIGATIONS
 from nmsim.mitigation.weights import corrected
 from nmsim.quality import Way, cross, measure_activations, measure_weights, parse_mitigation
 from nmsim.quality.entropy import GROUPS_PER_MASK, MaskCounter, entropy_of
 from nmsim.quality.recipes import eigenvectors
-from nmsim.quality.way import FIELDS, OF_WEIGHTS
 
 TOKENS, OUT, IN = 48, 24, 96
 RNG = np.random.default_rng(5)
@@ -86,7 +86,9 @@ def expected_recipe(names, pattern, criterion):
     return recipe
 
 
-OF_ACTIVATIONS = [name for name in FIELDS if name not in ("weight_correction", "outliers", "salient_columns")]
+OF_ACTIVATIONS = [
+    name for name in MITIGATIONS if name not in ("weight_correction", "outliers", "salient_columns")
+]
 
 
 class TestActivations:
@@ -246,7 +248,7 @@ class TestWeights:
         )
 
     def test_every_mitigation_of_weights_is_tried_above(self):
-        assert set(OF_WEIGHTS) == {
+        assert {name for name, kind in MITIGATIONS.items() if kind.of_weights} == {
             "weight_correction",
             "smooth_static",
             "outliers",
@@ -358,7 +360,7 @@ class TestWays:
         [
             ("vra", "'vra': expected none, or some of dpts_mean"),
             ("none+var", "'none': expected none, or some of"),
-            ("var=3", "var has no size; those that have one: outliers, r_sparse, salient_columns"),
+            ("var=3", "var has no size; those that have one: r_sparse, outliers, salient_columns"),
             ("r_sparse=0", "mitigation r_sparse='0': expected a positive whole number"),
             ("outliers=9:8", "expected 1 <= N <= M"),
             ("dpts_mean+spts", "dpts_mean and spts set the same"),

@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwmodels.estimate.traffic import DENSE_STREAM, stream, traffic
-from hwmodels.online.activations import online_pruning, online_prunings
+from hwmodels.online.activations import (
+    Arrival,
+    PruningSetup,
+    exposed_epilogue,
+    lane_cycles,
+    online_pruning,
+    online_prunings,
+)
 from hwmodels.online.break_even import (
     RATE_STEP,
     batch_table,
@@ -20,9 +27,7 @@ from hwmodels.online.break_even import (
     selector_table,
 )
 from hwmodels.online.overheads import mitigation_table
-from hwmodels.online.overlap import Arrival, exposed_epilogue, lane_cycles
 from hwmodels.online.stage_cost import Settings, StageCost
-from hwmodels.online.way import Way
 from hwmodels.silicon.energy import energy
 from hwmodels.tensorcore.cycles import Cycles, closed_form
 from hwmodels.tensorcore.point import point
@@ -299,8 +304,10 @@ def test_more_of_a_mitigation_never_takes_less(name, field, values, tokens):
 
 def test_many_cases_are_answered_as_one_by_one():
     cases = [case_of(tokens, 1000, 520) for tokens in (1, 40, 7)]
-    way = Way(mitigation="r_sparse+var")
-    assert online_prunings(cases, FLEXIBLE, way) == [online_pruning(case, FLEXIBLE, way) for case in cases]
+    setup = PruningSetup(mitigation="r_sparse+var")
+    assert online_prunings(cases, FLEXIBLE, setup) == [
+        online_pruning(case, FLEXIBLE, setup=setup) for case in cases
+    ]
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -397,16 +404,25 @@ def test_a_mitigation_never_speeds_up(tokens, name):
             lambda: online_pruning(case_of(1, encoding="bitmask"), load_core("dense")),
             "dense has no selector; expected selector_groups_per_cycle",
         ),
-        (lambda: Way(placement="between"), "placement='between': expected one of producer, consumer"),
-        (lambda: Way(criterion="unstructured"), "leaves no N:M pattern"),
         (
-            lambda: Way(criterion="unstructured_global"),
+            lambda: PruningSetup(placement="between"),
+            "placement='between': expected one of producer, consumer",
+        ),
+        (lambda: PruningSetup(criterion="unstructured"), "leaves no N:M pattern"),
+        (
+            lambda: PruningSetup(criterion="unstructured_global"),
             "criterion='unstructured_global': leaves no N:M pattern",
         ),
-        (lambda: Way(selector_groups_per_cycle=0), "selector_groups_per_cycle=0: expected a positive number"),
-        (lambda: Way(selector_groups_per_cycle=math.nan), "expected a positive number"),
-        (lambda: Way(vector_ops_per_cycle=-1), "vector_ops_per_cycle=-1: expected a positive number"),
-        (lambda: Way(mitigation="pray"), "mitigation='pray'"),
+        (
+            lambda: PruningSetup(selector_groups_per_cycle=0),
+            "selector_groups_per_cycle=0: expected a positive number",
+        ),
+        (lambda: PruningSetup(selector_groups_per_cycle=math.nan), "expected a positive number"),
+        (
+            lambda: PruningSetup(vector_ops_per_cycle=-1),
+            "vector_ops_per_cycle=-1: expected a positive number",
+        ),
+        (lambda: PruningSetup(mitigation="pray"), "mitigation='pray'"),
         (lambda: online_pruning(case_of(1), FLEXIBLE, criterion="guess"), "criterion='guess'"),
         (lambda: online_pruning(case_of(1), FLEXIBLE, selector_kind="bubble"), "selector_kind='bubble'"),
         (
@@ -455,7 +471,7 @@ def test_the_page_shows_what_is_computed():
 
 
 def test_the_page_says_what_lies_between_decode_and_prefill():
-    found = online_prunings([case_of(tokens) for tokens in range(1, 1025)], FLEXIBLE, Way())
+    found = online_prunings([case_of(tokens) for tokens in range(1, 1025)], FLEXIBLE, PruningSetup())
     dense = np.array([one.speedup_vs_dense for one in found])
     weights = np.array([one.speedup_vs_sparse_weights for one in found])
     gap, middle, prefill = slice(4, 128), slice(128, 256), slice(256, 1024)

@@ -6,8 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from hwmodels.online.criteria import CRITERIA
-from hwmodels.online.mitigations import MITIGATIONS, OF_WEIGHTS
+from hwmodels.online.mitigations import CRITERIA, MITIGATIONS, OF_WEIGHTS
 from hwmodels.online.overheads import (
     mitigation_names,
     mitigation_table,
@@ -435,7 +434,7 @@ def test_bytes_are_those_of_arrays():
     M, N, K = 6, 20, 600
     W = np.random.default_rng(1).normal(size=(N, K)).astype(np.float16)
     packed = compress(W, "4:256/combinatorial")
-    stages = stage_costs(GemmShape(M, N, K), "8:16", "fp16", mitigation="outliers", operand="weights")
+    stages = stage_costs(GemmShape(M, N, K), "8:16", dtype="fp16", mitigation="outliers", operand="weights")
     assert summed(stages, "parameter_bytes") == packed.values.nbytes + packed.metadata.nbytes
 
     def parameter_bytes(name):

@@ -3,8 +3,7 @@ import json
 import pandas as pd
 import pytest
 
-from hwmodels.online.criteria import CRITERIA
-from hwmodels.online.mitigations import MITIGATIONS, OF_WEIGHTS
+from hwmodels.online.mitigations import CRITERIA, MITIGATIONS, OF_WEIGHTS
 from hwmodels.online.overheads import mitigation_table, model_table
 from nmsim.case import GemmShape
 
@@ -43,7 +42,7 @@ def test_json_is_the_table_of_the_model_and_its_sum(nmsim):
     code, out, _ = nmsim("mitigations", "-p", "2:4", "--dtype", "fp8", "--tokens", "16", "--json")
     rows = pd.DataFrame(json.loads(out))
     assert code == 0
-    expected = model_table("llama-3.1-8b", "2:4", "fp8", tokens=16)
+    expected = model_table("llama-3.1-8b", "2:4", dtype="fp8", tokens=16)
     pd.testing.assert_frame_equal(rows[rows.layer != "all"], expected, check_dtype=False)
     assert len(rows[rows.layer == "all"]) == 2 * len(NAMES)
 

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 import validate
-from hwmodels.online.criteria import CRITERIA
-from hwmodels.online.mitigations import MITIGATIONS
+from hwmodels.online.mitigations import CRITERIA, MITIGATIONS
 from hwmodels.workload import load_model
 from nmsim.pattern import Pattern
 

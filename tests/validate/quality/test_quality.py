@@ -9,24 +9,22 @@ import pandas as pd
 import pytest
 
 import hwmodels
-from hwmodels.online.activations import online_pruning
-from hwmodels.online.criteria import CRITERIA
-from hwmodels.online.mitigations import MITIGATIONS, OF_WEIGHTS
-from hwmodels.online.overlap import exposed_epilogue
+from hwmodels.online.activations import exposed_epilogue, online_pruning
+from hwmodels.online.mitigations import CRITERIA, MITIGATIONS, OF_WEIGHTS
 from hwmodels.online.stage_cost import Settings
 from hwmodels.plots import LIGHT, quality_cost
 from hwmodels.plots.quality import WayMarks
 from hwmodels.plots.style import MANY_MARKERS
 from hwmodels.tensorcore.cycles import Cycles, closed_form
 from hwmodels.tensorcore.point import point
-from nmsim import Pattern, compress, load_file, save_file
+from nmsim import Pattern, compress, criteria, load_file, save_file
 from nmsim.case import Case, GemmShape
 from nmsim.energy import energy
 from nmsim.errors import ContainerError, NmsimError, RowError
 from nmsim.files.selection import Selection
 from nmsim.mask import prune
-from nmsim.mitigation import split
-from nmsim.quality import cross, way
+from nmsim.mitigation import registry, split
+from nmsim.quality import cross
 from validate.quality.activation_dump import KINDS, Synthetic, open_dump
 from validate.quality.cost import Target
 from validate.quality.measure import ALL, KEYS, QUALITY_COLUMNS, SUMS, measure_quality, open_dense, sum_layers
@@ -233,10 +231,11 @@ def test_a_mix_of_estimates_and_bounds_says_so(path):
     assert only(table, layer=ALL, criterion="magnitude")["mask_entropy_kind"] == "mixed"
 
 
-def test_names_are_those_of_the_cost_tables():
-    assert set(way.FIELDS) == set(MITIGATIONS)
-    assert set(way.OF_WEIGHTS) == set(OF_WEIGHTS)
-    assert set(way.CRITERIA_OF_WEIGHTS) <= set(CRITERIA)
+def test_every_name_of_the_registries_is_counted():
+    assert all(callable(cost) for cost in (*CRITERIA.values(), *MITIGATIONS.values()))
+    assert set(CRITERIA) == set(criteria.CRITERIA)
+    assert set(MITIGATIONS) == set(registry.MITIGATIONS)
+    assert tuple(name for name, kind in registry.MITIGATIONS.items() if kind.of_weights) == OF_WEIGHTS
 
 
 def test_without_an_encoding_each_pattern_is_stored_as_the_machine_reads_it(path):
