@@ -91,6 +91,7 @@ def estimate(
 
     no = native & False
     dense_rate = how.dense_peak_flop_per_s
+    # The baseline is one figure, whichever operand is pruned.
     dense = Product(M, N, K, value_bytes, value_bytes, output_bytes, dense_rate, energy, no, warm)
     dense_library_s = library_time_s(dense, device, constants)
     dense_time_s = dense_s(M, dense_library_s, moved_dense.total_bytes, warm, device, constants)

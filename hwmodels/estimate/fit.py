@@ -137,6 +137,7 @@ def fit(inputs: pd.DataFrame, progress: Progress = lambda step: None) -> Fitted:
     for group in dict.fromkeys(groups):
         progress(f"without {group}")
         own = groups == group
+        # Residuals come from constants that the group had no part in; error bars from fitted rows would be too small.
         held_out[group] = problem.solve(~own)
         found = problem.errors(held_out[group])
         dense[own], sparse[own] = found[0][own], found[1][own]

@@ -147,6 +147,7 @@ def predict_table(cases: pd.DataFrame, spec: HardwareSpec, values: Constants | N
     codes, counts = table.read_choice(cases, "threads", _threads, 0)
     threads = np.array([*counts, 0], np.int64)[codes]
     asks: Any = (kind_of_row, *sizes, state, threads)
+    # Tables of a study repeat the same product many times, so each distinct one is computed once.
     first, place = _distinct(asks)
     kind, M, N, K, state, threads = (column[first] for column in asks)
     stacked, instructions = _stack(plans), _instructions(spec, ways, kind, M)
@@ -255,6 +256,7 @@ def _plans(cases: pd.DataFrame, spec: HardwareSpec) -> tuple[NDArray[np.intp], l
     choices = {
         name: table.read_choice(cases, name, parse, table.default_of(name)) for name, parse in parsers.items()
     }
+    # The phase has no influence on a plan; it was only checked.
     del choices["phase"]
     key = np.zeros(len(cases), np.int64)
     for codes, levels in choices.values():

@@ -388,6 +388,7 @@ def _assemble(
     exposed_beside = exposed_epilogue(epilogue, free, core.accumulator_buffers)
     parameter_cycles = math.ceil(sum(cost.dram_read_bytes for cost in costs) / core.dram_bytes_per_cycle)
     side_cycles = sum(int(side.cycles) for side in sides)
+    # A consumer hands positions to the select network, so nothing is encoded or written.
     encoded_bits = 0 if consumer else int(metadata_bits(groups, how))
     stored_bytes = bits_to_bytes(groups * pattern.n * VALUE_BITS[case.dtype]) + bits_to_bytes(encoded_bits)
     total = {name: sum(getattr(cost, name) for cost in costs) for name in ACTIONS}

@@ -109,6 +109,7 @@ def scalesim_cycles(
         _refuse_unless_positive("row_wise_block", row_wise_block)
         kept, block = ceil_div(shape.K, 2), row_wise_block
 
+    # Each fold fills the array, streams the tokens and drains, without overlap between folds.
     fold_cycles = 2 * array_rows + array_columns + shape.M - 2
     cycles = fold_cycles * ceil_div(kept, array_rows) * ceil_div(shape.N, array_columns) - 1
     values, metadata = (kept * shape.N, 0.0) if block else (0, 0.0)

@@ -147,6 +147,7 @@ def sparseloop_cycles(
         raise SpecError(f"layer={layer!r}, design={design!r}: it compresses B; expected a layer with an IAD")
     as_reported = rounding and encoding is None
     exact = pattern.density
+    # The study enters densities with few digits; their rounding is part of its published cycles.
     stored = Fraction(int(exact * 10**TYPED_DIGITS), 10**TYPED_DIGITS) if as_reported else exact
     span = pattern.m * (ARRAY_COLUMNS // pattern.n) if pattern != DENSE else ARRAY_COLUMNS
     K = ceil_div(shape.K, span) * span

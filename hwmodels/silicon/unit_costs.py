@@ -132,6 +132,7 @@ def _unit_costs(
             prune = technology.joules(core_units.pruner(pattern, core.selector_kind, dtype, latency))
             written = format.encoding if core.selector_placement == "producer" else encodings.get("index")
             encode = _encode_joules(technology, replace(format, encoding=written))
+    # Static power belongs to the chip, so it follows its most demanding value type and not this product's.
     full_pace = max(
         (
             (

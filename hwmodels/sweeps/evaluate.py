@@ -193,6 +193,7 @@ class Evaluator:
         space = self.space
 
         def words(texts: Any, axis: int) -> Words:
+            # An axis of one value needs no array of Python strings for each point.
             if len(texts) == 1:
                 return Words(np.zeros(digits.shape[1], np.int32), (str(texts[0]),))
             distinct = {text: code for code, text in enumerate(dict.fromkeys(map(str, texts)))}

@@ -72,6 +72,7 @@ def pareto_front(
         [table[name].to_numpy(np.float64) * (1.0 if name in minimise else -1.0) for name in names]
     )
     front = np.zeros(len(table), bool)
+    # A point without a cost cannot be compared, so it is never on the front.
     known = np.flatnonzero(~np.isnan(costs).any(axis=1))
     if not within:
         front[known] = _front(costs[known])

@@ -66,6 +66,7 @@ def read_quality(path: Path, space: Space) -> tuple[float, ...]:
             raise RowError(f"{path}: no row for {_named(keys, key)}; every point of the space needs one")
         matched.add(key)
         found.append(rows[key])
+    # A row that matches nothing is mostly a misspelt pattern, so it is not ignored.
     for key in rows:
         if key not in matched:
             raise RowError(f"{path}: {_named(keys, key)}: matches no point of the space")

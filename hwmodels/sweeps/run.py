@@ -159,6 +159,7 @@ def sweep(
     if target.suffix not in SUFFIXES:
         raise SpecError(f"output {str(target)!r}: expected a name that ends in {' or '.join(SUFFIXES)}")
     parts = Parts(target, loaded, chunk_points)
+    # An earlier run was stopped after it wrote the output: only its parts are left to remove.
     if resume and not force and (merged := parts.merged()) is not None:
         parts.remove()
         told(chunks)

@@ -328,6 +328,7 @@ def _works(workload: Workload, folder: Path) -> tuple[Work, ...]:
                 Work(model.name, each.name, each.count, (Product(each.N, each.K, 1),)) for each in chosen
             )
             continue
+        # Layers of one shape take the same cycles, so a model has one product per shape.
         counts: dict[tuple[int, int], int] = {}
         for each in chosen:
             counts[each.N, each.K] = counts.get((each.N, each.K), 0) + each.count

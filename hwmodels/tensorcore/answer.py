@@ -105,6 +105,7 @@ def predict_core(
     cut = mapping(p, tile)
     dense_case = Case(case.shape, dtype=case.dtype)
     dense_point = point(machine, dense_case)
+    # Both products go through the compiled closed form in one call.
     points, cuts = np.array([p, dense_point]), np.array([cut, mapping(dense_point, tile)])
     mine, dense = (Cycles(*row.tolist()) for row in closed_form(points, cuts))
     stages = {stage: int(getattr(mine, f"{stage}_cycles")) for stage in STAGES}

@@ -271,6 +271,7 @@ def _count_matches(
                                             both = both & ((np.uint64(1) << np.uint64(high)) - np.uint64(1))
                                         found += np.int64(_ones(both))
                                     pairs += found
+                                    # All lanes of a window wait for the pair of row and column with the most matches.
                                     most = max(most, (found + lanes - 1) // lanes)
                             total += most
                 steps[i, j, block] = total

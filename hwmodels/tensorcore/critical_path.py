@@ -147,6 +147,7 @@ def _left_over(w: Waves, blocks: float, beside: int) -> float:
     if blocks == 0.0:
         return 0.0
     gained = 0.0
+    # So many blocks reach into another wave, whose kind is open: the least of all kinds is safe.
     if blocks > w.blocks - 1.0:
         for stage in range(beside + 1, IN_BLOCKS):
             gained = max(gained, blocks * _least(w, stage, stage) / 2.0)

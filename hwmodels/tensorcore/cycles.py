@@ -202,6 +202,7 @@ def _fill_kinds(p: Point, m: Mapping, w: Waves) -> None:
             i_place = w.inner - 1.0 if i == w.inners - 1 else float(i)
             i_size = min(i_total - i_place * i_most, i_most)
             kind = o * w.inners + i
+            # Waves of equal size differ only in their DRAM traffic, which is filled in below.
             if o_size == o_before:
                 _copy(w, kind - w.inners, kind)
             elif i > 0 and i_size == i_before:

@@ -119,6 +119,7 @@ def run(
         np.zeros(8, np.int64),
         np.zeros(6, np.int64),
     )
+    # A compiled call cannot report progress, so it gets a part of the waves that takes a short time.
     at_once = max(1, EVENTS_A_CALL // (depth * (2 + 6 * cores)))
     for start in range(0, waves, at_once):
         _simulate(

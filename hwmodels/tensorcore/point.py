@@ -161,6 +161,7 @@ def point(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> P
         "depth": core.depth(bits),
         **{name: getattr(core, name) for name in CORE_FIELDS},
     }
+    # All numbers are floats, so that one compiled function serves single points and sweeps.
     return Point(**{name: float(value) for name, value in numbers.items()})
 
 

@@ -125,6 +125,7 @@ class SparseTensorCore:
     def problems(self) -> Iterator[tuple[str, str]]:
         """Check value types, patterns and sources against the numbers."""
         for dtype in self.dtypes:
+            # Narrow values share the lanes of wide ones, so one width has to divide the other.
             narrow, wide = sorted((VALUE_BITS[dtype], self.lane_bits))
             if VALUE_BITS[dtype] > self.lane_bits * self.array_depth or wide % narrow:
                 yield (

@@ -124,6 +124,7 @@ def simulate(
     if other is None and other_kept is not None:
         raise RowError("other_mask: expected a second pattern as well, given as other=")
     if other is not None and other_kept is None:
+        # Another seed than the first mask's: equal masks would meet in every position.
         other_kept = random_mask(cols, K, other, seed + 1)
     tables, pairs = _Product(case, core, p, m, kept, other, other_kept).tables()
     cycles, busy, totals, events, waves = run(
@@ -209,6 +210,7 @@ class _Product:
         used_by_tile = used_by_wave = np.multiply.outer(np.ones(len(a.row_starts), np.int64), a.block_k)
         if self.point.skip and self.kept is not None:
             used_by_tile = blocks.used_columns(self.kept, a)
+            # L2 fetches a column once for all tiles of a wave, so its columns are those of the whole wave.
             wide = Cut(a.rows, a.K, a.tile * int(self.mapping.wave_rows), a.depth)
             used_by_wave = blocks.used_columns(self.kept, wide)
         used_at_once = used_by_wave

@@ -73,6 +73,7 @@ def statement(
     lost: list[str] = []
     for threshold, where in found:
         where = f" on {where}" if where else ""
+        # Here pruning costs more than it saves, so the sentence is about the unpruned model.
         if threshold.share * SAME >= 1:
             lost.append(_unpruned(threshold, where))
             continue
@@ -212,6 +213,7 @@ class Comparison:
             threshold = getattr(self, sense)
             cost, of_dense = (threshold.pruned_cost, threshold.dense_cost) if threshold else (None, None)
             fields |= {f"pruned_{sense}_{unit}": cost, f"dense_{sense}_{unit}": of_dense}
+            # Bytes are exact and have no range; energy has two ends, and time has a best case as well.
             for end in ENDS[: {"memory": 1, "time": 4, "energy": 3}[sense]]:
                 equal = getattr(threshold, end) if threshold else None
                 name = sense if end == "equal" else f"{sense}_{end}"
@@ -309,6 +311,7 @@ def _comparison(
         try:
             costs[sense] = equal(model, how, where, tokens=tokens, step_elems=step_elems)
         except NmsimError as error:
+            # One missing threshold must not hide the others, so its reason is kept as text.
             missing.append((sense, where.id, str(error)))
     return Comparison(
         model=model.name,

@@ -275,6 +275,7 @@ def equal_time(
     targets = [float(end[0]) for end in (mine.nominal, mine.low, mine.high, mine.best_case)]
     known = bool(np.isfinite(targets[1]) and np.isfinite(targets[2]))
     if not known:
+        # The search needs numbers; the ends are dropped again below.
         targets[1:3] = [targets[0], targets[0]]
     equal, (low, high, best) = largest(model, step_elems, costs, targets, "time")
     return Threshold(

@@ -254,6 +254,7 @@ def bytes_of(layers: Stacked, how: ModelFormat, value_bits: int | None = None) -
         if not pruned:
             add("rest_bytes", count * bits_to_bytes(N * K * rest_bits))
             continue
+        # A tail group is stored in full.
         groups = N * ceil_div(K, main.m)
         add("pruned_elems", count * N * K)
         add("values_bytes", count * bits_to_bytes(groups * main.n * bits))

@@ -151,6 +151,7 @@ def largest(
             raise RowError(
                 f"dense models up to {MOST_WIDTH:.0f} times as wide are as {as_what} as the pruned one"
             )
+        # The pruned model costs more than all models of this grid, so wider ones are tried.
         most_width *= 2
     params = bytes_of(grid.layers, ModelFormat())["params_elems"]
     first, *others = (

@@ -45,9 +45,10 @@ Key = tuple[What, str, int, int]
 class Calibration:
     """All figures of a machine.
 
-    `read` and `copy` are in bytes per second (a copy counts what it reads and what it writes), by level ("L1", "L2",
-    "L3", "DRAM") and number of cores; `fma` in flop per second and `mix` in lane instructions per second by number of
-    cores, of vectors of `lanes` lanes. `kernels` is the instruction set of the kernels. `thread_wake` is None on a single core.
+    `read` and `copy` are in bytes per second, by level ("L1", "L2", "L3", "DRAM") and number of cores. A copy counts the
+    bytes that it reads and writes. `fma` is in flop per second and `mix` in lane instructions per second, by number of
+    cores, for vectors of `lanes` lanes. `kernels` is the instruction set of the kernels. `thread_wake` is None on a single
+    core.
     """
 
     host: Host
@@ -159,7 +160,7 @@ def calibrate(
 
 
 def levels(host: Host) -> list[_Level]:
-    """Name the levels and the bytes a core goes through in each, innermost first, DRAM last."""
+    """Name the levels and the bytes that a core reads in each, innermost first, DRAM last."""
     found: list[_Level] = []
     team = sorted({1, host.cores})
     inner = 0

@@ -119,6 +119,7 @@ def benchmark(
         action = _product(torch, device, dtype, matrix)
         how = f"torch product of square {dtype} matrices of {matrix} rows"
         work[dtype] = (action, 2.0 * matrix**3, "flop_per_s", how)
+    # A first call that is not timed loads the kernels and fills the caches of torch.
     for action, *_ in work.values():
         action()
 

@@ -1,7 +1,7 @@
 """Loops that do one thing as fast as a core can: read, copy, multiply-add, shuffle bits.
 
-The vector loops are written as LLVM instructions, in vectors of the width that the processor has, so that no compiler
-decides how many chains run side by side. What a core reaches here is what it can reach; no product of ours is timed.
+The vector loops are written as LLVM instructions, in vectors of the processor's width. So no compiler decides how many
+chains run side by side. The figures are what a core can reach. No product of ours is timed.
 """
 
 import functools
@@ -32,9 +32,9 @@ CLOCK_OPS = 8
 """Instructions a turn of `clock`."""
 
 FMA_FLOP = 2 * CHAINS * FMA_STEPS
-"""Flop a lane and turn of `fma`."""
+"""Flop per lane and turn of `fma`."""
 MIX_INSTRUCTIONS = len(MIX) * CHAINS * MIX_STEPS
-"""Vector instructions a turn of `mix`."""
+"""Vector instructions per turn of `mix`."""
 
 I32, I64, F32 = ir.IntType(LANE_BITS), ir.IntType(64), ir.FloatType()
 Values = list[Any]
@@ -158,7 +158,7 @@ def _read_loop(context, address, turns, pair_bytes, turn_bytes):  # type: ignore
 
 @njit(cache=True, nogil=True)
 def fma(turns, factor, term):  # type: ignore[no-untyped-def]
-    """Multiply-add in fp32: `FMA_FLOP` flop a lane and turn."""
+    """Multiply-add in fp32: `FMA_FLOP` flop per lane and turn."""
     return _fma_loop(turns, factor, term)  # type: ignore[call-arg]
 
 
@@ -170,7 +170,7 @@ def mix(turns, term, bits):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def clock(turns, term, bits):  # type: ignore[no-untyped-def]
-    """`CLOCK_OPS` additions and exclusive ors a turn, each of which waits for the one before: one a clock cycle."""
+    """`CLOCK_OPS` additions and exclusive ors per turn. Each waits for the one before: one per clock cycle."""
     value = term
     for _ in range(turns):
         value = (value ^ bits) + term
@@ -189,7 +189,7 @@ def _read_passes(address, turns, pair_bytes, turn_bytes, passes):  # type: ignor
 
 
 def read(array: NDArray[np.uint8], streams: int = 1, passes: int = 1) -> int:
-    """Load every byte of an array into a register, but for a tail of less than a few hundred bytes.
+    """Load every byte of an array into a register, except a tail of less than a few hundred bytes.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """A campaign: what to measure, as a TOML file says it, and in which rounds.
 
-A round is what is timed interleaved: one shape, value type, number of threads and cache state, every pattern and
-encoding of it, and the baselines. A transfer is a kernel that only moves a matrix: [N, K] of weights, with M = 1, or [M, K] of
-activations, with N = 1.
+The calls of a round are timed interleaved. A round has one shape, value type, number of threads and cache state. It has
+every pattern and encoding of it, and the baselines. A transfer is a kernel that only moves a matrix: [N, K] of weights,
+with M = 1, or [M, K] of activations, with N = 1.
 """
 
 import itertools

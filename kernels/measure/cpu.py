@@ -139,6 +139,7 @@ class CpuBackend:
             raise SpecError(f"{of}: expected a dtype that CPU kernels take, one of {', '.join(DTYPES)}")
         from kernels.stored.rows import kernel_format
 
+        # The sets are those of this processor, the best one first.
         sets = self._products.instruction_sets()
         names = [sets[0] if name == BEST else name.removeprefix(PREFIX) for name in of.kernels]
         for name in names:

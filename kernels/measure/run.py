@@ -282,6 +282,7 @@ def _cells(
     spreads = {
         "sparse_time_s": timing.Spread.of(sparse_s),
         "dense_time_s": timing.Spread.of(dense_s),
+        # Ratios are taken per repetition: a change of the machine's speed reaches both times alike.
         "speedup_vs_dense": timing.Spread.of(dense_s / sparse_s),
     }
     stored = case.format
@@ -311,7 +312,7 @@ def _cells(
 
 
 def label_of(task: Task) -> str:
-    """Name what a task is, but for its round: kernel and format. The packing is not named: kernels fix it per encoding."""
+    """Name a task without its round: kernel and format. The packing is not named: kernels fix it per encoding."""
     case, kernel = task
     return kernel if case.format is None else f"{kernel} {case.format.pattern}/{case.format.encoding.name}"
 

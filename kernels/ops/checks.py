@@ -4,11 +4,11 @@ Kernels read words, and a word at an odd place stops a CUDA device. A GPU kernel
 makes loads wider only if an address and all steps from it are known to be multiples of 16.
 
 * `kernels.cpu`: values by their element, metadata 4 (codes of 16:32 are words of 32 bits), dense operands any place.
-* `gpu.gemm`, `gpu.decompress`, `gpu.sparse_activations`: values 4 if they are read by pairs (`reads_pairs`), else an element;
-  metadata 1, 2 or 4, a word of codes; dense operands an element.
-* `gpu.gemv`: values 4, pairs; metadata 2, 4 or 8, the widest plane; x an element, and copied if it begins elsewhere.
-* `gpu.skip_gemv`: values and dense operands an element, metadata 1, 2 or 4.
-* `gpu.prune`, `gpu.compress`: an element of what is pruned or compressed. What they write begins where torch puts it.
+* `gpu.gemm`, `gpu.decompress`, `gpu.sparse_activations`: values 4 if they are read by pairs (`reads_pairs`), else one element;
+  metadata 1, 2 or 4, a word of codes; dense operands one element.
+* `gpu.gemv`: values 4, pairs; metadata 2, 4 or 8, the widest plane; x one element; it is copied if it begins elsewhere.
+* `gpu.skip_gemv`: values and dense operands one element, metadata 1, 2 or 4.
+* `gpu.prune`, `gpu.compress`: one element of the input. torch places what they write.
 
 All operators ask 4 of packed metadata, so that what one takes the others take. Tensors without memory are not asked.
 """

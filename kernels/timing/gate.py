@@ -1,8 +1,8 @@
 """The correctness gate: no time is reported of a product that is wrong.
 
-The reference is a plain product in float64 of the very values that are stored. Each output is allowed what its roundings may
-come to (`allowed`), which is far less than what one stored group in a wrong place adds to it, so that such a group shows, and
-mostly one misplaced element too. Of 512 rows each, with data as `operands` draws them, numpy's float32 sums rounded once to
+The reference is a plain product in float64 of the stored values. The allowed error of each output is the sum of its possible
+roundings (`allowed`). One stored group in a wrong place adds far more than that. So such a group is detected, and mostly one
+misplaced element too. Of 512 rows each, with data as `operands` draws them, numpy's float32 sums rounded once to
 bfloat16, and one row in error at a time:
 
 | kept | one group meets the next group's tokens | one value meets the next token |
@@ -28,8 +28,8 @@ BLOCK_ELEMS = 1 << 22
 UNIT_ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
 SLACK = 4.0
 PARTS = 6.0
-"""Roundings of a typical result that are allowed beside the last one where a library may round partial sums: over ten
-standard deviations of what these add up to. Of 12 million sums in two or sixteen parts the worst used two thirds."""
+"""Roundings of a typical result that are allowed beside the last one, if a library may round partial sums. They are over
+ten standard deviations of the sum of these roundings. Of 12 million sums in two or sixteen parts the worst used two thirds."""
 LEAST, MOST = 0.5, 1.5
 """Range of the magnitudes drawn: none is near zero, so that none may be dropped unseen."""
 
@@ -153,19 +153,20 @@ def tolerance(terms: int, result_dtype: str = "fp32") -> float:
 def allowed(of: Reference, terms: int, result_dtype: str, rounding: Rounding) -> Any:
     """What each output may be off.
 
-    A sum of `terms` products in float32 is off by at most 4 sqrt(terms) 2^-24 of the sum of their magnitudes but once in
-    some 10^3 sums, whatever its order. Where signs are random it is off by far less: of 14336 terms a plain loop used at
-    most a 200th of that in 65536 sums, and one that cuts off after every 16 terms, as matrix units may, an 80th. Products of
+    A sum of `terms` products in float32 is off by at most 4 sqrt(terms) 2^-24 of the sum of their magnitudes,
+    whatever its order. It is off by more once in some 10^3 sums. With random signs it is off by far less. Of 14336 terms a
+    plain loop used at most a 200th of that in 65536 sums. A loop that cuts off after every 16 terms, as matrix units may,
+    used an 80th. Products of
     two 16-bit numbers are exact in float32. CPU kernels give these sums as they are: nothing is added for a float32 result.
 
-    Rounding y once to a type of 16 bits is off by at most u |y|, u = 2^-8 for bfloat16 and 2^-11 for float16, half the
-    distance of neighbours at the lower end of a power of two. An output near zero, where terms cancel, is allowed what one
-    of typical size is, the root of the sum of squares: u max(|y|, typical).
+    Rounding y once to a type of 16 bits is off by at most u |y|. Here u is 2^-8 for bfloat16 and 2^-11 for float16, half the
+    distance of neighbours at the lower end of a power of two. In an output near zero terms cancel. Its allowed error is that
+    of an output of typical size, the root of the sum of squares: u max(|y|, typical).
 
-    Where torch adds up our unpacked weights it may split the sum and round each part. As parts have random signs, their
-    roundings add up to some 0.4 u typical, and u (|y| + 6 typical) is allowed. A product on that road has many tokens, and
-    each of them meets a wrong group. Of a library no more is known than that no part of a sum exceeds the sum of magnitudes,
-    and u times that is allowed. It is a baseline, which no table of ours can spoil.
+    If torch adds up our unpacked weights it may split the sum and round each part. As parts have random signs, their
+    roundings add up to some 0.4 u typical, and u (|y| + 6 typical) is allowed. Such a product has many tokens, and
+    a wrong group changes each of them. Of a library it is only known that no part of a sum exceeds the sum of magnitudes,
+    so u times that is allowed. A library is a baseline, which contains no table of ours.
 
     Parameters
     ----------

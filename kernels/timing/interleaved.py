@@ -1,7 +1,7 @@
 """Interleaved timing: each repetition runs every contender once, in an order that rotates, and is compared within itself.
 
-Machines are busy and clocks wander. What is timed within one repetition meets much the same machine, so a ratio is
-taken repetition by repetition; a busy spell then widens the percentiles, and moves the median little.
+Machines are busy and clocks change. Calls of one repetition run on a machine in much the same state. So a ratio is
+taken per repetition. A busy period then widens the percentiles, and changes the median little.
 """
 
 import math

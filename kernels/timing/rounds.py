@@ -1,7 +1,7 @@
 """Go through the rounds of a campaign within a budget of time.
 
-A row is written as soon as it is there, and what a file holds already is not measured again, so a run that was stopped goes
-on where it was.
+A row is written as soon as it exists. Rows that a file already holds are not measured again. So a run that was stopped
+continues.
 """
 
 import datetime
@@ -176,6 +176,7 @@ def go_through(
                 outcome.rows.append(row)
         except RefusedError as problem:
             outcome.refused.append(f"{each}: {problem}")
+        # A round that does not fit into memory must not end the campaign.
         except MemoryError as problem:
             outcome.refused.append(f"{each}: more than memory holds: {problem}")
         except DeviceLostError as lost:

@@ -54,8 +54,8 @@ def fit_table(rows: Sequence[JudgedRow], machines: Machines) -> FitTable:
     Raises
     ------
     RowError
-        A machine that nobody knows, or one of a hardware file, since constants are fitted on shipped machines; a
-        pattern that means nothing; or no row that can be fitted.
+        An unknown machine, or one of a hardware file, because constants are fitted on shipped machines. An unknown word
+        for a pattern, or no row that can be fitted.
     """
     left_out: dict[str, int] = {}
     kept: list[JudgedRow] = []
@@ -69,6 +69,7 @@ def fit_table(rows: Sequence[JudgedRow], machines: Machines) -> FitTable:
             raise RowError(f"{row.where}: {error}") from error
         if reason:
             left_out[reason] = left_out.get(reason, 0) + 1
+        # The fitted constants ship with nmsim, so every user must be able to repeat the fit.
         elif spec.id not in shipped:
             raise RowError(f"{row.where}: machine={spec.id!r}: expected a machine that ships with nmsim")
         else:
@@ -146,6 +147,7 @@ def held_out_metrics(found: fit.Fitted, table: FitTable) -> list[dict[str, Any]]
         rows = errors[chosen]
         if rows.empty:
             continue
+        # Residuals are logarithms of predicted over measured, so the prediction is their sum.
         own = measured[chosen.to_numpy()]
         predicted = own + rows["log_speedup_error"].to_numpy()
         share = {
@@ -180,8 +182,9 @@ def fit_files(
     Returns
     -------
     dict
-        `source`, `left_out` (rows by reason), `cpu_residuals` (rows), `constants` with `unit`, `prior`, `before` and
-        `after`, `held_out` as `held_out_metrics`, `folder`, `changed` (names of files), and `few_rows`, a remark or empty.
+        `source`, `left_out` (rows by reason), `cpu_residuals` (rows), and `constants` with `unit`, `prior`, `before` and
+        `after`. Also `held_out` as `held_out_metrics`, `folder`, `changed` (names of files), and `few_rows`, a remark or
+        empty.
 
     Raises
     ------

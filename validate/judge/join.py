@@ -77,9 +77,9 @@ def join(
     Returns
     -------
     DataFrame
-        A row each, in order: where it is from, what ran, `measured_*`, `predicted_*` and `bound_*` (times in seconds
-        of all products that the row is of), and the relative errors `dense_time_error`, `sparse_time_error` and
-        `speedup_error`, predicted / measured - 1. What was not measured is NaN.
+        One row per measurement, in order: its source, what ran, and `measured_*`, `predicted_*` and `bound_*` (times in
+        seconds of all products of the row). Then the relative errors `dense_time_error`, `sparse_time_error` and
+        `speedup_error`, predicted / measured - 1. Figures that were not measured are NaN.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def _find(row: JudgedRow, machines: Machines) -> HardwareSpec:
     if row.measurement.kernel.startswith("cpu.") and spec.id != name:
         raise RowError(
             f"{row.where}: machine={name!r}: expected the id of a hardware file, as nmsim calibrate writes it, given by "
-            f"--hardware; {spec.id} has a name like it, but is another machine"
+            f"--hardware. {spec.id} has a similar name, but is another machine."
         )
     return spec
 
@@ -188,6 +188,7 @@ def _labels(rows: Sequence[JudgedRow], inputs: pd.DataFrame) -> pd.DataFrame:
             "mark": [row.mark for row in measured],
             "l2_state": [row.l2_state for row in measured],
             "source_url": [row.source_url for row in measured],
+            # Stated, because a column of only None would become one of objects.
             "time_step_s": pd.Series([row.time_step_s for row in measured], dtype="float64"),
             "note": [row.note for row in measured],
         }

@@ -60,7 +60,7 @@ def understand(pattern: str, kernel: str, M: int) -> KernelFamily:
     Raises
     ------
     RowError
-        Words that are none of the above; without a row number.
+        Unknown words; the error has no row number.
 
     Examples
     --------
@@ -88,9 +88,10 @@ def understand(pattern: str, kernel: str, M: int) -> KernelFamily:
     if not plain:
         raise RowError(
             f"{pattern!r}: expected N:M (also '2:4 weights', '2:4 activation'), 'N:M vector-wise', '6:8 via sliding 2:4 "
-            "windows', 'V:N:M (V=32)', 'unstructured 50%', 'unstructured density 0.3' or "
-            "'unstructured 50% (4-bit delta)'"
+            "windows' or 'V:N:M (V=32)'. Also 'unstructured 50%', 'unstructured density 0.3' and "
+            "'unstructured 50% (4-bit delta)'."
         )
+    # A plain N:M leaves the family open; the library of the kernel decides.
     family = _nm("auto", plain, pattern)
     if _VECTOR_LIBRARIES.search(kernel):
         return _nm("vector-nm", plain, pattern)
@@ -102,8 +103,8 @@ def understand(pattern: str, kernel: str, M: int) -> KernelFamily:
 def sparse_operand(pattern: str, kernel: str) -> SparseOperand:
     """Say which operand is pruned.
 
-    torchao's "no pack" timings name a scheme for activations, but run with weights that are pruned beforehand: the
-    column `fp8_c_sparse_time` of https://github.com/pytorch/ao/pull/2012, whose benchmark gives both linears
+    torchao's "no pack" timings name a scheme for activations, but run with weights that are pruned beforehand. They are
+    the column `fp8_c_sparse_time` of https://github.com/pytorch/ao/pull/2012, whose benchmark gives both linears
     `Float8DynamicActivationFloat8SemiSparseWeightConfig`.
 
     Examples

@@ -90,13 +90,13 @@ def read_literature(path: str | Path, machines: Machines) -> tuple[list[Measurem
     Returns
     -------
     tuple of list of Measurement, and list of str
-        A measurement a row, and the columns that are none of the layout's, which nothing reads.
+        One measurement per row, and the unknown columns, which are not read.
 
     Raises
     ------
     RowError
-        A column is missing, or a cell says nothing that can be judged: the error names the file, the row (1 is the
-        first below the header), the column, the value and what was expected.
+        A column is missing, or a cell cannot be judged. The error names the file, the row (1 is the first below the
+        header), the column, the value and what was expected.
     """
     table = read_table(path)
     header = table[0] if table else []
@@ -157,6 +157,7 @@ class _Row:
         one = products == (1, 0)
         notes = (
             text["batch_phase"],
+            # The product is named if the times are of several, because the figures then differ from the publication's.
             "" if one else f"times are of {products[0]} sparse and {products[1]} dense products",
             "" if baseline_dtype == dtype else f"dense product in {baseline_dtype}",
             text["note"],

@@ -31,7 +31,7 @@ _BOARD = re.compile(r"sxm\d?|pcie")
 _STACKED = re.compile(r"hbm\d?e?")
 """The kind of memory distinguishes boards of one chip only if nothing else does."""
 _OTHER_MACHINE = re.compile(r"\b(laptop|mobile|max-?q|ti|super|pcie|sxm\d?|nvl|mig|d|ada|\d+ ?w)\b")
-"""Words in brackets that tell one machine from another; brackets without one are a remark."""
+"""Words in brackets that distinguish machines; brackets without one are a remark."""
 
 
 @record

@@ -239,6 +239,7 @@ def _row(
         "energy_kept": one.energy_kept,
         "output_energy": one.output_energy,
         "output_error": one.output_error,
+        # Ways without groups have no entropy; NaN keeps the column numeric.
         "mask_entropy_bits": entropy.bits if entropy else math.nan,
         "mask_elems": entropy.elems if entropy else math.nan,
         "mask_entropy_kind": entropy.kind if entropy else "",

@@ -92,7 +92,7 @@ def measure_checkpoint(
     Raises
     ------
     BitstreamError, EncodingError
-        What was encoded is not as long as the formula says, or does not decode to the mask it was made from.
+        The stream has not the length of the formula, or does not decode to its mask.
     """
     by_pattern: dict[Pattern, list[SparseFormat]] = {}
     for fmt in formats:
@@ -210,7 +210,7 @@ def bits_per_element(bits: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         `pattern, encoding, packing, tensors, elems, fixed_width`, then bits per element:
         `measured_values_, measured_metadata_, measured_padding_, formula_metadata_, entropy_, dense_bits_per_elem`
-        (values and metadata with their padding; the padding again apart), `measured_footprint_vs_dense` and
+        (values and metadata with their padding; the padding also separately), `measured_footprint_vs_dense` and
         `energy_kept`: the share of all tensors' sum of squares; a tensor whose sum is not finite counts in
         neither sum.
     """

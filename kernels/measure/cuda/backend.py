@@ -99,7 +99,7 @@ class CudaBackend:
 
     @functools.cached_property
     def _clock(self) -> Clock:
-        """Made when something is to be timed: what a campaign asks for can be told without a device."""
+        """Made when a call is timed: a campaign can be checked without a device."""
         return self._given_clock or CudaClock(self._torch)
 
     def tasks(self, of: Round) -> list[Task]:
@@ -108,8 +108,7 @@ class CudaBackend:
         Raises
         ------
         SpecError
-            A value type or a kernel that there is none of, a kernel for the other operand, or a case that a kernel does not
-            take.
+            An unknown value type or kernel, a kernel for the other operand, or a case that a kernel does not take.
         """
         if of.dtype not in DTYPES:
             raise SpecError(f"{of}: expected a dtype that CUDA kernels take, one of {', '.join(DTYPES)}")
@@ -299,6 +298,7 @@ class CudaBackend:
         try:
             with guarded(cuda_device.refusals()):
                 build, first = self._begun(builder)
+                # The number of copies follows from the bytes of the first one: together they must exceed L2.
                 n_copies = self._clock.copies(first.used_bytes, of.l2_state)
                 calls = [first, *map(build, range(1, n_copies))]
                 timed = self._clock.timed([call.run for call in calls], of.l2_state)

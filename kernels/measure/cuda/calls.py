@@ -212,6 +212,7 @@ def _on_sparse_tokens(
             }
         if online:
             values, metadata = values.new_empty(values.shape), metadata.new_empty(metadata.shape)
+            # The kernel takes memory for shifts and factors even if it computes none.
             shifts_and_factors = (x.new_empty(len(x), dtype=torch.float32) for _ in range(2))
             scratch = (values, metadata, *shifts_and_factors)
             cells["note"] = "this time holds pruning and packing the tokens"

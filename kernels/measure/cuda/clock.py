@@ -1,9 +1,9 @@
 """Seconds that work takes on a CUDA device: graph replays between two events, with the L2 cache flushed before.
 
 A sample runs the same work on several copies of its operands, one after the other. Cold, the copies together are several
-times as large as L2, and a buffer as large was read before: each copy comes from DRAM. The buffer is read and not written,
-since lines that were written stay in L2 until others take their place: they would be written back, to the same DRAM, while
-the work is timed. What a launch costs the host is hidden, since the device is still flushing when the graph is handed to it.
+times as large as L2, and a buffer as large was read before: each copy comes from DRAM. The buffer is read and not written.
+Lines that were written stay in L2 until others replace them. They would be written back, to the same DRAM, while the work
+is timed. The launch costs of the host are hidden, because the device is still flushing when the graph is launched.
 """
 
 import contextlib
@@ -157,8 +157,9 @@ class CudaClock:
     def _after_failed_capture(self, before: Any, pool: Any) -> None:
         """Undo what torch leaves where it fails to end a capture.
 
-        The stream of the capture stays the current one. And up to torch 2.11 the allocator goes on as if the capture did,
-        and refuses every capture after it (https://github.com/pytorch/pytorch/pull/180395); later it says that there is none.
+        The stream of the capture stays the current one. Up to torch 2.11 the allocator behaves as if the capture
+        continued, and refuses every later capture (https://github.com/pytorch/pytorch/pull/180395). Later versions report that
+        there is none.
         """
         torch = self._torch
         torch.cuda.set_stream(before)

@@ -1,7 +1,7 @@
 """Kernels that move data, as a campaign can time them on a CUDA device, and the copies that they are held against.
 
-Each is checked on a road that is none of our GPU kernels: what is packed, against the bytes that nmsim and the CPU codec make
-of the same matrix on the host; what is unpacked, against the matrix with zeros; what is read, against torch's sum.
+Each is checked without our GPU kernels. Packed bytes are compared with those that nmsim and the CPU codec make of the same
+matrix on the host. Unpacked matrices are compared with the matrix with zeros. Sums are compared with torch's sum.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,8 +17,8 @@ from nmsim.format import SparseFormat
 from nmsim.units import ceil_div
 
 SWAPPED_SHARE = 1e-4
-"""Where a shift is subtracted first, so many elements may be others, or differ by more than a rounding: means that differ in
-their last bit choose differently between elements that differ by as little."""
+"""If a shift is subtracted first, this share of elements may be other ones, or differ by more than a rounding. Means that
+differ in their last bit choose differently between elements that differ by as little."""
 
 
 def _format_of(case: Case) -> SparseFormat:
@@ -153,6 +153,7 @@ def pruning(how: Pruning) -> Kernel:
 
     def check(matrix: Matrix, case: Case, results: tuple[Any, ...]) -> None:
         want = matrix.stored(case, how)
+        # Without arithmetic the bytes are exact; with it only the error of float32 sums can be checked.
         if how.shift == "none" and not how.variance:
             for name, found, expected in zip(("values", "metadata", "eta", "v"), results, want, strict=True):
                 _check_bytes(name, found, matrix.repeated(expected))
@@ -257,7 +258,7 @@ def copies(source: Any) -> dict[str, Call]:
 
 
 def check_copy(source: Any, results: tuple[Any, ...]) -> None:
-    """Refuse a copy that is none."""
+    """Refuse a copy with other bytes."""
     _check_bytes("copy", results[0], source)
 
 
@@ -321,6 +322,7 @@ def _check_mitigated(matrix: Matrix, case: Case, results: tuple[Any, ...], want:
     )
     step = torch.finfo(block.dtype).eps
     allowed = step * expected.abs() + tolerance * magnitude[:, None]
+    # Written so that NaN counts as a difference.
     differ = ~((kept - expected).abs() <= allowed)
     share = int(differ.sum()) / differ.numel()
     if share > SWAPPED_SHARE:

@@ -1,6 +1,6 @@
 """Operands of products that a campaign times on a CUDA device: drawn there, and each thing made of them once.
 
-What is pruned here is pruned by sorting, on no road of our kernels: results are held against it.
+Pruning here sorts, without our kernels. Results of the kernels are compared with it.
 """
 
 from typing import Any

@@ -63,8 +63,8 @@ def ahead(
     Returns
     -------
     str
-        What the user should know: that processes did not begin, failed or took too long. "" when all is well, or on one core
-        or with few tasks, where nothing is done.
+        A message for the user: processes did not begin, failed or took too long. It is empty if all went well. It is also
+        empty on one core or with few tasks, because nothing is done then.
     """
     work = by_variant(planned)
     cores = cores or host.this_machine().cores
@@ -84,6 +84,7 @@ def ahead(
             running[0].join(POLL_S)
             failed += sum(process.exitcode not in (None, 0) for process in running)
             running = [process for process in running if process.exitcode is None]
+            # Compiling uses the time of the campaign, so it is stopped in favour of the measurement.
             if clock() >= end and (waiting or running):
                 return _said(
                     f"{len(work) - done} of {len(work)} processes took longer than {TIME_SHARE * time_s:.0f} s"
@@ -112,7 +113,7 @@ def by_variant(planned: Plan[Round, Task]) -> list[Work]:
 
 
 def _run(make: Callable[[], Backend], work: Work) -> None:
-    """Run what a process has to run, silently: what fails here is told when it is measured."""
+    """Run the tasks of a process, silently: a failure is reported when it is measured."""
     with open(os.devnull, "w") as nowhere:
         for stream in (1, 2):
             os.dup2(nowhere.fileno(), stream)
