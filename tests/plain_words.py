@@ -20,6 +20,7 @@ RULES: list[dict[str, str]] = TABLE["rule"]
 PATTERNS = [re.compile(rule["pattern"], re.I if rule.get("any_case", True) else 0) for rule in RULES]
 PACKAGES = ("nmsim", "hwmodels", "kernels", "validate")
 ABBREVIATIONS = re.compile(r"\b(e\.g|i\.e|vs|cf|et al|Fig|Sec|Eq|No|approx|resp)\.$")
+LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 ITEM = re.compile(r"^\s*([-*+]|\d+[.)])\s+")
 
 
@@ -47,7 +48,7 @@ class Finding:
 
 def plain(text: str) -> str:
     """The words of a text: links keep their label, and code, formulas and quotations count as one word each."""
-    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    text = LINK.sub(r"\1", text)
     text = re.sub(r"``[^`]+``|`[^`]+`|:\w+:`[^`]+`", " `code` ", text)
     text = re.sub(r"\$[^$]+\$", " `formula` ", text)
     text = re.sub(
@@ -80,6 +81,8 @@ def findings(file: str, blocks: list[Block]) -> list[Finding]:
     """The rules that the sentences of some blocks break."""
     broken = []
     for block in blocks:
+        if not re.search(r"\w", LINK.sub("", block.text)):
+            continue  # a list of links is no sentence
         for sentence in sentences(block.text):
             n_words = count_words(sentence)
             if n_words > MAX_WORDS:

@@ -72,7 +72,8 @@ def test_code_quotations_and_formulas_are_left_out():
     assert rules_of(f"> {bad}\n") == []
     assert rules_of(f"Text:\n\n    {bad}\n") == []
     assert rules_of(f"| a | {bad} |\n|---|---|\n") == ["a for per"]
-    assert rules_of(f"[{bad}](page.md)") == ["a for per"]
+    assert rules_of(f"See [{bad}](page.md).") == ["a for per"]
+    assert rules_of(", ".join(["[one page](page.md)"] * 20)) == []
     assert rules_of(f"- one\n- {bad}\n") == ["a for per"]
 
 
