@@ -51,7 +51,7 @@ class ModelFormat:
     Raises
     ------
     RowError
-        An unknown value type, a number that is none of these, or something beside a dense model.
+        An unknown value type, an invalid number, or outliers or columns beside a dense model.
     PatternError, EncodingError, BitstreamError
         A format that does not exist.
 

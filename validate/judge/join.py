@@ -230,7 +230,7 @@ def family_of(row: Measurement) -> KernelFamily:
 
 
 def state_of(row: Measurement) -> str:
-    """What the model is told of the cache: nothing, which is DRAM, for a row timed in a graph, which waited for no flush.
+    """The cache state for the model. It is empty (DRAM) for a row that was timed in a graph, because it waited for no flush.
 
     The model's "cold" is a call by itself after a flush that wrote: its time holds launches and lines written back.
     """

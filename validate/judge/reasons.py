@@ -98,9 +98,9 @@ def bound_violations(table: pd.DataFrame) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        `file`, `row`, `machine`, `product` ("dense" or "sparse"), `measured_time_s`, `bound_time_s`, `share` of the
-        bound that was measured, a `reason` in words, and an `explanation`: the reason with the size of the weights. The
-        farthest below comes first.
+        `file`, `row`, `machine`, `product` ("dense" or "sparse"), `measured_time_s` and `bound_time_s`. `share` is the
+        measured share of the bound. `reason` is in words. `explanation` is the reason with the size of the weights. The
+        row farthest below the bound comes first.
     """
     found = []
     for product in ("dense", "sparse"):

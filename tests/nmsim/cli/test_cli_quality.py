@@ -97,7 +97,7 @@ def test_recorded_tensors_of_no_layer_are_told(nmsim, weights):
     assert json.loads(text)["activations_unmatched"] == ["typo"]
     save_file({"typo": one}, "dump.safetensors")
     _, _, err = nmsim(*arguments, "--force")
-    assert "--allow-missing leaves those layers out. Its tensors of no layer: typo." in err
+    assert "(--allow-missing leaves those layers out); in it, of no tensor of the checkpoint: typo" in err
     _, _, err = nmsim(*arguments, "--force", "--allow-missing")
     assert "no layer has activations, expected at least one; dump dump.safetensors has typo" in err
 
