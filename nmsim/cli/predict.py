@@ -4,11 +4,10 @@ from dataclasses import asdict
 from typing import Any
 
 import hwmodels
-from hwmodels.estimate.best import best_encoding
 from nmsim.case import Case, GemmShape, Prediction
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
-from nmsim.format import DENSE
+from nmsim.format import DEFAULT_ENCODING, DENSE, SparseFormat
 
 PATTERNS = ["2:4", "4:8", "8:16", "16:32"]
 MACHINES = ["h200"]
@@ -33,7 +32,7 @@ def predict(
 
     The product is Y[M,N] = X[M,K] W[N,K]^T. Times are those of kernels like the ones measured so far. The range held 80 % of
     comparable measurements. A ~ says that those are of another pattern or kind of kernel, a ? that there are none. The
-    best case is what memory, decode, select and matrix rates allow. If no encoding is named, each machine's fastest is taken.
+    best case is what memory, decode, select and matrix rates allow. If no encoding is named, a machine takes the one that its sparse unit reads.
     """
     gemm = GemmShape(*options.read_shape(shape))
     machines = [hwmodels.load_machine(name) for name in options.split_names(hardware, "hardware")]
@@ -41,8 +40,12 @@ def predict(
     answers: list[Prediction] = []
     for machine in machines:
         for one in asked:
-            case = Case(gemm, one.format, dtype=dtype, sparse_operand=sparse_operand)  # type: ignore[arg-type]
-            answers.append(hwmodels.predict(case if one.chosen else best_encoding(case, machine), machine))
+            stored = one.format
+            if stored is not None and not one.chosen:
+                native = hwmodels.best_format(stored.pattern, machine, dtype=dtype, operand=sparse_operand)  # type: ignore[arg-type]
+                stored = SparseFormat(stored.pattern, native.encoding, stored.packing)
+            case = Case(gemm, stored, dtype=dtype, sparse_operand=sparse_operand)  # type: ignore[arg-type]
+            answers.append(hwmodels.predict(case, machine))
 
     def show() -> None:
         _show(
@@ -50,7 +53,9 @@ def predict(
             f"Predicted time for M={gemm.M}, N={gemm.N}, K={gemm.K}, {answers[0].case.dtype}, sparse {sparse_operand}",
         )
         if not all(one.chosen for one in asked):
-            console.say("No encoding was named: each row has the encoding that is fastest on its machine.")
+            console.say(
+                f"No encoding was named: each row has the one that its machine's sparse unit reads, or else {DEFAULT_ENCODING}."
+            )
         if len(answers) == 1:
             console.say(answers[0].explanation)
 

@@ -192,6 +192,10 @@ def quality(
 
     def show() -> None:
         _show(of_all, description, layers)
+        if encoding_name is None:
+            console.say(
+                "No encoding was named: each pattern is stored as the machine reads it, or else as the core does."
+            )
         if run.left_out:
             console.say(f"{len(run.left_out)} tensors left out ({counted(run.left_out.values())})")
         for name, why in left_out.items():
