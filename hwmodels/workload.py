@@ -1,18 +1,17 @@
 """Workloads: the linear layers of a decoder-only transformer, and the table of cases they make."""
 
 import difflib
-import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import pandas as pd
 
 from nmsim.case import SparseOperand, value_type
 from nmsim.errors import SpecError
-from nmsim.pattern import Pattern
+from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING, DENSE, FormatLike, as_format
 from nmsim.support.schema import About, Number, OneOf, hints, load_record, read_json, record
 
 WORKLOAD_FOLDER = Path(__file__).parent / "workloads"
@@ -190,21 +189,25 @@ CASE_COLUMNS = (
     "phase", "dtype", "sparse_operand", "pattern", "encoding", "packing",
 )  # fmt: skip
 
+CASE_FORMATS = tuple(
+    f"{pattern}/{encoding}"
+    for pattern in ("2:4", "4:8", "8:16", "16:32")
+    for encoding in ("bitmask", "index", "combinatorial")
+)
+
 
 def cases(
     model: str | Path | Model,
     *,
     dtype: str = "bf16",
-    patterns: Iterable[str | Pattern] = ("2:4", "4:8", "8:16", "16:32"),
-    encodings: Iterable[str] = ("bitmask", "index", "combinatorial"),
-    packings: Iterable[str] = ("bitstream",),
-    sparse_operand: Literal["weights", "activations"] = "weights",
+    formats: Iterable[FormatLike | None] = CASE_FORMATS,
+    sparse_operand: SparseOperand = "weights",
     decode_batches: Iterable[int] = (1,),
     prefill_lengths: Iterable[int] = (),
     prefill_batch: int = 1,
     unpruned: bool = False,
 ) -> pd.DataFrame:
-    """Make the table of cases of a model: each layer in each phase with each pattern, encoding and packing.
+    """Make the table of cases of a model: each layer in each phase with each format.
 
     Parameters
     ----------
@@ -212,8 +215,8 @@ def cases(
         As for `load_model`.
     dtype : str
         Value type of both operands.
-    patterns : iterable of str or Pattern
-    encodings, packings : iterable of str
+    formats : iterable of SparseFormat, Pattern, str or None
+        How the sparse operand is stored; None or `"dense"` for a dense row.
     sparse_operand : {"weights", "activations"}
     decode_batches : iterable of int
         Sequences decoded together; M = batch tokens.
@@ -222,8 +225,7 @@ def cases(
     prefill_batch : int
         Prompts processed together.
     unpruned : bool
-        Add a dense row (pattern `"dense"`, no encoding) for layers that are not pruned (`lm_head`), once a
-        phase.
+        Add a dense row (pattern `"dense"`) for layers that are not pruned (`lm_head`), once per phase.
 
     Returns
     -------
@@ -236,10 +238,12 @@ def cases(
         An unknown value type.
     SpecError
         As `load_model`; an unknown operand; a batch or length that is no positive int.
+    PatternError, EncodingError, BitstreamError
+        A format that does not exist.
 
     Examples
     --------
-    >>> table = cases("llama-3.1-8b", patterns=["8:16"], encodings=["bitmask"])
+    >>> table = cases("llama-3.1-8b", formats=["8:16/bitmask"])
     >>> len(table), table["layer"].tolist()
     (7, ['q', 'k', 'v', 'o', 'gate', 'up', 'down'])
     """
@@ -257,12 +261,15 @@ def cases(
                 raise SpecError(f"{name}: {value!r}: expected a positive int")
     phases = [("decode", batch) for batch in positive["decode_batches"]]
     phases += [("prefill", prefill_batch * length) for length in positive["prefill_lengths"]]
-    stored = list(itertools.product((str(pattern) for pattern in patterns), encodings, packings))
+    dense = (DENSE, DEFAULT_ENCODING, DEFAULT_PACKING)
+    stored = [
+        (str(fmt.pattern), fmt.encoding.name, str(fmt.packing)) if fmt else dense for fmt in map(as_format, formats)
+    ]
     rows = [
-        (loaded.name, layer.name, layer.count, tokens, layer.N, layer.K, phase, dtype, sparse_operand, *how)
+        (loaded.name, layer.name, layer.count, tokens, layer.N, layer.K, phase, dtype, sparse_operand, *cells)
         for phase, tokens in phases
         for layer in loaded.layers
         if layer.pruned or unpruned
-        for how in (stored if layer.pruned else [("dense", "bitmask", "bitstream")])
+        for cells in (stored if layer.pruned else [dense])
     ]
     return pd.DataFrame(rows, columns=list(CASE_COLUMNS))

@@ -130,9 +130,7 @@ def test_cases_count_tokens_by_phase():
     table = hwmodels.cases(
         "llama-2-7b",
         dtype="fp8",
-        patterns=["2:4", Pattern(8, 16)],
-        encodings=["index"],
-        packings=["bitstream", "byte"],
+        formats=["2:4/index", "2:4/index/byte", Pattern(8, 16), None],
         sparse_operand="activations",
         decode_batches=[1, 16],
         prefill_lengths=[512],
@@ -144,7 +142,8 @@ def test_cases_count_tokens_by_phase():
         "phase", "dtype", "sparse_operand", "pattern", "encoding", "packing",
     ]  # fmt: skip
     assert table.groupby("phase")["M"].unique().map(list).to_dict() == {"decode": [1, 16], "prefill": [1024]}
-    assert set(table["pattern"]) == {"2:4", "8:16"}
+    assert table["pattern"].head(4).tolist() == ["2:4", "2:4", "8:16", "dense"]
+    assert table["packing"].head(3).tolist() == ["bitstream", "byte", "bitstream"]
     assert set(table["sparse_operand"]) == {"activations"}
 
 

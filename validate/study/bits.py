@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from nmsim import encodings as codecs
 from nmsim.energy import Energy
 from nmsim.energy import energy as sum_squares
 from nmsim.errors import BitstreamError, ContainerError, EncodingError
@@ -183,23 +182,22 @@ def formula_metadata_bytes(packed: PackedTensor) -> tuple[bool, int]:
     tuple of bool and int
         Whether all codes have one width, and the bytes: exact then, else the expectation over uniform masks.
     """
-    codec, pattern = packed.format.encoding, packed.pattern
-    if is_fixed_width(codec.name, pattern):
-        return True, packed.format.stream_bytes(packed.n_groups)
-    expected_bits = packed.n_groups * codec.expected_bits_per_group(pattern)
+    fmt = packed.format
+    if is_fixed_width(fmt):
+        return True, fmt.stream_bytes(packed.n_groups)
+    expected_bits = packed.n_groups * fmt.encoding.expected_bits_per_group(fmt.pattern)
     return False, bits_to_bytes(round(expected_bits))
 
 
-def is_fixed_width(encoding: str, pattern: Pattern) -> bool:
-    """Say whether all codes of a pattern have as many bits.
+def is_fixed_width(fmt: SparseFormat) -> bool:
+    """Say whether all codes of a format have one width.
 
     Examples
     --------
-    >>> is_fixed_width("gap:2", Pattern(2, 4)), is_fixed_width("gap:2", Pattern(8, 16))
+    >>> is_fixed_width(SparseFormat.parse("2:4/gap:2")), is_fixed_width(SparseFormat.parse("8:16/gap:2"))
     (True, False)
     """
-    codec = codecs.get(encoding)
-    return codec.expected_bits_per_group(pattern) == codec.bits_per_group(pattern)
+    return fmt.encoding.expected_bits_per_group(fmt.pattern) == fmt.bits_per_group
 
 
 def bits_per_element(bits: pd.DataFrame) -> pd.DataFrame:

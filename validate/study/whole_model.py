@@ -4,6 +4,7 @@ A step is one token of each sequence (decode) or one prompt (prefill). Counted a
 else. The output head stays dense, and in prefill it runs for the last token only, as serving engines do.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,23 +70,16 @@ def case_table(
         same, except for the head in prefill. `case_id` is that of `nmsim.case.case_id`.
     """
     common: dict[str, Any] = {"dtype": dtype, "decode_batches": batches, "prefill_lengths": prefill}
-    dense = hwmodels.cases(model, patterns=[DENSE], encodings=["bitmask"], unpruned=True, **common)
+    dense = hwmodels.cases(model, formats=[None], unpruned=True, **common)
     heads = {layer.name for layer in model.layers if not layer.pruned}
     dense["tokens"] = dense["M"]
     dense.loc[dense["layer"].isin(heads) & (dense["phase"] == "prefill"), "M"] = 1
-    dense["case_id"] = _case_ids(dense, None, "weights")
+    dense["case_id"] = _case_ids(dense, [None], "weights")
     dense[["sparse_operand", "encoding", "packing"]] = None
     tables = [dense]
     for operand in operands:
-        stored = []
-        for fmt in formats:
-            names: dict[str, Any] = {"patterns": [fmt.pattern], "encodings": [fmt.encoding.name]}
-            table = hwmodels.cases(
-                model, sparse_operand=operand, packings=[str(fmt.packing)], **names, **common
-            )
-            stored.append(table.assign(tokens=table["M"], case_id=_case_ids(table, fmt, operand)))
-        # Layer by layer, each in all formats: a stable sort by the place in its own table.
-        tables.append(pd.concat(stored).sort_index(kind="stable"))
+        table = hwmodels.cases(model, sparse_operand=operand, formats=formats, **common)
+        tables.append(table.assign(tokens=table["M"], case_id=_case_ids(table, formats, operand)))
     return pd.concat(tables, ignore_index=True)[list(CASE_COLUMNS)]
 
 
@@ -172,14 +166,17 @@ def fastest(model: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     return near.drop_duplicates(list(keys)).reset_index(drop=True)
 
 
-def _case_ids(table: pd.DataFrame, fmt: SparseFormat | None, operand: SparseOperand) -> list[str]:
-    """`case_id` of each row of a table whose rows have one format; equal rows are computed once."""
+def _case_ids(
+    table: pd.DataFrame, formats: Sequence[SparseFormat | None], operand: SparseOperand
+) -> list[str]:
+    """`case_id` of each row of a table whose rows repeat `formats` in order; equal rows are computed once."""
     known: dict[tuple[Any, ...], str] = {}
     ids = []
-    for row in table[["M", "N", "K", "phase", "dtype"]].itertuples(index=False, name=None):
-        if row not in known:
+    rows = table[["M", "N", "K", "phase", "dtype"]].itertuples(index=False, name=None)
+    for row, fmt in zip(rows, itertools.cycle(formats), strict=False):
+        if (row, fmt) not in known:
             M, N, K, phase, dtype = row
             case = Case(GemmShape(M, N, K), fmt, dtype=dtype, sparse_operand=operand)
-            known[row] = case_id(case, phase)
-        ids.append(known[row])
+            known[row, fmt] = case_id(case, phase)
+        ids.append(known[row, fmt])
     return ids

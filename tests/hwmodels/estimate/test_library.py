@@ -217,9 +217,7 @@ def test_what_a_board_leaves_for_arithmetic():
 def test_a_spec_without_power_is_not_limited_by_it(missing):
     spec = dataclasses.replace(hwmodels.load_machine("a100-pcie"), **{missing: None})
     assert chip(spec).power_watts == inf
-    case = hwmodels.cases("llama-2-7b", patterns=["2:4"], encodings=["index"], prefill_lengths=[16384]).tail(
-        1
-    )
+    case = hwmodels.cases("llama-2-7b", formats=["2:4/index"], prefill_lengths=[16384]).tail(1)
     limited, free = (
         hwmodels.predict(case, one)["predicted_dense_time_s"].item() for one in ("a100-pcie", spec)
     )

@@ -66,7 +66,10 @@ def test_every_layer_of_the_shipped_models_is_covered(tasks, phases):
     wanted = set()
     for model in model_names():
         found = cases(
-            model, patterns=PATTERNS, encodings=ENCODINGS, decode_batches=FEW, prefill_lengths=PREFILL
+            model,
+            formats=[f"{pattern}/{encoding}" for pattern in PATTERNS for encoding in ENCODINGS],
+            decode_batches=FEW,
+            prefill_lengths=PREFILL,
         )
         names = ("M", "N", "K", "phase", "dtype", "pattern", "encoding")
         wanted |= set(found[list(names)].itertuples(index=False, name=None))
