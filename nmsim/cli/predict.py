@@ -32,7 +32,8 @@ def predict(
 
     The product is Y[M,N] = X[M,K] W[N,K]^T. Times are those of kernels like the ones measured so far. The range held 80 % of
     comparable measurements. A ~ says that those are of another pattern or kind of kernel, a ? that there are none. The
-    best case is what memory, decode, select and matrix rates allow. If no encoding is named, a machine takes the one that its sparse unit reads.
+    best case is what memory, decode, select and matrix rates allow. If no encoding is named, a machine takes the one that its
+    sparse unit reads.
     """
     gemm = GemmShape(*options.read_shape(shape))
     machines = [hwmodels.load_machine(name) for name in options.split_names(hardware, "hardware")]
