@@ -91,7 +91,9 @@ def _answering(function: Callable[..., Any]) -> Callable[..., None]:
         for name, annotation in (("as_json", options.AsJson), ("wide", options.Wide))
     ]
     verb.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])  # type: ignore[attr-defined]
-    verb.__doc__ = function.__doc__
+    # Typer keeps the lines of a paragraph as the source breaks them; a terminal has another width.
+    paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+    verb.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     return verb
 
 

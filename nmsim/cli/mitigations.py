@@ -119,7 +119,9 @@ def mitigations(
         table = mitigation_table(gemm, pattern, dtype=dtype, operand=operand, settings=settings)  # type: ignore[arg-type]
         shown, subject = table, f"N={gemm.N}, K={gemm.K}"
     else:
-        every = model_table(name, pattern, dtype=dtype, tokens=tokens or TOKENS, operand=operand, settings=settings)  # type: ignore[arg-type]
+        every = model_table(
+            name, pattern, dtype=dtype, tokens=tokens or TOKENS, operand=operand, settings=settings
+        )  # type: ignore[arg-type]
         table = chosen_layers(every, None if layer is None else options.split_names(layer, "layer"), name)
         shown = table[table["layer"] == "all"] if layer is None else table
         subject = f"{name}, " + (
