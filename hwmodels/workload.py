@@ -34,7 +34,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "qwen3": {"head_dim": 128},
     }
 )
-"""What transformers' configuration classes fill in where a published config.json is silent."""
+"""What transformers' configuration classes fill in if a published config.json is silent."""
 
 
 # fmt: off

@@ -44,7 +44,7 @@ def write(
     stream_bytes : int
         Bytes of the stream; all codes must fit.
     threads : int
-        Cores to use where codes follow each other without gaps.
+        Cores to use if codes follow each other without gaps.
 
     Returns
     -------
@@ -80,7 +80,7 @@ def read(
     code_bits, n_codes : int
     places : Spacing
     threads : int
-        Cores to use where codes follow each other without gaps.
+        Cores to use if codes follow each other without gaps.
 
     Returns
     -------
@@ -105,7 +105,7 @@ def read(
 
 
 def _slices(n_codes: int, threads: int) -> list[slice]:
-    """Codes cut for several cores where a code starts at the first bit of a word: after every 64th."""
+    """Codes cut for several cores at places where a code starts at the first bit of a word: after every 64th."""
     parts = min(threads, max(1, n_codes // SPLIT_CODES))
     edges = [n_codes * part // parts // 64 * 64 for part in range(parts)]
     return [slice(low, high) for low, high in zip(edges, [*edges[1:], n_codes], strict=True)]

@@ -54,7 +54,7 @@ class PackedTensor:
     ----------
     values : array [rows, G * N]
         Kept values in ascending position, group after group; `rows` counts all axes but the pruned one, in C
-        order, and G = ceil(K / M). Zero where a group has fewer than N kept elements.
+        order, and G = ceil(K / M). Zero if a group has fewer than N kept elements.
     metadata : uint8 array
         The stream of codes, all groups of row 0 first.
     format : SparseFormat

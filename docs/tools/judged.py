@@ -18,7 +18,7 @@ def published(held_out: bool = True) -> Judgement:
 
 @functools.cache
 def measured() -> Judgement | None:
-    """The rows of our own campaigns; None where none has been committed."""
+    """The rows of our own campaigns; None if none has been committed."""
     files = own_files()
     return judge_files(files, committed_hardware(), held_out=True) if files else None
 

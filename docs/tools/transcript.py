@@ -1,7 +1,7 @@
 """Pages whose commands are run: what a command prints stands below it, and is written anew by `make docs`.
 
 A block of language `console` has lines `$ nmsim ...`, each followed by what it prints. A block of language `python` is
-followed by a block `text` with what it prints, where it prints anything. Nothing else of the page is touched.
+followed by a block `text` with what it prints, if it prints anything. Nothing else of the page is touched.
 """
 
 import contextlib

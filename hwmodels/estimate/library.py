@@ -60,7 +60,7 @@ class Product(NamedTuple):
 
 
 def norm(*times_s: Any) -> Any:
-    """Overlap stages: the fourth-power mean of times, near the largest, above it where two are close (A24)."""
+    """Overlap stages: the fourth-power mean of times, near the largest, above it if two are close (A24)."""
     total = 0.0
     for time_s in times_s:
         square = time_s * time_s

@@ -136,7 +136,7 @@ def _explain(found: Answer, spec: HardwareSpec) -> str:
 
 
 def predict_table(cases: pd.DataFrame, spec: HardwareSpec, values: Constants | None = None) -> pd.DataFrame:
-    """`predict` for a table, under other constants than the fitted ones where they are given."""
+    """`predict` for a table, under other constants than the fitted ones if they are given."""
     taken = [name for name in PREDICTED_COLUMNS if name in cases.columns]
     if taken:
         raise RowError(f"column {taken[0]}: already in the table; predict adds it and overwrites nothing")

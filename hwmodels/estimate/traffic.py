@@ -53,7 +53,7 @@ class Stream(NamedTuple):
     """How the metadata of one (pattern, encoding, packing) adds up; numbers, or arrays of one entry per case.
 
     `codes_per_slot` codes share a slot of `slot_bits` bits, and each code covers `groups_per_code` groups.
-    Where codes differ in length `mean_bits_per_group` is the exact mean over uniform masks (assumption A15),
+    If codes differ in length `mean_bits_per_group` is the exact mean over uniform masks (assumption A15),
     else 0.
     """
 
@@ -122,7 +122,7 @@ def metadata_bits(groups: Any, how: Stream) -> Any:
     Returns
     -------
     int or int64 array
-        Bits, before they are rounded up to whole bytes. Rounded to the nearest bit where it is a mean.
+        Bits, before they are rounded up to whole bytes. Rounded to the nearest bit if it is a mean.
 
     Source
     ------

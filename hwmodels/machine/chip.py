@@ -14,7 +14,7 @@ REFERENCE_FLOP_PER_CORE_CYCLE = 2048
 
 
 class Chip(NamedTuple):
-    """A machine in numbers; `power_watts` is what is left for arithmetic, infinite where nothing is known."""
+    """A machine in numbers; `power_watts` is what is left for arithmetic, infinite if nothing is known."""
 
     cores: float
     clock_hz: float

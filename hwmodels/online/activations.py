@@ -58,7 +58,7 @@ class Arrival(NamedTuple):
         return max(0, statistics - self.cycles) + max(choosing, self.again_cycles)
 
     def exposed_statistics(self, statistics: int, waits_for: str) -> int:
-        """Cycles that statistics take after X has left its producer, where the choice is made elsewhere."""
+        """Cycles that statistics take after X has left its producer, if the choice is made elsewhere."""
         last = ceil_div(statistics, self.tokens) if waits_for == "token" else 0
         return max(last, statistics - self.cycles)
 

@@ -245,6 +245,7 @@ def outliers(product: PrunedProduct) -> Stages:
         l2_written_bytes=stored_bytes if online else 0,
         dram_read_bytes=0 if online else stored_bytes,
     )
+    # Outliers of weights are chosen before any token, which costs no operations per token.
     if not online:
         return beside, offline("outliers choice", f"{pattern} of the weights")
     one = comparators(pattern, settings.selector_kind)

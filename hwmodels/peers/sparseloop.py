@@ -71,7 +71,7 @@ class SparseloopCycles:
     pattern : Pattern
         Structure in which the weights are stored; 1:1 is dense.
     metadata_bits_per_value : Fraction
-        Charged for each kept weight; the mean over a stream where an encoding was asked for.
+        Charged for each kept weight; the mean over a stream if an encoding was asked for.
     smem, dram : Reads
         What is read from shared memory and from DRAM.
     utilisation : float
@@ -198,7 +198,7 @@ def _design(name: str) -> Design:
 
 
 def _stored_pattern(how: Design, pattern: Pattern, design: str) -> Pattern:
-    """The structure that the design stores the weights in; dense where it cannot gain."""
+    """The structure that the design stores the weights in; dense if it cannot gain."""
     if how.pattern == "none" or pattern.n == pattern.m:
         return DENSE
     if how.pattern == "2:4":

@@ -264,7 +264,7 @@ def energy_columns(
     Returns
     -------
     dict of str to float64 array [n]
-        `energy_joules_low`, `energy_joules`, `energy_joules_high`; NaN where there is no answer.
+        `energy_joules_low`, `energy_joules`, `energy_joules_high`; NaN if there is no answer.
 
     Raises
     ------

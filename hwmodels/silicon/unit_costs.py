@@ -37,7 +37,7 @@ class UnitCosts(NamedTuple):
     multiply, add : joules
         Of one value type; the addition of 32 bits, of which other widths take their share.
     gated : ratio
-        Of a multiply-add, where an operand is zero or a lane idle.
+        Of a multiply-add, if an operand is zero or a lane idle.
     select, passed : joules
         An element of operand B to the kept value that wants it; or through the network with nothing to select.
     decode, prune, encode : joules

@@ -19,7 +19,7 @@ from nmsim.pattern import Pattern
 
 @functools.lru_cache(maxsize=1 << 14)
 def _silicon(core: SparseTensorCore, case: Case, other: Pattern | None) -> Silicon | None:
-    """What energy wants of a design; None where no cost is known of it: of its node, or of codes of many lengths."""
+    """What energy wants of a design; None if no cost is known of it: of its node, or of codes of many lengths."""
     try:
         return silicon_of(core, case, other)
     except NmsimError:
@@ -56,14 +56,14 @@ def _scattered(priced: NDArray[np.bool_], columns: Mapping[str, Floats] | None) 
 
 
 def energy_joules(block: Block) -> Floats:
-    """Joules of the products of a block [3, n]: low, nominal, high; NaN where no cost is known."""
+    """Joules of the products of a block [3, n]: low, nominal, high; NaN if no cost is known."""
     priced, silicons, _, places = _priced(block)
     rows = block.points[priced], block.answers[priced]
     return _scattered(priced, energy_columns(silicons, places, *rows) if len(places) else None)
 
 
 def area_um2(block: Block) -> Floats:
-    """Areas of the chips of a block [3, n], in um2: low, nominal, high; NaN where no cost is known."""
+    """Areas of the chips of a block [3, n], in um2: low, nominal, high; NaN if no cost is known."""
     priced, _, cores, places = _priced(block)
     return _scattered(priced, area_columns(cores, places, block.points[priced]) if len(places) else None)
 

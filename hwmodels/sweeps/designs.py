@@ -191,7 +191,7 @@ def _labels(designs: Designs) -> list[list[tuple[tuple[str, object], ...]]]:
 
 
 def _metadata_bits_per_elem(row: Point) -> float:
-    """Bits of metadata of A; none where it is pruned on loading, and stored dense."""
+    """Bits of metadata of A; none if it is pruned on loading, and stored dense."""
     if row.consumer:
         return 0.0
     per_group = row.a_slot_bits / row.a_codes_per_slot / row.a_groups_per_code + row.a_mean_bits

@@ -165,7 +165,7 @@ class Evaluator:
         self, designs: Designs, places: Integers, digits: Integers, product: Integers, tokens: Floats,
         steps: tuple[Step, ...],
     ) -> Answers:  # fmt: skip
-        """Evaluate one product a row; NaN where the design is refused, or no tile fits."""
+        """Evaluate one product per row; NaN if the design is refused, or no tile fits."""
         live = designs.live[places]
         if not live.all():
             found = np.full((len(places), len(Cycles._fields)), np.nan)

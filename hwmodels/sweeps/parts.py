@@ -130,7 +130,7 @@ class Parts:
 
 
 def kept_points(output: Path) -> tuple[int, int] | None:
-    """Count the points that a run which was stopped has kept, and all points of its space; None where there are none.
+    """Count the points that a run which was stopped has kept, and all points of its space; None if there are none.
 
     Parameters
     ----------

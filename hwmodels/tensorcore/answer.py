@@ -149,7 +149,7 @@ def explain(found: Cycles, stages: dict[str, Any]) -> str:
     -------
     str
     """
-    # The select network takes at least as long as the array; where it takes no longer, it is not what limits.
+    # The select network takes at least as long as the array; if it takes no longer, it is not what limits.
     idle = "select" if stages["select"] == stages["multiply"] else ""
     busiest = sorted((stage for stage in STAGES if stage != idle), key=lambda stage: -stages[stage])
     first, second = busiest[:2]

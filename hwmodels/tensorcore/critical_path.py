@@ -27,7 +27,7 @@ def longest_path(w: Waves) -> tuple[float, int]:
     Returns
     -------
     tuple of float and int
-        Cycles, and the stage that the path stays at; 9 and the stage where it is the buffers behind that stage.
+        Cycles, and the stage that the path stays at; 9 and the stage if it is the buffers behind that stage.
     """
     prepare(w)
     busy = w.totals
@@ -225,7 +225,7 @@ def _there_and_back(w: Waves, kind: int, stage: int, rounds: float, left: float)
 
 @njit(cache=True, error_model="numpy")
 def _changing(w: Waves) -> float:
-    """Cycles of the longest path that stays at one place within a wave, but changes between waves where that pays.
+    """Cycles of the longest path that stays at one place within a wave, but changes between waves if that pays.
 
     The places are the first of `places`, and those where kinds of waves are slowest.
     """

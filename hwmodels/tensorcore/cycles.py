@@ -103,7 +103,7 @@ def closed_form(
     Returns
     -------
     float64 array [n, fields of `Cycles`]
-        NaN where no tile fits into the core's memories.
+        NaN if no tile fits into the core's memories.
 
     Examples
     --------

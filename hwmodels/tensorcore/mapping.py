@@ -89,7 +89,7 @@ def _room(p: Point) -> Room:
 
 @njit(cache=True, error_model="numpy")
 def _depth(room: Room, rows: float, cols: float) -> float:
-    """Longest block along K that fits into shared memory, in elements; 0 where none does."""
+    """Longest block along K that fits into shared memory, in elements; 0 if none does."""
     elems = room.room_bits / (rows * room.a_bits + cols * room.b_bits)
     unit = room.unit if elems >= room.unit else room.group
     return min(room.wanted, np.floor(elems / unit) * unit)

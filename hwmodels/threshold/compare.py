@@ -33,7 +33,7 @@ from nmsim.format import sparse_format
 
 AS = {"memory": "as small", "time": "as fast", "energy": "as frugal"}
 LESS = {"memory": ("smaller", "bytes"), "time": ("faster", "time"), "energy": ("more frugal", "energy")}
-"""Sense -> what the unpruned model is where it costs less, and what it takes less of."""
+"""Sense -> what the unpruned model is if it costs less, and what it takes less of."""
 UNITS = {"B": 1e9, "M": 1e6}
 """Unit of parameters -> how many it stands for."""
 COUNTS = {1: "it", 2: "both", 3: "all three"}
@@ -97,7 +97,7 @@ def statement(
 
 
 def _unpruned(threshold: Threshold, where: str) -> str:
-    """How the unpruned model compares where it costs no more."""
+    """How the unpruned model compares if it costs no more."""
     share = f"{1 / threshold.share:.1%}"
     if share == "100.0%":
         return f" The unpruned model is {AS[threshold.sense]}{where}."
@@ -106,7 +106,7 @@ def _unpruned(threshold: Threshold, where: str) -> str:
 
 
 def span(threshold: Threshold, unit: str, between: str, up_to: str) -> str:
-    """Parameters at both ends of a threshold, empty where they are not known or the same.
+    """Parameters at both ends of a threshold, empty if they are not known or the same.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def span(threshold: Threshold, unit: str, between: str, up_to: str) -> str:
 
 
 def params_unit(elems: Iterable[int]) -> str:
-    """Choose one unit for numbers of parameters: billions, or millions where one of them is below a billion.
+    """Choose one unit for numbers of parameters: billions, or millions if one of them is below a billion.
 
     Examples
     --------

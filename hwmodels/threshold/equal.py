@@ -102,7 +102,7 @@ def quantised_dense(
 
 
 def _known(cost: Callable[[], float]) -> float | None:
-    """A cost, or None where values of this type are refused."""
+    """A cost, or None if values of this type are refused."""
     try:
         return cost()
     except RowError:
@@ -148,7 +148,7 @@ class Threshold:
         Of the pruned model, and of the unpruned one.
     equal : Counterpart
     low, high : Counterpart or None
-        At the ends of what is known of `pruned_cost`. Both None where nothing is known; `low` alone is None where no dense
+        At the ends of what is known of `pruned_cost`. Both None if nothing is known; `low` alone is None if no dense
         model on the grid costs so little. In memory nothing is unknown.
     step_width : float
         Resolution of all widths.

@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 
 
 class Seconds(NamedTuple):
-    """Time of a decode step of each model: low, predicted and high end (NaN where nothing is known), and best case."""
+    """Time of a decode step of each model: low, predicted and high end (NaN if nothing is known), and best case."""
 
     low: Floats
     nominal: Floats

@@ -25,7 +25,7 @@ class Widths(NamedTuple):
 
 
 def hidden_of(layers: Stacked) -> int:
-    """In features of the head, or of the first layer where there is no head."""
+    """In features of the head, or of the first layer if there is no head."""
     place = layers.head.index(True) if True in layers.head else 0
     return int(layers.K[place])
 

@@ -38,7 +38,7 @@ PRIVATE_SHARE, SHARED_SHARE = 0.5, 0.25
 Bytes = NDArray[np.uint8]
 What = Literal["read", "copy", "fma", "mix", "clock", "call", "sparse call", "wake"]
 Key = tuple[What, str, int, int]
-"""What, level ("" where there is none), cores, streams."""
+"""What, level ("" if there is none), cores, streams."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Calibration:
 
     @property
     def doubts(self) -> list[str]:
-        """What makes these figures doubtful, in words; nothing where nothing does."""
+        """What makes these figures doubtful, in words; nothing if nothing does."""
         cores = self.host.cores
         times = self.fma[cores].p50 / self.fma[1].p50
         if times >= SHARE_OF_ALONE * cores:

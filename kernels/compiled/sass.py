@@ -85,7 +85,7 @@ class Code:
     loads : dict of str to int
         Bytes of a thread's load from global memory, as text -> how many such instructions.
     loop_instructions : int
-        Of the inner loop, 0 where there is none.
+        Of the inner loop, 0 if there is none.
     loop_loads : dict of str to int
         As `loads`, of that loop.
     loop_groups : int
@@ -222,7 +222,7 @@ def operation(instruction: str) -> str:
 
 
 def inner_loop(body: list[str], targets: dict[str, int]) -> list[str]:
-    """Find the inner loop with the most unconditional 16-byte loads, of equals the longest; nothing where there is no loop."""
+    """Find the inner loop with the most unconditional 16-byte loads, of equals the longest; nothing if there is no loop."""
     loops = []
     for end, instruction in enumerate(body):
         if operation(instruction).startswith("BRA") and (label := re.search(r"`\((\.L_\w+)\)", instruction)):

@@ -20,7 +20,7 @@ LONG_ORDER = (0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15)
 
 @functools.cache
 def table(recipe: Recipe) -> NDArray[Any]:
-    """The table of a kernel; a single zero where it computes all it needs."""
+    """The table of a kernel; a single zero if it computes all it needs."""
     if recipe.x_in_planes and (recipe.m, recipe.encoding) == (32, "bitmask"):
         return _upper_halves()
     if recipe.pattern is None or recipe.encoding == "index" or recipe.m == 32:

@@ -35,7 +35,7 @@ def assembly(recipe: Recipe, cpu: str) -> str:
 
 
 def optimised(recipe: Recipe, machine: Any) -> Any:
-    """The kernel's IR after LLVM's passes. Loops stay as they are written: they are unrolled by hand where it pays."""
+    """The kernel's IR after LLVM's passes. Loops stay as they are written: they are unrolled by hand if it pays."""
     module = binding.parse_assembly(str(module_for(recipe)))
     module.verify()
     tuning = binding.create_pipeline_tuning_options(speed_level=2)

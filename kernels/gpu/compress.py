@@ -112,7 +112,7 @@ def enqueue(dense: Tensor, mask: Tensor, format: SparseFormat, out: tuple[Tensor
     Returns
     -------
     Tensor int8 [R, tiles of a row]
-        1 where a tile has a group that keeps more than N, else 0. What is stored of such a tile means nothing.
+        1 if a tile has a group that keeps more than N, else 0. What is stored of such a tile means nothing.
     """
     pattern, (values, metadata) = format.pattern, out
     rows, k = dense.shape

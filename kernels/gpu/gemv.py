@@ -40,7 +40,7 @@ def widen_kernel(
     KIND: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Lay tokens beside each other as float32: [T, K] -> [units, PAIRS, elements of a unit, 2], zero where there is no x."""
+    """Lay tokens beside each other as float32: [T, K] -> [units, PAIRS, elements of a unit, 2], zero if there is no x."""
     column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[:, None]
     token = tl.arange(0, 2 * PAIRS)[None, :]
     inside = (column < k) & (token < tokens)

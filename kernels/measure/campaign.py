@@ -140,7 +140,7 @@ class Round:
 class Campaign:
     """Rounds in the order in which they are run, with how often and how long.
 
-    `budget_s` bounds the whole run; the rounds share it, and take fewer repetitions where it is short. `skip` are globs of what
+    `budget_s` bounds the whole run; the rounds share it, and take fewer repetitions if it is short. `skip` are globs of what
     is left out of all rounds, such as `gpu.gemv 16:32/*`: kernel and format.
     """
 

@@ -1,6 +1,6 @@
 """The CPU as a backend of campaigns: our kernels, and every dense product at hand, on the same numbers.
 
-Cold means that between two uses of an operand at least four times the last level of cache has been read. Where the
+Cold means that between two uses of an operand at least four times the last level of cache has been read. If the
 calls of a repetition do not read that much by themselves, a buffer is read in between. Warm means called again and
 again; an operand that fits a core's L2 then stays there.
 """
@@ -293,7 +293,7 @@ class CpuBackend:
 
 
 def _torch() -> Any:
-    """Torch, or None where it is not installed."""
+    """Torch, or None if it is not installed."""
     try:
         import torch
     except ImportError:

@@ -78,7 +78,7 @@ class Backend(Protocol):
         """Columns of a row that say what the device and its software are: device, driver, versions."""
 
     def threads(self, of: Round) -> int | None:
-        """Cores at work in a round; None where that means nothing."""
+        """Cores at work in a round; None if that means nothing."""
 
     def tasks(self, of: Round) -> list[Task]:
         """What a round has to measure, in order."""

@@ -136,7 +136,7 @@ def activations_linear(
         Contiguous.
     bias, scale : Tensor [O], optional
     row_sums : Tensor [O]
-        Of the weight, r = W 1, as `row_sums` makes them; looked at where the tokens have an eta.
+        Of the weight, r = W 1, as `row_sums` makes them; looked at if the tokens have an eta.
 
     Returns
     -------
@@ -145,7 +145,7 @@ def activations_linear(
     Raises
     ------
     KernelError
-        Operands of another type, shape or device, or no row sums where they are needed.
+        Operands of another type, shape or device, or no row sums if they are needed.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""`NMLinear`, a linear layer with N:M weights, and with a second copy of them for decoding where it is asked for."""
+"""`NMLinear`, a linear layer with N:M weights, and with a second copy of them for decoding if it is asked for."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Self

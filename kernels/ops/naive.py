@@ -85,7 +85,7 @@ def sparse_linear(
 
 
 def token_shift(x: Tensor, statistic: str) -> Tensor:
-    """Take the mean, or of two medians the lower one, of every token: x [T, K] -> float32 [T]; NaN where one is among it."""
+    """Take the mean, or of two medians the lower one, of every token: x [T, K] -> float32 [T]; NaN if one is among it."""
     if statistic == "mean":
         return x.double().mean(-1).float()
     median = x.float().sort(dim=-1).values[:, (x.shape[-1] - 1) // 2]

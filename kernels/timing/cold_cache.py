@@ -14,7 +14,7 @@ WAITING_BYTES = 16 << 20
 
 
 class ColdCache:
-    """Counts the bytes that calls read, and reads a buffer where these do not suffice.
+    """Counts the bytes that calls read, and reads a buffer if these do not suffice.
 
     Parameters
     ----------

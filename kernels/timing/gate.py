@@ -35,7 +35,7 @@ LEAST, MOST = 0.5, 1.5
 
 Floats = NDArray[np.float32]
 Rounding = Literal["once", "parts", "library"]
-"""Where a result is rounded to its type: once, from a float32 sum; also where parts of the sum are added up; anywhere."""
+"""Places of the rounding to the type of a result: once, from a float32 sum; also when parts are added up; anywhere."""
 
 
 class GateError(NmsimError):
@@ -108,7 +108,7 @@ def operands(shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
 
 
 def multiplied(x: Any, weights: Any, rounding: Rounding) -> Reference:
-    """Multiply float64 arrays or tensors [M, K] and [N, K]; `typical` where the rounding asks for it."""
+    """Multiply float64 arrays or tensors [M, K] and [N, K]; `typical` if the rounding asks for it."""
     typical = None if rounding == "library" else ((x * x) @ (weights * weights).T) ** 0.5
     return Reference(x @ weights.T, abs(x) @ abs(weights).T, typical)
 
@@ -203,7 +203,7 @@ def allowed(of: Reference, terms: int, result_dtype: str, rounding: Rounding) ->
 
 
 def deviation(result: Any, of: Reference, limit: Any) -> Deviation:
-    """Hold a float64 result against its reference and what is allowed: infinitely far off where it is no number.
+    """Hold a float64 result against its reference and what is allowed: infinitely far off if it is no number.
 
     Raises
     ------

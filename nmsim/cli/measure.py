@@ -339,7 +339,7 @@ def measure_here(folder: Path, campaign: str, progress: Shares) -> Here:
     Parameters
     ----------
     folder : Path
-        Made where it is missing. `this-machine.toml` and `rows.csv` in it are replaced once both are complete.
+        Made if it is missing. `this-machine.toml` and `rows.csv` in it are replaced once both are complete.
     campaign : str
         As for `nmsim measure`.
     progress : callable

@@ -164,7 +164,7 @@ def _show(rows: "pd.DataFrame", title: str) -> None:
 
 
 def cost_columns(rows: "pd.DataFrame") -> dict[str, list[str]]:
-    """Write counts for people: heading -> cells, empty where there is nothing.
+    """Write counts for people: heading -> cells, empty if there is nothing.
 
     Parameters
     ----------

@@ -29,7 +29,7 @@ def get(name: str) -> Encoding:
     Raises
     ------
     EncodingError
-        No such name, or a number where none belongs or out of its range.
+        No such name, or a number if none belongs or out of its range.
 
     Examples
     --------

@@ -96,7 +96,7 @@ def linear(
 
 
 def equalisation(x: NDArray[Any], weight: NDArray[Any]) -> FloatArray:
-    """Factors that share the range between X and W: s_j = sqrt(max_i |x_ij| / max_o |w_oj|), 1 where either is zero.
+    """Factors that share the range between X and W: s_j = sqrt(max_i |x_ij| / max_o |w_oj|), 1 if either is zero.
 
     Examples
     --------

@@ -39,7 +39,7 @@ class Recipe:
     kept_bias, dropped_bias : array [K], optional
     low_rank : (A [O, r], B [r, K]), optional
     equalise : {"none", "dynamic"} or array [K]
-        Dynamic: s_j = sqrt(max_i |x_ij| / max_o |w_oj|) of the tokens at hand, 1 where either is zero.
+        Dynamic: s_j = sqrt(max_i |x_ij| / max_o |w_oj|) of the tokens at hand, 1 if either is zero.
     rotation : array [K, K], optional
         Orthogonal.
 

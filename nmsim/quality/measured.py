@@ -29,7 +29,7 @@ class Measured:
     output_energy, output_error : float
         Sum of squares of the dense output Y, and of what the output is off by.
     entropy : MaskEntropy or None
-        Of the N:M masks; None where there are no groups.
+        Of the N:M masks; None if there are no groups.
     """
 
     way: Way
@@ -42,7 +42,7 @@ class Measured:
 
     @property
     def energy_kept_share(self) -> float:
-        """1 where all is zero."""
+        """1 if all is zero."""
         return self.energy_kept / self.energy if self.energy else 1.0
 
     @property
@@ -93,7 +93,7 @@ def refuse_unusable(name: str, x: NDArray[Any], first_row: int = 0) -> None:
 
 
 def first_unusable(x: NDArray[Any]) -> tuple[int, int] | None:
-    """Place of the first element that `refuse_unusable` refuses, None where there is none."""
+    """Place of the first element that `refuse_unusable` refuses, None if there is none."""
     # A scalar of numpy, so that 16-bit floats are compared in float64.
     bad = ~(np.abs(x) <= np.float64(most_of(x)))
     if not bad.any():

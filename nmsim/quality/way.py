@@ -72,7 +72,7 @@ def is_reference(criterion: str) -> bool:
 
 
 def parse_mitigation(text: str) -> tuple[Mitigation, ...]:
-    """Read names joined by `+`, each with its size after `=` where it has one; `none` is no mitigation.
+    """Read names joined by `+`, each with its size after `=` if it has one; `none` is no mitigation.
 
     Raises
     ------

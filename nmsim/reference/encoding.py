@@ -58,7 +58,7 @@ class ReferenceEncoding:
         return joint.groups_per_code(pattern, self.parameter) if self.kind == "joint" else 1
 
     def code_bits(self, pattern: Pattern) -> int:
-        """Bits of a code, of the longest one where they differ."""
+        """Bits of a code, of the longest one if they differ."""
         if self.kind == "gap":
             return gap.code_bits(pattern, self.parameter)
         if self.kind == "joint":

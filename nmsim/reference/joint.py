@@ -17,7 +17,7 @@ MAX_GROUPS = 4096
 def default_groups_per_code(pattern: Pattern) -> int:
     """Find the smallest G with the fewest bits per group, among those whose code fits 64 bits.
 
-    It is 1 where no code fits 64 bits.
+    It is 1 if no code fits 64 bits.
 
     Examples
     --------

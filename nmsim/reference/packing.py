@@ -80,7 +80,7 @@ def pack(codes: list[int], lengths: int | list[int], policy: str = "bitstream") 
     codes : list of int
         Unsigned integers.
     lengths : int or list of int
-        Bits of every code, or of each where codes differ in length.
+        Bits of every code, or of each if codes differ in length.
     policy : str
         Where the codes lie.
 

@@ -308,4 +308,4 @@ def _check_order(name: str, low: float | None, median: float | None, high: float
     if known != sorted(known):
         raise RowError(f"{name}: {low!r}, {median!r}, {high!r}: expected p20 <= median <= p80", column=name)
     if median is None and known:
-        raise RowError(f"{name}=None: expected a median where a percentile is given", column=name)
+        raise RowError(f"{name}=None: expected a median if a percentile is given", column=name)

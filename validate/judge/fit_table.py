@@ -94,7 +94,7 @@ def fit_table(rows: Sequence[JudgedRow], machines: Machines) -> FitTable:
 
 
 def _reason(row: JudgedRow, machine_family: str) -> str:
-    """Why a row is not fitted; nothing where it is."""
+    """Why a row is not fitted; nothing if it is."""
     if machine_family == "cpu":
         return "of CPUs"
     if family_of(row.measurement).name in CHOSEN:
@@ -110,7 +110,7 @@ def cpu_residuals() -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `RESIDUAL_COLUMNS`; empty where no campaign has been committed.
+        `RESIDUAL_COLUMNS`; empty if no campaign has been committed.
     """
     machines = Machines(committed_hardware())
     rows = [row for path in own_files() for row in read_rows(path, machines).rows]

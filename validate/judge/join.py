@@ -248,7 +248,7 @@ def model_inputs(rows: Iterable[tuple[Measurement, str]]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `INPUT_COLUMNS`; `pattern` and `threads` are None where there is none. Where the model decides how a row runs
+        `INPUT_COLUMNS`; `pattern` and `threads` are None if there is none. If the model decides how a row runs
         and the row names no encoding or packing, those of `Case` stand in.
     """
     records = []

@@ -1,4 +1,4 @@
-"""What a published pattern's words mean: the family of kernels that runs it, N:M where there is one, and the density.
+"""What a published pattern's words mean: the family of kernels that runs it, N:M if there is one, and the density.
 
 | family | what | words |
 |---|---|---|
@@ -48,7 +48,7 @@ class KernelFamily:
 
 
 def understand(pattern: str, kernel: str, M: int) -> KernelFamily:
-    """Read the words of a pattern; where they leave the family open, the kernel's library decides.
+    """Read the words of a pattern; if they leave the family open, the kernel's library decides.
 
     Parameters
     ----------

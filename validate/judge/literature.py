@@ -228,7 +228,7 @@ class Time:
 
 
 def parse_time(text: str, flop: float) -> Time | None:
-    """Read a time, or a rate of a product of `flop` operations; None where the cell is empty.
+    """Read a time, or a rate of a product of `flop` operations; None if the cell is empty.
 
     Examples
     --------
@@ -256,7 +256,7 @@ def parse_time(text: str, flop: float) -> Time | None:
 
 
 def parse_speedup(text: str) -> tuple[float, float] | None:
-    """Read a speedup and one unit of its last digit; None where the cell is empty.
+    """Read a speedup and one unit of its last digit; None if the cell is empty.
 
     Examples
     --------
@@ -300,13 +300,13 @@ def parse_dtype(text: str) -> tuple[str, str]:
     if any(len(types) != 1 for types in found):
         raise RowError(
             f"{text!r}: expected one value type for both operands ({', '.join(dict.fromkeys(DTYPES.values()))}), or "
-            "'A vs B' where the dense product has another"
+            "'A vs B' if the dense product has another"
         )
     return found[0][0], found[-1][0]
 
 
 def parse_phase(batch_phase: str, M: int) -> Literal["decode", "prefill"]:
-    """Tell decode from prefill by the words, or by M where they say neither.
+    """Tell decode from prefill by the words, or by M if they say neither.
 
     Examples
     --------

@@ -176,7 +176,7 @@ class CudaBackend:
         return Case(of.shape, kernel_format(stored), dtype=of.dtype, sparse_operand=of.sparse_operand)
 
     def _problem(self, kernel: str, case: Case) -> str:
-        """What speaks against a kernel for a case; nothing when it takes it. A SpecError where there is no such kernel."""
+        """What speaks against a kernel for a case; nothing when it takes it. A SpecError if there is no such kernel."""
         if kernel in self._movers:
             return self._movers[kernel].problem(case)
         product = named(self._products, kernel, self._movers)

@@ -42,7 +42,7 @@ class Product:
     problem : callable
         What speaks against it for a case of its operand; "" when nothing does.
     build : callable
-        (the sparse operand packed, weights, tokens) -> a call. Weights are those that were packed, with their zeros; where
+        (the sparse operand packed, weights, tokens) -> a call. Weights are those that were packed, with their zeros; if
         tokens are sparse, a dense copy, another for each call of a sample. Tokens are as drawn. Tensors on the device.
     sparse_operand : {"weights", "activations"}
     k_major : bool

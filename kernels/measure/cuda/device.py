@@ -31,7 +31,7 @@ def name() -> str:
 
 
 def told(query: str) -> str:
-    """Ask nvidia-smi something about the first device; "" where it is missing, fails or hangs."""
+    """Ask nvidia-smi something about the first device; "" if it is missing, fails or hangs."""
     try:
         answer = subprocess.run(
             ["nvidia-smi", "--id=0", f"--query-gpu={query}", "--format=csv,noheader,nounits"],

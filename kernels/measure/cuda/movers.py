@@ -46,7 +46,7 @@ class Matrix:
     block : Tensor [B, K]
         The rows that repeat.
     vector : float32 Tensor [K]
-        Scores are multiplied by it where a vector is asked for.
+        Scores are multiplied by it if a vector is asked for.
     rows : int
         Of the matrix.
     """
@@ -97,7 +97,7 @@ class Kernel:
     build : callable
         A call on operands of its own.
     check : callable
-        Raises a `NmsimError` where the results of a call are wrong.
+        Raises a `NmsimError` if the results of a call are wrong.
     of_patterns : bool
         Whether a pattern and an encoding say what it does.
     sparse_operand : {"weights", "activations"}

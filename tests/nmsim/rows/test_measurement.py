@@ -83,7 +83,7 @@ def test_a_row_knows_its_case_and_key():
         ({"sparse_time_s_p20": 2.0}, "sparse_time_s: 2.0, 0.001, 0.30000000000000004: expected p20 <= median <= p80"),
         (
             {"dense_time_s": None, "dense_time_s_p20": 1.0},
-            "dense_time_s=None: expected a median where a percentile is given",
+            "dense_time_s=None: expected a median if a percentile is given",
         ),
     ],
 )  # fmt: skip
