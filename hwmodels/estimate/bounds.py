@@ -123,7 +123,7 @@ def plan(hardware: HardwareSpec, dtype: str, operand: str, format: SparseFormat 
         )
     how = stream(format)
     online = operand == "activations"
-    unit = hardware.native_unit(format, operand, dtype)
+    unit = hardware.native_unit(format, operand=operand, dtype=dtype)
     lanes = hardware.issue_lanes_per_s
     select_s = select_cost(format).instructions / lanes if online else 0.0
     # Without a unit the matrix stage may run on the matrix unit or on the vector lanes, so both rates are kept.

@@ -65,7 +65,7 @@ class NativeUnit:
     selector_groups_per_s: Annotated[Quantity | None, Number("groups_per_s", "Rate at which it prunes activations online. "
         "Left out if software must.")] = None
 
-    def takes(self, format: SparseFormat, operand: str, dtype: str) -> bool:
+    def takes(self, format: SparseFormat, *, operand: str, dtype: str) -> bool:
         """Say whether this unit multiplies a sparse operand that is stored so."""
         return (
             format.pattern == self.pattern
@@ -144,11 +144,11 @@ class HardwareSpec:
         lanes_per_cycle = self.cores.value * self.issue_lanes_per_core_per_cycle.value
         return float(lanes_per_cycle * self.clock_hz.value)
 
-    def native_unit(self, format: SparseFormat, operand: str, dtype: str) -> NativeUnit | None:
+    def native_unit(self, format: SparseFormat, *, operand: str, dtype: str) -> NativeUnit | None:
         """Find the sparse unit that takes an operand stored so, or None."""
         if dtype not in self.sparse_peak_flop_per_s:
             return None
-        takers = (unit for unit in self.native if unit.takes(format, operand, dtype))
+        takers = (unit for unit in self.native if unit.takes(format, operand=operand, dtype=dtype))
         return next(takers, None)
 
 
@@ -251,6 +251,6 @@ def best_format(
     for unit in spec.native:
         for encoding, packing in itertools.product(unit.encodings, unit.packings):
             native = sparse_format(default.pattern, encoding=encoding, packing=packing)
-            if spec.native_unit(native, operand, dtype) is not None:
+            if spec.native_unit(native, operand=operand, dtype=dtype) is not None:
                 return native
     return default

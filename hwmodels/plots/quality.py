@@ -115,7 +115,9 @@ def quality_cost(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure, 
         own = sparse[sparse["operand"] == operand]
         for (name, label), ax in zip(costs, panels, strict=True):
             least = name == STORED_BITS
-            front = hwmodels.pareto_front(own, [ERROR, name] if least else [ERROR], [] if least else [name])
+            front = hwmodels.pareto_front(
+                own, minimise=[ERROR, name] if least else [ERROR], maximise=[] if least else [name]
+            )
             _draw_front(ax, own[front], name, least, theme)
             _draw_points(ax, own.assign(on_front=front)[own["criterion"] == criterion], name, marks, theme)
             _draw_references(ax, references[references["operand"] == operand], theme)

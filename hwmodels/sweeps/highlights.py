@@ -1,5 +1,6 @@
 """What to look at first in the file of a sweep: the best points, and the Pareto front. In bounded memory."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,14 +57,13 @@ def highlights(file: Path, minimise: Sequence[str], maximise: Sequence[str] = ()
     known = [*columns[: columns.index("cycles")], "time_s", "speedup_vs_dense"]
     within = [name for name in COMPARABLE if name in columns]
     best = front = pd.DataFrame()
+    on_front = functools.partial(pareto_front, minimise=minimise, maximise=maximise, within=within)
     for batch in _batches(file, list(dict.fromkeys([*known, *wanted]))):
         live = batch[batch["refused"] == ""]
         best = pd.concat([best, live]) if len(best) else live
         best = best.nlargest(top, "speedup_vs_dense")
-        front = (
-            pd.concat([front, live[pareto_front(live, minimise, maximise, within)]]) if len(front) else live
-        )
-        front = front[pareto_front(front, minimise, maximise, within)]
+        front = pd.concat([front, live[on_front(live)]]) if len(front) else live
+        front = front[on_front(front)]
     return Highlights(best.reset_index(drop=True), front.reset_index(drop=True))
 
 

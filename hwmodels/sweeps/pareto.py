@@ -16,6 +16,7 @@ BoolArray = NDArray[np.bool_]
 
 def pareto_front(
     table: pd.DataFrame,
+    *,
     minimise: Sequence[str] = (),
     maximise: Sequence[str] = (),
     within: Sequence[str] = (),

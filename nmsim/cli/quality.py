@@ -291,7 +291,13 @@ def _measure(
             checkpoint = write_example(folder / FILE_NAME)
         opened = stack.enter_context(open_dense(checkpoint))
         return measure_quality(
-            opened, tokens, ways, target, selection=selection, allow_missing=allow_missing, progress=progress
+            opened,
+            tokens,
+            ways=ways,
+            target=target,
+            selection=selection,
+            allow_missing=allow_missing,
+            progress=progress,
         )
 
 

@@ -95,7 +95,7 @@ def sweep(
     costs = options.split_names(pareto or [COSTS if loaded.costs else WITHOUT_COSTS], "column for --pareto")
     gains = options.split_names(maximise or (["quality"] if loaded.quality is not None else []))
     # An empty table finds a column that does not exist before any point is evaluated.
-    hwmodels.pareto_front(no_rows(loaded), costs, gains)
+    hwmodels.pareto_front(no_rows(loaded), minimise=costs, maximise=gains)
     if front is not None:
         if front.resolve() == target.resolve():
             raise ContainerError(f"--front {front}: is the file of all points, expected another name")

@@ -90,7 +90,7 @@ def validate(
     if output is not None and (not output.parent.is_dir() or output.is_dir()):
         raise NmsimError(f"--output {output}: expected a file name in an existing folder")
     with console.busy("joining rows with predictions"):
-        judged = judge_files(rows or (), hardware or (), held_out=held_out)
+        judged = judge_files(rows or (), hardware=hardware or (), held_out=held_out)
     for name, columns in judged.unread_columns.items():
         console.warn(f"{name}: not read: columns {', '.join(columns)}")
     for name, count in judged.transfers.items():

@@ -51,5 +51,5 @@ def test_an_older_file_is_judged_as_this_version_judges(tmp_path):
     file.write_bytes(OLDER.read_bytes())
     published.main(["--older", str(file)])
     hardware = committed_hardware()
-    older, now = (judge_files([path], hardware).table.drop(columns="file") for path in (OLDER, file))
+    older, now = (judge_files([path], hardware=hardware).table.drop(columns="file") for path in (OLDER, file))
     assert older.equals(now)

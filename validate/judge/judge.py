@@ -89,8 +89,8 @@ def judged_columns(table: pd.DataFrame) -> pd.DataFrame:
 
 def judge_files(
     files: Sequence[str | Path] = (),
-    hardware: Iterable[str | Path] = (),
     *,
+    hardware: Iterable[str | Path] = (),
     held_out: bool = False,
     predictor: Predictor | None = None,
 ) -> Judgement:

@@ -86,9 +86,9 @@ def open_dense(path: str | os.PathLike[str]) -> Iterator[Checkpoint]:
 def measure_quality(
     checkpoint: Checkpoint,
     source: Source,
+    *,
     ways: Sequence[Way],
     target: Target,
-    *,
     selection: Selection | None = None,
     allow_missing: bool = False,
     progress: Progress | None = None,

@@ -124,29 +124,42 @@ def test_native_units_of_the_hypothetical_machines():
         assert spec.hypothetical
         assert (
             spec.native_unit(
-                sparse_format(pattern, encoding="combinatorial", packing="bitstream"), "weights", "bf16"
+                sparse_format(pattern, encoding="combinatorial", packing="bitstream"),
+                operand="weights",
+                dtype="bf16",
             )
             is not None
         )
         assert (
             spec.native_unit(
-                sparse_format(pattern, encoding="combinatorial", packing="no_straddle:64"), "weights", "bf16"
+                sparse_format(pattern, encoding="combinatorial", packing="no_straddle:64"),
+                operand="weights",
+                dtype="bf16",
             )
             is not None
         )
         assert (
             spec.native_unit(
-                sparse_format(pattern, encoding="combinatorial", packing="byte"), "weights", "bf16"
+                sparse_format(pattern, encoding="combinatorial", packing="byte"),
+                operand="weights",
+                dtype="bf16",
             )
             is None
         )
         assert (
             spec.native_unit(
-                sparse_format(pattern, encoding="combinatorial", packing="bitstream"), "weights", "fp32"
+                sparse_format(pattern, encoding="combinatorial", packing="bitstream"),
+                operand="weights",
+                dtype="fp32",
             )
             is None
         )
-        assert spec.native_unit(SparseFormat.parse("4:8/combinatorial/bitstream"), "weights", "bf16") is None
+        assert (
+            spec.native_unit(
+                SparseFormat.parse("4:8/combinatorial/bitstream"), operand="weights", dtype="bf16"
+            )
+            is None
+        )
 
 
 def test_names_and_aliases_in_any_case():
@@ -334,5 +347,5 @@ def test_every_assumption_named_in_code_and_specs_is_listed():
 def test_the_best_format_is_what_the_unit_of_a_machine_reads(machine, dtype, operand, pattern, best):
     found = hwmodels.best_format(pattern, machine, dtype=dtype, operand=operand)
     assert found.short == best
-    unit = hwmodels.load_machine(machine).native_unit(found, operand, dtype)
+    unit = hwmodels.load_machine(machine).native_unit(found, operand=operand, dtype=dtype)
     assert (unit is None) == best.endswith("bitmask")

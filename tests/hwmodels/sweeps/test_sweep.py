@@ -365,7 +365,7 @@ def test_highlights_are_those_of_the_whole_table(tmp_path, monkeypatch, suffix):
     costs = ["time_s", "dram_read_bytes"]
     for gains in ([], ["utilisation"]):
         found = highlights.highlights(file, costs, gains, top=3)
-        front = hwmodels.pareto_front(whole, costs, gains, within=["layer", "tokens"])
+        front = hwmodels.pareto_front(whole, minimise=costs, maximise=gains, within=["layer", "tokens"])
         assert 4 <= front.sum() < len(whole) / 2
         same(found.front[[*costs, "layer"]], whole.loc[front, [*costs, "layer"]].reset_index(drop=True))
     assert found.best["speedup_vs_dense"].tolist() == whole["speedup_vs_dense"].nlargest(3).tolist()

@@ -45,7 +45,12 @@ def test_fronts_of_many_rows_are_those_of_the_definition(columns, values):
 
 def test_least_and_most_together():
     table = pd.DataFrame({"time_s": [1, 2, 3, 1], "quality": [5.0, 9.0, 9.0, 4.0]}, index=[9, 9, 2, 1])
-    assert hwmodels.pareto_front(table, ["time_s"], ["quality"]).tolist() == [True, True, False, False]
+    assert hwmodels.pareto_front(table, minimise=["time_s"], maximise=["quality"]).tolist() == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_works_do_not_compete():
@@ -53,23 +58,23 @@ def test_works_do_not_compete():
     table = pd.DataFrame(generator.random((300, 3)), columns=list("abc"))
     table["layer"] = pd.Categorical(generator.choice(["q", "k"], 300), ["q", "k", "unused"])
     table["tokens"] = generator.choice([1, 16], 300)
-    found = hwmodels.pareto_front(table, list("abc"), within=["layer", "tokens"])
+    found = hwmodels.pareto_front(table, minimise=list("abc"), within=["layer", "tokens"])
     for _, part in table.groupby(["layer", "tokens"], observed=True):
         assert found[part.index].tolist() == by_definition(part[list("abc")].to_numpy())
 
 
 def test_nothing_has_no_front():
     table = pd.DataFrame({"a": [], "b": [], "c": []}, dtype=float)
-    assert hwmodels.pareto_front(table, ["a", "b", "c"]).tolist() == []
-    assert hwmodels.pareto_front(table + np.nan, ["a", "b"], within=["c"]).tolist() == []
-    assert hwmodels.pareto_front(pd.DataFrame({"a": [np.nan]}), ["a"]).tolist() == [False]
+    assert hwmodels.pareto_front(table, minimise=["a", "b", "c"]).tolist() == []
+    assert hwmodels.pareto_front(table + np.nan, minimise=["a", "b"], within=["c"]).tolist() == []
+    assert hwmodels.pareto_front(pd.DataFrame({"a": [np.nan]}), minimise=["a"]).tolist() == [False]
 
 
 def test_a_million_rows_take_a_moment():
     table = pd.DataFrame(np.random.default_rng(0).random((10**6, 4)), columns=list("abcd"))
-    hwmodels.pareto_front(table[:10], list("abcd"))
+    hwmodels.pareto_front(table[:10], minimise=list("abcd"))
     start = time.process_time()
-    front = hwmodels.pareto_front(table, list("abcd"))
+    front = hwmodels.pareto_front(table, minimise=list("abcd"))
     assert time.process_time() - start < 10
     assert 100 < front.sum() < 2000
 
@@ -86,7 +91,9 @@ def test_a_million_rows_take_a_moment():
 )
 def test_bad_columns_are_named(minimise, maximise, within, text):
     with pytest.raises(RowError) as caught:
-        hwmodels.pareto_front(pd.DataFrame({"a": [1], "text": ["x"]}), minimise, maximise, within)
+        hwmodels.pareto_front(
+            pd.DataFrame({"a": [1], "text": ["x"]}), minimise=minimise, maximise=maximise, within=within
+        )
     assert text in str(caught.value)
 
 

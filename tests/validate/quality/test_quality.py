@@ -39,7 +39,7 @@ def measure(path, ways, source=SOURCE, **options):
         "target", Target(hwmodels.load_machine("h200"), hwmodels.load_core("flexible-8x16"), "bitmask")
     )
     with open_dense(path) as checkpoint:
-        return measure_quality(checkpoint, source, ways, target, **options)
+        return measure_quality(checkpoint, source, ways=ways, target=target, **options)
 
 
 @pytest.fixture(scope="module")
