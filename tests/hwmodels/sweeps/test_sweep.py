@@ -236,9 +236,9 @@ def test_a_value_that_no_point_takes_is_refused_at_once():
         (with_axes(encoding=["bitmask", "joint"]), "axes: encoding: 'joint': no point takes it: encoding 'joint': "),
         (with_axes(dtype=["bf16", "fp32"]), "axes: dtype: 'fp32': no point takes it"),
         (with_axes(other_pattern=["dense", "2:4"]), "axes: other_pattern: '2:4': no point takes it: second"),
-        (with_axes(array_depth=[8, 8.5]), "axes: array_depth: 8.5: no point takes it: array_depth=8.5"),
-        (with_axes(select_network=["mux", "wire"]), "axes: select_network: 'wire': no point takes it"),
-        (with_axes(dual_sided=["yes"]), "axes: no point of the space exists: dual_sided='yes': expected true or"),
+        (with_axes(array_depth=[8, 8.5]), "axes.array_depth[1]=8.5: expected a whole number of macs"),
+        (with_axes(select_network=["mux", "wire"]), "axes.select_network[1]='wire': expected one of mux, crossbar"),
+        (with_axes(dual_sided=["yes"]), "axes.dual_sided[0]='yes': expected true or false"),
         (with_axes("dense", encoding=["index"]), "axes: no point of the space exists: encoding 'index': dense"),
     ):  # fmt: skip
         with pytest.raises(SpecError) as caught:

@@ -288,7 +288,7 @@ def test_a_wrong_result_is_named_and_ends_with_code_1(nmsim, campaign, tmp_path,
             ["nowhere"],
             "nmsim: campaign 'nowhere': expected one of cpu, cpu-quick, cuda, cuda-tuning, or the path of a .toml file\n",
         ),
-        (["nowhere.toml"], "nmsim: nowhere.toml: cannot be read as TOML: "),
+        (["nowhere.toml"], "nmsim: nowhere.toml: cannot be read: No such file"),
         (["cpu", "--device", "tpu"], "nmsim: --device 'tpu': expected one of cpu, cuda\n"),
     ],
 )
