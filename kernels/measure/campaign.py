@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from nmsim.case import GemmShape, Phase, SparseOperand
 from nmsim.errors import NmsimError, SpecError
 from nmsim.fields import Dtype
-from nmsim.format import DENSE, SparseFormat
+from nmsim.format import DEFAULT_ENCODING, DENSE, SparseFormat
 from nmsim.rows.measurement import L2State
 from nmsim.support.schema import About, Number, Parsed, Text, read_record, record
 
@@ -83,14 +83,14 @@ class RoundTable:
             yield "encodings", "missing; this key is required"
             return
         try:
-            _formats(self.patterns, self.encodings or ("bitmask",))
+            _formats(self.patterns, self.encodings or (DEFAULT_ENCODING,))
         except NmsimError as error:
             yield "", str(error)
 
     @property
     def formats(self) -> tuple[SparseFormat | None, ...]:
         """Every pattern with every encoding; None for `dense`."""
-        return _formats(self.patterns, self.encodings or ("bitmask",))
+        return _formats(self.patterns, self.encodings or (DEFAULT_ENCODING,))
 
 
 # fmt: off
