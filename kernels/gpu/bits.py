@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.stored.errors import KernelError
 from kernels.stored.rows import row_lengths
 from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
@@ -88,3 +89,18 @@ def binomials(pattern: Pattern, device: torch.device) -> Tensor:
 def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:
     """Have Triton launch where a tensor is; in main memory, where that means nothing, do nothing."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def refuse_interpreted_bfloat16(values: Tensor) -> None:
+    """Refuse what Triton's interpreter multiplies wrongly: it takes the bits of bfloat16 for integers.
+
+    Raises
+    ------
+    KernelError
+        bfloat16, in a process that interprets.
+    """
+    if triton.knobs.runtime.interpret and values.dtype == torch.bfloat16:
+        raise KernelError(
+            "values have dtype torch.bfloat16, whose products Triton's interpreter gets wrong: expected torch.float32 or "
+            "torch.float16, or a CUDA device and TRITON_INTERPRET unset"
+        )

@@ -17,10 +17,9 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.gpu import decompress
-from kernels.gpu.bits import INTEGERS, code_table, on_device_of
+from kernels.gpu.bits import INTEGERS, code_table, on_device_of, refuse_interpreted_bfloat16
 from kernels.gpu.expand import columns, dense_tile, step_bytes, tile_constants
 from kernels.gpu.split import split, sum_parts
-from kernels.stored.errors import KernelError
 from nmsim.format import SparseFormat
 
 DENSE_TOKENS = 128
@@ -158,11 +157,7 @@ def launch_small(
     n_parts : int, optional
         Parts of K, each summed by a program of its own; as many as `split` finds when absent.
     """
-    if triton.knobs.runtime.interpret and values.dtype == torch.bfloat16:
-        raise KernelError(
-            "values have dtype torch.bfloat16, whose products Triton's interpreter gets wrong: expected torch.float32 or "
-            "torch.float16, or a CUDA device and TRITON_INTERPRET unset"
-        )
+    refuse_interpreted_bfloat16(values)
     (tokens, k), outputs = x.shape, len(values)
     if tokens == 0:
         return

@@ -12,9 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.gpu.bits import INTEGERS, code_table, on_device_of
+from kernels.gpu.bits import INTEGERS, code_table, on_device_of, refuse_interpreted_bfloat16
 from kernels.gpu.expand import columns, dense_tile, step_bytes, tile_constants, unit_elems
-from kernels.stored.errors import KernelError
 from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 
@@ -123,11 +122,7 @@ def launch(
     KernelError
         bfloat16 under Triton's interpreter, which multiplies its bits as integers.
     """
-    if triton.knobs.runtime.interpret and values.dtype == torch.bfloat16:
-        raise KernelError(
-            "values have dtype torch.bfloat16, whose products Triton's interpreter gets wrong: expected torch.float32 or "
-            "torch.float16, or a CUDA device and TRITON_INTERPRET unset"
-        )
+    refuse_interpreted_bfloat16(values)
     tokens, (outputs, k) = len(values), weight.shape
     if tokens == 0:
         return

@@ -119,8 +119,8 @@ def prune_activations(
 def activations_linear(
     activations: NMActivations,
     weight: Tensor,
-    bias: Tensor | None = None,
     *,
+    bias: Tensor | None = None,
     row_sums: Tensor | None = None,
     scale: Tensor | None = None,
 ) -> Tensor:
@@ -170,7 +170,7 @@ def activations_linear(
     return y.reshape(*activations.shape[:-1], weight.shape[0])
 
 
-def skip_linear(activations: NMActivations, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def skip_linear(activations: NMActivations, weight: Tensor, *, bias: Tensor | None = None) -> Tensor:
     """Multiply one pruned token: y_o = sum_j xsp_j w_jo + b_o, over what is kept.
 
     Sums are float32, the result is rounded once. A weight that no kept element meets may hold anything on a CUDA device; on the

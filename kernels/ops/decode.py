@@ -50,7 +50,7 @@ def for_decode(weights: NMWeight) -> ShuffledWeight:
     return shuffle(checks.checked_weight(weights))
 
 
-def decode_linear(x: Tensor, weights: ShuffledWeight, bias: Tensor | None = None) -> Tensor:
+def decode_linear(x: Tensor, weights: ShuffledWeight, *, bias: Tensor | None = None) -> Tensor:
     """Multiply one to four tokens with sparse weights: Y[..., N] = X[..., K] W[N, K]^T + bias[N].
 
     Sums are float32; the result is rounded once, to the dtype of x.
@@ -106,7 +106,7 @@ def _decode_linear(
     _check_memory(weights, x, bias)
     if dispatch.serves(x):
         return _multiply_on_gpu(x, weights, bias)
-    return sparse_linear(x.detach(), unshuffle(weights), None if bias is None else bias.detach())
+    return sparse_linear(x.detach(), unshuffle(weights), bias=None if bias is None else bias.detach())
 
 
 @_decode_linear.register_fake

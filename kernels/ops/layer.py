@@ -60,7 +60,7 @@ class NMLinear(nn.Module):
     decode_values: Tensor | None
     decode_metadata: Tensor | None
 
-    def __init__(self, weights: NMWeight, bias: nn.Parameter | None = None) -> None:
+    def __init__(self, weights: NMWeight, *, bias: nn.Parameter | None = None) -> None:
         super().__init__()
         self.out_features, self.in_features = checked_weight(weights).shape
         if bias is not None and (
@@ -106,7 +106,7 @@ class NMLinear(nn.Module):
         """
         if not isinstance(linear, nn.Linear):
             raise KernelError(f"linear is a {type(linear).__name__}: expected a torch.nn.Linear")
-        layer = cls(compress(linear.weight.detach(), format, mask=mask), linear.bias)
+        layer = cls(compress(linear.weight.detach(), format, mask=mask), bias=linear.bias)
         return layer.train(linear.training)
 
     @property

@@ -104,7 +104,7 @@ def decompress(weights: NMWeight) -> Tensor:
     return dense
 
 
-def sparse_linear(x: Tensor, weights: NMWeight, bias: Tensor | None = None) -> Tensor:
+def sparse_linear(x: Tensor, weights: NMWeight, *, bias: Tensor | None = None) -> Tensor:
     """Multiply tokens with sparse weights: Y[..., N] = X[..., K] W[N, K]^T + bias[N].
 
     Sums are float32 for all types; the result is rounded once, to the dtype of x. From `MANY_TOKENS` tokens on

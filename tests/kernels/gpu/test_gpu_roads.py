@@ -56,7 +56,7 @@ def test_weights_are_packed_multiplied_and_unpacked(gpu_road, dtype):
     assert same_bits(ops.decompress(weights).cpu(), naive.decompress(*want, "8:16/bitmask", 75))
     for leading in ((), (2, 3), (0,), (130,)):
         x = whole(*leading, 75, dtype=dtype, seed=1)
-        y = ops.sparse_linear(x.to(device), weights, bias.to(device))
+        y = ops.sparse_linear(x.to(device), weights, bias=bias.to(device))
         assert torch.equal(y.cpu(), naive.sparse_linear(x, *want, "8:16/bitmask", bias))
     assert asked == ["compress", "decompress", "gemm", "gemm", "gemm"]
 
@@ -67,7 +67,7 @@ def test_x_that_learns_and_lies_in_any_order_is_taken(gpu_road):
     weights = packed(dense, "2:4", "index", device)
     x, bias = whole(48, 5, dtype=torch.float32), whole(66, dtype=torch.float32)
     given, wide = x.to(device).T.requires_grad_(), bias.to(device).requires_grad_()
-    y = ops.sparse_linear(given, weights, wide[::2])
+    y = ops.sparse_linear(given, weights, bias=wide[::2])
     pruned = ops.decompress(weights).cpu()
     assert torch.equal(y.detach().cpu(), x.T @ pruned.T + bias[::2])
     asked = torch.autograd.grad(y.sum(), (given, wide))
@@ -85,7 +85,7 @@ def test_few_tokens_are_decoded(gpu_road, pattern, encoding):
     for leading in ((), (3,), (2, 2)):
         x = whole(*leading, 75, dtype=torch.float16, seed=2)
         given = x.to(device).requires_grad_()
-        y = decode_linear(given, weights, bias.to(device))
+        y = decode_linear(given, weights, bias=bias.to(device))
         plain = naive.compress(dense, f"{pattern}/{encoding}")
         want = naive.sparse_linear(x, *plain, f"{pattern}/{encoding}", bias)
         assert torch.equal(y.detach().cpu(), want)
@@ -97,7 +97,7 @@ def test_activations_are_pruned_and_multiplied(gpu_road):
     x, weight, bias = (whole(*shape, dtype=torch.float32) for shape in ((40, 3), (9, 40), (18,)))
     on_device = weight.to(device).requires_grad_()
     kept = prune_activations(x.to(device).T.requires_grad_(), "4:8/index", shift=2.0)
-    y = activations_linear(kept, on_device, bias.to(device)[::2], row_sums=row_sums(on_device))
+    y = activations_linear(kept, on_device, bias=bias.to(device)[::2], row_sums=row_sums(on_device))
     want = naive.compress_tokens(x.T, "4:8/index", torch.full((3, 1), 2.0))
     assert same_bits(kept.values.cpu(), want[0])
     assert torch.equal(kept.metadata.cpu(), want[1])
@@ -105,7 +105,7 @@ def test_activations_are_pruned_and_multiplied(gpu_road):
     expected = naive.activations_linear(*want, weight, "4:8/index", eta=eta, row_sums=weight.sum(1))
     assert torch.equal(y.cpu(), expected + bias[::2])
     one = prune_activations(x.to(device)[:, 0], "4:8/index")
-    y = skip_linear(one, on_device.detach().T.contiguous(), bias.to(device)[::2])
+    y = skip_linear(one, on_device.detach().T.contiguous(), bias=bias.to(device)[::2])
     want = naive.compress_tokens(x.T[:1], "4:8/index")
     expected = naive.activations_linear(*want, weight, "4:8/index", bias=bias[::2])
     assert torch.equal(y.cpu(), expected[0])
@@ -129,7 +129,7 @@ def test_what_does_not_fit_on_a_gpu_is_said(gpu_road):
     ):
         ops.sparse_linear(x.half(), weights)
     with pytest.raises(KernelError, match=r"bias has dtype torch.float16, the weights torch.float32"):
-        ops.sparse_linear(x, weights, torch.ones(3, device=device).half())
+        ops.sparse_linear(x, weights, bias=torch.ones(3, device=device).half())
     with pytest.raises(
         PatternError, match=r"mask is torch.bool of shape \(2, 47\) on c.*: expected torch.bool"
     ):
@@ -163,14 +163,14 @@ def test_a_device_is_told_from_its_neighbour():
     with FakeTensorMode():
         a, b = parts(0), parts(1)
         for parts_of_one in (a, b):
-            decode_linear(parts_of_one.two, parts_of_one.ordered, parts_of_one.bias)
+            decode_linear(parts_of_one.two, parts_of_one.ordered, bias=parts_of_one.bias)
         for call, message in (
             (
                 lambda: ops.sparse_linear(a.two, b.weights),
                 "x is on cuda:0, the weights on cuda:1: expected one",
             ),
             (
-                lambda: ops.sparse_linear(b.two, b.weights, a.bias),
+                lambda: ops.sparse_linear(b.two, b.weights, bias=a.bias),
                 r"bias is \(3,\) on cuda:0: expected \[3\] on cuda:1",
             ),
             (
@@ -181,7 +181,10 @@ def test_a_device_is_told_from_its_neighbour():
                 lambda: decode_linear(a.two, b.ordered),
                 "x is on cuda:0, weights on cuda:1: expected one device",
             ),
-            (lambda: decode_linear(b.two, b.ordered, a.bias), "x is on cuda:1, bias on cuda:0: expected one"),
+            (
+                lambda: decode_linear(b.two, b.ordered, bias=a.bias),
+                "x is on cuda:1, bias on cuda:0: expected one",
+            ),
             (
                 lambda: ops.prune(a.two, "2:4", scores=b.two),
                 r"scores are \(2, 48\) on cuda:1: expected \(2, 48\) on cuda:0",

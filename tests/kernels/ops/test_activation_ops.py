@@ -145,7 +145,7 @@ def test_layers_are_the_golden_model(pattern, recipe, device):
     )  # fmt: skip
     on_device = [None if part is None else part.to(device) for part in (weight, bias, scale)]
     y = activations_linear(
-        kept, on_device[0], on_device[1], row_sums=row_sums(on_device[0]), scale=on_device[2]
+        kept, on_device[0], bias=on_device[1], row_sums=row_sums(on_device[0]), scale=on_device[2]
     )
     assert y.shape == (2, 3, 6)
     # Terms are below 20, sums of 75 of them in float32.
@@ -159,7 +159,7 @@ def test_products_are_those_of_the_reference(dtype, device):
         # Whole numbers, whose sums are exact in any order.
         x, weight, bias = (made(*s).round().to(dtype) for s in ((*leading, 40), (9, 40), (9,)))
         kept = prune_activations(x.to(device), "8:16/index")
-        y = activations_linear(kept, weight.to(device), bias.to(device))
+        y = activations_linear(kept, weight.to(device), bias=bias.to(device))
         want = naive.activations_linear(
             kept.values.cpu(), kept.metadata.cpu(), weight, "8:16/index", bias=bias
         )
@@ -264,7 +264,7 @@ WRONG = {
         GOOD, W.to("meta"), row_sums=row_sums(W)
     ),
     "bias is (2,) on cpu: expected [3] on cpu": lambda: activations_linear(
-        GOOD, W, made(2), row_sums=row_sums(W)
+        GOOD, W, bias=made(2), row_sums=row_sums(W)
     ),
     "values have shape (2, 31): expected [N, 32] for 8:16/index": lambda: activations_linear(
         GOOD._replace(values=GOOD.values[:, :31]), W, row_sums=row_sums(W)

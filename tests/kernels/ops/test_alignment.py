@@ -154,10 +154,10 @@ DENSE = {
         lambda odd: ops.prune(odd(X), "8:16"),
     ),
     "bias": (
-        lambda odd: ops.sparse_linear(X, WEIGHTS, odd(BIAS)),
-        lambda odd: decode_linear(X, DECODE, odd(BIAS)),
-        lambda odd: skip_linear(ONE, W.T.contiguous(), odd(BIAS)),
-        lambda odd: activations_linear(KEPT, W, odd(BIAS)),
+        lambda odd: ops.sparse_linear(X, WEIGHTS, bias=odd(BIAS)),
+        lambda odd: decode_linear(X, DECODE, bias=odd(BIAS)),
+        lambda odd: skip_linear(ONE, W.T.contiguous(), bias=odd(BIAS)),
+        lambda odd: activations_linear(KEPT, W, bias=odd(BIAS)),
     ),
     "weight": (
         lambda odd: skip_linear(ONE, odd(W.T.contiguous())),

@@ -26,7 +26,7 @@ WEIGHTS = for_decode(ops.compress(W, "8:16/index"))
 def test_it_is_the_product_of_the_packed_weights(pattern, encoding, tokens):
     packed = ops.compress(W, f"{pattern}/{encoding}")
     x = torch.randn(tokens, 100, generator=GENERATOR).to(torch.bfloat16)
-    found = decode_linear(x, for_decode(packed), BIAS)
+    found = decode_linear(x, for_decode(packed), bias=BIAS)
     plain = naive.compress(W, f"{pattern}/{encoding}")
     expected = naive.sparse_linear(x, *plain, f"{pattern}/{encoding}", BIAS)
     assert found.dtype == torch.bfloat16
@@ -84,7 +84,7 @@ def test_the_operator_is_one_that_torch_can_trace():
         (lambda: decode_linear(torch.ones(2, 99), WEIGHTS), r"x has shape \(2, 99\): expected \[..., 100\]"),
         (lambda: decode_linear(torch.ones(2, 100, dtype=torch.int8), WEIGHTS), "x has dtype torch.int8"),
         (
-            lambda: decode_linear(torch.ones(2, 100), WEIGHTS, BIAS[:5]),
+            lambda: decode_linear(torch.ones(2, 100), WEIGHTS, bias=BIAS[:5]),
             r"bias is \(5,\) on cpu: expected \[37\] on cpu",
         ),
     ],

@@ -41,7 +41,7 @@ def layer_of(dtype=torch.float16, *, bias=True, pattern="8:16", encoding="index"
     """Make a layer of whole numbers, whose products are exact in any order; packed by nmsim, wherever kernels work."""
     dense = as_array(made(n, k).round().to(dtype))
     weights = ops.from_packed(nmsim.compress(dense, f"{pattern}/{encoding}"))
-    return NMLinear(weights, nn.Parameter(made(n).round().to(dtype)) if bias else None)
+    return NMLinear(weights, bias=nn.Parameter(made(n).round().to(dtype)) if bias else None)
 
 
 def in_step(layer):
@@ -130,7 +130,7 @@ def test_conversions_keep_the_copy_in_step_and_float32_has_none():
     assert layer.decode_bytes == 0
     assert str(layer).endswith("dtype=torch.float32, decode_bytes=0)")
     x = torch.randn(2, 75)
-    assert torch.equal(layer(x), ops.sparse_linear(x, layer.weights, layer.bias))
+    assert torch.equal(layer(x), ops.sparse_linear(x, layer.weights, bias=layer.bias))
     in_step(layer.half())
     assert layer_of().float().half().decode_values is None  # never asked for
     with pytest.raises(KernelError, match="cannot be converted"):

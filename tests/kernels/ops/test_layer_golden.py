@@ -33,12 +33,15 @@ def test_a_saved_layer_is_loaded_and_would_be_saved_alike(number):
         for name, part in load_file(FILE).items()
         if name.startswith(f"{number}.")
     }
-    layer = NMLinear(ops.compress(weight(number, dtype), format), nn.Parameter(torch.arange(ROWS).to(dtype)))
+    layer = NMLinear(
+        ops.compress(weight(number, dtype), format), bias=nn.Parameter(torch.arange(ROWS).to(dtype))
+    )
     again = layer.state_dict()
     assert set(again) == set(saved)
     assert all(torch.equal(again[name], part) for name, part in saved.items())
     other = NMLinear(
-        ops.compress(torch.zeros(ROWS, K, dtype=dtype), format), nn.Parameter(torch.zeros(ROWS, dtype=dtype))
+        ops.compress(torch.zeros(ROWS, K, dtype=dtype), format),
+        bias=nn.Parameter(torch.zeros(ROWS, dtype=dtype)),
     )
     other.load_state_dict(saved)
     assert torch.equal(other.weight, layer.weight)

@@ -140,7 +140,7 @@ def test_products_are_as_exact_as_float32_sums(pattern, encoding):
         before = x.clone()
         dense = ops.decompress(weights)
         gate(ops.sparse_linear(x, weights), x, dense)
-        gate(ops.sparse_linear(x, weights, bias), x, dense, bias)
+        gate(ops.sparse_linear(x, weights, bias=bias), x, dense, bias)
         assert same_bits(x, before)
 
 
@@ -153,7 +153,7 @@ def test_products_are_those_of_the_reference(pattern, encoding):
         bias = made(5).round().to(dtype)
         weights = ops.compress(dense, f"{pattern}/{encoding}")
         want = naive.sparse_linear(x, weights.values, weights.metadata, f"{weights.pattern}/{encoding}", bias)
-        assert torch.equal(ops.sparse_linear(x, weights, bias), want)
+        assert torch.equal(ops.sparse_linear(x, weights, bias=bias), want)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_many_tokens_are_multiplied_by_torch_with_the_unpacked_weight(pattern, t
     bias = made(6)
     for count in (tokens, tokens - 1):
         x = made(count, 50, dtype=torch.bfloat16)
-        gate(ops.sparse_linear(x, weights, bias), x, ops.decompress(weights), bias)
+        gate(ops.sparse_linear(x, weights, bias=bias), x, ops.decompress(weights), bias)
     assert calls == [tokens]
 
 
@@ -278,7 +278,7 @@ def test_gradients_of_x_and_bias_are_those_of_the_dense_product(dtype):
     for leading in ((), (4,), (2, 3)):
         x, bias = made(*leading, 50, dtype=dtype).requires_grad_(), made(9, dtype=dtype).requires_grad_()
         grad = made(*leading, 9, dtype=dtype, seed=3)
-        y = ops.sparse_linear(x, weights, bias)
+        y = ops.sparse_linear(x, weights, bias=bias)
         found = torch.autograd.grad(y, (x, bias), grad)
         gate(found[0], grad, dense.T)
         assert found[1].dtype == dtype
@@ -294,7 +294,7 @@ def test_gradients_agree_with_differences():
     weights = ops.compress(made(3, 12), "2:4")
     x, bias = made(2, 12).requires_grad_(), made(3).requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda x, bias: ops.sparse_linear(x, weights, bias), (x, bias), eps=0.25, atol=1e-3, rtol=1e-3
+        lambda x, bias: ops.sparse_linear(x, weights, bias=bias), (x, bias), eps=0.25, atol=1e-3, rtol=1e-3
     )  # linear, so that a wide step has no error of its own
 
 
@@ -325,7 +325,7 @@ def test_compiled_graphs_hold_the_operators_without_a_break():
 
     def block(x, bias, weights):
         kept = x.where(ops.prune(x, "2:4"), 0)
-        return (ops.sparse_linear(kept, weights, bias) @ ops.decompress(weights)).relu()
+        return (ops.sparse_linear(kept, weights, bias=bias) @ ops.decompress(weights)).relu()
 
     compiled = torch.compile(block, fullgraph=True, backend="aot_eager", dynamic=True)
     for leading in ((2,), (5,), (3, 2)):
@@ -374,8 +374,10 @@ WRONG = {
         X, made(3, 50)
     ),
     "weights are a Parameter: expected an NMWeight": lambda: ops.decompress(torch.nn.Parameter(made(3, 50))),
-    "bias is (2,) on cpu: expected [3] on cpu": lambda: ops.sparse_linear(X, GOOD, made(2)),
-    "bias has dtype torch.int64: expected one of": lambda: ops.sparse_linear(X, GOOD, torch.ones(3).long()),
+    "bias is (2,) on cpu: expected [3] on cpu": lambda: ops.sparse_linear(X, GOOD, bias=made(2)),
+    "bias has dtype torch.int64: expected one of": lambda: ops.sparse_linear(
+        X, GOOD, bias=torch.ones(3).long()
+    ),
     "dense_weight has dtype torch.int8: expected one of": lambda: ops.compress(
         torch.ones(3, 4).to(torch.int8), "2:4"
     ),
@@ -461,7 +463,7 @@ def test_what_is_on_a_gpu_stays_there_or_is_told_why_not():
         x, bias = torch.empty(2, 50, device="cuda"), torch.empty(3, device="cuda")
         for call, message in (
             (lambda: ops.sparse_linear(x, GOOD), "x is on cuda:0, the weights on cpu: expected one device"),
-            (lambda: ops.sparse_linear(X, GOOD, bias), r"on cuda:0: expected \[3\] on cpu"),
+            (lambda: ops.sparse_linear(X, GOOD, bias=bias), r"on cuda:0: expected \[3\] on cpu"),
             (
                 lambda: ops.compress(X, "2:4", mask=x > 0),
                 "mask is on cuda:0: expected a tensor with data, on the CPU",

@@ -83,7 +83,7 @@ def test_from_linear_is_the_pruned_layer(dtype, bias):
     assert close(
         layer(x), want.to(dtype), bits={torch.float32: 20, torch.float16: 9, torch.bfloat16: 6}[dtype]
     )
-    assert torch.equal(layer(x), ops.sparse_linear(x, layer.weights, layer.bias))
+    assert torch.equal(layer(x), ops.sparse_linear(x, layer.weights, bias=layer.bias))
     assert str(layer) == (
         f"NMLinear(in_features=50, out_features=12, bias={bias}, format=8:16/combinatorial/power_of_two, dtype={dtype})"
     )
@@ -104,14 +104,14 @@ def test_what_from_linear_and_the_layer_refuse():
         ),
         (lambda: NMLinear(torch.randn(3, 8)), "weights are a Tensor: expected an NMWeight"),
         (
-            lambda: NMLinear(weights, torch.randn(3)),
+            lambda: NMLinear(weights, bias=torch.randn(3)),
             "bias is a Tensor torch.float32 (3,): expected a Parameter [3]",
         ),
         (
-            lambda: NMLinear(weights, nn.Parameter(torch.randn(4))),
+            lambda: NMLinear(weights, bias=nn.Parameter(torch.randn(4))),
             "bias is a Parameter torch.float32 (4,): expected",
         ),
-        (lambda: NMLinear(weights, "no"), "bias is a str : expected a Parameter"),
+        (lambda: NMLinear(weights, bias="no"), "bias is a str : expected a Parameter"),
     ):
         with pytest.raises(KernelError) as caught:
             call()

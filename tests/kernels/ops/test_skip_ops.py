@@ -21,8 +21,8 @@ KEPT = prune_activations(X, "8:16")
 @pytest.mark.parametrize("encoding", ["bitmask", "index", "combinatorial"])
 def test_it_is_the_product_of_what_is_kept(dtype, pattern, encoding):
     kept, weight = prune_activations(X.to(dtype), f"{pattern}/{encoding}"), W.to(dtype)
-    expected = activations_linear(kept, weight.T.contiguous(), BIAS)
-    assert torch.equal(skip_linear(kept, weight, BIAS), expected)
+    expected = activations_linear(kept, weight.T.contiguous(), bias=BIAS)
+    assert torch.equal(skip_linear(kept, weight, bias=BIAS), expected)
     assert (expected != 0).all()
 
 
@@ -50,7 +50,7 @@ def test_the_operator_is_one_that_torch_can_trace():
         ),
         (lambda: skip_linear(KEPT, W[:, ::2]), "expected a contiguous tensor"),
         (lambda: skip_linear(KEPT, W.half()), "weight is torch.float16 on cpu: expected torch.float32"),
-        (lambda: skip_linear(KEPT, W, BIAS[:5]), r"bias is \(5,\) on cpu: expected \[33\] on cpu"),
+        (lambda: skip_linear(KEPT, W, bias=BIAS[:5]), r"bias is \(5,\) on cpu: expected \[33\] on cpu"),
     ],
 )
 def test_errors_say_what_and_what_was_expected(call, message):
