@@ -80,7 +80,9 @@ def measured() -> pd.DataFrame:
         path = write_example(Path(folder) / "example.safetensors", shape=SMALL)
         with open_dense(path) as checkpoint:
             tokens = Synthetic("llm-like", TOKENS, TOKENS)
-            table = measure_quality(checkpoint, tokens, ways=ways, target=Target(None, None, "combinatorial")).table
+            table = measure_quality(
+                checkpoint, tokens, ways=ways, target=Target(None, None, "combinatorial")
+            ).table
     rows = table[(table["layer"] == "all") & (table["pattern"] != "dense")]
     half = rows["criterion"] == "unstructured"
     rows = rows.assign(pattern=rows["pattern"].mask(half, "1:2")).drop_duplicates(WAY)
