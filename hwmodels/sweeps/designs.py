@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.sweeps.space import DENSE, GATHERED, STAND_IN, Space, Stored
+from hwmodels.sweeps.space import GATHERED, STAND_IN, Space, SweptFormat
 from hwmodels.tensorcore.point import Point, execution, point
 from hwmodels.tensorcore.record import SparseTensorCore
 from nmsim.case import Case
@@ -23,7 +23,6 @@ Floats = NDArray[np.float64]
 
 MAX_DESIGNS = 1 << 24
 """Combinations that a space may have: they are worked out one by one, in Python."""
-DENSE_WAY = Stored(None, None, "", "", "")
 NONE = -1
 
 
@@ -61,7 +60,7 @@ class Designs:
 
     def __init__(self, space: Space, dense: bool = False) -> None:
         self.space = space
-        self.stored = (DENSE_WAY,) if dense else space.stored
+        self.stored = (SweptFormat(),) if dense else space.stored
         lengths = space.lengths
         self.core_axes = tuple(place for place, axis in enumerate(space.axes, 1) if axis.name not in GATHERED)
         self.axes = (0, *self.core_axes, len(space.axes) + 1)
@@ -184,9 +183,7 @@ def _labels(designs: Designs) -> list[list[tuple[tuple[str, object], ...]]]:
     labels: list[list[tuple[tuple[str, object], ...]]] = [[(("core", core.id),) for core in space.cores]]
     labels += [[((axis.name, value),) for value in axis.values] for axis in swept]
     labels.append([(("dtype", dtype),) for dtype in space.dtypes])
-    names = ("pattern", "other_pattern", "encoding", "packing", "sparse_operand")
-    texts = ((str(way.pattern or DENSE), str(way.other or DENSE), *way[2:]) for way in designs.stored)
-    labels.append([tuple(zip(names, text, strict=True)) for text in texts])
+    labels.append([tuple(stored.cells.items()) for stored in designs.stored])
     return labels
 
 

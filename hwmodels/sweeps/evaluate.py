@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.sweeps.costs import COST_STEPS
 from hwmodels.sweeps.designs import Designs
-from hwmodels.sweeps.space import DENSE, GATHERED, Space
-from hwmodels.sweeps.steps import STEPS, Block, Step
+from hwmodels.sweeps.space import GATHERED, Space
+from hwmodels.sweeps.steps import COST_STEPS, STEPS, Block, Step
 from hwmodels.tensorcore.cycles import LIMITS, Cycles, closed_form
 from hwmodels.tensorcore.point import EXECUTIONS, Point
 from hwmodels.tensorcore.record import WORDS
@@ -216,12 +215,9 @@ class Evaluator:
             columns["count"] = np.array([work.count for work in works])[digits[-2]]
             columns["N"] = np.array([work.products[0].N for work in works])[digits[-2]]
             columns["K"] = np.array([work.products[0].K for work in works])[digits[-2]]
-        columns["pattern"] = words([way.pattern or DENSE for way in space.stored], -1)
-        if space.dual:
-            columns["other_pattern"] = words([way.other or DENSE for way in space.stored], -1)
-        columns["encoding"] = words([way.encoding for way in space.stored], -1)
-        columns["packing"] = words([way.packing for way in space.stored], -1)
-        columns["sparse_operand"] = words([way.sparse_operand for way in space.stored], -1)
+        for name in space.stored[0].cells:
+            if name != "other_pattern" or space.dual:
+                columns[name] = words([stored.cells[name] for stored in space.stored], -1)
         return columns
 
 

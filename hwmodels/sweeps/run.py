@@ -14,10 +14,9 @@ import pandas as pd
 
 from hwmodels.sweeps.designs import refuse_useless_values
 from hwmodels.sweeps.evaluate import evaluator
-from hwmodels.sweeps.parts import Parts
+from hwmodels.sweeps.files import SUFFIXES, Parts, to_table, write_file
 from hwmodels.sweeps.space import Space
 from hwmodels.sweeps.space_file import load_space
-from hwmodels.sweeps.tables import SUFFIXES, to_table, write_file
 from nmsim.errors import SpecError
 from nmsim.files.atomic import refuse_target
 from nmsim.units import ceil_div

@@ -10,12 +10,10 @@ from numpy.typing import NDArray
 
 from hwmodels.tensorcore.point import CORE_FIELDS
 from hwmodels.tensorcore.record import SparseTensorCore
-from nmsim.case import Case, GemmShape
-from nmsim.format import as_format
+from nmsim.case import Case, GemmShape, SparseOperand
+from nmsim.format import DENSE, SparseFormat
 from nmsim.pattern import Pattern
 
-DENSE = "dense"
-"""What the column `pattern` says of a product in which nothing is sparse."""
 NOTHING = "none"
 """What `encoding`, `packing` and `sparse_operand` say of it."""
 GATHERED = tuple(name for name in CORE_FIELDS if name not in ("multicast", "selector_groups_per_cycle"))
@@ -27,25 +25,30 @@ STAND_IN = GemmShape(M=1, N=2, K=1)
 Integers = NDArray[np.int64]
 
 
-class Stored(NamedTuple):
-    """How the operands are stored: nothing is sparse where `pattern` is None, one operand where `other` is."""
+class SweptFormat(NamedTuple):
+    """How the operands are stored: nothing is sparse if `format` is None, one operand if `other` is."""
 
-    pattern: Pattern | None
-    other: Pattern | None
-    encoding: str
-    packing: str
-    sparse_operand: str
+    format: SparseFormat | None = None
+    other: Pattern | None = None
+    sparse_operand: SparseOperand = "weights"
 
     def case(self, dtype: str) -> Case:
         """A case that is stored so, with a shape that stands for any."""
-        if self.pattern is None:
-            return Case(STAND_IN, dtype=dtype)
-        return Case(
-            STAND_IN,
-            as_format(self.pattern, encoding=self.encoding, packing=self.packing),
-            dtype=dtype,
-            sparse_operand=self.sparse_operand,  # type: ignore[arg-type]
-        )
+        return Case(STAND_IN, self.format, dtype=dtype, sparse_operand=self.sparse_operand)
+
+    @property
+    def cells(self) -> dict[str, str]:
+        """Its texts in the columns of an answer."""
+        if self.format is None:
+            dense = {"pattern": DENSE, "other_pattern": DENSE}
+            return dense | dict.fromkeys(("encoding", "packing", "sparse_operand"), NOTHING)
+        return {
+            "pattern": str(self.format.pattern),
+            "other_pattern": str(self.other or DENSE),
+            "encoding": self.format.encoding.name,
+            "packing": str(self.format.packing),
+            "sparse_operand": self.sparse_operand,
+        }
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Space:
     tokens : tuple of int
         Rows of X: sequences of a decode step, or tokens of a prompt.
     works : tuple of Work
-    stored : tuple of Stored
+    stored : tuple of SweptFormat
     sample_points : int, optional
         Draw so many points of the product; all of it when absent.
     seed : int
@@ -104,7 +107,7 @@ class Space:
     dtypes: tuple[str, ...]
     tokens: tuple[int, ...]
     works: tuple[Work, ...]
-    stored: tuple[Stored, ...]
+    stored: tuple[SweptFormat, ...]
     sample_points: int | None = None
     seed: int = 0
     quality: tuple[float, ...] | None = field(default=None, repr=False)

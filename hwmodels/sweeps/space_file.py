@@ -1,6 +1,8 @@
-"""Design spaces as TOML files, or as dictionaries of the same form."""
+"""Design spaces as TOML files or dictionaries of the same form, and the user's own figure of merit of their points."""
 
+import csv
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, replace
 from pathlib import Path
@@ -10,13 +12,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 from hwmodels.estimate.table import MAX_DIMENSION
-from hwmodels.sweeps.quality import read_quality
-from hwmodels.sweeps.space import DENSE, GATHERED, MAX_POINTS, NOTHING, Axis, Product, Space, Stored, Work
+from hwmodels.sweeps.space import GATHERED, MAX_POINTS, Axis, Product, Space, SweptFormat, Work
 from hwmodels.tensorcore.record import FLAGS, NUMBERS, WORDS, SparseTensorCore, load_core
 from hwmodels.workload import load_model
 from nmsim import encodings, packing
 from nmsim.case import SparseOperand, value_type
-from nmsim.errors import NmsimError, SpecError
+from nmsim.errors import NmsimError, RowError, SpecError
+from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING, DENSE, sparse_format
 from nmsim.pattern import Pattern
 from nmsim.support.schema import (
     About,
@@ -30,6 +32,79 @@ from nmsim.support.schema import (
     read_toml,
     record,
 )
+
+KEYS = ("pattern", "other_pattern", "encoding", "packing", "sparse_operand", "dtype", "model", "layer")
+"""Columns that a row may be matched by; each is compared with the text of the column of that name in the answer."""
+
+
+def read_quality(path: Path, space: Space) -> tuple[float, ...]:
+    """Read a CSV file with a column `quality` and one or more of `KEYS`, and match it with a space.
+
+    Parameters
+    ----------
+    path : Path
+    space : Space
+
+    Returns
+    -------
+    tuple of float
+        Of each (work, dtype, way to store), in this order.
+
+    Raises
+    ------
+    RowError
+        An unknown or missing column, a cell that is not a number, or a key that comes twice. A row that matches nothing in
+        the space, or a point of the space that no row matches.
+    """
+    try:
+        lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RowError(f"{path}: cannot be read: {error}") from error
+    header = lines[0] if lines else []
+    for name in header:
+        if name != name.strip():
+            raise RowError(f"{path}: column {name!r}: expected a name without spaces around it")
+    keys = tuple(name for name in header if name != "quality")
+    if "quality" not in header or not keys or not set(keys) <= set(KEYS) or len(set(header)) < len(header):
+        raise RowError(
+            f"{path}: columns {', '.join(header) or 'none'}: expected quality and one or more of {', '.join(KEYS)}, each once"
+        )
+    rows: dict[tuple[str, ...], float] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        if len(line) != len(header):
+            raise RowError(f"{path}: line {number}: {len(line)} cells: expected {len(header)}")
+        cells = dict(zip(header, (cell.strip() for cell in line), strict=True))
+        key = tuple(cells[name] for name in keys)
+        if key in rows:
+            raise RowError(f"{path}: line {number}: {', '.join(key)} comes twice, expected one row of each")
+        try:
+            rows[key] = float(cells["quality"])
+        except ValueError:
+            rows[key] = math.nan
+        if not math.isfinite(rows[key]):
+            raise RowError(f"{path}: line {number}: quality={cells['quality']!r}: expected a number")
+    found, matched = [], set()
+    for point in _texts(space):
+        key = tuple(point[name] for name in keys)
+        if key not in rows:
+            raise RowError(f"{path}: no row for {_named(keys, key)}; every point of the space needs one")
+        matched.add(key)
+        found.append(rows[key])
+    # A row that matches nothing is mostly a misspelt pattern, so it is not ignored.
+    for key in rows:
+        if key not in matched:
+            raise RowError(f"{path}: {_named(keys, key)}: matches no point of the space")
+    return tuple(found)
+
+
+def _texts(space: Space) -> Iterator[dict[str, str]]:
+    for work, dtype, stored in itertools.product(space.works, space.dtypes, space.stored):
+        yield stored.cells | {"dtype": dtype, "model": work.model, "layer": work.layer}
+
+
+def _named(keys: tuple[str, ...], key: tuple[str, ...]) -> str:
+    return ", ".join(f"{name}={text}" for name, text in zip(keys, key, strict=True))
+
 
 MAX_SEED = (1 << 64) - 1
 EXAMPLE_FILE = Path(__file__).parents[1] / "data" / "example-space.toml"
@@ -293,16 +368,19 @@ def _cores(base: Any, axis: tuple[Any, ...] | None, folder: Path) -> tuple[Spars
     return cores
 
 
-def _stored(axes: Any) -> tuple[Stored, ...]:
-    ways = itertools.product(
+def _stored(axes: Any) -> tuple[SweptFormat, ...]:
+    stored: dict[SweptFormat, None] = {}
+    for pattern, other, encoding, policy, operand in itertools.product(
         axes.pattern,
         axes.other_pattern or (None,),
-        axes.encoding or ("bitmask",),
-        axes.packing or ("bitstream",),
+        axes.encoding or (DEFAULT_ENCODING,),
+        axes.packing or (DEFAULT_PACKING,),
         axes.sparse_operand or ("weights",),
-    )
-    dense = Stored(None, None, NOTHING, NOTHING, NOTHING)
-    return tuple(dict.fromkeys(dense if way[0] is None else Stored(*way) for way in ways))
+    ):
+        # Dense is dense, whatever the other axes say.
+        form = None if pattern is None else sparse_format(pattern, encoding=encoding, packing=policy)
+        stored[SweptFormat() if form is None else SweptFormat(form, other, operand)] = None
+    return tuple(stored)
 
 
 def _works(workload: Workload, folder: Path) -> tuple[Work, ...]:

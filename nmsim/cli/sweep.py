@@ -12,7 +12,7 @@ import typer
 import hwmodels
 from hwmodels.silicon.energy import UM2_PER_MM2
 from hwmodels.sweeps import EXAMPLE_FILE, Summary, kept_points, load_space, no_rows
-from hwmodels.sweeps.highlights import highlights
+from hwmodels.sweeps.pareto import highlights
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
 from nmsim.errors import ContainerError, SpecError

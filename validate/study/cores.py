@@ -15,12 +15,12 @@ import hwmodels
 from hwmodels import Model
 from hwmodels.plots.labels import Step, at_step, choose_steps, pattern_order
 from hwmodels.silicon.area import area
-from hwmodels.sweeps.space import DENSE, NOTHING, Product, Space, Stored, Work
+from hwmodels.sweeps.space import Product, Space, SweptFormat, Work
 from hwmodels.tensorcore.answer import STAGE_WORDS
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from hwmodels.tensorcore.services import STAGES
 from nmsim.errors import NmsimError
-from nmsim.format import SparseFormat
+from nmsim.format import DENSE, SparseFormat
 from validate.study.answer import heat, in_words, span, times
 from validate.study.whole_model import TIE
 
@@ -76,13 +76,11 @@ def core_table(
         columns=STEP,
     )
     work = Work(model.name, "", 1, _products(model))
-    nothing = Stored(None, None, NOTHING, NOTHING, NOTHING)
-    dense = _swept([_named(load_core(DENSE_BASE), DENSE_CORE)], nothing, work, steps, dtype)
+    dense = _swept([_named(load_core(DENSE_BASE), DENSE_CORE)], SweptFormat(), work, steps, dtype)
     tables = [dense]
     for fmt in formats:
         chips = _chips(base, fmt)
-        stored = Stored(fmt.pattern, None, fmt.encoding.name, str(fmt.packing), "weights")
-        tables.append(_swept(chips, stored, work, steps, dtype).assign(**_overhead(chips[0])))
+        tables.append(_swept(chips, SweptFormat(fmt), work, steps, dtype).assign(**_overhead(chips[0])))
     found = pd.concat(tables, ignore_index=True)
     found.loc[found["core"] == WITH_DECODER, list(AREA)] = np.nan
     found.loc[found["area_um2"].isna(), list(OVERHEAD)] = np.nan
@@ -113,7 +111,7 @@ def _chips(base: SparseTensorCore, fmt: SparseFormat) -> list[SparseTensorCore]:
 
 
 def _swept(
-    chips: Sequence[SparseTensorCore], stored: Stored, work: Work, steps: pd.DataFrame, dtype: str
+    chips: Sequence[SparseTensorCore], stored: SweptFormat, work: Work, steps: pd.DataFrame, dtype: str
 ) -> pd.DataFrame:
     """Rows of the chips at each step; two steps of as many tokens have the same numbers."""
     tokens = tuple(int(count) for count in sorted(set(steps["tokens"])))

@@ -14,9 +14,9 @@ import pytest
 import hwmodels
 from hwmodels.silicon.area import area
 from hwmodels.silicon.energy import energy
-from hwmodels.sweeps import evaluate, highlights, kept_points, load_space, steps
+from hwmodels.sweeps import evaluate, kept_points, load_space, pareto, steps
 from hwmodels.sweeps.designs import Designs
-from hwmodels.sweeps.parts import Parts
+from hwmodels.sweeps.files import Parts
 from hwmodels.sweeps.run import evaluate_chunk
 from hwmodels.tensorcore.cycles import LIMITS, Cycles, closed_form
 from hwmodels.tensorcore.point import execution, point
@@ -79,7 +79,7 @@ def test_rows_are_those_of_the_space_in_order(found):
     space = load_space(SPACE)
     assert len(found) == space.points == 3 * (1 + 3 * 8) * 2**10
     stored = itertools.islice(zip(found["pattern"], found["encoding"], strict=True), len(space.stored))
-    assert list(stored) == [(str(way.pattern or "dense"), way.encoding) for way in space.stored]
+    assert list(stored) == [(one.cells["pattern"], one.cells["encoding"]) for one in space.stored]
     assert found["core"].iloc[0] == "flexible-8x16"
     assert found["core"].iloc[-1] == "edge-npu-8x16"
     assert not found[[*SPACE["axes"], "layer"]].duplicated().any()
@@ -355,7 +355,7 @@ def test_a_file_holds_the_same(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
 def test_highlights_are_those_of_the_whole_table(tmp_path, monkeypatch, suffix):
-    monkeypatch.setattr(highlights, "BATCH_ROWS", 7)
+    monkeypatch.setattr(pareto, "BATCH_ROWS", 7)
     whole = hwmodels.sweep(SPACE)
     whole = whole[whole["core"] == "edge-npu-8x16"].sample(300, random_state=0).reset_index(drop=True)
     file = tmp_path / f"a{suffix}"
@@ -364,16 +364,16 @@ def test_highlights_are_those_of_the_whole_table(tmp_path, monkeypatch, suffix):
     )
     costs = ["time_s", "dram_read_bytes"]
     for gains in ([], ["utilisation"]):
-        found = highlights.highlights(file, costs, gains, top=3)
+        found = pareto.highlights(file, costs, gains, top=3)
         front = hwmodels.pareto_front(whole, minimise=costs, maximise=gains, within=["layer", "tokens"])
         assert 4 <= front.sum() < len(whole) / 2
         same(found.front[[*costs, "layer"]], whole.loc[front, [*costs, "layer"]].reset_index(drop=True))
     assert found.best["speedup_vs_dense"].tolist() == whole["speedup_vs_dense"].nlargest(3).tolist()
     with pytest.raises(RowError, match="'time': no such column"):
-        highlights.highlights(file, ["time"])
+        pareto.highlights(file, ["time"])
     whole[["core", "cycles"]].to_csv(tmp_path / "b.csv")
     with pytest.raises(ContainerError, match="expected a file that a sweep wrote"):
-        highlights.highlights(tmp_path / "b.csv", costs)
+        pareto.highlights(tmp_path / "b.csv", costs)
 
 
 def test_a_summary_counts_refusals(tmp_path, found):

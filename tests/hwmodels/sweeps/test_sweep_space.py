@@ -14,7 +14,6 @@ from hwmodels.sweeps import EXAMPLE_FILE, load_space
 from hwmodels.tensorcore.record import load_core
 from hwmodels.workload import WORKLOAD_FOLDER
 from nmsim.errors import NmsimError, RowError, SpecError
-from nmsim.pattern import Pattern
 from nmsim.support.schema import to_toml
 
 BASE = {
@@ -35,15 +34,15 @@ def axes(**values):
 def test_a_space_is_the_product_of_its_axes():
     space = load_space(axes(array_depth=[8, 16, 32], tokens=[1, 64], encoding=["bitmask", "index"]))
     assert space.points == 3 * 2 * 2 * 2
-    assert [str(way.pattern) for way in space.stored] == ["2:4", "2:4", "8:16", "8:16"]
+    assert [stored.cells["pattern"] for stored in space.stored] == ["2:4", "2:4", "8:16", "8:16"]
 
 
 def test_a_dense_product_is_there_once_however_many_encodings_there_are():
     space = load_space(
         changed(axes={"pattern": ["dense", "2:4"], "encoding": ["bitmask", "index"], "packing": ["byte"]})
     )
-    assert [(way.pattern, way.encoding) for way in space.stored] == [
-        (None, "none"), (Pattern(2, 4), "bitmask"), (Pattern(2, 4), "index"),
+    assert [(stored.cells["pattern"], stored.cells["encoding"]) for stored in space.stored] == [
+        ("dense", "none"), ("2:4", "bitmask"), ("2:4", "index"),
     ]  # fmt: skip
 
 
