@@ -6,8 +6,6 @@ import inspect
 import pytest
 
 PACKAGES = ("nmsim", "hwmodels", "hwmodels.plots", "kernels", "kernels.cpu", "kernels.ops", "validate")
-LIKE_TORCH = {"activations_linear", "decode_linear", "skip_linear", "sparse_linear"}
-"""Operators with the arguments of `torch.nn.functional.linear`: input, weight, bias."""
 
 
 def functions(package):
@@ -39,8 +37,7 @@ def positional(function):
 def test_at_most_two_arguments_are_positional(package):
     pytest.importorskip("torch") if package == "kernels.ops" else None
     many = {name: positional(f) for name, f in functions(importlib.import_module(package))}
-    allowed = {name: 3 if name in LIKE_TORCH else 2 for name in many}
-    assert {name: names for name, names in many.items() if len(names) > allowed[name]} == {}
+    assert {name: names for name, names in many.items() if len(names) > 2} == {}
 
 
 def test_a_third_argument_is_found():
