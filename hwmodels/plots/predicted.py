@@ -172,7 +172,7 @@ def bound_by_stage(
     steps: Sequence[Step] | None = None,
     theme: Theme = LIGHT,
 ) -> tuple[Figure, AxesGrid]:
-    """Draw the time of a step against the dense one, split by the stage that bounds each layer.
+    """Draw the time of a step against the dense one, split by the stage that limits each layer.
 
     A row per machine, a column per step. A bar is the dense baseline, or a pattern in the encoding that is written on it.
     It is outlined if the machine's sparse unit takes the format as it is.
@@ -219,7 +219,7 @@ def bound_by_stage(
     style.label_axes(grid, PATTERN_LABEL, "time / dense time [s/s]")
     style.title_panels(grid, machines, [step_name(step) for step in shown])
     handles = [
-        Patch(facecolor=style.STAGE_COLOURS[stage], label=f"bound by {STAGE_NAMES[stage]}")
+        Patch(facecolor=style.STAGE_COLOURS[stage], label=f"limited by {STAGE_NAMES[stage]}")
         for stage in STAGES
         if (drawn[f"predicted_{stage}_bound_s"] > 0).any()
     ]

@@ -168,7 +168,7 @@ def sections(found: Findings) -> list[Section]:
             "speedup.html.j2",
             {**common, "operand": found.operands[0], "rows": tables[found.operands[0]]},
         ),
-        Section("bound", "What bounds it", "bound.html.j2", {"operand": found.operands[0]}),
+        Section("bound", "What limits it", "bound.html.j2", {"operand": found.operands[0]}),
         Section(
             "tokens",
             "Weights or activations, few tokens or many" if len(tables) > 1 else "Few tokens or many",
