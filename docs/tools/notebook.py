@@ -21,7 +21,9 @@ def executed(path: Path, *, timeout_s: int = 120) -> str:
     os.environ["PYTHONPATH"] = str(ROOT)
     notebook = nbformat.read(path, as_version=4)
     local = Config({"KernelManager": {"transport": "ipc"}})  # no port of the machine is opened
-    NotebookClient(notebook, timeout=timeout_s, record_timing=False, config=local).execute()
+    NotebookClient(
+        notebook, timeout=timeout_s, record_timing=False, coalesce_streams=True, config=local
+    ).execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [_text_only(output) for output in cell.outputs if _has_text(output)]
