@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from kernels import cpu
 from kernels.calibrate import microbench
 from kernels.timing import interleaved as timing
-from kernels.timing.figure import Figure
 from kernels.timing.host import Host, this_machine
+from kernels.timing.interleaved import Figure
 from nmsim.support import parallel
 from nmsim.units import ceil_div
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from kernels.measure.cuda import device as cuda_device
 from kernels.timing import interleaved as timing
-from kernels.timing.figure import Figure
+from kernels.timing.interleaved import Figure
 from nmsim.errors import SpecError
 
 REPETITIONS = 15

@@ -46,6 +46,19 @@ class Spread:
         return cls(p50, p20, p80, len(values), int(np.count_nonzero(far)))
 
 
+@dataclass(frozen=True)
+class Figure:
+    """One measured number: the median and its spread, in the unit given, and how it came about."""
+
+    p50: float
+    p20: float
+    p80: float
+    unit: str
+    cores: int
+    repetitions: int
+    how: str
+
+
 def interleave(
     samples: Mapping[Key, Callable[[], float]],
     repetitions: int,

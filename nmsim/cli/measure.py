@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hwmodels import HardwareSpec
     from kernels.measure.campaign import Campaign
     from kernels.measure.run import Backend
-    from kernels.timing.figure import Figure
+    from kernels.timing.interleaved import Figure
     from kernels.timing.rounds import Outcome
 
 Progressing = Callable[[float], None]

@@ -16,11 +16,10 @@ import numpy as np
 from kernels.measure.campaign import BEST, Round
 from kernels.measure.cuda import device as cuda_device
 from kernels.measure.cuda import precompile
-from kernels.measure.cuda.calls import PRODUCTS, Call, DenseCall, Product, best_of, dense_calls
+from kernels.measure.cuda.calls import PRODUCTS, Call, DenseCall, Product, best_of, dense_calls, named
 from kernels.measure.cuda.clock import Clock, CudaClock, Timed
 from kernels.measure.cuda.movers import KERNELS, Kernel, Matrix, check_copy, copies
 from kernels.measure.cuda.operands import Operand, drawn
-from kernels.measure.cuda.variants import named
 from kernels.measure.run import Contender, Task, copy_bytes, label_of
 from kernels.timing import gate, host
 from kernels.timing.rounds import Plan, Progress

@@ -1,14 +1,21 @@
 """Products that a campaign can time on a CUDA device: our Triton kernels, torch's 2:4 on tensor cores, and dense calls."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
+from kernels.measure.campaign import BEST
 from kernels.timing.gate import Rounding
 from nmsim.case import Case, SparseOperand
+from nmsim.errors import SpecError
 from nmsim.format import sparse_format
 from nmsim.pattern import Pattern
+
+_NAME = re.compile(r"(?P<base>[^\[\]]+)(?:\[(?P<options>[^\[\]]*)\])?")
+_OPTION = re.compile(r"(\w+)=(\d{1,6})", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -251,3 +258,34 @@ PRODUCTS: Mapping[str, Product] = MappingProxyType(
     }
 )
 """Kernel of a row -> how it is run."""
+
+
+def named(products: Mapping[str, Product], name: str, movers: Iterable[str] = ()) -> Product:
+    """Find a product by its name, with the options that stand in brackets behind it.
+
+    An error names `movers`, the kernels that multiply nothing, beside the products.
+
+    Raises
+    ------
+    SpecError
+        No such product, or an option that it does not take.
+
+    Examples
+    --------
+    >>> named(PRODUCTS, "gpu.gemv[warps=8,n_parts=2]").build.keywords
+    {'warps': 8, 'n_parts': 2}
+    """
+    found = _NAME.fullmatch(name)
+    if found is None or found["base"] not in products:
+        raise SpecError(f"kernel {name}: expected one of {', '.join((*products, *movers))} (or {BEST})")
+    product, text = products[found["base"]], found["options"]
+    if text is None:
+        return product
+    wanted = f"whole numbers of at least 1 for {' or '.join(product.options) or 'nothing, it has no options'}"
+    options: dict[str, int] = {}
+    for part in text.split(","):
+        option = _OPTION.fullmatch(part)
+        if option is None or option[1] not in product.options or option[1] in options or int(option[2]) < 1:
+            raise SpecError(f"kernel {name}: {part!r}: expected {wanted}, each once")
+        options[option[1]] = int(option[2])
+    return replace(product, build=functools.partial(product.build, **options), options=())

@@ -10,8 +10,7 @@ pytest.importorskip("triton")
 from kernels import ops  # noqa: E402
 from kernels.measure import campaign  # noqa: E402
 from kernels.measure.cuda.backend import CudaBackend  # noqa: E402
-from kernels.measure.cuda.calls import PRODUCTS  # noqa: E402
-from kernels.measure.cuda.variants import named  # noqa: E402
+from kernels.measure.cuda.calls import PRODUCTS, named  # noqa: E402
 from nmsim.errors import SpecError  # noqa: E402
 
 TUNING = campaign.load("cuda-tuning")
