@@ -1,0 +1,46 @@
+"""Exports that are imported when they are first used."""
+
+import sys
+import types
+
+import pytest
+
+from nmsim.support.lazy import lazy_exports
+
+
+@pytest.fixture
+def package(monkeypatch):
+    """A package of two modules, one of them an export itself; and the names of modules that were imported from it."""
+    module = types.ModuleType("shop")
+    module.__path__ = []
+    goods = types.ModuleType("shop.goods")
+    goods.apple = "an apple"
+    for name, each in (
+        ("shop", module),
+        ("shop.goods", goods),
+        ("shop.prices", types.ModuleType("shop.prices")),
+    ):
+        monkeypatch.setitem(sys.modules, name, each)
+    module.__getattr__, module.__dir__ = lazy_exports("shop", {"shop.goods": "apple", "shop.prices": ""})
+    return module
+
+
+def test_a_name_is_imported_once(package):
+    assert "apple" not in vars(package)
+    assert package.apple == "an apple"
+    assert vars(package)["apple"] == "an apple"
+
+
+def test_a_module_may_be_an_export(package):
+    assert package.prices is sys.modules["shop.prices"]
+
+
+def test_dir_lists_what_was_not_imported_yet(package):
+    assert {"apple", "prices"} <= set(dir(package))
+
+
+def test_another_name_is_missing_as_ever(package):
+    with pytest.raises(AttributeError, match="module 'shop' has no attribute 'pear'"):
+        _ = package.pear
+    with pytest.raises(ImportError):
+        from shop import pear  # noqa: F401
