@@ -120,8 +120,13 @@ def mitigations(
         shown, subject = table, f"N={gemm.N}, K={gemm.K}"
     else:
         every = model_table(
-            name, pattern, dtype=dtype, tokens=tokens or TOKENS, operand=operand, settings=settings
-        )  # type: ignore[arg-type]
+            name,
+            pattern,
+            dtype=dtype,
+            tokens=tokens or TOKENS,
+            operand=operand,  # type: ignore[arg-type]
+            settings=settings,
+        )
         table = chosen_layers(every, None if layer is None else options.split_names(layer, "layer"), name)
         shown = table[table["layer"] == "all"] if layer is None else table
         subject = f"{name}, " + (
