@@ -23,6 +23,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
+from nmsim.errors import NmsimError
+
 AxesGrid = NDArray[Any]
 """Object array of Axes [rows, columns]."""
 
@@ -89,7 +91,8 @@ def styled(draw: Callable[P, Result]) -> Callable[P, Result]:
     @functools.wraps(draw)
     def in_style(*args: P.args, **kwargs: P.kwargs) -> Result:
         theme = kwargs.get("theme", LIGHT)
-        assert isinstance(theme, Theme)
+        if not isinstance(theme, Theme):
+            raise NmsimError(f"theme={theme!r}: expected LIGHT or DARK of hwmodels.plots")
         with matplotlib.style.context(theme.style_sheet):
             return draw(*args, **kwargs)
 
