@@ -45,3 +45,12 @@ def test_the_home_page_leads_to_every_page():
     }
     pages = set((ROOT / "docs").rglob("*.md")) - {home}
     assert sorted(str(page.relative_to(ROOT)) for page in pages - targets) == []
+
+
+def test_the_page_of_the_tests_names_every_folder():
+    page = (ROOT / "tests/README.md").read_text(encoding="utf-8")
+    folders = {
+        path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"
+    }
+    table = "".join(line.split("|")[1] for line in page.splitlines() if line.startswith("|"))
+    assert set(re.findall(r"`(\w+)`", table)) == folders
