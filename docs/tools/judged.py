@@ -20,7 +20,7 @@ def published(held_out: bool = True) -> Judgement:
 def measured() -> Judgement | None:
     """The rows of our own campaigns; None if none has been committed."""
     files = own_files()
-    return judge_files(files, committed_hardware(), held_out=True) if files else None
+    return judge_files(files, hardware=committed_hardware(), held_out=True) if files else None
 
 
 @functools.cache
