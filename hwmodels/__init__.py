@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING
 from nmsim.support.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from hwmodels.estimate.answers import PREDICTED_COLUMNS
-    from hwmodels.estimate.judged import JUDGED_COLUMNS, predict_rows
-    from hwmodels.estimate.model import predict
+    from hwmodels.estimate.families import JUDGED_COLUMNS, predict_rows
+    from hwmodels.estimate.model import PREDICTED_COLUMNS, predict
     from hwmodels.machine.spec import HardwareSpec, NativeUnit, best_format, load_machine, machine_names
     from hwmodels.sweeps import pareto_front, sweep
     from hwmodels.tensorcore.answer import CoreAnswer, predict_core
@@ -32,9 +31,8 @@ else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
-            "hwmodels.estimate.answers": "PREDICTED_COLUMNS",
-            "hwmodels.estimate.judged": "JUDGED_COLUMNS predict_rows",
-            "hwmodels.estimate.model": "predict",
+            "hwmodels.estimate.model": "PREDICTED_COLUMNS predict",
+            "hwmodels.estimate.families": "JUDGED_COLUMNS predict_rows",
             "nmsim.support.schema": "Quantity",
             "hwmodels.machine.spec": "HardwareSpec NativeUnit best_format load_machine machine_names",
             "hwmodels.sweeps": "pareto_front sweep",

@@ -14,7 +14,10 @@ import pandas as pd
 
 from hwmodels.machine.dies import group_of
 from nmsim.case import VALUE_BITS
+from nmsim.pattern import Pattern
 
+UNIT_PATTERN = Pattern(2, 4)
+"""The pattern of all sparse matrix units that were measured."""
 RESIDUALS_FILE = Path(__file__).parents[1] / "data" / "residuals.csv"
 INTERVAL_SHARE = 0.8
 """Share of comparable measurements that an interval held."""

@@ -1,34 +1,180 @@
 """`predict`: cases in, predictions out: an estimate with its error bar, and the bound with its stage named."""
 
+import functools
 from pathlib import Path
-from typing import Any, get_args, overload
+from typing import Any, NamedTuple, get_args, overload
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from hwmodels.estimate import constants, table
-from hwmodels.estimate.answers import (
-    PREDICTED_COLUMNS,
-    Answer,
-    Asked,
-    Known,
-    Way,
-    answer,
-    instructions_of,
-    interval_of,
-    with_interval,
-)
-from hwmodels.estimate.bounds import EXECUTIONS, STAGES, Plan, plan
+from hwmodels.estimate.bounds import EXECUTIONS, STAGES, Bound, Plan, evaluate, plan
 from hwmodels.estimate.constants import Constants
-from hwmodels.estimate.estimate import CACHE_STATES
-from hwmodels.estimate.intervals import DECODE_TOKENS, PREFILL_TOKENS, REGIMES, Interval, regime_of
-from hwmodels.estimate.traffic import Stream
+from hwmodels.estimate.cpu import estimate_cpu, instructions_per_element, vector_lanes
+from hwmodels.estimate.estimate import CACHE_STATES, ROADS, estimate
+from hwmodels.estimate.intervals import (
+    CPU_FAMILY,
+    DECODE_TOKENS,
+    PREFILL_TOKENS,
+    REGIMES,
+    ROAD_FAMILIES,
+    UNIT_PATTERN,
+    Interval,
+    interval,
+    regime_of,
+    width_of,
+)
+from hwmodels.estimate.traffic import Stream, Traffic
 from hwmodels.machine.spec import HardwareSpec, load_machine
 from nmsim import encodings, packing
 from nmsim.case import Case, Phase, Prediction, SparseOperand, value_type
 from nmsim.errors import NmsimError, RowError
 from nmsim.format import SparseFormat, sparse_format
+from nmsim.pattern import Pattern
+
+TIME_COLUMNS = (
+    "predicted_time_s",
+    "predicted_dense_time_s",
+    "predicted_speedup_vs_dense",
+    "predicted_speedup_low",
+    "predicted_speedup_high",
+    "bound_time_s",
+    "bound_memory_s",
+    "bound_decode_s",
+    "bound_select_s",
+    "bound_matrix_s",
+    "bound_dense_time_s",
+    "bound_speedup_vs_dense",
+)
+BYTE_COLUMNS = (
+    "values_bytes",
+    "metadata_bytes",
+    "dense_operand_bytes",
+    "output_bytes",
+    "dense_traffic_bytes",
+)
+PREDICTED_COLUMNS = (
+    "hardware", "execution", *TIME_COLUMNS, "comparable_rows", "extrapolates", *BYTE_COLUMNS, "limit",
+)  # fmt: skip
+"""Columns that `predict` adds to a table, in this order."""
+
+
+class Known(NamedTuple):
+    """What is known of the error of a prediction."""
+
+    interval: Interval
+    extrapolates: bool
+
+
+@functools.lru_cache(maxsize=4096)
+def interval_of(spec: HardwareSpec, pattern: Pattern | None, dtype: str, regime: str, road: int) -> Known:
+    """Find the measured rows that a prediction compares with, and whether they are of its pattern.
+
+    Parameters
+    ----------
+    spec : HardwareSpec
+    pattern : Pattern or None
+        None for a dense product, whose speedup is 1 by definition.
+    dtype : str
+    regime : str
+        As `hwmodels.estimate.intervals.regime_of`.
+    road : int
+        Place in `hwmodels.estimate.estimate.ROADS`.
+    """
+    if pattern is None:
+        return Known(Interval(1.0, 1.0, 0), False)
+    if spec.family == "cpu":
+        found = interval(CPU_FAMILY, width_of(dtype), regime)
+        return Known(found, found.widened)
+    name = ROADS[road]
+    found = interval(ROAD_FAMILIES[name], width_of(dtype), regime)
+    measured = name == "unit" and pattern == UNIT_PATTERN and not spec.hypothetical
+    return Known(found, not measured or found.widened)
+
+
+def with_interval(speedup: Any, known: Known) -> dict[str, Any]:
+    """Columns of error bars around speedups."""
+    return {
+        "predicted_speedup_low": speedup * known.interval.low,
+        "predicted_speedup_high": speedup * known.interval.high,
+        "comparable_rows": known.interval.rows,
+        "extrapolates": known.extrapolates,
+    }
+
+
+class Asked(NamedTuple):
+    """How products are run, beyond what the product is: place in `CACHE_STATES`, cores (0: all), and instructions.
+
+    `instructions` are those of an element of the dense matrix in the sparse and in the dense product, on a CPU. Numbers,
+    or arrays of one entry a case.
+    """
+
+    state: Any
+    threads: Any
+    instructions: tuple[Any, Any]
+
+
+class TypedFormat(NamedTuple):
+    """A combination of choices that occurs in a table."""
+
+    dtype: str
+    format: SparseFormat | None
+
+    @property
+    def pattern(self) -> Pattern | None:
+        """The pattern of the format; None for a dense product."""
+        return self.format.pattern if self.format else None
+
+
+def instructions_of(spec: HardwareSpec, typed: TypedFormat, tokens: int) -> tuple[float, float]:
+    """Instructions per element of a product, sparse and dense; zeros on a GPU, whose estimate has none."""
+    if spec.family != "cpu":
+        return 0.0, 0.0
+    lanes = vector_lanes(spec)
+    dense = instructions_per_element(lanes, typed.dtype, None, tokens)
+    return instructions_per_element(lanes, typed.dtype, typed.format, tokens), dense
+
+
+class Answer(NamedTuple):
+    """What is said of products: the columns that are numbers, places in `STAGES` and `ROADS`, and what is behind them."""
+
+    numbers: dict[str, Any]
+    stage: Any
+    road: Any
+    bound: Bound
+    moved: Traffic
+
+
+def answer(
+    spec: HardwareSpec, values: Constants, how: Plan, shape: tuple[Any, Any, Any], asked: Asked
+) -> Answer:
+    """Estimate and bound products, numbers or arrays of one entry a case; the interval is left to the caller."""
+    moved, bound, moved_dense, bound_dense = evaluate(spec, how, *shape)
+    time_s, dense_s = bound.time_s, bound_dense.time_s
+    if spec.family == "gpu":
+        expected = estimate(spec, values, how, shape, moved, bound, moved_dense, asked.state)
+    else:
+        expected = estimate_cpu(spec, how, shape, moved, bound, moved_dense, *asked)
+    numbers = {
+        "predicted_time_s": expected.time_s,
+        "predicted_dense_time_s": expected.dense_time_s,
+        "predicted_speedup_vs_dense": expected.dense_time_s / expected.time_s,
+        "bound_time_s": time_s,
+        "bound_memory_s": bound.memory_s,
+        "bound_decode_s": bound.decode_s,
+        "bound_select_s": bound.select_s,
+        "bound_matrix_s": bound.matrix_s,
+        "bound_dense_time_s": dense_s,
+        "bound_speedup_vs_dense": dense_s / time_s,
+        "values_bytes": moved.values_bytes,
+        "metadata_bytes": moved.metadata_bytes,
+        "dense_operand_bytes": moved.dense_operand_bytes,
+        "output_bytes": moved.output_bytes,
+        "dense_traffic_bytes": moved_dense.total_bytes,
+    }
+    return Answer(numbers, bound.stage, expected.road, bound, moved)
+
 
 MAX_KEYS = 1 << 63
 """Combinations that one int64 can number."""
@@ -104,7 +250,7 @@ def _predict_case(case: Case, spec: HardwareSpec) -> Prediction:
         how = plan(spec, case.dtype, case.sparse_operand, case.format)
     except NmsimError as error:
         raise RowError(f"case: {error}") from error
-    instructions = instructions_of(spec, Way(case.dtype, case.format), shape.M)
+    instructions = instructions_of(spec, TypedFormat(case.dtype, case.format), shape.M)
     asked = Asked(CACHE_STATES.index(""), 0, instructions)
     found = answer(spec, constants.load(), how, (shape.M, shape.N, shape.K), asked)
     values: dict[str, Any] = {name: np.asarray(number).item() for name, number in found.numbers.items()}
@@ -141,7 +287,7 @@ def predict_table(cases: pd.DataFrame, spec: HardwareSpec, values: Constants | N
     if taken:
         raise RowError(f"column {taken[0]}: already in the table; predict adds it and overwrites nothing")
     sizes = table.read_shape(cases)
-    kind_of_row, plans, ways = _plans(cases, spec)
+    kind_of_row, plans, typed = _plans(cases, spec)
     codes, states = table.read_choice(cases, "l2_state", _state, 0)
     state = np.array([*states, 0], np.int8)[codes]
     codes, counts = table.read_choice(cases, "threads", _threads, 0)
@@ -150,7 +296,7 @@ def predict_table(cases: pd.DataFrame, spec: HardwareSpec, values: Constants | N
     # Tables of a study repeat the same product many times, so each distinct one is computed once.
     first, place = _distinct(asks)
     kind, M, N, K, state, threads = (column[first] for column in asks)
-    stacked, instructions = _stack(plans), _instructions(spec, ways, kind, M)
+    stacked, instructions = _stack(plans), _instructions(spec, typed, kind, M)
     blocks = []
     for start in range(0, max(len(first), 1), BLOCK_ROWS):
         at = slice(start, start + BLOCK_ROWS)
@@ -159,7 +305,7 @@ def predict_table(cases: pd.DataFrame, spec: HardwareSpec, values: Constants | N
         blocks.append(answer(spec, values or constants.load(), how, shape, asked))
     numbers = {name: np.concatenate([block.numbers[name] for block in blocks]) for name in blocks[0].numbers}
     stage = np.concatenate([block.stage for block in blocks])
-    known = _intervals(spec, ways, kind, M, np.concatenate([block.road for block in blocks]))
+    known = _intervals(spec, typed, kind, M, np.concatenate([block.road for block in blocks]))
     numbers |= with_interval(numbers["predicted_speedup_vs_dense"], known)
     added: dict[str, Any] = {name: column[place] for name, column in numbers.items()}
     added["hardware"] = _categories(np.zeros(len(cases), np.int8), (spec.id,))
@@ -170,19 +316,19 @@ def predict_table(cases: pd.DataFrame, spec: HardwareSpec, values: Constants | N
 
 
 def _instructions(
-    spec: HardwareSpec, ways: list[Way], kind: NDArray[np.intp], tokens: NDArray[np.int64]
+    spec: HardwareSpec, typed: list[TypedFormat], kind: NDArray[np.intp], tokens: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Instructions of all rows [2, rows]: one look-up for each kind and number of tokens that occurs on a CPU."""
     if spec.family != "cpu":
         return np.zeros((2, len(kind)))
     example, codes = _distinct((kind, tokens))
-    counts = [instructions_of(spec, ways[kind[row]], int(tokens[row])) for row in example]
+    counts = [instructions_of(spec, typed[kind[row]], int(tokens[row])) for row in example]
     return np.array(counts).reshape(-1, 2).T[:, codes]
 
 
 def _intervals(
     spec: HardwareSpec,
-    ways: list[Way],
+    typed: list[TypedFormat],
     kind: NDArray[np.intp],
     tokens: NDArray[np.int64],
     road: NDArray[np.int8],
@@ -192,7 +338,7 @@ def _intervals(
     example, codes = _distinct((kind, regime, road))
     known = [
         interval_of(
-            spec, ways[kind[row]].pattern, ways[kind[row]].dtype, REGIMES[regime[row]], int(road[row])
+            spec, typed[kind[row]].pattern, typed[kind[row]].dtype, REGIMES[regime[row]], int(road[row])
         )
         for row in example
     ]
@@ -243,7 +389,7 @@ def _categories(codes: NDArray[np.int8], names: tuple[str, ...]) -> Any:
     return pd.Categorical.from_codes(codes, pd.Index(names))
 
 
-def _plans(cases: pd.DataFrame, spec: HardwareSpec) -> tuple[NDArray[np.intp], list[Plan], list[Way]]:
+def _plans(cases: pd.DataFrame, spec: HardwareSpec) -> tuple[NDArray[np.intp], list[Plan], list[TypedFormat]]:
     """Position of each row's plan [rows], the plans, and the choices that each is of."""
     parsers: dict[str, Any] = {
         "phase": table.one_of(get_args(Phase)),
@@ -262,7 +408,7 @@ def _plans(cases: pd.DataFrame, spec: HardwareSpec) -> tuple[NDArray[np.intp], l
     for codes, levels in choices.values():
         key = key * len(levels) + codes
     kind_of_row, kinds = pd.factorize(key)
-    plans, ways = [], []
+    plans, typed = [], []
     for kind, packed in enumerate(kinds.tolist()):
         chosen: dict[str, Any] = {}
         for name, (_, levels) in reversed(choices.items()):
@@ -274,8 +420,8 @@ def _plans(cases: pd.DataFrame, spec: HardwareSpec) -> tuple[NDArray[np.intp], l
         except RowError as error:
             row = int(np.argmax(kind_of_row == kind))
             raise RowError.at(error.problem, row=row, column=error.column) from error
-        ways.append(Way(chosen["dtype"], how))
-    return kind_of_row, plans, ways
+        typed.append(TypedFormat(chosen["dtype"], how))
+    return kind_of_row, plans, typed
 
 
 def _format_of(chosen: dict[str, Any]) -> SparseFormat | None:

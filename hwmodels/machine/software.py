@@ -7,7 +7,7 @@ memory.
 
 from dataclasses import dataclass
 
-from hwmodels.silicon.selector import network
+from hwmodels.machine.comparators import network
 from nmsim.errors import EncodingError
 from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
