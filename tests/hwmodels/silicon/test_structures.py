@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hwmodels.machine.comparators import Network
+from hwmodels.machine.comparators import network as network_of
 from hwmodels.machine.software import comparators as software_comparators
 from hwmodels.silicon import codecs, selector, structures
 from hwmodels.silicon.cells import FIELDS, Cells
@@ -72,7 +74,7 @@ def test_choosing_what_is_dropped_takes_what_choosing_what_is_kept_takes(n, m):
     assert selector.comparators(Pattern(2, 8), "half") == 4 + (4 + 2) + 2
 
 
-def run_network(network: selector.Network, keys: np.ndarray) -> np.ndarray:
+def run_network(network: Network, keys: np.ndarray) -> np.ndarray:
     """Keys [cases, wires] -> keys where the network leaves them."""
     out = keys.copy()
     for stage in network.stages:
@@ -94,7 +96,7 @@ def test_a_network_selects_whatever_the_keys_are(pattern, kind):
     cases = np.arange(1 << pattern.m)
     keys = np.full((len(cases), width), -1, np.int8)
     keys[:, : pattern.m] = cases[:, None] >> np.arange(pattern.m) & 1
-    network = selector.network(pattern, kind)
+    network = network_of(pattern, kind)
     kept = run_network(network, keys)[:, list(network.kept)]
     assert len(network.kept) == pattern.n or pattern.n == pattern.m
     expected = np.sort(keys, axis=1)[:, ::-1][:, : pattern.n]
@@ -271,7 +273,7 @@ def test_escapes_have_no_hardware():
             lambda: selector.comparators(Pattern(2, 4), "quick"),
             "selector kind 'quick': expected one of all_pairs",
         ),
-        (lambda: selector.network(Pattern(2, 4), "all_pairs"), "expected half or bitonic for a network"),
+        (lambda: network_of(Pattern(2, 4), "all_pairs"), "expected half or bitonic for a network"),
         (lambda: selector.key_bits("fp64"), "dtype='fp64': expected one of"),
         (lambda: selector.selector_cells(Pattern(2, 4), "half", "fp16", -1), "latency_cycles=-1: expected"),
         (lambda: structures.operand_select([], 16, 8, "web"), "select structure 'web': expected one of mux"),
