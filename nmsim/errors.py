@@ -1,4 +1,4 @@
-"""The errors a user can meet. All are `NmsimError`, all say what, where and what was expected."""
+"""The errors that a user can get. All are `NmsimError`, all say what, where and what was expected."""
 
 
 class NmsimError(ValueError):

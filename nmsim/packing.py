@@ -380,8 +380,8 @@ def refuse_differing_lengths(how: Policy) -> None:
     """Refuse the one policy under which codes of differing lengths could not be read back."""
     if how.name == "no_straddle":
         raise BitstreamError(
-            f"packing {how}: codes of differing lengths cannot be packed so, a reader could not tell padding from "
-            "a code; expected bitstream, power_of_two or byte"
+            f"packing {how}: codes of differing lengths cannot be packed so, because padding looks like a "
+            "code; expected bitstream, power_of_two or byte"
         )
 
 

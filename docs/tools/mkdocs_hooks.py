@@ -1,6 +1,6 @@
 """What the documentation site adds to the pages of `docs`: pages made of other files, and links that work on both.
 
-A page of `docs` links to files of the repository by their relative path, as a code host wants it. The site holds a copy
+A page of `docs` links to files of the repository by their relative path, as a code host needs it. The site holds a copy
 of each such file under `repository/`, and links there lead to the copy.
 """
 

@@ -9,7 +9,7 @@ from hwmodels.estimate.intervals import REGIMES
 from validate.judge import break_even
 
 DECODE_TOKENS, PREFILL_TOKENS = 1, 4096
-"""Tokens of the map that the sentences speak of."""
+"""Tokens of the map that the sentences name."""
 
 HEAD = """# When does sparsity lose?
 

@@ -184,7 +184,7 @@ def estimate_cpu(
 
 
 def vector_lanes(hardware: HardwareSpec) -> int:
-    """32-bit lanes of a vector register: as the spec says, else the widest that its peak rate speaks of."""
+    """32-bit lanes of a vector register: as the spec says, else the widest that follows from its peak rate."""
     if hardware.vector_lanes is not None:
         return int(hardware.vector_lanes.value)
     per_cycle = hardware.vector_peak_flop_per_s.value / hardware.cores.value / hardware.clock_hz.value

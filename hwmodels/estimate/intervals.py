@@ -38,7 +38,7 @@ CPU_FAMILY = "cpu"
 class Interval(NamedTuple):
     """Factors around a predicted speedup, and the number of measurements behind them (NaN and 0: none).
 
-    `widened` says that those are of another regime or width of values too, for want of rows.
+    `widened` says that those are also of another regime or width of values, if rows are missing.
     """
 
     low: float

@@ -38,7 +38,7 @@ class _Source:
         return Quantity(max(1, round(number)) if unit in WHOLE_UNITS else number, unit, "measured", source)
 
     def told(self, value: float, unit: str, what: str) -> Quantity:
-        """A number that the system tells."""
+        """A number that the system reports."""
         return Quantity(value, unit, "measured", f"nmsim calibrate: {what}; {self.where}")
 
 
@@ -133,8 +133,8 @@ def cuda_spec(found: Any, machine_id: str, date: str) -> HardwareSpec:
         family="gpu",
         hypothetical=False,
         aliases=(),
-        cores=about.told(found.multiprocessors, "cores", "streaming multiprocessors, as the driver tells"),
-        clock_hz=about.told(found.clock_hz, "hz", "greatest clock, as the driver tells"),
+        cores=about.told(found.multiprocessors, "cores", "streaming multiprocessors, as the driver reports"),
+        clock_hz=about.told(found.clock_hz, "hz", "greatest clock, as the driver reports"),
         issue_lanes_per_core_per_cycle=Quantity(
             lanes,
             "lanes_per_core_per_cycle",
@@ -143,8 +143,8 @@ def cuda_spec(found: Any, machine_id: str, date: str) -> HardwareSpec:
         ),
         vector_peak_flop_per_s=peaks["fp32"],
         dram_bandwidth_bytes_per_s=about.measured(found.read),
-        dram_capacity_bytes=about.told(found.memory_bytes, "bytes", "memory, as the driver tells"),
-        last_level_cache_bytes=about.told(found.l2_bytes, "bytes", "L2, as the driver tells"),
+        dram_capacity_bytes=about.told(found.memory_bytes, "bytes", "memory, as the driver reports"),
+        last_level_cache_bytes=about.told(found.l2_bytes, "bytes", "L2, as the driver reports"),
         dense_peak_flop_per_s=peaks,
         sparse_peak_flop_per_s={},
         native=(),

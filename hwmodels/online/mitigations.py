@@ -449,7 +449,7 @@ def bias2(product: PrunedProduct) -> Stages:
 
 
 def smooth_dynamic(product: PrunedProduct) -> Stages:
-    """SmoothQuant-like scaling by s_j = sqrt(max_i |x_ij| / max_o |W_oj|) of the sequence at hand.
+    """SmoothQuant-like scaling by s_j = sqrt(max_i |x_ij| / max_o |W_oj|) of this sequence.
 
     prune(X / s) (W s)^T = (mask of |X| / s, applied to X) W^T: s cancels in every product, and only the choice is left.
     With one token |x_j| / s_j = sqrt(|x_j| w_j), and the choice is that of |x_j| w_j with a known vector.

@@ -30,7 +30,7 @@ from hwmodels.tensorcore.services import STAGES
 from nmsim.errors import RowError
 
 STORED = ("core", "phase", "tokens", "pattern", "encoding", "sparse_operand")
-"""Columns that tell the marks of a figure apart."""
+"""Columns that distinguish the marks of a figure."""
 STAGE_HEADS = {
     "dram": "DRAM\nto L2",
     "l2": "L2 to\nshared",

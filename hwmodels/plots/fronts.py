@@ -80,7 +80,7 @@ def pareto(
     front : bool array [rows]
         From `hwmodels.pareto_front`, with the same `within`.
     within : sequence of str
-        Columns that tell works apart: a panel for each.
+        Columns that distinguish works: a panel for each.
     by_pattern : bool
         The front is that of each pattern by itself (`within` of `pareto_front` has the pattern too): a line for each.
     bars : bool

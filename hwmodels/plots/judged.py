@@ -1,7 +1,7 @@
 """Figures of the judge: predictions beside what was published, and the map of speedups with published points.
 
 The table of the scatters and residuals has the columns that `validate.judge.judge.judged_columns` keeps. Each machine has a
-colour and a marker of its own, so that neither alone has to tell machines apart.
+colour and a marker of its own, so that neither alone has to distinguish machines.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -54,7 +54,7 @@ def machine_marks(machines: Sequence[str], theme: Theme) -> dict[str, dict[str, 
 def speedup_scatter(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure, AxesGrid]:
     """Draw predicted over published speedups: 16-bit 2:4 products, other 16-bit patterns, other value types.
 
-    A hollow marker is a row whose own source speaks against it.
+    A hollow marker is a row that its own source doubts.
 
     Parameters
     ----------

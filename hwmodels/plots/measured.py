@@ -1,4 +1,4 @@
-"""Figures of what was measured: bits that were encoded, and products that were timed on the machine at hand."""
+"""Figures of what was measured: bits that were encoded, and products that were timed on this machine."""
 
 from typing import Any, cast
 

@@ -34,8 +34,8 @@ def break_even_batch(
     ----------
     table : DataFrame
         Of `hwmodels.online.break_even.batch_table`: `tokens`, `placement`, `speedup_vs_dense`,
-        `speedup_vs_sparse_weights`. Several may be put together, with columns `core`, `pattern`, `encoding` that tell them
-        apart: a panel each.
+        `speedup_vs_sparse_weights`. Several may be put together, with columns `core`, `pattern`, `encoding` that distinguish
+        them: a panel each.
     at_least : float
         Speedup vs dense that counts as a gain.
     theme : Theme

@@ -81,7 +81,7 @@ def speedup_vs_pattern(
     machines, encodings = list(rows["hardware"].unique()), list(rows["encoding"].unique())
     patterns = pattern_order(rows["pattern"])
     marks = [theme.mark(place, size=4.8) | {"markeredgewidth": 1.3} for place in range(len(encodings))]
-    # Encodings of one pattern stand beside each other, since many have nearly the same speedup.
+    # Encodings of one pattern are drawn beside each other, because many have nearly the same speedup.
     offsets = style.side_by_side(len(encodings), 0.27)
     fig, grid = style.panel_grid(len(machines), len(shown), 1.5)
     for machine, panels in zip(machines, grid, strict=True):

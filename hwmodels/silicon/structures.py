@@ -71,7 +71,7 @@ def prefix_sums(count: int, widths: Iterable[int]) -> Cells:
 
 
 def slot_lines(pattern: Pattern) -> Cells:
-    """Count the cells that tell, from a mask, which kept element every position is.
+    """Count the cells that compute, from a mask, the kept element of every position.
 
     There are prefix counts of the mask's ones. Each possible pair of position and slot, N(M - N + 1) of them, has a line. It
     is set if the position goes to the slot: the decoded count, and the mask's own bit.

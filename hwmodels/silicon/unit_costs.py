@@ -39,7 +39,7 @@ class UnitCosts(NamedTuple):
     gated : ratio
         Of a multiply-add, if an operand is zero or a lane idle.
     select, passed : joules
-        An element of operand B to the kept value that wants it; or through the network with nothing to select.
+        An element of operand B to the kept value that needs it; or through the network with nothing to select.
     decode, prune, encode : joules
         A group. None for weights, or by software, of the last two.
     cell_multiply, cell_add : joules

@@ -32,7 +32,7 @@ def pareto_front(
     minimise, maximise : sequences of str
         Numeric columns; at least one in all.
     within : sequence of str
-        Columns whose values tell apart what cannot be compared, such as the layer and the number of tokens: a front for
+        Columns whose values distinguish rows that cannot be compared, such as the layer and the number of tokens: a front for
         each.
 
     Returns

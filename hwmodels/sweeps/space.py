@@ -20,7 +20,7 @@ GATHERED = tuple(name for name in CORE_FIELDS if name not in ("multicast", "sele
 """Numbers of a core that change a `Point` in their own field and nowhere else, so that arrays of them are put in."""
 MAX_POINTS = 1 << 60
 STAND_IN = GemmShape(M=1, N=2, K=1)
-"""Shape of a case before its own is known. M and N differ, so that a `Point` tells which of the two came first."""
+"""Shape of a case before its own is known. M and N differ, so that a `Point` says which of the two came first."""
 
 Integers = NDArray[np.int64]
 

@@ -142,7 +142,7 @@ def _waiting(w: Waves, stage: int) -> float:
 def _left_over(w: Waves, blocks: float, beside: int) -> float:
     """Cycles that a path gains on so few blocks before or after it waits behind the stage `beside`.
 
-    After: downstream, up to the very last block. Before: upstream, within the first wave, if that has as many whole blocks.
+    After: downstream, up to the last block. Before: upstream, within the first wave, if that has as many whole blocks.
     """
     if blocks == 0.0:
         return 0.0

@@ -78,7 +78,7 @@ def simulate(
     core : str, Path or SparseTensorCore
         As for `load_core`.
     mask : bool array [rows of A, K], optional
-        What A keeps: W [N, K], or X [M, K] for sparse activations. Drawn at random if a pattern wants one.
+        What A keeps: W [N, K], or X [M, K] for sparse activations. Drawn at random if a pattern needs one.
     other : Pattern or its text, optional
         Of the other operand, on a dual-sided core.
     other_mask : bool array [columns of B, K], optional

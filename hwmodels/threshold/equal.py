@@ -33,7 +33,7 @@ NARROWEST_BITS = 1
 class QuantisedDense:
     """A dense model whose pruned layers would have values of so many bits, and a scale a group.
 
-    `time_s` and `energy_joules` are of a decode step; None where machine or core does not take such values. Products are
+    `time_s` and `energy_joules` are of a decode step; None if machine or core does not take such values. Products are
     those of two operands of that type, and scales take no time.
     """
 

@@ -94,7 +94,7 @@ class Counterpart:
     Parameters
     ----------
     width : float
-        Its hidden size over that of the unpruned model; above 1 where pruning costs more than it saves.
+        Its hidden size over that of the unpruned model; above 1 if pruning costs more than it saves.
     hidden_elems, params_elems : int
         Its hidden size; its parameters with head and embedding.
     cost : float

@@ -47,7 +47,7 @@ def calibrate(progress: Callable[[float], None] = lambda share: None) -> CudaCal
     Raises
     ------
     SpecError
-        Nobody tells the clock; asked before anything is timed.
+        The clock is not reported; it is checked before anything is timed.
     """
     import torch
 
@@ -167,7 +167,7 @@ def _event_timer(torch: Any) -> Timer:
 
 
 def _clock_hz(about: Any) -> float:
-    """Greatest clock of the multiprocessors, as the driver tells.
+    """Greatest clock of the multiprocessors, as the driver reports.
 
     Raises
     ------
@@ -182,5 +182,5 @@ def _clock_hz(about: Any) -> float:
         return float(told_mhz) * 1e6
     except ValueError:
         raise SpecError(
-            f"clock of {about.name}: torch does not tell it and nvidia-smi says {told_mhz!r}, expected MHz"
+            f"clock of {about.name}: torch does not report it and nvidia-smi says {told_mhz!r}, expected MHz"
         ) from None

@@ -110,7 +110,7 @@ class Code:
 
     @property
     def instructions_per_group(self) -> float:
-        """Machine instructions that a thread executes for 16 elements, in the loop if there is one; NaN where not counted."""
+        """Machine instructions that a thread executes for 16 elements, in the loop if there is one; NaN if not counted."""
         groups = self.loop_groups or self.elems / GROUP_ELEMS
         return (self.loop_instructions or self.instructions) / groups if groups else float("nan")
 

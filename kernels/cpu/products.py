@@ -57,7 +57,7 @@ def matmul(
     Raises
     ------
     KernelError
-        Operands that do not fit together, or an instruction set that is not at hand.
+        Operands that do not fit together, or an instruction set that is not available.
 
     Examples
     --------
@@ -103,7 +103,7 @@ def dense_matmul(
     Raises
     ------
     KernelError
-        Operands that do not fit together, or an instruction set that is not at hand.
+        Operands that do not fit together, or an instruction set that is not available.
     """
     checked_matrix(weights)
     if not weights.flags.c_contiguous:

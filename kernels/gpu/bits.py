@@ -1,4 +1,4 @@
-"""Device functions that kernels share, and what the host tells them of a pattern and its codes.
+"""Device functions that kernels share, and the constants that the host gives them for a pattern and its codes.
 
 Values travel as the integers of their bits: bfloat16, which the interpreter gets wrong, then needs shifts only, and NaN
 is stored as it came.

@@ -221,7 +221,7 @@ def positions_of_32(
 
 @lru_cache
 def position_table(format: SparseFormat, device: torch.device) -> Tensor | None:
-    """Tabulate positions of 4 bits, the first one lowest: int32, or nothing where arithmetic finds them.
+    """Tabulate positions of 4 bits, the first one lowest: int32, or nothing if arithmetic finds them.
 
     Codes that are no code of the pattern have entries as well, so that none is read beyond the table.
     """

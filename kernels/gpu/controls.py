@@ -1,4 +1,4 @@
-"""What sparse kernels are held against: how fast memory is copied and read, and a dense product of one to four tokens.
+"""The baselines of sparse kernels: how fast memory is copied and read, and a dense product of one to four tokens.
 
 They are written in Triton as the others are, so that what the compiler does not reach, it reaches for neither. The library's
 own dense calls are the baseline of a speedup; this dense product is not. Nothing here was timed: block sizes are guesses.

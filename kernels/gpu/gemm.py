@@ -1,7 +1,7 @@
 """Tokens times packed weights: Y[T, N] = X[T, K] W[N, K]^T + bias, for more tokens than a `gemv` takes.
 
 For few tokens one program makes one tile of Y^T = W X^T. It reads packed weights and makes a dense tile of each step of K in
-registers. The matrix units multiply it, and sum in float32. Weights are the left operand, because matrix units want 64 rows
+registers. The matrix units multiply it, and sum in float32. Weights are the left operand, because matrix units need 64 rows
 or more there and take as few as 8 tokens on the right. K is split if tiles are too few for the device. For many tokens each
 packed tile would be expanded once per tile of tokens. Then the weights are decompressed once and torch multiplies. Nothing here
 was timed: block sizes, and the number of tokens that decides, are guesses.

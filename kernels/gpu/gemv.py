@@ -82,7 +82,7 @@ MAX_WARPS = 16
 """Warps of a program, at most. With 32, four tokens would have too few registers."""
 LEAST_WARPS = 4
 PROCESSOR_WARPS = 32
-"""Warps wanted for each multiprocessor, for enough bytes to be under way."""
+"""Warps needed per multiprocessor, for enough bytes to be under way."""
 LEAST_TURNS = 2
 """Turns of the loop below which a part of K is not worth its own sum."""
 

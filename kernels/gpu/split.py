@@ -11,7 +11,7 @@ from nmsim.units import ceil_div
 BLOCK = 512
 WARPS = 4
 PROGRAMS_PER_PROCESSOR = 4
-"""Programs wanted for each multiprocessor, for enough loads to be under way. A guess: nothing was timed."""
+"""Programs needed per multiprocessor, for enough loads to be under way. A guess: nothing was timed."""
 LEAST_STEPS = 4
 """Steps of K below which a part is not worth its own sum. A guess as well."""
 

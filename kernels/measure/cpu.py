@@ -1,4 +1,4 @@
-"""The CPU as a backend of campaigns: our kernels, and every dense product at hand, on the same numbers.
+"""The CPU as a backend of campaigns: our kernels, and every available dense product, on the same numbers.
 
 Cold means that between two uses of an operand at least four times the last level of cache has been read. If the
 calls of a repetition do not read that much by themselves, a buffer is read in between. Warm means called again and
@@ -216,7 +216,7 @@ class CpuBackend:
         )
 
     def _dense(self, of: Round, weights: NDArray[Any], x: Floats) -> Iterator[_Call]:
-        """Every dense product of this value type at hand."""
+        """Every available dense product of this value type."""
         stored_bytes, threads = weights.nbytes, self.threads(of)
         out = np.empty((len(x), of.shape.N), np.float32)
         yield _Call(

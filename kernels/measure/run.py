@@ -51,8 +51,8 @@ class Contender:
     cells : mapping of str to object
         Columns of its row that only the backend knows.
     copy_bytes : int
-        Of a transfer or a copy: bytes that the copy reads and writes. 0 for products and dense calls. A contender is held
-        against the baselines of the same `copy_bytes`.
+        Of a transfer or a copy: bytes that the copy reads and writes. 0 for products and dense calls. A contender is compared
+        with the baselines of the same `copy_bytes`.
     """
 
     name: str

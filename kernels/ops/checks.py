@@ -74,7 +74,7 @@ def bytes_of_values(values: Tensor, pattern: Pattern) -> int:
 
 
 def reads_pairs(values: Tensor, pattern: Pattern) -> bool:
-    """Tell if GPU kernels take packed values two at a time, as `kernels.gpu.expand.spread` does."""
+    """Say if GPU kernels take packed values two at a time, as `kernels.gpu.expand.spread` does."""
     return pattern in STEP_ELEMS and values.element_size() * 2 == WORD_BYTES
 
 
@@ -123,7 +123,7 @@ def checked_rows(values: Tensor, metadata: Tensor, format: str, k: int) -> Spars
 
 
 def kind_of_shift(shift: object) -> tuple[str, float, Tensor | None]:
-    """Tell kinds of shift apart: its name, the constant, the vector."""
+    """Distinguish kinds of shift: its name, the constant, the vector."""
     if shift is None:
         return "none", 0.0, None
     if isinstance(shift, Tensor):

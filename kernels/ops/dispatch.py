@@ -10,7 +10,7 @@ from kernels.stored.errors import KernelError
 
 
 def serves(tensor: Tensor) -> bool:
-    """Tell if a tensor is where the kernels of `kernels.gpu` work: on a CUDA device."""
+    """Say if a tensor is where the kernels of `kernels.gpu` work: on a CUDA device."""
     return tensor.device.type == "cuda"
 
 

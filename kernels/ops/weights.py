@@ -301,7 +301,7 @@ def _multiply_arrays(x: NDArray[Any], weights: SparseWeights) -> NDArray[np.floa
 
 
 def _same_page_goes_on(part: NDArray[Any]) -> bool:
-    """Tell if what kernels read behind the last byte lies in the same page of memory, and so is readable."""
+    """Say if what kernels read behind the last byte lies in the same page of memory, and so is readable."""
     end = part.ctypes.data + part.nbytes
     return (end - 1) // PAGE_BYTES == (end + SLACK_BYTES - 1) // PAGE_BYTES
 

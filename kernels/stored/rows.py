@@ -41,7 +41,7 @@ CACHE_LINE_BYTES = 64
 
 
 class Stored:
-    """What all containers of sparse weights tell of themselves: arrays and tensors both have `nbytes`."""
+    """Common properties of all containers of sparse weights: arrays and tensors both have `nbytes`."""
 
     values: Any
     metadata: Any

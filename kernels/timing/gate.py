@@ -48,7 +48,7 @@ class RefusedError(NmsimError):
 
 @dataclass(frozen=True)
 class Reference:
-    """Products in float64, and what their errors are held against: arrays, or tensors, [M, N].
+    """Products in float64, and the scales of their errors: arrays, or tensors, [M, N].
 
     Parameters
     ----------
@@ -203,7 +203,7 @@ def allowed(of: Reference, terms: int, result_dtype: str, rounding: Rounding) ->
 
 
 def deviation(result: Any, of: Reference, limit: Any) -> Deviation:
-    """Hold a float64 result against its reference and what is allowed: infinitely far off if it is no number.
+    """Compare a float64 result with its reference and the allowed error: infinitely far off if it is not a number.
 
     Raises
     ------

@@ -14,13 +14,13 @@ TIMES_LAST_LEVEL = 4
 LEAST_BEYOND_BYTES = 64 << 20
 MOST_BEYOND_BYTES = 1 << 30
 UNKNOWN_CACHE_BYTES = 32 << 20
-"""Taken for the last level if the system does not tell."""
+"""Taken for the last level if the system does not report it."""
 SIZE_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 @dataclass(frozen=True)
 class Cache:
-    """A level of data cache: bytes of one instance, and how many instances the cores at hand have."""
+    """A level of data cache: bytes of one instance, and how many instances the available cores have."""
 
     level: int
     instance_bytes: int
@@ -36,7 +36,7 @@ class Cache:
 class Host:
     """A machine: the cores that this process may use, and what they share.
 
-    `caches` holds data and unified caches, innermost first; empty if the system does not tell.
+    `caches` holds data and unified caches, innermost first; empty if the system does not report it.
     """
 
     processor: str
@@ -52,7 +52,7 @@ class Host:
 
     @property
     def last_level_cache_bytes(self) -> int | None:
-        """Bytes of the outermost cache, all instances; None if the system does not tell."""
+        """Bytes of the outermost cache, all instances; None if the system does not report it."""
         return self.caches[-1].bytes if self.caches else None
 
     @property

@@ -38,7 +38,7 @@ def bits(
 ) -> Answer:
     """Show the metadata bits per group and per element of every encoding.
 
-    The entropy bound stands beside them. Bits are those of the codes. `nmsim inspect` adds the padding of a packing
+    The entropy bound is shown beside them. Bits are those of the codes. `nmsim inspect` adds the padding of a packing
     policy, measured on a file.
     """
     chosen = [Pattern.parse(text) for text in options.split_names(patterns, "pattern")]

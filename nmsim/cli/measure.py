@@ -199,7 +199,7 @@ def measure(
 ) -> Answer:
     """Time sparse products on this machine, and append rows to a file.
 
-    Each product runs beside the best dense call at hand, and every result is checked. A kernel and the dense calls are timed
+    Each product runs beside the best available dense call, and every result is checked. A kernel and the dense calls are timed
     interleaved; times are medians with 20th and 80th percentiles. Kernels that only move a matrix are timed beside copies of
     as many bytes, in place of the dense calls. A wrong result gives no row, and exit code 1. What the device
     or a library does not run gives no row and is named. A run that was stopped continues when it is started again.
@@ -325,7 +325,7 @@ def _microseconds(time_s: float) -> str:
 
 @dataclass(frozen=True)
 class Here:
-    """The files of one run, and what speaks against them."""
+    """The files of one run, and the doubts about them."""
 
     hardware: Path
     rows: Path
@@ -334,7 +334,7 @@ class Here:
 
 
 def measure_here(folder: Path, campaign: str, progress: Shares) -> Here:
-    """Calibrate, then run a campaign on the CPU at hand.
+    """Calibrate, then run a campaign on this CPU.
 
     Parameters
     ----------

@@ -132,8 +132,8 @@ def quality(
 ) -> Answer:
     """Measure what pruning does to the outputs of linear layers.
 
-    Each pattern, criterion and mitigation is measured beside its bits and speedups. One layer at a time: errors do not go on
-    to the next layer, and none is an accuracy. What is learned elsewhere is fitted here to calibration tokens.
+    Each pattern, criterion and mitigation is measured beside its bits and speedups. One layer at a time: errors do not reach
+    the next layer, and none is an accuracy. What is learned elsewhere is fitted here to calibration tokens.
     """
     if example == (checkpoint is not None):
         raise NmsimError("expected either a checkpoint or --example")

@@ -72,7 +72,7 @@ def study(
     measure: Annotated[
         bool,
         typer.Option(
-            help="Calibrate the CPU at hand and time sparse products on it against their predictions: half a minute, on "
+            help="Calibrate this CPU and time sparse products on it against their predictions: half a minute, on "
             "a machine that does nothing else."
         ),
     ] = False,

@@ -67,7 +67,7 @@ def validate(
         bool,
         typer.Option(
             "--live",
-            help="Calibrate the CPU at hand by micro-benchmarks, predict a campaign from that alone, measure it, and "
+            help="Calibrate this CPU by micro-benchmarks, predict a campaign from that alone, measure it, and "
             "compare. Two minutes.",
         ),
     ] = False,

@@ -16,7 +16,7 @@ TWO_BYTES = 16
 PART_SHIFT = 40
 ILLEGAL = 1 << 63
 WORTH_COMPILING = 1 << 15
-"""Codes from which on a kernel compiled for the very pattern pays."""
+"""Codes from which on a kernel compiled for that pattern is faster."""
 BLOCK = 2048
 """Codes decoded, then checked, while they are in the first-level cache."""
 

@@ -75,7 +75,7 @@ class Selection:
 
 
 def refuse_nothing_chosen(path: object, names: Sequence[str]) -> None:
-    """Refuse to go on when the rule chose no tensor."""
+    """Stop with an error if the rule chose no tensor."""
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     raise ContainerError(
         f"{path}: none of its {len(names)} tensors ({shown}) is chosen, expected at least one. By default "

@@ -39,7 +39,7 @@ class Recipe:
     kept_bias, dropped_bias : array [K], optional
     low_rank : (A [O, r], B [r, K]), optional
     equalise : {"none", "dynamic"} or array [K]
-        Dynamic: s_j = sqrt(max_i |x_ij| / max_o |w_oj|) of the tokens at hand, 1 if either is zero.
+        Dynamic: s_j = sqrt(max_i |x_ij| / max_o |w_oj|) of the present tokens, 1 if either is zero.
     rotation : array [K, K], optional
         Orthogonal.
 
@@ -97,7 +97,7 @@ class Recipe:
 
     @property
     def equalises_dynamically(self) -> bool:
-        """The factors are found anew for the tokens at hand."""
+        """The factors are found anew for the present tokens."""
         return isinstance(self.equalise, str) and self.equalise == "dynamic"
 
     def check(self, out_features: int, in_features: int) -> None:

@@ -66,7 +66,7 @@ class ReferenceEncoding:
         return PLAIN[self.kind].code_bits(pattern)
 
     def fixed_width(self, pattern: Pattern) -> bool:
-        """Tell whether all codes of a pattern have the same number of bits."""
+        """Say whether all codes of a pattern have the same number of bits."""
         return self.kind != "gap" or gap.fixed_width(pattern, self.parameter)
 
     def encode(self, masks: list[int], pattern: Pattern) -> list[int]:

@@ -42,7 +42,7 @@ def code_bits(pattern: Pattern, run_bits: int | None = None) -> int:
 
 
 def fixed_width(pattern: Pattern, run_bits: int | None = None) -> bool:
-    """Tell whether all codes of a pattern have the same number of bits: no gap is long enough for ESC.
+    """Say whether all codes of a pattern have the same number of bits: no gap is long enough for ESC.
 
     Examples
     --------

@@ -201,7 +201,7 @@ def _place(lengths: list[int], fixed_width: bool, policy: str) -> tuple[list[int
 def _refuse_words(name: str, policy: str) -> None:
     if name == "no_straddle":
         raise BitstreamError(
-            f"packing {policy!r}: expected codes of one length, since a reader could not tell "
+            f"packing {policy!r}: expected codes of one length, because a reader could not distinguish "
             "the unused bits of a word from a code"
         )
 

@@ -1,8 +1,8 @@
 """Measurements in CSV files and in tables: read, checked, appended.
 
 Files are append-only and a row is one line, so that a run that was killed leaves at most one broken line at the end.
-That line is reported, never mended in silence. A file of an older version lacks the columns that were added since. It is
-read, and each missing cell holds the default of its column.
+That line is reported, never corrected without a message. A file of an older version lacks the columns that were added
+since. It is read, and each missing cell holds the default of its column.
 """
 
 import csv

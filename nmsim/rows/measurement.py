@@ -22,7 +22,7 @@ Timing = Literal["graph", "calls", ""]
 Mark = Literal["above byte bound", "weak baseline", "anomalous", "host overhead", "pruned beforehand", ""]
 Kind: TypeAlias = type[bool] | type[int] | type[float] | type[str]
 Key = tuple[str, str, str, int | None, str]
-"""Machine, case_id, kernel, threads and l2_state: what tells one measurement from another."""
+"""Machine, case_id, kernel, threads and l2_state: they distinguish measurements."""
 
 _SPREAD = ("_p20", "", "_p80")
 
@@ -167,7 +167,7 @@ class Measurement:
     baseline_dtype: Annotated[
         str, Cell("Value type of the dense product, if it has another", texts=("", *VALUE_BITS), added=True)
     ] = ""
-    mark: Annotated[Mark, Cell("What speaks against the row", added=True)] = ""
+    mark: Annotated[Mark, Cell("The doubt about the row", added=True)] = ""
     time_step_s: Annotated[float | None, Cell("Step to which the publication cuts its times", added=True)] = (
         None
     )
@@ -242,7 +242,7 @@ class Measurement:
 
     @property
     def key(self) -> Key:
-        """What tells this measurement from others, so that a run can skip what a file holds already."""
+        """The key of this measurement, so that a run can skip what a file holds already."""
         return (self.machine, self.case_id, self.kernel, self.threads, self.l2_state)
 
 

@@ -1,1 +1,1 @@
-"""Measured rows held against predictions: readers, join, metrics, budget."""
+"""Measured rows compared with predictions: readers, join, metrics, budget."""

@@ -306,7 +306,7 @@ def parse_dtype(text: str) -> tuple[str, str]:
 
 
 def parse_phase(batch_phase: str, M: int) -> Literal["decode", "prefill"]:
-    """Tell decode from prefill by the words, or by M if they say neither.
+    """Distinguish decode from prefill by the words, or by M if they say neither.
 
     Examples
     --------

@@ -27,7 +27,7 @@ WORST_ROWS = 5
 
 @dataclass(frozen=True)
 class OwnMachine:
-    """What was measured on the machine at hand: the files, and the doubts that calibration had."""
+    """What was measured on this machine: the files, and the doubts that calibration had."""
 
     rows: Path
     hardware: Path
@@ -111,7 +111,7 @@ def verdict(
     hardware, rows : Path
         The files it was made of.
     doubts, wrong : sequence of str
-        What speaks against the calibration and the rows.
+        Doubts about the calibration and the rows.
 
     Returns
     -------

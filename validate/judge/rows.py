@@ -108,7 +108,7 @@ def read_rows(path: str | Path, machines: Machines) -> RowFile:
 
 
 def _difference(header: Sequence[str]) -> str:
-    """What tells a header from the nearer of the two layouts."""
+    """The differences between a header and the nearer of the two layouts."""
     layouts = {"the row schema of nmsim measure": tuple(COLUMNS), "literature tables": LITERATURE_COLUMNS}
     name = max(layouts, key=lambda name: len(set(layouts[name]) & set(header)) / len(layouts[name]))
     added = (

@@ -132,7 +132,7 @@ def run_study(
     seed : int
         Of the example checkpoint.
     measure_own : function, optional
-        Called with a folder once all other input is checked. It measures the machine at hand into `rows.csv` and
+        Called with a folder once all other input is checked. It measures this machine into `rows.csv` and
         `this-machine.toml` there, and the report gets a section on it.
     command : str
         What the report names as its origin.
@@ -251,7 +251,7 @@ def _refuse_twice(name: str, values: Sequence[object]) -> None:
 
 
 def _summary(findings: report.Findings) -> dict[str, Any]:
-    """What programs want to know; plain numbers, text and lists, NaN as None."""
+    """The summary for programs; plain numbers, text and lists, NaN as None."""
     best = findings.best[findings.best["sparse_operand"].notna()]
     return {
         "answer": list(findings.answer.paragraphs),

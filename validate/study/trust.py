@@ -141,7 +141,7 @@ def quantity_text(quantity: Quantity) -> str:
 
 
 def numbered_assumptions(page: Path = ASSUMPTIONS_PAGE) -> list[Assumption]:
-    """Read the numbered assumptions from their page; none where nmsim is installed without its docs."""
+    """Read the numbered assumptions from their page; none if nmsim is installed without its docs."""
     if not page.is_file():
         return []
     rows = re.findall(

@@ -1,8 +1,8 @@
 """A CUDA device as a backend of campaigns: our kernels, torch's 2:4, and every dense call, on the same numbers.
 
 Kernels that only move a matrix have copies of as many bytes as baselines. Operands are drawn and pruned on the device
-(`kernels.measure.cuda.operands`). The result of a product is held against a product in float64 there, of the very values that
-are stored. Every call has copies of its operands, used in turn (`kernels.measure.cuda.clock`).
+(`kernels.measure.cuda.operands`). The result of a product is compared with a product in float64 there, of the stored
+values. Every call has copies of its operands, used in turn (`kernels.measure.cuda.clock`).
 """
 
 import contextlib
@@ -36,7 +36,7 @@ REPEATED_ROWS = 256
 """Rows of a transfer's matrix that are drawn; further ones repeat them. The host packs as many again for each case: with all
 16384 it would take as long as the measuring."""
 POISON = 0xFF
-"""Bytes of a transfer's results before a call that is checked: NaN where numbers belong."""
+"""Bytes of a transfer's results before a call that is checked: NaN in place of numbers."""
 
 Build = Callable[[int], Call]
 """Gives a call on one of many copies of its operands."""
@@ -175,7 +175,7 @@ class CudaBackend:
         return Case(of.shape, kernel_format(stored), dtype=of.dtype, sparse_operand=of.sparse_operand)
 
     def _problem(self, kernel: str, case: Case) -> str:
-        """What speaks against a kernel for a case; nothing when it takes it. A SpecError if there is no such kernel."""
+        """The reason against a kernel for a case; empty if it takes the case. A SpecError if there is no such kernel."""
         if kernel in self._movers:
             return self._movers[kernel].problem(case)
         product = named(self._products, kernel, self._movers)
@@ -271,7 +271,7 @@ class CudaBackend:
         return self._matrix[1]
 
     def _copies(self, of: Round, size: int, warmup: int) -> Iterator[Contender]:
-        """Every copy at hand that reads and writes so many bytes."""
+        """Every available copy that reads and writes so many bytes."""
         torch = self._torch
         generator = torch.Generator(device=self._device).manual_seed(self._seed + WORDS)
         about = {"dtype": torch.int32, "device": self._device}
@@ -352,7 +352,7 @@ class CudaBackend:
 
 @dataclass(frozen=True)
 class _Right:
-    """What a product is held against: its operands with their zeros, and how it adds up and rounds."""
+    """The reference of a product: its operands with their zeros, and how it adds up and rounds."""
 
     x: Any
     weight: Any

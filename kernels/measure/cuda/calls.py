@@ -47,7 +47,7 @@ class Product:
     Parameters
     ----------
     problem : callable
-        What speaks against it for a case of its operand; "" when nothing does.
+        The reason against it for a case of its operand; "" if there is none.
     build : callable
         (the sparse operand packed, weights, tokens) -> a call. Weights are those that were packed, with their zeros; if
         tokens are sparse, a dense copy, another for each call of a sample. Tokens are as drawn. Tensors on the device.
@@ -89,7 +89,7 @@ def best_of(case: Case) -> str:
 
 
 def dense_calls(torch: Any, x: Any) -> dict[str, DenseCall]:
-    """Every dense product of tokens x [T, K] at hand: torch's, and for few tokens on a GPU one of ours."""
+    """Every available dense product of tokens x [T, K]: torch's, and for few tokens on a GPU one of ours."""
     found = {
         "F.linear": DenseCall(lambda weight: lambda: torch.nn.functional.linear(x, weight)),
         "torch.mm": DenseCall(lambda weight: lambda: torch.mm(x, weight.T)),
@@ -176,7 +176,7 @@ def _not_two_of_four(case: Case) -> str:
 
 
 def _semi_structured(library: str) -> Callable[[Any, Any, Any], Call]:
-    """Torch's own 2:4 product. It fills x up to the rows that the library wants, and cuts the result."""
+    """Torch's own 2:4 product. It fills x up to the rows that the library needs, and cuts the result."""
 
     def build(packed: Any, dense: Any, x: Any) -> Call:
         import torch

@@ -1,4 +1,4 @@
-"""Kernels that move data, as a campaign can time them on a CUDA device, and the copies that they are held against.
+"""Kernels that move data, as a campaign can time them on a CUDA device, and the copies that they are compared with.
 
 Each is checked without our GPU kernels. Packed bytes are compared with those that nmsim and the CPU codec make of the same
 matrix on the host. Unpacked matrices are compared with the matrix with zeros. Sums are compared with torch's sum.
@@ -110,7 +110,7 @@ class Kernel:
     sparse_operand: SparseOperand = "weights"
 
     def problem(self, case: Case) -> str:
-        """What speaks against it for a case; "" if nothing does."""
+        """The reason against it for a case; "" if there is none."""
         if self.of_patterns != (case.pattern is not None):
             return f"expected {'patterns and encodings' if self.of_patterns else 'the pattern dense'}"
         if self.sparse_operand != case.sparse_operand and self.of_patterns:
@@ -240,7 +240,7 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
 
 
 def copies(source: Any) -> dict[str, Call]:
-    """Every copy at hand of an int32 Tensor [words], into one target: torch's, and ours."""
+    """Every available copy of an int32 Tensor [words], into one target: torch's, and ours."""
     from kernels.gpu import controls
 
     target = source.new_empty(source.shape)

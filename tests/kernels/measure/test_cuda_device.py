@@ -49,7 +49,7 @@ def test_a_clock_that_nobody_tells_is_one_clear_error(smi, text, said):
     assert calibration_cuda._clock_hz(Properties) == 1.98e9
     smi(text)
     with pytest.raises(
-        SpecError, match=f"clock of Pretended GPU: torch does not tell it and nvidia-smi says {said}"
+        SpecError, match=f"clock of Pretended GPU: torch does not report it and nvidia-smi says {said}"
     ):
         calibration_cuda._clock_hz(Properties)
 
