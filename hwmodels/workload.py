@@ -257,6 +257,7 @@ def cases(
     positive["prefill_lengths"] = list(prefill_lengths)
     for name, values in positive.items():
         for value in values:
+            # True is an int in Python, but no number of tokens.
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise SpecError(f"{name}: {value!r}: expected a positive int")
     phases = [("decode", batch) for batch in positive["decode_batches"]]

@@ -249,7 +249,7 @@ def _folder(output: Path) -> Path:
 
 
 def _identity(status: os.stat_result) -> list[int]:
-    """What tells a file from one that somebody has written since."""
+    """Fields that distinguish a file from one that was written later."""
     return [status.st_size, status.st_mtime_ns]
 
 

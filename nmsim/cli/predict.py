@@ -42,6 +42,7 @@ def predict(
     for machine in machines:
         for one in asked:
             stored = one.format
+            # If no encoding was named, each machine gets the one that its own unit reads.
             if stored is not None and not one.chosen:
                 native = hwmodels.best_format(stored.pattern, machine, dtype=dtype, operand=sparse_operand)  # type: ignore[arg-type]
                 stored = SparseFormat(stored.pattern, native.encoding, stored.packing)
