@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from hwmodels.estimate.constants import FittedFile
 from hwmodels.machine.spec import HardwareSpec
-from hwmodels.silicon.cost_tables import TechnologyFile
+from hwmodels.silicon.technology import TechnologyFile
 from hwmodels.sweeps.space_file import SpaceFile
 from hwmodels.tensorcore.record import SparseTensorCore
 from hwmodels.workload import Config

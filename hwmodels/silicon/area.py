@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.silicon.cells import Cells
 from hwmodels.silicon.core_units import decoder_cells, encoder_cells, pruner_cells, select_cells
-from hwmodels.silicon.cost import Spread
-from hwmodels.silicon.technology import Technology, load
+from hwmodels.silicon.structures import Cells
+from hwmodels.silicon.technology import Spread, Technology, load
 from hwmodels.tensorcore.mapping import BLOCK_BYTES
 from hwmodels.tensorcore.point import Point
 from hwmodels.tensorcore.record import SparseTensorCore, load_core

@@ -2,8 +2,7 @@
 
 import math
 
-from hwmodels.silicon.cells import Cells
-from hwmodels.silicon.structures import index_bits, mask_to_positions, prefix_sums, slot_lines
+from hwmodels.silicon.structures import Cells, index_bits, mask_to_positions, prefix_sums, slot_lines
 from hwmodels.silicon.technology import Technology
 from nmsim.errors import EncodingError
 from nmsim.format import SparseFormat

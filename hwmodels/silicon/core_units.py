@@ -5,9 +5,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from hwmodels.silicon import codecs
-from hwmodels.silicon.cells import Cells
 from hwmodels.silicon.selector import selector_cells
-from hwmodels.silicon.structures import mask_to_positions, operand_select
+from hwmodels.silicon.structures import Cells, mask_to_positions, operand_select
 from hwmodels.silicon.technology import load
 from hwmodels.tensorcore.record import Network, SelectorKind, SparseTensorCore
 from nmsim.format import SparseFormat, sparse_format

@@ -21,8 +21,7 @@ from hwmodels.silicon.area import (
     summed,
     unit_areas,
 )
-from hwmodels.silicon.cost import Spread
-from hwmodels.silicon.technology import Technology
+from hwmodels.silicon.technology import Spread, Technology
 from hwmodels.silicon.unit_costs import UnitCosts, unit_costs
 from hwmodels.tensorcore.cycles import Cycles, closed_form
 from hwmodels.tensorcore.mapping import mapping

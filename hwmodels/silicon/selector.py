@@ -3,8 +3,7 @@
 from typing import get_args
 
 from hwmodels.machine.comparators import network
-from hwmodels.silicon.cells import Cells
-from hwmodels.silicon.structures import index_bits, popcount
+from hwmodels.silicon.structures import Cells, index_bits, popcount
 from hwmodels.tensorcore.record import SelectorKind
 from nmsim.case import VALUE_BITS
 from nmsim.errors import SpecError

@@ -9,11 +9,9 @@ from numpy.typing import NDArray
 
 from hwmodels.silicon import core_units
 from hwmodels.silicon.area import adder_of, ends
-from hwmodels.silicon.cells import Cells
 from hwmodels.silicon.codecs import rom_decoder
-from hwmodels.silicon.cost import Spread
-from hwmodels.silicon.structures import index_bits
-from hwmodels.silicon.technology import Technology, load
+from hwmodels.silicon.structures import Cells, index_bits
+from hwmodels.silicon.technology import Spread, Technology, load
 from hwmodels.tensorcore.record import SparseTensorCore
 from nmsim import encodings
 from nmsim.case import VALUE_BITS, Case

@@ -11,7 +11,7 @@ import pytest
 
 from hwmodels.estimate.constants import FittedFile
 from hwmodels.machine.spec import HardwareSpec
-from hwmodels.silicon.cost_tables import TechnologyFile
+from hwmodels.silicon.technology import TechnologyFile
 from hwmodels.sweeps import load_space
 from hwmodels.tensorcore.record import SparseTensorCore
 from kernels.measure.campaign import CampaignFile

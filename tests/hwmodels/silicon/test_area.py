@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 from hwmodels.silicon import core_units
 from hwmodels.silicon.area import PARTS, SPARSE_PARTS, area, area_columns, unit_areas
-from hwmodels.silicon.cells import Cells
 from hwmodels.silicon.codecs import decoder
 from hwmodels.silicon.selector import selector_cells
-from hwmodels.silicon.structures import operand_select
+from hwmodels.silicon.structures import Cells, operand_select
 from hwmodels.silicon.technology import load
 from hwmodels.tensorcore.point import point
 from hwmodels.tensorcore.record import core_names, load_core

@@ -11,7 +11,7 @@ from hwmodels.machine.comparators import Network
 from hwmodels.machine.comparators import network as network_of
 from hwmodels.machine.software import comparators as software_comparators
 from hwmodels.silicon import codecs, selector, structures
-from hwmodels.silicon.cells import FIELDS, Cells
+from hwmodels.silicon.structures import FIELDS, Cells
 from hwmodels.silicon.technology import load
 from nmsim import encodings
 from nmsim.case import VALUE_BITS

@@ -6,10 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwmodels.silicon.cells import LOGIC_CELLS, Cells
-from hwmodels.silicon.cost import CostRange, Spread
-from hwmodels.silicon.cost_tables import TABLES
-from hwmodels.silicon.technology import TECHNOLOGY_FILE, load
+from hwmodels.silicon.structures import LOGIC_CELLS, Cells
+from hwmodels.silicon.technology import TABLES, TECHNOLOGY_FILE, CostRange, Spread, load
 from nmsim.case import VALUE_BITS
 from nmsim.errors import SpecError
 from nmsim.support.schema import read_toml
