@@ -32,8 +32,8 @@ def triton_device(request):
 
 
 @pytest.fixture
-def gpu_road(triton_device, monkeypatch):
-    """Send public calls down the road of a GPU: give the device, and a list of the modules of kernels that they ask for.
+def gpu_calls(triton_device, monkeypatch):
+    """Send public calls to the GPU kernels: give the device, and a list of the modules of kernels that they ask for.
 
     Where there is no CUDA device, tensors in main memory are said to be where the GPU kernels work, and all else is as it is.
     """

@@ -93,12 +93,12 @@ def test_rows_longer_than_a_tile_go_there_and_back(pattern, encoding, triton_dev
 def test_a_mask_that_keeps_too_many_is_refused_as_nmsim_does(pattern, k, places, text, triton_device):
     dense, mask = made(2, k, dtype=torch.float16), torch.zeros(2, k, dtype=torch.bool)
     mask[1, list(places)] = True
-    for road in (
+    for method in (
         lambda: packed(dense, pattern, "index", triton_device, mask),
         lambda: cpu.compress(as_array(dense), f"{pattern}/index", mask=mask.numpy()),
     ):
         with pytest.raises(PatternError) as error:
-            road()
+            method()
         assert str(error.value) == text
 
 

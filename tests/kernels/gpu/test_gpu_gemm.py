@@ -20,7 +20,7 @@ ENCODINGS = ("bitmask", "index", "combinatorial")
 
 
 def product(x, values, metadata, pattern, encoding, device, *, how=gemm.launch_small, bias=None, **more):
-    """Run a road over poison, tokens and weights between NaN: nothing outside the result is touched or of effect."""
+    """Run a method over poison, tokens and weights between NaN: nothing outside the result is touched or of effect."""
     room = Room((len(x), len(values)), values.dtype, device)
     bias = None if bias is None else between_nan(bias, device)
     how(
@@ -98,9 +98,9 @@ def test_roads_part_where_it_is_written_and_agree(monkeypatch, triton_device):
     x, bias = whole(tokens, k, dtype=torch.float16), whole(9, dtype=torch.float16, seed=2)
     taken = []
     for name in ("launch_small", "launch_large"):
-        road = getattr(gemm, name)
+        method = getattr(gemm, name)
         monkeypatch.setattr(
-            gemm, name, lambda *a, road=road, name=name, **b: (taken.append(name), road(*a, **b))
+            gemm, name, lambda *a, method=method, name=name, **b: (taken.append(name), method(*a, **b))
         )
     for bound in (tokens + 1, tokens):
         monkeypatch.setattr(gemm, "DENSE_TOKENS", bound)

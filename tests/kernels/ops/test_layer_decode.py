@@ -60,8 +60,8 @@ def reference(layer, x):
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("pattern", "encoding"), [("2:4", "bitmask"), ("8:16", "index"), ("16:32", "index")])
-def test_few_tokens_are_decoded_and_others_take_the_packed_rows(gpu_road, pattern, encoding, bias):
-    device, asked = gpu_road
+def test_few_tokens_are_decoded_and_others_take_the_packed_rows(gpu_calls, pattern, encoding, bias):
+    device, asked = gpu_calls
     layer = layer_of(bias=bias, pattern=pattern, encoding=encoding).to(device).for_decode_()
     for leading in ((), (1,), (2, 2), (MOST_TOKENS + 1,), (0,), (2, 0)):
         x = made(*leading, 75, seed=1).round().half()
@@ -70,16 +70,16 @@ def test_few_tokens_are_decoded_and_others_take_the_packed_rows(gpu_road, patter
     assert asked == ["gemv", "gemv", "gemv", "gemm"]
 
 
-def test_bfloat16_is_decoded(gpu_road):
-    device, asked = gpu_road
+def test_bfloat16_is_decoded(gpu_calls):
+    device, asked = gpu_calls
     layer = layer_of(torch.bfloat16).to(device).for_decode_()
     x = made(3, 75).round().bfloat16()
     assert torch.equal(layer(x.to(device)).detach().cpu(), reference(layer, x))
     assert asked == ["gemv"]
 
 
-def test_gradients_are_those_of_the_dense_product_on_either_side_of_the_threshold(gpu_road):
-    device, asked = gpu_road
+def test_gradients_are_those_of_the_dense_product_on_either_side_of_the_threshold(gpu_calls):
+    device, asked = gpu_calls
     layer = layer_of().to(device).for_decode_()
     dense = layer.weight.float()
     for tokens in (1, MOST_TOKENS, MOST_TOKENS + 1):
@@ -96,8 +96,8 @@ def test_gradients_are_those_of_the_dense_product_on_either_side_of_the_threshol
     assert not layer.decode_values.requires_grad
 
 
-def test_a_type_that_the_packed_rows_do_not_take_is_refused_for_few_tokens_too(gpu_road):
-    device, _ = gpu_road
+def test_a_type_that_the_packed_rows_do_not_take_is_refused_for_few_tokens_too(gpu_calls):
+    device, _ = gpu_calls
     layer = layer_of().to(device).for_decode_()
     for tokens in (1, MOST_TOKENS + 1):
         with pytest.raises(
@@ -223,8 +223,8 @@ def test_models_are_copied_pickled_and_saved(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_one_graph_holds_for_any_number_of_tokens(gpu_road):
-    device, asked = gpu_road
+def test_one_graph_holds_for_any_number_of_tokens(gpu_calls):
+    device, asked = gpu_calls
     layer = layer_of().to(device).for_decode_()
     graphs = []
 
@@ -246,8 +246,8 @@ def test_one_graph_holds_for_any_number_of_tokens(gpu_road):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_torch_finds_nothing_wrong_with_the_operator(gpu_road):
-    device, _ = gpu_road
+def test_torch_finds_nothing_wrong_with_the_operator(gpu_calls):
+    device, _ = gpu_calls
     layer = layer_of().to(device).for_decode_()
     about = ("8:16/index", 75, layer.decode_values, layer.decode_metadata)
     for x in (made(3, 75).half(), made(5, 75).half().requires_grad_()):

@@ -23,12 +23,12 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @pytest.fixture
-def device(gpu_road):
-    return gpu_road[0]
+def device(gpu_calls):
+    return gpu_calls[0]
 
 
 def agree(mask, x, pattern, scores=None):
-    """Compare a mask with two others, made on roads of their own."""
+    """Compare a mask with two others, made by other code."""
     assert mask.dtype == torch.bool
     assert mask.is_contiguous()
     assert torch.equal(mask.cpu(), naive.prune(x, Pattern.parse(pattern), scores))
@@ -79,8 +79,8 @@ def test_memory_order_and_gradients_do_not_matter(device):
         agree(mask, x.detach().cpu().T, "4:8", None if given is None else given.cpu())
 
 
-def test_nothing_to_prune_is_no_work(gpu_road):
-    device, asked = gpu_road
+def test_nothing_to_prune_is_no_work(gpu_calls):
+    device, asked = gpu_calls
     for shape in ((0, 8), (3, 0), (0,)):
         x = torch.empty(shape, device=device)
         for scores in (None, x):
@@ -98,8 +98,8 @@ def test_what_the_cpu_refuses_is_refused(device):
         ops.prune(x[0, 0, 0], "2:4")
 
 
-def test_the_kernel_ranks_magnitudes_up_to_32_and_torch_all_else(gpu_road):
-    device, asked = gpu_road
+def test_the_kernel_ranks_magnitudes_up_to_32_and_torch_all_else(gpu_calls):
+    device, asked = gpu_calls
     x = made(2, 66).to(device)
     for pattern, scores in (("8:64", None), ("2:4", x)):
         prune_on_device(x, Pattern.parse(pattern), scores)

@@ -1,4 +1,4 @@
-"""The roads that public calls take on a GPU, from the call to the numbers.
+"""What public calls run on a GPU, from the call to the numbers.
 
 They run on a CUDA device, and through the interpreter on the CPU: there, tensors in main memory are said to be where the GPU
 kernels work, and all else is as it is.
@@ -46,8 +46,8 @@ def packed(dense, pattern, encoding, device):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_weights_are_packed_multiplied_and_unpacked(gpu_road, dtype):
-    device, asked = gpu_road
+def test_weights_are_packed_multiplied_and_unpacked(gpu_calls, dtype):
+    device, asked = gpu_calls
     dense, bias = whole(37, 75, dtype=dtype), whole(37, dtype=dtype)
     weights = ops.compress(dense.to(device).T.contiguous().T, "8:16/bitmask")
     want = naive.compress(dense, "8:16/bitmask")
@@ -61,8 +61,8 @@ def test_weights_are_packed_multiplied_and_unpacked(gpu_road, dtype):
     assert asked == ["compress", "decompress", "gemm", "gemm", "gemm"]
 
 
-def test_x_that_learns_and_lies_in_any_order_is_taken(gpu_road):
-    device, _ = gpu_road
+def test_x_that_learns_and_lies_in_any_order_is_taken(gpu_calls):
+    device, _ = gpu_calls
     dense = whole(33, 48, dtype=torch.float32)
     weights = packed(dense, "2:4", "index", device)
     x, bias = whole(48, 5, dtype=torch.float32), whole(66, dtype=torch.float32)
@@ -78,8 +78,8 @@ def test_x_that_learns_and_lies_in_any_order_is_taken(gpu_road):
 @pytest.mark.parametrize(
     ("pattern", "encoding"), [("2:4", "index"), ("8:16", "combinatorial"), ("16:32", "index")]
 )
-def test_few_tokens_are_decoded(gpu_road, pattern, encoding):
-    device, asked = gpu_road
+def test_few_tokens_are_decoded(gpu_calls, pattern, encoding):
+    device, asked = gpu_calls
     dense, bias = whole(37, 75, dtype=torch.bfloat16), whole(74, dtype=torch.float32)[::2]
     weights = for_decode(packed(dense, pattern, encoding, device))
     for leading in ((), (3,), (2, 2)):
@@ -92,8 +92,8 @@ def test_few_tokens_are_decoded(gpu_road, pattern, encoding):
     assert asked.count("gemv") == 3
 
 
-def test_activations_are_pruned_and_multiplied(gpu_road):
-    device, asked = gpu_road
+def test_activations_are_pruned_and_multiplied(gpu_calls):
+    device, asked = gpu_calls
     x, weight, bias = (whole(*shape, dtype=torch.float32) for shape in ((40, 3), (9, 40), (18,)))
     on_device = weight.to(device).requires_grad_()
     kept = prune_activations(x.to(device).T.requires_grad_(), "4:8/index", shift=2.0)
@@ -112,16 +112,16 @@ def test_activations_are_pruned_and_multiplied(gpu_road):
     assert asked == ["prune", "sparse_activations", "prune", "skip_gemv"]
 
 
-def test_no_tokens_are_no_work(gpu_road):
-    device, asked = gpu_road
+def test_no_tokens_are_no_work(gpu_calls):
+    device, asked = gpu_calls
     kept = prune_activations(torch.empty(2, 0, 20, device=device), "2:4")
     assert activations_linear(kept, torch.ones(3, 20, device=device)).shape == (2, 0, 3)
     assert ops.prune(torch.empty(0, 20, device=device), "2:4").shape == (0, 20)
     assert asked == []
 
 
-def test_what_does_not_fit_on_a_gpu_is_said(gpu_road):
-    device, _ = gpu_road
+def test_what_does_not_fit_on_a_gpu_is_said(gpu_calls):
+    device, _ = gpu_calls
     weights = packed(torch.ones(3, 48), "8:16", "index", device)
     x = torch.ones(2, 48, device=device)
     with pytest.raises(
