@@ -78,7 +78,7 @@ def test_dense_products(isa, dtype):
 
 
 @pytest.mark.parametrize("pattern", ["1:1", "1:2", "3:7", "5:32", "1:4", "16:31"])
-def test_any_pattern_up_to_32_has_a_road(pattern):
+def test_any_pattern_up_to_32_is_multiplied(pattern):
     dense, x = made("float16", 5, 50, 3)
     for encoding in ENCODINGS:
         w = cpu.compress(dense, f"{pattern}/{encoding}")

@@ -92,7 +92,7 @@ def test_any_numbers_are_summed_in_float32_and_rounded_once(dtype, n_parts, trit
     )
 
 
-def test_roads_part_where_it_is_written_and_agree(monkeypatch, triton_device):
+def test_methods_change_at_the_stated_count_of_tokens_and_agree(monkeypatch, triton_device):
     k, tokens = 48, 6
     values, metadata = naive.compress(whole(9, k, dtype=torch.float16, seed=1), "8:16/index")
     x, bias = whole(tokens, k, dtype=torch.float16), whole(9, dtype=torch.float16, seed=2)

@@ -1,4 +1,4 @@
-"""The decode product as an operator: the CPU's road, the errors, and which kernel a CUDA tensor meets."""
+"""The decode product as an operator: its result on the CPU, the errors, and which kernel a CUDA tensor meets."""
 
 from dataclasses import replace
 

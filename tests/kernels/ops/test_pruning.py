@@ -1,4 +1,4 @@
-"""The mask of pruning made on a device: that of nmsim and of the reference, whatever the road."""
+"""The mask of pruning made on a device: that of nmsim and of the reference, by every method."""
 
 import itertools
 
