@@ -155,9 +155,10 @@ def test_tokens_that_are_stored_wrongly_make_no_row(run, monkeypatch, broken):
     real, calls = module.launch, []
 
     def launch(x, format, out, *, shift):
-        if broken == "nothing is stored" and calls:
+        # Each call stores once, so that it never reads memory that nobody wrote.
+        if broken == "nothing is stored" and out[0].data_ptr() in calls:
             return
-        calls.append(x)
+        calls.append(out[0].data_ptr())
         real(x, format, out, shift=shift)
         if broken == "a value":
             out[0][0, 1] *= 1.25
