@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -120,10 +121,9 @@ def designs() -> pd.DataFrame:
     return found[[*POINT, "limit", "cycles", "time_s", "speedup_vs_dense", *costs]]
 
 
-def fronts(table: pd.DataFrame) -> Figure:
-    """Draw time over area, each pattern by itself."""
+def fronts(table: pd.DataFrame) -> tuple[Figure, Any]:
+    """Draw what area buys what time, each pattern by itself."""
     front = hwmodels.pareto_front(table, minimise=["area_um2", "time_s"], within=["tokens", "pattern"])
-    fig, _ = plots.pareto(
+    return plots.pareto(
         table, x="area_um2", y="time_s", front=front, within=["tokens"], by_pattern=True, label=["core"]
     )
-    return fig
