@@ -354,7 +354,7 @@ def _show(rows: pd.DataFrame, description: str, layers: int) -> None:
             *(["operand"] if rows["operand"].nunique() == 1 else []),
             *("entropy per element", "metadata per element", f"{machine} decode", f"{machine} prefill"),
         ],
-        spare=["energy kept", f"{core} prefill", "stored bits per element"],
+        spare=[f"{core} prefill", "stored bits per element", "energy kept"],
     )
 
 
