@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-import hwmodels
 from hwmodels.plots import style
 from hwmodels.plots.labels import DENSE, pattern_order
 from hwmodels.plots.style import LIGHT, AxesGrid, Theme, styled
+from hwmodels.sweeps.pareto import pareto_front
 from nmsim.errors import RowError
 from nmsim.pattern import Pattern
 from nmsim.quality.way import NONE, is_reference
@@ -115,7 +115,7 @@ def quality_cost(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure, 
         own = sparse[sparse["operand"] == operand]
         for (name, label), ax in zip(costs, panels, strict=True):
             least = name == STORED_BITS
-            front = hwmodels.pareto_front(
+            front = pareto_front(
                 own, minimise=[ERROR, name] if least else [ERROR], maximise=[] if least else [name]
             )
             _draw_front(ax, own[front], name, least, theme)
