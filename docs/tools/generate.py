@@ -19,6 +19,7 @@ import command_line  # noqa: E402
 import core_designs  # noqa: E402
 import estimate_constants  # noqa: E402
 import file_formats  # noqa: E402
+import formats_page  # noqa: E402
 import judged  # noqa: E402
 import logged_accuracies  # noqa: E402
 import mitigations  # noqa: E402
@@ -32,7 +33,6 @@ from matplotlib.figure import Figure  # noqa: E402
 
 import hwmodels  # noqa: E402
 from hwmodels import plots  # noqa: E402
-from nmsim import formats  # noqa: E402
 from nmsim.format import sparse_format  # noqa: E402
 from validate.study import (  # noqa: E402
     bits,
@@ -46,7 +46,7 @@ PAGES = {
     "docs/reference/command-line.md": command_line.page,
     "docs/reference/files.md": file_formats.page,
     **file_formats.schemas(),
-    "docs/reference/formats.md": formats.page,
+    "docs/reference/formats.md": formats_page.page,
     "docs/reference/mitigations.md": mitigations.page,
     "docs/reference/sass.md": sass.page,
     "docs/reference/speed.md": speed.page,

@@ -26,7 +26,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from nmsim.files import report as reports
+from nmsim.files import checkpoint as reports
 
 WIDTH = 100
 """Columns of text that a table takes at most, on every terminal, without `--wide`."""

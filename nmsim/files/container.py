@@ -1,32 +1,284 @@
 """Saving and loading tensors, packed or not, as an ordinary safetensors file.
 
-`nmsim.files.packed_entry` describes a packed tensor in the file. `nmsim.files.checkpoint` handles whole checkpoints,
-tensor by tensor.
+A packed tensor `name` is two tensors, `name.values` (dtype of the dense tensor, shape [rows, G * N]) and
+`name.metadata` (`U8`), and an entry `nmsim:name` in the header's `__metadata__`, a JSON object with everything else
+that `PackedTensor` holds. `nmsim_format` there says that the file is packed, and by which version of these rules.
+`nmsim.files.checkpoint` handles whole checkpoints, tensor by tensor.
 """
 
+import dataclasses
+import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim.errors import ContainerError
+from nmsim import dtypes, encodings, packing, words
+from nmsim.errors import ContainerError, NmsimError
 from nmsim.files import writer
-from nmsim.files.header import DTYPE_BITS, is_unicode
-from nmsim.files.packed_entry import (
-    ENTRY_PREFIX,
-    FORMAT_KEY,
-    FORMAT_VERSION,
-    METADATA_DTYPE,
-    PackedEntry,
-    read_entries,
-    read_packed,
-)
+from nmsim.files.header import DTYPE_BITS, MAX_ELEMS, TensorInfo, is_unicode, loads_strict
 from nmsim.files.reader import CODE_OF_DTYPE, RawTensor, SafetensorsReader
+from nmsim.format import SparseFormat
+from nmsim.pattern import Pattern
 from nmsim.tensor import PackedTensor
+from nmsim.units import bits_to_bytes
+
+FORMAT_KEY = "nmsim_format"
+FORMAT_VERSION = "1"
+ENTRY_PREFIX = "nmsim:"
+VALUES_SUFFIX = ".values"
+METADATA_SUFFIX = ".metadata"
+METADATA_DTYPE = "U8"
+
+
+@dataclass(frozen=True)
+class PackedEntry:
+    """What the header says of one packed tensor; fields as in `PackedTensor`."""
+
+    name: str
+    format: SparseFormat
+    layout: str
+    shape: tuple[int, ...]
+    axis: int
+    metadata_payload_bits: int
+    metadata_padding_bits: int
+
+    @classmethod
+    def of(cls, name: str, packed: PackedTensor) -> Self:
+        """Take the fields of a packed tensor."""
+        return cls(name, *(getattr(packed, field.name) for field in dataclasses.fields(cls)[1:]))
+
+    @classmethod
+    def planned(cls, name: str, shape: tuple[int, ...], axis: int, format: SparseFormat) -> Self:
+        """Foresee the entry of a tensor that is yet to be packed; bits are upper bounds."""
+        bounds = MetadataBounds.of(format, _n_groups(shape, axis, format.pattern))
+        return cls(name, format, "linear", shape, axis, bounds.payload_bits, bounds.padding_bits)
+
+    @property
+    def key(self) -> str:
+        """Name of the entry among the header's free ones."""
+        return ENTRY_PREFIX + self.name
+
+    @property
+    def values_name(self) -> str:
+        """Name of the tensor of kept values."""
+        return self.name + VALUES_SUFFIX
+
+    @property
+    def metadata_name(self) -> str:
+        """Name of the tensor of codes."""
+        return self.name + METADATA_SUFFIX
+
+    @property
+    def values_shape(self) -> tuple[int, int]:
+        """[rows, G * N]."""
+        pattern = self.format.pattern
+        return _rows(self.shape, self.axis), pattern.groups(self.shape[self.axis]) * pattern.n
+
+    @property
+    def metadata_bounds(self) -> "MetadataBounds":
+        """Most bytes and bits of the codes."""
+        return MetadataBounds.of(self.format, _n_groups(self.shape, self.axis, self.format.pattern))
+
+    def with_parts(self, values: NDArray[Any], metadata: NDArray[np.uint8]) -> PackedTensor:
+        """Make the packed tensor."""
+        return PackedTensor(values=values, metadata=metadata, **self._fields())
+
+    def to_json(self) -> str:
+        """Write the entry's text."""
+        fields = self._fields()
+        stored = fields.pop("format")
+        names = {
+            "pattern": str(stored.pattern),
+            "encoding": stored.encoding.name,
+            "packing": str(stored.packing),
+        }
+        return json.dumps(names | fields, separators=(",", ":"))
+
+    def _fields(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)[1:]}
+
+    @classmethod
+    def from_json(cls, name: str, text: str, where: str) -> Self:
+        """Read an entry's text; `where` begins every error."""
+        try:
+            found = loads_strict(text)
+        except ValueError as error:
+            raise ContainerError(f"{where}: is not JSON: {error}") from None
+        kinds: dict[str, Any] = dict.fromkeys(("pattern", "encoding", "packing"), str)
+        kinds |= {field.name: field.type for field in dataclasses.fields(cls)[2:]}
+        if not isinstance(found, dict) or set(found) != set(kinds):
+            keys = sorted(found) if isinstance(found, dict) else type(found).__name__
+            raise ContainerError(f"{where}: holds {keys}, expected an object of {', '.join(kinds)}")
+        for key, value in found.items():
+            # `type` and not `isinstance`: JSON's true is an int in Python.
+            if kinds[key] is int and type(value) is not int:
+                raise ContainerError(f"{where}: {key} is {value!r}, expected an integer")
+            if kinds[key] is str and type(value) is not str:
+                raise ContainerError(f"{where}: {key} is {value!r}, expected a string")
+        shape = found["shape"]
+        if not isinstance(shape, list) or not all(type(d) is int and d >= 0 for d in shape):
+            raise ContainerError(f"{where}: shape is {shape!r}, expected a list of non-negative integers")
+        if math.prod(max(d, 1) for d in shape) > MAX_ELEMS:
+            raise ContainerError(f"{where}: shape {shape} is absurd, expected at most 2**55 elements")
+        if not 0 <= found["axis"] < len(shape):
+            raise ContainerError(f"{where}: axis is {found['axis']}, expected 0 to {len(shape) - 1}")
+        try:
+            stored = SparseFormat(
+                Pattern.parse(found.pop("pattern")),
+                encodings.get(found.pop("encoding")),
+                packing.parse(found.pop("packing")),
+            )
+        except NmsimError as error:
+            raise ContainerError(f"{where}: {error}") from None
+        return cls(name, stored, **(found | {"shape": tuple(shape)}))
+
+
+@dataclass(frozen=True)
+class MetadataBounds:
+    """Most bytes and bits that the codes of a tensor take; exactly those when `exact`."""
+
+    stream_bytes: int
+    payload_bits: int
+    padding_bits: int
+    exact: bool
+
+    @classmethod
+    def of(cls, format: SparseFormat, n_groups: int) -> Self:
+        """Compute them without encoding anything.
+
+        Raises
+        ------
+        BitstreamError
+            An encoding and a packing that do not go together.
+        """
+        bits, count, policy = format.code_bits, format.n_codes(n_groups), format.packing
+        lengths = format.encoding.code_lengths(words.zeros(0, bits), format.pattern)
+        if lengths is None:
+            report = packing.report(count, bits, policy)
+            return cls(report.stream_bytes, report.payload_bits, report.padding_bits, True)
+        packing.refuse_differing_lengths(policy)
+        most = count * int(policy.slot_bits(bits))
+        return cls(bits_to_bytes(most), count * bits, most, False)
+
+
+def read_entries(file: SafetensorsReader) -> dict[str, PackedEntry]:
+    """Find the packed tensors of a file, and check each against the two tensors it consists of.
+
+    Parameters
+    ----------
+    file : SafetensorsReader
+
+    Returns
+    -------
+    dict of str to PackedEntry
+        Empty for a file that is not packed.
+
+    Raises
+    ------
+    ContainerError
+        Another version of the rules, an entry that is malformed, or tensors that are missing or do not fit
+        it.
+    """
+    version = file.metadata.get(FORMAT_KEY)
+    if version is None:
+        return {}
+    if version != FORMAT_VERSION:
+        raise ContainerError(
+            f"{file.path}: __metadata__ entry {FORMAT_KEY} is {version!r}, expected {FORMAT_VERSION!r}"
+        )
+    entries: dict[str, PackedEntry] = {}
+    for key, text in file.metadata.items():
+        if key.startswith(ENTRY_PREFIX):
+            name = key.removeprefix(ENTRY_PREFIX)
+            entries[name] = PackedEntry.from_json(name, text, f"{file.path}: __metadata__ entry {key!r}")
+    # Two entries of the same tensor would give its bytes two meanings.
+    taken: dict[str, str] = {}
+    for entry in entries.values():
+        if entry.name in file.tensors:
+            raise ContainerError(
+                f"{file.where(entry.name)}: is there both packed and dense, expected one of them"
+            )
+        for part in (entry.values_name, entry.metadata_name):
+            if part in taken:
+                raise ContainerError(
+                    f"{file.path}: tensor {part!r} belongs to both {taken[part]!r} and {entry.name!r}"
+                )
+            taken[part] = entry.name
+        _check_parts(file, entry)
+    return entries
+
+
+def read_packed(file: SafetensorsReader, entry: PackedEntry, *, copy: bool = False) -> PackedTensor:
+    """Take one packed tensor from a file, as views of it or as a copy.
+
+    Raises
+    ------
+    ContainerError
+        Parts that do not fit together.
+    """
+    values, metadata = file.array(entry.values_name), file.array(entry.metadata_name)
+    assert not isinstance(values, RawTensor), "checked by read_entries"
+    assert not isinstance(metadata, RawTensor), "checked by read_entries"
+    try:
+        return entry.with_parts(
+            np.array(values) if copy else values, np.array(metadata) if copy else metadata
+        )
+    except NmsimError as error:
+        raise ContainerError(f"{file.where(entry.values_name)}: {error}") from error
+
+
+def _check_parts(file: SafetensorsReader, entry: PackedEntry) -> None:
+    for part in (entry.values_name, entry.metadata_name):
+        if part not in file.tensors:
+            raise ContainerError(
+                f"{file.path}: __metadata__ entry {entry.key!r} needs tensor {part!r}, which the file has not"
+            )
+
+    def refuse(info: TensorInfo, what: str, found: Any, expected: Any) -> NoReturn:
+        raise ContainerError(
+            f"{file.where(info.name)}: {what} {found}, expected {expected} by entry {entry.key!r}"
+        )
+
+    values, codes = file.tensors[entry.values_name], file.tensors[entry.metadata_name]
+    if values.dtype not in dtypes.BY_CONTAINER_CODE:
+        refuse(values, "dtype", values.dtype, f"one of {', '.join(dtypes.BY_CONTAINER_CODE)}")
+    if values.shape != entry.values_shape:
+        refuse(values, "shape", list(values.shape), list(entry.values_shape))
+    if codes.dtype != METADATA_DTYPE or len(codes.shape) != 1:
+        refuse(codes, "is", f"{codes.dtype} {list(codes.shape)}", f"{METADATA_DTYPE} of one dimension")
+    try:
+        bounds = entry.metadata_bounds
+    except NmsimError as error:
+        raise ContainerError(f"{file.path}: __metadata__ entry {entry.key!r}: {error}") from None
+    payload, padding = entry.metadata_payload_bits, entry.metadata_padding_bits
+    # Codes of one width have a known length. Otherwise only the sum of the stated bits can be checked.
+    if bounds.exact:
+        if codes.stored_bytes != bounds.stream_bytes:
+            refuse(codes, "length in bytes", codes.stored_bytes, bounds.stream_bytes)
+        if (payload, padding) != (bounds.payload_bits, bounds.padding_bits):
+            refuse(
+                codes,
+                "payload and padding bits",
+                (payload, padding),
+                (bounds.payload_bits, bounds.padding_bits),
+            )
+    elif min(payload, padding) < 0 or bits_to_bytes(payload + padding) != codes.stored_bytes:
+        refuse(codes, "length in bytes", codes.stored_bytes, f"what {payload} + {padding} bits take")
+
+
+def _rows(shape: tuple[int, ...], axis: int) -> int:
+    return math.prod(shape[:axis] + shape[axis + 1 :])
+
+
+def _n_groups(shape: tuple[int, ...], axis: int, pattern: Pattern) -> int:
+    return _rows(shape, axis) * pattern.groups(shape[axis])
+
 
 Tensor = NDArray[Any] | PackedTensor | RawTensor
 

@@ -5,7 +5,7 @@ kept as sums, so that layers can be added up.
 """
 
 from nmsim.quality.activations import measure_activations
-from nmsim.quality.measured import Measured
+from nmsim.quality.layer import Measured
 from nmsim.quality.way import Way, cross, parse_mitigation
 from nmsim.quality.weights import measure_weights
 

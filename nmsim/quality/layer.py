@@ -1,15 +1,132 @@
-"""One layer as the measurement sees it: weights block by block, changed beforehand where a mitigation folds into them."""
+"""One layer as the measurement sees it: its weights block by block, and the sums that are measured of it.
 
+Weights are changed beforehand if a mitigation folds into them. Sums add up over layers."""
+
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nmsim.criteria import FloatArray
+from nmsim.errors import PatternError
 from nmsim.mitigation import rewrite
 from nmsim.mitigation.recipe import Recipe
-from nmsim.quality.measured import BLOCK_ELEMS, refuse_unusable, row_blocks
+from nmsim.quality.entropy import MaskEntropy
+from nmsim.quality.way import Way
+
+BLOCK_ELEMS = 1 << 22
+"""Weights that are in memory as float32 at a time."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Sums of one layer, in float64.
+
+    Parameters
+    ----------
+    way : Way
+    elems : int
+        Elements of the pruned operand, kept or not.
+    energy, energy_kept : float
+        Sum of squares of the pruned operand, and of what is kept of it in any part.
+    output_energy, output_error : float
+        Sum of squares of the dense output Y, and of what the output is off by.
+    entropy : MaskEntropy or None
+        Of the N:M masks; None if there are no groups.
+    """
+
+    way: Way
+    elems: int
+    energy: float
+    energy_kept: float
+    output_energy: float
+    output_error: float
+    entropy: MaskEntropy | None
+
+    @property
+    def energy_kept_share(self) -> float:
+        """1 if all is zero."""
+        return self.energy_kept / self.energy if self.energy else 1.0
+
+    @property
+    def relative_output_error(self) -> float:
+        """|Y - Y_dense|^2 / |Y_dense|^2; NaN where the dense output is zero."""
+        return self.output_error / self.output_energy if self.output_energy else math.nan
+
+
+def row_blocks(rows: int, row_elems: int, block_elems: int = BLOCK_ELEMS) -> list[slice]:
+    """Cut the rows of a matrix into blocks of at most so many elements, at least one row each.
+
+    Examples
+    --------
+    >>> row_blocks(5, 10, 20)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    step = max(1, block_elems // row_elems)
+    return [slice(start, min(rows, start + step)) for start in range(0, rows, step)]
+
+
+def squares(x: NDArray[Any]) -> float:
+    """Sum of squares, added in float64."""
+    return float(np.square(x, dtype=np.float64).sum())
+
+
+def refuse_unusable(name: str, x: NDArray[Any], first_row: int = 0) -> None:
+    """Refuse a matrix with what is no number, or one so large that the squares of a row overflow float32.
+
+    If neither tokens nor weights hold such a number, no product of theirs overflows. `first_row` is the row
+    of x in the whole matrix.
+
+    Raises
+    ------
+    PatternError
+        Naming the first such element.
+
+    Examples
+    --------
+    >>> refuse_unusable("x", np.array([[1.0, 1e30]]))
+    Traceback (most recent call last):
+    nmsim.errors.PatternError: x[0, 1] is 1e+30, expected finite numbers of at most 1.3e+19
+    """
+    if place := first_unusable(x):
+        raise PatternError(
+            f"{name}[{first_row + place[0]}, {place[1]}] is {float(x[place]):g}, expected finite numbers of at most "
+            f"{most_of(x):.2g}"
+        )
+
+
+def first_unusable(x: NDArray[Any]) -> tuple[int, int] | None:
+    """Place of the first element that `refuse_unusable` refuses, None if there is none."""
+    # A scalar of numpy, so that 16-bit floats are compared in float64.
+    bad = ~(np.abs(x) <= np.float64(most_of(x)))
+    if not bad.any():
+        return None
+    row, column = np.unravel_index(int(bad.argmax()), x.shape)
+    return int(row), int(column)
+
+
+def most_of(x: NDArray[Any]) -> float:
+    """The greatest magnitude that a row of x [L, K] may have throughout: K of its squares add up in float32."""
+    return math.sqrt(float(np.finfo(np.float32).max) / max(1, x.shape[1]))
+
+
+def tokens_of(name: str, x: NDArray[Any], weight: NDArray[Any]) -> NDArray[np.float32]:
+    """Take tokens as float32, or refuse them.
+
+    Raises
+    ------
+    PatternError
+        Not [L, K] with the K of the weights, no token, or as `refuse_unusable`.
+    """
+    x = np.asarray(x)
+    if x.ndim != 2 or weight.ndim != 2 or not len(x) or x.shape[1] != weight.shape[1]:
+        raise PatternError(f"{name} has shape {x.shape}, weight {weight.shape}: expected [L, K] and [O, K]")
+    refuse_unusable(name, x)
+    return x.astype(np.float32)
+
 
 Array = NDArray[Any]
 

@@ -20,7 +20,7 @@ from nmsim.errors import ContainerError, RowError
 from nmsim.files.header import TensorInfo
 from nmsim.files.reader import RawTensor, SafetensorsReader
 from nmsim.files.sharded import open_checkpoint
-from nmsim.quality.measured import first_unusable, most_of
+from nmsim.quality.layer import first_unusable, most_of
 
 Floats = NDArray[np.float32]
 MEAN, CHANNEL_SPREAD, OUTLIER_SHARE, OUTLIER_SCALES, TAIL_DEGREES = 0.1, 0.4, 0.004, (8.0, 30.0), 5.0

@@ -16,8 +16,8 @@ import pandas as pd
 
 from nmsim.case import SparseOperand
 from nmsim.errors import ContainerError, NmsimError
+from nmsim.files.container import FORMAT_KEY
 from nmsim.files.header import TensorInfo
-from nmsim.files.packed_entry import FORMAT_KEY
 from nmsim.files.reader import RawTensor, SafetensorsReader
 from nmsim.files.selection import Selection
 from nmsim.files.sharded import Checkpoint, open_checkpoint
