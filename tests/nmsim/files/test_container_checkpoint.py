@@ -177,7 +177,7 @@ def test_a_rule_must_be_a_sequence():
         (BitstreamError, "codes of differing lengths", {"format": "2:4/gap:1/no_straddle:32"}),
         (
             ContainerError,
-            r"^\S+dense.safetensors: none of its 18 tensors \(.*, \.\.\.\) is chosen, expected at least one: by",
+            r"^\S+dense.safetensors: none of its 18 tensors \(.*, \.\.\.\) is chosen, expected at least one. By",
             {"include": ["nothing"]},
         ),
     ],
