@@ -122,7 +122,7 @@ def designs() -> pd.DataFrame:
 
 
 def fronts(table: pd.DataFrame) -> tuple[Figure, Any]:
-    """Draw what area buys what time, each pattern by itself."""
+    """Draw time over area, each pattern by itself."""
     front = hwmodels.pareto_front(table, minimise=["area_um2", "time_s"], within=["tokens", "pattern"])
     return plots.pareto(
         table, x="area_um2", y="time_s", front=front, within=["tokens"], by_pattern=True, label=["core"]
