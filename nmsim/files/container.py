@@ -1,8 +1,8 @@
 """Saving and loading tensors, packed or not, as an ordinary safetensors file.
 
-A packed tensor `name` is two tensors, `name.values` (dtype of the dense tensor, shape [rows, G * N]) and
-`name.metadata` (`U8`), and an entry `nmsim:name` in the header's `__metadata__`, a JSON object with everything else
-that `PackedTensor` holds. `nmsim_format` there says that the file is packed, and by which version of these rules.
+A packed tensor `name` is two tensors and an entry. The tensors are `name.values` (dtype of the dense tensor, shape
+[rows, G * N]) and `name.metadata` (`U8`). The entry is `nmsim:name` in the header's `__metadata__`, a JSON object with
+all other fields of `PackedTensor`. `nmsim_format` there says that the file is packed, and by which version of these rules.
 `nmsim.files.checkpoint` handles whole checkpoints, tensor by tensor.
 """
 
