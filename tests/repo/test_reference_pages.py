@@ -54,3 +54,22 @@ def test_the_page_of_the_tests_names_every_folder():
     }
     table = "".join(line.split("|")[1] for line in page.splitlines() if line.startswith("|"))
     assert set(re.findall(r"`(\w+)`", table)) == folders
+
+
+@pytest.mark.parametrize("package", ["nmsim", "hwmodels", "kernels", "validate"])
+def test_the_architecture_names_every_room(package):
+    page = (ROOT / "docs/explanation/architecture.md").read_text(encoding="utf-8")
+    section = re.search(rf"^## {package}, .*?(?=^## )", page, re.M | re.S)
+    assert section
+    named = {
+        name
+        for cell in re.findall(r"^\| (`.*?) \|", section[0], re.M)
+        for name in re.findall(r"`([^`]+)`", cell)
+    }
+    rooms = {
+        path.name + "/" * path.is_dir()
+        for path in (ROOT / package).iterdir()
+        if not path.name.startswith("__")
+        and (path.suffix == ".py" or any(path.glob("[!_]*")) or any(path.glob("*.py")))
+    }
+    assert named == rooms
