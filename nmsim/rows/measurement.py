@@ -195,8 +195,11 @@ class Measurement:
     source_url: Annotated[
         str,
         Cell(
-            "Address of the publication",
-            shape=(r"https?://\S+", "an address that begins with https:// or http://"),
+            "Address of the publication, or the Python package that states the figures, as `package:NAME`",
+            shape=(
+                r"https?://\S+|package:[\w.-]+",
+                "an address that begins with https:// or http://, or package:NAME",
+            ),
         ),
     ] = ""
     note: Annotated[str, Cell("What a reader should know; no program reads it")] = ""
