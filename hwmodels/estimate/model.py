@@ -222,9 +222,8 @@ def predict(cases: Case | pd.DataFrame, hardware: str | Path | HardwareSpec) -> 
 
     Examples
     --------
-    >>> from nmsim.pattern import Pattern
     >>> from nmsim.case import Case, GemmShape
-    >>> case = Case(GemmShape(1, 4096, 4096))
+    >>> case = Case(GemmShape(1, 4096, 4096), "8:16/combinatorial")
     >>> answer = predict(case, "h200-8x16")
     >>> answer.execution, answer.limit, round(answer.bound_speedup_vs_dense, 3)
     ('native', 'memory', 1.802)

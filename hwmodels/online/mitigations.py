@@ -34,17 +34,16 @@ Stages = tuple[StageCost, ...]
 def select(product: PrunedProduct) -> StageCost:
     """Count the selection itself: a network of comparators over every group of every token.
 
-        Source
-        ------
-        `hwmodels.silicon.selector.comparators`.
+    Source
+    ------
+    `hwmodels.silicon.selector.comparators`.
 
-        Examples
-        --------
-        >>> from nmsim import Pattern
-        >>> from nmsim import criteria
-    from nmsim.case import GemmShape
-        >>> select(PrunedProduct(GemmShape(1, 64, 64), Pattern(8, 16), "bf16")).selector_compares
-        224
+    Examples
+    --------
+    >>> from nmsim import Pattern
+    >>> from nmsim.case import GemmShape
+    >>> select(PrunedProduct(GemmShape(1, 64, 64), Pattern(8, 16), "bf16")).selector_compares
+    224
     """
     one = comparators(product.pattern, product.settings.selector_kind)
     return StageCost(

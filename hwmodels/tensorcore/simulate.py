@@ -107,7 +107,7 @@ def simulate(
     Examples
     --------
     >>> from nmsim.case import GemmShape
-    >>> case = Case(GemmShape(256, 1024, 1024))
+    >>> case = Case(GemmShape(256, 1024, 1024), "8:16")
     >>> simulate(case, "flexible-8x16").effectual_macs == 256 * 1024 * 1024 // 2
     True
     """
