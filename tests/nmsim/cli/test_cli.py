@@ -1,4 +1,4 @@
-"""The front door: verbs, JSON, exit codes. Run in this process; `tests/repo` starts real ones."""
+"""The command line: verbs, JSON, exit codes. Run in this process; `tests/repo` starts real ones."""
 
 import json
 import re
