@@ -10,8 +10,7 @@ Nothing of hwmodels is built on them. `docs/explanation/peers.md` sets them agai
 """
 
 from hwmodels.peers.scalesim import ScalesimCycles, scalesim_cycles
-from hwmodels.peers.sparseloop import DESIGNS, SparseloopCycles, sparseloop_cycles
-from hwmodels.peers.sparseloop_mapping import Reads
+from hwmodels.peers.sparseloop import DESIGNS, Reads, SparseloopCycles, sparseloop_cycles
 
 __all__ = [
     "DESIGNS",
