@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kernels.measure.cuda import device as cuda_device
+from kernels.timing import cuda_device
 from kernels.timing import interleaved as timing
 from kernels.timing.interleaved import Figure
 from nmsim.errors import SpecError
@@ -42,7 +42,7 @@ class CudaCalibration:
 
 
 def calibrate(progress: Callable[[float], None] = lambda share: None) -> CudaCalibration:
-    """Run every benchmark on CUDA device 0, which must exist (`kernels.measure.cuda.device.problem`).
+    """Run every benchmark on CUDA device 0, which must exist (`kernels.timing.cuda_device.problem`).
 
     Raises
     ------

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from kernels.measure.campaign import BEST, Round
+from kernels.measure.cold_cache import ColdCache
 from kernels.measure.run import Contender, Task
 from kernels.timing import gate, host
 from kernels.timing import interleaved as timing
-from kernels.timing.cold_cache import ColdCache
 from kernels.timing.rounds import Plan, Progress
 from nmsim import bench, mask
 from nmsim.case import Case

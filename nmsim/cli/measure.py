@@ -73,7 +73,7 @@ def calibrate(
     if output is not None and output.suffix != ".toml":
         raise NmsimError(f"--output {str(output)!r}: expected a name that ends in .toml")
     if device == "cuda":
-        from kernels.measure.cuda import device as cuda_device
+        from kernels.timing import cuda_device
 
         missing = cuda_device.problem()
         if missing:
@@ -140,7 +140,7 @@ def _cpu() -> tuple[str, Run]:
 
 def _cuda() -> tuple[str, Run]:
     """The name of the CUDA device, and a function that measures it."""
-    import kernels.measure.cuda.device
+    import kernels.timing.cuda_device
     from hwmodels.machine import calibrated
     from kernels.calibrate import cuda as calibration_cuda
 
@@ -148,7 +148,7 @@ def _cuda() -> tuple[str, Run]:
         measured = calibration_cuda.calibrate(progress)
         return measured.figures, [], lambda name, date: calibrated.cuda_spec(measured, name, date)
 
-    return calibrated.machine_id(kernels.measure.cuda.device.name()), run
+    return calibrated.machine_id(kernels.timing.cuda_device.name()), run
 
 
 def _figure_cells(name: str, figure: "Figure") -> tuple[object, ...]:
@@ -211,7 +211,7 @@ def measure(
 
     chosen = replace(campaigns.load(campaign or device), skip=tuple(skip or ()))
     if device == "cuda":
-        from kernels.measure.cuda import device as cuda_device
+        from kernels.timing import cuda_device
 
         if problem := cuda_device.problem():
             # A mistake in the campaign is found even on a machine that cannot run it.
@@ -260,8 +260,8 @@ def _backend(device: str, seed: int) -> "tuple[Backend, str]":
     """The device to measure on, and what its machine is called if nobody says."""
     if device == "cuda":
         from hwmodels.machine.calibrated import machine_id
-        from kernels.measure.cuda import device as cuda_device
         from kernels.measure.cuda.backend import CudaBackend
+        from kernels.timing import cuda_device
 
         return CudaBackend(seed), machine_id(cuda_device.name())
     from kernels.measure.cpu import CpuBackend

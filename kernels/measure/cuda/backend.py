@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 
 from kernels.measure.campaign import BEST, Round
-from kernels.measure.cuda import device as cuda_device
 from kernels.measure.cuda import precompile
 from kernels.measure.cuda.calls import PRODUCTS, Call, DenseCall, Product, best_of, dense_calls, named
 from kernels.measure.cuda.clock import Clock, CudaClock, Timed
 from kernels.measure.cuda.movers import KERNELS, Kernel, Matrix, check_copy, copies
 from kernels.measure.cuda.operands import Operand, drawn
 from kernels.measure.run import Contender, Task, copy_bytes, label_of
-from kernels.timing import gate, host
+from kernels.timing import cuda_device, gate, host
 from kernels.timing.rounds import Plan, Progress
 from nmsim.case import Case
 from nmsim.errors import NmsimError, SpecError

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from kernels.measure.cuda import device as cuda_device
+from kernels.timing import cuda_device
 from nmsim.errors import NmsimError
 from nmsim.rows.measurement import L2State, Timing
 from nmsim.units import ceil_div

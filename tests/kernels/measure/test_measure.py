@@ -7,10 +7,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from kernels.measure import campaign
+from kernels.measure import campaign, cold_cache
 from kernels.measure import cpu as measure_cpu
 from kernels.measure import run as measure
-from kernels.timing import cold_cache, gate, host, rounds
+from kernels.timing import gate, host, rounds
 from kernels.timing import interleaved as timing
 from nmsim import rows as row_files
 from nmsim.case import Case, GemmShape

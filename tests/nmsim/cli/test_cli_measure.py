@@ -10,9 +10,8 @@ from kernels.calibrate import cpu as calibration
 from kernels.measure import campaign as campaigns
 from kernels.measure import cpu as measure_cpu
 from kernels.measure import run as campaign_run
-from kernels.measure.cuda import device as cuda_device
 from kernels.measure.run import Contender
-from kernels.timing import host
+from kernels.timing import cuda_device, host
 from kernels.timing.gate import GateError, RefusedError
 from kernels.timing.rounds import DeviceLostError
 from nmsim import rows as row_files

@@ -3,7 +3,7 @@
 import pytest
 
 from kernels.calibrate import cuda as calibration_cuda
-from kernels.measure.cuda import device as cuda_device
+from kernels.timing import cuda_device
 from kernels.timing.gate import GateError, RefusedError
 from kernels.timing.rounds import DeviceLostError
 from nmsim.errors import SpecError
