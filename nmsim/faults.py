@@ -4,8 +4,7 @@ A fault is *detected* if the decoder raises. It is *silent* if the decoder retur
 It is *harmless* if the decoder returns the masks that were written. Faults in payload bits are counted separately
 from those that change a padding or alignment bit. A single flip of such a bit is always detected.
 
->>> from nmsim import Pattern
->>> inject([0b0011, 0b0101, 0b0110, 0b1001, 0b1010, 0b1100], Pattern(2, 4), "combinatorial").payload
+>>> inject([0b0011, 0b0101, 0b0110, 0b1001, 0b1010, 0b1100], "2:4/combinatorial").payload
 FaultCounts(detected=4, silent=14, harmless=0, wrong_groups=14)
 """
 

@@ -1,6 +1,5 @@
 """Figures of tensor cores: what is drawn is what the table says, axes have units, and bad tables are refused."""
 
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -340,8 +339,3 @@ def test_legends_lie_over_the_panels_and_inside_the_figure(table, index_only, ba
                 assert box.x0 >= 0
                 assert box.x1 <= fig.bbox.x1 + 1
                 assert not box.overlaps(legend), text.get_text()
-
-
-def test_nothing_is_left_in_global_state(roofs):
-    plots.roof_surface(roofs, core=load_core("flexible-8x16"))
-    assert "matplotlib.pyplot" not in sys.modules

@@ -122,10 +122,3 @@ def test_an_empty_table_is_refused(study):
         plots.speedup_vs_pattern(model[model["pattern"] == "dense"])
     with pytest.raises(RowError, match="no row to draw"):
         plots.bytes_per_element(study.found.bits_per_elem.iloc[:0])
-
-
-def test_nothing_is_left_in_global_state(study):
-    import sys
-
-    plots.speedup_vs_pattern(study.found.model)
-    assert "matplotlib.pyplot" not in sys.modules
