@@ -40,8 +40,8 @@ def test_the_page_of_the_examples_lists_them_all():
 
 
 def test_the_notebook_prints_what_it_holds(tmp_path):
-    answer = run(str(ROOT / "docs/tools/notebook.py"), "--check", cwd=tmp_path)
-    assert answer.returncode == 0, f"run python docs/tools/notebook.py\n{answer.stderr}"
+    answer = run(str(ROOT / "docs/tools/site/notebook.py"), "--check", cwd=tmp_path)
+    assert answer.returncode == 0, f"run python docs/tools/site/notebook.py\n{answer.stderr}"
 
 
 def test_the_types_of_what_readers_copy_are_right(tmp_path):

@@ -12,7 +12,7 @@ MAX_FILES = 15
 """Modules per folder; the top of nmsim holds what everything is made of, and has more."""
 FOLDERS = sorted(
     folder
-    for package in PACKAGES
+    for package in (*PACKAGES, "docs", "tests")
     for folder in [ROOT / package, *(ROOT / package).rglob("*")]
     if folder.is_dir() and any(folder.glob("*.py"))
 )

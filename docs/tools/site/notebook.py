@@ -1,4 +1,4 @@
-"""Runs the notebook of the examples and stores what its cells print: `python docs/tools/notebook.py`.
+"""Runs the notebook of the examples and stores what its cells print: `python docs/tools/site/notebook.py`.
 
 Pictures are not stored, so that the file stays small and can be compared. The test of the examples runs it as well.
 """
@@ -11,7 +11,7 @@ import nbformat
 from nbclient import NotebookClient
 from traitlets.config import Config
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NOTEBOOK = ROOT / "docs/examples/tour.ipynb"
 
 

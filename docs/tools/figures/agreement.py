@@ -1,6 +1,6 @@
 """Closed form against simulator on drawn designs: the table of docs/explanation/tensor-core.md.
 
-python docs/tools/agreement.py
+python docs/tools/figures/agreement.py
 """
 
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 sys.path += [str(ROOT), str(ROOT / "tests")]
 SEEDS, COUNT = 4, 500
 
