@@ -300,12 +300,7 @@ def _refuse(inputs: pd.DataFrame, name: str, wrong: NDArray[Any], expected: str)
 
 
 def _family(
-    inputs: pd.DataFrame,
-    places: NDArray[Any],
-    name: str,
-    spec: HardwareSpec,
-    values: Constants,
-    without: str,
+    inputs: pd.DataFrame, places: NDArray[Any], name: str, spec: HardwareSpec, values: Constants, without: str
 ) -> pd.DataFrame:
     try:
         if name in (AUTO, SOFTWARE):

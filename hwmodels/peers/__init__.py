@@ -12,11 +12,4 @@ Nothing of hwmodels is built on them. `docs/explanation/peers.md` sets them agai
 from hwmodels.peers.scalesim import ScalesimCycles, scalesim_cycles
 from hwmodels.peers.sparseloop import DESIGNS, Reads, SparseloopCycles, sparseloop_cycles
 
-__all__ = [
-    "DESIGNS",
-    "Reads",
-    "ScalesimCycles",
-    "SparseloopCycles",
-    "scalesim_cycles",
-    "sparseloop_cycles",
-]
+__all__ = ["DESIGNS", "Reads", "ScalesimCycles", "SparseloopCycles", "scalesim_cycles", "sparseloop_cycles"]

@@ -101,11 +101,7 @@ def unit_costs(core: SparseTensorCore, case: Case, other: Pattern | None = None)
 
 @functools.lru_cache(maxsize=1 << 14)
 def _unit_costs(
-    core: SparseTensorCore,
-    dtype: str,
-    format: SparseFormat | None,
-    operand: str,
-    other: Pattern | None,
+    core: SparseTensorCore, dtype: str, format: SparseFormat | None, operand: str, other: Pattern | None
 ) -> UnitCosts:
     technology = load(core.node_nm)
     static = technology.share("static_share")

@@ -50,17 +50,7 @@ def small_chip(cores=1, **changes):
 
 
 def product(
-    tokens,
-    rows,
-    K,
-    *,
-    rate,
-    stored=2.0,
-    values=2.0,
-    output=2.0,
-    energy=1.0,
-    sparse=False,
-    warm=False,
+    tokens, rows, K, *, rate, stored=2.0, values=2.0, output=2.0, energy=1.0, sparse=False, warm=False
 ):
     columns = np.broadcast_arrays(tokens, rows, K, stored, values, output, rate, energy, sparse, warm)
     return Product(*(np.atleast_1d(column) for column in columns))
@@ -143,12 +133,7 @@ def test_one_feature_past_a_wave_costs_a_wave(sparse):
     """
     device, values = chip(hwmodels.load_machine("a100")), constants.load()
     how = (
-        {
-            "rate": 624e12,
-            "stored": 1.125,
-            "energy": values.sparse_energy_ratio,
-            "sparse": True,
-        }
+        {"rate": 624e12, "stored": 1.125, "energy": values.sparse_energy_ratio, "sparse": True}
         if sparse
         else {"rate": 312e12}
     )
