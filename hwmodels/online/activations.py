@@ -14,8 +14,8 @@ import numpy as np
 from hwmodels.estimate.traffic import fetched_columns, metadata_bits, stream
 from hwmodels.online.overheads import mitigation_names, stage_costs, strongest_wait
 from hwmodels.online.stage_cost import DEFAULT_SETTINGS, Settings, StageCost
-from hwmodels.silicon.selector import key_bits
 from hwmodels.silicon.structures import index_bits
+from hwmodels.silicon.units import key_bits
 from hwmodels.tensorcore.cycles import Cycles, closed_form
 from hwmodels.tensorcore.mapping import mapping
 from hwmodels.tensorcore.point import Point, point

@@ -18,8 +18,8 @@ from hwmodels.online.stage_cost import (
     sequence_buffer,
     token_buffer,
 )
-from hwmodels.silicon.selector import comparators, key_bits
 from hwmodels.silicon.structures import index_bits
+from hwmodels.silicon.units import comparators, key_bits
 from nmsim import criteria
 from nmsim.case import GemmShape
 from nmsim.errors import RowError
@@ -36,7 +36,7 @@ def select(product: PrunedProduct) -> StageCost:
 
     Source
     ------
-    `hwmodels.silicon.selector.comparators`.
+    `hwmodels.silicon.units.comparators`.
 
     Examples
     --------
@@ -51,7 +51,7 @@ def select(product: PrunedProduct) -> StageCost:
         part="selector",
         formula=f"keep the N greatest of M keys: {one} comparators of {key_bits(product.dtype)} bits and more per group",
         why="a choice depends on its group only",
-        source="counted in hwmodels.silicon.selector",
+        source="counted in hwmodels.silicon.units",
         selector_compares=one * product.groups * product.shape.M,
     )
 
@@ -253,7 +253,7 @@ def outliers(product: PrunedProduct) -> Stages:
         part="selector",
         formula=f"keep the {pattern.n} greatest of {pattern.m} keys: {one} comparators a window",
         why="a choice depends on its window only",
-        source="counted in hwmodels.silicon.selector",
+        source="counted in hwmodels.silicon.units",
         selector_compares=one * windows,
         held_bytes=bits_to_bytes(pattern.m * key_bits(product.dtype)),
     )

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.silicon.core_units import decoder_cells, encoder_cells, pruner_cells, select_cells
 from hwmodels.silicon.structures import Cells
 from hwmodels.silicon.technology import Spread, Technology, load
+from hwmodels.silicon.units import decoder_cells, encoder_cells, pruner_cells, select_cells
 from hwmodels.tensorcore.mapping import BLOCK_BYTES
 from hwmodels.tensorcore.point import Point
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
@@ -106,7 +106,7 @@ def unit_areas(core: SparseTensorCore) -> UnitAreas:
 
     Source
     ------
-    `technology.toml`; structures as in `hwmodels.silicon.core_units`; A51 and A54.
+    `technology.toml`; structures as in `hwmodels.silicon.units`; A51 and A54.
 
     Examples
     --------

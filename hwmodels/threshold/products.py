@@ -114,7 +114,7 @@ def joules(table: pd.DataFrame, core: SparseTensorCore) -> Joules:
     RowError
         A value type or encoding that the core does not take, or a product that fits into no tile.
     SpecError, EncodingError
-        As `hwmodels.silicon.unit_costs.unit_costs`.
+        As `hwmodels.silicon.energy.unit_costs`.
     """
     kinds: NDArray[np.int64] = table.groupby(list(WAY), sort=False).ngroup().to_numpy().astype(np.int64)
     bases: list[Point] = []

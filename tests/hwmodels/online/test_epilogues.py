@@ -16,7 +16,7 @@ from hwmodels.online.overheads import (
     sum_layers,
 )
 from hwmodels.online.stage_cost import Settings
-from hwmodels.silicon.selector import network
+from hwmodels.silicon.units import network
 from nmsim import compress
 from nmsim import criteria as golden_criteria
 from nmsim.case import GemmShape

@@ -7,12 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwmodels.silicon import core_units
+from hwmodels.silicon import units
 from hwmodels.silicon.area import PARTS, SPARSE_PARTS, area, area_columns, unit_areas
-from hwmodels.silicon.codecs import decoder
-from hwmodels.silicon.selector import selector_cells
 from hwmodels.silicon.structures import Cells, operand_select
 from hwmodels.silicon.technology import load
+from hwmodels.silicon.units import decoder, selector_cells
 from hwmodels.tensorcore.point import point
 from hwmodels.tensorcore.record import core_names, load_core
 from nmsim.case import Case, GemmShape
@@ -66,14 +65,14 @@ def test_what_can_be_redone_by_hand():
 
 def test_decoders_share_their_logic_and_keep_their_tables():
     one = replace(FLEXIBLE, patterns=(Pattern(8, 16),), encodings=("combinatorial",))
-    assert core_units.decoder_cells(one) == decoder(SparseFormat.parse("8:16/combinatorial"), load(5))
+    assert units.decoder_cells(one) == decoder(SparseFormat.parse("8:16/combinatorial"), load(5))
     each = [
         decoder(sparse_format(pattern, encoding="combinatorial"), load(5)) for pattern in FLEXIBLE.patterns
     ]
     assert [cells.rom_bits > 0 for cells in each] == [True] * 3
-    assert core_units.decoder_cells(FLEXIBLE).rom_bits == sum(cells.rom_bits for cells in each)
-    assert core_units.decoder_cells(FLEXIBLE).and2 == core_units.decoder_cells(one).and2
-    assert core_units.decoder_cells(DENSE) == Cells()
+    assert units.decoder_cells(FLEXIBLE).rom_bits == sum(cells.rom_bits for cells in each)
+    assert units.decoder_cells(FLEXIBLE).and2 == units.decoder_cells(one).and2
+    assert units.decoder_cells(DENSE) == Cells()
 
 
 def test_overhead_is_what_sparsity_adds_over_what_a_dense_core_has():

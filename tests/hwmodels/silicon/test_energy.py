@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from hwmodels.estimate import constants
 from hwmodels.silicon.area import area
-from hwmodels.silicon.energy import PARTS, design, energy, energy_columns, shared_write_bytes
+from hwmodels.silicon.energy import PARTS, design, energy, energy_columns, shared_write_bytes, unit_costs
 from hwmodels.silicon.technology import load
-from hwmodels.silicon.unit_costs import unit_costs
 from hwmodels.tensorcore import services
 from hwmodels.tensorcore.cycles import PLACE, Cycles, closed_form
 from hwmodels.tensorcore.point import point

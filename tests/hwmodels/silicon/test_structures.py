@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hwmodels.machine.comparators import Network
 from hwmodels.machine.comparators import network as network_of
 from hwmodels.machine.software import comparators as software_comparators
-from hwmodels.silicon import codecs, selector, structures
+from hwmodels.silicon import structures, units
 from hwmodels.silicon.structures import FIELDS, Cells
 from hwmodels.silicon.technology import load
 from nmsim import encodings
@@ -45,8 +45,8 @@ def gates(cells: Cells) -> float:
 )
 def test_comparators_and_stages_by_hand(kind, comparators, stages):
     halves = [Pattern(m // 2, m) for m in SIZES]
-    assert tuple(selector.comparators(pattern, kind) for pattern in halves) == comparators
-    assert tuple(selector.stages(pattern, kind) for pattern in halves) == stages
+    assert tuple(units.comparators(pattern, kind) for pattern in halves) == comparators
+    assert tuple(units.stages(pattern, kind) for pattern in halves) == stages
 
 
 @pytest.mark.parametrize("m", [2, 4, 8, 16, 32, 64, 256])
@@ -54,24 +54,24 @@ def test_half_selection_is_two_sorters_and_a_half_cleaner(m):
     half, stages = m // 2, int(math.log2(m)) - 1
     sorter = half * stages * (stages + 1) // 4
     assert (
-        selector.comparators(Pattern(half, m), "half")
+        units.comparators(Pattern(half, m), "half")
         == 2 * sorter + half
         == software_comparators(Pattern(1, m))
     )
-    assert selector.stages(Pattern(half, m), "half") == stages * (stages + 1) // 2 + 1
+    assert units.stages(Pattern(half, m), "half") == stages * (stages + 1) // 2 + 1
 
 
 @pytest.mark.parametrize("m", [2, 4, 8, 16, 32])
 def test_one_of_m_is_a_tournament(m):
-    assert selector.comparators(Pattern(1, m), "half") == m - 1
-    assert selector.stages(Pattern(1, m), "half") == math.log2(m)
+    assert units.comparators(Pattern(1, m), "half") == m - 1
+    assert units.stages(Pattern(1, m), "half") == math.log2(m)
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 4), (2, 8), (3, 8), (4, 16), (5, 32)])
 def test_choosing_what_is_dropped_takes_what_choosing_what_is_kept_takes(n, m):
-    assert selector.comparators(Pattern(n, m), "half") == selector.comparators(Pattern(m - n, m), "half")
+    assert units.comparators(Pattern(n, m), "half") == units.comparators(Pattern(m - n, m), "half")
     # 2 of 8 by hand: four sorted pairs, two half-cleaners of 2 and their 2 merges, one half-cleaner of 2.
-    assert selector.comparators(Pattern(2, 8), "half") == 4 + (4 + 2) + 2
+    assert units.comparators(Pattern(2, 8), "half") == 4 + (4 + 2) + 2
 
 
 def run_network(network: Network, keys: np.ndarray) -> np.ndarray:
@@ -106,26 +106,26 @@ def test_a_network_selects_whatever_the_keys_are(pattern, kind):
 @given(patterns, st.sampled_from(KINDS))
 def test_a_larger_group_never_takes_fewer_comparators(pattern, kind):
     larger = Pattern(pattern.n, pattern.m + 1)
-    assert selector.comparators(larger, kind) >= selector.comparators(pattern, kind)
+    assert units.comparators(larger, kind) >= units.comparators(pattern, kind)
 
 
 @given(patterns, st.sampled_from(KINDS), st.integers(0, 4))
 def test_wider_values_and_more_registers_never_take_fewer_gates(pattern, kind, latency):
-    count = {dtype: gates(selector.selector_cells(pattern, kind, dtype, latency)) for dtype in VALUE_BITS}
+    count = {dtype: gates(units.selector_cells(pattern, kind, dtype, latency)) for dtype in VALUE_BITS}
     assert count["fp4"] <= count["fp8"] <= count["fp16"] == count["bf16"] <= count["tf32"] <= count["fp32"]
     assert count["int4"] <= count["int8"]
-    assert gates(selector.selector_cells(pattern, kind, "fp16", latency + 1)) >= count["fp16"]
+    assert gates(units.selector_cells(pattern, kind, "fp16", latency + 1)) >= count["fp16"]
 
 
 def test_selector_cells_by_hand():
     # Half selection of 2:4 fp16: 4 comparators of 15 + 2 bits, two multiplexers for each of their wires' bits.
-    cells = selector.selector_cells(Pattern(2, 4), "half", "fp16", latency_cycles=2)
+    cells = units.selector_cells(Pattern(2, 4), "half", "fp16", latency_cycles=2)
     assert (cells.comparator_bit, cells.mux2, cells.flip_flop) == (4 * 17, 2 * 4 * 17, 2 * 4 * 17)
     # All pairs of 2:4: 6 comparators of 15 bits; 3 wins are counted by a full adder, compared in 2 bits.
-    cells = selector.selector_cells(Pattern(2, 4), "all_pairs", "fp16")
+    cells = units.selector_cells(Pattern(2, 4), "all_pairs", "fp16")
     assert (cells.comparator_bit, cells.full_adder, cells.mux2) == (6 * 15 + 4 * 2, 4, 0)
     assert cells.half_adder == 0
-    assert selector.selector_cells(Pattern(4, 4), "half", "int8") == Cells()
+    assert units.selector_cells(Pattern(4, 4), "half", "int8") == Cells()
 
 
 @pytest.mark.parametrize("bits", range(1, 70))
@@ -178,35 +178,33 @@ def test_ascending_positions_never_take_more_multiplexers(pattern, bits, macs):
 
 def test_decoders_by_hand():
     # Masks of 8:16 in a table: C(16, 8) = 12870 entries of 16 bits.
-    assert codecs.rom_decoder(Pattern(8, 16)).rom_bits == 205_920
+    assert units.rom_decoder(Pattern(8, 16)).rom_bits == 205_920
     # Prefix counts of 4: two adders of 1 bit, two of 2; 6 lines of 2 gates; 2 slots of 2 bits, one OR each.
     assert structures.mask_to_positions(Pattern(2, 4)) == Cells(full_adder=6, and2=12 + 4)
     # Unranking 2:4: steps of 3, 2 and 1 bits at positions 3, 2, 1; binomials 3 and 3, 2 and 1, 1.
-    cells = codecs.unranking_decoder(Pattern(2, 4))
+    cells = units.unranking_decoder(Pattern(2, 4))
     assert (cells.full_adder, cells.mux2, cells.rom_bits) == (6 + 6, 6, (2 + 2) + (2 + 1) + 1)
     # Gaps of 2:4: one adder of 2 bits, a constant on 2 bits of each slot.
-    assert codecs.decoder(SparseFormat.parse("2:4/gap"), load(7)) == Cells(full_adder=2, half_adder=4)
-    assert codecs.decoder(SparseFormat.parse("8:16/index"), load(7)) == Cells()
+    assert units.decoder(SparseFormat.parse("2:4/gap"), load(7)) == Cells(full_adder=2, half_adder=4)
+    assert units.decoder(SparseFormat.parse("8:16/index"), load(7)) == Cells()
 
 
 def test_a_short_table_is_looked_up_and_a_long_one_is_computed():
     for node_nm in (45, 7, 5):
         technology = load(node_nm)
-        assert codecs.decoder(SparseFormat.parse("4:8/combinatorial"), technology) == codecs.rom_decoder(
+        assert units.decoder(SparseFormat.parse("4:8/combinatorial"), technology) == units.rom_decoder(
             Pattern(4, 8)
         )
-        assert codecs.decoder(
-            SparseFormat.parse("8:16/combinatorial"), technology
-        ) == codecs.unranking_decoder(Pattern(8, 16))
+        assert units.decoder(SparseFormat.parse("8:16/combinatorial"), technology) == units.unranking_decoder(
+            Pattern(8, 16)
+        )
 
 
 @given(patterns)
 def test_a_combinatorial_decoder_is_the_smaller_of_two(pattern):
     technology = load(7)
-    area = technology.um2(
-        codecs.decoder(sparse_format(pattern, encoding="combinatorial"), technology)
-    ).nominal
-    for either in (codecs.rom_decoder(pattern), codecs.unranking_decoder(pattern)):
+    area = technology.um2(units.decoder(sparse_format(pattern, encoding="combinatorial"), technology)).nominal
+    for either in (units.rom_decoder(pattern), units.unranking_decoder(pattern)):
         assert area <= technology.um2(either).nominal
 
 
@@ -214,8 +212,8 @@ def test_a_combinatorial_decoder_is_the_smaller_of_two(pattern):
 def test_larger_groups_never_take_smaller_codecs(power, encoding):
     small, large = Pattern(1 << power - 1, 1 << power), Pattern(1 << power, 2 << power)
     for count in (
-        lambda pattern: gates(codecs.decoder(sparse_format(pattern, encoding=encoding), load(7))),
-        lambda pattern: gates(codecs.encoder(sparse_format(pattern, encoding=encoding))),
+        lambda pattern: gates(units.decoder(sparse_format(pattern, encoding=encoding), load(7))),
+        lambda pattern: gates(units.encoder(sparse_format(pattern, encoding=encoding))),
     ):
         assert count(small) <= count(large)
 
@@ -224,7 +222,7 @@ def unranked(pattern: Pattern, code: int) -> tuple[int, int]:
     """Run the steps of the unranking decoder -> the mask, and the most bits its code has at any step, too many added."""
     mask, left, excess = 0, pattern.n, 0
     for p in range(pattern.m - 1, -1, -1):
-        excess = max(excess, code.bit_length() - codecs._rest_bits(pattern, p + 1))
+        excess = max(excess, code.bit_length() - units._rest_bits(pattern, p + 1))
         if left and code >= math.comb(p, left):
             code -= math.comb(p, left)
             left -= 1
@@ -245,37 +243,37 @@ def test_the_steps_of_unranking_are_wide_enough_and_decode(pattern):
 def test_nothing_is_decoded_where_everything_is_kept(pattern, encoding):
     whole = Pattern(pattern.m, pattern.m)
     assert (
-        codecs.decoder(sparse_format(whole, encoding="bitmask"), load(7))
+        units.decoder(sparse_format(whole, encoding="bitmask"), load(7))
         == Cells()
-        == codecs.encoder(sparse_format(whole, encoding="index"))
+        == units.encoder(sparse_format(whole, encoding="index"))
     )
-    assert gates(codecs.decoder(sparse_format(pattern, encoding=encoding), load(7))) >= 0
+    assert gates(units.decoder(sparse_format(pattern, encoding=encoding), load(7))) >= 0
 
 
 def test_escapes_have_no_hardware():
-    assert codecs.decoder(SparseFormat.parse("2:4/gap:2"), load(7)) == codecs.decoder(
+    assert units.decoder(SparseFormat.parse("2:4/gap:2"), load(7)) == units.decoder(
         SparseFormat.parse("2:4/gap"), load(7)
     )
     for road in (
-        lambda: codecs.decoder(SparseFormat.parse("2:16/gap:2"), load(7)),
-        lambda: codecs.encoder(SparseFormat.parse("2:16/gap:2")),
+        lambda: units.decoder(SparseFormat.parse("2:16/gap:2"), load(7)),
+        lambda: units.encoder(SparseFormat.parse("2:16/gap:2")),
     ):
         with pytest.raises(EncodingError, match=r"encoding 'gap:2' of 2:16: no hardware is modelled"):
             road()
     with pytest.raises(EncodingError, match="encoding 'runs'"):
-        codecs.encoder(SparseFormat.parse("2:4/runs"))
+        units.encoder(SparseFormat.parse("2:4/runs"))
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (
-            lambda: selector.comparators(Pattern(2, 4), "quick"),
+            lambda: units.comparators(Pattern(2, 4), "quick"),
             "selector kind 'quick': expected one of all_pairs",
         ),
         (lambda: network_of(Pattern(2, 4), "all_pairs"), "expected half or bitonic for a network"),
-        (lambda: selector.key_bits("fp64"), "dtype='fp64': expected one of"),
-        (lambda: selector.selector_cells(Pattern(2, 4), "half", "fp16", -1), "latency_cycles=-1: expected"),
+        (lambda: units.key_bits("fp64"), "dtype='fp64': expected one of"),
+        (lambda: units.selector_cells(Pattern(2, 4), "half", "fp16", -1), "latency_cycles=-1: expected"),
         (lambda: structures.operand_select([], 16, 8, "web"), "select structure 'web': expected one of mux"),
         (lambda: structures.operand_select([], 0, 8), "value_bits=0: expected a positive"),
         (lambda: structures.operand_select([], 16, 1.5), "macs=1.5: expected a positive"),
