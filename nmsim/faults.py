@@ -211,10 +211,7 @@ def _payload_bits(format: SparseFormat, masks: Words) -> NDArray[np.bool_]:
 
 
 def _decode_damaged(
-    format: SparseFormat,
-    masks: Words,
-    stream: NDArray[np.uint8],
-    bits: tuple[int, ...],
+    format: SparseFormat, masks: Words, stream: NDArray[np.uint8], bits: tuple[int, ...]
 ) -> FaultCounts:
     """Flip the bits in a copy of the stream, decode it, and classify what comes back."""
     damaged = stream.copy()

@@ -170,12 +170,7 @@ class PackedTensor:
 
 
 def compress(
-    x: NDArray[Any],
-    format: FormatLike,
-    *,
-    axis: int = -1,
-    mask: BoolArray | None = None,
-    threads: int = 1,
+    x: NDArray[Any], format: FormatLike, *, axis: int = -1, mask: BoolArray | None = None, threads: int = 1
 ) -> PackedTensor:
     """Keep N in M elements of a tensor and encode where they are.
 

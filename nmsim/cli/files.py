@@ -132,10 +132,7 @@ def pack(
 
 
 def unpack(
-    packed: options.Weights,
-    output: Target,
-    threads: options.Threads = 0,
-    force: options.Force = False,
+    packed: options.Weights, output: Target, threads: options.Threads = 0, force: options.Force = False
 ) -> Answer:
     """Make a packed checkpoint dense again.
 

@@ -14,13 +14,7 @@ from nmsim.files import atomic
 from nmsim.support.schema import to_toml
 from nmsim.units import short
 
-EXAMPLES = {
-    "machine": [
-        "nmsim machine --list",
-        "nmsim machine h200",
-        "nmsim machine h200 --write mine.toml",
-    ]
-}
+EXAMPLES = {"machine": ["nmsim machine --list", "nmsim machine h200", "nmsim machine h200 --write mine.toml"]}
 
 
 def machine(

@@ -94,8 +94,7 @@ Cores = Annotated[
     ),
 ]
 Model = Annotated[
-    str,
-    typer.Option("--model", "-m", help="Model that ships with nmsim, or a Hugging Face config.json."),
+    str, typer.Option("--model", "-m", help="Model that ships with nmsim, or a Hugging Face config.json.")
 ]
 Dtype = Annotated[
     str,
@@ -186,9 +185,7 @@ def split_names(values: Iterable[str], what: str = "") -> list[str]:
 
 
 def formats(
-    patterns: Iterable[str],
-    encodings: Iterable[str] | None = None,
-    packings: Iterable[str] = BITSTREAM,
+    patterns: Iterable[str], encodings: Iterable[str] | None = None, packings: Iterable[str] = BITSTREAM
 ) -> list[Asked]:
     """Read `--pattern`, and fill in what its formats leave out from `--encoding` and `--packing`: all combinations.
 

@@ -27,9 +27,7 @@ WITHOUT_COSTS = "time_s,dram_read_bytes"
 SPEED_FROM_POINTS = 100_000
 """Fewer say more about the start than about the speed."""
 SHOWN = ("time_s", "speedup_vs_dense", "limit")
-EXAMPLES = {
-    "sweep": ["nmsim sweep --example", "nmsim sweep space.toml -o out.parquet --front front.csv"],
-}
+EXAMPLES = {"sweep": ["nmsim sweep --example", "nmsim sweep space.toml -o out.parquet --front front.csv"]}
 
 
 def sweep(

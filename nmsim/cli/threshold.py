@@ -106,11 +106,7 @@ def threshold(
         "dtype": dtype, "side_dtype": side_dtype, "rest_dtype": rest_dtype, "group_elems": group, "scale_bits": scale_bits,
     }  # fmt: skip
     ways = [
-        ModelFormat(
-            one.format,
-            **beside(kept, outlier_encoding),
-            **common,
-        )
+        ModelFormat(one.format, **beside(kept, outlier_encoding), **common)
         for one in options.formats(pattern, encoding, packing)
         for kept in options.split_names(outliers, "outliers")
     ]

@@ -263,12 +263,7 @@ def _prune(rows: NDArray[Any], pattern: Pattern, threads: int) -> _Kept:
 
 
 def _trial_row(
-    info: TensorInfo,
-    dtype: np.dtype[Any],
-    axis: int,
-    format: SparseFormat,
-    kept: _Kept,
-    threads: int,
+    info: TensorInfo, dtype: np.dtype[Any], axis: int, format: SparseFormat, kept: _Kept, threads: int
 ) -> InspectionRow:
     """Encode for real; the values, whose footprint is all that matters here, are not gathered."""
     metadata, report = format.encoding.write_stream(

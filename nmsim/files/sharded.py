@@ -104,11 +104,7 @@ def index_text(index: Mapping[str, Any], weight_map: Mapping[str, str], total_by
     extra = index.get("metadata", {})
     return (
         json.dumps(
-            {
-                **index,
-                "metadata": {**extra, "total_size": total_bytes},
-                "weight_map": dict(weight_map),
-            },
+            {**index, "metadata": {**extra, "total_size": total_bytes}, "weight_map": dict(weight_map)},
             indent=2,
         )
         + "\n"

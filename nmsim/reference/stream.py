@@ -71,11 +71,7 @@ def read_codes(
 
 
 def read(
-    stream: bytes,
-    n_groups: int,
-    pattern: Pattern,
-    encoding: str = "combinatorial",
-    policy: str = "bitstream",
+    stream: bytes, n_groups: int, pattern: Pattern, encoding: str = "combinatorial", policy: str = "bitstream"
 ) -> list[int]:
     """Read a stream's group masks.
 

@@ -148,8 +148,7 @@ class Measurement:
     commit: Annotated[str, Cell("Commit of nmsim", shape=(r"[0-9a-f]{7,64}", "a commit's hex digits"))] = ""
     dirty: Annotated[bool | None, Cell("Whether the checkout held changes that are not in `commit`")] = None
     timestamp_utc: Annotated[
-        str,
-        Cell("When", shape=(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "a time such as 2026-01-31T12:00:00Z")),
+        str, Cell("When", shape=(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "a time such as 2026-01-31T12:00:00Z"))
     ] = ""
     kernel_family: Annotated[
         str, Cell("How the kernel runs the pattern, as the judge names it", added=True)

@@ -166,10 +166,7 @@ def test_a_figure_of_references_alone_is_refused_before_any_work(nmsim, weights)
             ["tiny.safetensors", "--mitigation", "r_sparse=999"],
             "r_sparse=999: 16 calibration tokens, expected more than the rank",
         ),
-        (
-            ["tiny.safetensors", "--mitigation", "salient_columns=999"],
-            "tensor 'model.layers.0.",
-        ),
+        (["tiny.safetensors", "--mitigation", "salient_columns=999"], "tensor 'model.layers.0."),
         (
             ["tiny.safetensors", "--include", "nothing*"],
             "none of its 11 tensors is measured (8: name is not included",

@@ -30,9 +30,7 @@ RUNS = {
     "bits": [["bits"], ["bits", "64:128", "-e", "bitmask,index,gap:2,combinatorial,joint"]],
     "inspect": [["inspect", "tiny.safetensors", "-p", "2:4,8:16", "-e", "bitmask,combinatorial"]],
     "predict": [["predict", "1,4096,4096"], ["predict", "16384,28672,8192", "-H", LONG_NAMES]],
-    "threshold": [
-        ["threshold", "-p", "8:16", "-x", "none,8:256,columns:128", "-H", LONG_NAMES],
-    ],
+    "threshold": [["threshold", "-p", "8:16", "-x", "none,8:256,columns:128", "-H", LONG_NAMES]],
     "mitigations": [["mitigations"], ["mitigations", "-m", "qwen2.5-7b", "-l", "down,gate"]],
     "machine": [["machine", "--list"], ["machine", "h200"]],
     "core": [

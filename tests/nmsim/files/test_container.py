@@ -13,14 +13,7 @@ from nmsim import compress, decompress, encodings, load_file, prune, save_file
 from nmsim.errors import ContainerError
 from nmsim.files.container import RawTensor
 
-DTYPES = [
-    np.float32,
-    np.float16,
-    ml_dtypes.bfloat16,
-    ml_dtypes.float8_e4m3fn,
-    ml_dtypes.float8_e5m2,
-    np.int8,
-]
+DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2, np.int8]
 SHAPES = [(4, 8), (3, 10), (1, 1), (7, 33), (2, 3, 5), (9,), (0, 8), (8, 0), (0,), (2, 0, 3)]
 
 

@@ -122,10 +122,7 @@ def test_sources_in_an_archive_are_no_hindrance(tmp_path):
         f"import sys; sys.path.insert(0, {str(tmp_path / 'it.zip')!r}); import nmsim; print(nmsim.__file__)"
     )
     answer = subprocess.run(
-        [sys.executable, "-I", "-c", program],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
+        [sys.executable, "-I", "-c", program], capture_output=True, text=True, cwd=tmp_path
     )
     assert answer.returncode == 0, answer.stderr
     assert "it.zip" in answer.stdout
