@@ -24,7 +24,7 @@ from nmsim import criteria
 from nmsim.case import GemmShape
 from nmsim.errors import RowError
 from nmsim.format import sparse_format
-from nmsim.mitigation import registry
+from nmsim.mitigation import recipe as registry
 from nmsim.pattern import Pattern
 from nmsim.units import bits_to_bytes, ceil_div
 

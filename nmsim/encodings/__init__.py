@@ -1,10 +1,61 @@
-"""How a mask of N in M becomes bits: one file an encoding, found by name."""
+"""How a mask of N in M becomes bits: one file an encoding, found by name.
+
+A name is a word, or a word and a number: `gap`, `gap:2`, `joint:10`.
+"""
+
+import difflib
+import functools
+import re
 
 from nmsim.encodings.base import Encoding, EncodingSpec
-from nmsim.encodings.registry import CLASSES, get
+from nmsim.encodings.bitmask import Bitmask
+from nmsim.encodings.combinatorial import Combinatorial
+from nmsim.encodings.gap import Gap
+from nmsim.encodings.index import Index
+from nmsim.encodings.joint import Joint
 from nmsim.encodings.unstructured import coo_bits, csr_bits
+from nmsim.errors import EncodingError
 
 __all__ = ["Encoding", "EncodingSpec", "coo_bits", "csr_bits", "get", "names", "specs"]
+
+CLASSES: dict[str, type[Encoding]] = {
+    kind.spec.name: kind for kind in (Bitmask, Index, Gap, Combinatorial, Joint)
+}
+
+
+@functools.cache
+def get(name: str) -> Encoding:
+    """Find an encoding.
+
+    Parameters
+    ----------
+    name : str
+        `bitmask`, `index`, `gap`, `gap:R`, `combinatorial`, `joint` or `joint:G`.
+
+    Raises
+    ------
+    EncodingError
+        No such name, or a number if none belongs or out of its range.
+
+    Examples
+    --------
+    >>> from nmsim import Pattern
+    >>> get("joint:10").code_bits(Pattern(2, 4))
+    26
+    """
+    match = (
+        re.fullmatch(r"([a-z_]+)(?::([1-9][0-9]{0,5}|0))?", name, re.ASCII) if isinstance(name, str) else None
+    )
+    if match is None or match[1] not in CLASSES:
+        near = difflib.get_close_matches(str(name), CLASSES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise EncodingError(f"encoding {name!r}: expected one of {', '.join(CLASSES)}{hint}")
+    kind, number = CLASSES[match[1]], match[2]
+    if number is None:
+        return kind()
+    if not kind.spec.parameter:
+        raise EncodingError(f"encoding {name!r}: {match[1]} takes no number")
+    return kind(int(number))  # type: ignore[call-arg]
 
 
 def names() -> list[str]:

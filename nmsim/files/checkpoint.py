@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nmsim import dtypes
 from nmsim.errors import ContainerError, NmsimError
-from nmsim.files import atomic, writer
+from nmsim.files import atomic, safetensors
 from nmsim.files.container import (
     ENTRY_PREFIX,
     FORMAT_KEY,
@@ -21,8 +21,7 @@ from nmsim.files.container import (
     read_entries,
     read_packed,
 )
-from nmsim.files.header import TensorInfo
-from nmsim.files.reader import RawTensor, SafetensorsReader
+from nmsim.files.safetensors import RawTensor, SafetensorsReader, TensorInfo
 from nmsim.files.selection import Selection, refuse_nothing_chosen
 from nmsim.files.sharded import Checkpoint, index_text, open_checkpoint
 from nmsim.format import FormatLike, SparseFormat, sparse_format
@@ -117,7 +116,7 @@ class PackPlan:
             (entry.metadata_name, METADATA_DTYPE, [entry.metadata_bounds.stream_bytes])
             for entry in self.entries.values()
         ]
-        return writer.header_room(parts, self.metadata(self.entries))
+        return safetensors.header_room(parts, self.metadata(self.entries))
 
     def metadata(self, entries: dict[str, PackedEntry]) -> dict[str, str]:
         """The free entries of the packed file."""
@@ -154,7 +153,7 @@ def plan_packing(file: SafetensorsReader, rule: Selection, format: SparseFormat)
                     f"{file.where(part)}: takes the name that packing {entry.name!r} needs, expected it free "
                     f"(exclude {entry.name!r}, or rename)"
                 )
-    writer.refuse_reserved_names(plan.names)
+    safetensors.refuse_reserved_names(plan.names)
     return plan
 
 
@@ -164,7 +163,7 @@ def pack_file(
     """Write the packed file of a plan."""
     file = plan.file
     finished: dict[str, PackedEntry] = {}
-    with writer.create(path, plan.room_bytes, force=force, sources=sources) as sink:
+    with safetensors.create(path, plan.room_bytes, force=force, sources=sources) as sink:
         for info in file.in_data_order():
             counter.tell(info.name)
             entry = plan.entries.get(info.name)
@@ -217,15 +216,15 @@ def unpack_file(
     # Values and metadata of a packed tensor become one dense tensor, at the place of the values.
     listed = [name for name in file.tensors if name not in codes]
     order = [by_values[name].name if name in by_values else name for name in listed]
-    writer.refuse_reserved_names(order)
+    safetensors.refuse_reserved_names(order)
     free = {k: v for k, v in file.metadata.items() if k != FORMAT_KEY and not k.startswith(ENTRY_PREFIX)}
     infos = [info for info in file.in_data_order() if info.name not in codes]
     parts: list[tuple[str, str, Sequence[int]]] = []
     for info in infos:
         entry = by_values.get(info.name)
         parts.append((entry.name, info.dtype, entry.shape) if entry else _part(info))
-    room = writer.header_room(parts, free)
-    with writer.create(path, room, force=force, sources=sources) as sink:
+    room = safetensors.header_room(parts, free)
+    with safetensors.create(path, room, force=force, sources=sources) as sink:
         for info in infos:
             entry = by_values.get(info.name)
             counter.tell(entry.name if entry else info.name)

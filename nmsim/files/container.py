@@ -20,9 +20,17 @@ from numpy.typing import NDArray
 
 from nmsim import dtypes, encodings, packing, words
 from nmsim.errors import ContainerError, NmsimError
-from nmsim.files import writer
-from nmsim.files.header import DTYPE_BITS, MAX_ELEMS, TensorInfo, is_unicode, loads_strict
-from nmsim.files.reader import CODE_OF_DTYPE, RawTensor, SafetensorsReader
+from nmsim.files import safetensors
+from nmsim.files.safetensors import (
+    CODE_OF_DTYPE,
+    DTYPE_BITS,
+    MAX_ELEMS,
+    RawTensor,
+    SafetensorsReader,
+    TensorInfo,
+    is_unicode,
+    loads_strict,
+)
 from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 from nmsim.tensor import PackedTensor
@@ -350,12 +358,12 @@ def save_file(
             raise ContainerError(
                 f"tensor name {entry.name!r} is a packed tensor and also a part of another one"
             )
-    writer.refuse_reserved_names(part.name for part in parts)
+    safetensors.refuse_reserved_names(part.name for part in parts)
     free = free_entries(metadata or {}, entries)
     # The widest elements come first, so that every tensor begins at a multiple of its element.
     in_data_order = sorted(parts, key=lambda part: -DTYPE_BITS[part.dtype])
-    room = writer.header_room(((p.name, p.dtype, p.shape) for p in in_data_order), free)
-    with writer.create(Path(path), room, force=True) as sink:
+    room = safetensors.header_room(((p.name, p.dtype, p.shape) for p in in_data_order), free)
+    with safetensors.create(Path(path), room, force=True) as sink:
         for part in in_data_order:
             sink.add(part.name, part.dtype, part.shape, part.data)
         sink.finish([part.name for part in parts], free)

@@ -15,8 +15,7 @@ from nmsim.energy import energy as sum_squares
 from nmsim.errors import ContainerError, NmsimError
 from nmsim.files.checkpoint import Counter, Progress
 from nmsim.files.container import FORMAT_KEY, MetadataBounds, PackedEntry, read_entries, read_packed
-from nmsim.files.header import TensorInfo
-from nmsim.files.reader import RawTensor, SafetensorsReader
+from nmsim.files.safetensors import RawTensor, SafetensorsReader, TensorInfo
 from nmsim.files.selection import Selection, refuse_nothing_chosen
 from nmsim.files.sharded import open_checkpoint
 from nmsim.format import FormatLike, SparseFormat, sparse_format

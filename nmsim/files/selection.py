@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 from nmsim import dtypes
 from nmsim.errors import ContainerError
-from nmsim.files.header import TensorInfo
+from nmsim.files.safetensors import TensorInfo
 from nmsim.pattern import Pattern
 
 DEFAULT_INCLUDE = ("weight", "*.weight")

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmsim.errors import ContainerError
-from nmsim.files.header import loads_strict
-from nmsim.files.reader import RawTensor, SafetensorsReader
+from nmsim.files.safetensors import RawTensor, SafetensorsReader, loads_strict
 
 INDEX_SUFFIX = ".safetensors.index.json"
 MAX_INDEX_BYTES = 1 << 28

@@ -3,8 +3,8 @@
 The path of a mask to the words, one module a step:
 
 - `nibbles`: each group of a mask becomes one four-bit code, the same on every NVIDIA architecture;
-- `order`: the codes, gathered in words, are permuted; an order is a reshape and a transpose, so a bijection;
-- `sm80`, `atoms`: the orders themselves (Ampere; Hopper, Blackwell and the plain linear one);
+- `orders`: the codes, gathered in words, are permuted; an order is a reshape and a transpose, so a bijection. The orders are
+  those of Ampere, Hopper and Blackwell, and the plain linear one;
 - `nvidia`: the public calls, which check their input and join the steps.
 
 >>> import numpy as np

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmsim.errors import EncodingError, PatternError
-from nmsim.layouts import atoms, sm80
+from nmsim.layouts import orders
 from nmsim.layouts.nibbles import (
     EMPTY_NIBBLE,
     LEGAL_NIBBLES,
@@ -16,7 +16,7 @@ from nmsim.layouts.nibbles import (
     split_nibbles,
     unpack_nibbles,
 )
-from nmsim.layouts.order import WordOrder
+from nmsim.layouts.orders import WordOrder
 from nmsim.units import ceil_div
 
 ARCHITECTURES = ("linear", "sm80", "sm90", "sm100")
@@ -57,19 +57,19 @@ def _extent(name: str, value: object) -> int:
     return int(value)
 
 
-def _atom(arch: str, value_bits: int, tile_k: int | None, k: int, group_elems: int) -> atoms.Atom:
+def _atom(arch: str, value_bits: int, tile_k: int | None, k: int, group_elems: int) -> orders.Atom:
     if arch == "sm100":
-        return atoms.sm100_atom(value_bits)
+        return orders.sm100_atom(value_bits)
     if arch == "linear":
-        return atoms.linear_atom(k, group_elems)
-    atom_k = atoms.DEFAULT_TILE_K if tile_k is None else _extent("tile_k", tile_k)
-    block = atoms.k_block(value_bits)
-    if atom_k % block or atom_k > atoms.MAX_TILE_K:
+        return orders.linear_atom(k, group_elems)
+    atom_k = orders.DEFAULT_TILE_K if tile_k is None else _extent("tile_k", tile_k)
+    block = orders.k_block(value_bits)
+    if atom_k % block or atom_k > orders.MAX_TILE_K:
         raise EncodingError(
             f"tile_k={atom_k} with {value_bits}-bit values: expected a multiple of {block}, at most "
-            f"{atoms.MAX_TILE_K}. A kernel with a larger K tile stores its metadata for {atoms.MAX_TILE_K}."
+            f"{orders.MAX_TILE_K}. A kernel with a larger K tile stores its metadata for {orders.MAX_TILE_K}."
         )
-    return atoms.sm90_atom(value_bits, atom_k)
+    return orders.sm90_atom(value_bits, atom_k)
 
 
 def _plan(rows: object, k: object, arch: str, value_bits: int, tile_k: int | None) -> _Plan:
@@ -88,16 +88,16 @@ def _plan(rows: object, k: object, arch: str, value_bits: int, tile_k: int | Non
     n_rows, n_k = _extent("rows", rows), _extent("K", k)
     group_elems = 2 if value_bits == 32 else 4
     if arch == "sm80":
-        dtype = np.dtype(sm80.word_type(value_bits))
-        row_multiple = sm80.row_multiple(value_bits)
-        k_multiple = sm80.COLUMN_MULTIPLE * group_elems * 2 * dtype.itemsize
+        dtype = np.dtype(orders.SM80_WORD_TYPE[value_bits])
+        row_multiple = orders.SM80_ROW_MULTIPLE[value_bits]
+        k_multiple = orders.SM80_COLUMN_MULTIPLE * group_elems * 2 * dtype.itemsize
         for name, extent, multiple in (("rows", n_rows, row_multiple), ("K", n_k, k_multiple)):
             if extent % multiple:
                 raise EncodingError(
                     f"{name}={extent}: expected a multiple of {multiple} for arch='sm80' with "
                     f"{value_bits}-bit values"
                 )
-        order = sm80.word_order(n_rows, n_k // (group_elems * 2 * dtype.itemsize), value_bits)
+        order = orders.sm80_order(n_rows, n_k // (group_elems * 2 * dtype.itemsize), value_bits)
         return _Plan(group_elems, n_rows, n_k, dtype, order)
     if n_k % group_elems:
         raise EncodingError(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from nmsim.case import SparseOperand
 from nmsim.criteria import named
 from nmsim.errors import PatternError
-from nmsim.mitigation.registry import MITIGATIONS
+from nmsim.mitigation.recipe import MITIGATIONS
 from nmsim.pattern import Pattern
 
 NONE = "none"

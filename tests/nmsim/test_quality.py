@@ -11,7 +11,7 @@ from nmsim.criteria import amber_vector, best_of_tokens, choose, weight_variance
 from nmsim.errors import PatternError
 from nmsim.mask import prune
 from nmsim.mitigation import Recipe, fit, golden, split, split_columns
-from nmsim.mitigation.registry import MITIGATIONS
+from nmsim.mitigation.recipe import MITIGATIONS
 from nmsim.mitigation.weights import corrected
 from nmsim.quality import Way, cross, measure_activations, measure_weights, parse_mitigation
 from nmsim.quality.activations import eigenvectors

@@ -26,7 +26,7 @@ from nmsim import (
 )
 from nmsim.files.checkpoint import pack_checkpoint, unpack_checkpoint
 from nmsim.files.container import RawTensor
-from nmsim.files.header import DTYPE_BITS, parse
+from nmsim.files.safetensors import DTYPE_BITS, parse
 
 MEMORY_LIMIT_BYTES = 32 << 20
 """Far above what a file of a few kilobytes can need, far below what a damaged number could ask for."""

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from nmsim import dtypes
 from nmsim.errors import ContainerError, RowError
-from nmsim.files.header import TensorInfo
-from nmsim.files.reader import RawTensor, SafetensorsReader
+from nmsim.files.safetensors import RawTensor, SafetensorsReader, TensorInfo
 from nmsim.files.sharded import open_checkpoint
 from nmsim.quality.layer import first_unusable, most_of
 

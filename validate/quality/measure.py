@@ -17,8 +17,7 @@ import pandas as pd
 from nmsim.case import SparseOperand
 from nmsim.errors import ContainerError, NmsimError
 from nmsim.files.container import FORMAT_KEY
-from nmsim.files.header import TensorInfo
-from nmsim.files.reader import RawTensor, SafetensorsReader
+from nmsim.files.safetensors import RawTensor, SafetensorsReader, TensorInfo
 from nmsim.files.selection import Selection
 from nmsim.files.sharded import Checkpoint, open_checkpoint
 from nmsim.quality import Measured, Way, measure_activations, measure_weights

@@ -11,8 +11,7 @@ from nmsim.energy import Energy
 from nmsim.energy import energy as sum_squares
 from nmsim.errors import BitstreamError, ContainerError, EncodingError
 from nmsim.files.container import FORMAT_KEY
-from nmsim.files.header import TensorInfo
-from nmsim.files.reader import RawTensor, SafetensorsReader
+from nmsim.files.safetensors import RawTensor, SafetensorsReader, TensorInfo
 from nmsim.files.selection import Selection, refuse_nothing_chosen
 from nmsim.files.sharded import Checkpoint, open_checkpoint
 from nmsim.format import SparseFormat

@@ -11,8 +11,7 @@ from nmsim import load_file, prune, save_file
 from nmsim.errors import BitstreamError, ContainerError, EncodingError, PatternError
 from nmsim.files.checkpoint import pack_checkpoint, unpack_checkpoint
 from nmsim.files.container import RawTensor
-from nmsim.files.header import DTYPE_BITS
-from nmsim.files.reader import SafetensorsReader
+from nmsim.files.safetensors import DTYPE_BITS, SafetensorsReader
 from nmsim.files.selection import Selection
 
 PREFIX = "model.layers.0."

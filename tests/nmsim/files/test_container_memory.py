@@ -22,7 +22,7 @@ import resource, sys
 import numpy as np
 from nmsim import save_file
 from nmsim.files.checkpoint import pack_checkpoint, unpack_checkpoint
-from nmsim.files.header import TensorInfo, render
+from nmsim.files.safetensors import TensorInfo, render
 
 folder, tensors, tensor_bytes = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 

@@ -23,7 +23,8 @@ from nmsim.energy import energy
 from nmsim.errors import ContainerError, NmsimError, RowError
 from nmsim.files.selection import Selection
 from nmsim.mask import prune
-from nmsim.mitigation import registry, split
+from nmsim.mitigation import recipe as registry
+from nmsim.mitigation import split
 from nmsim.quality import cross
 from validate.quality.activation_dump import KINDS, Synthetic, open_dump
 from validate.quality.cost import Target
