@@ -205,7 +205,10 @@ def _pipeline_panel(ax: Axes, rows: pd.DataFrame, stages: list[str], longest: fl
         write(0, line, DENSE if row["pattern"] == DENSE else f"{row['pattern']} {row['encoding']}")
         busy = {stage: row[f"{stage}_cycles"] for stage in STAGES}
         most, time = max(busy.values()) / row["dense_cycles"], row["cycles"] / row["dense_cycles"]
-        limiting = str(row["limit"]).removesuffix(" waiting").split(" and ")
+        # A limit may be no stage: "latency" is what none of them works through.
+        limiting = [
+            name for name in str(row["limit"]).removesuffix(" waiting").split(" and ") if name in busy
+        ]
         bar(line, LABEL_WIDTH, scale * most, any(busy[stage] == max(busy.values()) for stage in limiting))
         rest = LABEL_WIDTH + scale * most
         ax.barh(line, scale * (time - most), BAR_HEIGHT, rest, linewidth=0, zorder=2, **_waiting(theme))

@@ -1,6 +1,7 @@
 """`nmsim bits`, `pack`, `unpack` and `inspect`: what encodings cost, on paper and in safetensors files."""
 
 import time
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,7 +33,8 @@ Target = Annotated[
 
 def bits(
     patterns: Annotated[
-        list[str], typer.Argument(help="Patterns N:M: N elements kept of every M.", metavar="PATTERNS")
+        list[str],
+        typer.Argument(help="Patterns, such as 8:16: 8 elements kept of every 16.", metavar="PATTERNS"),
     ] = SHOWN_PATTERNS,
     encoding: options.Encodings = None,
 ) -> Answer:
@@ -128,7 +130,7 @@ def pack(
             progress=progress,
             force=force,
         )
-    return _report(report, weights, "packed", time.perf_counter() - started)
+    return _report(report, weights, "packed", f" as {chosen.short}", time.perf_counter() - started)
 
 
 def unpack(
@@ -143,7 +145,7 @@ def unpack(
         report = unpack_checkpoint(
             packed, output, threads=options.all_cores(threads), progress=progress, force=force
         )
-    return _report(report, packed, "unpacked", time.perf_counter() - started)
+    return _report(report, packed, "unpacked", "", time.perf_counter() - started)
 
 
 def _trials(
@@ -152,9 +154,7 @@ def _trials(
     """The formats to try; none at all leaves the choice to `inspect_checkpoint`."""
     if patterns is None and encodings is None and packings is None:
         return []
-    asked = options.formats(
-        patterns or DEFAULT_PATTERNS, encodings or ["combinatorial"], packings or options.BITSTREAM
-    )
+    asked = options.formats(patterns or DEFAULT_PATTERNS, encodings, packings or options.BITSTREAM)
     return [each.format for each in asked if each.format is not None]
 
 
@@ -245,11 +245,11 @@ def _cells(row: InspectionRow) -> tuple[str, ...]:
     )
 
 
-def _report(report: CheckpointReport, source: Path, done: str, elapsed_s: float) -> Answer:
+def _report(report: CheckpointReport, source: Path, done: str, how: str, elapsed_s: float) -> Answer:
     share = _ratio(report.total_bytes, report.dense_bytes)
     dense, packed = format_bytes(report.dense_bytes), format_bytes(report.total_bytes)
     text = (
-        f"{done} {len(report.packed)} of {len(report.tensors)} tensors into {report.target}: {dense} dense, "
+        f"{done} {len(report.packed)} of {len(report.tensors)} tensors{how} into {report.target}: {dense} dense, "
         f"{packed} packed ({_percent(share)}), {elapsed_s:.1f} s"
     )
     data = {
@@ -261,7 +261,14 @@ def _report(report: CheckpointReport, source: Path, done: str, elapsed_s: float)
         "elapsed_s": elapsed_s,
         "tensors": [asdict(t) | {"total_bytes": t.total_bytes} for t in report.tensors],
     }
-    return Answer(data, lambda: console.say(text))
+    left = Counter(tensor.kept_as_is for tensor in report.tensors if tensor.kept_as_is)
+
+    def show() -> None:
+        console.say(text)
+        for reason, count in left.most_common() if how else ():
+            console.say(f"left dense: {count} of {len(report.tensors)}: {reason}")
+
+    return Answer(data, show)
 
 
 def _included(include: list[str] | None, everything: bool) -> list[str] | None:

@@ -1,5 +1,6 @@
 """`nmsim machine`: the machines that ship with nmsim, their numbers with sources, and a file to start from."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,8 +50,9 @@ def machine(
         return _numbers(spec)
     if write.suffix != ".toml":
         raise NmsimError(f"--write {write}: expected a name that ends in .toml")
+    # Another machine must not answer to the names of the one that ships.
     with atomic.new_file(write, force=force) as file:
-        file.write(to_toml(spec).encode())
+        file.write(to_toml(replace(spec, aliases=())).encode())
     console.say(f"wrote {write}")
     return None
 

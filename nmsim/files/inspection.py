@@ -27,7 +27,6 @@ CHUNK_ELEMS = 1 << 20
 """Elements whose squares are held at a time."""
 
 DEFAULT_PATTERNS = ("2:4", "4:8", "8:16", "16:32")
-DEFAULT_FORMATS = tuple(f"{pattern}/combinatorial" for pattern in DEFAULT_PATTERNS)
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def inspect_checkpoint(
     source : path
         A `.safetensors` file, a `*.safetensors.index.json`, or the folder of one.
     formats : sequence of SparseFormat, Pattern or str
-        If empty: 2:4, 4:8, 8:16 and 16:32 with `combinatorial` codes, which take the fewest bits.
+        If empty: 2:4, 4:8, 8:16 and 16:32, with the encoding of `nmsim.format.DEFAULT_ENCODING`.
     include, exclude, axis
         As in `nmsim.files.checkpoint.pack_checkpoint`.
     threads : int
@@ -180,7 +179,7 @@ def _wanted(formats: Sequence[FormatLike]) -> dict[Pattern, list[SparseFormat]]:
     if isinstance(formats, str):
         raise ContainerError(f"formats is {formats!r}: expected a sequence of them")
     wanted: dict[Pattern, list[SparseFormat]] = {}
-    for format in map(sparse_format, formats or DEFAULT_FORMATS):
+    for format in map(sparse_format, formats or DEFAULT_PATTERNS):
         MetadataBounds.of(format, 0)
         wanted.setdefault(format.pattern, []).append(format)
     return wanted

@@ -15,6 +15,7 @@ from hwmodels.plots import DARK, LIGHT, cores
 from hwmodels.plots.fronts import scaled
 from hwmodels.plots.roofs import TERA
 from hwmodels.plots.style import STAGE_COLOURS
+from hwmodels.tensorcore.cycles import LIMITS
 from hwmodels.tensorcore.record import load_core
 from hwmodels.tensorcore.services import STAGES
 from nmsim.case import Case, GemmShape
@@ -143,6 +144,12 @@ def test_two_stages_that_wait_for_each_other_are_both_marked(index_only):
     _, grid = plots.core_time_by_stage(doctored.assign(limit="l2 and shared waiting"))
     blue = [bar for bar in grid[0, 0].patches if same_color(bar.get_facecolor(), LIGHT.series[0])]
     assert sorted(bar.get_x() - cores.LABEL_WIDTH - cores.TIME_WIDTH for bar in blue) == pytest.approx([1, 2])
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_every_limit_that_the_model_can_name_is_drawn(index_only, roofs, limit):
+    plots.core_time_by_stage(index_only.assign(limit=limit))
+    plots.roof_surface(roofs.assign(limit=limit), core=load_core("flexible-8x16"))
 
 
 def test_no_point_is_above_a_roof(roofs):

@@ -24,7 +24,9 @@ def test_pack_then_unpack(nmsim, tmp_path, dense):
     packed, again = tmp_path / "packed.safetensors", tmp_path / "again.safetensors"
     code, out, err = nmsim("pack", dense, "--pattern", "8:16", "--encoding", "combinatorial", "-o", packed)
     assert (code, err) == (0, "")
-    assert out.startswith(f"packed 1 of 2 tensors into {packed}: 1.016 KiB dense, 584 B packed (56.15 %), ")
+    assert out.startswith(f"packed 1 of 2 tensors as 8:16/combinatorial into {packed}: 1.016 KiB dense, ")
+    assert "584 B packed (56.15 %), " in out
+    assert out.splitlines()[-1].startswith("left dense: 1 of 2: ")
     code, out, err = nmsim("unpack", packed, "-o", again)
     assert (code, err) == (0, "")
     assert out.startswith(f"unpacked 1 of 2 tensors into {again}: ")
@@ -111,8 +113,8 @@ def test_inspect_as_a_table(nmsim, dense):
     code, out, err = nmsim("inspect", dense, "-p", "2:4")
     assert (code, err) == (0, "")
     row = next(line for line in out.splitlines() if "fc.weight" in line)
-    assert row.split()[:3] == ["fc.weight", "2:4", "combinatorial"]
-    assert row.split()[-2:] == ["54.69", "%"]
+    assert row.split()[:3] == ["fc.weight", "2:4", "bitmask"]
+    assert row.split()[-2:] == ["56.25", "%"]
     assert "F16 8x64" in out
 
 

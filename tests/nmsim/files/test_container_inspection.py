@@ -119,7 +119,7 @@ def test_the_defaults(path):
     save_file({"weight": weights((4, 32))}, path)
     rows = inspect_checkpoint(path)
     assert [(row.pattern, row.encoding, row.packing) for row in rows] == [
-        (pattern, "combinatorial", "bitstream") for pattern in ("2:4", "4:8", "8:16", "16:32")
+        (pattern, "bitmask", "bitstream") for pattern in ("2:4", "4:8", "8:16", "16:32")
     ]
 
 
