@@ -9,9 +9,10 @@ from typing import Annotated, Any, get_args
 
 import pandas as pd
 
+from hwmodels.estimate.table import format_cells
 from nmsim.case import SparseOperand, value_type
 from nmsim.errors import SpecError
-from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING, DENSE, FormatLike, as_format
+from nmsim.format import FormatLike, as_format
 from nmsim.support.schema import About, Number, OneOf, hints, load_record, read_json, record
 
 WORKLOAD_FOLDER = Path(__file__).parent / "workloads"
@@ -262,10 +263,7 @@ def cases(
                 raise SpecError(f"{name}: {value!r}: expected a positive int")
     phases = [("decode", batch) for batch in positive["decode_batches"]]
     phases += [("prefill", prefill_batch * length) for length in positive["prefill_lengths"]]
-    dense = (DENSE, DEFAULT_ENCODING, DEFAULT_PACKING)
-    stored = [
-        (str(fmt.pattern), fmt.encoding.name, str(fmt.packing)) if fmt else dense for fmt in map(as_format, formats)
-    ]
+    dense, stored = format_cells(None), [format_cells(as_format(format)) for format in formats]
     rows = [
         (loaded.name, layer.name, layer.count, tokens, layer.N, layer.K, phase, dtype, sparse_operand, *cells)
         for phase, tokens in phases

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from hwmodels.online.mitigations import CRITERIA, MITIGATIONS, OF_WEIGHTS
+from hwmodels.online.mitigations import CRITERIA, MITIGATIONS, OF_WEIGHTS, StageCost
 from hwmodels.online.overheads import model_table, stage_costs, sum_layers
-from hwmodels.online.stage_cost import StageCost
 from nmsim.case import GemmShape
 from nmsim.cli.mitigations import cost_columns
 from nmsim.mitigation import Recipe

@@ -104,7 +104,7 @@ PRIORS: Mapping[str, Prior] = {
     "vector_sparse_share": Prior(0.75, 0.3, 1.0, "ratio", "of the dense library's rate, on the multiplications that are left"),
     "csr_share": Prior(0.15, 0.02, 0.6, "ratio", "of the fp32 peak: one load for every multiply-add"),
 }  # fmt: skip
-"""Constant -> what was assumed of it. Others stand in `hwmodels.machine.chip`, `library` and `estimate`."""
+"""Constant -> what was assumed of it. Others stand in `hwmodels.machine.spec`, `library` and `estimate`."""
 
 
 @record
@@ -139,7 +139,7 @@ def load(held_out: str | None = None) -> Constants:
     Parameters
     ----------
     held_out : str, optional
-        A group of machines (`hwmodels.machine.dies.group_of`); its rows had no part in the constants that come back. A group
+        A group of machines (`hwmodels.machine.spec.group_of`); its rows had no part in the constants that come back. A group
         that had no rows was never in, so the constants fitted to all rows come back.
 
     Raises

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hwmodels.estimate.bounds import Bound, Plan
+from hwmodels.estimate.bounds import Bound, Plan, Traffic, where
 from hwmodels.estimate.estimate import CACHE_STATES, Estimate
-from hwmodels.estimate.traffic import Traffic, where
 from hwmodels.machine.spec import HardwareSpec
 from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern

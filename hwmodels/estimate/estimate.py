@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hwmodels.estimate.bounds import EXECUTIONS, Bound, Plan
+from hwmodels.estimate.bounds import EXECUTIONS, Bound, Plan, Traffic, where
 from hwmodels.estimate.constants import Constants
 from hwmodels.estimate.library import Product, library_time_s, norm
-from hwmodels.estimate.traffic import Traffic, where
 from hwmodels.machine.chip import Chip, chip
 from hwmodels.machine.spec import HardwareSpec
 

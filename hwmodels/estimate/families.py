@@ -20,8 +20,7 @@ from hwmodels.estimate.intervals import UNIT_PATTERN, interval, regime_of, width
 from hwmodels.estimate.library import Array, Product, library_time_s, norm
 from hwmodels.estimate.model import predict_table
 from hwmodels.machine.chip import chip
-from hwmodels.machine.dies import group_of
-from hwmodels.machine.spec import HardwareSpec, load_machine
+from hwmodels.machine.spec import HardwareSpec, group_of, load_machine
 from nmsim.case import VALUE_BITS
 from nmsim.errors import NmsimError, RowError
 from nmsim.pattern import Pattern

@@ -18,8 +18,7 @@ from hwmodels.estimate import constants
 from hwmodels.estimate.constants import PRIORS, Constants
 from hwmodels.estimate.families import FAMILIES, Rows
 from hwmodels.estimate.intervals import RESIDUALS_FILE, regime_of, width_of
-from hwmodels.machine.dies import group_of
-from hwmodels.machine.spec import load_machine
+from hwmodels.machine.spec import group_of, load_machine
 
 OUTLIER_ERROR = 0.1
 """Log error beyond which a row pulls with constant force."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from hwmodels.machine.dies import group_of
+from hwmodels.machine.spec import group_of
 from nmsim.case import VALUE_BITS
 from nmsim.pattern import Pattern
 
@@ -87,7 +87,7 @@ def interval(family: str, width: str, regime: str, without: str = "") -> Interva
         As in `hwmodels.estimate.families`, or `"cpu"`.
     width, regime : str
     without : str
-        A group of machines (`hwmodels.machine.dies.group_of`) whose rows are left out of the range too.
+        A group of machines (`hwmodels.machine.spec.group_of`) whose rows are left out of the range too.
 
     Returns
     -------

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hwmodels.estimate import constants, table
-from hwmodels.estimate.bounds import EXECUTIONS, STAGES, Bound, Plan, evaluate, plan
+from hwmodels.estimate import constants
+from hwmodels.estimate.bounds import EXECUTIONS, STAGES, Bound, Plan, Stream, Traffic, evaluate, plan
 from hwmodels.estimate.constants import Constants
 from hwmodels.estimate.cpu import estimate_cpu, instructions_per_element, vector_lanes
 from hwmodels.estimate.estimate import CACHE_STATES, ROADS, estimate
@@ -25,7 +25,16 @@ from hwmodels.estimate.intervals import (
     regime_of,
     width_of,
 )
-from hwmodels.estimate.traffic import Stream, Traffic
+from hwmodels.estimate.table import (
+    DEFAULTS,
+    MAX_DIMENSION,
+    SHAPE_COLUMNS,
+    one_of,
+    optional,
+    parse_pattern,
+    read_choice,
+    read_shape,
+)
 from hwmodels.machine.spec import HardwareSpec, load_machine
 from nmsim import encodings, packing
 from nmsim.case import Case, Phase, Prediction, SparseOperand, value_type
@@ -242,9 +251,9 @@ def predict(cases: Case | pd.DataFrame, hardware: str | Path | HardwareSpec) -> 
 
 def _predict_case(case: Case, spec: HardwareSpec) -> Prediction:
     shape = case.shape
-    for name in table.SHAPE_COLUMNS:
-        if getattr(shape, name) > table.MAX_DIMENSION:
-            raise RowError(f"case {name}={getattr(shape, name)}: expected at most {table.MAX_DIMENSION}")
+    for name in SHAPE_COLUMNS:
+        if getattr(shape, name) > MAX_DIMENSION:
+            raise RowError(f"case {name}={getattr(shape, name)}: expected at most {MAX_DIMENSION}")
     try:
         how = plan(spec, case.dtype, case.sparse_operand, case.format)
     except NmsimError as error:
@@ -285,11 +294,11 @@ def predict_table(cases: pd.DataFrame, spec: HardwareSpec, values: Constants | N
     taken = [name for name in PREDICTED_COLUMNS if name in cases.columns]
     if taken:
         raise RowError(f"column {taken[0]}: already in the table; predict adds it and overwrites nothing")
-    sizes = table.read_shape(cases)
+    sizes = read_shape(cases)
     kind_of_row, plans, typed = _plans(cases, spec)
-    codes, states = table.read_choice(cases, "l2_state", _state, 0)
+    codes, states = read_choice(cases, "l2_state", _state, 0)
     state = np.array([*states, 0], np.int8)[codes]
-    codes, counts = table.read_choice(cases, "threads", _threads, 0)
+    codes, counts = read_choice(cases, "threads", _threads, 0)
     threads = np.array([*counts, 0], np.int64)[codes]
     asks: Any = (kind_of_row, *sizes, state, threads)
     # Tables of a study repeat the same product many times, so each distinct one is computed once.
@@ -391,16 +400,14 @@ def _categories(codes: NDArray[np.int8], names: tuple[str, ...]) -> Any:
 def _plans(cases: pd.DataFrame, spec: HardwareSpec) -> tuple[NDArray[np.intp], list[Plan], list[TypedFormat]]:
     """Position of each row's plan [rows], the plans, and the choices that each is of."""
     parsers: dict[str, Any] = {
-        "phase": table.one_of(get_args(Phase)),
+        "phase": one_of(get_args(Phase)),
         "dtype": lambda value: value_type(value, ""),
-        "sparse_operand": table.optional(table.one_of(get_args(SparseOperand))),
-        "pattern": table.parse_pattern,
-        "encoding": table.optional(_known_encoding),
-        "packing": table.optional(_known_packing),
+        "sparse_operand": optional(one_of(get_args(SparseOperand))),
+        "pattern": parse_pattern,
+        "encoding": optional(_known_encoding),
+        "packing": optional(_known_packing),
     }
-    choices = {
-        name: table.read_choice(cases, name, parse, table.default_of(name)) for name, parse in parsers.items()
-    }
+    choices = {name: read_choice(cases, name, parse, DEFAULTS[name]) for name, parse in parsers.items()}
     # The phase has no influence on a plan; it was only checked.
     del choices["phase"]
     key = np.zeros(len(cases), np.int64)

@@ -163,11 +163,7 @@ DEFAULTS = {
     "encoding": DEFAULT_ENCODING,
     "packing": DEFAULT_PACKING,
 }
-
-
-def default_of(name: str) -> Any:
-    """What a missing column means: a dense product of weights in bf16; a format that names none takes its defaults."""
-    return DEFAULTS[name]
+"""What a missing column means: a dense product of weights in bf16; a format that names none takes its defaults."""
 
 
 def format_cells(format: SparseFormat | None) -> tuple[str, str, str]:

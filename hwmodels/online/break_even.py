@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from hwmodels.online.activations import OnlinePruning, PruningSetup, online_pruning, online_prunings
+from hwmodels.online.pruning import OnlinePruning, PruningSetup, online_pruning, online_prunings
 from hwmodels.tensorcore.record import SparseTensorCore
 from nmsim.case import Case, GemmShape
 from nmsim.errors import RowError
@@ -64,7 +64,7 @@ def batch_table(
     core : SparseTensorCore
     tokens : iterable of int
     setup, **changes
-        As `hwmodels.online.activations.online_pruning`.
+        As `hwmodels.online.pruning.online_pruning`.
 
     Returns
     -------
@@ -131,7 +131,7 @@ def break_even_batch(
     most_tokens : int
         Every number from 1 to this is tried.
     setup, **changes
-        As `hwmodels.online.activations.online_pruning`.
+        As `hwmodels.online.pruning.online_pruning`.
 
     Returns
     -------
@@ -174,7 +174,7 @@ def break_even_selector(
     case : Case
     core : SparseTensorCore
     setup, **changes
-        As `hwmodels.online.activations.online_pruning`; its selector rate is not read.
+        As `hwmodels.online.pruning.online_pruning`; its selector rate is not read.
 
     Returns
     -------

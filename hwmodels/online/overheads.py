@@ -6,8 +6,17 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from hwmodels.online.mitigations import CRITERIA, MITIGATIONS, OF_WEIGHTS
-from hwmodels.online.stage_cost import DEFAULT_SETTINGS, WAITS, PrunedProduct, Settings, StageCost, kept
+from hwmodels.online.mitigations import (
+    CRITERIA,
+    DEFAULT_SETTINGS,
+    MITIGATIONS,
+    OF_WEIGHTS,
+    WAITS,
+    PrunedProduct,
+    Settings,
+    StageCost,
+    kept,
+)
 from hwmodels.workload import Model, load_model
 from nmsim.case import GemmShape, SparseOperand, value_type
 from nmsim.errors import RowError, SpecError
@@ -57,7 +66,7 @@ def stage_costs(
 
     Source
     ------
-    Formula, the docstring of each function in `hwmodels.online.mitigations` and `hwmodels.online.mitigations`.
+    Formula, the docstring of each function in `hwmodels.online.mitigations`.
 
     Examples
     --------

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
-from hwmodels.estimate import traffic
+from hwmodels.estimate.bounds import metadata_bits, stream
 from nmsim.case import GemmShape
 from nmsim.errors import SpecError
 from nmsim.format import as_format
@@ -505,7 +505,5 @@ def _typed_bits(how: Design, pattern: Pattern, rounding: bool) -> int:
 def _encoded_bits(pattern: Pattern, elems: int, encoding: str, packing: str) -> Fraction:
     """Bits of our own stream over all of A, for each kept value."""
     groups = ceil_div(elems, pattern.m)
-    bits = int(
-        traffic.metadata_bits(groups, traffic.stream(as_format(pattern, encoding=encoding, packing=packing)))
-    )
+    bits = int(metadata_bits(groups, stream(as_format(pattern, encoding=encoding, packing=packing))))
     return Fraction(bits, groups * pattern.n)

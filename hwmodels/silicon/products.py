@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from hwmodels.estimate.table import format_cells
 from hwmodels.silicon.energy import energy
 from hwmodels.tensorcore.answer import predict_core
 from hwmodels.tensorcore.record import SparseTensorCore
@@ -13,7 +14,7 @@ from hwmodels.tensorcore.simulate import simulate
 from nmsim import encodings
 from nmsim.case import Case
 from nmsim.errors import NmsimError
-from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING, DENSE, SparseFormat
+from nmsim.format import DENSE, SparseFormat
 from nmsim.mask import prune
 from nmsim.pattern import Pattern
 
@@ -49,15 +50,16 @@ def product_record(core: SparseTensorCore, case: Case, other: Pattern | None) ->
         joules, problem = None, str(error)
     fields: dict[str, Any] = asdict(answer)
     del fields["case"], fields["mapping"]
+    pattern, encoding, packing = format_cells(case.format)
     return {
         "core": fields.pop("core"),
         **asdict(case.shape),
         "dtype": case.dtype,
-        "pattern": str(case.pattern) if case.pattern else DENSE,
+        "pattern": pattern,
         "other_pattern": str(other) if other else None,
         "sparse_operand": case.sparse_operand,
-        "encoding": case.format.encoding.name if case.format else DEFAULT_ENCODING,
-        "packing": str(case.format.packing) if case.format else DEFAULT_PACKING,
+        "encoding": encoding,
+        "packing": packing,
         **fields,
         "mapping": {name: int(value) for name, value in answer.mapping._asdict().items()},
         **dict(

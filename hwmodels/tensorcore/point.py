@@ -7,8 +7,8 @@ the other. Names as in `hwmodels.tensorcore.record`, all floats, so that compile
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from hwmodels.estimate.bounds import DENSE_STREAM, OUTPUT_BITS, stream
 from hwmodels.estimate.table import MAX_DIMENSION, SHAPE_COLUMNS
-from hwmodels.estimate.traffic import DENSE_STREAM, OUTPUT_BITS, stream
 from hwmodels.tensorcore.record import SparseTensorCore
 from nmsim.case import VALUE_BITS, Case
 from nmsim.errors import RowError

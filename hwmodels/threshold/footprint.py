@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from hwmodels.estimate.traffic import metadata_bits, stream
+from hwmodels.estimate.bounds import metadata_bits, stream
 from hwmodels.silicon.structures import index_bits
 from hwmodels.workload import Layer, Model
 from nmsim.case import VALUE_BITS, value_type

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 import hwmodels
-from hwmodels.machine.listing import numbers_of, summary
+from hwmodels.machine.spec import numbers_of, summary
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
 from nmsim.errors import NmsimError, SpecError

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
+from hwmodels.online.mitigations import DEFAULT_SETTINGS, Settings
 from hwmodels.online.overheads import chosen_layers, mitigation_table, model_table, salient_columns
-from hwmodels.online.stage_cost import DEFAULT_SETTINGS, Settings
 from hwmodels.tensorcore.record import SelectorKind
 from hwmodels.workload import load_model
 from nmsim.case import GemmShape

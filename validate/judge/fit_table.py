@@ -17,7 +17,7 @@ import hwmodels
 from hwmodels.estimate import constants, fit
 from hwmodels.estimate.constants import FITTED_FILE
 from hwmodels.estimate.intervals import CPU_FAMILY, REGIMES, RESIDUALS_FILE, WIDTHS, width_of
-from hwmodels.machine.dies import group_of
+from hwmodels.machine.spec import group_of
 from nmsim.errors import NmsimError, RowError
 from nmsim.files.atomic import refuse_output_folder, updated_folder
 from validate.judge.join import family_of, join, model_inputs

@@ -7,7 +7,7 @@ import pandas as pd
 
 from hwmodels import HardwareSpec
 from hwmodels.estimate.intervals import regime_of
-from hwmodels.estimate.table import default_of
+from hwmodels.estimate.table import DEFAULTS
 from nmsim.case import VALUE_BITS
 from nmsim.errors import NmsimError, RowError
 from nmsim.pattern import Pattern
@@ -264,7 +264,7 @@ def model_inputs(rows: Iterable[tuple[Measurement, str]]) -> pd.DataFrame:
             "density": family.density,
         }
         if family.name in ("auto", "software"):
-            record |= {name: record[name] or default_of(name) for name in ("encoding", "packing")}
+            record |= {name: record[name] or DEFAULTS[name] for name in ("encoding", "packing")}
         records.append(record)
     table = pd.DataFrame(records, columns=list(INPUT_COLUMNS))
     return table.astype({"pattern": "object", "threads": "object"})

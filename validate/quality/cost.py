@@ -8,9 +8,8 @@ import numpy as np
 
 import hwmodels
 from hwmodels import threshold
-from hwmodels.online.activations import online_pruning
-from hwmodels.online.offline import offline_pruning
-from hwmodels.online.stage_cost import DEFAULT_SETTINGS, Settings
+from hwmodels.online.mitigations import DEFAULT_SETTINGS, Settings
+from hwmodels.online.pruning import offline_pruning, online_pruning
 from nmsim.case import VALUE_BITS, Case, GemmShape, Phase, Prediction, value_type
 from nmsim.criteria import CRITERIA
 from nmsim.format import SparseFormat, sparse_format
@@ -196,7 +195,7 @@ def on_core(target: Target, way: Way, phase: Phase, out_features: int, in_featur
 
     Source
     ------
-    `hwmodels.online.activations.online_pruning`, `hwmodels.online.offline.offline_pruning`.
+    `hwmodels.online.pruning.online_pruning`, `hwmodels.online.pruning.offline_pruning`.
     """
     if target.core is None or (way.pattern is not None and not has_groups(way)):
         return None

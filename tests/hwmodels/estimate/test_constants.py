@@ -7,7 +7,7 @@ import pytest
 from hwmodels.estimate import constants
 from hwmodels.estimate.constants import PRIORS, Constants
 from hwmodels.estimate.intervals import RESIDUALS_FILE
-from hwmodels.machine.dies import group_of
+from hwmodels.machine.spec import group_of
 from nmsim.errors import SpecError
 
 HELD_OUT = [None, *constants.groups()]

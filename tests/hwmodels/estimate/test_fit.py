@@ -8,7 +8,7 @@ import hwmodels
 from hwmodels.estimate import constants, fit, intervals
 from hwmodels.estimate.families import FAMILIES, Rows
 from hwmodels.estimate.fit import FIT_COLUMNS
-from hwmodels.machine.dies import group_of
+from hwmodels.machine.spec import group_of
 
 MADE_WITH = constants.prior()._replace(
     library_launch_s=4e-6,

@@ -10,7 +10,7 @@ import hwmodels
 from hwmodels.estimate import intervals
 from hwmodels.estimate.families import FAMILIES
 from hwmodels.estimate.intervals import FEWEST_ROWS, NONE, REGIMES, RESIDUALS_FILE, WIDTHS, interval
-from hwmodels.machine.dies import group_of
+from hwmodels.machine.spec import group_of
 from nmsim.case import VALUE_BITS, Case, GemmShape
 from nmsim.format import as_format
 

@@ -7,7 +7,7 @@ import pytest
 import hwmodels
 from hwmodels.estimate import constants, intervals
 from hwmodels.estimate.families import FAMILIES, Rows
-from hwmodels.machine.dies import group_of
+from hwmodels.machine.spec import group_of
 from nmsim.errors import RowError, SpecError
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwmodels.estimate.traffic import DENSE_STREAM, fetched_columns, metadata_bits, stream, traffic
+from hwmodels.estimate.bounds import DENSE_STREAM, fetched_columns, metadata_bits, stream, traffic
 from nmsim import encodings, packing
 from nmsim.errors import BitstreamError, EncodingError
 from nmsim.format import SparseFormat, sparse_format

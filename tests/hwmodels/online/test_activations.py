@@ -10,15 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwmodels.estimate.traffic import DENSE_STREAM, stream, traffic
-from hwmodels.online.activations import (
-    Arrival,
-    PruningSetup,
-    exposed_epilogue,
-    lane_cycles,
-    online_pruning,
-    online_prunings,
-)
+from hwmodels.estimate.bounds import DENSE_STREAM, stream, traffic
 from hwmodels.online.break_even import (
     RATE_STEP,
     batch_table,
@@ -26,8 +18,16 @@ from hwmodels.online.break_even import (
     break_even_selector,
     selector_table,
 )
+from hwmodels.online.mitigations import Settings, StageCost
 from hwmodels.online.overheads import mitigation_table
-from hwmodels.online.stage_cost import Settings, StageCost
+from hwmodels.online.pruning import (
+    Arrival,
+    PruningSetup,
+    exposed_epilogue,
+    lane_cycles,
+    online_pruning,
+    online_prunings,
+)
 from hwmodels.silicon.energy import energy
 from hwmodels.tensorcore.cycles import Cycles, closed_form
 from hwmodels.tensorcore.point import point

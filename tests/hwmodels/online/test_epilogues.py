@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from hwmodels.online.mitigations import CRITERIA, MITIGATIONS, OF_WEIGHTS
+from hwmodels.online.mitigations import CRITERIA, MITIGATIONS, OF_WEIGHTS, Settings
 from hwmodels.online.overheads import (
     mitigation_names,
     mitigation_table,
@@ -15,7 +15,6 @@ from hwmodels.online.overheads import (
     strongest_wait,
     sum_layers,
 )
-from hwmodels.online.stage_cost import Settings
 from hwmodels.silicon.units import network
 from nmsim import compress
 from nmsim import criteria as golden_criteria

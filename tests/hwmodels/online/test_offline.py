@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import hwmodels
-from hwmodels.online.offline import OfflinePruning, offline_pruning
+from hwmodels.online.mitigations import Settings
 from hwmodels.online.overheads import stage_costs
-from hwmodels.online.stage_cost import Settings
+from hwmodels.online.pruning import OfflinePruning, offline_pruning
 from hwmodels.tensorcore.cycles import Cycles, closed_form
 from hwmodels.tensorcore.point import point
 from nmsim.case import Case, GemmShape

@@ -3,7 +3,7 @@
 import pytest
 
 import hwmodels
-from hwmodels.estimate.traffic import DENSE_STREAM, metadata_bits, stream, traffic
+from hwmodels.estimate.bounds import DENSE_STREAM, metadata_bits, stream, traffic
 from hwmodels.peers import scalesim_cycles, sparseloop_cycles
 from nmsim import encodings
 from nmsim.case import Case, GemmShape

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import hwmodels
+from hwmodels.online.mitigations import Settings
 from hwmodels.online.overheads import stage_costs
-from hwmodels.online.stage_cost import Settings
 from hwmodels.silicon.energy import energy
 from hwmodels.threshold import (
     ModelFormat,

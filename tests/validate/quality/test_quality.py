@@ -9,9 +9,8 @@ import pandas as pd
 import pytest
 
 import hwmodels
-from hwmodels.online.activations import exposed_epilogue, online_pruning
-from hwmodels.online.mitigations import CRITERIA, MITIGATIONS, OF_WEIGHTS
-from hwmodels.online.stage_cost import Settings
+from hwmodels.online.mitigations import CRITERIA, MITIGATIONS, OF_WEIGHTS, Settings
+from hwmodels.online.pruning import exposed_epilogue, online_pruning
 from hwmodels.plots import LIGHT, quality_cost
 from hwmodels.plots.quality import WayMarks
 from hwmodels.plots.style import MANY_MARKERS
