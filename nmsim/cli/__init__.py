@@ -33,10 +33,10 @@ VERBS = {
     "predict": Verb("predict", PREDICT, "Predict the time of a product, sparse and dense, with its range."),
     "threshold": Verb("threshold", PREDICT, "Find the dense models that cost as little as a pruned one."),
     "mitigations": Verb("mitigations", PREDICT, "Count what criteria and mitigations of pruning cost."),
-    "core": Verb("core", DESIGN, "Predict the cycles of a product on sparse tensor cores."),
+    "core": Verb("hardware", DESIGN, "Predict the cycles of a product on sparse tensor cores."),
     "sweep": Verb("sweep", DESIGN, "Evaluate every point of a design space of tensor cores."),
     "machine": Verb(
-        "machine", DESIGN, "Show a machine with its sources, list machines, or write one as a file."
+        "hardware", DESIGN, "Show a machine with its sources, list machines, or write one as a file."
     ),
     "calibrate": Verb("measure", JUDGE, "Measure what this machine can do, and write it as a hardware file."),
     "measure": Verb("measure", JUDGE, "Time sparse products on this machine, and append rows to a file."),

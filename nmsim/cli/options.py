@@ -21,13 +21,11 @@ def _value_type(text: str | None) -> str | None:
     return None if text is None else value_type(text, "--dtype")
 
 
-Shape = Annotated[
-    str,
-    typer.Argument(
-        help="Shape of the product: tokens M, out features N, in features K, such as 1,4096,4096.",
-        metavar="M,N,K",
-    ),
-]
+SHAPE = typer.Argument(
+    help="Shape of the product: tokens M, out features N, in features K, such as 1,4096,4096.",
+    metavar="M,N,K",
+)
+Shape = Annotated[str, SHAPE]
 Patterns = Annotated[
     list[str],
     typer.Option(

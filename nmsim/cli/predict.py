@@ -67,17 +67,7 @@ def predict(
 def _show(answers: list[Prediction], title: str) -> None:
     console.print_table(
         title,
-        [
-            "hardware",
-            "format",
-            "time µs",
-            "dense µs",
-            "speedup vs dense",
-            "range",
-            "best case",
-            "bound by",
-            "execution",
-        ],
+        ["hardware", "format", "time µs", "dense µs", "speedup vs dense", "range", "best case", "bound by", "execution"],
         [
             (
                 a.hardware,
@@ -96,7 +86,7 @@ def _show(answers: list[Prediction], title: str) -> None:
         # A terminal of 100 columns leaves these out; `--wide` prints all.
         extra=["execution"],
         spare=["best case", "dense µs"],
-    )
+    )  # fmt: skip
 
 
 def _range(answer: Prediction) -> str:

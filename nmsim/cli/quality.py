@@ -13,7 +13,7 @@ import typer
 import hwmodels
 from nmsim.case import SparseOperand
 from nmsim.cli import console, options
-from nmsim.cli.console import Answer, Shares
+from nmsim.cli.console import Answer
 from nmsim.errors import ContainerError, NmsimError
 from nmsim.files.atomic import new_file, refuse_target
 from nmsim.files.selection import Selection
@@ -22,7 +22,7 @@ from nmsim.quality import Way, cross
 from nmsim.quality.way import is_reference
 from validate.quality.activation_dump import Source, Synthetic, open_dump, some_of
 from validate.quality.cost import Target
-from validate.quality.measure import QualityRun, counted, measure_quality, open_dense
+from validate.quality.measure import counted, measure_quality, open_dense
 from validate.study.example_checkpoint import FILE_NAME, write_example
 
 PATTERNS = ["2:4", "4:8", "8:16", "16:32"]
@@ -168,11 +168,21 @@ def quality(
         options.split_names(include) if include else None, options.split_names(exclude) if exclude else None
     )
     counts = (calibration_tokens, eval_tokens)
-    with (
-        console.share_bar() as progress,
-        _tokens(activations, synthetic or SYNTHETIC, counts, seed) as tokens,
-    ):
-        run = _measure(checkpoint, tokens, ways, target, selection, allow_missing, progress)
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(console.share_bar())
+        tokens = stack.enter_context(_tokens(activations, synthetic or SYNTHETIC, counts, seed))
+        if checkpoint is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            checkpoint = write_example(folder / FILE_NAME)
+        run = measure_quality(
+            stack.enter_context(open_dense(checkpoint)),
+            tokens,
+            ways=ways,
+            target=target,
+            selection=selection,
+            allow_missing=allow_missing,
+            progress=progress,
+        )
         description = tokens.description
     drawn = b"" if plot is None else _figure(run.table, plot.suffix.removeprefix("."))
     if activations is None:
@@ -276,31 +286,6 @@ def _tokens(dump: Path | None, kind: str, counts: tuple[int, int], seed: int) ->
         yield opened
 
 
-def _measure(
-    checkpoint: Path | None,
-    tokens: Source,
-    ways: Sequence[Way],
-    target: Target,
-    selection: Selection,
-    allow_missing: bool,
-    progress: Shares,
-) -> QualityRun:
-    with contextlib.ExitStack() as stack:
-        if checkpoint is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            checkpoint = write_example(folder / FILE_NAME)
-        opened = stack.enter_context(open_dense(checkpoint))
-        return measure_quality(
-            opened,
-            tokens,
-            ways=ways,
-            target=target,
-            selection=selection,
-            allow_missing=allow_missing,
-            progress=progress,
-        )
-
-
 def _figure(table: pd.DataFrame, kind: str) -> bytes:
     from hwmodels import plots
 
@@ -334,19 +319,9 @@ def _show(rows: pd.DataFrame, description: str, layers: int) -> None:
     machine, core = first["hardware"] or "machine", first["core"] or "core"
     console.print_table(
         f"Quality and cost, {layers} layers together; activations: {description}",
-        [
-            *(
-                "operand",
-                "pattern",
-                "criterion",
-                "mitigation",
-                "energy kept",
-                "output error",
-                "entropy per element",
-            ),
-            *("metadata per element", "stored bits per element", f"{machine} decode", f"{machine} prefill"),
-            *(f"{core} decode", f"{core} prefill"),
-        ],
+        ["operand", "pattern", "criterion", "mitigation", "energy kept", "output error", "entropy per element",
+         "metadata per element", "stored bits per element", f"{machine} decode", f"{machine} prefill", f"{core} decode",
+         f"{core} prefill"],
         lines,
         note="output error: |Y - Y dense|² / |Y dense|², one layer at a time. ≤: a bound, too few groups for an estimate. "
         f"Speedups vs dense; {machine} without criterion and mitigation, {core} with them.",
@@ -355,7 +330,7 @@ def _show(rows: pd.DataFrame, description: str, layers: int) -> None:
             *("entropy per element", "metadata per element", f"{machine} decode", f"{machine} prefill"),
         ],
         spare=[f"{core} prefill", "stored bits per element", "energy kept"],
-    )
+    )  # fmt: skip
 
 
 def _number(value: Any, unit: str = "", before: str = "") -> str:

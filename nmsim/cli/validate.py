@@ -17,6 +17,7 @@ from validate.judge.own_machine import SUMMARIES, own_rows, verdict
 
 METRIC_HEADINGS = ("rows", "speedup", "dense time", "sparse time", "bias", "side of 1", "in interval")
 SHOWN_VIOLATIONS = 10
+LIVE_HEADINGS = ("rows", "measured", "predicted", "error", "of byte bound")
 FIGURE = "measured_on_predicted.svg"
 EXAMPLES = {
     "validate": [
@@ -126,14 +127,7 @@ def _show_live(figures: Mapping[str, Any], folder: Path) -> None:
     for names in SUMMARIES:
         console.print_table(
             "Predicted from calibration alone against measured, medians",
-            [
-                *(name.replace("_", " ") for name in names),
-                "rows",
-                "measured",
-                "predicted",
-                "error",
-                "of byte bound",
-            ],
+            [*(name.replace("_", " ") for name in names), *LIVE_HEADINGS],
             [
                 (
                     *(row[name] for name in names),

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ CHUNK_ELEMS = 1 << 20
 DEFAULT_PATTERNS = ("2:4", "4:8", "8:16", "16:32")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class InspectionRow:
     """One tensor under one pattern, encoding and packing; those are None for a tensor that stays dense.
 
@@ -42,19 +42,19 @@ class InspectionRow:
     tensor: str
     dtype: str
     shape: tuple[int, ...]
-    pattern: str | None
-    encoding: str | None
-    packing: str | None
-    energy_kept_ratio: float | None
+    pattern: str | None = None
+    encoding: str | None = None
+    packing: str | None = None
+    energy_kept_ratio: float | None = 1.0
     nonzeros_elems: int | None
     dense_bytes: int
     values_bytes: int
-    values_padding_bytes: int
-    metadata_bytes: int
-    metadata_payload_bits: int
-    metadata_padding_bits: int
-    metadata_alignment_bits: int
-    stored: bool
+    values_padding_bytes: int = 0
+    metadata_bytes: int = 0
+    metadata_payload_bits: int = 0
+    metadata_padding_bits: int = 0
+    metadata_alignment_bits: int = 0
+    stored: bool = True
 
     @property
     def total_bytes(self) -> int:
@@ -293,14 +293,9 @@ def _row(
         packing=str(entry.format.packing),
         energy_kept_ratio=energy,
         nonzeros_elems=nonzeros,
-        dense_bytes=footprint.dense_bytes,
-        values_bytes=footprint.values_bytes,
-        values_padding_bytes=footprint.values_padding_bytes,
         metadata_bytes=footprint.metadata_bytes,
-        metadata_payload_bits=footprint.metadata_payload_bits,
-        metadata_padding_bits=footprint.metadata_padding_bits,
-        metadata_alignment_bits=footprint.metadata_alignment_bits,
         stored=stored,
+        **asdict(footprint),
     )
 
 
@@ -311,19 +306,9 @@ def _dense_row(file: SafetensorsReader, info: TensorInfo) -> InspectionRow:
         tensor=info.name,
         dtype=info.dtype,
         shape=info.shape,
-        pattern=None,
-        encoding=None,
-        packing=None,
-        energy_kept_ratio=1.0,
         nonzeros_elems=None if x is None or isinstance(x, RawTensor) else _count_nonzeros(x),
         dense_bytes=size,
         values_bytes=size,
-        values_padding_bytes=0,
-        metadata_bytes=0,
-        metadata_payload_bits=0,
-        metadata_padding_bits=0,
-        metadata_alignment_bits=0,
-        stored=True,
     )
 
 

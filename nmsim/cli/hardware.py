@@ -1,7 +1,7 @@
-"""`nmsim core`: one product on sparse tensor cores that somebody may build, stage by stage."""
+"""`nmsim machine` and `nmsim core`: machines that exist, and one product on sparse tensor cores that somebody may build."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +9,7 @@ import typer
 
 import hwmodels
 from hwmodels.estimate.table import MAX_DIMENSION
+from hwmodels.machine.spec import numbers_of, summary
 from hwmodels.silicon.products import ENERGIES, best_encoding, compare, next_stage, simulated_record
 from nmsim.case import Case, GemmShape
 from nmsim.cli import console, options
@@ -24,22 +25,101 @@ from nmsim.units import joules_unit, short
 PATTERNS = ["2:4", "4:8", "8:16"]
 CORES = ["flexible-8x16"]
 EXAMPLES = {
+    "machine": ["nmsim machine --list", "nmsim machine h200", "nmsim machine h200 --write mine.toml"],
     "core": [
         "nmsim core 4096,4096,4096 -c flexible-8x16 -p 2:4,8:16",
         "nmsim core 1,4096,4096 -p 8:16/combinatorial --simulate -w model.safetensors -t model.layers.0.mlp.up_proj.weight",
         "nmsim core -c flexible-8x16 --write mine.toml",
-    ]
+    ],
 }
 
 
-def core(
-    shape: Annotated[
+def machine(
+    name: Annotated[
         str | None,
         typer.Argument(
-            help="Shape of the product: tokens M, out features N, in features K, such as 1,4096,4096.",
-            metavar="M,N,K",
+            help="A machine that ships with nmsim, or the path of a hardware TOML file.", metavar="MACHINE"
         ),
     ] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(
+            "--write", metavar="FILE", help="Write the machine as a .toml file to edit, and do nothing else."
+        ),
+    ] = None,
+    force: options.Force = False,
+    names: Annotated[
+        bool, typer.Option("--list", help="List the machines that ship with nmsim, and do nothing else.")
+    ] = False,
+) -> Answer | None:
+    """Show a machine with its sources, list machines, or write one as a file.
+
+    Every number says how it is known: from a datasheet, measured, fitted or assumed. A file that was written and edited is
+    given to other verbs as --hardware FILE.toml. All problems of a file are named in one run.
+    """
+    if names:
+        return _list_machines()
+    if name is None:
+        raise SpecError("no machine given: expected a name, such as nmsim machine h200, or --list")
+    spec = hwmodels.load_machine(name)
+    if write is None:
+        return _numbers(spec)
+    # Another machine must not answer to the names of the one that ships.
+    _write(replace(spec, aliases=()), write, force)
+    return None
+
+
+def _list_machines() -> Answer:
+    records = [summary(hwmodels.load_machine(name)) for name in hwmodels.machine_names()]
+
+    def show() -> None:
+        # Prefixes are for the reader of a table; JSON has the base units of the names.
+        console.print_table(
+            "Machines",
+            ["machine", "cores", "clock GHz", "DRAM GB/s", "DRAM GB", "Tflop/s", "sparse Tflop/s", "sparse units", "name"],
+            [
+                (
+                    record["id"],
+                    record["cores"],
+                    short(record["clock_hz"] / 1e9),
+                    short(record["dram_bandwidth_bytes_per_s"] / 1e9),
+                    short(record["dram_capacity_bytes"] / 1e9),
+                    *(
+                        short(record[peak] / 1e12) if record[peak] else "-"
+                        for peak in ("dense_peak_flop_per_s", "sparse_peak_flop_per_s")
+                    ),
+                    ", ".join(record["native_patterns"]) or "-",
+                    record["name"],
+                )
+                for record in records
+            ],
+            note="Peaks of 16-bit values. The sparse peak counts the operations of the dense product.",
+            extra=["name"],
+            spare=["DRAM GB"],
+        )  # fmt: skip
+
+    return Answer(records, show)
+
+
+def _numbers(spec: hwmodels.HardwareSpec) -> Answer:
+    records: list[dict[str, Any]] = numbers_of(spec)
+
+    def show() -> None:
+        console.print_table(
+            spec.name,
+            ["number", "value", "unit", "known from", "source"],
+            [
+                (record["key"], f"{record['value']:.6g}", record["unit"], record["kind"], record["source"])
+                for record in records
+            ],
+            extra=["source"],
+        )
+
+    return Answer({"id": spec.id, "name": spec.name, "numbers": records}, show)
+
+
+def core(
+    shape: Annotated[str | None, options.SHAPE] = None,
     cores: options.Cores = CORES,
     pattern: options.Patterns = PATTERNS,
     encoding: options.Encodings = None,
@@ -79,10 +159,12 @@ def core(
     the fewest cycles, if none is named.
     """
     if names:
-        return _list()
+        return _list_cores()
     machines = [hwmodels.load_core(name) for name in options.split_names(cores, "core")]
     if write is not None:
-        _write(machines, write, force)
+        if len(machines) != 1:
+            raise NmsimError(f"--write: expected one core, got {len(machines)}")
+        _write(machines[0], write, force)
         return None
     if shape is None:
         raise SpecError("no shape given: expected M,N,K, such as nmsim core 1,4096,4096")
@@ -178,17 +260,15 @@ def _energy(record: dict[str, Any], per_joule: float) -> str:
     return f"{nominal} ({low}-{high})"
 
 
-def _write(machines: Sequence[hwmodels.SparseTensorCore], path: Path, force: bool) -> None:
-    if len(machines) != 1:
-        raise NmsimError(f"--write: expected one core, got {len(machines)}")
+def _write(spec: hwmodels.HardwareSpec | hwmodels.SparseTensorCore, path: Path, force: bool) -> None:
     if path.suffix != ".toml":
         raise NmsimError(f"--write {path}: expected a name that ends in .toml")
     with atomic.new_file(path, force=force) as file:
-        file.write(to_toml(machines[0]).encode())
+        file.write(to_toml(spec).encode())
     console.say(f"wrote {path}")
 
 
-def _list() -> Answer:
+def _list_cores() -> Answer:
     shipped = [hwmodels.load_core(name) for name in hwmodels.core_names()]
 
     def show() -> None:
