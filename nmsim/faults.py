@@ -9,7 +9,8 @@ FaultCounts(detected=4, silent=14, harmless=0, wrong_groups=14)
 """
 
 import itertools
-from dataclasses import dataclass
+import operator
+from dataclasses import astuple, dataclass
 from fractions import Fraction
 from typing import Any, Self
 
@@ -37,12 +38,7 @@ class FaultCounts:
     wrong_groups: int = 0
 
     def __add__(self, other: Self) -> "FaultCounts":
-        return FaultCounts(
-            self.detected + other.detected,
-            self.silent + other.silent,
-            self.harmless + other.harmless,
-            self.wrong_groups + other.wrong_groups,
-        )
+        return FaultCounts(*map(operator.add, astuple(self), astuple(other)))
 
     @property
     def faults(self) -> int:

@@ -13,12 +13,11 @@ Written by `make docs` from the help of each verb. `nmsim help VERB` prints the 
 
 `--json` prints what a table shows as JSON.
 """
-MAINTAINERS = "For maintainers"
 OTHER_VERBS = "Verbs"
 
 
 def page() -> str:
-    """Write the verbs in their groups, hidden verbs last, each with its text, its arguments and its options."""
+    """Write the verbs in their groups, hidden verbs too, each with its text, its arguments and its options."""
     # typer has brought its own click since 0.29, and before it used the package: neither is named here.
     root: Any = typer.main.get_command(app)
     context = root.context_class(root, info_name="nmsim")
@@ -29,9 +28,6 @@ def page() -> str:
         group = _group(root.commands[verb])
         section = "\n".join(_section(verb, root.get_command(context, verb)))
         groups.setdefault(group, []).append(section)
-    hidden = groups.pop(MAINTAINERS, None)
-    if hidden:
-        groups[MAINTAINERS] = hidden
     return INTRO + "".join(
         f"\n## {title}\n\n" + "\n\n".join(sections) + "\n" for title, sections in groups.items()
     )
@@ -39,8 +35,6 @@ def page() -> str:
 
 def _group(command: Any) -> str:
     panel = getattr(command, "rich_help_panel", None)
-    if command.hidden:
-        return MAINTAINERS
     return panel if isinstance(panel, str) else OTHER_VERBS
 
 

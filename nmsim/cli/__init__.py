@@ -14,10 +14,14 @@ from nmsim.errors import NmsimError
 
 BAD_INPUT = 2
 FILES, PREDICT, DESIGN, JUDGE = "Files", "Predict", "Design", "Measure and judge"
+MAINTAIN = "For maintainers"
 
 
 class Verb(NamedTuple):
-    """Where a verb is, without its module: `nmsim.cli.<module>` has a function of the verb's name."""
+    """Where a verb is, without its module: `nmsim.cli.<module>` has a function of the verb's name.
+
+    `nmsim --help` leaves out hidden verbs; the page of the command line has them.
+    """
 
     module: str
     group: str
@@ -32,7 +36,9 @@ VERBS = {
     "inspect": Verb("files", FILES, "Show what each format keeps and costs, tensor by tensor."),
     "predict": Verb("predict", PREDICT, "Predict the time of a product, sparse and dense, with its range."),
     "threshold": Verb("threshold", PREDICT, "Find the dense models that cost as little as a pruned one."),
-    "mitigations": Verb("mitigations", PREDICT, "Count what criteria and mitigations of pruning cost."),
+    "mitigations": Verb(
+        "mitigations", PREDICT, "Count what criteria and mitigations of pruning cost.", hidden=True
+    ),
     "core": Verb("hardware", DESIGN, "Predict the cycles of a product on sparse tensor cores."),
     "sweep": Verb("sweep", DESIGN, "Evaluate every point of a design space of tensor cores."),
     "machine": Verb(
@@ -43,8 +49,8 @@ VERBS = {
     "validate": Verb("validate", JUDGE, "Compare predictions with measured and published rows."),
     "quality": Verb("quality", JUDGE, "Measure what pruning does to the outputs of linear layers."),
     "study": Verb("study", JUDGE, "Encode a checkpoint, predict a model, and write a report."),
-    "fit": Verb("maintain", JUDGE, "Fit the constants of the estimate to measured rows.", hidden=True),
-    "bench": Verb("maintain", JUDGE, "Time the codecs and the models on this machine.", hidden=True),
+    "fit": Verb("maintain", MAINTAIN, "Fit the constants of the estimate to measured rows.", hidden=True),
+    "bench": Verb("maintain", MAINTAIN, "Time the codecs and the models on this machine.", hidden=True),
 }
 """Every verb, in the order of the help; a test holds that `help` is the first line of the verb's docstring."""
 
