@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from nmsim import dtypes
 from nmsim.errors import PatternError
-from nmsim.mask import BoolArray, as_pattern, prune
-from nmsim.pattern import Pattern
+from nmsim.mask import BoolArray, prune
+from nmsim.pattern import Pattern, as_pattern
 
 FloatArray = NDArray[np.float64]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nmsim import dtypes, words
 from nmsim.errors import PatternError
-from nmsim.pattern import Pattern
+from nmsim.pattern import Pattern, as_pattern
 from nmsim.support.jit import njit
 from nmsim.words import Words
 
@@ -131,11 +131,6 @@ def from_words(masks: Words, pattern: Pattern, rows: int, k: int) -> BoolArray:
     raw = np.ascontiguousarray(masks).view(np.uint8).reshape(len(masks), word_bytes)
     bits = np.unpackbits(raw, axis=1, count=pattern.m, bitorder="little")
     return bits.reshape(rows, pattern.groups(k) * pattern.m)[:, :k].astype(np.bool_)
-
-
-def as_pattern(pattern: Pattern | str) -> Pattern:
-    """Take a pattern, or the text of one."""
-    return pattern if isinstance(pattern, Pattern) else Pattern.parse(pattern)
 
 
 def checked_axis(shape: tuple[int, ...], axis: int) -> int:

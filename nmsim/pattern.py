@@ -101,3 +101,8 @@ class Pattern:
         3
         """
         return ceil_div(elems, self.m)
+
+
+def as_pattern(pattern: Pattern | str) -> Pattern:
+    """Take a pattern, or the text of one."""
+    return pattern if isinstance(pattern, Pattern) else Pattern.parse(pattern)

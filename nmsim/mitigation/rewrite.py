@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from nmsim.criteria import CRITERIA, choose, vector_of
 from nmsim.errors import PatternError
-from nmsim.mask import BoolArray, as_pattern, prune
+from nmsim.mask import BoolArray, prune
 from nmsim.mitigation.recipe import Recipe
-from nmsim.pattern import Pattern
+from nmsim.pattern import Pattern, as_pattern
 
 PLAIN = Recipe()
 Array = NDArray[Any]

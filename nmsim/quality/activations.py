@@ -18,8 +18,7 @@ from nmsim.mitigation import fit, golden, rewrite
 from nmsim.mitigation.outliers import Split, split, split_columns
 from nmsim.mitigation.recipe import Recipe
 from nmsim.pattern import Pattern
-from nmsim.quality.entropy import entropy_of
-from nmsim.quality.layer import BLOCK_ELEMS, Columns, Layer, Measured, squares, tokens_of
+from nmsim.quality.layer import BLOCK_ELEMS, Columns, Layer, Measured, entropy_of, squares, tokens_of
 from nmsim.quality.way import Way, is_reference
 
 Array = NDArray[Any]

@@ -8,7 +8,7 @@ from nmsim.case import SparseOperand
 from nmsim.criteria import named
 from nmsim.errors import PatternError
 from nmsim.mitigation.recipe import MITIGATIONS
-from nmsim.pattern import Pattern
+from nmsim.pattern import Pattern, as_pattern
 
 NONE = "none"
 UNSTRUCTURED = "unstructured"
@@ -147,7 +147,7 @@ def cross(
     >>> left_out
     {'magnitude, weight_correction': 'weight_correction is of pruned weights'}
     """
-    parsed = [Pattern.parse(one) if isinstance(one, str) else one for one in patterns]
+    parsed = [as_pattern(one) for one in patterns]
     of_density = {pattern.density: pattern for pattern in reversed(parsed)}
     ways = [Way(operand, None)]
     ways += [Way(operand, pattern, UNSTRUCTURED) for pattern in reversed(of_density.values())]

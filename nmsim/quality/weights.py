@@ -12,8 +12,16 @@ from nmsim.mask import BoolArray, prune
 from nmsim.mitigation import fit, golden
 from nmsim.mitigation.outliers import Split, split, split_columns
 from nmsim.mitigation.weights import choose_equalised, correction_factors
-from nmsim.quality.entropy import MaskCounter
-from nmsim.quality.layer import BLOCK_ELEMS, Columns, Layer, Measured, row_blocks, squares, tokens_of
+from nmsim.quality.layer import (
+    BLOCK_ELEMS,
+    Columns,
+    Layer,
+    MaskCounter,
+    Measured,
+    row_blocks,
+    squares,
+    tokens_of,
+)
 from nmsim.quality.way import UNSTRUCTURED, Way
 from nmsim.support import parallel
 

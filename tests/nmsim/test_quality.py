@@ -15,7 +15,7 @@ from nmsim.mitigation.recipe import MITIGATIONS
 from nmsim.mitigation.weights import corrected
 from nmsim.quality import Way, cross, measure_activations, measure_weights, parse_mitigation
 from nmsim.quality.activations import eigenvectors
-from nmsim.quality.entropy import GROUPS_PER_MASK, MaskCounter, entropy_of
+from nmsim.quality.layer import GROUPS_PER_MASK, MaskCounter, entropy_of
 
 TOKENS, OUT, IN = 48, 24, 96
 RNG = np.random.default_rng(5)
