@@ -173,7 +173,9 @@ def _cost(start: pd.DataFrame, top: "pd.Series[Any]", bits: pd.DataFrame) -> str
     here = start[start["hardware"] == top["hardware"]]
     rivals = fastest(here[here["pattern"].map(energy) > energy[top["pattern"]]], ["pattern"])
     if rivals.empty:
-        return text + ", more than any other pattern."
+        others = energy.drop(top["pattern"])
+        most = len(others) > 0 and bool((others < energy[top["pattern"]]).all())
+        return text + (", more than any other pattern." if most else ".")
     rivals = rivals.iloc[rivals["pattern"].map(energy).argsort()]
     claims = _in_a_row(
         f"{row['pattern']} keeps {100 * energy[row['pattern']]:.1f} % at {times(row[SPEEDUP])} vs dense "

@@ -95,6 +95,18 @@ def test_other_rows_give_another_answer(study):
     assert f"an estimated {2 * top:.2f}× vs dense" in said.best
 
 
+def test_only_more_energy_than_other_patterns_is_called_so(study):
+    names = {"h200": "h200", "h200-8x16": "h200-8x16"}
+    sums = bits_per_element(study.found.bits)
+    most = sums.loc[sums["energy_kept"].idxmax(), "pattern"]
+    alone = study.found.model[study.found.model["pattern"].isin([most, "dense"])]
+    said = answer(alone, sums, model_name="m", dtype="bf16", names=names)
+    assert "more than any other pattern" in said.cost
+    for others in (sums[sums["pattern"] == most], sums.assign(energy_kept=0.5)):
+        said = answer(alone, others, model_name="m", dtype="bf16", names=names)
+        assert "more than any other pattern" not in said.cost
+
+
 @pytest.mark.parametrize(
     ("keep", "says"),
     [
