@@ -31,6 +31,7 @@ else:
             "kernels.stored.errors": "KernelError",
             "kernels.stored.nm_weight": "NMWeight",
         },
+        extras={"torch": "nmsim[gpu]"},
     )
 
 __all__ = ["KernelError", "NMLinear", "NMWeight", "cpu", "for_decode_", "ops", "sparsify_"]

@@ -63,8 +63,9 @@ def value_type(text: object, name: str = "dtype") -> str:
             names = (key, *others)
             if wanted in names or wanted in (f"{one}_{other}" for one in names for other in others):
                 return key
-        every = [one for key, others in VALUE_TYPE_NAMES.items() for one in (key, *others)]
-        near = difflib.get_close_matches(wanted, every, n=1)
+        # The hint is one of the names that the error lists, also if another name of that type is nearer.
+        keys = {one: key for key, others in VALUE_TYPE_NAMES.items() for one in (key, *others)}
+        near = [keys[one] for one in difflib.get_close_matches(wanted, keys, n=1)]
     else:
         near = []
     hint = f"; did you mean {near[0]!r}?" if near else ""

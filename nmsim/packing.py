@@ -23,6 +23,7 @@ from nmsim import bitstream, words
 from nmsim.bitstream import Slots, Spacing
 from nmsim.errors import BitstreamError
 from nmsim.support.jit import njit
+from nmsim.support.names import did_you_mean
 from nmsim.units import bits_to_bytes, ceil_div
 from nmsim.words import Words
 
@@ -82,7 +83,7 @@ def parse(policy: str | Policy) -> Policy:
     if name not in POLICIES or (colon and name != "no_straddle"):
         raise BitstreamError(
             f"packing {policy!r}: expected one of {', '.join(POLICIES)} (no_straddle takes a word width, "
-            f"such as no_straddle:{DEFAULT_WORD_BITS})"
+            f"such as no_straddle:{DEFAULT_WORD_BITS}){did_you_mean(name, POLICIES)}"
         )
     if not colon:
         return Policy(name)

@@ -17,6 +17,7 @@ from nmsim.errors import NmsimError, SpecError
 from nmsim.fields import Dtype
 from nmsim.format import DEFAULT_ENCODING, DENSE, SparseFormat
 from nmsim.rows.measurement import L2State
+from nmsim.support.names import did_you_mean
 from nmsim.support.schema import About, Number, Parsed, Text, read_record, record
 
 CAMPAIGN_FOLDER = Path(__file__).parent / "campaigns"
@@ -181,6 +182,7 @@ def load(campaign: str | Path) -> Campaign:
         if str(campaign) not in shipped():
             raise SpecError(
                 f"campaign {str(campaign)!r}: expected one of {', '.join(shipped())}, or the path of a .toml file"
+                f"{did_you_mean(campaign, shipped())}"
             )
         path = CAMPAIGN_FOLDER / f"{campaign}.toml"
     file = read_record(CampaignFile, path)

@@ -115,8 +115,14 @@ def pack(
     """
     asked = options.formats([pattern], encoding, packing)
     chosen = asked[0].format
-    if len(asked) != 1 or chosen is None:
-        raise NmsimError(f"--pattern {pattern}: expected one format N:M, got {len(asked)}")
+    for option, values in (("--pattern", [pattern]), ("--encoding", encoding or []), ("--packing", packing)):
+        given = options.split_names(values)
+        if len(asked) > 1 and len(given) > 1:
+            raise NmsimError(f"{option} {','.join(given)}: expected one for a packed file, got {len(given)}")
+    if chosen is None:
+        raise NmsimError(
+            f"--pattern {pattern}: leaves nothing to prune, expected a format such as 8:16/index"
+        )
     started = time.perf_counter()
     with console.bytes_bar() as progress:
         report = pack_checkpoint(

@@ -158,6 +158,8 @@ def core(
     These cores are designs that nobody sells. The value type is the first that a core takes, and the encoding the one with
     the fewest cycles, if none is named.
     """
+    if names and write is not None:
+        raise NmsimError("--list and --write are both given, expected one of them")
     if names:
         return _list_cores()
     machines = [hwmodels.load_core(name) for name in options.split_names(cores, "core")]
@@ -180,6 +182,10 @@ def core(
             raise SpecError(f"shape {name}={size}: expected at most {MAX_DIMENSION}")
     second = None if other in (None, DENSE) else Pattern.parse(other)
     values = read_matrix(weights, tensor) if weights is not None else None
+    if values is not None and values.shape != (gemm.N, gemm.K):
+        raise NmsimError(
+            f"--tensor {tensor}: shape {list(values.shape)}: expected [N, K] of the product {shape}, {[gemm.N, gemm.K]}"
+        )
     asked = options.formats(pattern, encoding, packing)
     products = []
     for machine in machines:

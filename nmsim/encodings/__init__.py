@@ -3,7 +3,6 @@
 A name is a word, or a word and a number: `gap`, `gap:2`, `joint:10`.
 """
 
-import difflib
 import functools
 import re
 
@@ -15,6 +14,7 @@ from nmsim.encodings.index import Index
 from nmsim.encodings.joint import Joint
 from nmsim.encodings.unstructured import coo_bits, csr_bits
 from nmsim.errors import EncodingError
+from nmsim.support.names import did_you_mean
 
 __all__ = ["Encoding", "EncodingSpec", "coo_bits", "csr_bits", "get", "names", "specs"]
 
@@ -44,12 +44,19 @@ def get(name: str) -> Encoding:
     26
     """
     match = (
-        re.fullmatch(r"([a-z_]+)(?::([1-9][0-9]{0,5}|0))?", name, re.ASCII) if isinstance(name, str) else None
+        re.fullmatch(r"([a-z_]+)(?::([1-9][0-9]{0,99}|0))?", name, re.ASCII)
+        if isinstance(name, str)
+        else None
     )
     if match is None or match[1] not in CLASSES:
-        near = difflib.get_close_matches(str(name), CLASSES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise EncodingError(f"encoding {name!r}: expected one of {', '.join(CLASSES)}{hint}")
+        word, colon, number = name.partition(":") if isinstance(name, str) else (str(name), "", "")
+        if word in CLASSES and colon:
+            raise EncodingError(
+                f"encoding {name!r}: expected a positive whole number after {word}:, got {number!r}"
+            )
+        raise EncodingError(
+            f"encoding {name!r}: expected one of {', '.join(CLASSES)}{did_you_mean(word, CLASSES)}"
+        )
     kind, number = CLASSES[match[1]], match[2]
     if number is None:
         return kind()

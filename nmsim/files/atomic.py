@@ -140,7 +140,9 @@ def refuse_target(target: Path, force: bool, sources: Iterable[Path] = ()) -> No
         if target.exists() and source.exists() and os.path.samefile(target, source):
             raise ContainerError(f"{target}: is the input itself, expected another file to write")
     if not force:
-        raise ContainerError(f"{target}: exists already, expected a new name (or force, to replace it)")
+        raise ContainerError(
+            f"{target}: exists already, expected a new name (or force, `--force` on the command line, to replace it)"
+        )
 
 
 def refuse_folder(target: Path) -> None:

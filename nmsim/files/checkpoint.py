@@ -331,7 +331,7 @@ def pack_checkpoint(
     with open_checkpoint(source) as checkpoint:
         plans = [plan_packing(file, rule, format) for file in checkpoint.files]
         if not any(plan.entries for plan in plans):
-            refuse_nothing_chosen(source, checkpoint.names)
+            refuse_nothing_chosen(source, checkpoint.names, include)
         counter = Counter(checkpoint.total_bytes, progress)
 
         def pack_into(number: int, path: Path) -> list[str]:

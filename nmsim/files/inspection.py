@@ -130,7 +130,7 @@ def inspect_checkpoint(
             for file in checkpoint.files:
                 rows += _trial_rows(file, wanted, rule, threads, counter)
             if not any(row.pattern for row in rows):
-                refuse_nothing_chosen(source, checkpoint.names)
+                refuse_nothing_chosen(source, checkpoint.names, rule.include)
         counter.tell("")
     return rows
 

@@ -74,9 +74,16 @@ class Selection:
         return None
 
 
-def refuse_nothing_chosen(path: object, names: Sequence[str]) -> None:
-    """Stop with an error if the rule chose no tensor."""
+def refuse_nothing_chosen(path: object, names: Sequence[str], include: Sequence[str] | None = None) -> None:
+    """Stop with an error if the rule chose no tensor; it names the globs if the user gave some."""
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    if include is not None:
+        matches = any(fnmatchcase(name, glob) for name in names for glob in include)
+        problem = "can be packed of those that match" if matches else "matches"
+        raise ContainerError(
+            f"{path}: no tensor {problem} {' or '.join(map(repr, include)) or 'an empty list'}, expected at least one "
+            f"of its {len(names)} tensors ({shown}) with a dtype that nmsim prunes and two dimensions or more"
+        )
     raise ContainerError(
         f"{path}: none of its {len(names)} tensors ({shown}) is chosen, expected at least one. By default "
         f"those named {' or '.join(DEFAULT_INCLUDE)} of two dimensions or more are chosen, except embeddings, "

@@ -3,11 +3,12 @@
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any
 
 
 def lazy_exports(
-    package: str, names: Mapping[str, str]
+    package: str, names: Mapping[str, str], extras: Mapping[str, str] | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Make `__getattr__` and `__dir__` of a package, so that importing it imports none of its modules.
 
@@ -19,6 +20,8 @@ def lazy_exports(
         Its full name.
     names : mapping
         Full name of a module -> names that it exports, separated by blanks. A module that is exported itself has none.
+    extras : mapping, optional
+        Name of a package that need not be installed -> what to install with pip to get it.
 
     Returns
     -------
@@ -34,12 +37,23 @@ def lazy_exports(
     modules = {name: module for module, text in names.items() for name in text.split()}
     submodules = {module.rpartition(".")[2]: module for module, text in names.items() if not text}
 
+    def imported(name: str, module: str) -> ModuleType:
+        try:
+            return importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name not in (extras or {}):
+                raise
+            raise ModuleNotFoundError(
+                f"{package}.{name} needs {error.name}, which is not installed: pip install '{(extras or {})[error.name]}'",
+                name=error.name,
+            ) from error
+
     def __getattr__(name: str) -> Any:
         if name in submodules:
-            return importlib.import_module(submodules[name])
+            return imported(name, submodules[name])
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(modules[name]), name)
+        value = getattr(imported(name, modules[name]), name)
         # The next access finds it without this function.
         setattr(sys.modules[package], name, value)
         return value

@@ -38,7 +38,8 @@ def test_a_value_type_has_many_names(text, name):
     ("text", "message"),
     [
         ("fp12", r"dtype='fp12': expected one of fp32, tf32, .*; did you mean 'fp\d+'"),
-        ("flaot16", r"did you mean 'float16'"),
+        ("flaot16", r"did you mean 'fp16'"),
+        ("float99", r"did you mean 'fp32'"),
         ("e4m3_half", r"expected one of fp32"),
         (None, r"dtype=None: expected one of fp32, tf32, fp16, bf16, fp8, int8, fp4, int4$"),
     ],

@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 
 from nmsim import Pattern
-from nmsim.errors import EncodingError, PatternError
+from nmsim.errors import BitstreamError, EncodingError, PatternError
 from nmsim.format import sparse_format
 
 
@@ -79,3 +79,15 @@ def test_joint_bits_are_a_fraction_of_a_code():
 def test_unknown_encoding_is_named_with_a_guess():
     with pytest.raises(EncodingError, match="'bitmsk'.*did you mean 'bitmask'"):
         sparse_format(Pattern(2, 4), encoding="bitmsk")
+    with pytest.raises(EncodingError, match="'INDEX'.*did you mean 'index'"):
+        sparse_format(Pattern(2, 4), encoding="INDEX")
+    with pytest.raises(BitstreamError, match="'bite'.*did you mean 'byte'"):
+        sparse_format(Pattern(2, 4), packing="bite")
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"), [("joint:1000000", "1 to 4096 groups"), ("joint:x", "a positive whole number")]
+)
+def test_a_number_outside_an_encoding_is_told_with_its_limit(name, limit):
+    with pytest.raises(EncodingError, match=f"{name}.*: expected {limit}"):
+        sparse_format(Pattern(2, 4), encoding=name)

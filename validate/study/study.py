@@ -15,7 +15,7 @@ import pandas as pd
 import hwmodels
 from hwmodels import HardwareSpec, Model
 from nmsim.case import SparseOperand
-from nmsim.errors import NmsimError
+from nmsim.errors import NmsimError, RowError
 from nmsim.files.atomic import refuse_output_folder, updated_folder
 from nmsim.format import FormatLike, SparseFormat, sparse_format
 from validate.judge.metrics import records
@@ -236,12 +236,29 @@ def _checked(
     loaded = hwmodels.load_model(model)
     # Figures and tables have one row per pattern and encoding, so that one packing of each is shown.
     _refuse_twice("formats", [f"{fmt.pattern}/{fmt.encoding.name}" for fmt in stored])
-    _refuse_twice("hardware", [spec.id for spec in machines])
+    _refuse_one_id(hardware, [spec.id for spec in machines])
     _refuse_twice("batches", list(batches))
     _refuse_twice("prefill", list(prefill))
     steps: dict[str, Any] = {"batches": batches, "prefill": prefill, "dtype": dtype}
-    predictions = predict_layers(case_table(loaded, stored, operands=operands, **steps), machines)
+    try:
+        predictions = predict_layers(case_table(loaded, stored, operands=operands, **steps), machines)
+    except RowError as error:
+        # The table is made here: the caller does not know its rows.
+        raise RowError(error.problem) from error
     return _Plan(loaded, machines, stored, predictions, core_table(loaded, stored, **steps))
+
+
+def _refuse_one_id(hardware: Sequence[Any], ids: Sequence[str]) -> None:
+    """Refuse machines that share an id, such as a shipped one and a copy of its file."""
+    for one in dict.fromkeys(ids):
+        given = [
+            str(getattr(name, "id", name)) for name, other in zip(hardware, ids, strict=True) if other == one
+        ]
+        if len(given) > 1:
+            raise NmsimError(
+                f"hardware: {one} is given {len(given)} times, as {' and '.join(given)}: expected machines with an id "
+                "of their own; the key id of a file says it"
+            )
 
 
 def _refuse_twice(name: str, values: Sequence[object]) -> None:

@@ -126,6 +126,8 @@ def test_an_unknown_campaign_lists_the_known_ones():
         SpecError, match=r"campaign 'gpu': expected one of cpu, cpu-quick, cuda, cuda-tuning, or the path"
     ):
         campaign.load("gpu")
+    with pytest.raises(SpecError, match="'cpu-quik'.*did you mean 'cpu-quick'"):
+        campaign.load("cpu-quik")
 
 
 # the gate

@@ -145,6 +145,7 @@ def test_a_core_is_written_to_be_edited(nmsim, tmp_path):
         (("1,2,99999999999999999999",), "shape K=99999999999999999999: expected at most 268435456"),
         (("--write", "mine.txt"), "expected a name that ends in .toml"),
         (("-c", "dense,flexible-8x16", "--write", "x.toml"), "expected one core, got 2"),
+        (("--list", "--write", "x.toml"), "--list and --write are both given, expected one of them"),
     ],
 )  # fmt: skip
 def test_bad_input(nmsim, arguments, problem):
@@ -159,16 +160,18 @@ def test_a_tensor_that_is_not_there_or_no_matrix(nmsim, tmp_path):
         "bias": np.zeros(8, np.float32),
         "whole": np.zeros((8, 8), np.int32),
         "open": np.full((8, 8), np.inf, np.float16),
+        "wide": np.ones((8, 16), np.float16),
     }
     safetensors.numpy.save_file(tensors, path)
     code, _, err = nmsim("core", "1,8,8", "-p", "2:4", "--simulate", "-w", path)
     assert code == 2
-    assert "--weights: expected --tensor as well, one of bias, whole, open" in err
+    assert "--weights: expected --tensor as well, one of bias, whole, open, wide" in err
     for tensor, problem in (
         ("up", "not in"),
         ("bias", "expected a matrix of floating-point numbers [N, K], got float32 [8]"),
         ("whole", "expected a matrix of floating-point numbers [N, K], got int32 [8, 8]"),
         ("open", "--tensor open: 64 of 64 values are infinite or no number, expected finite ones"),
+        ("wide", "--tensor wide: shape [8, 16]: expected [N, K] of the product 1,8,8, [8, 8]"),
     ):
         code, _, err = nmsim("core", "1,8,8", "-p", "2:4", "--simulate", "-w", path, "-t", tensor)
         assert code == 2

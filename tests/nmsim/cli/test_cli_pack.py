@@ -147,6 +147,14 @@ def test_selection_by_name(nmsim, tmp_path, dense):
             "encoding 'bitmap': expected one of",
         ),
         (
+            ["pack", "{dense}", "-p", "2:4", "-e", "bitmask,index", "-o", "{out}"],
+            "--encoding bitmask,index: expected one for a packed file, got 2",
+        ),
+        (
+            ["pack", "{dense}", "-p", "dense", "-o", "{out}"],
+            "--pattern dense: leaves nothing to prune, expected a format such as 8:16/index",
+        ),
+        (
             ["pack", "{dense}", "-p", "2:4", "-o", "{dense}"],
             "{dense}: is the input itself, expected another file",
         ),
@@ -161,7 +169,7 @@ def test_selection_by_name(nmsim, tmp_path, dense):
         ),
         (
             ["pack", "{dense}", "-p", "2:4", "-o", "{damaged}"],
-            "{damaged}: exists already, expected a new name",
+            "{damaged}: exists already, expected a new name (or force, `--force` on the command line",
         ),
         (["unpack", "{dense}", "-o", "{out}"], "{dense}: has no __metadata__ entry 'nmsim_format'"),
         (["inspect", "{damaged}"], "{damaged}: byte 0: header length is 7"),

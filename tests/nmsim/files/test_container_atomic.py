@@ -116,7 +116,8 @@ def test_an_existing_file_is_replaced_only_by_force(tmp_path, dense):
     target = tmp_path / "packed.safetensors"
     target.write_text("precious")
     with pytest.raises(
-        ContainerError, match=rf"^{target}: exists already, expected a new name \(or force, to replace"
+        ContainerError,
+        match=rf"^{target}: exists already, expected a new name \(or force, `--force` on the command line, to replace",
     ):
         pack_checkpoint(dense, target, "2:4")
     assert target.read_text() == "precious"

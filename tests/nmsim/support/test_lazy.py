@@ -1,5 +1,7 @@
 """Exports that are imported when they are first used."""
 
+import importlib
+import inspect
 import sys
 import types
 
@@ -44,3 +46,17 @@ def test_another_name_is_missing_as_ever(package):
         _ = package.pear
     with pytest.raises(ImportError):
         from shop import pear  # noqa: F401
+
+
+def test_a_package_that_is_not_installed_is_named_with_what_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    # What was imported before would hide that torch is not there.
+    for name in [name for name in sys.modules if name.startswith("kernels")]:
+        monkeypatch.delitem(sys.modules, name)
+    kernels = importlib.import_module("kernels")
+    message = r"kernels\.\w+ needs torch, which is not installed: pip install 'nmsim\[gpu\]'"
+    with pytest.raises(ModuleNotFoundError, match=message):
+        exec("from kernels import *", {})
+    with pytest.raises(ModuleNotFoundError, match=message):
+        inspect.getmembers(kernels)
+    assert kernels.cpu.matmul

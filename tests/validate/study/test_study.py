@@ -232,7 +232,10 @@ def small(folder) -> dict:
     [
         ({"hardware": ["h300"]}, "hardware 'h300': no machine of that name"),
         ({"hardware": []}, "hardware=\\[\\]: expected a list of at least one"),
-        ({"hardware": ["h200", "h200-sxm"]}, "hardware: h200 is given 2 times"),
+        (
+            {"hardware": ["h200", "h200-sxm"]},
+            "hardware: h200 is given 2 times, as h200 and h200-sxm: expected",
+        ),
         ({"formats": ["8-16"]}, "pattern '8-16': expected 'N:M'"),
         ({"formats": "8:16"}, "formats='8:16': expected a list"),
         ({"formats": ["8:16/rle"]}, "encoding 'rle': expected one of"),
@@ -242,7 +245,7 @@ def small(folder) -> dict:
         ({"batches": []}, "batches and prefill are both empty"),
         ({"batches": [0]}, "decode_batches: 0: expected a positive int"),
         ({"batches": [4, 4]}, "batches: 4 is given 2 times"),
-        ({"dtype": "fp4"}, "h200 has no peak for it"),
+        ({"dtype": "fp4"}, "^dtype 'fp4': h200 has no peak for it"),
         ({"model": "llama-9"}, "model 'llama-9': neither a shipped model nor a file"),
         ({"weights": "absent.safetensors"}, "absent.safetensors: cannot be read"),
         ({"out_dir": "no/such/folder"}, "there is no folder"),
