@@ -108,11 +108,7 @@ class Counterpart:
 
 
 def largest(
-    model: Model,
-    step_elems: int,
-    costs: Callable[[Stacked], list[Floats]],
-    targets: list[float],
-    sense: str,
+    model: Model, step_elems: int, costs: Callable[[Stacked], list[Floats]], targets: list[float], sense: str
 ) -> tuple[Counterpart, list[Counterpart | None]]:
     """Find the widest model on the grid whose cost is within the first target, and those within the others, if any.
 

@@ -68,10 +68,7 @@ def open_weights(path: str | os.PathLike[str], formats: Sequence[SparseFormat]) 
 
 
 def measure_checkpoint(
-    checkpoint: Checkpoint,
-    formats: Sequence[SparseFormat],
-    *,
-    progress: Progress | None = None,
+    checkpoint: Checkpoint, formats: Sequence[SparseFormat], *, progress: Progress | None = None
 ) -> pd.DataFrame:
     """Prune and encode the linear tensors of a checkpoint, one at a time.
 

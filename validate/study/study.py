@@ -45,7 +45,7 @@ FILES = {
 } | {f"{name}.png": "the figure of that name on this page" for name in report.FIGURES}
 """What a study writes."""
 CORE_FILES = {
-    "cores.csv": "a row per core, step and format: cycles, energy and area of a tensor core that takes the pattern",
+    "cores.csv": "a row per core, step and format: cycles, energy and area of a tensor core that takes the pattern"
 } | {f"{name}.png": "the figure of that name on this page" for name in CORE_FIGURES}
 """What it also writes if that tensor core takes the value type."""
 OWN_FILES = {
