@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 from hwmodels.estimate.constants import FittedFile
 from hwmodels.machine.spec import HardwareSpec
 from hwmodels.silicon.technology import TechnologyFile
-from hwmodels.sweeps.space_file import SpaceFile
+from hwmodels.sweeps.space import SpaceFile
 from hwmodels.tensorcore.record import SparseTensorCore
 from hwmodels.workload import Config
 from kernels.measure.campaign import CampaignFile
 from nmsim.rows import COLUMNS
 from nmsim.support.schema_pages import field_table, json_schema
 from validate.judge.budget import Budget
-from validate.judge.machine_names import MachineNames
+from validate.judge.names import MachineNames
 
 
 class Format(NamedTuple):

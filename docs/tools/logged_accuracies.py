@@ -8,8 +8,7 @@ import pandas as pd
 import validate
 from nmsim.quality import cross
 from validate.quality.activation_dump import Synthetic
-from validate.quality.cost import Target
-from validate.quality.measure import measure_quality, open_dense
+from validate.quality.measure import Target, measure_quality, open_dense
 from validate.study.example_checkpoint import ExampleShape, write_example
 
 PAGE = Path(__file__).parents[1] / "how-to" / "measure-quality.md"

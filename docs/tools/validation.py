@@ -10,8 +10,8 @@ import pandas as pd
 from hwmodels.estimate import constants
 from hwmodels.estimate.intervals import INTERVAL_SHARE
 from validate.judge import metrics, own_machine
+from validate.judge.join import why_missed
 from validate.judge.judge import Judgement
-from validate.judge.reasons import why_missed
 
 HEADS = ("rows", "speedup", "dense time", "sparse time", "bias", "side of 1", "in interval")
 MISSED_ROWS = 60

@@ -19,8 +19,7 @@ from hwmodels.online.overheads import mitigation_names, stage_costs, strongest_w
 from hwmodels.silicon.structures import index_bits
 from hwmodels.silicon.units import key_bits
 from hwmodels.tensorcore.cycles import Cycles, closed_form
-from hwmodels.tensorcore.mapping import mapping
-from hwmodels.tensorcore.point import Point, point
+from hwmodels.tensorcore.point import Point, mapping, point
 from hwmodels.tensorcore.record import Placement, SelectorKind, SparseTensorCore
 from nmsim.case import VALUE_BITS, Case
 from nmsim.errors import RowError

@@ -15,33 +15,34 @@ from typing import TYPE_CHECKING
 from nmsim.support.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from hwmodels.plots.cores import core_speedup_vs_pattern, core_time_by_stage
-    from hwmodels.plots.fronts import pareto
+    from hwmodels.plots.cores import (
+        break_even_batch,
+        core_speedup_vs_pattern,
+        core_time_by_stage,
+        roof_surface,
+        selector_need,
+    )
+    from hwmodels.plots.fronts import pareto, quality_cost
     from hwmodels.plots.judged import (
         break_even,
+        bytes_per_element,
+        measured_on_predicted,
         residuals_by,
         residuals_by_tokens,
         speedup_scatter,
         time_scatter,
     )
-    from hwmodels.plots.measured import bytes_per_element, measured_on_predicted
-    from hwmodels.plots.online import break_even_batch, selector_need
     from hwmodels.plots.predicted import bound_by_stage, speedup_vs_pattern, speedup_vs_tokens
-    from hwmodels.plots.quality import quality_cost
-    from hwmodels.plots.roofs import roof_surface
     from hwmodels.plots.style import DARK, LIGHT, Theme, rendered
 else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
-            "hwmodels.plots.cores": "core_speedup_vs_pattern core_time_by_stage",
-            "hwmodels.plots.fronts": "pareto",
-            "hwmodels.plots.judged": "break_even residuals_by residuals_by_tokens speedup_scatter time_scatter",
-            "hwmodels.plots.measured": "bytes_per_element measured_on_predicted",
-            "hwmodels.plots.online": "break_even_batch selector_need",
+            "hwmodels.plots.cores": "break_even_batch core_speedup_vs_pattern core_time_by_stage roof_surface selector_need",
+            "hwmodels.plots.fronts": "pareto quality_cost",
+            "hwmodels.plots.judged": "break_even bytes_per_element measured_on_predicted "
+            "residuals_by residuals_by_tokens speedup_scatter time_scatter",
             "hwmodels.plots.predicted": "bound_by_stage speedup_vs_pattern speedup_vs_tokens",
-            "hwmodels.plots.quality": "quality_cost",
-            "hwmodels.plots.roofs": "roof_surface",
             "hwmodels.plots.style": "DARK LIGHT Theme rendered",
         },
     )

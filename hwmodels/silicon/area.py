@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from hwmodels.silicon.structures import Cells
 from hwmodels.silicon.technology import Spread, Technology, load
 from hwmodels.silicon.units import decoder_cells, encoder_cells, pruner_cells, select_cells
-from hwmodels.tensorcore.mapping import BLOCK_BYTES
-from hwmodels.tensorcore.point import Point
+from hwmodels.tensorcore.point import BLOCK_BYTES, Point
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from nmsim.case import VALUE_BITS
 from nmsim.errors import SpecError

@@ -27,8 +27,7 @@ from hwmodels.silicon.structures import Cells, index_bits
 from hwmodels.silicon.technology import Spread, Technology, load
 from hwmodels.silicon.units import decoder, encoder, pass_cells, rom_decoder, select_one, selector_cells
 from hwmodels.tensorcore.cycles import Cycles, closed_form
-from hwmodels.tensorcore.mapping import mapping
-from hwmodels.tensorcore.point import Point, point
+from hwmodels.tensorcore.point import Point, mapping, point
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from hwmodels.tensorcore.simulate import Simulation
 from nmsim import encodings

@@ -1,10 +1,8 @@
 """Sweeps: a space of cores, patterns, encodings and workloads, evaluated point by point, and its Pareto fronts."""
 
-from hwmodels.sweeps.files import kept_points
 from hwmodels.sweeps.pareto import pareto_front
-from hwmodels.sweeps.run import Summary, no_rows, sweep
-from hwmodels.sweeps.space import Space
-from hwmodels.sweeps.space_file import EXAMPLE_FILE, load_space
+from hwmodels.sweeps.run import Summary, kept_points, no_rows, sweep
+from hwmodels.sweeps.space import EXAMPLE_FILE, Space, load_space
 
 __all__ = [
     "EXAMPLE_FILE",

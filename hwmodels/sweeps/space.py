@@ -1,18 +1,43 @@
-"""A design space: axes of plain values, whose product, or a sample of it, is what a sweep evaluates."""
+"""A design space: axes of plain values, whose product, or a sample of it, is what a sweep evaluates.
 
+Spaces are TOML files or dictionaries of the same form. They may hold the user's own figure of merit of their points.
+"""
+
+import csv
 import hashlib
+import itertools
 import math
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BeforeValidator
 
+from hwmodels.estimate.table import MAX_DIMENSION
 from hwmodels.tensorcore.point import CORE_FIELDS
-from hwmodels.tensorcore.record import SparseTensorCore
-from nmsim.case import Case, GemmShape, SparseOperand
-from nmsim.format import DENSE, SparseFormat
+from hwmodels.tensorcore.record import FLAGS, NUMBERS, WORDS, SparseTensorCore, load_core
+from hwmodels.workload import load_model
+from nmsim import encodings, packing
+from nmsim.case import Case, GemmShape, SparseOperand, value_type
+from nmsim.errors import NmsimError, RowError, SpecError
+from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING, DENSE, SparseFormat, sparse_format
 from nmsim.pattern import Pattern
+from nmsim.support.schema import (
+    About,
+    Flag,
+    Number,
+    Parsed,
+    Text,
+    about,
+    hints,
+    load_record,
+    read_toml,
+    record,
+)
 
 NOTHING = "none"
 """What `encoding`, `packing` and `sparse_operand` say of it."""
@@ -162,3 +187,386 @@ class Space:
         widths = part + (places < longer)
         chosen: Integers = first + np.minimum((shares * widths).astype(np.int64), widths - 1)
         return chosen
+
+
+KEYS = ("pattern", "other_pattern", "encoding", "packing", "sparse_operand", "dtype", "model", "layer")
+"""Columns that a row may be matched by; each is compared with the text of the column of that name in the answer."""
+
+
+def read_quality(path: Path, space: Space) -> tuple[float, ...]:
+    """Read a CSV file with a column `quality` and one or more of `KEYS`, and match it with a space.
+
+    Parameters
+    ----------
+    path : Path
+    space : Space
+
+    Returns
+    -------
+    tuple of float
+        Of each (work, dtype, way to store), in this order.
+
+    Raises
+    ------
+    RowError
+        An unknown or missing column, a cell that is not a number, or a key that comes twice. A row that matches nothing in
+        the space, or a point of the space that no row matches.
+    """
+    try:
+        lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RowError(f"{path}: cannot be read: {error}") from error
+    header = lines[0] if lines else []
+    for name in header:
+        if name != name.strip():
+            raise RowError(f"{path}: column {name!r}: expected a name without spaces around it")
+    keys = tuple(name for name in header if name != "quality")
+    if "quality" not in header or not keys or not set(keys) <= set(KEYS) or len(set(header)) < len(header):
+        raise RowError(
+            f"{path}: columns {', '.join(header) or 'none'}: expected quality and one or more of {', '.join(KEYS)}, each once"
+        )
+    rows: dict[tuple[str, ...], float] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        if len(line) != len(header):
+            raise RowError(f"{path}: line {number}: {len(line)} cells: expected {len(header)}")
+        cells = dict(zip(header, (cell.strip() for cell in line), strict=True))
+        key = tuple(cells[name] for name in keys)
+        if key in rows:
+            raise RowError(f"{path}: line {number}: {', '.join(key)} comes twice, expected one row of each")
+        try:
+            rows[key] = float(cells["quality"])
+        except ValueError:
+            rows[key] = math.nan
+        if not math.isfinite(rows[key]):
+            raise RowError(f"{path}: line {number}: quality={cells['quality']!r}: expected a number")
+    found, matched = [], set()
+    for point in _texts(space):
+        key = tuple(point[name] for name in keys)
+        if key not in rows:
+            raise RowError(f"{path}: no row for {_named(keys, key)}; every point of the space needs one")
+        matched.add(key)
+        found.append(rows[key])
+    # A row that matches nothing is mostly a misspelt pattern, so it is not ignored.
+    for key in rows:
+        if key not in matched:
+            raise RowError(f"{path}: {_named(keys, key)}: matches no point of the space")
+    return tuple(found)
+
+
+def _texts(space: Space) -> Iterator[dict[str, str]]:
+    for work, dtype, stored in itertools.product(space.works, space.dtypes, space.stored):
+        yield stored.cells | {"dtype": dtype, "model": work.model, "layer": work.layer}
+
+
+def _named(keys: tuple[str, ...], key: tuple[str, ...]) -> str:
+    return ", ".join(f"{name}={text}" for name, text in zip(keys, key, strict=True))
+
+
+MAX_SEED = (1 << 64) - 1
+EXAMPLE_FILE = Path(__file__).parents[1] / "data" / "example-space.toml"
+CORE_AXES = (*NUMBERS, *FLAGS, *WORDS)
+MEANT: Mapping[str, str] = MappingProxyType(
+    {
+        "precision": "dtype",
+        "batch": "tokens",
+        "M": "tokens",
+        "bandwidth": "dram_bytes_per_cycle",
+        "array": "array_rows, array_cols or array_depth",
+        "decoder": "decoder_groups_per_cycle",
+        "clock": "clock_hz",
+        "node": "node_nm",
+        "patterns": "pattern",
+        "encodings": "encoding",
+        "packings": "packing",
+        "dtypes": "dtype",
+        "sparse_operands": "sparse_operand",
+        "model": "workload.model",
+        "layers": "workload.layers",
+        "shapes": "workload.shapes",
+    }
+)
+"""Other words for an axis, and its name."""
+
+
+def _pattern(text: Any) -> Pattern | None:
+    return None if text == DENSE else text if isinstance(text, Pattern) else Pattern.parse(text)
+
+
+def _shape(value: Any) -> tuple[int, int]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise SpecError("expected [N, K], out features and in features")
+    for size in value:
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_DIMENSION:
+            raise SpecError(f"{size!r}: expected a positive whole number up to {MAX_DIMENSION}")
+    return value[0], value[1]
+
+
+def _twice(values: tuple[Any, ...]) -> str:
+    """What is wrong with the values of an axis; empty if nothing is."""
+    if not values:
+        return "expected a list of at least one value"
+    again = next((value for place, value in enumerate(values) if value in values[:place]), MISSING)
+    return "" if again is MISSING else f"{again!r} comes twice, expected each value once"
+
+
+class _Axes:
+    """Axes of a design space: how operands are stored, what is multiplied, and any number, flag or word of the core."""
+
+    synonyms = MEANT
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Refuse empty axes, and values that come twice."""
+        for name in hints(type(self)):
+            values = getattr(self, name)
+            if values is not None and (problem := _twice(values)):
+                yield name, problem
+
+
+Values = tuple[Annotated[Any, Parsed(_pattern)], ...]
+CASE_AXES: dict[str, Any] = {
+    "pattern": Annotated[Values, About("Patterns, and `dense`.")],
+    "core": Annotated[tuple[Any, ...] | None, About("Cores by name or file, instead of `core.base`.")],
+    "other_pattern": Annotated[Values | None, About("Patterns of the other operand.")],
+    "encoding": Annotated[
+        tuple[Annotated[str, Parsed(lambda name: encodings.get(name).name)], ...] | None,
+        About("Metadata encodings; `bitmask` if left out."),
+    ],
+    "packing": Annotated[
+        tuple[Annotated[str, Parsed(lambda name: str(packing.parse(name)))], ...] | None,
+        About("Packings; `bitstream` if left out."),
+    ],
+    "sparse_operand": Annotated[
+        tuple[SparseOperand, ...] | None, About("Operands that are sparse; `weights` if left out.")
+    ],
+    "dtype": Annotated[
+        tuple[Annotated[str, Parsed(lambda name: value_type(name, ""))], ...] | None,
+        About("Value types; `bf16` if left out."),
+    ],
+    "tokens": Annotated[
+        tuple[Annotated[int, Number("tokens", least=1, most=MAX_DIMENSION)], ...] | None,
+        About("Sequences of a decode step, or tokens of a prompt; 1 if left out."),
+    ],
+}
+# Each number, flag and word of a core is an axis, with the checks that the core declares.
+CORE_AXIS_HINTS = {
+    name: Annotated[
+        tuple[hints(SparseTensorCore)[name], ...] | None,  # type: ignore[misc]
+        About(f"Of the core: {about(SparseTensorCore, name).meaning}"),
+    ]
+    for name in CORE_AXES
+}
+_HINTS = CASE_AXES | CORE_AXIS_HINTS
+_OPTIONAL = {name: None for name in _HINTS if name != "pattern"}
+Axes: Any = record(type("Axes", (_Axes,), {"__module__": __name__, "__annotations__": _HINTS, **_OPTIONAL}))
+
+
+Shape = Annotated[
+    tuple[int, int],
+    Parsed(
+        _shape,
+        words="`[N, K]`",
+        schema={"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2},
+    ),
+]
+
+
+# fmt: off
+@record
+class Base:
+    """The core of a space with one core."""
+
+    base: Annotated[Any, About("A core by name, or the path of a TOML file.")]
+
+
+@record
+class Workload:
+    """Products that are multiplied: layers of models, or shapes."""
+
+    model: Annotated[tuple[Text, ...] | None, BeforeValidator(lambda v: (v,) if isinstance(v, str) else v),
+        About("Models by name or `config.json`.")] = None
+    layers: Annotated[tuple[Text, ...] | None, About("Layers of the models; the pruned ones if left out.")] = None
+    per: Annotated[Literal["layer", "model"] | None, About("A row per layer, the default, or per model.")] = None
+    shapes: Annotated[tuple[Shape, ...] | None,
+        About("Out features and in features of products, in elements.")] = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Check that either models or shapes are given."""
+        if (self.model is None) == (self.shapes is None):
+            yield "", "expected either model or shapes"
+        for name in ("layers", "per"):
+            if self.shapes is not None and getattr(self, name) is not None:
+                yield name, "belongs to a model, not to shapes"
+        for name in ("model", "layers", "shapes"):
+            values = getattr(self, name)
+            if values is not None and (problem := _twice(values)):
+                yield name, problem
+
+
+@record
+class Sample:
+    """Points that are drawn instead of all."""
+
+    points: Annotated[int, Number("points", "Points to draw.", least=1, most=MAX_POINTS)]
+    seed: Annotated[int, Number("seed", "Seed of the draw.", least=0, most=MAX_SEED)] = 0
+
+
+@record
+class Quality:
+    """Quality of each way to store, from the user."""
+
+    file: Annotated[Text, About("CSV file with columns pattern (encoding, dtype, ...) and quality.")]
+
+
+@record
+class SpaceFile:
+    """A design space: each combination of the values of its axes is a point."""
+
+    axes: Annotated[Axes, About("Axes and their values.")]
+    workload: Annotated[Workload, About("What is multiplied.")]
+    core: Annotated[Base | None, About("The core, if no axis names cores.")] = None
+    sample: Annotated[Sample | None, About("Draw points instead of taking all.")] = None
+    quality: Annotated[Quality | None, About("Quality, such as an accuracy.")] = None
+    costs: Annotated[Flag, About("Whether energy and area are added.")] = True
+    # fmt: on
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Check that cores are named once."""
+        if (self.core is None) == (self.axes.core is None):
+            yield "core", "expected either core.base, one core, or axes.core, a list of them"
+
+
+def load_space(space: str | Path | Mapping[str, Any] | Space) -> Space:
+    """Load a design space.
+
+    Parameters
+    ----------
+    space : str, Path, mapping or Space
+        Path of a TOML file, or what such a file holds as a mapping. A `Space` comes back as it is.
+
+    Returns
+    -------
+    Space
+
+    Raises
+    ------
+    SpecError
+        Unknown, missing or malformed entries, each named with its place.
+
+    Examples
+    --------
+    >>> space = load_space({
+    ...     "core": {"base": "flexible-8x16"},
+    ...     "axes": {"pattern": ["2:4", "8:16"], "tokens": [1, 64], "array_depth": [8, 16, 32]},
+    ...     "workload": {"shapes": [[4096, 4096]]},
+    ... })
+    >>> space.points
+    12
+    """
+    if isinstance(space, Space):
+        return space
+    if isinstance(space, Mapping):
+        return _space(space, Path(), "")
+    if not isinstance(space, str | Path):
+        raise SpecError(
+            f"space={space!r} (type {type(space).__name__}): expected the path of a TOML file, a mapping or a Space"
+        )
+    path = Path(space)
+    document = read_toml(path)
+    try:
+        return _space(document, path.parent, str(path))
+    except NmsimError as error:
+        text = str(error)
+        raise SpecError(text if text.startswith(f"{path}: ") else f"{path}: {text}") from error
+
+
+def _space(document: Mapping[str, Any], folder: Path, where: str) -> Space:
+    file = load_record(SpaceFile, document, where=where)
+    cores = _cores(file.core.base if file.core else None, file.axes.core, folder)
+    # Axes stand in the order of the document, which is the order of points.
+    named = [name for name in document["axes"] if name in CORE_AXES]
+    swept = tuple(Axis(name, values) for name in named if (values := getattr(file.axes, name)) is not None)
+    for axis, core in itertools.product(swept, cores):
+        for value in axis.values if axis.name in GATHERED else ():
+            try:
+                replace(core, **{axis.name: value})  # type: ignore[arg-type]
+            except NmsimError as error:
+                raise SpecError(f"axes.{error}") from error
+    space = Space(
+        cores=cores,
+        axes=swept,
+        dtypes=file.axes.dtype or ("bf16",),
+        tokens=file.axes.tokens or (1,),
+        works=_works(file.workload, folder),
+        stored=_stored(file.axes),
+        sample_points=file.sample.points if file.sample else None,
+        seed=file.sample.seed if file.sample else 0,
+        dual=file.axes.other_pattern is not None,
+        costs=file.costs,
+    )
+    if space.product_points > MAX_POINTS:
+        raise SpecError(f"axes: {space.product_points} points: expected at most 2**60")
+    if space.points > space.product_points:
+        raise SpecError(
+            f"sample.points={space.points}: the space has {space.product_points} points, expected no more than these"
+        )
+    return replace(space, quality=read_quality(folder / file.quality.file, space)) if file.quality else space
+
+
+def _cores(base: Any, axis: tuple[Any, ...] | None, folder: Path) -> tuple[SparseTensorCore, ...]:
+    cores = tuple(
+        load_core(folder / name if isinstance(name, str) and name.endswith(".toml") else name)
+        for name in axis or (base,)
+    )
+    ids = [core.id for core in cores]
+    for name in ids:
+        if ids.count(name) > 1:
+            raise SpecError(f"axes.core: {name!r} comes twice, expected cores with ids of their own")
+    return cores
+
+
+def _stored(axes: Any) -> tuple[SweptFormat, ...]:
+    stored: dict[SweptFormat, None] = {}
+    for pattern, other, encoding, policy, operand in itertools.product(
+        axes.pattern,
+        axes.other_pattern or (None,),
+        axes.encoding or (DEFAULT_ENCODING,),
+        axes.packing or (DEFAULT_PACKING,),
+        axes.sparse_operand or ("weights",),
+    ):
+        # Dense is dense, whatever the other axes say.
+        form = None if pattern is None else sparse_format(pattern, encoding=encoding, packing=policy)
+        stored[SweptFormat() if form is None else SweptFormat(form, other, operand)] = None
+    return tuple(stored)
+
+
+def _works(workload: Workload, folder: Path) -> tuple[Work, ...]:
+    if workload.shapes is not None:
+        return tuple(Work("", f"{N}x{K}", 1, (Product(N, K, 1),)) for N, K in workload.shapes)
+    works: list[Work] = []
+    for name in workload.model or ():
+        shipped = not (folder / name).exists()
+        model = load_model(name if shipped else folder / name)
+        known = {layer.name: layer for layer in model.layers}
+        pruned = tuple(layer.name for layer in model.layers if layer.pruned)
+        for layer in workload.layers or ():
+            if layer not in known:
+                raise SpecError(f"workload.layers: {layer!r}: expected one of {', '.join(known)}")
+        chosen = [known[layer] for layer in workload.layers or pruned]
+        for each, what in itertools.product(chosen, ("N", "K", "count")):
+            if (value := getattr(each, what)) > MAX_DIMENSION:
+                raise SpecError(
+                    f"workload.model: {model.name}, layer {each.name}: {what}={value}: expected at most {MAX_DIMENSION}"
+                )
+        if workload.per != "model":
+            works += (
+                Work(model.name, each.name, each.count, (Product(each.N, each.K, 1),)) for each in chosen
+            )
+            continue
+        # Layers of one shape take the same cycles, so a model has one product per shape.
+        counts: dict[tuple[int, int], int] = {}
+        for each in chosen:
+            counts[each.N, each.K] = counts.get((each.N, each.K), 0) + each.count
+        works.append(
+            Work(model.name, "", 1, tuple(Product(*shape, count) for shape, count in counts.items()))
+        )
+    return tuple(works)

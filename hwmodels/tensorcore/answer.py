@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from hwmodels.tensorcore.cycles import LIMITS, Cycles, closed_form
-from hwmodels.tensorcore.mapping import Mapping, mapping
-from hwmodels.tensorcore.point import execution, point
+from hwmodels.tensorcore.point import Mapping, execution, mapping, point
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from hwmodels.tensorcore.services import STAGES
 from nmsim.case import VALUE_BITS, Case

@@ -1,11 +1,16 @@
-"""A design point as the closed form takes it: one product on one core, all of it numbers.
+"""One product on one core as plain numbers: the design point, and its mapping onto tiles and waves.
 
 Two operands meet. A is the sparse one: W [N, K] for sparse weights and dense products, X [M, K] for sparse activations. B is
 the other. Names as in `hwmodels.tensorcore.record`, all floats, so that compiled code may take a row of a table for one.
+
+A mapping says how a product is cut up. It names tiles of Y, blocks along K, and the rectangle of tiles that the cores do at
+a time. It is a decision, not a cost: closed form and simulator are given the same one. What L2 keeps of it: A44.
 """
 
 from dataclasses import replace
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from hwmodels.estimate.bounds import DENSE_STREAM, OUTPUT_BITS, stream
 from hwmodels.estimate.table import MAX_DIMENSION, SHAPE_COLUMNS
@@ -13,6 +18,7 @@ from hwmodels.tensorcore.record import SparseTensorCore
 from nmsim.case import VALUE_BITS, Case
 from nmsim.errors import RowError
 from nmsim.pattern import Pattern
+from nmsim.support.jit import njit
 
 EXECUTIONS = ("dense", "native", "expanded")
 """`native`: the array skips what the pattern leaves out. `expanded`: codes are decoded, zeros multiplied."""
@@ -168,3 +174,248 @@ def point(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> P
 def _named(how: Any) -> Any:
     names = ("n", "m", "groups_per_code", "codes_per_slot", "slot_bits", "mean_bits")
     return zip(names, how, strict=True)
+
+
+TILE_ROWS = (64.0, 128.0, 256.0, 32.0, 16.0)
+TILE_COLS = (256.0, 128.0, 64.0, 32.0, 16.0, 8.0)
+"""Likely ones first: what cannot beat them is ruled out at once."""
+SMALLEST_ROWS, SMALLEST_COLS = 16.0, 8.0
+BLOCK_BYTES = 128
+"""Bytes of a dense row of a block along K: what one line of shared memory holds."""
+MACS_AN_ELEM = 32.0
+"""Multiply-adds that an element from shared memory is charged, whatever the core (A43)."""
+MACS_AN_L2_ELEM = 128.0
+"""Multiply-adds of all cores that an element out of L2 is charged (A43)."""
+BLOCK_CYCLES = 96.0
+"""Cycles that a block is charged at least: latency, over the blocks in flight (A43)."""
+MACS_A_DRAM_ELEM = 200.0
+"""Multiply-adds that an element from DRAM is charged, whatever the core (A43)."""
+TIE = 0.05
+"""Share of the smaller costs that is added to the largest."""
+
+
+class Mapping(NamedTuple):
+    """A division of a product; all in elements, except tiles (`wave_*`), flags and `feasible`.
+
+    A tile of Y has `tile_rows` rows of A and `tile_cols` columns of B, and steps along K in blocks of `tile_k`. In a wave
+    the cores do `wave_rows` x `wave_cols` tiles. `inner_cols`: waves advance along the columns first. `keep_a`, `keep_b`:
+    L2 keeps A of the waves of one outer step, and all of B. If waves advance along the rows first, A and B change roles.
+    """
+
+    tile_rows: Any
+    tile_cols: Any
+    tile_k: Any
+    wave_rows: Any
+    wave_cols: Any
+    inner_cols: Any
+    keep_a: Any
+    keep_b: Any
+
+
+POINT = np.dtype([(name, np.float64) for name in Point._fields])
+"""A row of a table of points, as compiled code takes it: where it lies, not a copy of all its numbers."""
+INFEASIBLE = Mapping(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+@njit(cache=True, error_model="numpy")
+def _ceil_div(a: float, b: float) -> float:
+    return np.ceil(a / b)
+
+
+class Room(NamedTuple):
+    """The depth of a block depends on its tile and on these. `group`, `unit` (whole windows of the array) and `wanted` are in
+    elements; `a_bits`, `b_bits` are per element."""
+
+    group: float
+    unit: float
+    wanted: float
+    room_bits: float
+    a_bits: float
+    b_bits: float
+
+
+@njit(cache=True, error_model="numpy")
+def _room(p: Point) -> Room:
+    """Say what blocks along K come in, how long they are best, and the shared memory for one of them."""
+    group = unit = max(p.a_m, p.b_m)
+    if p.native and p.depth > p.a_n:
+        unit = max(unit, np.floor(p.depth / p.a_n) * p.a_m)
+    if p.dual:
+        unit *= np.ceil(p.depth * p.a_m / p.a_n * p.b_m / p.b_n / unit)
+        wanted = unit * p.match_windows
+    else:
+        wanted = max(unit, np.floor(8.0 * BLOCK_BYTES / p.value_bits / unit) * unit)
+    wanted = min(wanted, _ceil_div(p.K, unit) * unit)
+    a_bits = p.value_bits * (1.0 if p.consumer else p.a_n / p.a_m)
+    a_bits += 2.0 if p.a_n < p.a_m and not p.consumer else 0.0
+    b_bits = p.value_bits * p.b_n / p.b_m + (2.0 if p.b_n < p.b_m else 0.0)
+    return Room(group, unit, wanted, 8.0 * p.shared_bytes / p.shared_blocks, a_bits, b_bits)
+
+
+@njit(cache=True, error_model="numpy")
+def _depth(room: Room, rows: float, cols: float) -> float:
+    """Longest block along K that fits into shared memory, in elements; 0 if none does."""
+    elems = room.room_bits / (rows * room.a_bits + cols * room.b_bits)
+    unit = room.unit if elems >= room.unit else room.group
+    return min(room.wanted, np.floor(elems / unit) * unit)
+
+
+@njit(cache=True, error_model="numpy")
+def choose(p: Point) -> Mapping:
+    """Choose by rule the tile and the waves of least cost: see `_try_waves`. Bandwidths play no part."""
+    best, tile_rows, tile_cols, wave_rows, wave_cols = np.inf, 0.0, 0.0, 0.0, 0.0
+    sums_elems = 8.0 * p.accumulator_bytes / (p.accumulator_bits * p.accumulator_buffers)
+    room = _room(p)
+    for rows in TILE_ROWS:
+        if rows >= 2.0 * p.a_rows and rows > SMALLEST_ROWS:
+            continue
+        for cols in TILE_COLS:
+            if (cols >= 2.0 * p.b_cols and cols > SMALLEST_COLS) or rows * cols > sums_elems:
+                continue
+            depth = _depth(room, rows, cols)
+            if depth == 0.0:
+                continue
+            cost, of_rows, of_cols = _try_waves(p, rows, cols, depth, best)
+            if cost < best:
+                best, tile_rows, tile_cols, wave_rows, wave_cols = cost, rows, cols, of_rows, of_cols
+    if best == np.inf:
+        return INFEASIBLE
+    return _completed(p, tile_rows, tile_cols, wave_rows, wave_cols)
+
+
+@njit(cache=True, error_model="numpy")
+def with_waves(p: Point, tile_rows: float, tile_cols: float) -> Mapping:
+    """Complete a mapping of these tiles with the waves of least cost."""
+    depth = _depth(_room(p), tile_rows, tile_cols)
+    if depth == 0.0:
+        return INFEASIBLE
+    _, wave_rows, wave_cols = _try_waves(p, tile_rows, tile_cols, depth, np.inf)
+    return _completed(p, tile_rows, tile_cols, wave_rows, wave_cols)
+
+
+@njit(cache=True, error_model="numpy")
+def _tile_cost(p: Point, rows: float, cols: float, depth: float) -> float:
+    """Cost of a tile in blocks of a depth, in multiply-adds of a core for each element along K: its own, or its fetches."""
+    density = (p.a_n / p.a_m if p.native else 1.0) * (p.b_n / p.b_m if p.dual else 1.0)
+    strips = _ceil_div(rows, p.array_rows) * _ceil_div(cols, p.array_cols)
+    macs = strips * p.array_rows * p.array_cols * density
+    of_a = rows * (1.0 if p.consumer else p.a_n / p.a_m) * _ceil_div(cols, p.fragment_cols)
+    of_b = cols * p.b_n / p.b_m * _ceil_div(rows, p.fragment_rows)
+    least = BLOCK_CYCLES * p.array_rows * p.array_cols * p.depth / depth
+    read = max(MACS_AN_ELEM * (of_a + of_b), least)
+    return max(macs, read) + TIE * min(macs, read)
+
+
+@njit(cache=True, error_model="numpy")
+def _try_waves(
+    p: Point, tile_rows: float, tile_cols: float, depth: float, best: float
+) -> tuple[float, float, float]:
+    """Find the waves of least cost for a tile: their cost, their rows and their columns of tiles.
+
+    The cost is that of all waves of such tiles, or of the bytes from DRAM, whichever is larger. `best` is a cost that is known
+    already: a search that cannot beat it is spared.
+    """
+    row_tiles, col_tiles = _ceil_div(p.a_rows, tile_rows), _ceil_div(p.b_cols, tile_cols)
+    work = _tile_cost(p, tile_rows, tile_cols, depth)
+    least, wave_rows, wave_cols = best, 0.0, 0.0
+    if work * _ceil_div(row_tiles * col_tiles, p.cores) >= best:
+        return least, wave_rows, wave_cols
+    a_share, b_share = 1.0 if p.consumer else p.a_n / p.a_m, p.b_n / p.b_m
+    once = (p.a_rows * a_share + p.b_cols * b_share) * MACS_A_DRAM_ELEM / p.cores
+    for turn in range(2):
+        # Powers of two along one side, and what is left of the cores along the other.
+        along, across = (col_tiles, row_tiles) if turn == 0 else (row_tiles, col_tiles)
+        side = 1.0 if across > 1.0 else min(along, p.cores)
+        while True:
+            side = min(side, along, p.cores)
+            other = min(across, np.floor(p.cores / side))
+            of_rows, of_cols = (other, side) if turn == 0 else (side, other)
+            moved = of_rows * tile_rows * a_share * (1.0 if p.multicast else of_cols)
+            moved += of_cols * tile_cols * b_share * (1.0 if p.multicast else of_rows)
+            each = max(work, MACS_AN_L2_ELEM * moved / p.cores)
+            all_work = each * _ceil_div(row_tiles, of_rows) * _ceil_div(col_tiles, of_cols)
+            if max(all_work, once) + TIE * min(all_work, once) < least:
+                read = _read_bytes(p, tile_rows, tile_cols, of_rows, of_cols)[0]
+                read *= MACS_A_DRAM_ELEM * 8.0 / p.value_bits / (p.cores * p.K)
+                cost = max(all_work, read) + TIE * min(all_work, read)
+                if cost < least:
+                    least, wave_rows, wave_cols = cost, of_rows, of_cols
+            if side >= along or side >= p.cores:
+                break
+            side *= 2.0
+        if col_tiles == 1.0 or row_tiles * col_tiles <= p.cores:
+            break
+    return least, wave_rows, wave_cols
+
+
+@njit(cache=True, error_model="numpy")
+def _read_bytes(
+    p: Point, tile_rows: float, tile_cols: float, wave_rows: float, wave_cols: float
+) -> tuple[float, float, float, float]:
+    """Values that come from DRAM in the better of two orders: bytes, and `inner_cols`, `keep_a`, `keep_b` of that order."""
+    a_bytes = p.value_bits / 8.0 * (1.0 if p.consumer else p.a_n / p.a_m)
+    b_bytes = p.value_bits / 8.0 * p.b_n / p.b_m
+    a_total, b_total = p.a_rows * p.K * a_bytes, p.b_cols * p.K * b_bytes
+    a_strip = min(p.a_rows, wave_rows * tile_rows) * p.K * a_bytes
+    b_strip = min(p.b_cols, wave_cols * tile_cols) * p.K * b_bytes
+    row_waves, col_waves = (
+        _ceil_div(p.a_rows, wave_rows * tile_rows),
+        _ceil_div(p.b_cols, wave_cols * tile_cols),
+    )
+    # Columns first: A's strip stays for the columns, B as a whole for the rows. Rows first: B's strip stays for the rows,
+    # A as a whole for the columns.
+    strips_fit = a_strip + b_strip <= p.l2_bytes
+    b_fits, a_fits = a_strip + b_total <= p.l2_bytes, b_strip + a_total <= p.l2_bytes
+    cols_first = a_total * (1.0 if strips_fit else col_waves) + b_total * (1.0 if b_fits else row_waves)
+    rows_first = a_total * (1.0 if a_fits else col_waves) + b_total * (1.0 if strips_fit else row_waves)
+    kept_strips = 1.0 if strips_fit else 0.0
+    if cols_first <= rows_first:
+        return cols_first, 1.0, kept_strips, 1.0 if b_fits else 0.0
+    return rows_first, 0.0, 1.0 if a_fits else 0.0, kept_strips
+
+
+@njit(cache=True, error_model="numpy")
+def _completed(p: Point, tile_rows: float, tile_cols: float, wave_rows: float, wave_cols: float) -> Mapping:
+    _, inner_cols, keep_a, keep_b = _read_bytes(p, tile_rows, tile_cols, wave_rows, wave_cols)
+    depth = _depth(_room(p), tile_rows, tile_cols)
+    return Mapping(tile_rows, tile_cols, depth, wave_rows, wave_cols, inner_cols, keep_a, keep_b)
+
+
+def as_record(p: Point) -> Any:
+    """Make a record of a point, as compiled code takes it."""
+    return np.array([p]).view(POINT)[0, 0]
+
+
+def mapping(p: Point, tile: tuple[int, int] | None = None) -> Mapping:
+    """Cut a product up by the rule, or in tiles of the caller's.
+
+    Parameters
+    ----------
+    p : Point
+    tile : (rows of A, columns of B), optional
+        In elements.
+
+    Returns
+    -------
+    Mapping
+
+    Raises
+    ------
+    RowError
+        No tile fits into the partial sums and the shared memory of a core.
+    """
+    if tile is None:
+        found = choose(as_record(p))
+    else:
+        if len(tile) != 2 or not all(isinstance(part, int) and part >= 1 for part in tile):
+            raise RowError(f"tile={tile!r}: expected two positive ints")
+        rows, cols = (float(part) for part in tile)
+        fits = rows * cols * p.accumulator_bits * p.accumulator_buffers <= 8 * p.accumulator_bytes
+        found = with_waves(as_record(p), rows, cols) if fits else INFEASIBLE
+    if found.tile_k == 0:
+        what = "no tile" if tile is None else f"tile {tile[0]}x{tile[1]}"
+        raise RowError(
+            f"{what}: fits neither into {p.accumulator_bytes:.0f} bytes of partial sums ({p.accumulator_buffers:.0f} "
+            f"buffers) and {p.shared_bytes:.0f} bytes of shared memory ({p.shared_blocks:.0f} blocks)"
+        )
+    return found

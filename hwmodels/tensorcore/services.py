@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hwmodels.tensorcore.mapping import Mapping
-from hwmodels.tensorcore.point import Point
+from hwmodels.tensorcore.point import Mapping, Point
 from nmsim.support.jit import njit
 
 STAGES = ("dram", "l2", "shared", "prune", "decode", "select", "multiply", "accumulate", "write")

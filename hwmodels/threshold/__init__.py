@@ -1,6 +1,7 @@
 """The Performance Threshold: the dense models that are as small, as fast and as frugal as a pruned one."""
 
 from hwmodels.threshold.equal import (
+    Counterpart,
     QuantisedDense,
     Threshold,
     equal_energy,
@@ -10,7 +11,6 @@ from hwmodels.threshold.equal import (
     quantised_dense,
 )
 from hwmodels.threshold.footprint import Footprint, ModelFormat, footprint
-from hwmodels.threshold.search import Counterpart
 
 __all__ = [
     "Counterpart",

@@ -8,12 +8,14 @@ from hwmodels.machine.spec import HardwareSpec
 from hwmodels.tensorcore.record import SparseTensorCore
 from hwmodels.threshold.equal import (
     NARROWEST_BITS,
+    SAME,
     QuantisedDense,
     Threshold,
     equal_energy,
     equal_memory,
     equal_time,
     equal_value_bits,
+    hidden_of,
     quantised_dense,
 )
 from hwmodels.threshold.footprint import (
@@ -25,7 +27,6 @@ from hwmodels.threshold.footprint import (
     footprint,
     stacked,
 )
-from hwmodels.threshold.search import SAME, hidden_of
 from hwmodels.workload import Model
 from nmsim.case import VALUE_BITS
 from nmsim.errors import NmsimError, RowError

@@ -1,13 +1,24 @@
-"""The largest dense model that costs no more than a pruned one in a decode step: in bytes, seconds, joules or narrow values."""
+"""The largest dense model that costs no more than a pruned one in a decode step: in bytes, seconds, joules or narrow values.
+
+The search goes through dense models of the same depth and another width. What lies beside the N:M part is a product of its
+own, after the first. Only linear layers are counted.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from hwmodels.estimate.model import predict
+from hwmodels.estimate.table import MAX_DIMENSION, format_cells
 from hwmodels.machine.spec import HardwareSpec, load_machine
+from hwmodels.silicon.energy import Design, design, energy_columns
+from hwmodels.tensorcore.cycles import closed_form
+from hwmodels.tensorcore.point import Point, mapping, point
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from hwmodels.threshold.footprint import (
     SCALED_BELOW_BITS,
@@ -18,10 +29,291 @@ from hwmodels.threshold.footprint import (
     footprint,
     stacked,
 )
-from hwmodels.threshold.products import Seconds, joules, products, seconds
-from hwmodels.threshold.search import STEP_ELEMS, Counterpart, largest
 from hwmodels.workload import Model
+from nmsim.case import Case, GemmShape
 from nmsim.errors import RowError
+from nmsim.format import as_format
+
+STEP_ELEMS = 16
+"""Widths are multiples of this: those of the tiles of matrix units, and of the widest common group but 32."""
+
+
+class Widths(NamedTuple):
+    """Dense models side by side: their hidden sizes, relative to that of the model they are of, and their layers."""
+
+    hidden_elems: NDArray[np.int64]
+    width: NDArray[np.float64]
+    layers: Stacked
+
+
+def hidden_of(layers: Stacked) -> int:
+    """In features of the head, or of the first layer if there is no head."""
+    place = layers.head.index(True) if True in layers.head else 0
+    return int(layers.K[place])
+
+
+def widths(model: Model, most_width: float, step_elems: int = STEP_ELEMS) -> Widths:
+    """List the dense models of every hidden size on the grid, up to `most_width` times that of the model.
+
+    Parameters
+    ----------
+    model : Model
+    most_width : float
+    step_elems : int
+        Hidden sizes, and all other widths, are multiples of it. Depth and vocabulary stay.
+
+    Returns
+    -------
+    Widths
+
+    Raises
+    ------
+    RowError
+        A step that is no positive int or wider than the model.
+
+    Examples
+    --------
+    >>> from hwmodels.workload import load_model
+    >>> found = widths(load_model("llama-3.1-8b"), 1.0)
+    >>> len(found.hidden_elems), found.hidden_elems[-1], found.layers.N[4][-1]
+    (256, np.int64(4096), np.int64(14336))
+    """
+    own = stacked(model)
+    hidden = hidden_of(own)
+    if isinstance(step_elems, bool) or not isinstance(step_elems, int) or not 1 <= step_elems <= hidden:
+        raise RowError(f"step_elems={step_elems!r}: expected 1 to the hidden size of {model.name}, {hidden}")
+    widest = max(*own.N, *own.K)
+    most = min(int(most_width * hidden), MAX_DIMENSION // widest * hidden)
+    sizes = step_elems * np.arange(1, most // step_elems + 1, dtype=np.int64)
+
+    def resized(elems: int) -> NDArray[np.int64]:
+        steps = (2 * elems * sizes + hidden * step_elems) // (2 * hidden * step_elems)
+        found: NDArray[np.int64] = np.maximum(steps, 1) * step_elems
+        return found
+
+    N = tuple(
+        np.full_like(sizes, out) if head else resized(out) for out, head in zip(own.N, own.head, strict=True)
+    )
+    K = tuple(resized(inside) for inside in own.K)
+    return Widths(sizes, sizes / hidden, own._replace(N=N, K=K))
+
+
+MOST_WIDTH = 64.0
+"""Where the search for a wider dense model ends."""
+SAME = 1 + 1e-12
+"""Sums of the same costs in another order count as equal."""
+
+SENSES = {"memory": ("small", "bytes"), "time": ("fast", "s"), "energy": ("frugal", "joules")}
+"""Sense -> what a counterpart is as much as the pruned model, and the unit of its cost."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """A dense model of the same depth: the widest on the grid that costs no more than so much.
+
+    Parameters
+    ----------
+    width : float
+        Its hidden size over that of the unpruned model; above 1 if pruning costs more than it saves.
+    hidden_elems, params_elems : int
+        Its hidden size; its parameters with head and embedding.
+    cost : float
+        In the unit of its threshold.
+    """
+
+    width: float
+    hidden_elems: int
+    params_elems: int
+    cost: float
+
+
+def largest(
+    model: Model, step_elems: int, costs: Callable[[Stacked], list[Floats]], targets: list[float], sense: str
+) -> tuple[Counterpart, list[Counterpart | None]]:
+    """Find the widest model on the grid whose cost is within the first target, and those within the others, if any.
+
+    Parameters
+    ----------
+    model : Model
+    step_elems : int
+        As `widths`.
+    costs : callable
+        Costs of many dense models, an array [models] for each target.
+    targets : list of float
+        In the unit of `sense`.
+    sense : {"memory", "time", "energy"}
+
+    Raises
+    ------
+    RowError
+        No model on the grid is within the first target, or the widest that are searched are within one.
+
+    Examples
+    --------
+    >>> from hwmodels.workload import load_model
+    >>> llama = load_model("llama-3.1-8b")
+    >>> found, _ = largest(llama, 64, lambda layers: [layers.K[0] * 1.0], [2100.0], "time")
+    >>> found.hidden_elems
+    2048
+    """
+    as_what, unit = SENSES[sense]
+    most_width = 1.0
+    while True:
+        grid = widths(model, most_width, step_elems)
+        found = costs(grid.layers)
+        if all(cost[-1] > target * SAME for cost, target in zip(found, targets, strict=True)):
+            break
+        if most_width >= MOST_WIDTH:
+            raise RowError(
+                f"dense models up to {MOST_WIDTH:.0f} times as wide are as {as_what} as the pruned one"
+            )
+        # The pruned model costs more than all models of this grid, so wider ones are tried.
+        most_width *= 2
+    params = bytes_of(grid.layers, ModelFormat())["params_elems"]
+    first, *others = (
+        _widest_within(grid, params, cost, target) for cost, target in zip(found, targets, strict=True)
+    )
+    if first is not None:
+        return first, others
+    cheapest = costs(widths(model, 1.0, 1).layers)[0].min()
+    helps = f"expected a smaller step than {step_elems}"
+    if cheapest > targets[0] * SAME:
+        helps = f"those of all other widths take {cheapest:.4g} {unit} or more"
+    raise RowError(
+        f"no dense model is as {as_what} as the pruned one, {targets[0]:.4g} {unit}: with a hidden size of "
+        f"{grid.hidden_elems[0]} it takes {found[0][0]:.4g}, {helps}"
+    )
+
+
+def _widest_within(
+    grid: Widths, params_elems: NDArray[np.int64], cost: Floats, target: float
+) -> Counterpart | None:
+    within = np.flatnonzero(cost <= target * SAME)
+    if not len(within):
+        return None
+    place = int(within[-1])
+    return Counterpart(
+        float(grid.width[place]), int(grid.hidden_elems[place]), int(params_elems[place]), float(cost[place])
+    )
+
+
+WAY = ("dtype", "pattern", "encoding", "packing")
+SHAPE_FIELDS = tuple(Point._fields.index(name) for name in ("a_rows", "b_cols", "K"))
+
+
+class Seconds(NamedTuple):
+    """Time of a decode step of each model: low, predicted and high end (NaN if nothing is known), and best case."""
+
+    low: Floats
+    nominal: Floats
+    high: Floats
+    best_case: Floats
+    extrapolates: NDArray[np.bool_]
+
+
+class Joules(NamedTuple):
+    """Energy of a decode step of each model, in the low, nominal and high scenario of technology."""
+
+    low: Floats
+    nominal: Floats
+    high: Floats
+
+
+def products(layers: Stacked, how: ModelFormat, tokens: int) -> pd.DataFrame:
+    """List the products of a decode step: columns of cases, `count`, and `place` of the model among all.
+
+    Parameters
+    ----------
+    layers : Stacked
+        Of one model, or of many.
+    how : ModelFormat
+    tokens : int
+        Sequences decoded together.
+
+    Raises
+    ------
+    RowError
+        `tokens` is no positive int.
+    """
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
+        raise RowError(f"tokens={tokens!r}: expected a positive int")
+    rest, columns = ((dtype, *format_cells(None)) for dtype in (how.rest_dtype, how.side_dtype))
+    main, outliers = (how.dtype, *format_cells(how.format)), (how.side_dtype, *format_cells(how.outliers))
+    tables = []
+    for count, pruned, _, N, K in zip(*layers[:5], strict=True):
+        ways: list[tuple[Any, Any]] = [(main if pruned else rest, K)]
+        if pruned and how.outliers is not None:
+            ways.append((outliers, K))
+        if pruned and how.columns:
+            ways.append((columns, how.columns))
+        for way, inside in ways:
+            out, deep = np.broadcast_arrays(np.atleast_1d(N), inside)
+            shape = {"place": np.arange(len(out)), "M": tokens, "N": out, "K": deep}
+            tables.append(pd.DataFrame({**shape, **dict(zip(WAY, way, strict=True)), "count": count}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def seconds(table: pd.DataFrame, machine: HardwareSpec) -> Seconds:
+    """Add up the time of the products of each model.
+
+    All layers err alike: the low end of a step is that of all its products.
+
+    Raises
+    ------
+    RowError
+        As `hwmodels.predict`.
+    """
+    try:
+        found = predict(table, machine)
+    except RowError as error:
+        # The table is made here: the caller does not know its rows.
+        raise RowError(error.problem) from error
+    time_s = found["predicted_time_s"].to_numpy()
+    speedup = found["predicted_speedup_vs_dense"]
+    return Seconds(
+        low=_total(table, time_s * (speedup / found["predicted_speedup_high"]).to_numpy()),
+        nominal=_total(table, time_s),
+        high=_total(table, time_s * (speedup / found["predicted_speedup_low"]).to_numpy()),
+        best_case=_total(table, found["bound_time_s"].to_numpy()),
+        extrapolates=_total(table, found["extrapolates"].to_numpy().astype(float)) > 0,
+    )
+
+
+def joules(table: pd.DataFrame, core: SparseTensorCore) -> Joules:
+    """Add up the energy of the products of each model on a core design.
+
+    Raises
+    ------
+    RowError
+        A value type or encoding that the core does not take, or a product that fits into no tile.
+    SpecError, EncodingError
+        As `hwmodels.silicon.energy.unit_costs`.
+    """
+    kinds: NDArray[np.int64] = table.groupby(list(WAY), sort=False).ngroup().to_numpy().astype(np.int64)
+    bases: list[Point] = []
+    designs: list[Design] = []
+    for way in table.drop_duplicates(list(WAY))[list(WAY)].itertuples(index=False):
+        dtype, pattern, encoding, packing = (str(cell) for cell in way)
+        case = Case(GemmShape(1, 1, 1), as_format(pattern, encoding=encoding, packing=packing), dtype=dtype)
+        bases.append(point(core, case))
+        designs.append(design(core, case))
+    points = np.array(bases, np.float64)[kinds]
+    points[:, SHAPE_FIELDS] = table[["N", "M", "K"]].to_numpy(np.float64)
+    found = energy_columns(designs, kinds, points, closed_form(points))
+    bad = np.flatnonzero(np.isnan(found["energy_joules"]))
+    if len(bad):
+        mapping(Point(*points[bad[0]].tolist()))
+    names = ("energy_joules_low", "energy_joules", "energy_joules_high")
+    return Joules(*(_total(table, found[name]) for name in names))
+
+
+def _total(table: pd.DataFrame, each: Floats) -> Floats:
+    """Sums over the products of each model [models]."""
+    weights = table["count"].to_numpy() * each
+    return np.bincount(table["place"].to_numpy(), weights=weights).astype(np.float64)
+
 
 DTYPES = {8: "int8", 4: "int4"}
 """Bits of a value -> the value type whose products are predicted. Other widths are known by their bytes alone."""
@@ -131,9 +423,6 @@ def equal_value_bits(pruned: Footprint, how: ModelFormat) -> float:
     8.75
     """
     return pruned.bits_per_element - float(how.scale_bits_per_element(NARROWEST_BITS))
-
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

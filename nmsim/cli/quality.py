@@ -21,8 +21,7 @@ from nmsim.pattern import Pattern
 from nmsim.quality import Way, cross
 from nmsim.quality.way import is_reference
 from validate.quality.activation_dump import Source, Synthetic, open_dump, some_of
-from validate.quality.cost import Target
-from validate.quality.measure import counted, measure_quality, open_dense
+from validate.quality.measure import Target, counted, measure_quality, open_dense
 from validate.study.example_checkpoint import FILE_NAME, write_example
 
 PATTERNS = ["2:4", "4:8", "8:16", "16:32"]
@@ -253,7 +252,7 @@ def _ways(
 
 def _refuse_figure(ways: Sequence[Way]) -> None:
     """Refuse what no figure can show, before any work."""
-    from hwmodels.plots.quality import WayMarks
+    from hwmodels.plots.fronts import WayMarks
 
     in_groups = [way for way in ways if way.pattern and not is_reference(way.criterion)]
     if not in_groups:

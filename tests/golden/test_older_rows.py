@@ -9,7 +9,7 @@ from nmsim import rows
 from nmsim.rows import COLUMNS
 from validate.judge import published
 from validate.judge.judge import judge_files
-from validate.judge.machine_names import Machines
+from validate.judge.names import Machines
 from validate.judge.rows import committed_files, committed_hardware, read_rows
 
 OLDER = Path(__file__).parent / "older_rows.csv"

@@ -21,7 +21,7 @@ from hwmodels.machine.spec import group_of
 from nmsim.errors import NmsimError, RowError
 from nmsim.files.atomic import refuse_output_folder, updated_folder
 from validate.judge.join import family_of, join, model_inputs
-from validate.judge.machine_names import Machines
+from validate.judge.names import Machines
 from validate.judge.rows import PUBLISHED_FILE, JudgedRow, committed_hardware, own_files, read_rows
 
 RESIDUAL_COLUMNS = (

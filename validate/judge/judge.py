@@ -9,34 +9,15 @@ import pandas as pd
 
 import hwmodels
 from validate.judge import metrics
-from validate.judge.join import Predictor, join
-from validate.judge.machine_names import Machines
-from validate.judge.reasons import bound_violations
+from validate.judge.join import Predictor, bound_violations, join
+from validate.judge.names import Machines
 from validate.judge.rows import JudgedRow, committed_files, committed_hardware, read_rows
 
 WORST_COLUMNS = (
-    *(
-        "file",
-        "row",
-        "machine",
-        "device",
-        "kernel",
-        "written_pattern",
-        "dtype",
-        "regime",
-        "M",
-        "N",
-        "K",
-        "mark",
-    ),
-    *(
-        "measured_speedup_vs_dense",
-        "predicted_speedup_vs_dense",
-        "predicted_speedup_low",
-        "predicted_speedup_high",
-    ),
-    *("speedup_error", "dense_time_error", "sparse_time_error", "extrapolates", "source_url"),
-)
+    "file", "row", "machine", "device", "kernel", "written_pattern", "dtype", "regime", "M", "N", "K", "mark",
+    "measured_speedup_vs_dense", "predicted_speedup_vs_dense", "predicted_speedup_low", "predicted_speedup_high",
+    "speedup_error", "dense_time_error", "sparse_time_error", "extrapolates", "source_url",
+)  # fmt: skip
 BREAKDOWNS = {
     "families": metrics.FAMILY,
     "dtype_classes": ("dtype_class",),

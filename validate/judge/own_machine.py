@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from validate.judge.judge import judge_rows
-from validate.judge.machine_names import Machines
 from validate.judge.metrics import records
+from validate.judge.names import Machines
 from validate.judge.rows import read_rows
 
 ROUND = ("dtype", "M", "N", "K", "threads", "l2_state")

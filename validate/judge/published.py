@@ -7,9 +7,8 @@ from pathlib import Path
 
 from nmsim import rows
 from nmsim.errors import NmsimError
-from validate.judge.literature import read_literature, with_facts_of_note
-from validate.judge.machine_names import Machines
-from validate.judge.rows import DATA_FOLDER, PUBLISHED_FILE
+from validate.judge.names import Machines
+from validate.judge.rows import DATA_FOLDER, PUBLISHED_FILE, read_literature, with_facts_of_note
 
 SOURCE_FILE = DATA_FOLDER / "published_source.csv"
 

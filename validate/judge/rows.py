@@ -1,20 +1,430 @@
-"""Rows to be judged, from files in either layout, each with where it stands so that complaints can name it."""
+"""Rows to be judged, from files in either layout, each with where it stands so that complaints can name it.
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+Tables of published times have one CSV layout. It is that of `data/published_source.csv`, cells as the publications print them:
+times and rates, value types, shapes. What their words say about a row becomes columns here, once; the words stay in the note
+for a reader.
+
+Files of rows that lack columns say the same in words, too. Their rows are completed when they are read. `python -m
+validate.judge.published --older FILE` writes a file anew with all columns; every other cell stays as it is.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
+from typing import Any, Literal
 
 from nmsim import rows
+from nmsim.case import VALUE_BITS
 from nmsim.errors import RowError
 from nmsim.rows import COLUMNS, Measurement
-from validate.judge.literature import (
-    LITERATURE_COLUMNS,
-    completed,
-    read_literature,
-    read_table,
-    with_facts_of_note,
+from nmsim.rows.measurement import Mark
+from validate.judge.names import Machines, sparse_operand, understand
+
+LITERATURE_COLUMNS = (
+    *("gpu", "kernel_library", "pattern", "dtype", "M", "N", "K", "batch_phase", "dense_baseline"),
+    *("dense_time_or_tflops", "sparse_time_or_tflops", "speedup", "source_url", "note"),
 )
-from validate.judge.machine_names import Machines
+NEVER_EMPTY = ("gpu", "kernel_library", "pattern", "dtype", "M", "N", "K")
+SPEEDUP_TOLERANCE = 0.03
+"""By how much a stated speedup may differ from the ratio of the times, beyond the rounding of all three."""
+SECONDS = {
+    name: Decimal(f"1e{exponent}")
+    for name, exponent in (("ns", -9), ("us", -6), ("µs", -6), ("μs", -6), ("ms", -3), ("s", 0))
+}
+FLOP_PER_S = {
+    f"{prefix}{unit}": Decimal(f"1e{exponent}")
+    for prefix, exponent in (("g", 9), ("t", 12), ("p", 15))
+    for unit in ("flops", "flop/s", "flops/s", "ops", "op/s", "ops/s")
+}
+"""Operations of the **dense** product a second, whatever the kernel skips."""
+
+MAX_COUNT = 10**9
+
+DTYPES = {
+    "bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "fp16": "fp16", "half": "fp16", "float32": "fp32",
+    "fp32": "fp32", "tf32": "tf32", "e4m3": "fp8", "e5m2": "fp8", "float8": "fp8", "fp8": "fp8", "int8": "int8",
+    "w8a8": "int8", "nvfp4": "fp4", "mxfp4": "fp4", "e2m1": "fp4", "fp4": "fp4", "int4": "int4",
+}  # fmt: skip
+"""Words for a value type -> as nmsim writes it."""
+
+LEAST_TIME_S, MOST_TIME_S = 1e-9, 1e6
+"""What a product may take: less than a clock cycle or more than a week is a slip."""
+_NUMBER = r"\d[\d,]*(?:\.\d*)?(?:e[+-]?\d{1,3})?"
+_QUANTITY = re.compile(rf"~?\s*({_NUMBER})\s*([a-zµμ/]+)(?:\s*\(?dense-equivalent\)?)?", re.I)
+_RESULT_TYPE = re.compile(r"(?:in )?\(?\b[a-z]+\d+\b\)? (?:out(?:put)?|accum\w*|acc|compute)\b", re.I)
+_TYPE = re.compile(rf"\b({'|'.join(DTYPES)})\b", re.I)
+
+MARKS: dict[Mark, re.Pattern[str]] = {
+    "above byte bound": re.compile(r"above (?:the )?byte bound"),
+    "weak baseline": re.compile(r"\bweak\b"),
+    "anomalous": re.compile(r"\banomal"),
+    "host overhead": re.compile(r"\bhost (?:setup|overhead)"),
+}
+"""What the words of a publication may say against a row -> how it is recognised; the first that fits is the row's mark."""
+_WHOLE_MICROSECONDS = re.compile(r"truncated to (?:an )?int")
+_PRODUCTS_OF_NOTE = re.compile(r"\btimes are of (\d+) sparse and (\d+) dense products\b")
+_BASELINE_DTYPE = re.compile(rf"\bdense product in ({'|'.join(VALUE_BITS)})\b")
+_PRUNED_BEFOREHAND = re.compile(r"\bpruned and packed beforehand, not in this time\b")
+_COUNTS = {
+    "weights_bytes": re.compile(r"(?:\breads|\bweights take) (\d+) bytes\b"),
+    "tokens_bytes": re.compile(r"\btokens\b.*?, into (\d+) bytes\b"),
+    "operand_copies": re.compile(r"\bgraph of (\d+) copies\b"),
+    "sparse_outliers": re.compile(r"\boutliers: (\d+) sparse, \d+ dense\b"),
+    "dense_outliers": re.compile(r"\boutliers: \d+ sparse, (\d+) dense\b"),
+}
+_OTHER_BASELINES = re.compile(r"\bother dense calls: (.*)$")
+
+
+def read_literature(path: str | Path, machines: Machines) -> tuple[list[Measurement], list[str]]:
+    """Read a table.
+
+    Parameters
+    ----------
+    path : str or Path
+        CSV with `LITERATURE_COLUMNS` in any order.
+    machines : Machines
+
+    Returns
+    -------
+    tuple of list of Measurement, and list of str
+        One measurement per row, and the unknown columns, which are not read.
+
+    Raises
+    ------
+    RowError
+        A column is missing, or a cell cannot be judged. The error names the file, the row (1 is the first below the
+        header), the column, the value and what was expected.
+    """
+    table = read_table(path)
+    header = table[0] if table else []
+    missing = [name for name in LITERATURE_COLUMNS if name not in header]
+    if missing or len(set(header)) < len(header):
+        problem = f"missing {', '.join(missing)}" if missing else "a column twice"
+        raise RowError(f"{path}: header: {problem}; expected {','.join(LITERATURE_COLUMNS)}")
+    rows = []
+    for number, values in enumerate(table[1:], start=1):
+        where = f"{path}: row {number}"
+        if len(values) != len(header):
+            raise RowError(f"{where}: {len(values)} cells, expected {len(header)}")
+        row = {name: " ".join(value.split()) for name, value in zip(header, values, strict=True)}
+        try:
+            rows.append(_Row(row).measurement(machines))
+        except RowError as error:
+            raise RowError(f"{where}: {error}") from error
+    return rows, [name for name in header if name not in LITERATURE_COLUMNS]
+
+
+def read_table(path: str | Path) -> list[list[str]]:
+    """Read the cells of a CSV file, header and all; lines without a cell are left out.
+
+    Raises
+    ------
+    RowError
+        The file cannot be read as CSV in UTF-8.
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise RowError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise RowError(f"{path}: cannot be read as UTF-8: {error}") from error
+    try:
+        return [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+    except csv.Error as error:
+        raise RowError(f"{path}: no CSV: {error}") from error
+
+
+class _Row:
+    """One row; errors name the column."""
+
+    def __init__(self, texts: dict[str, str]) -> None:
+        self.texts = texts
+        for name in NEVER_EMPTY:
+            if not texts[name]:
+                raise RowError(f"{name}='': expected a value, not an empty cell")
+
+    def measurement(self, machines: Machines) -> Measurement:
+        text = self.texts
+        spec = self.cell("gpu", machines.find)
+        M, N, K = (self.cell(name, parse_count) for name in ("M", "N", "K"))
+        dtype, baseline_dtype = self.cell("dtype", parse_dtype)
+        products = parse_products(text["batch_phase"], text["note"])
+        dense, sparse, speedup = self.times(2.0 * M * N * K * sum(products))
+        family = self.cell("pattern", lambda words: understand(words, text["kernel_library"], M))
+        one = products == (1, 0)
+        notes = (
+            text["batch_phase"],
+            # The product is named if the times are of several, because the figures then differ from the publication's.
+            "" if one else f"times are of {products[0]} sparse and {products[1]} dense products",
+            "" if baseline_dtype == dtype else f"dense product in {baseline_dtype}",
+            text["note"],
+        )
+        note = "; ".join(part for part in notes if part)
+        return Measurement(
+            machine=spec.id,
+            device=text["gpu"],
+            kernel=text["kernel_library"],
+            M=M,
+            N=N,
+            K=K,
+            phase=parse_phase(text["batch_phase"], M),
+            dtype=dtype,
+            pattern=text["pattern"],
+            sparse_operand=sparse_operand(text["pattern"], text["kernel_library"]),
+            baseline=text["dense_baseline"] or "not stated",
+            l2_state=parse_l2_state(text["note"]),
+            dense_time_s=dense,
+            sparse_time_s=sparse,
+            speedup_vs_dense=speedup,
+            **family.cells(),
+            sparse_products=products[0],
+            dense_products_beside=products[1],
+            baseline_dtype="" if baseline_dtype == dtype else baseline_dtype,
+            mark=parse_mark(note),
+            time_step_s=parse_time_step(note),
+            source_url=text["source_url"],
+            note=note,
+        )
+
+    def times(self, flop: float) -> tuple[float | None, float | None, float]:
+        """Dense and sparse seconds and their ratio, which must agree with the stated speedup."""
+        names = ("dense_time_or_tflops", "sparse_time_or_tflops")
+        dense, sparse = (self.cell(name, lambda text: parse_time(text, flop)) for name in names)
+        stated = self.cell("speedup", parse_speedup)
+        ratio = float(f"{dense.time_s / sparse.time_s:.6g}") if dense and sparse else None
+        if ratio is None and stated is None:
+            found = ", ".join(f"{name}={self.texts[name]!r}" for name in (*names, "speedup"))
+            raise RowError(f"{found}: expected a speedup, or both times")
+        if ratio is not None and stated is not None:
+            assert dense
+            assert sparse
+            rounding = dense.printed_step_s / dense.time_s + sparse.printed_step_s / sparse.time_s
+            allowed = SPEEDUP_TOLERANCE + rounding + stated[1] / stated[0]
+            if abs(ratio / stated[0] - 1) > allowed:
+                raise RowError(
+                    f"speedup={self.texts['speedup']!r}: the times {self.texts[names[0]]!r} and "
+                    f"{self.texts[names[1]]!r} give {ratio:.4g}; expected the two to agree within {allowed:.1%}"
+                )
+        best = ratio if ratio is not None else stated[0] if stated is not None else None
+        assert best is not None
+        return dense.time_s if dense else None, sparse.time_s if sparse else None, best
+
+    def cell(self, name: str, parse: Callable[[str], Any]) -> Any:
+        try:
+            return parse(self.texts[name])
+        except RowError as error:
+            raise RowError(f"{name}={error}") from error
+
+
+@dataclass(frozen=True)
+class Time:
+    """A time in seconds, and how far it may be off as printed: one unit of its last digit."""
+
+    time_s: float
+    printed_step_s: float
+
+
+def parse_time(text: str, flop: float) -> Time | None:
+    """Read a time, or a rate of a product of `flop` operations; None if the cell is empty.
+
+    Examples
+    --------
+    >>> parse_time("0.49 ms", 1e9).time_s, round(parse_time("250 TFLOPS dense-equivalent", 1e9).time_s, 9)
+    (0.00049, 4e-06)
+    """
+    if not text:
+        return None
+    match = _QUANTITY.fullmatch(text)
+    unit = match[2].lower() if match else ""
+    if match is None or (unit not in SECONDS and unit not in FLOP_PER_S):
+        raise RowError(
+            f"{text!r}: expected a time in ns, us, ms or s, a rate in GFLOPS, TFLOPS or TOPS of the dense product, "
+            "or nothing"
+        )
+    value, step = _number(match[1]), _last_digit(match[1])
+    if value <= 0:
+        raise RowError(f"{text!r}: expected more than 0")
+    time_s = float(value * SECONDS[unit]) if unit in SECONDS else flop / float(value * FLOP_PER_S[unit])
+    if not LEAST_TIME_S <= time_s <= MOST_TIME_S:
+        raise RowError(f"{text!r}: is {time_s:g} s, expected {LEAST_TIME_S:g} to {MOST_TIME_S:g} s")
+    if unit in SECONDS:
+        return Time(time_s, float(step * SECONDS[unit]))
+    return Time(time_s, time_s * float(step / value))
+
+
+def parse_speedup(text: str) -> tuple[float, float] | None:
+    """Read a speedup and one unit of its last digit; None if the cell is empty.
+
+    Examples
+    --------
+    >>> parse_speedup("1.52x")
+    (1.52, 0.01)
+    """
+    if not text:
+        return None
+    match = re.fullmatch(rf"({_NUMBER})\s*[x×]?", text, re.I)
+    if match is None or not _number(match[1]) > 0:
+        raise RowError(f"{text!r}: expected one positive number, such as 1.52, or nothing")
+    return float(_number(match[1])), float(_last_digit(match[1]))
+
+
+def parse_count(text: str) -> int:
+    """Read a dimension, which tables of floats write as 4096.0.
+
+    Examples
+    --------
+    >>> parse_count("4096.0")
+    4096
+    """
+    if not re.fullmatch(_NUMBER, text, re.I) or not 1 <= _number(text) < MAX_COUNT or _number(text) % 1:
+        raise RowError(f"{text!r}: expected a whole number of at least 1")
+    return int(_number(text))
+
+
+def parse_dtype(text: str) -> tuple[str, str]:
+    """Read the value type of the sparse product and that of the dense one.
+
+    Examples
+    --------
+    >>> parse_dtype("FP32 (CUDA cores)"), parse_dtype("INT8 w+a vs FP16 dense")
+    (('fp32', 'fp32'), ('int8', 'fp16'))
+    """
+    halves = re.split(r"\b(?:vs\.?|against)\s", text, maxsplit=1, flags=re.I)
+    found = [
+        sorted({DTYPES[word.lower()] for word in _TYPE.findall(_RESULT_TYPE.sub(" ", half))})
+        for half in halves
+    ]
+    if any(len(types) != 1 for types in found):
+        raise RowError(
+            f"{text!r}: expected one value type for both operands ({', '.join(dict.fromkeys(DTYPES.values()))}), or "
+            "'A vs B' if the dense product has another"
+        )
+    return found[0][0], found[-1][0]
+
+
+def parse_phase(batch_phase: str, M: int) -> Literal["decode", "prefill"]:
+    """Distinguish decode from prefill by the words, or by M if they say neither.
+
+    Examples
+    --------
+    >>> parse_phase("decode/small-batch M=64", 64), parse_phase("square", 1024)
+    ('decode', 'prefill')
+    """
+    words = batch_phase.lower()
+    if "decode" in words:
+        return "decode"
+    return "decode" if M <= 64 and "prefill" not in words else "prefill"
+
+
+def parse_l2_state(note: str) -> Literal["cold", "warm", ""]:
+    """Read whether the operands had to come from DRAM.
+
+    Examples
+    --------
+    >>> parse_l2_state("back-to-back timing, NO L2 flush"), parse_l2_state("L2 flushed each rep"), parse_l2_state("")
+    ('warm', 'cold', '')
+    """
+    words = note.lower()
+    if re.search(
+        r"\bno l2 flush|without l2 flush|l2 not flushed|back-to-back|warm l2|\bl2 warm|hot l2", words
+    ):
+        return "warm"
+    return "cold" if re.search(r"\bl2 (?:is )?flush|flush\w* (?:the )?l2|cold l2|\bl2 cold", words) else ""
+
+
+def parse_products(batch_phase: str, note: str) -> tuple[int, int]:
+    """Count the products that the times are of: sparse ones, and dense ones that both sides run.
+
+    Training runs three products a linear, of which that of the weights' gradient stays dense. An FFN or MLP has two
+    linears.
+
+    Examples
+    --------
+    >>> parse_products("training MLP fwd+bwd", ""), parse_products("FFN 8192->8192->8192", ""), parse_products("", "")
+    ((4, 2), (2, 0), (1, 0))
+    """
+    words = f"{batch_phase}; {note}".lower()
+    linears = 2 if re.search(r"\b(?:ffn|mlp) (?:of two linears|fwd|\d+ ?->)", words) else 1
+    training = re.search(r"fwd ?\+ ?bwd|forward ?(?:\+|and) ?backward", words) is not None
+    return (2 * linears, linears) if training else (linears, 0)
+
+
+def parse_mark(note: str) -> Mark:
+    """Read what a note says against its row; "" if it says nothing.
+
+    Examples
+    --------
+    >>> parse_mark("speedup above byte bound -> L2-residency or weak dense baseline artefact")
+    'above byte bound'
+    """
+    words = note.lower()
+    return next((mark for mark, sign in MARKS.items() if sign.search(words)), "")
+
+
+def parse_time_step(note: str) -> float | None:
+    """Read to which step a publication cuts its times, in seconds; None if it does not.
+
+    Examples
+    --------
+    >>> parse_time_step("mean us truncated to int"), parse_time_step("")
+    (1e-06, None)
+    """
+    return 1e-6 if _WHOLE_MICROSECONDS.search(note) else None
+
+
+def _number(digits: str) -> Decimal:
+    """Read digits; a comma parts thousands, never a fraction."""
+    if "," in digits and not re.fullmatch(r"[1-9]\d{0,2}(,\d{3})+(\.\d+)?", digits):
+        raise RowError(f"{digits!r}: expected a decimal point, and commas between thousands alone")
+    return Decimal(digits.replace(",", ""))
+
+
+def _last_digit(digits: str) -> Decimal:
+    return Decimal(1).scaleb(int(_number(digits).as_tuple().exponent))
+
+
+def completed(row: Measurement) -> Measurement:
+    """Fill the family of kernels of a row that says its pattern in words only.
+
+    Raises
+    ------
+    RowError
+        Words that mean no pattern.
+    """
+    if row.kernel_family or row.case is not None:
+        return row
+    return replace(row, **understand(row.pattern, row.kernel, row.M).cells())
+
+
+def with_facts_of_note(row: Measurement) -> Measurement:
+    """Fill the columns that files of older versions lack from the note, which then said the same.
+
+    Raises
+    ------
+    RowError
+        As `completed`.
+    """
+    facts: dict[str, Any] = {
+        name: int(match[1]) for name, sign in _COUNTS.items() if (match := sign.search(row.note))
+    }
+    if match := _PRODUCTS_OF_NOTE.search(row.note):
+        facts |= {"sparse_products": int(match[1]), "dense_products_beside": int(match[2])}
+    if match := _BASELINE_DTYPE.search(row.note):
+        facts["baseline_dtype"] = match[1]
+    if match := _OTHER_BASELINES.search(row.note):
+        facts["other_baselines"] = match[1]
+    if "operand_copies" in facts:
+        facts["timing"] = "graph"
+    elif row.kernel.startswith("cpu."):
+        facts["timing"] = "calls"
+    beforehand = "pruned beforehand" if _PRUNED_BEFOREHAND.search(row.note) else ""
+    facts |= {"mark": parse_mark(row.note) or beforehand, "time_step_s": parse_time_step(row.note)}
+    return completed(replace(row, **facts))
+
 
 DATA_FOLDER = Path(__file__).parents[1] / "data"
 PUBLISHED_FILE = DATA_FOLDER / "published.csv"

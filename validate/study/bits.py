@@ -24,26 +24,11 @@ Progress = Callable[[str, int, int], None]
 """Called with what is worked on next, the elements done and the elements in all."""
 
 BITS_COLUMNS = (
-    "tensor",
-    "dtype",
-    "elems",
-    "pattern",
-    "encoding",
-    "packing",
-    "groups",
-    "fixed_width",
-    "formula_metadata_bytes",
-    "measured_metadata_bytes",
-    "measured_payload_bits",
-    "measured_padding_bits",
-    "measured_alignment_bits",
-    "entropy_bits",
-    "measured_values_bytes",
-    "measured_values_padding_bytes",
-    "dense_bytes",
-    "sum_of_squares",
-    "kept_sum_of_squares",
-)
+    "tensor", "dtype", "elems", "pattern", "encoding", "packing", "groups", "fixed_width",
+    "formula_metadata_bytes", "measured_metadata_bytes", "measured_payload_bits", "measured_padding_bits",
+    "measured_alignment_bits", "entropy_bits", "measured_values_bytes", "measured_values_padding_bytes",
+    "dense_bytes", "sum_of_squares", "kept_sum_of_squares",
+)  # fmt: skip
 """Columns of `bits.csv`. `formula_metadata_bytes` is exact if `fixed_width`, else an expectation."""
 
 
@@ -148,26 +133,12 @@ def measured_row(
             f"{packed.format}: the metadata decode to another mask than the one that was encoded"
         )
     return (
-        name,
-        packed.dtype.name,
-        int(np.prod(packed.shape, dtype=np.int64)),
-        str(packed.pattern),
-        packed.format.encoding.name,
-        str(packed.format.packing),
-        packed.n_groups,
-        fixed,
-        formula_bytes,
-        len(packed.metadata),
-        foot.metadata_payload_bits,
-        foot.metadata_padding_bits,
-        foot.metadata_alignment_bits,
-        packed.n_groups * packed.pattern.entropy_bits,
-        foot.values_bytes,
-        foot.values_padding_bytes,
-        foot.dense_bytes,
-        energy.total,
-        energy.kept,
-    )
+        name, packed.dtype.name, int(np.prod(packed.shape, dtype=np.int64)), str(packed.pattern),
+        packed.format.encoding.name, str(packed.format.packing), packed.n_groups, fixed, formula_bytes,
+        len(packed.metadata), foot.metadata_payload_bits, foot.metadata_padding_bits, foot.metadata_alignment_bits,
+        packed.n_groups * packed.pattern.entropy_bits, foot.values_bytes, foot.values_padding_bytes,
+        foot.dense_bytes, energy.total, energy.kept,
+    )  # fmt: skip
 
 
 def formula_metadata_bytes(packed: PackedTensor) -> tuple[bool, int]:

@@ -12,8 +12,8 @@ import hwmodels
 from hwmodels import plots
 from hwmodels.online.break_even import batch_table, break_even_batch, selector_table
 from hwmodels.plots import DARK, LIGHT, cores
+from hwmodels.plots.cores import TERA
 from hwmodels.plots.fronts import scaled
-from hwmodels.plots.roofs import TERA
 from hwmodels.plots.style import STAGE_COLOURS
 from hwmodels.tensorcore.cycles import LIMITS
 from hwmodels.tensorcore.record import load_core

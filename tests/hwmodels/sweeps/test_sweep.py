@@ -14,10 +14,9 @@ import pytest
 import hwmodels
 from hwmodels.silicon.area import area
 from hwmodels.silicon.energy import energy
-from hwmodels.sweeps import evaluate, kept_points, load_space, pareto, steps
-from hwmodels.sweeps.designs import Designs
-from hwmodels.sweeps.files import Parts
-from hwmodels.sweeps.run import evaluate_chunk
+from hwmodels.sweeps import evaluate, kept_points, load_space, pareto
+from hwmodels.sweeps.evaluate import Designs
+from hwmodels.sweeps.run import Parts, evaluate_chunk
 from hwmodels.tensorcore.cycles import LIMITS, Cycles, closed_form
 from hwmodels.tensorcore.point import execution, point
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
@@ -184,8 +183,8 @@ def test_a_step_adds_columns(monkeypatch):
         nodes = np.array([design.core.node_nm if design.core else np.nan for design in block.designs])
         return np.stack([block.points[:, 0], nodes[block.places]])
 
-    step = steps.Step(("a_rows", "node_nm_of_core"), False, rows_and_node)
-    monkeypatch.setattr(evaluate, "STEPS", (*steps.STEPS, step))
+    step = evaluate.Step(("a_rows", "node_nm_of_core"), False, rows_and_node)
+    monkeypatch.setattr(evaluate, "STEPS", (*evaluate.STEPS, step))
     evaluate.evaluator.cache_clear()
     try:
         document = {
@@ -592,7 +591,7 @@ def test_bad_options_are_named(options, text):
 
 
 def test_too_many_combinations_are_refused(monkeypatch):
-    monkeypatch.setattr("hwmodels.sweeps.designs.MAX_DESIGNS", 5)
+    monkeypatch.setattr("hwmodels.sweeps.evaluate.MAX_DESIGNS", 5)
     evaluate.evaluator.cache_clear()
     with pytest.raises(SpecError, match="axes: 6 combinations of cores, value types and ways to store"):
         hwmodels.sweep({**SMALL, "axes": {"pattern": ["dense", "2:4", "8:16"], "array_depth": [8, 16]}})

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from hwmodels.tensorcore.answer import predict_core
 from hwmodels.tensorcore.cycles import Cycles, closed_form
-from hwmodels.tensorcore.mapping import TILE_COLS, TILE_ROWS, as_record, with_waves
-from hwmodels.tensorcore.point import point
+from hwmodels.tensorcore.point import TILE_COLS, TILE_ROWS, as_record, point, with_waves
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from nmsim.case import VALUE_BITS, Case, GemmShape
 from nmsim.errors import RowError

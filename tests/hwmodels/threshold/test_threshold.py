@@ -21,7 +21,7 @@ from hwmodels.threshold import (
     quantised_dense,
 )
 from hwmodels.threshold.compare import statement
-from hwmodels.threshold.search import largest, widths
+from hwmodels.threshold.equal import largest, widths
 from hwmodels.workload import Layer, Model
 from nmsim.case import Case, GemmShape
 from nmsim.errors import EncodingError, PatternError, RowError

@@ -16,7 +16,7 @@ from nmsim.rows import write as write_rows
 from validate.judge import rows as row_files
 from validate.judge.fit_table import RESIDUAL_COLUMNS, cpu_residuals, fit_table, held_out_metrics
 from validate.judge.judge import judge_files
-from validate.judge.machine_names import Machines
+from validate.judge.names import Machines
 from validate.judge.rows import PUBLISHED_FILE, as_rows, read_rows
 
 

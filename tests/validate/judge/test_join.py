@@ -9,10 +9,9 @@ from nmsim import rows as row_files
 from nmsim.case import Case, GemmShape, case_id
 from nmsim.errors import RowError
 from nmsim.rows import COLUMNS
-from validate.judge.join import INPUT_COLUMNS, join
+from validate.judge.join import INPUT_COLUMNS, bound_violations, join
 from validate.judge.judge import judge_files, judge_rows
-from validate.judge.machine_names import Machines
-from validate.judge.reasons import bound_violations
+from validate.judge.names import Machines
 from validate.judge.rows import as_rows, read_rows
 
 MACHINES = Machines()

@@ -5,7 +5,8 @@ from judge_fakes import LITERATURE_HEADER, literature_line, write_literature
 
 from nmsim.errors import RowError
 from validate.judge.join import model_inputs
-from validate.judge.literature import (
+from validate.judge.names import Machines
+from validate.judge.rows import (
     parse_dtype,
     parse_l2_state,
     parse_mark,
@@ -14,7 +15,6 @@ from validate.judge.literature import (
     parse_time,
     read_literature,
 )
-from validate.judge.machine_names import Machines
 
 MACHINES = Machines()
 

@@ -8,9 +8,15 @@ import hwmodels
 from nmsim.errors import RowError
 from nmsim.pattern import Pattern
 from nmsim.support.schema import read_record
-from validate.judge import machine_names
-from validate.judge.kernel_families import KERNEL_FAMILIES, sparse_operand, understand
-from validate.judge.machine_names import Machines, canonical
+from validate.judge.names import (
+    KERNEL_FAMILIES,
+    NAMES_FILE,
+    MachineNames,
+    Machines,
+    canonical,
+    sparse_operand,
+    understand,
+)
 from validate.judge.rows import DATA_FOLDER
 
 MACHINES = Machines()
@@ -80,7 +86,7 @@ def test_every_shipped_machine_is_found_by_every_name():
 
 
 def test_entries_of_the_table_are_needed_and_lead_to_specs():
-    entries = read_record(machine_names.MachineNames, machine_names.NAMES_FILE).name
+    entries = read_record(MachineNames, NAMES_FILE).name
     assert {entry.id for entry in entries} <= set(hwmodels.machine_names())
     names = [canonical(entry.text) for entry in entries]
     assert len(set(names)) == len(names)

@@ -12,7 +12,7 @@ import hwmodels
 from hwmodels.online.mitigations import CRITERIA, MITIGATIONS, OF_WEIGHTS, Settings
 from hwmodels.online.pruning import exposed_epilogue, online_pruning
 from hwmodels.plots import LIGHT, quality_cost
-from hwmodels.plots.quality import WayMarks
+from hwmodels.plots.fronts import WayMarks
 from hwmodels.plots.style import MANY_MARKERS
 from hwmodels.tensorcore.cycles import Cycles, closed_form
 from hwmodels.tensorcore.point import point
@@ -26,8 +26,16 @@ from nmsim.mitigation import recipe as registry
 from nmsim.mitigation import split
 from nmsim.quality import cross
 from validate.quality.activation_dump import KINDS, Synthetic, open_dump
-from validate.quality.cost import Target
-from validate.quality.measure import ALL, KEYS, QUALITY_COLUMNS, SUMS, measure_quality, open_dense, sum_layers
+from validate.quality.measure import (
+    ALL,
+    KEYS,
+    QUALITY_COLUMNS,
+    SUMS,
+    Target,
+    measure_quality,
+    open_dense,
+    sum_layers,
+)
 from validate.study.example_checkpoint import TINY, write_example
 
 SOURCE = Synthetic("llm-like", 64, 64)

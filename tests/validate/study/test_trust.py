@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 import hwmodels
+from validate.judge.join import UNKNOWN, why_missed
 from validate.judge.judge import judge_files
-from validate.judge.reasons import UNKNOWN, why_missed
 from validate.judge.rows import PUBLISHED_FILE
 from validate.study import trust
 from validate.study.answer import reach
