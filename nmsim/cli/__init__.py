@@ -9,6 +9,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 import typer.core
 import typer.main
+from typer import Argument, Option
 
 from nmsim.errors import NmsimError
 
@@ -125,7 +126,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool, Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """N:M sparsity, bit by bit: patterns, metadata encodings, footprints and predicted speedups."""
@@ -133,7 +134,7 @@ def root(
 
 @app.command("help", hidden=True)
 def help_(
-    verb: Annotated[str | None, typer.Argument(help="A verb; the list of verbs when absent.")] = None,
+    verb: Annotated[str | None, Argument(help="A verb; the list of verbs when absent.")] = None,
 ) -> None:
     """Show the help of a verb."""
     main([verb, "--help"] if verb else ["--help"])

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from nmsim import encodings
 from nmsim.cli import console, options
@@ -27,14 +27,13 @@ EXAMPLES = {
 }
 
 Target = Annotated[
-    Path, typer.Option("--output", "-o", help="File to write; for a checkpoint in shards, a new folder.")
+    Path, Option("--output", "-o", help="File to write; for a checkpoint in shards, a new folder.")
 ]
 
 
 def bits(
     patterns: Annotated[
-        list[str],
-        typer.Argument(help="Patterns, such as 8:16: 8 elements kept of every 16.", metavar="PATTERNS"),
+        list[str], Argument(help="Patterns, such as 8:16: 8 elements kept of every 16.", metavar="PATTERNS")
     ] = SHOWN_PATTERNS,
     encoding: options.Encodings = None,
 ) -> Answer:
@@ -92,7 +91,7 @@ def pack(
     output: Target,
     pattern: Annotated[
         str,
-        typer.Option(
+        Option(
             "--pattern",
             "-p",
             metavar="FORMAT",

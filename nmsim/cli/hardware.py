@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 import hwmodels
 from hwmodels.estimate.table import MAX_DIMENSION
@@ -37,19 +37,19 @@ EXAMPLES = {
 def machine(
     name: Annotated[
         str | None,
-        typer.Argument(
+        Argument(
             help="A machine that ships with nmsim, or the path of a hardware TOML file.", metavar="MACHINE"
         ),
     ] = None,
     write: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "--write", metavar="FILE", help="Write the machine as a .toml file to edit, and do nothing else."
         ),
     ] = None,
     force: options.Force = False,
     names: Annotated[
-        bool, typer.Option("--list", help="List the machines that ship with nmsim, and do nothing else.")
+        bool, Option("--list", help="List the machines that ship with nmsim, and do nothing else.")
     ] = False,
 ) -> Answer | None:
     """Show a machine with its sources, list machines, or write one as a file.
@@ -126,29 +126,27 @@ def core(
     packing: options.Packings = options.BITSTREAM,
     other: Annotated[
         str | None,
-        typer.Option("--other", help="Pattern N:M of the other operand, on a dual-sided core, or dense."),
+        Option("--other", help="Pattern N:M of the other operand, on a dual-sided core, or dense."),
     ] = None,
     dtype: options.DtypeOrNone = None,
     sparse_operand: options.Operand = "weights",
     simulated: Annotated[
-        bool, typer.Option("--simulate", help="Simulate too, on masks drawn at random or those of --weights.")
+        bool, Option("--simulate", help="Simulate too, on masks drawn at random or those of --weights.")
     ] = False,
     weights: Annotated[
         Path | None,
-        typer.Option(
-            "--weights", "-w", help="Safetensors checkpoint whose weights are pruned for --simulate."
-        ),
+        Option("--weights", "-w", help="Safetensors checkpoint whose weights are pruned for --simulate."),
     ] = None,
-    tensor: Annotated[str | None, typer.Option("--tensor", "-t", help="Its tensor [N, K] to take.")] = None,
+    tensor: Annotated[str | None, Option("--tensor", "-t", help="Its tensor [N, K] to take.")] = None,
     write: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "--write", metavar="FILE", help="Write the core as a .toml file to edit, and do nothing else."
         ),
     ] = None,
     force: options.Force = False,
     names: Annotated[
-        bool, typer.Option("--list", help="List the cores that ship with nmsim, and do nothing else.")
+        bool, Option("--list", help="List the cores that ship with nmsim, and do nothing else.")
     ] = False,
 ) -> Answer | None:
     """Predict the cycles of a product on sparse tensor cores.

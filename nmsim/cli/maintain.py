@@ -5,8 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from rich.progress import track
+from typer import Argument, Option
 
 from hwmodels import bench as model_bench
 from nmsim import bench as codec_bench
@@ -28,7 +28,7 @@ EXAMPLES = {
 def fit(
     rows: Annotated[
         list[Path] | None,
-        typer.Option(
+        Option(
             "--rows",
             "-r",
             metavar="FILE",
@@ -38,7 +38,7 @@ def fit(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "--output",
             "-o",
             metavar="FOLDER",
@@ -109,18 +109,16 @@ def _show_fit(record: Mapping[str, Any]) -> None:
 
 
 def bench(
-    patterns: Annotated[list[str], typer.Argument(help="Patterns N:M.", metavar="PATTERNS")] = PATTERNS,
+    patterns: Annotated[list[str], Argument(help="Patterns N:M.", metavar="PATTERNS")] = PATTERNS,
     encoding: options.Encodings = CODECS,
-    threads: Annotated[int, typer.Option(min=1, help="CPU cores to use for each operation.")] = 1,
+    threads: Annotated[int, Option(min=1, help="CPU cores to use for each operation.")] = 1,
     elems: Annotated[
-        int, typer.Option(min=1024, help="Elements of the dense tensor behind the masks.")
+        int, Option(min=1024, help="Elements of the dense tensor behind the masks.")
     ] = codec_bench.DEFAULT_ELEMS,
-    repetitions: Annotated[int, typer.Option(min=3, help="Interleaved repetitions.")] = (
+    repetitions: Annotated[int, Option(min=3, help="Interleaved repetitions.")] = (
         codec_bench.DEFAULT_REPETITIONS
     ),
-    models: Annotated[
-        bool, typer.Option("--models", help="Time the models instead: a minute or two.")
-    ] = False,
+    models: Annotated[bool, Option("--models", help="Time the models instead: a minute or two.")] = False,
 ) -> Answer:
     """Time the codecs and the models on this machine.
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer, Shares
@@ -53,7 +53,7 @@ EXAMPLES = {
 def calibrate(
     output: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "--output",
             "-o",
             help="TOML file to write; its name without .toml is the machine's id. Default: the processor's name and "
@@ -159,7 +159,7 @@ def _figure_cells(name: str, figure: "Figure") -> tuple[object, ...]:
 def measure(
     campaign: Annotated[
         str,
-        typer.Argument(
+        Argument(
             help="What to measure: a campaign by name, or the path of a campaign TOML file. The campaign cpu takes under 90 "
             "seconds on two cores, cpu-quick some 20 seconds, cuda under nine minutes on one GPU. The campaign cuda-tuning "
             "runs its kernels with other numbers than they choose. Default: that of the device.",
@@ -169,7 +169,7 @@ def measure(
     device: options.Device = "cpu",
     output: Annotated[
         Path,
-        typer.Option(
+        Option(
             "--output",
             "-o",
             help="CSV file that rows are appended to. What it holds already is not measured again.",
@@ -177,7 +177,7 @@ def measure(
     ] = Path("rows.csv"),
     machine: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--machine",
             "-m",
             help="Id of the hardware spec of this machine. It is a name that nmsim predict knows, or the name of the file that "
@@ -186,11 +186,11 @@ def measure(
     ] = None,
     budget_s: Annotated[
         float | None,
-        typer.Option(min=0, help="Seconds after which no new round is begun. Default: the campaign's own."),
+        Option(min=0, help="Seconds after which no new round is begun. Default: the campaign's own."),
     ] = None,
     skip: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--skip",
             help="Glob of what to leave out, such as 'gpu.gemv 16:32/*': kernel and format. May be repeated.",
             metavar="GLOB",

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, get_args
 
-import typer
+from typer import Option
 
 from hwmodels.online.mitigations import DEFAULT_SETTINGS, Settings
 from hwmodels.online.overheads import chosen_layers, mitigation_table, model_table, salient_columns
@@ -47,39 +47,34 @@ BYTES = {
 def mitigations(
     model: Annotated[
         str | None,
-        typer.Option(
+        Option(
             "--model", "-m", help=f"Model by name, or a Hugging Face config.json. Default {options.MODEL}."
         ),
     ] = None,
     shape: Annotated[
         str | None,
-        typer.Option(
-            "--shape", help="One layer instead: prefill tokens, out and in features.", metavar="M,N,K"
-        ),
+        Option("--shape", help="One layer instead: prefill tokens, out and in features.", metavar="M,N,K"),
     ] = None,
     layer: Annotated[
         list[str] | None,
-        typer.Option("--layer", "-l", help="Layers of the model, such as gate. Default: the sum over all."),
+        Option("--layer", "-l", help="Layers of the model, such as gate. Default: the sum over all."),
     ] = None,
-    pattern: Annotated[str, typer.Option("--pattern", "-p", help="Pattern N:M.")] = "8:16",
+    pattern: Annotated[str, Option("--pattern", "-p", help="Pattern N:M.")] = "8:16",
     dtype: options.Dtype = "bf16",
     tokens: Annotated[
         int | None,
-        typer.Option("--tokens", "-t", min=1, help=f"Tokens of prefill. Default {TOKENS}; decode has one."),
+        Option("--tokens", "-t", min=1, help=f"Tokens of prefill. Default {TOKENS}; decode has one."),
     ] = None,
     operand: options.Operand = "activations",
-    rank: Annotated[
-        int, typer.Option(min=1, help="Rank of the side path of r_sparse.")
-    ] = DEFAULT_SETTINGS.rank,
-    outliers: Annotated[str, typer.Option(help="Pattern of the outliers' own matrix.")] = (
+    rank: Annotated[int, Option(min=1, help="Rank of the side path of r_sparse.")] = DEFAULT_SETTINGS.rank,
+    outliers: Annotated[str, Option(help="Pattern of the outliers' own matrix.")] = (
         f"{DEFAULT_SETTINGS.outliers}:{DEFAULT_SETTINGS.window}"
     ),
     columns: Annotated[
-        int | None,
-        typer.Option(min=1, help="Salient columns. Default 128, or all of a layer that has fewer."),
+        int | None, Option(min=1, help="Salient columns. Default 128, or all of a layer that has fewer.")
     ] = None,
     selector: Annotated[
-        str, typer.Option(help="Network of comparators: half, bitonic or all_pairs.")
+        str, Option(help="Network of comparators: half, bitonic or all_pairs.")
     ] = DEFAULT_SETTINGS.selector_kind,
     output: options.OutputCsv = None,
     force: options.Force = False,

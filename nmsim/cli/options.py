@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import typer
+from typer import Argument, Option
 
 from nmsim.errors import NmsimError, SpecError
 from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING, DENSE, SparseFormat, as_format
@@ -21,14 +21,14 @@ def _value_type(text: str | None) -> str | None:
     return None if text is None else value_type(text, "--dtype")
 
 
-SHAPE = typer.Argument(
+SHAPE = Argument(
     help="Shape of the product: tokens M, out features N, in features K, such as 1,4096,4096.",
     metavar="M,N,K",
 )
 Shape = Annotated[str, SHAPE]
 Patterns = Annotated[
     list[str],
-    typer.Option(
+    Option(
         "--pattern",
         "--patterns",
         "-p",
@@ -39,7 +39,7 @@ Patterns = Annotated[
 ]
 PatternsOrNone = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--pattern",
         "--patterns",
         "-p",
@@ -49,7 +49,7 @@ PatternsOrNone = Annotated[
 ]
 Encodings = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--encoding",
         "--encodings",
         "-e",
@@ -59,7 +59,7 @@ Encodings = Annotated[
 ]
 Packings = Annotated[
     list[str],
-    typer.Option(
+    Option(
         "--packing",
         "--packings",
         metavar="PACKINGS",
@@ -68,13 +68,11 @@ Packings = Annotated[
 ]
 PackingsOrNone = Annotated[
     list[str] | None,
-    typer.Option(
-        "--packing", "--packings", metavar="PACKINGS", help="Packing policies to try. Default bitstream."
-    ),
+    Option("--packing", "--packings", metavar="PACKINGS", help="Packing policies to try. Default bitstream."),
 ]
 Hardware = Annotated[
     list[str],
-    typer.Option(
+    Option(
         "--hardware",
         "-H",
         metavar="MACHINES",
@@ -83,7 +81,7 @@ Hardware = Annotated[
 ]
 Cores = Annotated[
     list[str],
-    typer.Option(
+    Option(
         "--core",
         "--cores",
         "-c",
@@ -92,41 +90,37 @@ Cores = Annotated[
     ),
 ]
 Model = Annotated[
-    str, typer.Option("--model", "-m", help="Model that ships with nmsim, or a Hugging Face config.json.")
+    str, Option("--model", "-m", help="Model that ships with nmsim, or a Hugging Face config.json.")
 ]
 Dtype = Annotated[
     str,
-    typer.Option(
+    Option(
         help="Value type of both operands: fp32, tf32, fp16, bf16, fp8, int8, fp4, int4, or another name of them such "
         "as bfloat16.",
         callback=_value_type,
     ),
 ]
-DtypeOrNone = Annotated[
-    str | None, typer.Option("--dtype", help="Value type, such as bf16.", callback=_value_type)
-]
+DtypeOrNone = Annotated[str | None, Option("--dtype", help="Value type, such as bf16.", callback=_value_type)]
 Operand = Annotated[
     str,
-    typer.Option(
+    Option(
         "--operand",
         "--sparse-operand",
         metavar="OPERAND",
         help="Operand that is pruned: weights or activations.",
     ),
 ]
-Tokens = Annotated[
-    int, typer.Option("--tokens", "-t", min=1, help="Sequences decoded together, one token each.")
-]
+Tokens = Annotated[int, Option("--tokens", "-t", min=1, help="Sequences decoded together, one token each.")]
 Weights = Annotated[
     Path,
-    typer.Argument(
+    Argument(
         help="A .safetensors file, a *.safetensors.index.json, or the folder that holds one.",
         metavar="CHECKPOINT",
     ),
 ]
 Include = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--include",
         "-i",
         metavar="GLOB",
@@ -136,28 +130,23 @@ Include = Annotated[
 ]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option("--exclude", "-x", metavar="GLOB", help="Tensors to leave as they are; may be repeated."),
+    Option("--exclude", "-x", metavar="GLOB", help="Tensors to leave as they are; may be repeated."),
 ]
 Everything = Annotated[
-    bool, typer.Option("--all", help="Take every tensor of two or more dimensions, like --include '*'.")
+    bool, Option("--all", help="Take every tensor of two or more dimensions, like --include '*'.")
 ]
 Axis = Annotated[
-    int,
-    typer.Option(
-        help="Axis along which groups run; the last is 'in features' of a Hugging Face linear layer."
-    ),
+    int, Option(help="Axis along which groups run; the last is 'in features' of a Hugging Face linear layer.")
 ]
-Threads = Annotated[int, typer.Option(min=0, help="CPU cores to use; 0 means all.")]
-Seed = Annotated[int, typer.Option(help="Seed of what is drawn at random.")]
-Device = Annotated[str, typer.Option(help="Device to measure: cpu or cuda.")]
+Threads = Annotated[int, Option(min=0, help="CPU cores to use; 0 means all.")]
+Seed = Annotated[int, Option(help="Seed of what is drawn at random.")]
+Device = Annotated[str, Option(help="Device to measure: cpu or cuda.")]
 OutputCsv = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="FILE", help="CSV file to write the rows into.")
+    Path | None, Option("--output", "-o", metavar="FILE", help="CSV file to write the rows into.")
 ]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Replace existing files; never an input.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Wide = Annotated[
-    bool, typer.Option("--wide", help="Print tables with all columns, wider than 100 characters.")
-]
+Force = Annotated[bool, Option("--force", "-f", help="Replace existing files; never an input.")]
+AsJson = Annotated[bool, Option("--json", help="Print JSON instead of text.")]
+Wide = Annotated[bool, Option("--wide", help="Print tables with all columns, wider than 100 characters.")]
 
 
 class Asked(NamedTuple):

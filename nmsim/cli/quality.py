@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import pandas as pd
-import typer
+from typer import Argument, Option
 
 import hwmodels
 from nmsim.case import SparseOperand
@@ -42,17 +42,17 @@ EXAMPLES = {
 def quality(
     checkpoint: Annotated[
         Path | None,
-        typer.Argument(
+        Argument(
             help="Checkpoint whose linear layers are measured: a .safetensors file, an index, or a folder with one.",
             metavar="CHECKPOINT",
         ),
     ] = None,
     example: Annotated[
-        bool, typer.Option("--example", help="Use the synthetic example checkpoint, no trained model.")
+        bool, Option("--example", help="Use the synthetic example checkpoint, no trained model.")
     ] = False,
     activations: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "--activations",
             "-a",
             metavar="FILE",
@@ -62,18 +62,16 @@ def quality(
     ] = None,
     synthetic: Annotated[
         str | None,
-        typer.Option(
-            help=f"Kind of synthetic activations: gaussian, laplace or llm-like. Default {SYNTHETIC}."
-        ),
+        Option(help=f"Kind of synthetic activations: gaussian, laplace or llm-like. Default {SYNTHETIC}."),
     ] = None,
     seed: options.Seed = 0,
     operand: Annotated[
-        str, typer.Option(help="Operand that is pruned: activations, weights or both.")
+        str, Option(help="Operand that is pruned: activations, weights or both.")
     ] = "activations",
     pattern: options.Patterns = PATTERNS,
     criterion: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--criterion",
             "--criteria",
             metavar="NAMES",
@@ -82,7 +80,7 @@ def quality(
     ] = None,
     mitigation: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--mitigation",
             "--mitigations",
             metavar="NAMES",
@@ -95,29 +93,27 @@ def quality(
     dtype: options.Dtype = "bf16",
     core: Annotated[
         str,
-        typer.Option(
-            "--core", "-c", help="Core that speedups are counted on, a name or a TOML file; '' for none."
-        ),
+        Option("--core", "-c", help="Core that speedups are counted on, a name or a TOML file; '' for none."),
     ] = "flexible-16x32",
     hardware: Annotated[
         str,
-        typer.Option(
+        Option(
             "--hardware", "-H", help="Machine that speedups are predicted on, or a TOML file; '' for none."
         ),
     ] = "h200",
-    tokens_prefill: Annotated[int, typer.Option(min=1, help="Tokens of a prompt; decode has one.")] = 4096,
-    eval_tokens: Annotated[int, typer.Option(min=1, help="Tokens per layer that are measured.")] = 128,
+    tokens_prefill: Annotated[int, Option(min=1, help="Tokens of a prompt; decode has one.")] = 4096,
+    eval_tokens: Annotated[int, Option(min=1, help="Tokens per layer that are measured.")] = 128,
     calibration_tokens: Annotated[
-        int, typer.Option(min=1, help="Other tokens, from which parameters are fitted.")
+        int, Option(min=1, help="Other tokens, from which parameters are fitted.")
     ] = 128,
     include: options.Include = None,
     exclude: options.Exclude = None,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Leave out layers that --activations has nothing of.")
+        bool, Option("--allow-missing", help="Leave out layers that --activations has nothing of.")
     ] = False,
     output: Annotated[
         Path,
-        typer.Option(
+        Option(
             "--output",
             "-o",
             metavar="FILE",
@@ -125,7 +121,7 @@ def quality(
         ),
     ] = Path("quality.csv"),
     plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="Figure to write: .svg, .png or .pdf.")
+        Path | None, Option("--plot", metavar="FILE", help="Figure to write: .svg, .png or .pdf.")
     ] = None,
     force: options.Force = False,
 ) -> Answer:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer, Shares
@@ -28,7 +28,7 @@ EXAMPLES = {
 def study(
     weights: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "--weights",
             "-w",
             metavar="CHECKPOINT",
@@ -38,16 +38,14 @@ def study(
     ] = None,
     example: Annotated[
         bool,
-        typer.Option(
-            "--example", help="Use the synthetic example checkpoint, and write it beside the report."
-        ),
+        Option("--example", help="Use the synthetic example checkpoint, and write it beside the report."),
     ] = False,
     model: options.Model = defaults.MODEL,
     hardware: options.Hardware = MACHINES,
     pattern: options.Patterns = PATTERNS,
     encoding: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--encoding",
             "--encodings",
             "-e",
@@ -57,28 +55,22 @@ def study(
         ),
     ] = None,
     packing: Annotated[
-        str, typer.Option(help="Packing: bitstream, no_straddle[:W], power_of_two or byte.")
+        str, Option(help="Packing: bitstream, no_straddle[:W], power_of_two or byte.")
     ] = "bitstream",
-    batch: Annotated[
-        list[str], typer.Option("--batch", "-b", help="Decode batches; '' for no decode.")
-    ] = BATCHES,
-    prefill: Annotated[
-        list[str], typer.Option(help="Prompt lengths in tokens; '' for no prefill.")
-    ] = PREFILL,
+    batch: Annotated[list[str], Option("--batch", "-b", help="Decode batches; '' for no decode.")] = BATCHES,
+    prefill: Annotated[list[str], Option(help="Prompt lengths in tokens; '' for no prefill.")] = PREFILL,
     dtype: options.Dtype = "bf16",
-    activations: Annotated[
-        bool, typer.Option(help="Predict pruned activations as well as pruned weights.")
-    ] = True,
+    activations: Annotated[bool, Option(help="Predict pruned activations as well as pruned weights.")] = True,
     measure: Annotated[
         bool,
-        typer.Option(
+        Option(
             help="Calibrate this CPU and time sparse products on it against their predictions: half a minute, on "
             "a machine that does nothing else."
         ),
     ] = False,
     output: Annotated[
         Path,
-        typer.Option(
+        Option(
             "--output",
             "-o",
             metavar="FOLDER",

@@ -7,7 +7,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 import hwmodels
 from hwmodels.silicon.energy import UM2_PER_MM2
@@ -32,11 +32,11 @@ EXAMPLES = {"sweep": ["nmsim sweep --example", "nmsim sweep space.toml -o out.pa
 
 def sweep(
     space: Annotated[
-        Path, typer.Argument(help="TOML file of the space; --example writes one.", metavar="SPACE")
+        Path, Argument(help="TOML file of the space; --example writes one.", metavar="SPACE")
     ] = Path("space.toml"),
     output: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "--output",
             "-o",
             metavar="FILE",
@@ -46,7 +46,7 @@ def sweep(
     ] = None,
     pareto: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--pareto",
             metavar="COLUMNS",
             help=f"Columns to minimise in the Pareto front of each work. Default {COSTS}; {WITHOUT_COSTS} if the "
@@ -55,22 +55,20 @@ def sweep(
     ] = None,
     maximise: Annotated[
         list[str] | None,
-        typer.Option(
-            "--maximise", metavar="COLUMNS", help="Columns to maximise in it. Default quality, if any."
-        ),
+        Option("--maximise", metavar="COLUMNS", help="Columns to maximise in it. Default quality, if any."),
     ] = None,
     front: Annotated[
-        Path | None, typer.Option("--front", metavar="FILE", help="CSV file to write the Pareto front into.")
+        Path | None, Option("--front", metavar="FILE", help="CSV file to write the Pareto front into.")
     ] = None,
     workers: Annotated[
-        int, typer.Option("--workers", "--threads", min=1, help="Threads that evaluate points.")
+        int, Option("--workers", "--threads", min=1, help="Threads that evaluate points.")
     ] = 1,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Remove what an earlier run left unfinished, and begin anew.")
+        bool, Option("--restart", help="Remove what an earlier run left unfinished, and begin anew.")
     ] = False,
     force: options.Force = False,
     example: Annotated[
-        bool, typer.Option("--example", help="Write a commented example to SPACE, and do nothing else.")
+        bool, Option("--example", help="Write a commented example to SPACE, and do nothing else.")
     ] = False,
 ) -> Answer | None:
     """Evaluate every point of a design space of tensor cores.

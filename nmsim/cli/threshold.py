@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 import hwmodels
 from hwmodels.threshold import ModelFormat, QuantisedDense, Threshold, equal_value_bits
@@ -41,14 +41,14 @@ EXAMPLES = {
 
 def threshold(
     model: Annotated[
-        str, typer.Argument(help="Model that ships with nmsim, a Hugging Face config.json, or its folder.")
+        str, Argument(help="Model that ships with nmsim, a Hugging Face config.json, or its folder.")
     ] = options.MODEL,
     pattern: options.Patterns = PATTERNS,
     encoding: options.Encodings = None,
     packing: options.Packings = options.BITSTREAM,
     outliers: Annotated[
         list[str],
-        typer.Option(
+        Option(
             "--outliers",
             "-x",
             help="What is kept beside the N:M part: none, n:m (n of m elements, such as 8:256), or columns:C (whole columns "
@@ -56,36 +56,33 @@ def threshold(
         ),
     ] = NO_OUTLIERS,
     outlier_encoding: Annotated[
-        str, typer.Option("--outlier-encoding", help="Encoding of n:m outliers.")
+        str, Option("--outlier-encoding", help="Encoding of n:m outliers.")
     ] = "combinatorial",
     dtype: options.Dtype = "bf16",
     side_dtype: Annotated[
-        str | None, typer.Option("--side-dtype", help="Value type of outliers and columns. Default --dtype.")
+        str | None, Option("--side-dtype", help="Value type of outliers and columns. Default --dtype.")
     ] = None,
     rest_dtype: Annotated[
-        str, typer.Option("--rest-dtype", help="Value type of output head and embedding.")
+        str, Option("--rest-dtype", help="Value type of output head and embedding.")
     ] = "bf16",
     group: Annotated[
         int,
-        typer.Option(
+        Option(
             min=0, help="Elements along K that share a scale if values have fewer than 16 bits; 0: no scales."
         ),
     ] = 128,
-    scale_bits: Annotated[int, typer.Option("--scale-bits", min=0, help="Bits per scale.")] = 16,
+    scale_bits: Annotated[int, Option("--scale-bits", min=0, help="Bits per scale.")] = 16,
     quantised: Annotated[
-        list[str],
-        typer.Option("--quantised", "-q", help="Bits of the values of dense models to compare with."),
+        list[str], Option("--quantised", "-q", help="Bits of the values of dense models to compare with.")
     ] = QUANTISED,
     hardware: options.Hardware = MACHINES,
     core: Annotated[
         str,
-        typer.Option(
-            "--core", "-c", help="Core design whose energy counts: a name or a .toml file; '' for none."
-        ),
+        Option("--core", "-c", help="Core design whose energy counts: a name or a .toml file; '' for none."),
     ] = "flexible-8x16",
     tokens: options.Tokens = 1,
     step: Annotated[
-        int, typer.Option(min=1, help="Widths of dense models are multiples of so many elements.")
+        int, Option(min=1, help="Widths of dense models are multiples of so many elements.")
     ] = 16,
     output: options.OutputCsv = None,
     force: options.Force = False,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Option
 
 from nmsim.cli import console
 from nmsim.cli.console import Answer
@@ -31,7 +31,7 @@ EXAMPLES = {
 def validate(
     rows: Annotated[
         list[Path] | None,
-        typer.Option(
+        Option(
             "--rows",
             "-r",
             metavar="FILE",
@@ -41,7 +41,7 @@ def validate(
     ] = None,
     hardware: Annotated[
         list[Path] | None,
-        typer.Option(
+        Option(
             "--hardware",
             "-H",
             metavar="FILE",
@@ -50,7 +50,7 @@ def validate(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             "--output",
             "-o",
             metavar="PATH",
@@ -60,21 +60,18 @@ def validate(
     ] = None,
     held_out: Annotated[
         bool,
-        typer.Option(
-            "--held-out", help="Predict each machine with constants fitted without it and its relatives."
-        ),
+        Option("--held-out", help="Predict each machine with constants fitted without it and its relatives."),
     ] = False,
     live: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--live",
             help="Calibrate this CPU by micro-benchmarks, predict a campaign from that alone, measure it, and "
             "compare. Two minutes.",
         ),
     ] = False,
     campaign: Annotated[
-        str,
-        typer.Option(help="With --live: what to measure, as for nmsim measure: cpu, cpu-quick, or a file."),
+        str, Option(help="With --live: what to measure, as for nmsim measure: cpu, cpu-quick, or a file.")
     ] = "cpu",
 ) -> Answer:
     """Compare predictions with measured and published rows.
