@@ -48,12 +48,7 @@ def _said(format: SparseFormat) -> str:
 
 
 def gemv_subject(
-    format: FormatLike,
-    tokens: int = 1,
-    *,
-    dtype: torch.dtype = HALF,
-    warps: int = WARPS,
-    pure: bool = False,
+    format: FormatLike, tokens: int = 1, *, dtype: torch.dtype = HALF, warps: int = WARPS, pure: bool = False
 ) -> Subject:
     """Name the decode GEMV for a format and a count of tokens; `pure` leaves out inline assembly."""
     format = kernel_format(format)

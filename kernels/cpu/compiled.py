@@ -106,12 +106,7 @@ def _to_planes(words, planes):  # type: ignore[no-untyped-def]
 
 
 def _call(
-    prepared: Prepared,
-    x: Floats,
-    steps: int,
-    values: NDArray[Any],
-    metadata: NDArray[np.uint8],
-    out: Floats,
+    prepared: Prepared, x: Floats, steps: int, values: NDArray[Any], metadata: NDArray[np.uint8], out: Floats
 ) -> None:
     """Run a kernel over all rows of its operands."""
     recipe, n_tokens = prepared.recipe, out.shape[1]

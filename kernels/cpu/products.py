@@ -26,12 +26,7 @@ Multiply = Callable[[slice, Floats], None]
 
 
 def matmul(
-    x: NDArray[Any],
-    w: SparseWeights,
-    *,
-    threads: int = 1,
-    isa: str | None = None,
-    out: Floats | None = None,
+    x: NDArray[Any], w: SparseWeights, *, threads: int = 1, isa: str | None = None, out: Floats | None = None
 ) -> Floats:
     """Multiply tokens with sparse weights: Y[M, N] = X[M, K] W[N, K]^T, in float32.
 

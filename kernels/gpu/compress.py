@@ -76,11 +76,7 @@ def compress_kernel(
 
 
 def launch(
-    dense: Tensor,
-    format: SparseFormat,
-    out: tuple[Tensor, Tensor],
-    *,
-    mask: Tensor | None = None,
+    dense: Tensor, format: SparseFormat, out: tuple[Tensor, Tensor], *, mask: Tensor | None = None
 ) -> None:
     """Compress rows; with a mask, wait for the device to hear whether it was one of the pattern.
 

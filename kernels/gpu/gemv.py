@@ -382,11 +382,7 @@ def plan(rows: int, turns: int, device: torch.device) -> tuple[int, int]:
 
 
 def constants(
-    format: SparseFormat,
-    dtype: torch.dtype,
-    x_dtype: torch.dtype,
-    tokens: int,
-    y_dtype: torch.dtype,
+    format: SparseFormat, dtype: torch.dtype, x_dtype: torch.dtype, tokens: int, y_dtype: torch.dtype
 ) -> dict[str, Any]:
     """Name what `gemv_kernel` is compiled for, except the bias and what `plan` finds."""
     return {

@@ -188,13 +188,7 @@ def run(
     if problem := backend.prepare(planned, end - clock(), progress):
         outcome.notes.append(problem)
     return rounds.go_through(
-        planned,
-        outcome,
-        path,
-        rows_of,
-        budget_s=end - clock(),
-        progress=progress,
-        clock=clock,
+        planned, outcome, path, rows_of, budget_s=end - clock(), progress=progress, clock=clock
     )
 
 

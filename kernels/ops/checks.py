@@ -153,11 +153,7 @@ def checked_tokens(
 
 
 def checked_product(
-    values: Tensor,
-    metadata: Tensor,
-    weight: Tensor,
-    format: str,
-    **vectors: Tensor | None,
+    values: Tensor, metadata: Tensor, weight: Tensor, format: str, **vectors: Tensor | None
 ) -> SparseFormat:
     """Refuse packed tokens, a weight [O, K] and vectors, `OF_TOKENS` [T] and others [O], that do not fit together."""
     checked_tensor("values", values)

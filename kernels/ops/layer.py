@@ -83,13 +83,7 @@ class NMLinear(nn.Module):
         self.register_buffer("decode_metadata", None, persistent=False)
 
     @classmethod
-    def from_linear(
-        cls,
-        linear: nn.Linear,
-        format: FormatLike,
-        *,
-        mask: Tensor | None = None,
-    ) -> Self:
+    def from_linear(cls, linear: nn.Linear, format: FormatLike, *, mask: Tensor | None = None) -> Self:
         """Prune and pack the weight of a linear layer, which stays as it is. The bias parameter is shared with it.
 
         Parameters

@@ -72,11 +72,7 @@ def decompress(values: Tensor, metadata: Tensor, format: str, k: int) -> Tensor:
 
 
 def sparse_linear(
-    x: Tensor,
-    values: Tensor,
-    metadata: Tensor,
-    format: str,
-    bias: Tensor | None = None,
+    x: Tensor, values: Tensor, metadata: Tensor, format: str, bias: Tensor | None = None
 ) -> Tensor:
     """Decompress and multiply in float32: x [..., K], bias [N] -> [..., N] of the dtype of x."""
     dense = decompress(values, metadata, format, x.shape[-1])

@@ -36,11 +36,7 @@ class SparsifyReport:
 
 
 def sparsify_(
-    model: nn.Module,
-    format: FormatLike,
-    *,
-    skip: Iterable[str] = ("lm_head",),
-    min_features: int = 1,
+    model: nn.Module, format: FormatLike, *, skip: Iterable[str] = ("lm_head",), min_features: int = 1
 ) -> SparsifyReport:
     """Put an `NMLinear` in place of every `nn.Linear` of a model, pruned by magnitude. Everything or nothing.
 

@@ -17,14 +17,7 @@ from kernels import cpu
 from kernels.ops import checks, dispatch
 from kernels.stored.errors import KernelError
 from kernels.stored.nm_weight import NMWeight, as_nm_weight, as_sparse, from_packed
-from kernels.stored.rows import (
-    SLACK_BYTES,
-    STEP_ELEMS,
-    SparseWeights,
-    aligned,
-    kernel_format,
-    row_lengths,
-)
+from kernels.stored.rows import SLACK_BYTES, STEP_ELEMS, SparseWeights, aligned, kernel_format, row_lengths
 from kernels.stored.tensors import as_array, as_tensor, checked_place, checked_tensor, checked_type
 from nmsim.errors import PatternError
 from nmsim.format import FormatLike, SparseFormat

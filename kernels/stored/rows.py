@@ -125,11 +125,7 @@ class SparseWeights(Stored):
 
 
 def compress(
-    weights: NDArray[Any],
-    format: FormatLike,
-    *,
-    mask: BoolArray | None = None,
-    threads: int = 1,
+    weights: NDArray[Any], format: FormatLike, *, mask: BoolArray | None = None, threads: int = 1
 ) -> SparseWeights:
     """Prune a matrix along K and store what is kept.
 

@@ -102,9 +102,7 @@ class Pace:
 
 
 def plan(
-    rounds: Iterable[Of],
-    tasks_of: Callable[[Of], Mapping[tuple[object, ...], Task]],
-    path: Path,
+    rounds: Iterable[Of], tasks_of: Callable[[Of], Mapping[tuple[object, ...], Task]], path: Path
 ) -> Plan[Of, Task]:
     """Find what a file does not hold yet; tasks by the key of their rows.
 

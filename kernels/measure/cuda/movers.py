@@ -139,14 +139,7 @@ def pruning(how: Pruning) -> Kernel:
         given = (x,) if vector is None else (x, vector)
 
         def run() -> tuple[Any, ...]:
-            prune.launch(
-                x,
-                format,
-                out,
-                shift=how.shift,
-                vector=vector,
-                variance=how.variance,
-            )
+            prune.launch(x, format, out, shift=how.shift, vector=vector, variance=how.variance)
             return out
 
         return Call(run, _bytes(*given, *out))
@@ -170,11 +163,7 @@ def _build_pack(matrix: Matrix, case: Case) -> Call:
     values, metadata, *_ = _room(dense, case)
 
     def run() -> tuple[Any, ...]:
-        return (
-            values,
-            metadata,
-            compress.enqueue(dense, mask, format, (values, metadata)),
-        )
+        return (values, metadata, compress.enqueue(dense, mask, format, (values, metadata)))
 
     return Call(run, _bytes(dense, mask, *run()))
 

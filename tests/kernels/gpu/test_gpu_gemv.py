@@ -116,10 +116,7 @@ def test_whole_numbers_give_the_numbers_of_the_reference(format, triton_device):
     turn = ORDERED.index(format)
     elems = max(16, format.pattern.m)
     # Turns of the loop and some units more, the last one cut.
-    for tokens, n, k in (
-        (1, 33 if turn < 2 else 7, 18 * elems + 7),
-        (turn % 3 + 2, 6, 8 * elems + 3),
-    ):
+    for tokens, n, k in ((1, 33 if turn < 2 else 7, 18 * elems + 7), (turn % 3 + 2, 6, 8 * elems + 3)):
         dtype, x_dtype = HALVES[(turn + tokens) % 2], DTYPES[(turn + tokens) % 3]
         weight = compress(whole(n, k, dtype=dtype), format)
         x = whole(tokens, k, dtype=x_dtype, seed=1)

@@ -31,11 +31,7 @@ from kernels.stored.tensors import as_array, as_tensor  # noqa: E402
 
 PATTERNS = ("2:4", "4:8", "8:16", "16:32")
 ENCODINGS = ("bitmask", "index", "combinatorial")
-DTYPES = {
-    torch.float32: np.float32,
-    torch.float16: np.float16,
-    torch.bfloat16: ml_dtypes.bfloat16,
-}
+DTYPES = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: ml_dtypes.bfloat16}
 ROUNDOFF = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 
 
@@ -441,12 +437,7 @@ def test_errors_say_what_where_and_what_was_expected(text):
 def test_a_code_that_no_mask_has_is_refused_before_a_kernel_meets_it():
     good = ops.compress(made(2, 32), "8:16/combinatorial")
     with pytest.raises(EncodingError, match="code"):
-        ops.NMWeight(
-            good.values,
-            torch.full_like(good.metadata, 63),
-            good.format,
-            good.shape,
-        )
+        ops.NMWeight(good.values, torch.full_like(good.metadata, 63), good.format, good.shape)
 
 
 def test_memory_that_is_out_of_step_is_refused():
