@@ -16,8 +16,7 @@ from nmsim.support.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from kernels import cpu, ops
-    from kernels.ops.layer import NMLinear
-    from kernels.ops.sparsify import for_decode_, sparsify_
+    from kernels.ops.layer import NMLinear, for_decode_, sparsify_
     from kernels.stored.errors import KernelError
     from kernels.stored.nm_weight import NMWeight
 else:
@@ -26,8 +25,7 @@ else:
         {
             "kernels.cpu": "",
             "kernels.ops": "",
-            "kernels.ops.layer": "NMLinear",
-            "kernels.ops.sparsify": "for_decode_ sparsify_",
+            "kernels.ops.layer": "NMLinear for_decode_ sparsify_",
             "kernels.stored.errors": "KernelError",
             "kernels.stored.nm_weight": "NMWeight",
         },

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.cpu import jit
+from kernels.cpu.compiled import assembly
 from kernels.cpu.recipe import COLUMN_TOKENS, ROW_TOKENS, Recipe, recipe_for
 from kernels.stored.errors import KernelError
 from kernels.stored.rows import DTYPES, STEP_ELEMS, kernel_format
@@ -114,7 +114,7 @@ def inner_loop(recipe: Recipe) -> tuple[str, ...]:
     """The instructions of a kernel's innermost loop: the block that jumps back to its own beginning."""
     body: list[str] = []
     label = ""
-    for line in jit.assembly(recipe, CPUS.get(recipe.isa, CPUS["avx2"])).splitlines():
+    for line in assembly(recipe, CPUS.get(recipe.isa, CPUS["avx2"])).splitlines():
         text = line.split("#")[0].strip()
         if begin := re.fullmatch(r"(\.\w+):", text):
             label, body = begin[1], []

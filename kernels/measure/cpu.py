@@ -7,7 +7,7 @@ again; an operand that fits a core's L2 then stays there.
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from kernels.calibrate import microbench
 from kernels.measure.campaign import BEST, Round
-from kernels.measure.cold_cache import ColdCache
 from kernels.measure.run import Contender, Task
 from kernels.timing import gate, host
 from kernels.timing import interleaved as timing
@@ -27,6 +27,55 @@ from nmsim.case import Case
 from nmsim.errors import NmsimError, SpecError
 from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
+from nmsim.support import parallel
+
+LEAST_READ_BYTES = 1 << 12
+WAITING_BYTES = 16 << 20
+
+
+class ColdCache:
+    """Counts the bytes that calls read, and reads a buffer if these do not suffice.
+
+    Parameters
+    ----------
+    machine : host.Host
+    clock : callable
+        Seconds.
+    """
+
+    def __init__(self, machine: host.Host, clock: timing.Clock) -> None:
+        self._cores, self._clock = machine.cores, clock
+        self._buffer = np.ones(machine.beyond_caches_bytes, np.uint8)
+        self._place = 0
+        self._read_bytes = 0
+        self._last_use: dict[Hashable, int] = {}
+
+    def note_use(self, operand: Hashable, read_bytes: int) -> None:
+        """Take down that an operand was read just now, all of it."""
+        self._read_bytes += read_bytes
+        self._last_use[operand] = self._read_bytes
+
+    def chill(self, operand: Hashable) -> None:
+        """Read until `Host.beyond_caches_bytes` lie between now and the operand's last use."""
+        since = self._read_bytes - self._last_use.get(operand, self._read_bytes)
+        self.read(len(self._buffer) - since)
+
+    def wait(self, until_s: float) -> None:
+        """Read until a time, which keeps the cores awake and at their clock."""
+        while self._clock() < until_s:
+            self.read(WAITING_BYTES)
+
+    def read(self, count_bytes: int) -> None:
+        """Read on in the buffer, round and round, on all cores."""
+        while count_bytes > 0:
+            stop = min(len(self._buffer), self._place + count_bytes)
+            part = self._buffer[self._place : stop]
+            pieces = [p for p in np.array_split(part, self._cores) if p.nbytes >= LEAST_READ_BYTES]
+            parallel.run(microbench.read, pieces, self._cores)
+            self._read_bytes += part.nbytes
+            count_bytes -= part.nbytes
+            self._place = stop % len(self._buffer)
+
 
 DTYPES: dict[str, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 PREFIX = "cpu."
@@ -231,7 +280,10 @@ class CpuBackend:
             yield _Call("numpy @", by_numpy, stored_bytes, library="numpy")
         if self._torch is not None:
             torch = self._torch
-            w, tokens = _as_torch(torch, weights), torch.from_numpy(x).to(_torch_dtype(torch, of.dtype))
+            from kernels.stored.nm_weight import as_tensor
+
+            w = as_tensor(weights)
+            tokens = torch.from_numpy(x).to(w.dtype)
             linear = torch.nn.functional.linear
             yield _Call("F.linear", lambda: linear(tokens, w), stored_bytes, None, of.dtype, library="torch")
             if one is not None:
@@ -299,17 +351,6 @@ def _torch() -> Any:
     except ImportError:
         return None
     return torch
-
-
-def _torch_dtype(torch: Any, dtype: str) -> Any:
-    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
-
-
-def _as_torch(torch: Any, array: NDArray[Any]) -> Any:
-    """A tensor on the memory of an array; torch takes bfloat16 from numpy as plain bits only."""
-    if array.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
 
 
 @contextlib.contextmanager

@@ -12,9 +12,8 @@ from kernels.ops.activations import (
     skip_linear,
 )
 from kernels.ops.decode import ShuffledWeight, decode_linear, for_decode
-from kernels.ops.layer import NMLinear
+from kernels.ops.layer import DecodeReport, NMLinear, SparsifyReport, for_decode_, sparsify_
 from kernels.ops.pruning import prune
-from kernels.ops.sparsify import DecodeReport, SparsifyReport, for_decode_, sparsify_
 from kernels.ops.weights import NMWeight, compress, decompress, from_packed, sparse_linear
 from kernels.stored.errors import KernelError
 

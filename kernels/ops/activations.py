@@ -13,9 +13,8 @@ import nmsim
 from kernels import cpu
 from kernels.ops import checks, dispatch
 from kernels.stored.errors import KernelError
-from kernels.stored.nm_weight import as_sparse
-from kernels.stored.rows import kernel_format, row_lengths
-from kernels.stored.tensors import as_array, as_tensor, checked_tensor, checked_type
+from kernels.stored.nm_weight import as_array, as_sparse, as_tensor, checked_tensor, checked_type, empty_rows
+from kernels.stored.rows import kernel_format
 from nmsim.format import FormatLike, SparseFormat
 
 __all__ = ["NMActivations", "activations_linear", "prune_activations", "row_sums", "skip_linear"]
@@ -396,11 +395,5 @@ def _vector(part: Tensor | None) -> Tensor | None:
 
 def _empty(x: Tensor, format: SparseFormat) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Make room for what is stored of tokens x [T, K]."""
-    values_columns, metadata_columns = row_lengths(format, x.shape[1])
-    tokens = x.shape[0]
-    return (
-        x.new_empty((tokens, values_columns)),
-        x.new_empty((tokens, metadata_columns), dtype=torch.uint8),
-        x.new_empty((tokens,), dtype=torch.float32),
-        x.new_empty((tokens,), dtype=torch.float32),
-    )
+    eta, v = (x.new_empty((x.shape[0],), dtype=torch.float32) for _ in range(2))
+    return *empty_rows(x, format), eta, v

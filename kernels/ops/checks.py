@@ -18,9 +18,8 @@ from torch import Tensor
 
 from kernels.ops import dispatch
 from kernels.stored.errors import KernelError
-from kernels.stored.nm_weight import NMWeight, check_parts
+from kernels.stored.nm_weight import NMWeight, check_parts, checked_place, checked_tensor
 from kernels.stored.rows import STEP_ELEMS, kernel_format
-from kernels.stored.tensors import checked_place, checked_tensor
 from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from kernels.ops import checks, dispatch
 from kernels.ops.weights import empty_product, gradients, remember, sparse_linear
 from kernels.stored.errors import KernelError
-from kernels.stored.nm_weight import NMWeight
+from kernels.stored.nm_weight import NMWeight, checked_place, checked_type
 from kernels.stored.rows import STEP_ELEMS, kernel_format
 from kernels.stored.shuffled import (
     HALF_VALUES,
@@ -26,7 +26,6 @@ from kernels.stored.shuffled import (
     shuffle,
     unshuffle,
 )
-from kernels.stored.tensors import checked_place, checked_type
 from nmsim.units import ceil_div
 
 __all__ = ["MOST_TOKENS", "ShuffledWeight", "decode_linear", "for_decode", "has_order", "unshuffle"]

@@ -36,7 +36,7 @@ def compress(weight: Tensor, format: str, *, mask: Tensor | None = None) -> tupl
     A group that keeps too few is completed with its lowest free positions. Rows are completed with groups, up to whole steps.
     Zeros are stored for both.
     """
-    pattern, encoding = fields(format)
+    pattern, _ = fields(format)
     mask = prune(weight, pattern) if mask is None else mask
     values, metadata = [], []
     for row, kept in zip(weight, mask, strict=True):
@@ -49,8 +49,8 @@ def compress(weight: Tensor, format: str, *, mask: Tensor | None = None) -> tupl
             free = [i for i in range(pattern.m) if i not in wanted]
             positions = sorted(wanted + free[: pattern.n - len(wanted)])
             row_values += [row[start + i] if i in wanted else row.new_zeros(()) for i in positions]
-            stream |= code(positions, pattern, encoding) << width
-            width += slot_bits(pattern, encoding)
+            stream |= code(positions, format) << width
+            width += slot_bits(format)
         values.append(torch.stack(row_values))
         metadata.append(torch.tensor(list(stream.to_bytes((width + 7) // 8, "little")), dtype=torch.uint8))
     return torch.stack(values), torch.stack(metadata)
@@ -58,14 +58,14 @@ def compress(weight: Tensor, format: str, *, mask: Tensor | None = None) -> tupl
 
 def decompress(values: Tensor, metadata: Tensor, format: str, k: int) -> Tensor:
     """Put stored values back: values [N, G * n], metadata uint8 [N, bytes of a row] -> [N, K], zero elsewhere."""
-    pattern, encoding = fields(format)
+    pattern, _ = fields(format)
     n_groups = groups_of_row(format, k)
     dense = values.new_zeros(len(values), n_groups * pattern.m)
-    width = slot_bits(pattern, encoding)
+    width = slot_bits(format)
     for r, row_bytes in enumerate(metadata.tolist()):
         stream = int.from_bytes(bytes(row_bytes), "little")
         for g in range(n_groups):
-            positions = positions_of(stream >> (g * width) & ((1 << width) - 1), pattern, encoding)
+            positions = positions_of(stream >> (g * width) & ((1 << width) - 1), format)
             for i, position in enumerate(positions):
                 dense[r, g * pattern.m + position] = values[r, g * pattern.n + i]
     return dense[:, :k].contiguous()
@@ -157,16 +157,17 @@ def groups_of_row(format: str, k: int) -> int:
 
     A step is 16 elements for 2:4, 4:8 and 8:16, 32 for 16:32, and for others as many groups as make whole bytes.
     """
-    pattern, encoding = fields(format)
+    pattern, _ = fields(format)
     count = -(-k // pattern.m)
     step = {"2:4": 16, "4:8": 16, "8:16": 16, "16:32": 32}.get(str(pattern))
-    while count * pattern.m % step if step else count * slot_bits(pattern, encoding) % 8:
+    while count * pattern.m % step if step else count * slot_bits(format) % 8:
         count += 1
     return count
 
 
-def slot_bits(pattern: Pattern, encoding: str) -> int:
+def slot_bits(format: str) -> int:
     """Bits of a code as it is stored: `combinatorial` codes are rounded up to a power of two."""
+    pattern, encoding = fields(format)
     if encoding == "bitmask":
         return pattern.m
     if encoding == "index":
@@ -180,12 +181,13 @@ def position_bits(pattern: Pattern) -> int:
     return (pattern.m - 1).bit_length()
 
 
-def code(positions: list[int], pattern: Pattern, encoding: str) -> int:
+def code(positions: list[int], format: str) -> int:
     """Positions of a group, in ascending order -> its code.
 
     `bitmask` sets bit i for position i. `index` writes one position after the other. `combinatorial` counts the masks that
     are smaller, read as integers: for the i-th position p, C(p, i + 1) of them.
     """
+    pattern, encoding = fields(format)
     if encoding == "bitmask":
         return sum(1 << p for p in positions)
     if encoding == "index":
@@ -193,8 +195,9 @@ def code(positions: list[int], pattern: Pattern, encoding: str) -> int:
     return sum(comb(p, i + 1) for i, p in enumerate(positions))
 
 
-def positions_of(number: int, pattern: Pattern, encoding: str) -> list[int]:
+def positions_of(number: int, format: str) -> list[int]:
     """Code of a group -> its positions, in ascending order."""
+    pattern, encoding = fields(format)
     if encoding == "bitmask":
         return [p for p in range(pattern.m) if number >> p & 1]
     if encoding == "index":

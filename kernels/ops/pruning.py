@@ -12,8 +12,8 @@ from torch import Tensor
 import nmsim
 from kernels.ops import checks, dispatch
 from kernels.stored.errors import KernelError
-from kernels.stored.rows import MAX_M, kernel_format, row_lengths
-from kernels.stored.tensors import as_array, checked_tensor, checked_type
+from kernels.stored.nm_weight import as_array, checked_tensor, checked_type, empty_rows
+from kernels.stored.rows import MAX_M, kernel_format
 from nmsim import mask as masks
 from nmsim.errors import PatternError
 from nmsim.pattern import Pattern
@@ -144,14 +144,9 @@ def _by_codes(x: Tensor, pattern: Pattern) -> Tensor:
     """Let the kernel prune and pack tokens [T, K], and read the bits of its codes: -> bool [T, K]."""
     tokens, k = x.shape
     format = kernel_format(f"{pattern}/bitmask")
-    values_columns, metadata_columns = row_lengths(format, k)
-    values, metadata = (
-        x.new_empty((tokens, values_columns)),
-        x.new_empty((tokens, metadata_columns), dtype=torch.uint8),
-    )
+    values, metadata = empty_rows(x, format)
     unused = x.new_empty((2, tokens), dtype=torch.float32)
-    out = (values, metadata, unused[0], unused[1])
-    dispatch.module("prune").launch(x, format, out, shift="none")
+    dispatch.module("prune").launch(x, format, (values, metadata, *unused), shift="none")
     bit = (1 << torch.arange(8, device=x.device)).to(torch.uint8)
     return ((metadata[:, :, None] & bit) != 0).view(tokens, -1)[:, :k].contiguous()
 

@@ -16,9 +16,19 @@ from torch import Tensor
 from kernels import cpu
 from kernels.ops import checks, dispatch
 from kernels.stored.errors import KernelError
-from kernels.stored.nm_weight import NMWeight, as_nm_weight, as_sparse, from_packed
-from kernels.stored.rows import SLACK_BYTES, STEP_ELEMS, SparseWeights, aligned, kernel_format, row_lengths
-from kernels.stored.tensors import as_array, as_tensor, checked_place, checked_tensor, checked_type
+from kernels.stored.nm_weight import (
+    NMWeight,
+    as_array,
+    as_nm_weight,
+    as_sparse,
+    as_tensor,
+    checked_place,
+    checked_tensor,
+    checked_type,
+    empty_rows,
+    from_packed,
+)
+from kernels.stored.rows import SLACK_BYTES, STEP_ELEMS, SparseWeights, aligned, kernel_format
 from nmsim.errors import PatternError
 from nmsim.format import FormatLike, SparseFormat
 from nmsim.units import ceil_div
@@ -245,12 +255,9 @@ def _compress_on_gpu(dense: Tensor, format: SparseFormat, mask: Tensor | None) -
                 f"{tuple(dense.shape)} on {dense.device}"
             )
         mask = mask.contiguous()
-    rows, k = dense.shape
-    values_columns, metadata_columns = row_lengths(format, k)
-    values = dense.new_empty((rows, values_columns))
-    metadata = dense.new_empty((rows, metadata_columns), dtype=torch.uint8)
-    dispatch.module("compress").launch(dense.contiguous(), format, (values, metadata), mask=mask)
-    return NMWeight(values, metadata, format, (rows, k))
+    stored = empty_rows(dense, format)
+    dispatch.module("compress").launch(dense.contiguous(), format, stored, mask=mask)
+    return NMWeight(*stored, format, (dense.shape[0], dense.shape[1]))
 
 
 def _on_cpu(name: str, tensor: Tensor) -> Tensor:

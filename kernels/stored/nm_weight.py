@@ -1,8 +1,12 @@
-"""`NMWeight`: an N:M matrix as torch tensors, byte for byte what `SparseWeights` holds as arrays."""
+"""`NMWeight`: an N:M matrix as torch tensors, byte for byte what `SparseWeights` holds as arrays.
+
+Tensors and numpy arrays on the same memory, and what operators refuse of a tensor, are here too.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,9 +16,57 @@ import nmsim
 from kernels.stored import rows as stored_rows
 from kernels.stored.errors import KernelError
 from kernels.stored.rows import SparseWeights, Stored, kernel_format, row_lengths
-from kernels.stored.tensors import as_array, as_tensor, checked_place, checked_tensor, checked_type
 from nmsim import mask as masks
 from nmsim.format import SparseFormat
+
+DTYPES: dict[torch.dtype, np.dtype[Any]] = {
+    torch.float32: np.dtype(np.float32),
+    torch.float16: np.dtype(np.float16),
+    torch.bfloat16: np.dtype(ml_dtypes.bfloat16),
+}
+"""The value types with kernels, in torch's and in numpy's words."""
+
+
+def as_array(tensor: Tensor) -> NDArray[Any]:
+    """View a tensor in main memory as an array. Numpy has no bfloat16 of its own: its bits are seen as `ml_dtypes`'."""
+    found = tensor.detach()
+    if found.dtype == torch.bfloat16:
+        return found.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    array: NDArray[Any] = found.numpy()
+    return array
+
+
+def as_tensor(array: NDArray[Any]) -> Tensor:
+    """View an array as a tensor. An array marked read-only must be a caller's own: a tensor may be written to."""
+    writable = array.view()
+    writable.flags.writeable = True
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(writable.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(writable)
+
+
+def checked_tensor(name: str, tensor: object) -> Tensor:
+    """Refuse what is not a strided tensor of a type with kernels, on a device with kernels."""
+    found = checked_type(name, tensor)
+    checked_place(name, found)
+    if found.dtype not in DTYPES:
+        raise KernelError(f"{name} has dtype {found.dtype}: expected one of {', '.join(map(str, DTYPES))}")
+    return found
+
+
+def checked_type(name: str, tensor: object) -> Tensor:
+    """Refuse what is not a tensor."""
+    if not isinstance(tensor, Tensor):
+        raise KernelError(f"{name} is a {type(tensor).__name__}: expected a torch tensor")
+    return tensor
+
+
+def checked_place(name: str, tensor: Tensor) -> None:
+    """Refuse a tensor that no kernel can reach: expected in main memory, on a CUDA device, or of no memory (`meta`)."""
+    if tensor.device.type not in ("cpu", "meta", "cuda"):
+        raise KernelError(f"{name} is on {tensor.device}: expected a tensor on the CPU or on a CUDA device")
+    if tensor.layout != torch.strided:
+        raise KernelError(f"{name} has layout {tensor.layout}: expected an ordinary (strided) tensor")
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +176,13 @@ def check_parts(
             raise KernelError(f"{name} have strides {part.stride()}: expected a contiguous tensor")
     if len(values) != len(metadata):
         raise KernelError(f"values have {len(values)} rows, metadata {len(metadata)}: expected as many")
+
+
+def empty_rows(dense: Tensor, format: SparseFormat) -> tuple[Tensor, Tensor]:
+    """Make room for what is stored of a matrix [rows, K], of its type and where it is: values and metadata."""
+    values_columns, metadata_columns = row_lengths(format, dense.shape[1])
+    values = dense.new_empty((dense.shape[0], values_columns))
+    return values, dense.new_empty((dense.shape[0], metadata_columns), dtype=torch.uint8)
 
 
 def as_nm_weight(weights: SparseWeights) -> NMWeight:

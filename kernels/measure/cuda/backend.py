@@ -1,7 +1,7 @@
 """A CUDA device as a backend of campaigns: our kernels, torch's 2:4, and every dense call, on the same numbers.
 
-Kernels that only move a matrix have copies of as many bytes as baselines. Operands are drawn and pruned on the device
-(`kernels.measure.cuda.operands`). The result of a product is compared with a product in float64 there, of the stored
+Kernels that only move a matrix have copies of as many bytes as baselines. Operands are drawn and pruned on the device.
+Pruning there sorts, without our kernels. The result of a product is compared with a product in float64 there, of the stored
 values. Every call has copies of its operands, used in turn (`kernels.measure.cuda.clock`).
 """
 
@@ -18,13 +18,65 @@ from kernels.measure.cuda import precompile
 from kernels.measure.cuda.calls import PRODUCTS, Call, DenseCall, Product, best_of, dense_calls, named
 from kernels.measure.cuda.clock import Clock, CudaClock, Timed
 from kernels.measure.cuda.movers import KERNELS, Kernel, Matrix, check_copy, copies
-from kernels.measure.cuda.operands import Operand, drawn
 from kernels.measure.run import Contender, Task, copy_bytes, label_of
 from kernels.timing import cuda_device, gate, host
 from kernels.timing.rounds import Plan, Progress
 from nmsim.case import Case
 from nmsim.errors import NmsimError, SpecError
 from nmsim.format import SparseFormat
+from nmsim.pattern import Pattern
+
+
+class Operand:
+    """A matrix on a device, with what was made of it so far.
+
+    Parameters
+    ----------
+    torch : module
+    dense : Tensor [rows, K]
+    """
+
+    def __init__(self, torch: Any, dense: Any) -> None:
+        self._torch, self.dense = torch, dense
+        self._pruned: dict[Pattern, Any] = {}
+        self._packed: dict[SparseFormat, Any] = {}
+        self._copies: dict[bool, list[Any]] = {False: [dense], True: []}
+
+    def pruned(self, pattern: Pattern) -> Any:
+        """Set what a pattern drops to zero: Tensor [rows, K]."""
+        if pattern not in self._pruned:
+            torch, (rows, k) = self._torch, self.dense.shape
+            filled = torch.nn.functional.pad(self.dense, (0, -k % pattern.m))
+            groups = filled.reshape(rows, -1, pattern.m)
+            order = groups.float().abs().sort(dim=-1, descending=True, stable=True).indices
+            keep = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, order[..., : pattern.n], True)
+            self._pruned[pattern] = torch.where(keep, groups, 0).reshape(rows, -1)[:, :k].contiguous()
+        return self._pruned[pattern]
+
+    def packed(self, format: SparseFormat) -> Any:
+        """Pack what `pruned` leaves: an `NMWeight`."""
+        from kernels.ops import compress
+
+        if format not in self._packed:
+            self._packed[format] = compress(self.pruned(format.pattern), format)
+        return self._packed[format]
+
+    def copy(self, place: int, *, k_major: bool = False) -> Any:
+        """One of as many copies of the matrix as are asked for: Tensor [rows, K], or K-major [K, rows]."""
+        copies, source = self._copies[k_major], self.dense.T if k_major else self.dense
+        while len(copies) <= place:
+            copies.append(source.clone(memory_format=self._torch.contiguous_format))
+        return copies[place]
+
+
+def drawn(torch: Any, rows: int, columns: int, dtype: Any, device: str, seed: list[int]) -> Any:
+    """Draw numbers of either sign whose magnitudes lie in [0.5, 1.5), as `gate.operands`: Tensor [rows, columns]."""
+    mixed = np.random.SeedSequence([*seed, rows, columns]).generate_state(1)[0]
+    generator = torch.Generator(device=device).manual_seed(int(mixed))
+    numbers = torch.rand(rows, columns, generator=generator, device=device)
+    numbers = numbers * 2 * (gate.MOST - gate.LEAST) - (gate.MOST - gate.LEAST)
+    return (numbers + torch.copysign(torch.full_like(numbers, gate.LEAST), numbers)).to(dtype)
+
 
 DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 BLOCK_ELEMS = 1 << 25
@@ -202,7 +254,7 @@ class CudaBackend:
         product, stored = named(self._products, kernel), case.format
         assert stored is not None
         pattern, of_weights = stored.pattern, case.sparse_operand == "weights"
-        packed = (weights if of_weights else tokens).packed(pattern, stored.encoding.name)
+        packed = (weights if of_weights else tokens).packed(stored)
 
         def build(place: int) -> Call:
             weight = weights.pruned(pattern) if of_weights else weights.copy(place, k_major=product.k_major)

@@ -79,7 +79,7 @@ class Matrix:
         import torch
 
         import nmsim
-        from kernels.stored.tensors import as_array
+        from kernels.stored.nm_weight import as_array
 
         if case.pattern not in self._masks:
             assert case.pattern is not None
@@ -255,15 +255,9 @@ def _room(dense: Any, case: Case) -> tuple[Any, Any, Any, Any]:
     """Room for what is stored of a matrix: values, metadata, eta and v."""
     import torch
 
-    from kernels.stored.rows import row_lengths
+    from kernels.stored.nm_weight import empty_rows
 
-    rows, k = dense.shape
-    values_columns, metadata_columns = row_lengths(_format_of(case), k)
-    return (
-        dense.new_empty((rows, values_columns)),
-        dense.new_empty((rows, metadata_columns), dtype=torch.uint8),
-        *dense.new_empty((2, rows), dtype=torch.float32),
-    )
+    return *empty_rows(dense, _format_of(case)), *dense.new_empty((2, len(dense)), dtype=torch.float32)
 
 
 def _bytes(*tensors: Any) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kernels.compiled.count_cpu import inner_loop, instructions_per_group
-from kernels.cpu import jit
+from kernels.cpu.compiled import assembly
 from kernels.cpu.recipe import Recipe
 from kernels.stored.rows import STEP_ELEMS, kernel_format
 
@@ -26,7 +26,7 @@ def recipe(pattern, encoding, tokens=1, dtype="float32", isa="avx512"):
 @pytest.mark.parametrize("target", ["znver4", "skylake-avx512"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_avx512_expands_masks_in_registers(dtype, target):
-    text = jit.assembly(recipe("8:16", "bitmask", dtype=dtype), target)
+    text = assembly(recipe("8:16", "bitmask", dtype=dtype), target)
     assert re.search(r"vexpandps\s+%zmm\d+, %zmm\d+ {%k\d} {z}", text)
     assert not re.search(r"vexpandps\s+\S*\(", text)  # slow on Zen when it reads memory
     assert re.search(r"vfmadd\w+\s+%zmm\d+, %zmm\d+, %zmm\d+ {%k\d}", text)

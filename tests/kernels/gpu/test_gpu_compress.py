@@ -14,8 +14,8 @@ from kernels import cpu  # noqa: E402
 from kernels.gpu import compress, decompress, units  # noqa: E402
 from kernels.gpu.bits import binomials  # noqa: E402
 from kernels.ops import naive  # noqa: E402
+from kernels.stored.nm_weight import as_array  # noqa: E402
 from kernels.stored.rows import kernel_format, row_lengths  # noqa: E402
-from kernels.stored.tensors import as_array  # noqa: E402
 
 PATTERNS = ("2:4", "4:8", "8:16", "16:32", "3:7", "1:5", "1:1", "1:32", "5:9")
 ENCODINGS = ("bitmask", "index", "combinatorial")

@@ -28,8 +28,8 @@ from kernels.ops import (  # noqa: E402
     row_sums,
     skip_linear,
 )
+from kernels.stored.nm_weight import as_array  # noqa: E402
 from kernels.stored.rows import kernel_format  # noqa: E402
-from kernels.stored.tensors import as_array  # noqa: E402
 from nmsim.errors import PatternError  # noqa: E402
 
 

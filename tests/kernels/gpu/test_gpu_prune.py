@@ -15,8 +15,8 @@ pytest.importorskip("triton")
 from kernels import cpu  # noqa: E402
 from kernels.gpu import prune, units  # noqa: E402
 from kernels.ops import naive  # noqa: E402
+from kernels.stored.nm_weight import as_array  # noqa: E402
 from kernels.stored.rows import kernel_format, row_lengths  # noqa: E402
-from kernels.stored.tensors import as_array  # noqa: E402
 
 PATTERNS = ("2:4", "4:8", "8:16", "16:32", "3:7", "1:1", "31:32")
 ENCODINGS = ("bitmask", "index", "combinatorial")

@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from kernels.measure import campaign, cold_cache
+from kernels.measure import campaign
 from kernels.measure import cpu as measure_cpu
 from kernels.measure import run as measure
 from kernels.timing import gate, host, rounds
@@ -482,8 +482,8 @@ def test_what_the_cpu_cannot_do_is_refused(backend, change, message):
 
 def test_cold_means_four_times_the_caches_read_since_the_last_use(monkeypatch, small_caches):
     read = []
-    monkeypatch.setattr(cold_cache.microbench, "read", lambda piece: read.append(piece.nbytes))
-    caches = cold_cache.ColdCache(HOST, lambda: 0.0)
+    monkeypatch.setattr(measure_cpu.microbench, "read", lambda piece: read.append(piece.nbytes))
+    caches = measure_cpu.ColdCache(HOST, lambda: 0.0)
     far = HOST.beyond_caches_bytes
     assert far == 4 * (1 << 16)
     needed = []
@@ -498,9 +498,9 @@ def test_cold_means_four_times_the_caches_read_since_the_last_use(monkeypatch, s
 def test_what_is_read_in_between_is_never_read_twice_in_a_row(monkeypatch, small_caches):
     read = []
     monkeypatch.setattr(
-        cold_cache.microbench, "read", lambda piece: read.append((piece.ctypes.data, piece.nbytes))
+        measure_cpu.microbench, "read", lambda piece: read.append((piece.ctypes.data, piece.nbytes))
     )
-    caches = cold_cache.ColdCache(HOST, lambda: 0.0)
+    caches = measure_cpu.ColdCache(HOST, lambda: 0.0)
     start, size = caches._buffer.ctypes.data, len(caches._buffer)
     caches.read(size // 2)
     caches.read(size)

@@ -23,7 +23,7 @@ from kernels.ops import (  # noqa: E402
     prune_activations,
     row_sums,
 )
-from kernels.stored.tensors import as_array  # noqa: E402
+from kernels.stored.nm_weight import as_array  # noqa: E402
 
 PATTERNS = ("2:4", "4:8", "8:16", "16:32", "3:7")
 ENCODINGS = ("bitmask", "index", "combinatorial")

@@ -16,7 +16,7 @@ from torch import nn  # noqa: E402
 from kernels import ops  # noqa: E402
 from kernels.cpu import KernelError  # noqa: E402
 from kernels.ops import NMLinear, sparsify_  # noqa: E402
-from kernels.stored.tensors import as_array  # noqa: E402
+from kernels.stored.nm_weight import as_array  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

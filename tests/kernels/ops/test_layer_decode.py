@@ -24,8 +24,8 @@ from kernels.ops import (  # noqa: E402
     naive,
     sparsify_,
 )
+from kernels.stored.nm_weight import as_array  # noqa: E402
 from kernels.stored.shuffled import MOST_TOKENS  # noqa: E402
-from kernels.stored.tensors import as_array  # noqa: E402
 
 HALVES = (torch.float16, torch.bfloat16)
 

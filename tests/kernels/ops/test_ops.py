@@ -26,8 +26,8 @@ from kernels.ops import (  # noqa: E402
     naive,
 )
 from kernels.ops import weights as weights_room  # noqa: E402
+from kernels.stored.nm_weight import as_array, as_tensor  # noqa: E402
 from kernels.stored.rows import kernel_format  # noqa: E402
-from kernels.stored.tensors import as_array, as_tensor  # noqa: E402
 
 PATTERNS = ("2:4", "4:8", "8:16", "16:32")
 ENCODINGS = ("bitmask", "index", "combinatorial")

@@ -17,7 +17,7 @@ from triton_tensors import any_bits, made  # noqa: E402
 from kernels import ops  # noqa: E402
 from kernels.ops import naive  # noqa: E402
 from kernels.ops.pruning import by_rank, prune_on_device  # noqa: E402
-from kernels.stored.tensors import as_array  # noqa: E402
+from kernels.stored.nm_weight import as_array  # noqa: E402
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
