@@ -23,18 +23,10 @@ from kernels.gpu.expand import moved_on
 
 @triton.jit
 def scored(
-    x_row: tl.tensor,
-    vector: tl.tensor,
-    shift: tl.tensor,
-    eta: tl.tensor,
-    column: tl.tensor,
-    inside: tl.tensor,
-    lane: tl.tensor,
-    KIND: tl.constexpr,
-    SHIFT: tl.constexpr,
-    HAS_VECTOR: tl.constexpr,
-    UNIQUE: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    x_row: tl.tensor, vector: tl.tensor, shift: tl.tensor, eta: tl.tensor, column: tl.tensor,
+    inside: tl.tensor, lane: tl.tensor,
+    KIND: tl.constexpr, SHIFT: tl.constexpr, HAS_VECTOR: tl.constexpr, UNIQUE: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
     """Read elements: -> shifted, in float32; the bits to store; a rank. Beyond the row's end ranks are below all inside.
 
     Ranks of a group differ if they are to be UNIQUE, and if nothing is computed from 16-bit values. Else equal scores have

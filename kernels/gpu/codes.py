@@ -41,17 +41,10 @@ def read_field(
 
 @triton.jit
 def read_masks(
-    row: tl.tensor,
-    group: tl.tensor,
-    row_bytes: tl.tensor,
-    mask: tl.tensor,
-    table: tl.tensor,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    ENCODING: tl.constexpr,
-    CODE_BITS: tl.constexpr,
+    row: tl.tensor, group: tl.tensor, row_bytes: tl.tensor, mask: tl.tensor, table: tl.tensor,
+    N: tl.constexpr, M: tl.constexpr, ENCODING: tl.constexpr, CODE_BITS: tl.constexpr,
     POSITION_BITS: tl.constexpr,
-) -> tl.tensor:
+) -> tl.tensor:  # fmt: skip
     """Decode groups to words whose bit i is set where element i is kept; rows [T, 1], groups [1, G] -> uint32 [T, G]."""
     start = group * CODE_BITS
     if ENCODING == "bitmask":
@@ -79,21 +72,11 @@ def read_masks(
 
 @triton.jit
 def store_codes(
-    metadata_row: tl.tensor,
-    group: tl.tensor,
-    keep: tl.tensor,
-    slot: tl.tensor,
-    table: tl.tensor,
-    first: tl.tensor,
-    n_groups: tl.tensor,
-    N: tl.constexpr,
-    LANES: tl.constexpr,
-    GROUPS: tl.constexpr,
-    ENCODING: tl.constexpr,
-    CODE_BITS: tl.constexpr,
-    POSITION_BITS: tl.constexpr,
-    UNIT_GROUPS: tl.constexpr,
-) -> None:
+    metadata_row: tl.tensor, group: tl.tensor, keep: tl.tensor, slot: tl.tensor, table: tl.tensor,
+    first: tl.tensor, n_groups: tl.tensor,
+    N: tl.constexpr, LANES: tl.constexpr, GROUPS: tl.constexpr, ENCODING: tl.constexpr,
+    CODE_BITS: tl.constexpr, POSITION_BITS: tl.constexpr, UNIT_GROUPS: tl.constexpr,
+) -> None:  # fmt: skip
     """Write the codes of a tile, a unit of groups that makes whole bytes after the other.
 
     Each kept element adds its part to the stream: a one, its position, or C(position, slot + 1).
@@ -158,13 +141,9 @@ def stream(at: tl.tensor, inside: tl.tensor, MASKED: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def positions(
-    codes: tl.tensor,
-    more: tl.tensor,
-    table: tl.tensor,
-    inside: tl.tensor,
-    DECODE: tl.constexpr,
-    MASKED: tl.constexpr,
-) -> tl.tensor:
+    codes: tl.tensor, more: tl.tensor, table: tl.tensor, inside: tl.tensor,
+    DECODE: tl.constexpr, MASKED: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
     """Decode units of 16 elements: -> uint32, eight positions of 4 bits, the first one lowest."""
     code = stream(codes, inside, MASKED).to(tl.uint32)
     if DECODE == "index4":
@@ -189,13 +168,9 @@ def positions(
 
 @triton.jit
 def positions_of_32(
-    codes: tl.tensor,
-    more: tl.tensor,
-    table: tl.tensor,
-    inside: tl.tensor,
-    DECODE: tl.constexpr,
-    MASKED: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor]:
+    codes: tl.tensor, more: tl.tensor, table: tl.tensor, inside: tl.tensor,
+    DECODE: tl.constexpr, MASKED: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:  # fmt: skip
     """Decode units of 32 elements: -> uint64, sixteen positions in their half; uint64, 15 for each in the upper half."""
     code = stream(codes, inside, MASKED)
     if DECODE == "bitmask32":

@@ -20,24 +20,11 @@ from nmsim.pattern import Pattern
 
 @triton.jit
 def compress_kernel(
-    dense: tl.tensor,
-    mask: tl.tensor,
-    table: tl.tensor,
-    values: tl.tensor,
-    metadata: tl.tensor,
-    overfull: tl.tensor,
-    k: tl.tensor,
-    n_groups: tl.tensor,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    LANES: tl.constexpr,
-    GROUPS: tl.constexpr,
-    ENCODING: tl.constexpr,
-    CODE_BITS: tl.constexpr,
-    POSITION_BITS: tl.constexpr,
-    UNIT_GROUPS: tl.constexpr,
-    UNIT: tl.constexpr,
-) -> None:
+    dense: tl.tensor, mask: tl.tensor, table: tl.tensor, values: tl.tensor, metadata: tl.tensor,
+    overfull: tl.tensor, k: tl.tensor, n_groups: tl.tensor,
+    N: tl.constexpr, M: tl.constexpr, LANES: tl.constexpr, GROUPS: tl.constexpr, ENCODING: tl.constexpr,
+    CODE_BITS: tl.constexpr, POSITION_BITS: tl.constexpr, UNIT_GROUPS: tl.constexpr, UNIT: tl.constexpr,
+) -> None:  # fmt: skip
     """Compress one tile of a row as its mask says, and note whether a group of it keeps more than N: see `launch`.
 
     A group that keeps fewer gets its lowest free positions, and zeros are stored for them.

@@ -49,18 +49,10 @@ def read_kernel(source: tl.tensor, sums: tl.tensor, words: tl.tensor, BLOCK: tl.
 
 @triton.jit(do_not_specialize=["part_elems"])
 def dense_kernel(
-    weight: tl.tensor,
-    x: tl.tensor,
-    parts: tl.tensor,
-    outputs: tl.tensor,
-    k: tl.tensor,
+    weight: tl.tensor, x: tl.tensor, parts: tl.tensor, outputs: tl.tensor, k: tl.tensor,
     part_elems: tl.tensor,
-    KIND: tl.constexpr,
-    X_KIND: tl.constexpr,
-    TOKENS: tl.constexpr,
-    ROWS: tl.constexpr,
-    ELEMS: tl.constexpr,
-) -> None:
+    KIND: tl.constexpr, X_KIND: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, ELEMS: tl.constexpr,
+) -> None:  # fmt: skip
     """Multiply with some rows, and a part of K: see `dense` for what goes in and out."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     is_output = row < outputs

@@ -22,24 +22,11 @@ WARPS = 4
 
 @triton.jit(do_not_specialize=["rows"])
 def decompress_kernel(
-    values: tl.tensor,
-    metadata: tl.tensor,
-    table: tl.tensor,
-    dense: tl.tensor,
-    rows: tl.tensor,
-    k: tl.tensor,
-    n_groups: tl.tensor,
-    row_bytes: tl.tensor,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    LANES: tl.constexpr,
-    GROUPS: tl.constexpr,
-    ENCODING: tl.constexpr,
-    CODE_BITS: tl.constexpr,
-    POSITION_BITS: tl.constexpr,
-    UNIT: tl.constexpr,
-    ROWS: tl.constexpr,
-) -> None:
+    values: tl.tensor, metadata: tl.tensor, table: tl.tensor, dense: tl.tensor, rows: tl.tensor, k: tl.tensor,
+    n_groups: tl.tensor, row_bytes: tl.tensor,
+    N: tl.constexpr, M: tl.constexpr, LANES: tl.constexpr, GROUPS: tl.constexpr, ENCODING: tl.constexpr,
+    CODE_BITS: tl.constexpr, POSITION_BITS: tl.constexpr, UNIT: tl.constexpr, ROWS: tl.constexpr,
+) -> None:  # fmt: skip
     """Decompress one tile: see `launch` for what goes in and out."""
     step = tl.program_id(1)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)

@@ -78,15 +78,9 @@ def _eight(
 
 @triton.jit
 def spread(
-    pairs_row: tl.tensor,
-    word: tl.tensor,
-    unit: tl.tensor,
-    is_row: tl.tensor,
-    n_pairs: tl.tensor,
-    ROWS: tl.constexpr,
-    UNITS: tl.constexpr,
-    UNIT: tl.constexpr,
-) -> tl.tensor:
+    pairs_row: tl.tensor, word: tl.tensor, unit: tl.tensor, is_row: tl.tensor, n_pairs: tl.tensor,
+    ROWS: tl.constexpr, UNITS: tl.constexpr, UNIT: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
     """Make a dense tile: rows of pairs of values int32 [R, 1], masks uint32 [R, U] -> int16 [R, U * UNIT].
 
     The first of the U units is `unit`. Masks must be 0 for missing rows, and for units beyond the `n_pairs` of a row.
@@ -125,18 +119,10 @@ def spread(
 
 @triton.jit
 def masks_of(
-    metadata_row: tl.tensor,
-    unit: tl.tensor,
-    row_bytes: tl.tensor,
-    stored: tl.tensor,
-    table: tl.tensor,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    ENCODING: tl.constexpr,
-    CODE_BITS: tl.constexpr,
-    POSITION_BITS: tl.constexpr,
-    TOGETHER: tl.constexpr = 1,
-) -> tl.tensor:
+    metadata_row: tl.tensor, unit: tl.tensor, row_bytes: tl.tensor, stored: tl.tensor, table: tl.tensor,
+    N: tl.constexpr, M: tl.constexpr, ENCODING: tl.constexpr, CODE_BITS: tl.constexpr,
+    POSITION_BITS: tl.constexpr, TOGETHER: tl.constexpr = 1,
+) -> tl.tensor:  # fmt: skip
     """Decode to words whose bit i is set where element i is kept; rows [R, 1], units [1, U] -> uint32 [R, U].
 
     A unit is TOGETHER groups. Codes that make whole machine words are read as such, for rows begin where they may be. Of
@@ -189,14 +175,9 @@ def masks_of(
 
 @triton.jit
 def expanded(
-    values_row: tl.tensor,
-    word: tl.tensor,
-    group: tl.tensor,
-    N: tl.constexpr,
-    ROWS: tl.constexpr,
-    GROUPS: tl.constexpr,
-    LANES: tl.constexpr,
-) -> tl.tensor:
+    values_row: tl.tensor, word: tl.tensor, group: tl.tensor,
+    N: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
     """Make a dense tile: rows of values [R, 1], masks uint32 [R, G], groups [1, G] -> values [R, G * LANES], or zeros.
 
     Ranks of up to eight neighbours come from one product: bits spread to nibbles, times 0x11111111, are running sums.
@@ -239,24 +220,11 @@ def columns(first: tl.tensor, M: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.c
 
 @triton.jit
 def dense_tile(
-    values: tl.tensor,
-    metadata: tl.tensor,
-    table: tl.tensor,
-    row: tl.tensor,
-    is_row: tl.tensor,
-    step: tl.tensor,
-    n_groups: tl.tensor,
-    row_bytes: tl.tensor,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    LANES: tl.constexpr,
-    GROUPS: tl.constexpr,
-    ENCODING: tl.constexpr,
-    CODE_BITS: tl.constexpr,
-    POSITION_BITS: tl.constexpr,
-    UNIT: tl.constexpr,
-    ROWS: tl.constexpr,
-) -> tl.tensor:
+    values: tl.tensor, metadata: tl.tensor, table: tl.tensor, row: tl.tensor, is_row: tl.tensor,
+    step: tl.tensor, n_groups: tl.tensor, row_bytes: tl.tensor,
+    N: tl.constexpr, M: tl.constexpr, LANES: tl.constexpr, GROUPS: tl.constexpr, ENCODING: tl.constexpr,
+    CODE_BITS: tl.constexpr, POSITION_BITS: tl.constexpr, UNIT: tl.constexpr, ROWS: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
     """Make a dense tile of rows [R] in GROUPS groups, as bits: -> [R, G * LANES], zeros beyond what is stored."""
     row = row.to(tl.int64)[:, None]
     is_row = is_row[:, None]

@@ -37,30 +37,13 @@ WARPS = 4
     do_not_specialize=["tokens", "part_groups"]
 )  # each variant is a compilation, and these make no address wide
 def gemm_kernel(
-    values: tl.tensor,
-    metadata: tl.tensor,
-    table: tl.tensor,
-    x: tl.tensor,
-    bias: tl.tensor,
-    y: tl.tensor,
-    tokens: tl.tensor,
-    outputs: tl.tensor,
-    k: tl.tensor,
-    n_groups: tl.tensor,
-    row_bytes: tl.tensor,
+    values: tl.tensor, metadata: tl.tensor, table: tl.tensor, x: tl.tensor, bias: tl.tensor, y: tl.tensor,
+    tokens: tl.tensor, outputs: tl.tensor, k: tl.tensor, n_groups: tl.tensor, row_bytes: tl.tensor,
     part_groups: tl.tensor,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    LANES: tl.constexpr,
-    GROUPS: tl.constexpr,
-    ENCODING: tl.constexpr,
-    CODE_BITS: tl.constexpr,
-    POSITION_BITS: tl.constexpr,
-    UNIT: tl.constexpr,
-    TOKENS: tl.constexpr,
-    OUTPUTS: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-) -> None:
+    N: tl.constexpr, M: tl.constexpr, LANES: tl.constexpr, GROUPS: tl.constexpr, ENCODING: tl.constexpr,
+    CODE_BITS: tl.constexpr, POSITION_BITS: tl.constexpr, UNIT: tl.constexpr, TOKENS: tl.constexpr,
+    OUTPUTS: tl.constexpr, HAS_BIAS: tl.constexpr,
+) -> None:  # fmt: skip
     """Make one tile of Y, or of one of the parts that add up to it: see `launch_small` for what goes in and out."""
     output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)

@@ -30,16 +30,9 @@ PAGE_BYTES = 256
 
 @triton.jit(do_not_specialize=["tokens", "elements"])
 def widen_kernel(
-    x: tl.tensor,
-    wide: tl.tensor,
-    tokens: tl.tensor,
-    k: tl.tensor,
-    elements: tl.tensor,
-    ELEMS: tl.constexpr,
-    PAIRS: tl.constexpr,
-    KIND: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
+    x: tl.tensor, wide: tl.tensor, tokens: tl.tensor, k: tl.tensor, elements: tl.tensor,
+    ELEMS: tl.constexpr, PAIRS: tl.constexpr, KIND: tl.constexpr, BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
     """Lay tokens beside each other as float32: [T, K] -> [units, PAIRS, elements of a unit, 2], zero if there is no x."""
     column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[:, None]
     token = tl.arange(0, 2 * PAIRS)[None, :]
@@ -89,14 +82,9 @@ LEAST_TURNS = 2
 
 @triton.jit
 def _gather(
-    window: tl.tensor,
-    offsets: tl.tensor,
-    end: tl.tensor,
-    AHEAD: tl.constexpr,
-    BYTES: tl.constexpr,
-    MASKED: tl.constexpr,
-    PRMT: tl.constexpr,
-) -> tl.tensor:
+    window: tl.tensor, offsets: tl.tensor, end: tl.tensor,
+    AHEAD: tl.constexpr, BYTES: tl.constexpr, MASKED: tl.constexpr, PRMT: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
     """Read x at four byte offsets, the bytes of a word, in a unit's window: -> its bits [W, R, 4]."""
     slot = tl.arange(0, 4)[None, None, :]
     bottom = window.to(tl.uint32)[:, :, None]
@@ -125,24 +113,11 @@ def _gather(
 
 @triton.jit
 def _half(
-    sums: tl.tensor,
-    sums_1: tl.tensor,
-    sums_2: tl.tensor,
-    sums_3: tl.tensor,
-    values: tl.tensor,
-    inside: tl.tensor,
-    even: tl.tensor,
-    odd: tl.tensor,
-    window: tl.tensor,
-    end: tl.tensor,
-    KIND: tl.constexpr,
-    X_KIND: tl.constexpr,
-    X_BYTES: tl.constexpr,
-    WINDOW: tl.constexpr,
-    TOKENS: tl.constexpr,
-    MASKED: tl.constexpr,
-    PRMT: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    sums: tl.tensor, sums_1: tl.tensor, sums_2: tl.tensor, sums_3: tl.tensor, values: tl.tensor,
+    inside: tl.tensor, even: tl.tensor, odd: tl.tensor, window: tl.tensor, end: tl.tensor,
+    KIND: tl.constexpr, X_KIND: tl.constexpr, X_BYTES: tl.constexpr, WINDOW: tl.constexpr,
+    TOKENS: tl.constexpr, MASKED: tl.constexpr, PRMT: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
     """Add eight products a thread and token: values of even slots are the low halves of words, odd ones the high halves."""
     slot = tl.arange(0, 4)[None, None, :]
     mask = inside[:, :, None] if MASKED else None
@@ -165,28 +140,12 @@ def _half(
 
 @triton.jit
 def _unit(
-    sums: tl.tensor,
-    sums_1: tl.tensor,
-    sums_2: tl.tensor,
-    sums_3: tl.tensor,
-    values: tl.tensor,
-    codes: tl.tensor,
-    more: tl.tensor,
-    table: tl.tensor,
-    window: tl.tensor,
-    low: tl.tensor,
-    inside: tl.tensor,
-    rows: tl.tensor,
-    end: tl.tensor,
-    ELEMS: tl.constexpr,
-    DECODE: tl.constexpr,
-    KIND: tl.constexpr,
-    X_KIND: tl.constexpr,
-    X_BYTES: tl.constexpr,
-    TOKENS: tl.constexpr,
-    MASKED: tl.constexpr,
-    PRMT: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    sums: tl.tensor, sums_1: tl.tensor, sums_2: tl.tensor, sums_3: tl.tensor, values: tl.tensor,
+    codes: tl.tensor, more: tl.tensor, table: tl.tensor, window: tl.tensor, low: tl.tensor, inside: tl.tensor,
+    rows: tl.tensor, end: tl.tensor,
+    ELEMS: tl.constexpr, DECODE: tl.constexpr, KIND: tl.constexpr, X_KIND: tl.constexpr,
+    X_BYTES: tl.constexpr, TOKENS: tl.constexpr, MASKED: tl.constexpr, PRMT: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
     """Take one unit a thread: where its values and codes are [W, R], and its part of x [W, 1]."""
     WINDOW: tl.constexpr = ELEMS * X_BYTES
     SHIFT: tl.constexpr = 1 if X_BYTES == 2 else (2 if X_BYTES == 4 else 3)
@@ -217,29 +176,12 @@ def _unit(
 
 @triton.jit(do_not_specialize=["outputs", "units", "part_units", "x_bytes"])
 def gemv_kernel(
-    values: tl.tensor,
-    metadata: tl.tensor,
-    table: tl.tensor,
-    x: tl.tensor,
-    bias: tl.tensor,
-    y: tl.tensor,
-    outputs: tl.tensor,
-    rows: tl.tensor,
-    units: tl.tensor,
-    part_units: tl.tensor,
-    x_bytes: tl.tensor,
-    ELEMS: tl.constexpr,
-    DECODE: tl.constexpr,
-    KIND: tl.constexpr,
-    X_KIND: tl.constexpr,
-    X_BYTES: tl.constexpr,
-    TOKENS: tl.constexpr,
-    Y_KIND: tl.constexpr,
-    BIAS_KIND: tl.constexpr,
-    WARPS: tl.constexpr,
-    UNROLL: tl.constexpr,
-    PRMT: tl.constexpr,
-) -> None:
+    values: tl.tensor, metadata: tl.tensor, table: tl.tensor, x: tl.tensor, bias: tl.tensor, y: tl.tensor,
+    outputs: tl.tensor, rows: tl.tensor, units: tl.tensor, part_units: tl.tensor, x_bytes: tl.tensor,
+    ELEMS: tl.constexpr, DECODE: tl.constexpr, KIND: tl.constexpr, X_KIND: tl.constexpr,
+    X_BYTES: tl.constexpr, TOKENS: tl.constexpr, Y_KIND: tl.constexpr, BIAS_KIND: tl.constexpr,
+    WARPS: tl.constexpr, UNROLL: tl.constexpr, PRMT: tl.constexpr,
+) -> None:  # fmt: skip
     """Multiply with some rows, and a part of K: see `launch` for what goes in and out."""
     TURN: tl.constexpr = WARPS * UNROLL
     WORDS: tl.constexpr = ELEMS // 4  # of 32 bits, that hold a unit's values

@@ -84,28 +84,12 @@ LEAST_VARIANCE = 1e-9
 
 @triton.jit
 def _prune_groups(
-    x_row: tl.tensor,
-    vector: tl.tensor,
-    shift: tl.tensor,
-    eta: tl.tensor,
-    table: tl.tensor,
-    values_row: tl.tensor,
-    metadata_row: tl.tensor,
-    first: tl.tensor,
-    k: tl.tensor,
-    n_groups: tl.tensor,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    LANES: tl.constexpr,
-    GROUPS: tl.constexpr,
-    ENCODING: tl.constexpr,
-    CODE_BITS: tl.constexpr,
-    POSITION_BITS: tl.constexpr,
-    UNIT_GROUPS: tl.constexpr,
-    KIND: tl.constexpr,
-    SHIFT: tl.constexpr,
-    HAS_VECTOR: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    x_row: tl.tensor, vector: tl.tensor, shift: tl.tensor, eta: tl.tensor, table: tl.tensor,
+    values_row: tl.tensor, metadata_row: tl.tensor, first: tl.tensor, k: tl.tensor, n_groups: tl.tensor,
+    N: tl.constexpr, M: tl.constexpr, LANES: tl.constexpr, GROUPS: tl.constexpr, ENCODING: tl.constexpr,
+    CODE_BITS: tl.constexpr, POSITION_BITS: tl.constexpr, UNIT_GROUPS: tl.constexpr, KIND: tl.constexpr,
+    SHIFT: tl.constexpr, HAS_VECTOR: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
     """Prune and pack a tile of groups [G, LANES] of a token, from one on: what `prune_units` does, for any pattern."""
     lane = tl.arange(0, LANES)[None, :]
     group = first + tl.arange(0, GROUPS)
@@ -131,33 +115,14 @@ def _prune_groups(
 
 @triton.jit
 def prune_kernel(
-    x: tl.tensor,
-    vector: tl.tensor,
-    shift: tl.tensor,
-    table: tl.tensor,
-    values: tl.tensor,
-    metadata: tl.tensor,
-    eta_out: tl.tensor,
-    v_out: tl.tensor,
-    constant: tl.tensor,
-    k: tl.tensor,
+    x: tl.tensor, vector: tl.tensor, shift: tl.tensor, table: tl.tensor, values: tl.tensor,
+    metadata: tl.tensor, eta_out: tl.tensor, v_out: tl.tensor, constant: tl.tensor, k: tl.tensor,
     n_groups: tl.tensor,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    LANES: tl.constexpr,
-    GROUPS: tl.constexpr,
-    ENCODING: tl.constexpr,
-    CODE_BITS: tl.constexpr,
-    POSITION_BITS: tl.constexpr,
-    UNIT_GROUPS: tl.constexpr,
-    UNIT: tl.constexpr,
-    KIND: tl.constexpr,
-    SHIFT: tl.constexpr,
-    HAS_VECTOR: tl.constexpr,
-    VARIANCE: tl.constexpr,
-    STATISTIC: tl.constexpr,
-    LEAST: tl.constexpr,
-) -> None:
+    N: tl.constexpr, M: tl.constexpr, LANES: tl.constexpr, GROUPS: tl.constexpr, ENCODING: tl.constexpr,
+    CODE_BITS: tl.constexpr, POSITION_BITS: tl.constexpr, UNIT_GROUPS: tl.constexpr, UNIT: tl.constexpr,
+    KIND: tl.constexpr, SHIFT: tl.constexpr, HAS_VECTOR: tl.constexpr, VARIANCE: tl.constexpr,
+    STATISTIC: tl.constexpr, LEAST: tl.constexpr,
+) -> None:  # fmt: skip
     """Prune and pack one token: see `launch` for what goes in and out."""
     token = tl.program_id(0).to(tl.int64)
     x_row = x + token * k

@@ -27,19 +27,10 @@ WARPS = 4
 
 @triton.jit
 def positions_of(
-    metadata: tl.tensor,
-    group: tl.tensor,
-    row_bytes: tl.tensor,
-    stored: tl.tensor,
-    table: tl.tensor,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    LANES: tl.constexpr,
-    SLOTS: tl.constexpr,
-    ENCODING: tl.constexpr,
-    CODE_BITS: tl.constexpr,
-    POSITION_BITS: tl.constexpr,
-) -> tl.tensor:
+    metadata: tl.tensor, group: tl.tensor, row_bytes: tl.tensor, stored: tl.tensor, table: tl.tensor,
+    N: tl.constexpr, M: tl.constexpr, LANES: tl.constexpr, SLOTS: tl.constexpr, ENCODING: tl.constexpr,
+    CODE_BITS: tl.constexpr, POSITION_BITS: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
     """Find where in its group each kept element was: groups [G] -> int32 [G, SLOTS], of slots beyond N anything."""
     slot = tl.arange(0, SLOTS)
     if ENCODING == "index" and CODE_BITS > 0:
@@ -62,26 +53,12 @@ def positions_of(
 
 @triton.jit(do_not_specialize=["part_groups"])
 def skip_gemv_kernel(
-    values: tl.tensor,
-    metadata: tl.tensor,
-    table: tl.tensor,
-    weight: tl.tensor,
-    parts: tl.tensor,
-    outputs: tl.tensor,
-    k: tl.tensor,
-    n_groups: tl.tensor,
-    part_groups: tl.tensor,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    LANES: tl.constexpr,
-    SLOTS: tl.constexpr,
-    GROUPS: tl.constexpr,
-    ENCODING: tl.constexpr,
-    CODE_BITS: tl.constexpr,
-    POSITION_BITS: tl.constexpr,
-    KIND: tl.constexpr,
+    values: tl.tensor, metadata: tl.tensor, table: tl.tensor, weight: tl.tensor, parts: tl.tensor,
+    outputs: tl.tensor, k: tl.tensor, n_groups: tl.tensor, part_groups: tl.tensor,
+    N: tl.constexpr, M: tl.constexpr, LANES: tl.constexpr, SLOTS: tl.constexpr, GROUPS: tl.constexpr,
+    ENCODING: tl.constexpr, CODE_BITS: tl.constexpr, POSITION_BITS: tl.constexpr, KIND: tl.constexpr,
     OUTPUTS: tl.constexpr,
-) -> None:
+) -> None:  # fmt: skip
     """Sum a block of outputs over a part of K: see `launch` for what goes in and out."""
     output = (tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS))[None, :]
     part = tl.program_id(1)

@@ -28,36 +28,14 @@ GATHER_WARPS = 8
 
 @triton.jit(do_not_specialize=["tokens"])
 def product_kernel(
-    values: tl.tensor,
-    metadata: tl.tensor,
-    weight: tl.tensor,
-    table: tl.tensor,
-    v: tl.tensor,
-    eta: tl.tensor,
-    row_sums: tl.tensor,
-    scale: tl.tensor,
-    bias: tl.tensor,
-    y: tl.tensor,
-    tokens: tl.tensor,
-    outputs: tl.tensor,
-    k: tl.tensor,
-    n_groups: tl.tensor,
-    row_bytes: tl.tensor,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    LANES: tl.constexpr,
-    GROUPS: tl.constexpr,
-    ENCODING: tl.constexpr,
-    CODE_BITS: tl.constexpr,
-    POSITION_BITS: tl.constexpr,
-    UNIT: tl.constexpr,
-    TOKENS: tl.constexpr,
-    OUTPUTS: tl.constexpr,
-    HAS_V: tl.constexpr,
-    HAS_ETA: tl.constexpr,
-    HAS_SCALE: tl.constexpr,
+    values: tl.tensor, metadata: tl.tensor, weight: tl.tensor, table: tl.tensor, v: tl.tensor, eta: tl.tensor,
+    row_sums: tl.tensor, scale: tl.tensor, bias: tl.tensor, y: tl.tensor, tokens: tl.tensor,
+    outputs: tl.tensor, k: tl.tensor, n_groups: tl.tensor, row_bytes: tl.tensor,
+    N: tl.constexpr, M: tl.constexpr, LANES: tl.constexpr, GROUPS: tl.constexpr, ENCODING: tl.constexpr,
+    CODE_BITS: tl.constexpr, POSITION_BITS: tl.constexpr, UNIT: tl.constexpr, TOKENS: tl.constexpr,
+    OUTPUTS: tl.constexpr, HAS_V: tl.constexpr, HAS_ETA: tl.constexpr, HAS_SCALE: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-) -> None:
+) -> None:  # fmt: skip
     """Make one tile of Y: see `launch` for what goes in and out."""
     token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
     output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)

@@ -18,16 +18,10 @@ LEAST_STEPS = 4
 
 @triton.jit(do_not_specialize=["n_parts"])
 def sum_kernel(
-    parts: tl.tensor,
-    bias: tl.tensor,
-    y: tl.tensor,
-    n_parts: tl.tensor,
-    elements: tl.tensor,
+    parts: tl.tensor, bias: tl.tensor, y: tl.tensor, n_parts: tl.tensor, elements: tl.tensor,
     outputs: tl.tensor,
-    KIND: tl.constexpr,
-    BIAS_KIND: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
+    KIND: tl.constexpr, BIAS_KIND: tl.constexpr, BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
     """Add up parts, the first one first, then the bias, and round once."""
     element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = element < elements

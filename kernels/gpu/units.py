@@ -44,22 +44,11 @@ def store_pairs(
 
 @triton.jit
 def store_masks(
-    metadata_row: tl.tensor,
-    unit: tl.tensor,
-    is_unit: tl.tensor,
-    word: tl.tensor,
-    table: tl.tensor,
-    first: tl.tensor,
-    n_groups: tl.tensor,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    GROUPS: tl.constexpr,
-    ENCODING: tl.constexpr,
-    CODE_BITS: tl.constexpr,
-    POSITION_BITS: tl.constexpr,
-    UNIT_GROUPS: tl.constexpr,
-    UNIT: tl.constexpr,
-) -> None:
+    metadata_row: tl.tensor, unit: tl.tensor, is_unit: tl.tensor, word: tl.tensor, table: tl.tensor,
+    first: tl.tensor, n_groups: tl.tensor,
+    N: tl.constexpr, M: tl.constexpr, GROUPS: tl.constexpr, ENCODING: tl.constexpr, CODE_BITS: tl.constexpr,
+    POSITION_BITS: tl.constexpr, UNIT_GROUPS: tl.constexpr, UNIT: tl.constexpr,
+) -> None:  # fmt: skip
     """Write the codes of units [L], whose masks are uint32 [L], to a row of metadata; `first` is the tile's first group."""
     if ENCODING == "bitmask":
         WORD: tl.constexpr = tl.uint16 if UNIT == 16 else tl.uint32
@@ -97,20 +86,10 @@ def store_masks(
 
 @triton.jit
 def _eighth(
-    x_row: tl.tensor,
-    vector: tl.tensor,
-    shift: tl.tensor,
-    eta: tl.tensor,
-    unit: tl.tensor,
-    k: tl.tensor,
-    M: tl.constexpr,
-    KIND: tl.constexpr,
-    SHIFT: tl.constexpr,
-    HAS_VECTOR: tl.constexpr,
-    LINES: tl.constexpr,
-    UNIT: tl.constexpr,
-    FIRST: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    x_row: tl.tensor, vector: tl.tensor, shift: tl.tensor, eta: tl.tensor, unit: tl.tensor, k: tl.tensor,
+    M: tl.constexpr, KIND: tl.constexpr, SHIFT: tl.constexpr, HAS_VECTOR: tl.constexpr, LINES: tl.constexpr,
+    UNIT: tl.constexpr, FIRST: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
     """Read eight elements of each unit, from one on: -> [L, 8] shifted and whether there are any, eight ranks, four pairs."""
     lane = FIRST + tl.arange(0, 8)[None, :]
     column = unit[:, None] * UNIT + lane
@@ -129,28 +108,12 @@ def _bits(word: tl.tensor, FIRST: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def prune_units(
-    x_row: tl.tensor,
-    vector: tl.tensor,
-    shift: tl.tensor,
-    eta: tl.tensor,
-    table: tl.tensor,
-    values_row: tl.tensor,
-    metadata_row: tl.tensor,
-    first: tl.tensor,
-    k: tl.tensor,
-    n_groups: tl.tensor,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    GROUPS: tl.constexpr,
-    ENCODING: tl.constexpr,
-    CODE_BITS: tl.constexpr,
-    POSITION_BITS: tl.constexpr,
-    UNIT_GROUPS: tl.constexpr,
-    UNIT: tl.constexpr,
-    KIND: tl.constexpr,
-    SHIFT: tl.constexpr,
-    HAS_VECTOR: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    x_row: tl.tensor, vector: tl.tensor, shift: tl.tensor, eta: tl.tensor, table: tl.tensor,
+    values_row: tl.tensor, metadata_row: tl.tensor, first: tl.tensor, k: tl.tensor, n_groups: tl.tensor,
+    N: tl.constexpr, M: tl.constexpr, GROUPS: tl.constexpr, ENCODING: tl.constexpr, CODE_BITS: tl.constexpr,
+    POSITION_BITS: tl.constexpr, UNIT_GROUPS: tl.constexpr, UNIT: tl.constexpr, KIND: tl.constexpr,
+    SHIFT: tl.constexpr, HAS_VECTOR: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
     """Prune and compress a tile of GROUPS groups of a token, from one on.
 
     Gives its elements, in any order: shifted, whether there are any, whether they are kept.
@@ -199,14 +162,9 @@ def prune_units(
 
 @triton.jit
 def _masked_eighth(
-    dense_row: tl.tensor,
-    mask_row: tl.tensor,
-    unit: tl.tensor,
-    k: tl.tensor,
-    LINES: tl.constexpr,
-    UNIT: tl.constexpr,
-    FIRST: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor]:
+    dense_row: tl.tensor, mask_row: tl.tensor, unit: tl.tensor, k: tl.tensor,
+    LINES: tl.constexpr, UNIT: tl.constexpr, FIRST: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:  # fmt: skip
     """Read eight elements of each unit, from one on: -> their bits of the mask, uint32 [L], and four pairs of what is kept."""
     lane = FIRST + tl.arange(0, 8)[None, :]
     column = unit[:, None] * UNIT + lane
@@ -218,23 +176,11 @@ def _masked_eighth(
 
 @triton.jit
 def compress_units(
-    dense_row: tl.tensor,
-    mask_row: tl.tensor,
-    table: tl.tensor,
-    values_row: tl.tensor,
-    metadata_row: tl.tensor,
-    first: tl.tensor,
-    k: tl.tensor,
-    n_groups: tl.tensor,
-    N: tl.constexpr,
-    M: tl.constexpr,
-    GROUPS: tl.constexpr,
-    ENCODING: tl.constexpr,
-    CODE_BITS: tl.constexpr,
-    POSITION_BITS: tl.constexpr,
-    UNIT_GROUPS: tl.constexpr,
-    UNIT: tl.constexpr,
-) -> tl.tensor:
+    dense_row: tl.tensor, mask_row: tl.tensor, table: tl.tensor, values_row: tl.tensor,
+    metadata_row: tl.tensor, first: tl.tensor, k: tl.tensor, n_groups: tl.tensor,
+    N: tl.constexpr, M: tl.constexpr, GROUPS: tl.constexpr, ENCODING: tl.constexpr, CODE_BITS: tl.constexpr,
+    POSITION_BITS: tl.constexpr, UNIT_GROUPS: tl.constexpr, UNIT: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
     """Compress GROUPS groups of a row, from one on, as its mask says: -> the most that a group of each unit keeps [L]."""
     LINES: tl.constexpr = GROUPS * M // UNIT
     unit = first // (UNIT // M) + tl.arange(0, LINES)
