@@ -12,17 +12,25 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from nmsim import encodings
 from nmsim.case import GemmShape, Phase, SparseOperand
 from nmsim.errors import NmsimError, SpecError
 from nmsim.fields import Dtype
 from nmsim.format import DEFAULT_ENCODING, DENSE, SparseFormat
 from nmsim.rows.measurement import L2State
 from nmsim.support.names import did_you_mean
-from nmsim.support.schema import About, Number, Parsed, Text, read_record, record
+from nmsim.support.schema import About, Number, Parsed, read_record, record
 
 CAMPAIGN_FOLDER = Path(__file__).parent / "campaigns"
 ALL_CORES = "all"
 BEST = "best"
+KERNELS = (
+    *("cpu.avx512", "cpu.avx2", "cpu.portable"),
+    *("gpu.gemv", "gpu.gemm_small", "gpu.unpack_mm", "torch.cutlass", "torch.cusparselt"),
+    *("gpu.skip_gemv", "gpu.prune_skip_gemv", "gpu.activations_mm", "gpu.prune_activations_mm"),
+    *("gpu.prune", "gpu.prune_vector", "gpu.prune_mitigated", "gpu.pack", "gpu.unpack", "gpu.read"),
+)
+"""Kernels of all backends, by name; a test holds that it is what they have."""
 
 
 def _threads(value: Any) -> int | None:
@@ -34,10 +42,34 @@ def _threads(value: Any) -> int | None:
 
 
 def _shape(value: Any) -> GemmShape:
+    if isinstance(value, GemmShape):
+        return value
+    if not isinstance(value, list | tuple) or len(value) != 3:
+        raise SpecError("expected three positive whole numbers; shapes are [M, N, K]")
     try:
         return GemmShape(*value)
-    except (NmsimError, TypeError) as error:
+    except NmsimError as error:
         raise SpecError(f"{error}; shapes are [M, N, K]") from error
+
+
+def _pattern(text: Any) -> str:
+    if text != DENSE:
+        SparseFormat.parse(text)
+    return str(text)
+
+
+def _encoding(text: Any) -> str:
+    return encodings.get(text).name
+
+
+def _kernel(text: Any) -> str:
+    """Refuse a slip in the name of a kernel that nmsim knows; the backend looks at all other names, and at options."""
+    if not isinstance(text, str) or not text.strip():
+        raise SpecError("expected text")
+    name = text.partition("[")[0]
+    if name.startswith(tuple(f"{kernel.partition('.')[0]}." for kernel in KERNELS)) and name not in KERNELS:
+        raise SpecError(f"expected {BEST} or one of {', '.join(KERNELS)}{did_you_mean(name, KERNELS)}")
+    return text
 
 
 def _formats(patterns: tuple[str, ...], names: tuple[str, ...]) -> tuple[SparseFormat | None, ...]:
@@ -47,6 +79,10 @@ def _formats(patterns: tuple[str, ...], names: tuple[str, ...]) -> tuple[SparseF
     return tuple(dict.fromkeys(found))
 
 
+TEXT = {"type": "string", "pattern": r"\S"}
+PatternText = Annotated[str, Parsed(_pattern, schema=TEXT)]
+EncodingText = Annotated[str, Parsed(_encoding, keep=True, schema=TEXT)]
+KernelText = Annotated[str, Parsed(_kernel, schema=TEXT)]
 COUNT = {"type": "integer", "minimum": 1}
 Shape = Annotated[
     GemmShape,
@@ -65,12 +101,12 @@ class RoundTable:
     """Rounds of all combinations of shapes, value types, threads and cache states, each with all formats and kernels."""
 
     shapes: Annotated[tuple[Shape, ...], About("Shapes, in elements.")]
-    patterns: Annotated[tuple[Text, ...], About("Patterns. `dense` is for kernels that only move a matrix.")]
+    patterns: Annotated[tuple[PatternText, ...], About("Patterns. `dense` is for kernels that only move a matrix.")]
     dtypes: Annotated[tuple[Dtype, ...], About("Value types.")]
     l2_state: Annotated[tuple[Literal["cold", "warm"], ...], About("Whether operands come from DRAM, or lie in a cache.")]
-    encodings: Annotated[tuple[Text, ...] | None, About("Metadata encodings. Only `dense` needs none.")] = None
+    encodings: Annotated[tuple[EncodingText, ...] | None, About("Metadata encodings. Only `dense` needs none.")] = None
     threads: Annotated[tuple[Threads, ...], About("Cores at work, or `all`.")] = (1,)
-    kernels: Annotated[tuple[Text, ...], About("Kernels by name, or `best`.")] = (BEST,)
+    kernels: Annotated[tuple[KernelText, ...], About("Kernels by name, or `best`.")] = (BEST,)
     phase: Annotated[Phase, About("Phase of the model.")] = "decode"
     sparse_operand: Annotated[SparseOperand, About("Operand that is sparse.")] = "weights"
     # fmt: on

@@ -57,6 +57,8 @@ def machine(
     Every number says how it is known: from a datasheet, measured, fitted or assumed. A file that was written and edited is
     given to other verbs as --hardware FILE.toml. All problems of a file are named in one run.
     """
+    if names and write is not None:
+        raise NmsimError("--list and --write are both given, expected one of them")
     if names:
         return _list_machines()
     if name is None:

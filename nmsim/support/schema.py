@@ -193,7 +193,9 @@ class Number(About):
     def _expected(self, value: Any) -> str:
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not number or (self.whole and not isinstance(value, int)):
-            return f"a {'whole ' if self.whole else ''}number of {self.unit}"
+            return (
+                f"a {'whole ' if self.whole else ''}number{'' if self.unit == 'seed' else f' of {self.unit}'}"
+            )
         if value <= 0 and self.least == 0:
             return f"a positive number of {self.unit}"
         if value < self.least:

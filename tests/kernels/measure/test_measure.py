@@ -7,9 +7,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from kernels.cpu import isa
 from kernels.measure import campaign
 from kernels.measure import cpu as measure_cpu
 from kernels.measure import run as measure
+from kernels.measure.cuda import calls, movers
 from kernels.timing import gate, host, rounds
 from kernels.timing import interleaved as timing
 from nmsim import rows as row_files
@@ -84,8 +86,8 @@ def test_shipped_campaigns_are_what_the_cpu_takes(name):
         ("repetitions = 9", "repetitions = 0", r"repetitions=0: expected at least 1 repetitions"),
         ("[[round]]", "[round]", r"mine.toml: round=.*: expected an array of tables, \[\[round\]\]"),
         ('dtypes = ["fp32"]', 'dtypes = ["fp33"]', r"round\[0\].dtypes\[0\]='fp33': expected one of fp32"),
-        ('"2:4"', '"4:2"', r"round\[0\]: pattern 4:2: expected 1 <= N <= M"),
-        ('["bitmask"]', '["csr"]', r"round\[0\]: encoding 'csr'"),
+        ('"2:4"', '"4:2"', r"round\[0\].patterns\[0\]='4:2': pattern 4:2: expected 1 <= N <= M"),
+        ('["bitmask"]', '["csr"]', r"round\[0\].encodings\[0\]='csr': encoding 'csr'"),
         ('["bitmask"]', "[]", r"round\[0\].encodings: empty, expected a list of at least one"),
         ("[4, 32, 64]", "[4, 32]", r"round\[0\].shapes\[1\]=.*shapes are \[M, N, K\]"),
         ("[4, 32, 64]", "[0, 32, 64]", r"GEMM dimension M=0"),
@@ -112,6 +114,35 @@ def test_a_broken_campaign_is_refused_by_key(load, old, new, message):
     assert old in TEXT
     with pytest.raises(SpecError, match=message):
         load(TEXT.replace(old, new, 1))
+
+
+def test_all_problems_of_a_campaign_are_named_in_one_run(load):
+    text = TEXT.replace("[4, 32, 64]", "[4, 32]").replace('"8:16"', '"16:8"').replace("bitmask", "bitmsk")
+    with pytest.raises(SpecError) as caught:
+        load(
+            text.replace("[[round]]", '[[round]]\nkernels = ["cpu.portabl"]').replace(
+                "seed = 0", "seed = 0.5"
+            )
+        )
+    lines = str(caught.value).splitlines()
+    problems = (
+        "seed=0.5: expected a whole number",
+        "round[0].shapes[1]=[4, 32]: expected three positive whole numbers; shapes are [M, N, K]",
+        "round[0].patterns[1]='16:8': pattern 16:8: expected 1 <= N <= M",
+        "round[0].encodings[0]='bitmsk': encoding 'bitmsk': expected one of",
+        "round[0].kernels[0]='cpu.portabl': expected best or one of",
+    )
+    assert len(lines) == len(problems)
+    for line, problem in zip(lines, problems, strict=True):
+        assert f"mine.toml: {problem}" in line
+    assert lines[0].endswith("a whole number")
+    assert lines[3].endswith("did you mean 'bitmask'?")
+    assert lines[4].endswith("did you mean 'cpu.portable'?")
+
+
+def test_the_kernels_of_campaigns_are_those_of_the_backends():
+    cpu = (f"{measure_cpu.PREFIX}{name}" for name in isa.ALL)
+    assert (*cpu, *calls.PRODUCTS, *movers.KERNELS) == campaign.KERNELS
 
 
 def test_a_round_says_which_operand_is_sparse(load):
