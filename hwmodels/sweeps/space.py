@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -20,12 +21,13 @@ from pydantic import BeforeValidator
 from hwmodels.estimate.table import MAX_DIMENSION
 from hwmodels.tensorcore.point import CORE_FIELDS
 from hwmodels.tensorcore.record import FLAGS, NUMBERS, WORDS, SparseTensorCore, load_core
-from hwmodels.workload import load_model
+from hwmodels.workload import Model, load_model
 from nmsim import encodings, packing
 from nmsim.case import Case, GemmShape, SparseOperand, value_type
 from nmsim.errors import NmsimError, RowError, SpecError
 from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING, DENSE, SparseFormat, sparse_format
 from nmsim.pattern import Pattern
+from nmsim.support.names import did_you_mean
 from nmsim.support.schema import (
     About,
     Flag,
@@ -288,6 +290,30 @@ MEANT: Mapping[str, str] = MappingProxyType(
 """Other words for an axis, and its name."""
 
 
+_folder: ContextVar[Path] = ContextVar("_folder", default=Path())
+"""Folder of the file that is being read, which its own paths start from."""
+
+
+def _core(name: Any) -> SparseTensorCore:
+    return load_core(_folder.get() / name if isinstance(name, str) and name.endswith(".toml") else name)
+
+
+def _model(name: Any) -> Model:
+    if not isinstance(name, str) or not name.strip():
+        raise SpecError("expected text")
+    path = _folder.get() / name
+    return load_model(path if path.exists() else name)
+
+
+def _csv(name: Any) -> Path:
+    if not isinstance(name, str) or not name.strip():
+        raise SpecError("expected text")
+    path = _folder.get() / name
+    if not path.is_file():
+        raise SpecError(f"{path}: cannot be read: expected a CSV file")
+    return path
+
+
 def _pattern(text: Any) -> Pattern | None:
     return None if text == DENSE else text if isinstance(text, Pattern) else Pattern.parse(text)
 
@@ -322,10 +348,13 @@ class _Axes:
                 yield name, problem
 
 
+TEXT = {"type": "string", "pattern": r"\S"}
+CoreName = Annotated[Any, Parsed(_core, keep=True, schema={})]
+ModelName = Annotated[str, Parsed(_model, keep=True, schema=TEXT)]
 Values = tuple[Annotated[Any, Parsed(_pattern)], ...]
 CASE_AXES: dict[str, Any] = {
     "pattern": Annotated[Values, About("Patterns, and `dense`.")],
-    "core": Annotated[tuple[Any, ...] | None, About("Cores by name or file, instead of `core.base`.")],
+    "core": Annotated[tuple[CoreName, ...] | None, About("Cores by name or file, instead of `core.base`.")],
     "other_pattern": Annotated[Values | None, About("Patterns of the other operand.")],
     "encoding": Annotated[
         tuple[Annotated[str, Parsed(lambda name: encodings.get(name).name)], ...] | None,
@@ -375,14 +404,14 @@ Shape = Annotated[
 class Base:
     """The core of a space with one core."""
 
-    base: Annotated[Any, About("A core by name, or the path of a TOML file.")]
+    base: Annotated[CoreName, About("A core by name, or the path of a TOML file.")]
 
 
 @record
 class Workload:
     """Products that are multiplied: layers of models, or shapes."""
 
-    model: Annotated[tuple[Text, ...] | None, BeforeValidator(lambda v: (v,) if isinstance(v, str) else v),
+    model: Annotated[tuple[ModelName, ...] | None, BeforeValidator(lambda v: (v,) if isinstance(v, str) else v),
         About("Models by name or `config.json`.")] = None
     layers: Annotated[tuple[Text, ...] | None, About("Layers of the models; the pruned ones if left out.")] = None
     per: Annotated[Literal["layer", "model"] | None, About("A row per layer, the default, or per model.")] = None
@@ -400,6 +429,11 @@ class Workload:
             values = getattr(self, name)
             if values is not None and (problem := _twice(values)):
                 yield name, problem
+        for model in map(_model, self.model or ()):
+            known = [layer.name for layer in model.layers]
+            for layer in self.layers or ():
+                if layer not in known:
+                    yield "layers", f"{layer!r}: expected one of {', '.join(known)}{did_you_mean(layer, known)}"
 
 
 @record
@@ -414,7 +448,7 @@ class Sample:
 class Quality:
     """Quality of each way to store, from the user."""
 
-    file: Annotated[Text, About("CSV file with columns pattern (encoding, dtype, ...) and quality.")]
+    file: Annotated[Any, Parsed(_csv, schema=TEXT), About("CSV file with columns pattern (encoding, dtype, ...) and quality.")]
 
 
 @record
@@ -465,23 +499,29 @@ def load_space(space: str | Path | Mapping[str, Any] | Space) -> Space:
     if isinstance(space, Space):
         return space
     if isinstance(space, Mapping):
-        return _space(space, Path(), "")
+        return _space(space, "")
     if not isinstance(space, str | Path):
         raise SpecError(
             f"space={space!r} (type {type(space).__name__}): expected the path of a TOML file, a mapping or a Space"
         )
     path = Path(space)
     document = read_toml(path)
+    token = _folder.set(path.parent)
     try:
-        return _space(document, path.parent, str(path))
+        return _space(document, str(path))
     except NmsimError as error:
         text = str(error)
         raise SpecError(text if text.startswith(f"{path}: ") else f"{path}: {text}") from error
+    finally:
+        _folder.reset(token)
 
 
-def _space(document: Mapping[str, Any], folder: Path, where: str) -> Space:
-    file = load_record(SpaceFile, document, where=where)
-    cores = _cores(file.core.base if file.core else None, file.axes.core, folder)
+def _space(document: Mapping[str, Any], where: str) -> Space:
+    try:
+        file = load_record(SpaceFile, document, where=where)
+    except SpecError as error:
+        raise SpecError("\n".join([str(error), *_too_many_points(document, where)])) from None
+    cores = _distinct(tuple(map(_core, file.axes.core or (file.core and file.core.base,))))
     # Axes stand in the order of the document, which is the order of points.
     named = [name for name in document["axes"] if name in CORE_AXES]
     swept = tuple(Axis(name, values) for name in named if (values := getattr(file.axes, name)) is not None)
@@ -496,7 +536,7 @@ def _space(document: Mapping[str, Any], folder: Path, where: str) -> Space:
         axes=swept,
         dtypes=file.axes.dtype or ("bf16",),
         tokens=file.axes.tokens or (1,),
-        works=_works(file.workload, folder),
+        works=_works(file.workload),
         stored=_stored(file.axes),
         sample_points=file.sample.points if file.sample else None,
         seed=file.sample.seed if file.sample else 0,
@@ -509,14 +549,25 @@ def _space(document: Mapping[str, Any], folder: Path, where: str) -> Space:
         raise SpecError(
             f"sample.points={space.points}: the space has {space.product_points} points, expected no more than these"
         )
-    return replace(space, quality=read_quality(folder / file.quality.file, space)) if file.quality else space
+    return replace(space, quality=read_quality(file.quality.file, space)) if file.quality else space
 
 
-def _cores(base: Any, axis: tuple[Any, ...] | None, folder: Path) -> tuple[SparseTensorCore, ...]:
-    cores = tuple(
-        load_core(folder / name if isinstance(name, str) and name.endswith(".toml") else name)
-        for name in axis or (base,)
-    )
+def _too_many_points(document: Mapping[str, Any], where: str) -> Iterator[str]:
+    """The problem of a sample larger than its space, in a file with other problems; models have layers to count first."""
+    axes, workload, sample = (document.get(name) for name in ("axes", "workload", "sample"))
+    if not all(isinstance(table, Mapping) for table in (axes, workload, sample)):
+        return
+    lists = [*axes.values(), workload.get("shapes")]  # type: ignore[union-attr]
+    points = sample.get("points")  # type: ignore[union-attr]
+    if not all(isinstance(values, list | tuple) for values in lists) or not isinstance(points, int):
+        return
+    most = math.prod(map(len, lists))
+    if points > most:
+        prefix = f"{where}: " if where else ""
+        yield f"{prefix}sample.points={points}: the space has {most} points, expected no more than these"
+
+
+def _distinct(cores: tuple[SparseTensorCore, ...]) -> tuple[SparseTensorCore, ...]:
     ids = [core.id for core in cores]
     for name in ids:
         if ids.count(name) > 1:
@@ -539,18 +590,14 @@ def _stored(axes: Any) -> tuple[SweptFormat, ...]:
     return tuple(stored)
 
 
-def _works(workload: Workload, folder: Path) -> tuple[Work, ...]:
+def _works(workload: Workload) -> tuple[Work, ...]:
     if workload.shapes is not None:
         return tuple(Work("", f"{N}x{K}", 1, (Product(N, K, 1),)) for N, K in workload.shapes)
     works: list[Work] = []
     for name in workload.model or ():
-        shipped = not (folder / name).exists()
-        model = load_model(name if shipped else folder / name)
+        model = _model(name)
         known = {layer.name: layer for layer in model.layers}
         pruned = tuple(layer.name for layer in model.layers if layer.pruned)
-        for layer in workload.layers or ():
-            if layer not in known:
-                raise SpecError(f"workload.layers: {layer!r}: expected one of {', '.join(known)}")
         chosen = [known[layer] for layer in workload.layers or pruned]
         for each, what in itertools.product(chosen, ("N", "K", "count")):
             if (value := getattr(each, what)) > MAX_DIMENSION:

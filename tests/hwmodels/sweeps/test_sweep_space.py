@@ -153,6 +153,35 @@ def test_a_file_says_which_one_it_is(tmp_path):
         load_space(file)
 
 
+def test_all_problems_of_a_space_are_named_in_one_run(tmp_path):
+    file = tmp_path / "space.toml"
+    file.write_text(
+        '[core]\nbase = "flexible"\n[axes]\npattern = ["2:4", "4;8"]\n[workload]\nmodel = "lama"\n'
+        '[quality]\nfile = "none.csv"\n[sample]\npoints = 9\n'
+    )
+    with pytest.raises(SpecError) as caught:
+        load_space(file)
+    problems = (
+        "axes.pattern[1]='4;8'",
+        "workload.model[0]='lama'",
+        "core.base='flexible'",
+        "quality.file='none.csv'",
+    )
+    lines = str(caught.value).splitlines()
+    for line, problem in zip(lines, problems, strict=True):
+        assert line.startswith(f"{file}: {problem}: ")
+    file.write_text(
+        '[core]\nbase = "flexible"\n[axes]\npattern = ["2:4"]\n[workload]\nshapes = [[8, 8]]\n[sample]\npoints = 9\n'
+    )
+    with pytest.raises(SpecError, match=r"core\.base(?s:.*)sample\.points=9: the space has 1 points"):
+        load_space(file)
+    file.write_text(
+        '[core]\nbase = "flexible"\n[axes]\npattern = ["2:4"]\n[workload]\nmodel = "llama-3.1-8b"\nlayers = ["upp"]\n'
+    )
+    with pytest.raises(SpecError, match=r"workload\.layers: 'upp': .* did you mean 'up'(?s:.*)core\.base"):
+        load_space(file)
+
+
 def test_a_core_comes_once(tmp_path):
     (tmp_path / "twin.toml").write_text(to_toml(load_core("dense")))
     with pytest.raises(SpecError, match="'dense' comes twice, expected cores with ids of their own"):
