@@ -8,9 +8,8 @@ language can start here.
 |---|---|
 | `masks` | choose what is kept, cut a row into group masks, complete a group that keeps fewer than N |
 | `bitmask`, `index`, `gap`, `combinatorial`, `joint` | one encoding each: masks to codes and back |
-| `encoding` | the encodings by name |
 | `packing` | codes to bytes and back, and what the bits are spent on |
-| `stream` | masks to bytes and back in one call |
+| `stream` | the encodings by name; masks to bytes and back in one call |
 
 Examples
 --------
@@ -20,7 +19,7 @@ Examples
 '2a00'
 """
 
-from nmsim.reference.encoding import ENCODINGS, ReferenceEncoding, get
 from nmsim.reference.masks import complete
+from nmsim.reference.stream import ENCODINGS, ReferenceEncoding, get
 
 __all__ = ["ENCODINGS", "ReferenceEncoding", "complete", "get"]
