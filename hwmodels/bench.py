@@ -88,16 +88,10 @@ def _distinct_table() -> Any:
     return _mixed_table().assign(**sizes, N=rng.permutation(PREDICT_CASES) + 1)
 
 
-def _predict_repeats() -> list[float]:
+def _predict(table: Any) -> list[float]:
     import hwmodels
 
-    return _rates(PREDICT_CASES, hwmodels.predict, _mixed_table(), "h200")
-
-
-def _predict_distinct() -> list[float]:
-    import hwmodels
-
-    return _rates(PREDICT_CASES, hwmodels.predict, _distinct_table(), "h200")
+    return _rates(PREDICT_CASES, hwmodels.predict, table, "h200")
 
 
 def _predict_one() -> list[float]:
@@ -121,12 +115,7 @@ def _closed_form() -> list[float]:
     core = load_core("flexible-8x16")
     points = np.array(
         [
-            point(
-                core,
-                Case(
-                    GemmShape(tokens, layer.N, layer.K), as_format(Pattern.parse(pattern), encoding=encoding)
-                ),
-            )
+            point(core, Case(GemmShape(tokens, layer.N, layer.K), f"{pattern}/{encoding}"))
             for layer in load_model("llama-3.1-8b").layers
             for tokens, pattern, encoding in itertools.product(
                 (1, 4, 16, 64, 256, 1024, 4096), ("2:4", "4:8", "8:16"), ("bitmask", "combinatorial")
@@ -141,14 +130,8 @@ def _sweep(costs: bool) -> list[float]:
     from hwmodels.sweeps import load_space
     from hwmodels.sweeps.run import evaluate_chunk
 
-    space = load_space(
-        {
-            "costs": costs,
-            "core": {"base": "flexible-8x16"},
-            "axes": SWEPT,
-            "workload": {"model": "llama-3.1-8b"},
-        }
-    )
+    core, workload = {"base": "flexible-8x16"}, {"model": "llama-3.1-8b"}
+    space = load_space({"costs": costs, "core": core, "axes": SWEPT, "workload": workload})
     return _rates(space.points, evaluate_chunk, space, 0, space.points)
 
 
@@ -172,9 +155,11 @@ def _layer() -> list[float]:
 
 
 FIGURES = {
-    "predict_cases_per_s": Figure("predict, a table with repeats", "10⁶ cases/s", 1e-6, _predict_repeats),
+    "predict_cases_per_s": Figure(
+        "predict, a table with repeats", "10⁶ cases/s", 1e-6, lambda: _predict(_mixed_table())
+    ),
     "predict_distinct_cases_per_s": Figure(
-        "predict, all cases distinct", "10⁶ cases/s", 1e-6, _predict_distinct
+        "predict, all cases distinct", "10⁶ cases/s", 1e-6, lambda: _predict(_distinct_table())
     ),
     "predict_one_case_s": Figure("predict, one case", "µs", 1e6, _predict_one),
     "closed_form_points_per_s": Figure("closed form of a core", "10⁶ points/s", 1e-6, _closed_form),

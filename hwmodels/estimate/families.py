@@ -209,16 +209,9 @@ AUTO = "auto"
 SOFTWARE = "software"
 """As `predict` would run it on the machine without its sparse units: what kernels do that decode by instructions."""
 JUDGED_COLUMNS = (
-    "predicted_dense_time_s",
-    "predicted_sparse_time_s",
-    "predicted_speedup_vs_dense",
-    "predicted_speedup_low",
-    "predicted_speedup_high",
-    "bound_dense_time_s",
-    "bound_sparse_time_s",
-    "extrapolates",
-    "family",
-)
+    "predicted_dense_time_s", "predicted_sparse_time_s", "predicted_speedup_vs_dense", "predicted_speedup_low",
+    "predicted_speedup_high", "bound_dense_time_s", "bound_sparse_time_s", "extrapolates", "family",
+)  # fmt: skip
 
 
 def predict_rows(
@@ -314,18 +307,8 @@ def _family(
 
 def _auto(inputs: pd.DataFrame, spec: HardwareSpec, values: Constants) -> pd.DataFrame:
     fields = (
-        "M",
-        "N",
-        "K",
-        "phase",
-        "dtype",
-        "sparse_operand",
-        "pattern",
-        "encoding",
-        "packing",
-        "l2_state",
-        "threads",
-    )
+        "M", "N", "K", "phase", "dtype", "sparse_operand", "pattern", "encoding", "packing", "l2_state", "threads",
+    )  # fmt: skip
     cases = inputs[[name for name in fields if name in inputs.columns]]
     answers = predict_table(cases, spec, values)
     known = answers.rename(

@@ -43,26 +43,13 @@ from nmsim.format import SparseFormat, sparse_format
 from nmsim.pattern import Pattern
 
 TIME_COLUMNS = (
-    "predicted_time_s",
-    "predicted_dense_time_s",
-    "predicted_speedup_vs_dense",
-    "predicted_speedup_low",
-    "predicted_speedup_high",
-    "bound_time_s",
-    "bound_memory_s",
-    "bound_decode_s",
-    "bound_select_s",
-    "bound_matrix_s",
-    "bound_dense_time_s",
-    "bound_speedup_vs_dense",
-)
+    "predicted_time_s", "predicted_dense_time_s", "predicted_speedup_vs_dense", "predicted_speedup_low",
+    "predicted_speedup_high", "bound_time_s", "bound_memory_s", "bound_decode_s", "bound_select_s", "bound_matrix_s",
+    "bound_dense_time_s", "bound_speedup_vs_dense",
+)  # fmt: skip
 BYTE_COLUMNS = (
-    "values_bytes",
-    "metadata_bytes",
-    "dense_operand_bytes",
-    "output_bytes",
-    "dense_traffic_bytes",
-)
+    "values_bytes", "metadata_bytes", "dense_operand_bytes", "output_bytes", "dense_traffic_bytes",
+)  # fmt: skip
 PREDICTED_COLUMNS = (
     "hardware", "execution", *TIME_COLUMNS, "comparable_rows", "extrapolates", *BYTE_COLUMNS, "limit",
 )  # fmt: skip
@@ -344,11 +331,9 @@ def _intervals(
     """Error bars of all rows: one look-up for each kind, regime and method that occurs."""
     regime = np.searchsorted([DECODE_TOKENS + 1, PREFILL_TOKENS], tokens, side="right")
     example, codes = _distinct((kind, regime, road))
+    kinds = ((row, typed[kind[row]]) for row in example)
     known = [
-        interval_of(
-            spec, typed[kind[row]].pattern, typed[kind[row]].dtype, REGIMES[regime[row]], int(road[row])
-        )
-        for row in example
+        interval_of(spec, one.pattern, one.dtype, REGIMES[regime[row]], int(road[row])) for row, one in kinds
     ]
     return Known(
         Interval(*(np.array([k.interval[i] for k in known])[codes] for i in range(4))),  # type: ignore[arg-type]

@@ -125,7 +125,7 @@ def cuda_spec(found: Any, machine_id: str, date: str) -> HardwareSpec:
     few = found.capability in CAPABILITIES_OF_64_LANES
     # No driver call gives the lanes of a multiprocessor; they follow from its compute capability.
     lanes = LANES_OF_A_64_LANE_CORE if few else LANES_OF_A_GPU_CORE
-    capability = ".".join(map(str, found.capability))
+    lanes_source = f"lanes of a multiprocessor of capability {'.'.join(map(str, found.capability))}"
     peaks = {dtype: about.measured(figure) for dtype, figure in found.peaks.items()}
     return HardwareSpec(
         id=checked_id(machine_id),
@@ -135,12 +135,7 @@ def cuda_spec(found: Any, machine_id: str, date: str) -> HardwareSpec:
         aliases=(),
         cores=about.told(found.multiprocessors, "cores", "streaming multiprocessors, as the driver reports"),
         clock_hz=about.told(found.clock_hz, "hz", "greatest clock, as the driver reports"),
-        issue_lanes_per_core_per_cycle=Quantity(
-            lanes,
-            "lanes_per_core_per_cycle",
-            "assumed",
-            f"lanes of a multiprocessor of capability {capability}",
-        ),
+        issue_lanes_per_core_per_cycle=Quantity(lanes, "lanes_per_core_per_cycle", "assumed", lanes_source),
         vector_peak_flop_per_s=peaks["fp32"],
         dram_bandwidth_bytes_per_s=about.measured(found.read),
         dram_capacity_bytes=about.told(found.memory_bytes, "bytes", "memory, as the driver reports"),

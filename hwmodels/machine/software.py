@@ -29,11 +29,8 @@ GAP_EXTRA_PER_KEPT = Quantity(
     1, "instructions", "assumed", "A2: one add a kept value turns gaps into positions"
 )
 UNRANK_PER_ELEMENT = Quantity(
-    4,
-    "instructions",
-    "assumed",
-    "A3: load of a binomial, compare, subtract, select for each element of a group",
-)
+    4, "instructions", "assumed", "A3: load of a binomial, compare, subtract, select for each element of a group"
+)  # fmt: skip
 JOINT_EXTRA_PER_GROUP = Quantity(
     20,
     "instructions",

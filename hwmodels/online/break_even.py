@@ -1,6 +1,7 @@
 """Break-even of activations that are pruned online: how many tokens, and how fast a selector, until they pay."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -16,6 +17,10 @@ RATE_STEP = 64
 """The search for a selector rate goes in steps of 1/64 group per cycle."""
 MOST_STEPS = 1 << 20
 """End of the search: 16384 groups per cycle and core."""
+TABULATED = (
+    "dense_cycles", "weights_cycles", "product_cycles", "exposed_selector_cycles", "exposed_epilogue_cycles",
+    "parameter_cycles", "side_cycles", "net_cycles", "speedup_vs_dense", "speedup_vs_sparse_weights",
+)  # fmt: skip
 NEAR = 1.01
 """As fast as an infinitely fast selector: within one per cent."""
 
@@ -97,16 +102,7 @@ def _row(found: OnlinePruning) -> dict[str, Any]:
         "tokens": found.case.shape.M,
         "placement": found.placement,
         "column_share": found.weight_columns / found.case.shape.K,
-        "dense_cycles": found.dense_cycles,
-        "weights_cycles": found.weights_cycles,
-        "product_cycles": found.product_cycles,
-        "exposed_selector_cycles": found.exposed_selector_cycles,
-        "exposed_epilogue_cycles": found.exposed_epilogue_cycles,
-        "parameter_cycles": found.parameter_cycles,
-        "side_cycles": found.side_cycles,
-        "net_cycles": found.net_cycles,
-        "speedup_vs_dense": found.speedup_vs_dense,
-        "speedup_vs_sparse_weights": found.speedup_vs_sparse_weights,
+        **{name: getattr(found, name) for name in TABULATED},
     }
 
 
@@ -247,17 +243,10 @@ def selector_table(
     ['producer', 'consumer']
     """
     rows = []
-    for count in tokens:
-        for placement in ("producer", "consumer"):
-            asked = dataclasses.replace(setup or PruningSetup(), **{**changes, "placement": placement})
-            found = break_even_selector(_at(case, count), core, setup=asked)
-            free = online_pruning(_at(case, count), core, setup=asked, selector_groups_per_cycle=math.inf)
-            rows.append(
-                {
-                    "tokens": count,
-                    "placement": placement,
-                    **found._asdict(),
-                    "speedup_vs_dense": free.speedup_vs_dense,
-                }
-            )
+    for count, placement in itertools.product(tokens, ("producer", "consumer")):
+        asked = dataclasses.replace(setup or PruningSetup(), **{**changes, "placement": placement})
+        found = break_even_selector(_at(case, count), core, setup=asked)
+        free = online_pruning(_at(case, count), core, setup=asked, selector_groups_per_cycle=math.inf)
+        row = {"tokens": count, "placement": placement} | found._asdict()
+        rows.append(row | {"speedup_vs_dense": free.speedup_vs_dense})
     return pd.DataFrame(rows)

@@ -161,17 +161,10 @@ def mitigation_table(
         one = GemmShape(tokens, shape.N, shape.K)
         criterion, mitigation = (name, "") if kind == "criterion" else (None, name)
         stages = stage_costs(
-            one,
-            pattern,
-            dtype=dtype,
-            criterion=criterion,
-            mitigation=mitigation,
-            operand=operand,
-            settings=settings,
-        )
-        rows.append(
-            {"name": name, "kind": kind, "phase": phase, "tokens": tokens} | _row(stages, one, pattern)
-        )
+            one, pattern, dtype=dtype, criterion=criterion, mitigation=mitigation, operand=operand, settings=settings,
+        )  # fmt: skip
+        head = {"name": name, "kind": kind, "phase": phase, "tokens": tokens}
+        rows.append(head | _row(stages, one, pattern))
     return pd.DataFrame(rows)
 
 

@@ -234,13 +234,8 @@ def _area(core: SparseTensorCore) -> AreaReport:
     of_cores = sum(found[name] for name in PARTS if name not in (*SPARSE_PARTS, *MEMORY_PARTS))
     of_chip = ends(total) - sparse
     cores_share, chip_share = (Spread(*np.sort(sparse / dense).tolist()) for dense in (of_cores, of_chip))
-    return AreaReport(
-        total,
-        MappingProxyType(parts),
-        cores_share,
-        chip_share,
-        _explained(core, total, parts, cores_share, chip_share),
-    )
+    text = _explained(core, total, parts, cores_share, chip_share)
+    return AreaReport(total, MappingProxyType(parts), cores_share, chip_share, text)
 
 
 def _explained(
@@ -305,13 +300,10 @@ def area_columns(
             f"{len(places)} places and {len(points)} points: expected as many of one as of the other"
         )
     used, rows = np.unique(places, return_inverse=True)
-    unit, node_nm = gathered([unit_areas(cores[place]) for place in used], rows), _nodes(cores, used)[rows]
+    unit = gathered([unit_areas(cores[place]) for place in used], rows)
+    node_nm = np.array([cores[place].node_nm for place in used])[rows]
     total = summed(part_areas(unit, Point(*points.T), node_nm).values())
     return dict(zip(("area_um2_low", "area_um2", "area_um2_high"), total, strict=True))
-
-
-def _nodes(cores: Sequence[SparseTensorCore], places: Any) -> Floats:
-    return np.array([cores[place].node_nm for place in places])
 
 
 def gathered(units: Sequence[Any], rows: NDArray[np.int64]) -> Any:

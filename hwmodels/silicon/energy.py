@@ -134,27 +134,22 @@ def _unit_costs(
             select = technology.joules(cells).times(1 / lanes)
         decode = _decode_joules(technology, format)
         if other is not None:
-            decode = max(
-                decode,
-                _decode_joules(technology, replace(format, pattern=other)),
-                key=lambda cost: cost.nominal,
-            )
+            beside = _decode_joules(technology, replace(format, pattern=other))
+            decode = max(decode, beside, key=lambda cost: cost.nominal)
         if operand == "activations" and core.selector_groups_per_cycle:
             latency = core.selector_latency_cycles
             prune = technology.joules(selector_cells(pattern, core.selector_kind, dtype, latency))
             written = format.encoding if core.selector_placement == "producer" else encodings.get("index")
             encode = _encode_joules(technology, replace(format, encoding=written))
     # Static power belongs to the chip, so it follows its most demanding value type and not this product's.
-    full_pace = max(
-        (
-            (
-                technology.cost("multiply_joules", each).times(core.depth(VALUE_BITS[each])),
-                technology.cost("add_joules", adder_of(each)).times(core.depth(VALUE_BITS[each])),
-            )
-            for each in core.dtypes
-        ),
-        key=lambda parts: parts[0].nominal + parts[1].nominal,
-    )
+    paces = [
+        [
+            technology.cost(table, key).times(core.depth(VALUE_BITS[each]))
+            for table, key in (("multiply_joules", each), ("add_joules", adder_of(each)))
+        ]
+        for each in core.dtypes
+    ]
+    full_pace = max(paces, key=lambda parts: parts[0].nominal + parts[1].nominal)
     return UnitCosts(
         dram_bit=ends(technology.cost("dram_joules_per_bit", core.dram_kind).spread),
         register_bit=ends(technology.cost("register_joules_per_bit", "register_file").spread),

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -106,11 +106,8 @@ class CostRange:
             raise SpecError(
                 f"low={self.low!r}, nominal={self.nominal!r}, high={self.high!r}: expected low <= nominal <= high"
             )
-        if (
-            isinstance(self.node_nm, bool)
-            or not isinstance(self.node_nm, int | float)
-            or not self.node_nm > 0
-        ):
+        number = isinstance(self.node_nm, int | float) and not isinstance(self.node_nm, bool)
+        if not number or not self.node_nm > 0:
             raise SpecError(f"node_nm={self.node_nm!r}: expected a technology node in nanometres")
 
     @property
@@ -128,13 +125,8 @@ MOST_JOULES = 1e-6
 ADDERS = ("int32", "fp16", "fp32")
 DRAMS = ("hbm2", "hbm3", "gddr6", "lpddr4", "lpddr5", "ddr4")
 SHARES = (
-    "layout_overhead",
-    "static_share",
-    "rom_read_share",
-    "sram_write_share",
-    "gated_share",
-    "l2_distance_share",
-)
+    "layout_overhead", "static_share", "rom_read_share", "sram_write_share", "gated_share", "l2_distance_share",
+)  # fmt: skip
 
 
 class Table(About):
@@ -355,15 +347,7 @@ def power_law(left: tuple[float, Spread], right: tuple[float, Spread], at: float
     """A power of `at` through two points, for each of low, nominal and high."""
     (x0, first), (x1, second) = left, right
     t = math.log(at / x0) / math.log(x1 / x0)
-    low, nominal, high = (
-        a * (b / a) ** t
-        for a, b in (
-            (first.low, second.low),
-            (first.nominal, second.nominal),
-            (first.high, second.high),
-        )
-    )
-    return Spread(low, nominal, high)
+    return Spread(*(a * (b / a) ** t for a, b in zip(astuple(first), astuple(second), strict=True)))
 
 
 TECHNOLOGY_FILE = Path(__file__).parent / "technology.toml"
