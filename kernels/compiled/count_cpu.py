@@ -94,19 +94,12 @@ def count_table() -> Iterator[tuple[str, str, str, str, int, float]]:
             if (pattern.m, encoding) == (32, "combinatorial"):
                 continue
             for tokens in COUNTED_TOKENS:
-                count = (
-                    instructions_per_group(f"{pattern}/{encoding}", dtype, tokens=tokens, isa=isa) / pattern.m
-                )
+                format = f"{pattern}/{encoding}"
+                count = instructions_per_group(format, dtype, tokens=tokens, isa=isa) / pattern.m
                 yield isa, short, str(pattern), encoding, tokens, round(count, 4)
         for tokens in COUNTED_TOKENS:
-            yield (
-                isa,
-                short,
-                "dense",
-                "",
-                tokens,
-                round(dense_instructions_per_element(dtype, tokens, isa), 4),
-            )
+            count = dense_instructions_per_element(dtype, tokens, isa)
+            yield isa, short, "dense", "", tokens, round(count, 4)
 
 
 @functools.cache

@@ -60,16 +60,8 @@ def gemv_subject(
     numbers = {"outputs": "i32", "rows": "i32:16", "units": "i32", "part_units": "i32", "x_bytes": "i32"}
     about = f"{_said(format)} {TYPES[dtype]}, {tokens} token{'s' * (tokens > 1)}"
     about += f", {warps} warps" * (warps != WARPS) + ", no inline assembly" * pure
-    return Subject(
-        f"gemv {about}",
-        gemv.gemv_kernel,
-        pointers,
-        numbers,
-        made,
-        warps,
-        True,
-        options={"enable_fp_fusion": True},
-    )
+    options = {"enable_fp_fusion": True}
+    return Subject(f"gemv {about}", gemv.gemv_kernel, pointers, numbers, made, warps, True, options=options)
 
 
 def subjects() -> list[Subject]:
@@ -195,21 +187,14 @@ def _controls() -> list[Subject]:
     # They show what the compiler makes of plain code, as a scale for the others.
     block = {"BLOCK": controls.COPY_WORDS}
     return [
-        Subject(
-            "copy",
-            controls.copy_kernel,
-            {"source": "*i32", "target": "*i32"},
-            {"words": "i32:16"},
-            block,
-            controls.WARPS,
-        ),
-        Subject(
-            "read",
-            controls.read_kernel,
-            {"source": "*i32", "sums": "*i32"},
-            {"words": "i32:16"},
-            block,
-            controls.WARPS,
+        *(
+            Subject(
+                name, kernel, {"source": "*i32", target: "*i32"}, {"words": "i32:16"}, block, controls.WARPS
+            )
+            for name, kernel, target in (
+                ("copy", controls.copy_kernel, "target"),
+                ("read", controls.read_kernel, "sums"),
+            )
         ),
         Subject(
             "dense gemv fp16, 1 token",

@@ -33,9 +33,8 @@ TILE_OUTPUTS = 64
 WARPS = 4
 
 
-@triton.jit(
-    do_not_specialize=["tokens", "part_groups"]
-)  # each variant is a compilation, and these make no address wide
+# Each variant is a compilation, and these make no address wide.
+@triton.jit(do_not_specialize=["tokens", "part_groups"])
 def gemm_kernel(
     values: tl.tensor, metadata: tl.tensor, table: tl.tensor, x: tl.tensor, bias: tl.tensor, y: tl.tensor,
     tokens: tl.tensor, outputs: tl.tensor, k: tl.tensor, n_groups: tl.tensor, row_bytes: tl.tensor,

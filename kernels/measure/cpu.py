@@ -202,11 +202,8 @@ class CpuBackend:
                 f"{of}: expected patterns N:M: CPU kernels multiply, and none only moves a matrix"
             )
         try:
-            cases = [
-                Case(of.shape, kernel_format(stored), dtype=of.dtype)
-                for stored in of.formats
-                if stored is not None
-            ]
+            formats = [kernel_format(stored) for stored in of.formats if stored is not None]
+            cases = [Case(of.shape, stored, dtype=of.dtype) for stored in formats]
         except NmsimError as error:
             raise SpecError(f"{of}: {error}") from error
         return [(case, f"{PREFIX}{name}") for name in dict.fromkeys(names) for case in cases]
@@ -249,13 +246,10 @@ class CpuBackend:
     def _sparse(self, of: Round, case: Case, kernel: str, data: _Weights, x: Floats) -> _Call:
         stored, threads, isa = case.format, self.threads(of), kernel.removeprefix(PREFIX)
         assert stored is not None
-        pattern, key = stored.pattern, stored
-        if key not in data.packed:
-            keep = self._mask(data, pattern)
-            data.packed[key] = self._products.compress(
-                data.weights, stored, mask=keep, threads=self.host.cores
-            )
-        packed, out = data.packed[key], np.empty((len(x), of.shape.N), np.float32)
+        if stored not in data.packed:
+            keep, cores = self._mask(data, stored.pattern), self.host.cores
+            data.packed[stored] = self._products.compress(data.weights, stored, mask=keep, threads=cores)
+        packed, out = data.packed[stored], np.empty((len(x), of.shape.N), np.float32)
         return _Call(
             kernel,
             lambda: self._products.matmul(x, packed, threads=threads, isa=isa, out=out),

@@ -193,15 +193,9 @@ def run(
 
 
 def _measure(
-    each: Round,
-    tasks: list[Task],
-    campaign: Campaign,
-    backend: Backend,
-    stamp: Stamp,
-    outcome: Outcome,
-    pace: Pace,
-    clock: Callable[[], float],
-) -> Iterator[Measurement]:
+    each: Round, tasks: list[Task], campaign: Campaign, backend: Backend, stamp: Stamp, outcome: Outcome,
+    pace: Pace, clock: Callable[[], float],
+) -> Iterator[Measurement]:  # fmt: skip
     """Rows of one round."""
     slow: dict[str, float] = {}
     with backend.contenders(each, tasks, campaign.warmup) as contenders:
@@ -231,7 +225,7 @@ def _measure(
         yield Measurement(
             threads=threads,
             warmup=campaign.warmup,
-            max_rel_err=_rounded(errors[kernel.label]),
+            max_rel_err=None if (error := errors[kernel.label]) is None else rounds.rounded(error),
             other_baselines=", ".join(f"{name} {took_s * 1e6:.4g} us" for name, took_s in others.items()),
             **_cells(kernel, each, best, times),
             **stamp.cells(),
@@ -309,10 +303,6 @@ def label_of(task: Task) -> str:
     """Name a task without its round: kernel and format. The packing is not named: kernels fix it per encoding."""
     case, kernel = task
     return kernel if case.format is None else f"{kernel} {case.format.pattern}/{case.format.encoding.name}"
-
-
-def _rounded(error: float | None) -> float | None:
-    return None if error is None else rounds.rounded(error)
 
 
 def _key(task: Task, each: Round, backend: Backend, stamp: Stamp) -> Key:

@@ -226,14 +226,9 @@ def row_sums(weight: Tensor) -> Tensor:
 
 @torch.library.custom_op("nmsim::prune_activations", mutates_args=())
 def _prune_activations(
-    x: Tensor,
-    format: str,
-    shift: str,
-    constant: float,
-    channels: Tensor | None,
-    vector: Tensor | None,
+    x: Tensor, format: str, shift: str, constant: float, channels: Tensor | None, vector: Tensor | None,
     variance: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     parsed = checks.checked_tokens(x, format, channels, vector, variance)
     checks.check_dense(x=x, shift=channels, vector=vector)
     f32 = _vector(channels), _vector(vector)
@@ -256,16 +251,9 @@ def _(
 
 @torch.library.custom_op("nmsim::activations_linear", mutates_args=())
 def _activations_linear(
-    values: Tensor,
-    metadata: Tensor,
-    weight: Tensor,
-    format: str,
-    v: Tensor | None,
-    eta: Tensor | None,
-    row_sums: Tensor | None,
-    scale: Tensor | None,
-    bias: Tensor | None,
-) -> Tensor:
+    values: Tensor, metadata: Tensor, weight: Tensor, format: str, v: Tensor | None, eta: Tensor | None,
+    row_sums: Tensor | None, scale: Tensor | None, bias: Tensor | None,
+) -> Tensor:  # fmt: skip
     vectors = {"v": v, "eta": eta, "row_sums": row_sums, "scale": scale, "bias": bias}
     parsed = checks.checked_product(values, metadata, weight, format, **vectors)
     checks.check_contiguous(weight)
@@ -324,14 +312,9 @@ def _checked_skip(
 
 
 def prune_on_cpu(
-    x: Tensor,
-    format: SparseFormat,
-    shift: str,
-    constant: float,
-    channels: Tensor | None,
-    vector: Tensor | None,
-    variance: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x: Tensor, format: SparseFormat, shift: str, constant: float, channels: Tensor | None,
+    vector: Tensor | None, variance: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Prune tokens [T, K], T at least 1: values, metadata, eta [T], v [T]."""
     eta = x.new_full((len(x),), constant, dtype=torch.float32)
     if shift == "mean":

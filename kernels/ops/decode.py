@@ -93,14 +93,9 @@ def decode_linear(x: Tensor, weights: ShuffledWeight, *, bias: Tensor | None = N
 
 @torch.library.custom_op("nmsim::decode_linear", mutates_args=())
 def _decode_linear(
-    x: Tensor,
-    values: Tensor,
-    metadata: Tensor,
-    bias: Tensor | None,
-    format: str,
-    out_features: int,
+    x: Tensor, values: Tensor, metadata: Tensor, bias: Tensor | None, format: str, out_features: int,
     in_features: int,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     weights = _checked(x, values, metadata, bias, format, out_features, in_features)
     _check_memory(weights, x, bias)
     if dispatch.serves(x):
@@ -116,15 +111,9 @@ def _(x: Tensor, *rest: Any) -> Tensor:
 
 @torch.library.custom_op("nmsim::decode_or_sparse_linear", mutates_args=())
 def _decode_or_sparse_linear(
-    x: Tensor,
-    values: Tensor,
-    metadata: Tensor,
-    bias: Tensor | None,
-    format: str,
-    in_features: int,
-    decode_values: Tensor,
-    decode_metadata: Tensor,
-) -> Tensor:
+    x: Tensor, values: Tensor, metadata: Tensor, bias: Tensor | None, format: str, in_features: int,
+    decode_values: Tensor, decode_metadata: Tensor,
+) -> Tensor:  # fmt: skip
     """Take the decode kernel for as few tokens as it takes on a CUDA device, the packed rows otherwise.
 
     The choice is made here and not before the call, so that a compiled graph holds for any number of tokens.

@@ -308,17 +308,9 @@ class CudaBackend:
         key = (rows, columns, dtype)
         if self._matrix is None or self._matrix[0] != key:
             self._matrix = None
-            torch, seed = self._torch, self._seed
-            numbers = drawn(
-                torch,
-                min(rows, REPEATED_ROWS),
-                columns,
-                getattr(torch, DTYPES[dtype]),
-                self._device,
-                [seed, NUMBERS],
-            )
-            vector = drawn(torch, 1, columns, torch.float32, self._device, [seed, VECTOR])
-            self._matrix = key, Matrix(numbers, vector[0], rows)
+            numbers = self._drawn(min(rows, REPEATED_ROWS), columns, dtype, NUMBERS)
+            vector = self._drawn(1, columns, "fp32", VECTOR)
+            self._matrix = key, Matrix(numbers.dense, vector.dense[0], rows)
         return self._matrix[1]
 
     def _copies(self, of: Round, size: int, warmup: int) -> Iterator[Contender]:
@@ -333,15 +325,9 @@ class CudaBackend:
             yield self._contender(of, name, None, builder, gate_of, warmup, size)
 
     def _contender(
-        self,
-        of: Round,
-        name: str,
-        case: Case | None,
-        builder: Callable[[], Build],
-        gate_of: Gate,
-        warmup: int,
-        size: int = 0,
-    ) -> Contender:
+        self, of: Round, name: str, case: Case | None, builder: Callable[[], Build], gate_of: Gate,
+        warmup: int, size: int = 0,
+    ) -> Contender:  # fmt: skip
         """A call on each of its copies, its gate, and how it is timed; one that is refused says so in its gate."""
         what = name if case is None else label_of((case, name))
         guarded = functools.partial(cuda_device.guarded, what, self._clock.synchronize)

@@ -117,11 +117,9 @@ class Kernel:
             return f"it moves {self.sparse_operand}, expected sparse_operand {self.sparse_operand}"
         name = "M" if self.sparse_operand == "weights" else "N"
         size = getattr(case.shape, name)
-        return (
-            ""
-            if size == 1
-            else f"{name}={size}: it moves one matrix of {self.sparse_operand}, expected {name}=1"
-        )
+        if size == 1:
+            return ""
+        return f"{name}={size}: it moves one matrix of {self.sparse_operand}, expected {name}=1"
 
     def matrix_shape(self, case: Case) -> tuple[int, int]:
         """Rows and columns of the matrix that it moves."""
@@ -234,16 +232,15 @@ def copies(source: Any) -> dict[str, Call]:
 
     target = source.new_empty(source.shape)
 
-    def by_torch() -> tuple[Any, ...]:
-        target.copy_(source)
-        return (target,)
+    def call(copy: Callable[[], object]) -> Call:
+        def run() -> tuple[Any, ...]:
+            copy()
+            return (target,)
 
-    def by_triton() -> tuple[Any, ...]:
-        controls.copy(source, target)
-        return (target,)
+        return Call(run, _bytes(source, target))
 
-    moved = _bytes(source, target)
-    return {"torch.copy_": Call(by_torch, moved), "gpu.copy": Call(by_triton, moved)}
+    ours = call(lambda: controls.copy(source, target))
+    return {"torch.copy_": call(lambda: target.copy_(source)), "gpu.copy": ours}
 
 
 def check_copy(source: Any, results: tuple[Any, ...]) -> None:
