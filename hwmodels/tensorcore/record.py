@@ -106,7 +106,7 @@ class SparseTensorCore:
     shared_bytes_per_cycle: Annotated[int, Number("bytes_per_cycle", "Read rate of shared memory.", section="shared", least=1)]
     shared_access_bytes: Annotated[int, Number("bytes", "Smallest access to shared memory.", section="shared", least=1)]
     shared_blocks: Annotated[int, Number("blocks", "Blocks in flight in shared memory.", section="shared", least=1)]
-    l2_bytes: Annotated[int, Number("bytes", "Capacity of L2.", section="l2", least=1)]
+    l2_bytes: Annotated[int, Number("bytes", "Capacity of L2.", section="l2", least=1000)]
     l2_bytes_per_cycle: Annotated[int, Number("bytes_per_cycle", "Read rate of L2.", section="l2", least=1)]
     l2_access_bytes: Annotated[int, Number("bytes", "Smallest access to L2.", section="l2", least=1)]
     l2_blocks: Annotated[int, Number("blocks", "Blocks in flight from L2.", section="l2", least=1)]

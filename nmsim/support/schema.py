@@ -486,6 +486,7 @@ def _flat(kind: type, document: Mapping[str, Any]) -> tuple[dict[str, Any], dict
     keys = (*at_top, *sections)
     lines = [_unknown(name, "", keys, synonyms) for name in document if name not in keys]
     values = {name: document[name] for name in at_top if name in document}
+    slips = _slips(document, at_top)
     for section in sections:
         names = [name for name in fields if fields[name] == section]
         if section not in document:
@@ -498,7 +499,21 @@ def _flat(kind: type, document: Mapping[str, Any]) -> tuple[dict[str, Any], dict
             continue
         lines += [_unknown(name, section, names, synonyms) for name in table if name not in names]
         values |= {name: value for name, value in table.items() if name in names}
+        slips |= {key: (f"{section}.{name}", value) for key, (name, value) in _slips(table, names).items()}
+    # The value of a misspelt key is checked as that of the key that was meant, so that one run names all problems.
+    for key, (path, value) in slips.items():
+        values[key], paths[key] = value, path
     return values, paths, lines
+
+
+def _slips(table: Mapping[str, Any], names: Collection[str]) -> dict[str, tuple[str, Any]]:
+    """Keys that are missing -> the near key that stands for them, and its value."""
+    slips: dict[str, tuple[str, Any]] = {}
+    for name, value in table.items():
+        near = difflib.get_close_matches(name, names, n=1) if name not in names else []
+        if near and near[0] not in table:
+            slips.setdefault(near[0], (name, value))
+    return slips
 
 
 def _unknown(name: str, table: str, expected: Collection[str], synonyms: Mapping[str, str]) -> str:

@@ -107,7 +107,7 @@ def test_the_digest_tells_spaces_apart():
         (axes(dtype=["bf17"]), "axes.dtype[0]='bf17'"),
         (axes(tokens=[0]), "axes.tokens[0]=0: expected at least 1 tokens"),
         (axes(tokens=[True]), "axes.tokens[0]=True: expected a whole number"),
-        (axes(l2_bytes=[0, 10]), "axes.l2_bytes[0]=0: expected at least 1 bytes"),
+        (axes(l2_bytes=[0, 10]), "axes.l2_bytes[0]=0: expected at least 1000 bytes"),
         (axes(l2_bytes=["many"]), "axes.l2_bytes[0]='many': expected a whole number"),
         (axes(l2_bytes=[True]), "axes.l2_bytes[0]=True"),
         (changed(axes={"pattern": ["2;4"]}), "axes.pattern[0]='2;4': pattern '2;4'"),

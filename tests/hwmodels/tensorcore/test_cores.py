@@ -74,6 +74,11 @@ def test_presets_of_one_chip_differ_in_what_is_sparse_only():
             "shared_bytes_per_cycle = 234_240_000_000",
             "did you mean bytes per second. Then give 2.3424e.11 over clock_hz, 128",
         ),
+        (
+            "l2_bytes",
+            "l2_bytes = 50",
+            r"l2.l2_bytes=50: expected at least 1000 bytes; did you mean .*5e\+07 \(50 MB\)",
+        ),
         ("multicast", "multicast = 1", "multicast=1: expected true or false"),
         (
             "select_network",
@@ -114,12 +119,12 @@ def test_a_number_may_stand_with_its_source(tmp_path):
 
 def test_all_problems_of_a_file_come_in_one_run(tmp_path):
     path = write(
-        tmp_path / "bad.toml", cores="coers = 132", multicast="multicast = 1", lane_bits="lane_bits = 3"
+        tmp_path / "bad.toml", cores="coers = nan", multicast="multicast = 1", lane_bits="lane_bits = 3"
     )
     with pytest.raises(SpecError) as caught:
         load_core(path)
     assert [line.partition(": ")[2].partition(":")[0] for line in str(caught.value).splitlines()] == [
-        "chip.coers", "array.lane_bits=3", "l2.multicast=1",
+        "chip.coers", "chip.coers=nan", "array.lane_bits=3", "l2.multicast=1",
     ]  # fmt: skip
 
 
