@@ -567,17 +567,9 @@ def equal_time(
         # The search needs numbers; the ends are dropped again below.
         targets[1:3] = [targets[0], targets[0]]
     equal, (low, high, best) = largest(model, step_elems, costs, targets, "time")
-    return Threshold(
-        "time",
-        targets[0],
-        float(unpruned.nominal[0]),
-        equal,
-        low if known else None,
-        high if known else None,
-        _step(equal, step_elems),
-        best,
-        bool(mine.extrapolates[0]),
-    )
+    ends = (low, high) if known else (None, None)
+    cost, dense_cost, step = targets[0], float(unpruned.nominal[0]), _step(equal, step_elems)
+    return Threshold("time", cost, dense_cost, equal, *ends, step, best, bool(mine.extrapolates[0]))
 
 
 def equal_energy(

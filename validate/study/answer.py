@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from hwmodels.plots.labels import STAGE_NAMES, Step, at_step
+from hwmodels.plots.labels import SPEEDUP, STAGE_NAMES, Step, at_step
 from validate.study.whole_model import DENSE, fastest
 
 PAYS_FROM = 1.05
@@ -15,7 +15,6 @@ PAYS_FROM = 1.05
 LOSS_BELOW = 0.995
 """A speedup below this prints as less than 1.00."""
 
-SPEEDUP = "predicted_speedup_vs_dense"
 EXTRAPOLATES = "extrapolates"
 
 

@@ -14,7 +14,7 @@ import jinja2
 import pandas as pd
 
 from hwmodels import HardwareSpec, plots
-from hwmodels.plots.labels import OPERANDS, Step, choose_steps, pattern_order
+from hwmodels.plots.labels import OPERANDS, SPEEDUP, Step, choose_steps, pattern_order
 from hwmodels.tensorcore.record import load_core
 from nmsim.units import format_bytes
 from validate.judge import own_machine
@@ -28,7 +28,6 @@ BEST_KEYS = ("hardware", "phase", "tokens", "sparse_operand", "pattern")
 TRUST_FIGURES = ("speedup_scatter", "residuals_by_tokens")
 FIGURES = ("bytes_per_element", "speedup_vs_pattern", "bound_by_stage", "speedup_vs_tokens", *TRUST_FIGURES)
 OWN_FIGURE = "measured_on_predicted"
-SPEEDUP = "predicted_speedup_vs_dense"
 
 
 @dataclass(frozen=True)
