@@ -119,9 +119,7 @@ def pack(
         if len(asked) > 1 and len(given) > 1:
             raise NmsimError(f"{option} {','.join(given)}: expected one for a packed file, got {len(given)}")
     if chosen is None:
-        raise NmsimError(
-            f"--pattern {pattern}: leaves nothing to prune, expected a format such as 8:16/index"
-        )
+        raise NmsimError(f"--pattern {pattern}: prunes nothing, expected a format such as 8:16/index")
     started = time.perf_counter()
     with console.bytes_bar() as progress:
         report = pack_checkpoint(

@@ -152,7 +152,7 @@ def test_selection_by_name(nmsim, tmp_path, dense):
         ),
         (
             ["pack", "{dense}", "-p", "dense", "-o", "{out}"],
-            "--pattern dense: leaves nothing to prune, expected a format such as 8:16/index",
+            "--pattern dense: prunes nothing, expected a format such as 8:16/index",
         ),
         (
             ["pack", "{dense}", "-p", "2:4", "-o", "{dense}"],
