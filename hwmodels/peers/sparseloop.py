@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 from hwmodels.estimate.bounds import metadata_bits, stream
 from nmsim.case import GemmShape
 from nmsim.errors import SpecError
-from nmsim.format import as_format
+from nmsim.format import SparseFormat, sparse_format
 from nmsim.pattern import Pattern
 from nmsim.units import ceil_div
 
@@ -436,7 +436,7 @@ def sparseloop_cycles(
         bits_per_value = (
             Fraction(_typed_bits(how, pattern, rounding))
             if encoding is None
-            else _encoded_bits(pattern, shape.M * K, encoding, packing)
+            else _encoded_bits(sparse_format(pattern, encoding=encoding, packing=packing), shape.M * K)
         )
     b_elems, b_bits = K * shape.N, 0
     if how.compresses_b and shape.operand_b_density is not None and shape.operand_b_density < 1:
@@ -502,8 +502,7 @@ def _typed_bits(how: Design, pattern: Pattern, rounding: bool) -> int:
     return bits
 
 
-def _encoded_bits(pattern: Pattern, elems: int, encoding: str, packing: str) -> Fraction:
+def _encoded_bits(format: SparseFormat, elems: int) -> Fraction:
     """Bits of our own stream over all of A, for each kept value."""
-    groups = ceil_div(elems, pattern.m)
-    bits = int(metadata_bits(groups, stream(as_format(pattern, encoding=encoding, packing=packing))))
-    return Fraction(bits, groups * pattern.n)
+    groups = ceil_div(elems, format.pattern.m)
+    return Fraction(int(metadata_bits(groups, stream(format))), groups * format.pattern.n)
