@@ -25,7 +25,7 @@ def test_the_package_is_a_mapping():
         ("gap:17", "1 to 16 bits"),
         ("joint:0", "1 to 4096 groups"),
         ("joint:9999", "1 to 4096 groups"),
-        ("gap:-1", "expected one of"),
+        ("gap:-1", "expected a positive whole number after gap:"),
         ("", "expected one of"),
         (None, "expected one of"),
     ],
