@@ -12,6 +12,8 @@ from nmsim.pattern import Pattern
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+from triton_tensors import any_bits, made, same_bits  # noqa: E402
+
 from kernels import cpu  # noqa: E402
 from kernels.gpu import prune, units  # noqa: E402
 from kernels.ops import naive  # noqa: E402
@@ -23,23 +25,6 @@ ENCODINGS = ("bitmask", "index", "combinatorial")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SHIFTS = ("none", "mean", "median", "constant", "vector")
 GUARD = 64
-
-
-def made(*shape, dtype=torch.float32, seed=0):
-    """Numbers without a single zero."""
-    numbers = torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
-    return (numbers + numbers.sign()).to(dtype)
-
-
-def any_bits(*shape, dtype=torch.float32, seed=0):
-    """Any stored bits at all: NaN, infinity, subnormals and -0.0 among them."""
-    generator = torch.Generator().manual_seed(seed)
-    raw = torch.randint(0, 256, (*shape[:-1], shape[-1] * dtype.itemsize), generator=generator)
-    return raw.to(torch.uint8).view(dtype)
-
-
-def same_bits(a, b):
-    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.view(torch.uint8), b.view(torch.uint8))
 
 
 def poisoned(shape, dtype, device):

@@ -14,6 +14,7 @@ from nmsim.pattern import Pattern
 
 torch = pytest.importorskip("torch")
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+from triton_tensors import any_bits, made, same_bits  # noqa: E402
 
 from kernels import ops  # noqa: E402
 from kernels.ops import (  # noqa: E402
@@ -35,23 +36,6 @@ def device(request):
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device that torch finds")
     return torch.device(request.param)
-
-
-def made(*shape, dtype=torch.float32, seed=0):
-    """Numbers without a single zero."""
-    numbers = torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
-    return (numbers + numbers.sign()).to(dtype)
-
-
-def any_bits(*shape, dtype=torch.float32, seed=0):
-    """Any stored bits at all: NaN, infinity, subnormals and -0.0 among them."""
-    generator = torch.Generator().manual_seed(seed)
-    raw = torch.randint(0, 256, (*shape[:-1], shape[-1] * dtype.itemsize), generator=generator)
-    return raw.to(torch.uint8).view(dtype)
-
-
-def same_bits(a, b):
-    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.view(torch.uint8), b.view(torch.uint8))
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

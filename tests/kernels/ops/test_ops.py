@@ -20,6 +20,7 @@ from nmsim.pattern import Pattern
 
 torch = pytest.importorskip("torch")
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+from triton_tensors import any_bits, made, same_bits  # noqa: E402
 
 from kernels import ops  # noqa: E402
 from kernels.ops import (  # noqa: E402
@@ -33,23 +34,6 @@ PATTERNS = ("2:4", "4:8", "8:16", "16:32")
 ENCODINGS = ("bitmask", "index", "combinatorial")
 DTYPES = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: ml_dtypes.bfloat16}
 ROUNDOFF = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
-
-
-def made(*shape, dtype=torch.float32, seed=0):
-    """Numbers without a single zero."""
-    numbers = torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
-    return (numbers + numbers.sign()).to(dtype)
-
-
-def any_bits(*shape, dtype=torch.float32, seed=0):
-    """Any stored bits at all: NaN, infinity, subnormals and -0.0 among them."""
-    generator = torch.Generator().manual_seed(seed)
-    raw = torch.randint(0, 256, (*shape[:-1], shape[-1] * dtype.itemsize), generator=generator)
-    return raw.to(torch.uint8).view(dtype)
-
-
-def same_bits(a, b):
-    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.view(torch.uint8), b.view(torch.uint8))
 
 
 def gate(y, x, dense, bias=None):
