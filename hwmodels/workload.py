@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args
 import pandas as pd
 
 from hwmodels.estimate.table import format_cells
-from nmsim.case import SparseOperand, value_type
+from nmsim.case import DEFAULT_DTYPE, SparseOperand, value_type
 from nmsim.errors import SpecError
 from nmsim.format import FormatLike, as_format
 from nmsim.support.schema import About, Number, OneOf, hints, load_record, read_json, record
@@ -200,7 +200,7 @@ CASE_FORMATS = tuple(
 def cases(
     model: str | Path | Model,
     *,
-    dtype: str = "bf16",
+    dtype: str = DEFAULT_DTYPE,
     formats: Iterable[FormatLike | None] = CASE_FORMATS,
     sparse_operand: SparseOperand = "weights",
     decode_batches: Iterable[int] = (1,),

@@ -12,6 +12,10 @@ from nmsim.pattern import Pattern
 
 Phase = Literal["decode", "prefill"]
 SparseOperand = Literal["weights", "activations"]
+DEFAULT_DTYPE = "bf16"
+DEFAULT_OPERAND: SparseOperand = "weights"
+DEFAULT_PHASE: Phase = "decode"
+"""What a case has if nobody says otherwise; calls, commands and tables of cases take these."""
 
 VALUE_BITS = {
     "fp32": 32, "tf32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4,
@@ -130,8 +134,8 @@ class Case:
         shape: GemmShape,
         format: FormatLike | None = None,
         *,
-        dtype: str = "bf16",
-        sparse_operand: SparseOperand = "weights",
+        dtype: str = DEFAULT_DTYPE,
+        sparse_operand: SparseOperand = DEFAULT_OPERAND,
     ) -> None:
         if not isinstance(shape, GemmShape):
             raise RowError(f"case shape={shape!r}: expected a GemmShape")
@@ -157,7 +161,7 @@ class Case:
         return self.format.pattern if self.format else None
 
 
-def case_id(case: Case, phase: Phase = "decode") -> str:
+def case_id(case: Case, phase: Phase = DEFAULT_PHASE) -> str:
     """Twelve hex digits that depend on the case and its phase alone: the key that joins predictions and measurements.
 
     Parameters

@@ -126,7 +126,7 @@ class SparseFormat:
         >>> SparseFormat.parse("2:4/index").stream_bits(3)
         12
         """
-        return stream_bits(self.n_codes(n_groups), self.code_bits, str(self.packing))
+        return stream_bits(self.n_codes(n_groups), self.code_bits, self.packing)
 
     def stream_bytes(self, n_groups: int) -> int:
         """Count the metadata bytes of `n_groups` groups, as `stream_bits`."""

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from nmsim.case import DEFAULT_DTYPE, DEFAULT_OPERAND, DEFAULT_PHASE
 from nmsim.errors import NmsimError, RowError
 from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING, DENSE, SparseFormat
 from nmsim.pattern import Pattern
@@ -156,9 +157,9 @@ def optional(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 DEFAULTS = {
-    "phase": "decode",
-    "dtype": "bf16",
-    "sparse_operand": "weights",
+    "phase": DEFAULT_PHASE,
+    "dtype": DEFAULT_DTYPE,
+    "sparse_operand": DEFAULT_OPERAND,
     "pattern": None,
     "encoding": DEFAULT_ENCODING,
     "packing": DEFAULT_PACKING,

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from nmsim.case import SparseOperand
+from nmsim.case import DEFAULT_DTYPE, SparseOperand
 from nmsim.errors import SpecError
 from nmsim.fields import Dtype, Encoding, PackingPolicy, PatternText
 from nmsim.format import SparseFormat, sparse_format
@@ -224,7 +224,7 @@ def best_format(
     pattern: Pattern | str,
     hardware: str | Path | HardwareSpec,
     *,
-    dtype: str = "bf16",
+    dtype: str = DEFAULT_DTYPE,
     operand: SparseOperand = "weights",
 ) -> SparseFormat:
     """Choose how a machine stores a pattern if nobody says: as its own sparse unit reads it, else in the default encoding.

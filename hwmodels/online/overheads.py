@@ -18,7 +18,7 @@ from hwmodels.online.mitigations import (
     kept,
 )
 from hwmodels.workload import Model, load_model
-from nmsim.case import GemmShape, SparseOperand, value_type
+from nmsim.case import DEFAULT_DTYPE, GemmShape, SparseOperand, value_type
 from nmsim.errors import RowError, SpecError
 from nmsim.pattern import Pattern
 
@@ -32,7 +32,7 @@ def stage_costs(
     shape: GemmShape,
     pattern: Pattern | str,
     *,
-    dtype: str = "bf16",
+    dtype: str = DEFAULT_DTYPE,
     criterion: str | None = "magnitude",
     mitigation: str | Sequence[str] = (),
     operand: SparseOperand = "activations",
@@ -120,7 +120,7 @@ def mitigation_table(
     shape: GemmShape,
     pattern: Pattern | str,
     *,
-    dtype: str = "bf16",
+    dtype: str = DEFAULT_DTYPE,
     operand: SparseOperand = "activations",
     settings: Settings = DEFAULT_SETTINGS,
 ) -> pd.DataFrame:
@@ -190,7 +190,7 @@ def model_table(
     model: str | Model,
     pattern: Pattern | str,
     *,
-    dtype: str = "bf16",
+    dtype: str = DEFAULT_DTYPE,
     tokens: int = 4096,
     operand: SparseOperand = "activations",
     settings: Settings = DEFAULT_SETTINGS,

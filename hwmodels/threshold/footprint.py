@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from hwmodels.estimate.bounds import metadata_bits, stream
 from hwmodels.silicon.structures import index_bits
 from hwmodels.workload import Layer, Model
-from nmsim.case import VALUE_BITS, value_type
+from nmsim.case import DEFAULT_DTYPE, VALUE_BITS, value_type
 from nmsim.errors import PatternError, RowError
 from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING, FormatLike, SparseFormat, as_format
 from nmsim.pattern import Pattern
@@ -76,8 +76,8 @@ class ModelFormat:
         self,
         format: FormatLike | None = None,
         *,
-        dtype: str = "bf16",
-        rest_dtype: str = "bf16",
+        dtype: str = DEFAULT_DTYPE,
+        rest_dtype: str = DEFAULT_DTYPE,
         group_elems: int = 128,
         scale_bits: int = 16,
         outliers: FormatLike | None = None,

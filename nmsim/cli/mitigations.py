@@ -8,7 +8,7 @@ from hwmodels.online.mitigations import DEFAULT_SETTINGS, Settings
 from hwmodels.online.overheads import chosen_layers, mitigation_table, model_table, salient_columns
 from hwmodels.tensorcore.record import SelectorKind
 from hwmodels.workload import load_model
-from nmsim.case import GemmShape
+from nmsim.case import DEFAULT_DTYPE, GemmShape
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
 from nmsim.errors import SpecError
@@ -60,7 +60,7 @@ def mitigations(
         Option("--layer", "-l", help="Layers of the model, such as gate. Default: the sum over all."),
     ] = None,
     pattern: Annotated[str, Option("--pattern", "-p", help="Pattern N:M.")] = "8:16",
-    dtype: options.Dtype = "bf16",
+    dtype: options.Dtype = DEFAULT_DTYPE,
     tokens: Annotated[
         int | None,
         Option("--tokens", "-t", min=1, help=f"Tokens of prefill. Default {TOKENS}; decode has one."),

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 import hwmodels
-from nmsim.case import Case, GemmShape, Prediction
+from nmsim.case import DEFAULT_DTYPE, Case, GemmShape, Prediction
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
 from nmsim.format import DEFAULT_ENCODING, DENSE, SparseFormat
@@ -25,7 +25,7 @@ def predict(
     encoding: options.Encodings = None,
     packing: options.Packings = options.BITSTREAM,
     hardware: options.Hardware = MACHINES,
-    dtype: options.Dtype = "bf16",
+    dtype: options.Dtype = DEFAULT_DTYPE,
     sparse_operand: options.Operand = "weights",
 ) -> Answer:
     """Predict the time of a product, sparse and dense, with its range.

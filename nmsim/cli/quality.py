@@ -11,7 +11,7 @@ import pandas as pd
 from typer import Argument, Option
 
 import hwmodels
-from nmsim.case import SparseOperand
+from nmsim.case import DEFAULT_DTYPE, SparseOperand
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
 from nmsim.errors import ContainerError, NmsimError
@@ -90,7 +90,7 @@ def quality(
     ] = None,
     encoding: options.Encodings = None,
     packing: options.Packings = options.BITSTREAM,
-    dtype: options.Dtype = "bf16",
+    dtype: options.Dtype = DEFAULT_DTYPE,
     core: Annotated[
         str,
         Option("--core", "-c", help="Core that speedups are counted on, a name or a TOML file; '' for none."),

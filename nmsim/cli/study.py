@@ -5,6 +5,7 @@ from typing import Annotated
 
 from typer import Option
 
+from nmsim.case import DEFAULT_DTYPE
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer, Shares
 from nmsim.errors import NmsimError
@@ -59,7 +60,7 @@ def study(
     ] = "bitstream",
     batch: Annotated[list[str], Option("--batch", "-b", help="Decode batches; '' for no decode.")] = BATCHES,
     prefill: Annotated[list[str], Option(help="Prompt lengths in tokens; '' for no prefill.")] = PREFILL,
-    dtype: options.Dtype = "bf16",
+    dtype: options.Dtype = DEFAULT_DTYPE,
     activations: Annotated[bool, Option(help="Predict pruned activations as well as pruned weights.")] = True,
     measure: Annotated[
         bool,

@@ -21,6 +21,7 @@ from hwmodels.threshold.compare import (
     span,
 )
 from hwmodels.threshold.footprint import NONE
+from nmsim.case import DEFAULT_DTYPE
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
 from nmsim.files.atomic import new_file, refuse_target
@@ -58,13 +59,13 @@ def threshold(
     outlier_encoding: Annotated[
         str, Option("--outlier-encoding", help="Encoding of n:m outliers.")
     ] = "combinatorial",
-    dtype: options.Dtype = "bf16",
+    dtype: options.Dtype = DEFAULT_DTYPE,
     side_dtype: Annotated[
         str | None, Option("--side-dtype", help="Value type of outliers and columns. Default --dtype.")
     ] = None,
     rest_dtype: Annotated[
         str, Option("--rest-dtype", help="Value type of output head and embedding.")
-    ] = "bf16",
+    ] = DEFAULT_DTYPE,
     group: Annotated[
         int,
         Option(

@@ -22,7 +22,16 @@ import hwmodels
 from hwmodels import threshold
 from hwmodels.online.mitigations import DEFAULT_SETTINGS, Settings
 from hwmodels.online.pruning import offline_pruning, online_pruning
-from nmsim.case import VALUE_BITS, Case, GemmShape, Phase, Prediction, SparseOperand, value_type
+from nmsim.case import (
+    DEFAULT_DTYPE,
+    VALUE_BITS,
+    Case,
+    GemmShape,
+    Phase,
+    Prediction,
+    SparseOperand,
+    value_type,
+)
 from nmsim.criteria import CRITERIA
 from nmsim.errors import ContainerError, NmsimError
 from nmsim.files.container import FORMAT_KEY
@@ -83,7 +92,7 @@ class Target:
     core: hwmodels.SparseTensorCore | None
     encoding: str | None = None
     packing: str | None = None
-    dtype: str = "bf16"
+    dtype: str = DEFAULT_DTYPE
     tokens_prefill: int = 4096
 
     def __post_init__(self) -> None:

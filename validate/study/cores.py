@@ -19,6 +19,7 @@ from hwmodels.sweeps.space import Product, Space, SweptFormat, Work
 from hwmodels.tensorcore.answer import STAGE_WORDS
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from hwmodels.tensorcore.services import STAGES
+from nmsim.case import DEFAULT_DTYPE
 from nmsim.errors import NmsimError
 from nmsim.format import DENSE, SparseFormat
 from validate.study.answer import heat, in_words, span, times
@@ -50,7 +51,7 @@ def core_table(
     *,
     batches: Sequence[int],
     prefill: Sequence[int],
-    dtype: str = "bf16",
+    dtype: str = DEFAULT_DTYPE,
 ) -> pd.DataFrame:
     """Evaluate the pruned layers of a model on the chip, dense and for each format.
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 import hwmodels
 from hwmodels import HardwareSpec, Model
-from nmsim.case import SparseOperand
+from nmsim.case import DEFAULT_DTYPE, SparseOperand
 from nmsim.errors import NmsimError, RowError
 from nmsim.files.atomic import refuse_output_folder, updated_folder
 from nmsim.format import FormatLike, SparseFormat, sparse_format
@@ -102,7 +102,7 @@ def run_study(
     batches: Sequence[int] = BATCHES,
     prefill: Sequence[int] = PREFILL,
     out_dir: str | os.PathLike[str] = "study",
-    dtype: str = "bf16",
+    dtype: str = DEFAULT_DTYPE,
     activations: bool = True,
     seed: int = 0,
     measure_own: MeasureOwn | None = None,

@@ -14,7 +14,7 @@ import pandas as pd
 import hwmodels
 from hwmodels import HardwareSpec, Model
 from hwmodels.estimate.bounds import STAGES
-from nmsim.case import Case, GemmShape, SparseOperand, case_id
+from nmsim.case import DEFAULT_DTYPE, Case, GemmShape, SparseOperand, case_id
 from nmsim.format import SparseFormat
 
 CASE_COLUMNS = (
@@ -49,7 +49,7 @@ def case_table(
     batches: Sequence[int],
     prefill: Sequence[int],
     operands: Sequence[SparseOperand] = ("weights",),
-    dtype: str = "bf16",
+    dtype: str = DEFAULT_DTYPE,
 ) -> pd.DataFrame:
     """Make the cases of a study: each layer dense, and each pruned layer in every format.
 
