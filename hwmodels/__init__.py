@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from hwmodels.estimate.families import JUDGED_COLUMNS, predict_rows
     from hwmodels.estimate.model import PREDICTED_COLUMNS, predict
     from hwmodels.machine.spec import HardwareSpec, NativeUnit, best_format, load_machine, machine_names
+    from hwmodels.models import Attention, Layer, Model
     from hwmodels.sweeps import pareto_front, sweep
     from hwmodels.tensorcore.answer import CoreAnswer, predict_core
     from hwmodels.tensorcore.record import SparseTensorCore, core_names, load_core
     from hwmodels.tensorcore.simulate import Simulation, simulate
-    from hwmodels.workload import Layer, Model, cases, load_model, model_names
+    from hwmodels.workload import cases, load_model, model_names
     from nmsim.support.schema import Quantity
 else:
     __getattr__, __dir__ = lazy_exports(
@@ -39,13 +40,15 @@ else:
             "hwmodels.tensorcore.answer": "CoreAnswer predict_core",
             "hwmodels.tensorcore.record": "SparseTensorCore core_names load_core",
             "hwmodels.tensorcore.simulate": "Simulation simulate",
-            "hwmodels.workload": "Layer Model cases load_model model_names",
+            "hwmodels.models": "Attention Layer Model",
+            "hwmodels.workload": "cases load_model model_names",
         },
     )
 
 __all__ = [
     "JUDGED_COLUMNS",
     "PREDICTED_COLUMNS",
+    "Attention",
     "CoreAnswer",
     "HardwareSpec",
     "Layer",

@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, get_args
@@ -10,6 +9,7 @@ from typing import Annotated, Any, get_args
 import pandas as pd
 
 from hwmodels.estimate.table import format_cells
+from hwmodels.models import Attention, Layer, Model, Role
 from nmsim.case import DEFAULT_DTYPE, SparseOperand, value_type
 from nmsim.errors import SpecError
 from nmsim.format import FormatLike, as_format
@@ -69,35 +69,6 @@ class Config:
                 "num_key_value_heads",
                 f"{self.num_key_value_heads}, expected a divisor of num_attention_heads={heads}",
             )
-
-
-@dataclass(frozen=True)
-class Layer:
-    """Linear layers of one shape: Y[M, N] = X[M, K] W[N, K]^T, `count` of them in the model.
-
-    `pruned` is False for layers that pruning papers leave dense (the output head).
-    """
-
-    name: str
-    count: int
-    N: int
-    K: int
-    pruned: bool = True
-
-
-@dataclass(frozen=True)
-class Model:
-    """A decoder-only transformer, as the linear layers that one token passes through."""
-
-    name: str
-    layers: tuple[Layer, ...]
-    tied_head: bool
-    source: str
-
-    @property
-    def weight_elems(self) -> int:
-        """Weights of all layers, the output head included."""
-        return sum(layer.count * layer.N * layer.K for layer in self.layers)
 
 
 def model_names() -> list[str]:
@@ -172,17 +143,27 @@ def _model(name: str, config: Any, source: str, file: str) -> Model:
     hidden, inside, depth = sizes.hidden_size, sizes.intermediate_size, sizes.num_hidden_layers
     heads = sizes.num_attention_heads
     kv_heads, head = sizes.num_key_value_heads or heads, sizes.head_dim or hidden // heads
+    feed: Role = "feed_forward"
     layers = (
-        Layer("q", depth, heads * head, hidden),
-        Layer("k", depth, kv_heads * head, hidden),
-        Layer("v", depth, kv_heads * head, hidden),
-        Layer("o", depth, hidden, heads * head),
-        Layer("gate", depth, inside, hidden),
-        Layer("up", depth, inside, hidden),
-        Layer("down", depth, hidden, inside),
-        Layer("lm_head", 1, sizes.vocab_size, hidden, pruned=False),
+        Layer("q", depth, heads * head, hidden, role="attention"),
+        Layer("k", depth, kv_heads * head, hidden, role="attention"),
+        Layer("v", depth, kv_heads * head, hidden, role="attention"),
+        Layer("o", depth, hidden, heads * head, role="attention"),
+        Layer("gate", depth, inside, hidden, role=feed),
+        Layer("up", depth, inside, hidden, role=feed),
+        Layer("down", depth, hidden, inside, role=feed),
+        Layer("lm_head", 1, sizes.vocab_size, hidden, pruned=False, role="head"),
     )
-    return Model(name, layers, sizes.tie_word_embeddings, source)
+    attention = (Attention(depth, heads, kv_heads, head),)
+    return Model(
+        name,
+        layers,
+        sizes.tie_word_embeddings,
+        source,
+        attention=attention,
+        embedding_elems=sizes.vocab_size * hidden,
+        family=sizes.model_type,
+    )
 
 
 CASE_COLUMNS = (

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
+from hwmodels.models import Model
 from hwmodels.online.mitigations import (
     CRITERIA,
     DEFAULT_SETTINGS,
@@ -17,7 +18,7 @@ from hwmodels.online.mitigations import (
     StageCost,
     kept,
 )
-from hwmodels.workload import Model, load_model
+from hwmodels.workload import load_model
 from nmsim.case import DEFAULT_DTYPE, GemmShape, SparseOperand, value_type
 from nmsim.errors import RowError, SpecError
 from nmsim.pattern import Pattern

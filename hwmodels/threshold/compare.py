@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hwmodels.machine.spec import HardwareSpec
+from hwmodels.models import Model
 from hwmodels.tensorcore.record import SparseTensorCore
 from hwmodels.threshold.equal import (
     NARROWEST_BITS,
@@ -27,7 +28,6 @@ from hwmodels.threshold.footprint import (
     footprint,
     stacked,
 )
-from hwmodels.workload import Model
 from nmsim.case import VALUE_BITS
 from nmsim.errors import NmsimError, RowError
 from nmsim.format import sparse_format

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hwmodels.estimate.model import predict
 from hwmodels.estimate.table import MAX_DIMENSION, format_cells
 from hwmodels.machine.spec import HardwareSpec, load_machine
+from hwmodels.models import Model
 from hwmodels.silicon.energy import Design, design, energy_columns
 from hwmodels.tensorcore.cycles import closed_form
 from hwmodels.tensorcore.point import Point, mapping, point
@@ -29,7 +30,6 @@ from hwmodels.threshold.footprint import (
     footprint,
     stacked,
 )
-from hwmodels.workload import Model
 from nmsim.case import Case, GemmShape
 from nmsim.errors import RowError
 from nmsim.format import as_format

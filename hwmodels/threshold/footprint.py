@@ -8,8 +8,8 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from hwmodels.estimate.bounds import metadata_bits, stream
+from hwmodels.models import Layer, Model
 from hwmodels.silicon.structures import index_bits
-from hwmodels.workload import Layer, Model
 from nmsim.case import DEFAULT_DTYPE, VALUE_BITS, value_type
 from nmsim.errors import PatternError, RowError
 from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING, FormatLike, SparseFormat, as_format

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import hwmodels
+from hwmodels.models import Layer, Model
 from hwmodels.online.mitigations import Settings
 from hwmodels.online.overheads import stage_costs
 from hwmodels.silicon.energy import energy
@@ -22,7 +23,6 @@ from hwmodels.threshold import (
 )
 from hwmodels.threshold.compare import statement
 from hwmodels.threshold.equal import largest, widths
-from hwmodels.workload import Layer, Model
 from nmsim.case import Case, GemmShape
 from nmsim.errors import EncodingError, PatternError, RowError
 
