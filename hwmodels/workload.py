@@ -11,7 +11,7 @@ import pandas as pd
 from hwmodels.estimate.table import format_cells
 from hwmodels.models import Attention, Layer, Model, Role
 from nmsim.case import DEFAULT_DTYPE, SparseOperand, value_type
-from nmsim.errors import SpecError
+from nmsim.errors import SpecError, brief
 from nmsim.format import FormatLike, as_format
 from nmsim.support.schema import About, Number, OneOf, hints, load_record, read_json, record
 
@@ -119,7 +119,7 @@ def load_model(model: str | Path | Model) -> Model:
         near = difflib.get_close_matches(str(model).lower(), model_names(), n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise SpecError(
-            f"model {str(model)!r}: neither a shipped model nor a file.{hint} Known: "
+            f"model {brief(str(model))}: neither a shipped model nor a file.{hint} Known: "
             f"{', '.join(model_names())}; or give a Hugging Face config.json or its directory"
         )
     name = path.parent.name if path.name == "config.json" else path.stem
@@ -132,7 +132,7 @@ def _model(name: str, config: Any, source: str, file: str) -> Model:
         raise SpecError(f"{file}: expected a JSON object, got {type(config).__name__}")
     text = config.get("text_config", config)
     if not isinstance(text, dict):
-        raise SpecError(f"{file}: text_config: expected an object, got {text!r}")
+        raise SpecError(f"{file}: text_config: expected an object, got {brief(text)}")
     kind = config.get("model_type")
     inner = f"{kind}_text" if text is not config and f"{kind}_text" in DEFAULTS else kind
     filled = {**DEFAULTS.get(str(text.get("model_type", inner)), {}), **text, "model_type": kind}
@@ -233,7 +233,7 @@ def cases(
     dtype = value_type(dtype)
     if sparse_operand not in get_args(SparseOperand):
         raise SpecError(
-            f"sparse_operand={sparse_operand!r}: expected one of {', '.join(get_args(SparseOperand))}"
+            f"sparse_operand={brief(sparse_operand)}: expected one of {', '.join(get_args(SparseOperand))}"
         )
     positive = {"prefill_batch": [prefill_batch], "decode_batches": list(decode_batches)}
     positive["prefill_lengths"] = list(prefill_lengths)
@@ -241,7 +241,7 @@ def cases(
         for value in values:
             # True is an int in Python, but no number of tokens.
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise SpecError(f"{name}: {value!r}: expected a positive int")
+                raise SpecError(f"{name}: {brief(value)}: expected a positive int")
     phases = [("decode", batch) for batch in positive["decode_batches"]]
     phases += [("prefill", prefill_batch * length) for length in positive["prefill_lengths"]]
     dense, stored = format_cells(None), [format_cells(as_format(format)) for format in formats]

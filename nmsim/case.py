@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, SupportsIndex, get_args
 
-from nmsim.errors import NmsimError, PatternError, RowError
+from nmsim.errors import NmsimError, PatternError, RowError, brief
 from nmsim.format import FormatLike, SparseFormat, as_format
 from nmsim.pattern import Pattern
 
@@ -72,8 +72,8 @@ def value_type(text: object, name: str = "dtype") -> str:
         near = [keys[one] for one in difflib.get_close_matches(wanted, keys, n=1)]
     else:
         near = []
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    given = f"{name}={text!r}" if name else repr(text)
+    hint = f"; did you mean {brief(near[0])}?" if near else ""
+    given = f"{name}={brief(text)}" if name else brief(text)
     raise RowError(f"{given}: expected one of {', '.join(VALUE_BITS)}{hint}")
 
 
@@ -94,7 +94,7 @@ class GemmShape:
     def __post_init__(self) -> None:
         for name, value in (("M", self.M), ("N", self.N), ("K", self.K)):
             if isinstance(value, bool) or not isinstance(value, SupportsIndex) or value.__index__() < 1:
-                raise RowError(f"GEMM dimension {name}={value!r}: expected a positive int")
+                raise RowError(f"GEMM dimension {name}={brief(value)}: expected a positive int")
             object.__setattr__(self, name, value.__index__())
 
 
@@ -138,9 +138,9 @@ class Case:
         sparse_operand: SparseOperand = DEFAULT_OPERAND,
     ) -> None:
         if not isinstance(shape, GemmShape):
-            raise RowError(f"case shape={shape!r}: expected a GemmShape")
+            raise RowError(f"case shape={brief(shape)}: expected a GemmShape")
         if not isinstance(format, SparseFormat | Pattern | str | None):
-            raise RowError(f"case format={format!r}: expected a SparseFormat, a Pattern, text, or None")
+            raise RowError(f"case format={brief(format)}: expected a SparseFormat, a Pattern, text, or None")
         try:
             stored = as_format(format)
         except PatternError:
@@ -149,7 +149,7 @@ class Case:
             raise RowError(f"case: {error}") from error
         if sparse_operand not in get_args(SparseOperand):
             expected = ", ".join(get_args(SparseOperand))
-            raise RowError(f"case sparse_operand={sparse_operand!r}: expected one of {expected}")
+            raise RowError(f"case sparse_operand={brief(sparse_operand)}: expected one of {expected}")
         kind = value_type(dtype, "case dtype")
         fields = {"shape": shape, "format": stored, "dtype": kind, "sparse_operand": sparse_operand}
         for name, field in fields.items():
@@ -181,7 +181,7 @@ def case_id(case: Case, phase: Phase = DEFAULT_PHASE) -> str:
     '6c162a6d2fc5'
     """
     if phase not in get_args(Phase):
-        raise RowError(f"phase={phase!r}: expected one of {', '.join(get_args(Phase))}")
+        raise RowError(f"phase={brief(phase)}: expected one of {', '.join(get_args(Phase))}")
     fields: dict[str, Any] = {
         "shape": asdict(case.shape),
         "phase": phase,

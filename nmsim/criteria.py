@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmsim import dtypes
-from nmsim.errors import PatternError
+from nmsim.errors import PatternError, brief
 from nmsim.mask import BoolArray, prune
 from nmsim.pattern import Pattern, as_pattern
 
@@ -180,7 +180,7 @@ def best_of_tokens(scores: NDArray[Any], count: int) -> BoolArray:
     """
     scores = matrix("scores", scores)
     if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= scores.shape[1]:
-        raise PatternError(f"count={count!r}: expected an int from 0 to {scores.shape[1]}")
+        raise PatternError(f"count={brief(count)}: expected an int from 0 to {scores.shape[1]}")
     if np.isnan(scores).any():
         raise PatternError("scores: a NaN among them, expected numbers that have an order")
     best = np.argsort(-scores, axis=1, kind="stable")[:, :count]
@@ -242,11 +242,11 @@ def vector_of(
     if chosen.vector is not None:
         if weight is None:
             raise PatternError(
-                f"criterion={criterion!r}: weight is missing, expected the weights [O, K] it is made of"
+                f"criterion={brief(criterion)}: weight is missing, expected the weights [O, K] it is made of"
             )
         return chosen.vector(weight)
     if vector is None:
-        raise PatternError(f"criterion={criterion!r}: vector is missing, expected [K] numbers")
+        raise PatternError(f"criterion={brief(criterion)}: vector is missing, expected [K] numbers")
     return np.asarray(vector, np.float64)
 
 
@@ -320,7 +320,7 @@ def named(criterion: str) -> Criterion:
         None of that name.
     """
     if criterion not in CRITERIA:
-        raise PatternError(f"criterion={criterion!r}: expected one of {', '.join(CRITERIA)}")
+        raise PatternError(f"criterion={brief(criterion)}: expected one of {', '.join(CRITERIA)}")
     return CRITERIA[criterion]
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmsim import packing, words
-from nmsim.errors import BitstreamError, EncodingError
+from nmsim.errors import BitstreamError, EncodingError, brief
 from nmsim.format import FormatLike, SparseFormat, sparse_format
 from nmsim.pattern import Pattern
 from nmsim.units import ceil_div
@@ -112,7 +112,7 @@ def inject(group_masks: Any, format: FormatLike, *, flips: int = 1) -> FaultRepo
     Fraction(1, 1)
     """
     if isinstance(flips, bool) or flips not in (1, 2):
-        raise EncodingError(f"flips={flips!r} (type {type(flips).__name__}): expected 1 or 2")
+        raise EncodingError(f"flips={brief(flips)} (type {type(flips).__name__}): expected 1 or 2")
     format = sparse_format(format)
     codec, pattern, policy = format.encoding, format.pattern, format.packing
     masks = words.from_integers(group_masks, pattern.m, "group mask")
@@ -179,7 +179,9 @@ def survey(
         n_groups = ceil_div(DEFAULT_GROUPS, per_code) * per_code
     for name, count in (("n_groups", n_groups), ("n_streams", n_streams)):
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise EncodingError(f"{name}={count!r} (type {type(count).__name__}): expected a positive int")
+            raise EncodingError(
+                f"{name}={brief(count)} (type {type(count).__name__}): expected a positive int"
+            )
     rng = np.random.default_rng(seed)
     payload, padding = FaultCounts(), FaultCounts()
     for _ in range(n_streams):

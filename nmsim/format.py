@@ -13,7 +13,7 @@ from typing import Self
 
 from nmsim import encodings
 from nmsim.encodings.base import Encoding
-from nmsim.errors import NmsimError, PatternError
+from nmsim.errors import NmsimError, PatternError, brief
 from nmsim.packing import Policy, stream_bits
 from nmsim.packing import parse as packing_policy
 from nmsim.pattern import Pattern
@@ -59,7 +59,7 @@ class SparseFormat:
             value = getattr(self, name)
             if not isinstance(value, kind):
                 raise PatternError(
-                    f"format {name}={value!r} (type {type(value).__name__}): expected a {kind.__name__}; "
+                    f"format {name}={brief(value)} (type {type(value).__name__}): expected a {kind.__name__}; "
                     "SparseFormat.parse reads text"
                 )
 
@@ -87,7 +87,7 @@ class SparseFormat:
         """
         if not isinstance(text, str):
             raise PatternError(
-                f"format {text!r} (type {type(text).__name__}): expected text such as '8:16/index'"
+                f"format {brief(text)} (type {type(text).__name__}): expected text such as '8:16/index'"
             )
         return cls(*_fields(text, encoding, packing))
 
@@ -142,7 +142,7 @@ def _fields(text: str, encoding: str, policy: str) -> tuple[Pattern, Encoding, P
     parts = text.split("/")
     if len(parts) > 3 or not all(part.strip() for part in parts):
         raise PatternError(
-            f"format {text!r}: expected N:M, N:M/encoding or N:M/encoding/packing, such as '8:16/index'"
+            f"format {brief(text)}: expected N:M, N:M/encoding or N:M/encoding/packing, such as '8:16/index'"
         )
     _, named_encoding, named_packing = [part.strip() for part in parts] + [""] * (3 - len(parts))
     return (

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmsim import dtypes, words
-from nmsim.errors import PatternError
+from nmsim.errors import PatternError, brief
 from nmsim.pattern import Pattern, as_pattern
 from nmsim.support.jit import njit
 from nmsim.words import Words
@@ -138,7 +138,7 @@ def checked_axis(shape: tuple[int, ...], axis: int) -> int:
     if not shape:
         raise PatternError("a scalar has no axis to prune along: expected an array of at least one dimension")
     if isinstance(axis, bool) or not isinstance(axis, int) or not -len(shape) <= axis < len(shape):
-        raise PatternError(f"axis={axis!r}: expected an int from {-len(shape)} to {len(shape) - 1}")
+        raise PatternError(f"axis={brief(axis)}: expected an int from {-len(shape)} to {len(shape) - 1}")
     return axis % len(shape)
 
 

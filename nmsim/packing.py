@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from nmsim import bitstream, words
 from nmsim.bitstream import Slots, Spacing
-from nmsim.errors import BitstreamError
+from nmsim.errors import BitstreamError, brief
 from nmsim.support.jit import njit
 from nmsim.support.names import did_you_mean
 from nmsim.units import bits_to_bytes, ceil_div
@@ -82,15 +82,15 @@ def parse(policy: str | Policy) -> Policy:
     name, colon, width = policy.partition(":") if isinstance(policy, str) else (policy, "", "")
     if name not in POLICIES or (colon and name != "no_straddle"):
         raise BitstreamError(
-            f"packing {policy!r}: expected one of {', '.join(POLICIES)} (no_straddle takes a word width, "
+            f"packing {brief(policy)}: expected one of {', '.join(POLICIES)} (no_straddle takes a word width, "
             f"such as no_straddle:{DEFAULT_WORD_BITS}){did_you_mean(name, POLICIES)}"
         )
     if not colon:
         return Policy(name)
     if width not in map(str, WORD_BITS_CHOICES):
         raise BitstreamError(
-            f"packing {policy!r}: expected a word width of "
-            f"{', '.join(map(str, WORD_BITS_CHOICES))} bits, got {width!r}"
+            f"packing {brief(policy)}: expected a word width of "
+            f"{', '.join(map(str, WORD_BITS_CHOICES))} bits, got {brief(width)}"
         )
     return Policy(name, int(width))
 

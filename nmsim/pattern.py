@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Self
 
-from nmsim.errors import PatternError
+from nmsim.errors import PatternError, brief
 from nmsim.units import ceil_div
 
 MAX_M = 256
@@ -42,7 +42,9 @@ class Pattern:
     def __post_init__(self) -> None:
         for name, value in (("n", self.n), ("m", self.m)):
             if isinstance(value, bool) or not isinstance(value, int):
-                raise PatternError(f"pattern {name}={value!r} (type {type(value).__name__}): expected an int")
+                raise PatternError(
+                    f"pattern {name}={brief(value)} (type {type(value).__name__}): expected an int"
+                )
         if not 1 <= self.m <= MAX_M:
             raise PatternError(f"pattern {self.n}:{self.m}: expected 1 <= M <= {MAX_M}, got M={self.m}")
         if not 1 <= self.n <= self.m:
@@ -63,10 +65,14 @@ class Pattern:
         Fraction(1, 2)
         """
         if not isinstance(text, str):
-            raise PatternError(f"pattern {text!r} (type {type(text).__name__}): expected text such as '8:16'")
+            raise PatternError(
+                f"pattern {brief(text)} (type {type(text).__name__}): expected text such as '8:16'"
+            )
         match = re.fullmatch(r"\s*([0-9]{1,4})\s*:\s*([0-9]{1,4})\s*", text, flags=re.ASCII)
         if match is None:
-            raise PatternError(f"pattern {text!r}: expected 'N:M' with N kept of every M, such as '8:16'")
+            raise PatternError(
+                f"pattern {brief(text)}: expected 'N:M' with N kept of every M, such as '8:16'"
+            )
         return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nmsim import dtypes, packing
 from nmsim import mask as masks
-from nmsim.errors import BitstreamError, PatternError
+from nmsim.errors import BitstreamError, PatternError, brief
 from nmsim.format import FormatLike, SparseFormat, sparse_format
 from nmsim.mask import BoolArray
 from nmsim.pattern import Pattern
@@ -84,9 +84,9 @@ class PackedTensor:
 
     def __post_init__(self) -> None:
         if not isinstance(self.format, SparseFormat):
-            raise PatternError(f"packed tensor format {self.format!r}: expected a SparseFormat")
+            raise PatternError(f"packed tensor format {brief(self.format)}: expected a SparseFormat")
         if self.layout != "linear":
-            raise PatternError(f"packed tensor layout {self.layout!r}: expected 'linear'")
+            raise PatternError(f"packed tensor layout {brief(self.layout)}: expected 'linear'")
         if any(isinstance(d, bool) or not isinstance(d, int) or d < 0 for d in self.shape):
             raise PatternError(f"packed tensor shape {self.shape}: expected non-negative ints")
         masks.checked_axis(self.shape, self.axis)

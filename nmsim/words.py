@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim.errors import EncodingError, NmsimError
+from nmsim.errors import EncodingError, NmsimError, brief
 from nmsim.support.jit import njit
 from nmsim.units import ceil_div
 
@@ -133,7 +133,7 @@ def _array_of(values: Sequence[Any], what: str, error: type[NmsimError]) -> NDAr
     array = np.empty(len(values), object)
     for i, value in enumerate(values):
         if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-            raise error(f"{what} {i} is {value!r} (type {type(value).__name__}): expected an int")
+            raise error(f"{what} {i} is {brief(value)} (type {type(value).__name__}): expected an int")
         array[i] = int(value)
     return array
 
@@ -142,7 +142,7 @@ def _from_objects(values: list[Any], bits: int, what: str, error: type[NmsimErro
     out = zeros(len(values), bits)
     for i, value in enumerate(values):
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise error(f"{what} {i} is {value!r} (type {type(value).__name__}): expected an int")
+            raise error(f"{what} {i} is {brief(value)} (type {type(value).__name__}): expected an int")
         number = int(value)
         if not 0 <= number < 1 << bits:
             raise error(f"{what} {i} is {number}: expected 0 <= {what} < 2**{bits}")

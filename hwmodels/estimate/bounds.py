@@ -26,7 +26,7 @@ from hwmodels.machine.software import decode_cost, select_cost
 from hwmodels.machine.spec import HardwareSpec
 from nmsim import packing
 from nmsim.case import VALUE_BITS
-from nmsim.errors import EncodingError, RowError
+from nmsim.errors import EncodingError, RowError, brief
 from nmsim.format import SparseFormat
 from nmsim.units import ceil_div
 
@@ -111,8 +111,8 @@ def stream(format: SparseFormat | None) -> Stream:
     if mean != how.bits_per_group(pattern):
         if parsed.name != "bitstream":
             raise EncodingError(
-                f"encoding {how.name!r} with pattern {pattern}: its codes differ in length; expected packing "
-                f"'bitstream', got {str(parsed)!r}"
+                f"encoding {brief(how.name)} with pattern {pattern}: its codes differ in length; expected packing "
+                f"'bitstream', got {brief(str(parsed))}"
             )
         return Stream(pattern.n, pattern.m, groups_per_code, 1, 0, float(mean))
     slot_bits = packing.stream_bits(1, code_bits, parsed)
@@ -318,7 +318,7 @@ def plan(hardware: HardwareSpec, dtype: str, operand: str, format: SparseFormat 
     peak = hardware.dense_peak_flop_per_s.get(dtype)
     if peak is None:
         raise RowError(
-            f"dtype {dtype!r}: {hardware.id} has no peak for it; it has "
+            f"dtype {brief(dtype)}: {hardware.id} has no peak for it; it has "
             f"{', '.join(hardware.dense_peak_flop_per_s)}"
         )
     dense = float(peak.value)

@@ -22,7 +22,7 @@ from hwmodels.estimate.model import predict_table
 from hwmodels.machine.chip import chip
 from hwmodels.machine.spec import HardwareSpec, group_of, load_machine
 from nmsim.case import VALUE_BITS
-from nmsim.errors import NmsimError, RowError
+from nmsim.errors import NmsimError, RowError, brief
 from nmsim.pattern import Pattern
 
 DELTA_BITS = 4
@@ -74,7 +74,8 @@ class Rows:
         if missing:
             unit = "sparse matrix unit" if sparse else "peak"
             raise RowError(
-                f"dtype {missing[0]!r}: {self.hardware.id} has no {unit} for it; it has {', '.join(table) or 'none at all'}"
+                f"dtype {brief(missing[0])}: {self.hardware.id} has no {unit} for it; "
+                f"it has {', '.join(table) or 'none at all'}"
             )
         return np.array([float(table[name].value) for name in self.dtype])
 
@@ -126,7 +127,7 @@ class Rows:
         missing = next((row for row, pattern in enumerate(self.pattern) if pattern is None), None)
         if missing is not None:
             raise RowError.at(
-                f"missing; kernel family {family!r} needs an N:M", row=missing, column="pattern"
+                f"missing; kernel family {brief(family)} needs an N:M", row=missing, column="pattern"
             )
         return [pattern for pattern in self.pattern if pattern is not None]
 
@@ -148,7 +149,7 @@ def state_codes(column: pd.Series) -> NDArray[np.int8]:
     words = column.fillna("").astype(str).to_numpy()
     unknown = [word for word in dict.fromkeys(words) if word not in CACHE_STATES]
     if unknown:
-        raise RowError.at(f"{unknown[0]!r}: expected cold, warm or nothing", column="l2_state")
+        raise RowError.at(f"{brief(unknown[0])}: expected cold, warm or nothing", column="l2_state")
     return np.array([CACHE_STATES.index(word) for word in words], np.int8)
 
 
@@ -288,7 +289,7 @@ def _check(inputs: pd.DataFrame) -> None:
 def _refuse(inputs: pd.DataFrame, name: str, wrong: NDArray[Any], expected: str) -> None:
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise RowError.at(f"{inputs[name].tolist()[row]!r}: expected {expected}", row=row, column=name)
+        raise RowError.at(f"{brief(inputs[name].tolist()[row])}: expected {expected}", row=row, column=name)
 
 
 def _family(

@@ -38,7 +38,7 @@ from hwmodels.estimate.table import (
 from hwmodels.machine.spec import HardwareSpec, load_machine
 from nmsim import encodings, packing
 from nmsim.case import Case, Phase, Prediction, SparseOperand, value_type
-from nmsim.errors import NmsimError, RowError
+from nmsim.errors import NmsimError, RowError, brief
 from nmsim.format import SparseFormat, sparse_format
 from nmsim.pattern import Pattern
 
@@ -366,7 +366,7 @@ def _distinct(columns: tuple[NDArray[Any], ...]) -> tuple[NDArray[np.intp], NDAr
 def _state(word: Any) -> int:
     text = "" if word is None else word
     if text not in CACHE_STATES:
-        raise RowError(f"{word!r}: expected cold, warm or nothing")
+        raise RowError(f"{brief(word)}: expected cold, warm or nothing")
     return CACHE_STATES.index(text)
 
 
@@ -374,7 +374,7 @@ def _threads(count: Any) -> int:
     if count is None:
         return 0
     if isinstance(count, bool) or count != int(count) or count < 1:
-        raise RowError(f"{count!r}: expected a positive int, or nothing for all cores")
+        raise RowError(f"{brief(count)}: expected a positive int, or nothing for all cores")
     return int(count)
 
 

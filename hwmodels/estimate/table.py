@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nmsim.case import DEFAULT_DTYPE, DEFAULT_OPERAND, DEFAULT_PHASE
-from nmsim.errors import NmsimError, RowError
+from nmsim.errors import NmsimError, RowError, brief
 from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING, DENSE, SparseFormat
 from nmsim.pattern import Pattern
 
@@ -43,7 +43,7 @@ def _dimension(column: pd.Series, name: str) -> Integers:
         values = list(column)
         position = next((i for i, value in enumerate(values) if not _is_whole(value)), None)
         if position is not None:
-            raise RowError.at(f"{values[position]!r}: {_EXPECTED}", row=position, column=name)
+            raise RowError.at(f"{brief(values[position])}: {_EXPECTED}", row=position, column=name)
         column, kind = pd.Series([min(int(value), MAX_DIMENSION + 1) for value in values], dtype="int64"), "i"
     raw = column.to_numpy()
     with np.errstate(invalid="ignore"):
@@ -145,7 +145,7 @@ def one_of(allowed: tuple[str, ...]) -> Callable[[Any], str]:
 
     def parse(value: Any) -> str:
         if value not in allowed:
-            raise RowError(f"{value!r}: expected one of {', '.join(allowed)}")
+            raise RowError(f"{brief(value)}: expected one of {', '.join(allowed)}")
         return str(value)
 
     return parse

@@ -7,7 +7,7 @@ The model may not import what measures, so that it takes any object with these a
 from typing import Any
 
 from hwmodels.machine.spec import CacheLevel, Feature, HardwareSpec
-from nmsim.errors import NmsimError
+from nmsim.errors import NmsimError, brief
 from nmsim.support.schema import WHOLE_UNITS, Quantity
 
 DIGITS = 5
@@ -162,5 +162,7 @@ def checked_id(name: str) -> str:
         Such an id.
     """
     if not name or name != name.lower() or len(name.split()) != 1:
-        raise NmsimError(f"machine id {name!r}, the name of the file: expected lower case without blanks")
+        raise NmsimError(
+            f"machine id {brief(name)}, the name of the file: expected lower case without blanks"
+        )
     return name

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from nmsim.errors import SpecError
+from nmsim.errors import SpecError, brief
 from nmsim.pattern import Pattern
 
 Stage = tuple[tuple[int, int], ...]
@@ -58,7 +58,7 @@ def network(pattern: Pattern, kind: str) -> Network:
     [3, 6, 10, 15]
     """
     if kind not in ("half", "bitonic"):
-        raise SpecError(f"selector kind {kind!r}: expected half or bitonic for a network of comparators")
+        raise SpecError(f"selector kind {brief(kind)}: expected half or bitonic for a network of comparators")
     width = 1 << (pattern.m - 1).bit_length()
     if pattern.n == pattern.m:
         return Network((), tuple(range(pattern.n)))

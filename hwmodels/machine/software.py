@@ -8,7 +8,7 @@ memory.
 from dataclasses import dataclass
 
 from hwmodels.machine.comparators import network
-from nmsim.errors import EncodingError
+from nmsim.errors import EncodingError, brief
 from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 from nmsim.support.schema import Quantity
@@ -101,7 +101,7 @@ def decode_cost(format: SparseFormat) -> SoftwareCost:
             instructions + JOINT_EXTRA_PER_GROUP.value, "assumed", JOINT_EXTRA_PER_GROUP.source
         )
     raise EncodingError(
-        f"encoding {format.encoding.name!r}: no software decoder is modelled; expected bitmask, index, gap, "
+        f"encoding {brief(format.encoding.name)}: no software decoder is modelled; expected bitmask, index, gap, "
         "combinatorial or joint"
     )
 

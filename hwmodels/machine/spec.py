@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from nmsim.case import DEFAULT_DTYPE, SparseOperand
-from nmsim.errors import SpecError
+from nmsim.errors import SpecError, brief
 from nmsim.fields import Dtype, Encoding, PackingPolicy, PatternText
 from nmsim.format import SparseFormat, sparse_format
 from nmsim.pattern import Pattern
@@ -134,11 +134,11 @@ class HardwareSpec:
             if dense is None:
                 yield key, "expected a dense peak of that type as well"
             elif sparse.value < dense.value:
-                yield key, f"value={sparse.value!r}: expected at least the dense peak, {dense.value!r}"
+                yield key, f"value={brief(sparse.value)}: expected at least the dense peak, {brief(dense.value)}"
         for i, unit in enumerate(self.native):
             for dtype in unit.dtypes:
                 if dtype not in self.sparse_peak_flop_per_s:
-                    yield f"native[{i}].dtypes", f"{dtype!r} has no entry in sparse_peak_flop_per_s"
+                    yield f"native[{i}].dtypes", f"{brief(dtype)} has no entry in sparse_peak_flop_per_s"
 
     @property
     def issue_lanes_per_s(self) -> float:
@@ -205,7 +205,7 @@ def load_machine(hardware: str | Path | HardwareSpec) -> HardwareSpec:
         return read_record(HardwareSpec, Path(hardware))
     if not isinstance(hardware, str):
         raise SpecError(
-            f"hardware {hardware!r} (type {type(hardware).__name__}): expected a name, a .toml path or a "
+            f"hardware {brief(hardware)} (type {type(hardware).__name__}): expected a name, a .toml path or a "
             "HardwareSpec"
         )
     known = _by_name()
@@ -214,7 +214,7 @@ def load_machine(hardware: str | Path | HardwareSpec) -> HardwareSpec:
         near = difflib.get_close_matches(hardware.strip().lower(), known, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise SpecError(
-            f"hardware {hardware!r}: no machine of that name.{hint} Known: {', '.join(machine_names())}; "
+            f"hardware {brief(hardware)}: no machine of that name.{hint} Known: {', '.join(machine_names())}; "
             "or give the path of a .toml file"
         )
     return spec

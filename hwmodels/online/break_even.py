@@ -11,7 +11,7 @@ import pandas as pd
 from hwmodels.online.pruning import OnlinePruning, PruningSetup, online_pruning, online_prunings
 from hwmodels.tensorcore.record import SparseTensorCore
 from nmsim.case import Case, GemmShape
-from nmsim.errors import RowError
+from nmsim.errors import RowError, brief
 
 RATE_STEP = 64
 """The search for a selector rate goes in steps of 1/64 group per cycle."""
@@ -150,9 +150,9 @@ def break_even_batch(
     2
     """
     if not at_least > 0:
-        raise RowError(f"at_least={at_least!r}: expected a positive speedup")
+        raise RowError(f"at_least={brief(at_least)}: expected a positive speedup")
     if isinstance(most_tokens, bool) or not isinstance(most_tokens, int) or most_tokens < 1:
-        raise RowError(f"most_tokens={most_tokens!r}: expected a positive whole number")
+        raise RowError(f"most_tokens={brief(most_tokens)}: expected a positive whole number")
     speedup = batch_table(case, core, range(1, most_tokens + 1), setup=setup, **changes).speedup_vs_dense
     gains = (speedup >= at_least).tolist()
     decode = gains.index(False) if False in gains else most_tokens

@@ -16,7 +16,7 @@ from hwmodels.silicon.units import comparators, key_bits
 from hwmodels.tensorcore.record import SelectorKind
 from nmsim import criteria
 from nmsim.case import VALUE_BITS, GemmShape, SparseOperand
-from nmsim.errors import RowError
+from nmsim.errors import RowError, brief
 from nmsim.format import sparse_format
 from nmsim.mitigation import recipe as registry
 from nmsim.pattern import Pattern
@@ -68,12 +68,12 @@ class Settings:
         for name in ("rank", "outliers", "window", "columns"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise RowError(f"settings: {name}={value!r}: expected a positive whole number")
+                raise RowError(f"settings: {name}={brief(value)}: expected a positive whole number")
         if self.outliers > self.window:
             raise RowError(f"settings: outliers={self.outliers}: expected at most the window, {self.window}")
         if self.selector_kind not in get_args(SelectorKind):
             raise RowError(
-                f"settings: selector_kind={self.selector_kind!r}: expected one of {', '.join(get_args(SelectorKind))}"
+                f"settings: selector_kind={brief(self.selector_kind)}: expected one of {', '.join(get_args(SelectorKind))}"
             )
 
 

@@ -20,7 +20,7 @@ from hwmodels.online.mitigations import (
 )
 from hwmodels.workload import load_model
 from nmsim.case import DEFAULT_DTYPE, GemmShape, SparseOperand, value_type
-from nmsim.errors import RowError, SpecError
+from nmsim.errors import RowError, SpecError, brief
 from nmsim.pattern import Pattern
 
 PER_TOKEN = ("multiplies", "adds", "compares", "specials", "selector_compares", "macs")
@@ -78,17 +78,17 @@ def stage_costs(
     parsed = Pattern.parse(pattern) if isinstance(pattern, str) else pattern
     dtype = value_type(dtype)
     if operand not in get_args(SparseOperand):
-        raise RowError(f"operand={operand!r}: expected one of {', '.join(get_args(SparseOperand))}")
+        raise RowError(f"operand={brief(operand)}: expected one of {', '.join(get_args(SparseOperand))}")
     product = PrunedProduct(shape, parsed, dtype, operand, settings)
     found: list[StageCost] = []
     if criterion is not None and operand == "activations":
         if criterion not in CRITERIA:
-            raise RowError(f"criterion={criterion!r}: expected one of {', '.join(CRITERIA)}")
+            raise RowError(f"criterion={brief(criterion)}: expected one of {', '.join(CRITERIA)}")
         found.extend(CRITERIA[criterion](product))
     for name in mitigation_names(mitigation):
         if operand == "weights" and name not in OF_WEIGHTS:
             raise RowError(
-                f"mitigation={name!r}: of activations; with sparse weights: {', '.join(OF_WEIGHTS)}"
+                f"mitigation={brief(name)}: of activations; with sparse weights: {', '.join(OF_WEIGHTS)}"
             )
         found.extend(MITIGATIONS[name](product))
     return tuple(found)
@@ -106,9 +106,9 @@ def mitigation_names(mitigation: str | Sequence[str]) -> tuple[str, ...]:
     names = tuple(name for name in names if name not in ("", "none"))
     for name in names:
         if name not in MITIGATIONS:
-            raise RowError(f"mitigation={name!r}: expected some of {', '.join(MITIGATIONS)}")
+            raise RowError(f"mitigation={brief(name)}: expected some of {', '.join(MITIGATIONS)}")
     if len(set(names)) < len(names):
-        raise RowError(f"mitigation={'+'.join(names)!r}: a name twice")
+        raise RowError(f"mitigation={brief('+'.join(names))}: a name twice")
     return names
 
 

@@ -22,7 +22,7 @@ from hwmodels.tensorcore.cycles import Cycles, closed_form
 from hwmodels.tensorcore.point import Point, mapping, point
 from hwmodels.tensorcore.record import Placement, SelectorKind, SparseTensorCore
 from nmsim.case import VALUE_BITS, Case
-from nmsim.errors import RowError
+from nmsim.errors import RowError, brief
 from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 from nmsim.units import bits_to_bytes, ceil_div
@@ -118,15 +118,19 @@ class PruningSetup:
     def __post_init__(self) -> None:
         object.__setattr__(self, "mitigation", mitigation_names(self.mitigation))
         if self.placement not in (None, *get_args(Placement)):
-            raise RowError(f"placement={self.placement!r}: expected one of {', '.join(get_args(Placement))}")
+            raise RowError(
+                f"placement={brief(self.placement)}: expected one of {', '.join(get_args(Placement))}"
+            )
         if self.criterion.startswith("unstructured"):
-            raise RowError(f"criterion={self.criterion!r}: leaves no N:M pattern for a core to skip by")
+            raise RowError(f"criterion={brief(self.criterion)}: leaves no N:M pattern for a core to skip by")
         if self.selector_groups_per_cycle is not None and not self.selector_groups_per_cycle > 0:
             raise RowError(
-                f"selector_groups_per_cycle={self.selector_groups_per_cycle!r}: expected a positive number"
+                f"selector_groups_per_cycle={brief(self.selector_groups_per_cycle)}: expected a positive number"
             )
         if not self.vector_ops_per_cycle > 0:
-            raise RowError(f"vector_ops_per_cycle={self.vector_ops_per_cycle!r}: expected a positive number")
+            raise RowError(
+                f"vector_ops_per_cycle={brief(self.vector_ops_per_cycle)}: expected a positive number"
+            )
 
 
 LEVELS = ("dram", "l2", "shared")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from nmsim.case import GemmShape
-from nmsim.errors import RowError, SpecError
+from nmsim.errors import RowError, SpecError, brief
 from nmsim.pattern import Pattern
 from nmsim.units import ceil_div
 
@@ -92,13 +92,13 @@ def scalesim_cycles(
     (44991, 32768.0, 1.457)
     """
     if not isinstance(shape, GemmShape):
-        raise RowError(f"shape={shape!r} (type {type(shape).__name__}): expected a GemmShape")
+        raise RowError(f"shape={brief(shape)} (type {type(shape).__name__}): expected a GemmShape")
     if pattern is not None and row_wise_block is not None:
         raise SpecError(
             f"pattern={pattern} and row_wise_block={row_wise_block}: expected one of the two, or none"
         )
     if storage not in STORAGES:
-        raise SpecError(f"storage={storage!r}: expected one of {', '.join(STORAGES)}")
+        raise SpecError(f"storage={brief(storage)}: expected one of {', '.join(STORAGES)}")
     for name, value in (("array_rows", array_rows), ("array_columns", array_columns)):
         _refuse_unless_positive(name, value)
     kept, block = shape.K, 0
@@ -132,4 +132,4 @@ def scalesim_cycles(
 
 def _refuse_unless_positive(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise SpecError(f"{name}={value!r} (type {type(value).__name__}): expected a positive int")
+        raise SpecError(f"{name}={brief(value)} (type {type(value).__name__}): expected a positive int")

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 from hwmodels.estimate.bounds import metadata_bits, stream
 from nmsim.case import GemmShape
-from nmsim.errors import SpecError
+from nmsim.errors import SpecError, brief
 from nmsim.format import SparseFormat, sparse_format
 from nmsim.pattern import Pattern
 from nmsim.units import ceil_div
@@ -74,14 +74,16 @@ def parse_layer(layer: object) -> StudyLayer:
         return StudyLayer(layer.N, layer.K, layer.M)
     match = _LAYER.fullmatch(layer) if isinstance(layer, str) else None
     if match is None:
-        raise SpecError(f"layer={layer!r} (type {type(layer).__name__}): {_EXPECTED_LAYER}, or a GemmShape")
+        raise SpecError(
+            f"layer={brief(layer)} (type {type(layer).__name__}): {_EXPECTED_LAYER}, or a GemmShape"
+        )
     M, K, N = (int(match[i]) for i in (1, 2, 3))
     if not M * K * N:
-        raise SpecError(f"layer={layer!r}: a dimension is 0; {_EXPECTED_LAYER}")
+        raise SpecError(f"layer={brief(layer)}: a dimension is 0; {_EXPECTED_LAYER}")
     densities = [None if match[i] is None else Fraction(match[i]) for i in (4, 5)]
     for name, value in zip(("IAD", "WD"), densities, strict=True):
         if value is not None and not 0 < value <= 1:
-            raise SpecError(f"layer={layer!r}: {name} is a density; expected one above 0, at most 1")
+            raise SpecError(f"layer={brief(layer)}: {name} is a density; expected one above 0, at most 1")
     return StudyLayer(M, K, N, *densities)
 
 
@@ -115,7 +117,9 @@ def parse_density(density: object, layer: StudyLayer) -> Pattern:
     if layer.density is not None:
         named = _name_of(layer.density)
         if pattern.density != _structure(layer.density, named).density:
-            raise SpecError(f"density={density!r}: the layer says {named}; expected the same, or no WD there")
+            raise SpecError(
+                f"density={brief(density)}: the layer says {named}; expected the same, or no WD there"
+            )
     return pattern
 
 
@@ -135,7 +139,7 @@ def _pattern_of(density: object) -> Pattern:
     elif isinstance(density, int | float | Fraction) and not isinstance(density, bool) and 0 < density <= 1:
         number = Fraction(str(density))
     if number is None or not 0 < number <= 1:
-        raise SpecError(f"density={density!r} (type {type(density).__name__}): {_EXPECTED_DENSITY}")
+        raise SpecError(f"density={brief(density)} (type {type(density).__name__}): {_EXPECTED_DENSITY}")
     return _structure(number, density)
 
 
@@ -148,7 +152,7 @@ def _structure(number: Fraction, given: object) -> Pattern:
     m = round(2 / number)
     if m < 2 or round(Fraction(2, m), 4) != round(number, 4):
         raise SpecError(
-            f"density={given!r}: no 2:M has it, and many N:M might; expected a Pattern, such as Pattern(3, 5)"
+            f"density={brief(given)}: no 2:M has it, and many N:M might; expected a Pattern, such as Pattern(3, 5)"
         )
     return Pattern(2, m)
 
@@ -424,7 +428,9 @@ def sparseloop_cycles(
     wanted = parse_density(density, shape)
     pattern = _stored_pattern(how, wanted, design)
     if how.compresses_b and shape.operand_b_density is None:
-        raise SpecError(f"layer={layer!r}, design={design!r}: it compresses B; expected a layer with an IAD")
+        raise SpecError(
+            f"layer={brief(layer)}, design={brief(design)}: it compresses B; expected a layer with an IAD"
+        )
     as_reported = rounding and encoding is None
     exact = pattern.density
     # The study enters densities with few digits; their rounding is part of its published cycles.
@@ -473,7 +479,7 @@ def _design(name: str) -> Design:
             f"artifact does not hold. Expected one of {', '.join(DESIGNS)}"
         )
     if name not in DESIGNS:
-        raise SpecError(f"design={name!r}: expected one of {', '.join(DESIGNS)}")
+        raise SpecError(f"design={brief(name)}: expected one of {', '.join(DESIGNS)}")
     return DESIGNS[name]
 
 
@@ -485,7 +491,7 @@ def _stored_pattern(how: Design, pattern: Pattern, design: str) -> Pattern:
         return STC_PATTERN if pattern.density <= STC_PATTERN.density else DENSE
     if pattern.n > ARRAY_COLUMNS or pattern.m * (ARRAY_COLUMNS // pattern.n) > SPAN_LIMIT:
         raise SpecError(
-            f"density {pattern} on design={design!r}: expected at most {ARRAY_COLUMNS} kept in a group. Whole groups "
+            f"density {pattern} on design={brief(design)}: expected at most {ARRAY_COLUMNS} kept in a group. Whole groups "
             f"must fill {ARRAY_COLUMNS} columns from at most {SPAN_LIMIT} elements (a density of 1/4 or more)"
         )
     return pattern

@@ -36,7 +36,7 @@ from hwmodels.tensorcore.answer import STAGE_WORDS
 from hwmodels.tensorcore.record import SparseTensorCore
 from hwmodels.tensorcore.services import STAGES
 from nmsim.case import VALUE_BITS
-from nmsim.errors import RowError
+from nmsim.errors import RowError, brief
 from nmsim.pattern import Pattern
 
 STORED = ("core", "phase", "tokens", "pattern", "encoding", "sparse_operand")
@@ -605,7 +605,7 @@ def _points(table: pd.DataFrame, columns: Sequence[str], what: str) -> pd.DataFr
     rows = rows_of(table, columns, what)
     unknown = sorted(set(rows["placement"]) - set(PLACEMENTS))
     if unknown:
-        raise RowError(f"{what}: placement {unknown[0]!r}: expected one of {', '.join(PLACEMENTS)}")
+        raise RowError(f"{what}: placement {brief(unknown[0])}: expected one of {', '.join(PLACEMENTS)}")
     keys = (*PANEL, "tokens", "placement")
     rows = refuse_twice(rows, keys, what, "add a column that tells them apart")
     return rows.sort_values("tokens", kind="stable")

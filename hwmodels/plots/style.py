@@ -23,7 +23,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from nmsim.errors import NmsimError
+from nmsim.errors import NmsimError, brief
 
 AxesGrid = NDArray[Any]
 """Object array of Axes [rows, columns]."""
@@ -92,7 +92,7 @@ def styled(draw: Callable[P, Result]) -> Callable[P, Result]:
     def in_style(*args: P.args, **kwargs: P.kwargs) -> Result:
         theme = kwargs.get("theme", LIGHT)
         if not isinstance(theme, Theme):
-            raise NmsimError(f"theme={theme!r}: expected LIGHT or DARK of hwmodels.plots")
+            raise NmsimError(f"theme={brief(theme)}: expected LIGHT or DARK of hwmodels.plots")
         with matplotlib.style.context(theme.style_sheet):
             return draw(*args, **kwargs)
 

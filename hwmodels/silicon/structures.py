@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Literal, Self, get_args
 
-from nmsim.errors import SpecError
+from nmsim.errors import SpecError, brief
 from nmsim.pattern import Pattern
 from nmsim.units import ceil_div
 
@@ -50,7 +50,7 @@ class Cells:
     def __post_init__(self) -> None:
         for name, count in zip(FIELDS, counts(self), strict=True):
             if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-                raise SpecError(f"cells: {name}={count!r}: expected a whole number, 0 or more")
+                raise SpecError(f"cells: {name}={brief(count)}: expected a whole number, 0 or more")
 
     def __add__(self, other: "Cells") -> Self:
         return type(self)(*(a + b for a, b in zip(counts(self), counts(other), strict=True)))
@@ -206,11 +206,11 @@ def operand_select(
     """
     if structure not in get_args(SelectStructure):
         raise SpecError(
-            f"select structure {structure!r}: expected one of {', '.join(get_args(SelectStructure))}"
+            f"select structure {brief(structure)}: expected one of {', '.join(get_args(SelectStructure))}"
         )
     for name, value in (("value_bits", value_bits), ("macs", macs)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise SpecError(f"{name}={value!r}: expected a positive whole number")
+            raise SpecError(f"{name}={brief(value)}: expected a positive whole number")
     needs = (_select_one(pattern, value_bits, macs, structure) for pattern in patterns)
     return functools.reduce(Cells.shared_with, needs, Cells())
 

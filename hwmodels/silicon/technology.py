@@ -11,7 +11,7 @@ from typing import Annotated, Self
 
 from hwmodels.silicon.structures import LOGIC_CELLS, Cells
 from nmsim.case import VALUE_BITS
-from nmsim.errors import SpecError
+from nmsim.errors import SpecError, brief
 from nmsim.support.schema import (
     About,
     Kind,
@@ -50,7 +50,8 @@ class Spread:
     def __post_init__(self) -> None:
         if not (0 <= self.low <= self.nominal <= self.high and math.isfinite(self.high)):
             raise SpecError(
-                f"low={self.low!r}, nominal={self.nominal!r}, high={self.high!r}: expected 0 <= low <= nominal <= high"
+                f"low={brief(self.low)}, nominal={brief(self.nominal)}, high={brief(self.high)}: "
+                "expected 0 <= low <= nominal <= high"
             )
 
     def __add__(self, other: "Spread") -> Self:
@@ -104,11 +105,12 @@ class CostRange:
                 raise SpecError(f"{name}: {error}") from error
         if not self.low <= self.nominal <= self.high:
             raise SpecError(
-                f"low={self.low!r}, nominal={self.nominal!r}, high={self.high!r}: expected low <= nominal <= high"
+                f"low={brief(self.low)}, nominal={brief(self.nominal)}, high={brief(self.high)}: "
+                "expected low <= nominal <= high"
             )
         number = isinstance(self.node_nm, int | float) and not isinstance(self.node_nm, bool)
         if not number or not self.node_nm > 0:
-            raise SpecError(f"node_nm={self.node_nm!r}: expected a technology node in nanometres")
+            raise SpecError(f"node_nm={brief(self.node_nm)}: expected a technology node in nanometres")
 
     @property
     def spread(self) -> Spread:
@@ -166,14 +168,15 @@ class Anchor:
     def problems(self) -> Iterator[tuple[str, str]]:
         """Check the ends of the range."""
         if self.value <= 0:
-            yield "value", f"{self.value!r}, expected a positive number"
+            yield "value", f"{brief(self.value)}, expected a positive number"
         if self.low is None or self.high is None:
             if (self.low is None) != (self.high is None):
                 yield "", "low and high: expected both or neither"
         elif not 0 < self.low <= self.value <= self.high:
             yield (
                 "",
-                f"low={self.low!r}, nominal={self.value!r}, high={self.high!r}: expected low <= nominal <= high",
+                f"low={brief(self.low)}, nominal={brief(self.value)}, high={brief(self.high)}: "
+                "expected low <= nominal <= high",
             )
 
 
@@ -263,11 +266,11 @@ class TechnologyFile:
                 yield place, "two anchors at one node"
             for i, anchor in enumerate(anchors):
                 if anchor.source not in self.sources:
-                    yield f"{place}[{i}].source", f"{anchor.source!r}: expected one of {', '.join(self.sources)}"
+                    yield f"{place}[{i}].source", f"{brief(anchor.source)}: expected one of {', '.join(self.sources)}"
                 if "joules" in place and anchor.value > MOST_JOULES:
                     yield (
                         f"{place}[{i}].value",
-                        f"{anchor.value!r} joules: expected at most {MOST_JOULES:g}; did you mean "
+                        f"{brief(anchor.value)} joules: expected at most {MOST_JOULES:g}; did you mean "
                         f"{anchor.value * 1e-12:g} ({anchor.value:g} pJ)?",
                     )
 
@@ -484,7 +487,7 @@ def _adder(dtype: str, accumulator_bits: int) -> str:
     known = TABLES["add_joules"].keys or ()
     if dtype not in VALUE_BITS or name not in known:
         raise SpecError(
-            f"dtype={dtype!r}, accumulator_bits={accumulator_bits!r}: expected one of {', '.join(VALUE_BITS)} "
+            f"dtype={brief(dtype)}, accumulator_bits={brief(accumulator_bits)}: expected one of {', '.join(VALUE_BITS)} "
             f"with an adder among {', '.join(known)}"
         )
     return name
@@ -492,7 +495,7 @@ def _adder(dtype: str, accumulator_bits: int) -> str:
 
 def _at_capacity(points: Mapping[str, CostRange], capacity_bytes: float, extend: bool) -> Spread:
     if isinstance(capacity_bytes, bool) or not capacity_bytes > 0:
-        raise SpecError(f"capacity_bytes={capacity_bytes!r}: expected a positive number")
+        raise SpecError(f"capacity_bytes={brief(capacity_bytes)}: expected a positive number")
     known = sorted((float(key), cost.spread) for key, cost in points.items())
     smallest, largest = known[0][0], known[-1][0]
     at = max(capacity_bytes, smallest) if extend else min(max(capacity_bytes, smallest), largest)
@@ -530,7 +533,7 @@ def load(node_nm: float, path: Path = TECHNOLOGY_FILE) -> Technology:
     number = isinstance(node_nm, int | float) and not isinstance(node_nm, bool)
     if not number or not NODES_NM[0] <= node_nm <= NODES_NM[1]:
         raise SpecError(
-            f"node_nm={node_nm!r}: expected a technology node of {NODES_NM[0]:g} to {NODES_NM[1]:g} nm"
+            f"node_nm={brief(node_nm)}: expected a technology node of {NODES_NM[0]:g} to {NODES_NM[1]:g} nm"
         )
     return Technology(float(node_nm), _file(path).costs(float(node_nm)))
 

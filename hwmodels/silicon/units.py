@@ -19,7 +19,7 @@ from hwmodels.silicon.structures import (
 from hwmodels.silicon.technology import Technology, load
 from hwmodels.tensorcore.record import Network, SelectorKind, SparseTensorCore
 from nmsim.case import VALUE_BITS
-from nmsim.errors import EncodingError, SpecError
+from nmsim.errors import EncodingError, SpecError, brief
 from nmsim.format import SparseFormat, sparse_format
 from nmsim.pattern import Pattern
 
@@ -79,7 +79,7 @@ def key_bits(dtype: str) -> int:
     (15, 8, 18)
     """
     if dtype not in VALUE_BITS:
-        raise SpecError(f"dtype={dtype!r}: expected one of {', '.join(VALUE_BITS)}")
+        raise SpecError(f"dtype={brief(dtype)}: expected one of {', '.join(VALUE_BITS)}")
     if dtype == "tf32":
         return 18
     return VALUE_BITS[dtype] - (not dtype.startswith("int"))
@@ -121,7 +121,7 @@ def selector_cells(pattern: Pattern, kind: SelectorKind, dtype: str, latency_cyc
     """
     _check_kind(kind)
     if isinstance(latency_cycles, bool) or not isinstance(latency_cycles, int) or latency_cycles < 0:
-        raise SpecError(f"latency_cycles={latency_cycles!r}: expected a whole number, 0 or more")
+        raise SpecError(f"latency_cycles={brief(latency_cycles)}: expected a whole number, 0 or more")
     bits, position = key_bits(dtype), index_bits(pattern.m)
     if pattern.n == pattern.m:
         return Cells()
@@ -139,7 +139,7 @@ def selector_cells(pattern: Pattern, kind: SelectorKind, dtype: str, latency_cyc
 
 def _check_kind(kind: str) -> None:
     if kind not in get_args(SelectorKind):
-        raise SpecError(f"selector kind {kind!r}: expected one of {', '.join(get_args(SelectorKind))}")
+        raise SpecError(f"selector kind {brief(kind)}: expected one of {', '.join(get_args(SelectorKind))}")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -296,7 +296,7 @@ def _family(format: SparseFormat) -> str:
     family = known.spec.name
     if family == "gap" and known.expected_bits_per_group(pattern) != known.bits_per_group(pattern):
         raise EncodingError(
-            f"encoding {known.name!r} of {pattern}: no hardware is modelled for symbols with escapes; expected `gap`"
+            f"encoding {brief(known.name)} of {pattern}: no hardware is modelled for symbols with escapes; expected `gap`"
         )
     return family
 

@@ -24,7 +24,7 @@ from hwmodels.tensorcore.cycles import LIMITS, Cycles, closed_form
 from hwmodels.tensorcore.point import EXECUTIONS, Point, execution, point
 from hwmodels.tensorcore.record import WORDS, SparseTensorCore
 from nmsim.case import Case
-from nmsim.errors import NmsimError, SpecError
+from nmsim.errors import NmsimError, SpecError, brief
 from nmsim.pattern import Pattern
 from nmsim.support.jit import njit
 
@@ -182,7 +182,7 @@ def refuse_useless_values(designs: Designs) -> None:
                 break
         else:
             only = all(len(digits) == length for digits, length in zip(choices, designs.shape, strict=True))
-            what = "no point of the space exists" if only else f"{name}: {value!r}: no point takes it"
+            what = "no point of the space exists" if only else f"{name}: {brief(value)}: no point takes it"
             raise SpecError(f"axes: {what}: {found.refused}")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nmsim.errors import ContainerError, RowError
+from nmsim.errors import ContainerError, RowError, brief
 from nmsim.support.jit import njit
 
 BoolArray = NDArray[np.bool_]
@@ -68,10 +68,12 @@ def pareto_front(
             there = list(map(str, table.columns))
             near = difflib.get_close_matches(name, there, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
-            raise RowError(f"Pareto front: {name!r}: no such column.{hint} There are {', '.join(there)}")
+            raise RowError(f"Pareto front: {brief(name)}: no such column.{hint} There are {', '.join(there)}")
     for name in names:
         if not pd.api.types.is_numeric_dtype(table[name]):
-            raise RowError(f"Pareto front: {name!r}: expected a column of numbers, got {table[name].dtype}")
+            raise RowError(
+                f"Pareto front: {brief(name)}: expected a column of numbers, got {table[name].dtype}"
+            )
     costs = np.column_stack(
         [table[name].to_numpy(np.float64) * (1.0 if name in minimise else -1.0) for name in names]
     )
@@ -93,7 +95,7 @@ def _refuse_no_list(what: str, given: Any) -> None:
     if listed and all(isinstance(name, str) for name in given):
         return
     example = given if isinstance(given, str) else "time_s"
-    raise RowError(f"Pareto front: {what}={given!r}: expected a list of columns, such as {[example]}")
+    raise RowError(f"Pareto front: {what}={brief(given)}: expected a list of columns, such as {[example]}")
 
 
 def _front(costs: NDArray[np.float64]) -> BoolArray:
@@ -230,7 +232,7 @@ def highlights(file: Path, minimise: Sequence[str], maximise: Sequence[str] = ()
     wanted = [*minimise, *maximise]
     for name in wanted:
         if name not in columns:
-            raise RowError(f"{file}: {name!r}: no such column; there are {', '.join(columns)}")
+            raise RowError(f"{file}: {brief(name)}: no such column; there are {', '.join(columns)}")
     known = [*columns[: columns.index("cycles")], "time_s", "speedup_vs_dense"]
     within = [name for name in COMPARABLE if name in columns]
     best = front = pd.DataFrame()

@@ -22,7 +22,7 @@ import pandas as pd
 
 from hwmodels.sweeps.evaluate import Columns, evaluator, refuse_useless_values
 from hwmodels.sweeps.space import Space, load_space
-from nmsim.errors import ContainerError, SpecError
+from nmsim.errors import ContainerError, SpecError, brief
 from nmsim.files.atomic import new_file, refuse_target
 from nmsim.units import ceil_div
 
@@ -264,7 +264,7 @@ def _difference(found: str, expected: str) -> str:
     try:
         old, new = json.loads(found), json.loads(expected)
         names = [name for name in new if old.get(name) != new[name]]
-        return ", ".join(f"{name} {old.get(name)!r}, now {new[name]!r}" for name in names)
+        return ", ".join(f"{name} {brief(old.get(name))}, now {brief(new[name])}" for name in names)
     except (json.JSONDecodeError, AttributeError):
         return f"{MANIFEST} is damaged"
 
@@ -379,9 +379,9 @@ def sweep(
     loaded = load_space(space)
     for name, value in (("chunk_points", chunk_points), ("in_flight", in_flight)):
         if isinstance(value, bool) or not (value is None or (isinstance(value, int) and value > 0)):
-            raise SpecError(f"{name}={value!r}: expected a positive int")
+            raise SpecError(f"{name}={brief(value)}: expected a positive int")
     if executor is not None and not callable(getattr(executor, "submit", None)):
-        raise SpecError(f"executor={executor!r}: expected a concurrent.futures.Executor")
+        raise SpecError(f"executor={brief(executor)}: expected a concurrent.futures.Executor")
     chunks = ceil_div(loaded.points, chunk_points)
     most = in_flight or 2 * (os.cpu_count() or 1)
 
@@ -398,10 +398,10 @@ def sweep(
         refuse_useless_values(evaluator(loaded).designs)
         return _frame(tables(range(chunks)), told)
     if not isinstance(output, str | Path):
-        raise SpecError(f"output={output!r} (type {type(output).__name__}): expected the name of a file")
+        raise SpecError(f"output={brief(output)} (type {type(output).__name__}): expected the name of a file")
     target = Path(output)
     if target.suffix not in SUFFIXES:
-        raise SpecError(f"output {str(target)!r}: expected a name that ends in {' or '.join(SUFFIXES)}")
+        raise SpecError(f"output {brief(str(target))}: expected a name that ends in {' or '.join(SUFFIXES)}")
     parts = Parts(target, loaded, chunk_points)
     # An earlier run was stopped after it wrote the output: only its parts are left to remove.
     if resume and not force and (merged := parts.merged()) is not None:

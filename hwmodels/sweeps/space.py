@@ -25,7 +25,7 @@ from hwmodels.tensorcore.record import FLAGS, NUMBERS, WORDS, SparseTensorCore, 
 from hwmodels.workload import load_model
 from nmsim import encodings, packing
 from nmsim.case import Case, GemmShape, SparseOperand, value_type
-from nmsim.errors import NmsimError, RowError, SpecError
+from nmsim.errors import NmsimError, RowError, SpecError, brief
 from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING, DENSE, SparseFormat, sparse_format
 from nmsim.pattern import Pattern
 from nmsim.support.names import did_you_mean
@@ -222,7 +222,7 @@ def read_quality(path: Path, space: Space) -> tuple[float, ...]:
     header = lines[0] if lines else []
     for name in header:
         if name != name.strip():
-            raise RowError(f"{path}: column {name!r}: expected a name without spaces around it")
+            raise RowError(f"{path}: column {brief(name)}: expected a name without spaces around it")
     keys = tuple(name for name in header if name != "quality")
     if "quality" not in header or not keys or not set(keys) <= set(KEYS) or len(set(header)) < len(header):
         raise RowError(
@@ -241,7 +241,7 @@ def read_quality(path: Path, space: Space) -> tuple[float, ...]:
         except ValueError:
             rows[key] = math.nan
         if not math.isfinite(rows[key]):
-            raise RowError(f"{path}: line {number}: quality={cells['quality']!r}: expected a number")
+            raise RowError(f"{path}: line {number}: quality={brief(cells['quality'])}: expected a number")
     found, matched = [], set()
     for point in _texts(space):
         key = tuple(point[name] for name in keys)
@@ -324,7 +324,7 @@ def _shape(value: Any) -> tuple[int, int]:
         raise SpecError("expected [N, K], out features and in features")
     for size in value:
         if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_DIMENSION:
-            raise SpecError(f"{size!r}: expected a positive whole number up to {MAX_DIMENSION}")
+            raise SpecError(f"{brief(size)}: expected a positive whole number up to {MAX_DIMENSION}")
     return value[0], value[1]
 
 
@@ -333,7 +333,7 @@ def _twice(values: tuple[Any, ...]) -> str:
     if not values:
         return "expected a list of at least one value"
     again = next((value for place, value in enumerate(values) if value in values[:place]), MISSING)
-    return "" if again is MISSING else f"{again!r} comes twice, expected each value once"
+    return "" if again is MISSING else f"{brief(again)} comes twice, expected each value once"
 
 
 class _Axes:
@@ -434,7 +434,7 @@ class Workload:
             known = [layer.name for layer in model.layers]
             for layer in self.layers or ():
                 if layer not in known:
-                    yield "layers", f"{layer!r}: expected one of {', '.join(known)}{did_you_mean(layer, known)}"
+                    yield "layers", f"{brief(layer)}: expected one of {', '.join(known)}{did_you_mean(layer, known)}"
 
 
 @record
@@ -503,7 +503,7 @@ def load_space(space: str | Path | Mapping[str, Any] | Space) -> Space:
         return _space(space, "")
     if not isinstance(space, str | Path):
         raise SpecError(
-            f"space={space!r} (type {type(space).__name__}): expected the path of a TOML file, a mapping or a Space"
+            f"space={brief(space)} (type {type(space).__name__}): expected the path of a TOML file, a mapping or a Space"
         )
     path = Path(space)
     document = read_toml(path)
@@ -511,8 +511,8 @@ def load_space(space: str | Path | Mapping[str, Any] | Space) -> Space:
     try:
         return _space(document, str(path))
     except NmsimError as error:
-        text = str(error)
-        raise SpecError(text if text.startswith(f"{path}: ") else f"{path}: {text}") from error
+        placed = all(problem.startswith(f"{path}: ") for problem in error.args)
+        raise SpecError(*(error if placed else error.within(str(path))).args) from error
     finally:
         _folder.reset(token)
 
@@ -521,7 +521,7 @@ def _space(document: Mapping[str, Any], where: str) -> Space:
     try:
         file = load_record(SpaceFile, document, where=where)
     except SpecError as error:
-        raise SpecError("\n".join([str(error), *_too_many_points(document, where)])) from None
+        raise SpecError(*error.args, *_too_many_points(document, where)) from None
     cores = _distinct(tuple(map(_core, file.axes.core or (file.core and file.core.base,))))
     # Axes stand in the order of the document, which is the order of points.
     named = [name for name in document["axes"] if name in CORE_AXES]
@@ -572,7 +572,7 @@ def _distinct(cores: tuple[SparseTensorCore, ...]) -> tuple[SparseTensorCore, ..
     ids = [core.id for core in cores]
     for name in ids:
         if ids.count(name) > 1:
-            raise SpecError(f"axes.core: {name!r} comes twice, expected cores with ids of their own")
+            raise SpecError(f"axes.core: {brief(name)} comes twice, expected cores with ids of their own")
     return cores
 
 

@@ -16,7 +16,7 @@ from hwmodels.estimate.bounds import DENSE_STREAM, OUTPUT_BITS, stream
 from hwmodels.estimate.table import MAX_DIMENSION, SHAPE_COLUMNS
 from hwmodels.tensorcore.record import SparseTensorCore
 from nmsim.case import VALUE_BITS, Case
-from nmsim.errors import RowError
+from nmsim.errors import RowError, brief
 from nmsim.pattern import Pattern
 from nmsim.support.jit import njit
 
@@ -132,11 +132,11 @@ def point(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> P
         if getattr(case.shape, name) > MAX_DIMENSION:
             raise RowError(f"case {name}={getattr(case.shape, name)}: expected at most {MAX_DIMENSION}")
     if case.dtype not in core.dtypes:
-        raise RowError(f"dtype {case.dtype!r}: {core.id} takes {', '.join(core.dtypes)}")
+        raise RowError(f"dtype {brief(case.dtype)}: {core.id} takes {', '.join(core.dtypes)}")
     online = case.pattern is not None and case.sparse_operand == "activations"
     if case.format is not None and case.format.encoding.spec.name not in core.encodings:
         raise RowError(
-            f"encoding {case.format.encoding.name!r}: {core.id} decodes {', '.join(core.encodings) or 'none'}"
+            f"encoding {brief(case.format.encoding.name)}: {core.id} decodes {', '.join(core.encodings) or 'none'}"
         )
     if other is not None:
         if not core.dual_sided or other not in core.patterns:
@@ -408,7 +408,7 @@ def mapping(p: Point, tile: tuple[int, int] | None = None) -> Mapping:
         found = choose(as_record(p))
     else:
         if len(tile) != 2 or not all(isinstance(part, int) and part >= 1 for part in tile):
-            raise RowError(f"tile={tile!r}: expected two positive ints")
+            raise RowError(f"tile={brief(tile)}: expected two positive ints")
         rows, cols = (float(part) for part in tile)
         fits = rows * cols * p.accumulator_bits * p.accumulator_buffers <= 8 * p.accumulator_bytes
         found = with_waves(as_record(p), rows, cols) if fits else INFEASIBLE

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from nmsim.case import VALUE_BITS, SparseOperand
-from nmsim.errors import SpecError
+from nmsim.errors import SpecError, brief
 from nmsim.fields import Dtype, Encoding, PatternText
 from nmsim.pattern import Pattern
 from nmsim.support.schema import (
@@ -130,7 +130,7 @@ class SparseTensorCore:
             if VALUE_BITS[dtype] > self.lane_bits * self.array_depth or wide % narrow:
                 yield (
                     "array.dtypes",
-                    f"{dtype!r} of {VALUE_BITS[dtype]} bits does not fill whole lanes of {self.lane_bits} bits, "
+                    f"{brief(dtype)} of {VALUE_BITS[dtype]} bits does not fill whole lanes of {self.lane_bits} bits, "
                     f"{self.array_depth} of them",
                 )
             if VALUE_BITS[dtype] > self.accumulator_bits:
@@ -234,14 +234,14 @@ def load_core(core: str | Path | SparseTensorCore) -> SparseTensorCore:
     known = core_names()
     if not isinstance(core, str):
         raise SpecError(
-            f"core {core!r} (type {type(core).__name__}): expected a name, a .toml path or a core"
+            f"core {brief(core)} (type {type(core).__name__}): expected a name, a .toml path or a core"
         )
     name = core.strip().lower()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise SpecError(
-            f"core {core!r}: no tensor core of that name.{hint} Known: {', '.join(known)}; or give the path of a "
+            f"core {brief(core)}: no tensor core of that name.{hint} Known: {', '.join(known)}; or give the path of a "
             ".toml file"
         )
     return _shipped(name)

@@ -29,7 +29,7 @@ from hwmodels.threshold.footprint import (
     stacked,
 )
 from nmsim.case import VALUE_BITS
-from nmsim.errors import NmsimError, RowError
+from nmsim.errors import NmsimError, RowError, brief
 from nmsim.format import sparse_format
 
 AS = {"memory": "as small", "time": "as fast", "energy": "as frugal"}
@@ -356,7 +356,7 @@ def narrow_bits(words: Iterable[str]) -> list[int]:
     for word in words:
         if not (word.isascii() and word.isdigit() and NARROWEST_BITS <= int(word) <= most):
             raise RowError(
-                f"--quantised {word!r}: expected bits of a value, {NARROWEST_BITS} to {most}, such as 8,4,3"
+                f"--quantised {brief(word)}: expected bits of a value, {NARROWEST_BITS} to {most}, such as 8,4,3"
             )
         numbers.append(int(word))
     return numbers
@@ -375,7 +375,7 @@ def beside(text: str, encoding: str = OUTLIER_ENCODING) -> dict[str, Any]:
     if text.startswith(COLUMNS):
         count = text.removeprefix(COLUMNS)
         if not (count.isascii() and count.isdigit() and int(count) > 0):
-            raise RowError(f"--outliers {text!r}: expected {COLUMNS}C with a positive number of columns")
+            raise RowError(f"--outliers {brief(text)}: expected {COLUMNS}C with a positive number of columns")
         return {"columns": int(count)}
     return {"outliers": sparse_format(text, encoding=encoding)}
 

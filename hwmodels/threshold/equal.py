@@ -31,7 +31,7 @@ from hwmodels.threshold.footprint import (
     stacked,
 )
 from nmsim.case import Case, GemmShape
-from nmsim.errors import RowError
+from nmsim.errors import RowError, brief
 from nmsim.format import as_format
 
 STEP_ELEMS = 16
@@ -81,7 +81,9 @@ def widths(model: Model, most_width: float, step_elems: int = STEP_ELEMS) -> Wid
     own = stacked(model)
     hidden = hidden_of(own)
     if isinstance(step_elems, bool) or not isinstance(step_elems, int) or not 1 <= step_elems <= hidden:
-        raise RowError(f"step_elems={step_elems!r}: expected 1 to the hidden size of {model.name}, {hidden}")
+        raise RowError(
+            f"step_elems={brief(step_elems)}: expected 1 to the hidden size of {model.name}, {hidden}"
+        )
     widest = max(*own.N, *own.K)
     most = min(int(most_width * hidden), MAX_DIMENSION // widest * hidden)
     sizes = step_elems * np.arange(1, most // step_elems + 1, dtype=np.int64)
@@ -238,7 +240,7 @@ def products(layers: Stacked, how: ModelFormat, tokens: int) -> pd.DataFrame:
         `tokens` is no positive int.
     """
     if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
-        raise RowError(f"tokens={tokens!r}: expected a positive int")
+        raise RowError(f"tokens={brief(tokens)}: expected a positive int")
     rest, columns = ((dtype, *format_cells(None)) for dtype in (how.rest_dtype, how.side_dtype))
     main, outliers = (how.dtype, *format_cells(how.format)), (how.side_dtype, *format_cells(how.outliers))
     tables = []
@@ -381,7 +383,9 @@ def quantised_dense(
         or not isinstance(value_bits, int)
         or not NARROWEST_BITS <= value_bits < SCALED_BELOW_BITS
     ):
-        raise RowError(f"value_bits={value_bits!r}: expected {NARROWEST_BITS} to {SCALED_BELOW_BITS - 1}")
+        raise RowError(
+            f"value_bits={brief(value_bits)}: expected {NARROWEST_BITS} to {SCALED_BELOW_BITS - 1}"
+        )
     dtype = DTYPES.get(value_bits)
     dense = how.dense(dtype)
     stored = footprint(model, dense, value_bits)

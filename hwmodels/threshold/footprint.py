@@ -11,7 +11,7 @@ from hwmodels.estimate.bounds import metadata_bits, stream
 from hwmodels.models import Layer, Model
 from hwmodels.silicon.structures import index_bits
 from nmsim.case import DEFAULT_DTYPE, VALUE_BITS, value_type
-from nmsim.errors import PatternError, RowError
+from nmsim.errors import PatternError, RowError, brief
 from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING, FormatLike, SparseFormat, as_format
 from nmsim.pattern import Pattern
 from nmsim.units import bits_to_bytes, ceil_div
@@ -93,11 +93,13 @@ class ModelFormat:
         counts = {"group_elems": group_elems, "scale_bits": scale_bits, "columns": columns}
         for name, value in counts.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise RowError(f"{name}={value!r}: expected a whole number, 0 or more")
+                raise RowError(f"{name}={brief(value)}: expected a whole number, 0 or more")
         formats = {"format": (format, DEFAULT_ENCODING), "outliers": (outliers, OUTLIER_ENCODING)}
         for name, (given, encoding) in formats.items():
             if not isinstance(given, SparseFormat | Pattern | str | None):
-                raise PatternError(f"{name}={given!r}: expected a SparseFormat, a Pattern, its text, or None")
+                raise PatternError(
+                    f"{name}={brief(given)}: expected a SparseFormat, a Pattern, its text, or None"
+                )
             fields[name] = as_format(given, encoding=encoding)
             stream(fields[name])
         for name, field in (fields | counts).items():
@@ -211,7 +213,7 @@ def stacked(model: Model) -> Stacked:
     """
     layers: tuple[Layer, ...] = model.layers
     if not any(layer.pruned for layer in layers):
-        raise RowError(f"model {model.name!r}: no layer that is pruned, expected at least one")
+        raise RowError(f"model {brief(model.name)}: no layer that is pruned, expected at least one")
     return Stacked(
         tuple(layer.count for layer in layers),
         tuple(layer.pruned for layer in layers),

@@ -7,7 +7,7 @@ from typing import Any
 from kernels.timing import cuda_device
 from kernels.timing import interleaved as timing
 from kernels.timing.interleaved import Figure
-from nmsim.errors import SpecError
+from nmsim.errors import SpecError, brief
 
 REPETITIONS = 15
 BUFFER_BYTES = 2 << 30
@@ -182,5 +182,5 @@ def _clock_hz(about: Any) -> float:
         return float(told_mhz) * 1e6
     except ValueError:
         raise SpecError(
-            f"clock of {about.name}: torch does not report it and nvidia-smi says {told_mhz!r}, expected MHz"
+            f"clock of {about.name}: torch does not report it and nvidia-smi says {brief(told_mhz)}, expected MHz"
         ) from None

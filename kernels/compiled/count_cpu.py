@@ -16,6 +16,7 @@ from kernels.cpu.compiled import assembly
 from kernels.cpu.recipe import COLUMN_TOKENS, ROW_TOKENS, Recipe, recipe_for
 from kernels.stored.errors import KernelError
 from kernels.stored.rows import DTYPES, STEP_ELEMS, kernel_format
+from nmsim.errors import brief
 from nmsim.format import FormatLike
 
 CPUS = {"avx2": "znver3", "avx512": "znver4"}
@@ -64,11 +65,11 @@ def instructions_per_group(format: FormatLike, dtype: Any, *, tokens: int, isa: 
             "and 16:32 as bitmask or index"
         )
     if name not in DTYPES:
-        raise KernelError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
+        raise KernelError(f"dtype {brief(dtype)}: expected one of {', '.join(DTYPES)}")
     if isa not in CPUS:
-        raise KernelError(f"isa={isa!r}: expected one of {', '.join(CPUS)}, which have compiled kernels")
+        raise KernelError(f"isa={brief(isa)}: expected one of {', '.join(CPUS)}, which have compiled kernels")
     if isinstance(tokens, bool) or not isinstance(tokens, int) or not 1 <= tokens <= COLUMN_TOKENS[-1]:
-        raise KernelError(f"tokens={tokens!r}: expected an int from 1 to {COLUMN_TOKENS[-1]}")
+        raise KernelError(f"tokens={brief(tokens)}: expected an int from 1 to {COLUMN_TOKENS[-1]}")
     recipe = recipe_for(format, name, tokens, isa)
     groups = recipe.rows_abreast * recipe.step_elems // pattern.m
     return len(inner_loop(recipe)) / groups

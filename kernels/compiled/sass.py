@@ -27,6 +27,7 @@ from triton.compiler import ASTSource
 
 from kernels.gpu.bits import WARP_THREADS
 from kernels.stored.errors import KernelError
+from nmsim.errors import brief
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 GROUP_ELEMS = 16
@@ -148,7 +149,7 @@ def inspect(subject: Subject, architecture: int) -> Code:
     for name in ("REG", "STACK", "LOCAL"):
         found = re.search(rf"\b{name}:(\d+)", usage)
         if found is None:
-            raise KernelError(f"cuobjdump says nothing of {name} for {subject.name}: {usage!r}")
+            raise KernelError(f"cuobjdump says nothing of {name} for {subject.name}: {brief(usage)}")
         resources[name] = int(found[1])
     body, targets = instructions(listing)
     loop = inner_loop(body, targets)

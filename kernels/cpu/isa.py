@@ -5,6 +5,7 @@ import os
 import platform
 
 from kernels.stored.errors import KernelError
+from nmsim.errors import brief
 
 ALL = ("avx512", "avx2", "portable")
 """Best first."""
@@ -47,12 +48,12 @@ def chosen(isa: str | None) -> str:
     if isa is None:
         return usable[0]
     if isa not in ALL:
-        raise KernelError(f"isa={isa!r}: expected one of {', '.join(ALL)}, or None for the best")
+        raise KernelError(f"isa={brief(isa)}: expected one of {', '.join(ALL)}, or None for the best")
     if isa not in _of_this_cpu():
-        raise KernelError(f"isa={isa!r}: this CPU lacks it, expected one of {', '.join(usable)}")
+        raise KernelError(f"isa={brief(isa)}: this CPU lacks it, expected one of {', '.join(usable)}")
     if isa not in usable:
         raise KernelError(
-            f"isa={isa!r}: {CAP_VARIABLE}={os.environ[CAP_VARIABLE]} leaves it out, expected one of {', '.join(usable)}"
+            f"isa={brief(isa)}: {CAP_VARIABLE}={os.environ[CAP_VARIABLE]} leaves it out, expected one of {', '.join(usable)}"
         )
     return isa
 
@@ -60,7 +61,9 @@ def chosen(isa: str | None) -> str:
 @functools.cache
 def _up_to(cap: str) -> tuple[str, ...]:
     if cap not in ALL:
-        raise KernelError(f"environment variable {CAP_VARIABLE}={cap!r}: expected one of {', '.join(ALL)}")
+        raise KernelError(
+            f"environment variable {CAP_VARIABLE}={brief(cap)}: expected one of {', '.join(ALL)}"
+        )
     return tuple(isa for isa in _of_this_cpu() if ALL.index(isa) >= ALL.index(cap))
 
 

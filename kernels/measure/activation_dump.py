@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from nmsim.errors import NmsimError
+from nmsim.errors import NmsimError, brief
 
 Inputs = dict[str, torch.Tensor]
 """Name of a weight -> tokens [tokens, K] that its layer was given."""
@@ -49,7 +49,7 @@ def recorded_inputs(model: nn.Module, tokens: int = 256, *, tokens_per_call: int
     """
     for name, count in (("tokens", tokens), ("tokens_per_call", tokens_per_call)):
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise NmsimError(f"{name}={count!r}: expected a positive int")
+            raise NmsimError(f"{name}={brief(count)}: expected a positive int")
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
     if not layers:
         raise NmsimError(f"model {type(model).__name__}: no nn.Linear in it, expected at least one")

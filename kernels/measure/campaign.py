@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from nmsim import encodings
 from nmsim.case import GemmShape, Phase, SparseOperand
-from nmsim.errors import NmsimError, SpecError
+from nmsim.errors import NmsimError, SpecError, brief
 from nmsim.fields import Dtype
 from nmsim.format import DEFAULT_ENCODING, DENSE, SparseFormat
 from nmsim.rows.measurement import L2State
@@ -37,7 +37,7 @@ def _threads(value: Any) -> int | None:
     if value == ALL_CORES:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise SpecError(f"expected a whole number of at least 1, or {ALL_CORES!r}")
+        raise SpecError(f"expected a whole number of at least 1, or {brief(ALL_CORES)}")
     return value
 
 
@@ -217,7 +217,7 @@ def load(campaign: str | Path) -> Campaign:
     if path.suffix != ".toml":
         if str(campaign) not in shipped():
             raise SpecError(
-                f"campaign {str(campaign)!r}: expected one of {', '.join(shipped())}, or the path of a .toml file"
+                f"campaign {brief(str(campaign))}: expected one of {', '.join(shipped())}, or the path of a .toml file"
                 f"{did_you_mean(campaign, shipped())}"
             )
         path = CAMPAIGN_FOLDER / f"{campaign}.toml"

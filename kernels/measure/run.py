@@ -18,7 +18,7 @@ from kernels.timing import rounds
 from kernels.timing.gate import RefusedError
 from kernels.timing.rounds import DeviceLostError, Outcome, Pace, Plan, Stamp
 from nmsim.case import Case, case_id
-from nmsim.errors import NmsimError, SpecError
+from nmsim.errors import NmsimError, SpecError, brief
 from nmsim.rows import Measurement
 from nmsim.rows.measurement import Key
 from nmsim.units import ceil_div
@@ -117,8 +117,8 @@ def check(campaign: Campaign, backend: Backend) -> None:
     for glob in campaign.skip:
         if not any(fnmatchcase(label, glob) for label in labels):
             raise SpecError(
-                f"skip {glob!r}: nothing in campaign {campaign.name} fits; expected a glob of kernel and "
-                f"format, such as {min(labels)!r}"
+                f"skip {brief(glob)}: nothing in campaign {campaign.name} fits; expected a glob of kernel and "
+                f"format, such as {brief(min(labels))}"
             )
 
 

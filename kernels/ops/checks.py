@@ -20,6 +20,7 @@ from kernels.ops import dispatch
 from kernels.stored.errors import KernelError
 from kernels.stored.nm_weight import NMWeight, check_parts, checked_place, checked_tensor
 from kernels.stored.rows import STEP_ELEMS, kernel_format
+from nmsim.errors import brief
 from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 
@@ -132,7 +133,8 @@ def kind_of_shift(shift: object) -> tuple[str, float, Tensor | None]:
     if isinstance(shift, int | float) and not isinstance(shift, bool) and -MOST_SHIFT <= shift <= MOST_SHIFT:
         return "constant", float(shift), None
     raise KernelError(
-        f"shift is {shift!r}: expected {' or '.join(map(repr, TOKEN_SHIFTS))}, a number within float32, a tensor [K] or None"
+        f"shift is {brief(shift)}: expected {' or '.join(map(repr, TOKEN_SHIFTS))}, a number within float32, "
+        "a tensor [K] or None"
     )
 
 

@@ -18,7 +18,7 @@ from kernels.ops.weights import compress
 from kernels.stored.errors import KernelError
 from kernels.stored.nm_weight import DTYPES, NMWeight
 from kernels.stored.rows import kernel_format
-from nmsim.errors import NmsimError
+from nmsim.errors import NmsimError, brief
 from nmsim.format import FormatLike, SparseFormat
 
 EXTRA_STATE = "_extra_state"
@@ -186,7 +186,9 @@ class NMLinear(nn.Module):
         if isinstance(state, Tensor) and state.dtype == torch.uint8 and state.ndim == 1:
             found = bytes(state.tolist()).decode(errors="replace")
         if found != self._description():
-            raise KernelError(f"saved weights are {found!r}: this layer expects {self._description()!r}")
+            raise KernelError(
+                f"saved weights are {brief(found)}: this layer expects {brief(self._description())}"
+            )
 
     def _description(self) -> str:
         return f"{self.format.pattern} {self.format.encoding.name} {self.out_features}x{self.in_features}"
@@ -332,7 +334,7 @@ metadata_bytes=2048)
             "for NMLinear.from_linear)"
         )
     if isinstance(skip, str):
-        raise KernelError(f"skip={skip!r}: expected an iterable of names, such as ({skip!r},)")
+        raise KernelError(f"skip={brief(skip)}: expected an iterable of names, such as ({brief(skip)},)")
     globs = tuple(skip)
     holders = _holders(model)
     made: dict[nn.Linear, NMLinear] = {}
@@ -354,7 +356,7 @@ metadata_bytes=2048)
             try:
                 made[linear] = NMLinear.from_linear(linear, format)
             except NmsimError as error:
-                raise type(error)(f"{name}: {error}") from error
+                raise error.within(name) from error
     for parent_module, child, linear in places:
         parent_module._modules[child] = made[linear]
     layers = made.values()
@@ -429,7 +431,7 @@ def for_decode_(model: nn.Module) -> DecodeReport:
             try:
                 made[layer] = layer.made_for_decode()
             except NmsimError as error:
-                raise type(error)(f"{name or 'NMLinear'}: {error}") from error
+                raise error.within(name or "NMLinear") from error
     for layer, copy in made.items():
         layer.hold(*copy)
     return DecodeReport(
@@ -447,7 +449,7 @@ def _reason_to_leave(
     names = {*parts, *(".".join(parts[: end + 1]) for end in range(len(parts)))}
     for glob in globs:
         if any(fnmatchcase(candidate, glob) for candidate in names):
-            return f"skip={glob!r}"
+            return f"skip={brief(glob)}"
     if type(linear) is not nn.Linear:
         return f"is a {type(linear).__name__}, not nn.Linear itself"
     if min(linear.in_features, linear.out_features) < min_features:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 import nmsim
 from kernels.stored.errors import KernelError
 from nmsim import packing
+from nmsim.errors import brief
 from nmsim.format import DEFAULT_PACKING, FormatLike, SparseFormat, sparse_format
 from nmsim.mask import BoolArray
 from nmsim.pattern import Pattern
@@ -238,7 +239,7 @@ def checked_matrix(weights: NDArray[Any]) -> NDArray[Any]:
 def checked_encoding(encoding: str) -> str:
     """Refuse an encoding without kernels."""
     if encoding not in PACKINGS:
-        raise KernelError(f"encoding {encoding!r}: kernels read one of {', '.join(PACKINGS)}")
+        raise KernelError(f"encoding {brief(encoding)}: kernels read one of {', '.join(PACKINGS)}")
     return encoding
 
 

@@ -147,5 +147,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (NmsimError, OSError) as error:
         from nmsim.cli import console
 
-        console.complain(str(error))
+        # An error of the system repeats the path it was given, which has any length and any characters.
+        console.complain(str(error if isinstance(error, NmsimError) else NmsimError(error)))
         sys.exit(BAD_INPUT)

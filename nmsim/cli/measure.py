@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer, Shares
-from nmsim.errors import NmsimError
+from nmsim.errors import NmsimError, brief
 from nmsim.files import atomic
 from nmsim.rows import Measurement
 from nmsim.support.schema import to_toml
@@ -71,7 +71,7 @@ def calibrate(
     """
     _check_device(device)
     if output is not None and output.suffix != ".toml":
-        raise NmsimError(f"--output {str(output)!r}: expected a name that ends in .toml")
+        raise NmsimError(f"--output {brief(str(output))}: expected a name that ends in .toml")
     if device == "cuda":
         from kernels.timing import cuda_device
 
@@ -243,7 +243,7 @@ def measure(
 
 def _check_device(device: str) -> None:
     if device not in DEVICES:
-        raise NmsimError(f"--device {device!r}: expected one of {', '.join(DEVICES)}")
+        raise NmsimError(f"--device {brief(device)}: expected one of {', '.join(DEVICES)}")
 
 
 def _check_without_a_device(campaign: "Campaign") -> None:

@@ -11,7 +11,7 @@ from hwmodels.workload import load_model
 from nmsim.case import DEFAULT_DTYPE, GemmShape
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
-from nmsim.errors import SpecError
+from nmsim.errors import SpecError, brief
 from nmsim.files.atomic import new_file, refuse_target
 from nmsim.pattern import Pattern
 from nmsim.units import short
@@ -97,7 +97,7 @@ def mitigations(
         name = model or options.MODEL
         in_features = {each.name: each.K for each in load_model(name).layers if each.pruned}
     if selector not in get_args(SelectorKind):
-        raise SpecError(f"--selector {selector!r}: expected one of {', '.join(get_args(SelectorKind))}")
+        raise SpecError(f"--selector {brief(selector)}: expected one of {', '.join(get_args(SelectorKind))}")
     # The number of columns is limited by the narrowest layer, so the layers are read first.
     kept_columns, remark = salient_columns(columns, in_features)
     if remark:

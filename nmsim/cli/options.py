@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple
 
 from typer import Argument, Option
 
-from nmsim.errors import NmsimError, SpecError
+from nmsim.errors import NmsimError, SpecError, brief
 from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING, DENSE, SparseFormat, as_format
 
 MODEL = "llama-3.1-8b"
@@ -213,7 +213,9 @@ def read_shape(text: str) -> "tuple[int, int, int]":
     """
     parts = text.replace("x", ",").split(",")
     if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
-        raise SpecError(f"shape {text!r}: expected M,N,K as three positive integers, such as 1,4096,4096")
+        raise SpecError(
+            f"shape {brief(text)}: expected M,N,K as three positive integers, such as 1,4096,4096"
+        )
     m, n, k = (int(part) for part in parts)
     return m, n, k
 
@@ -229,7 +231,7 @@ def whole_numbers(option: str, texts: Iterable[str], such_as: str) -> list[int]:
     words = split_names(texts)
     for word in words:
         if not (word.isascii() and word.isdigit()):
-            raise NmsimError(f"{option} {word!r}: expected positive whole numbers, such as {such_as}")
+            raise NmsimError(f"{option} {brief(word)}: expected positive whole numbers, such as {such_as}")
     return [int(word) for word in words]
 
 

@@ -14,7 +14,7 @@ import hwmodels
 from nmsim.case import DEFAULT_DTYPE, SparseOperand
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
-from nmsim.errors import ContainerError, NmsimError
+from nmsim.errors import ContainerError, NmsimError, brief
 from nmsim.files.atomic import new_file, refuse_target
 from nmsim.files.selection import Selection
 from nmsim.pattern import Pattern
@@ -228,7 +228,7 @@ def _ways(
 ) -> tuple[list[Way], dict[str, str]]:
     """Combine all choices. A choice that fits no operand is reported. An operand that no choice fits is refused."""
     if operand not in (BOTH, *get_args(SparseOperand)):
-        raise NmsimError(f"--operand {operand!r}: expected activations, weights or both")
+        raise NmsimError(f"--operand {brief(operand)}: expected activations, weights or both")
     operands: list[SparseOperand] = ["activations", "weights"]
     if operand != BOTH:
         operands = [one for one in operands if one == operand]

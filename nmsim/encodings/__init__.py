@@ -13,7 +13,7 @@ from nmsim.encodings.gap import Gap
 from nmsim.encodings.index import Index
 from nmsim.encodings.joint import Joint
 from nmsim.encodings.unstructured import coo_bits, csr_bits
-from nmsim.errors import EncodingError
+from nmsim.errors import EncodingError, brief
 from nmsim.support.names import did_you_mean
 
 __all__ = ["Encoding", "EncodingSpec", "coo_bits", "csr_bits", "get", "names", "specs"]
@@ -52,16 +52,16 @@ def get(name: str) -> Encoding:
         word, colon, number = name.partition(":") if isinstance(name, str) else (str(name), "", "")
         if word in CLASSES and colon:
             raise EncodingError(
-                f"encoding {name!r}: expected a positive whole number after {word}:, got {number!r}"
+                f"encoding {brief(name)}: expected a positive whole number after {word}:, got {brief(number)}"
             )
         raise EncodingError(
-            f"encoding {name!r}: expected one of {', '.join(CLASSES)}{did_you_mean(word, CLASSES)}"
+            f"encoding {brief(name)}: expected one of {', '.join(CLASSES)}{did_you_mean(word, CLASSES)}"
         )
     kind, number = CLASSES[match[1]], match[2]
     if number is None:
         return kind()
     if not kind.spec.parameter:
-        raise EncodingError(f"encoding {name!r}: {match[1]} takes no number")
+        raise EncodingError(f"encoding {brief(name)}: {match[1]} takes no number")
     return kind(int(number))  # type: ignore[call-arg]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from nmsim.errors import ContainerError
+from nmsim.errors import ContainerError, brief
 
 PARTIAL_SUFFIX = ".nmsim-partial"
 
@@ -166,7 +166,7 @@ def refuse_output_folder(target: Path) -> None:
 
 def _refuse_orphan(target: Path) -> None:
     if not target.name:
-        raise ContainerError(f"{str(target)!r}: expected a name to write")
+        raise ContainerError(f"{brief(str(target))}: expected a name to write")
     if not target.parent.is_dir():
         raise ContainerError(f"{target}: there is no folder {target.parent}, expected an existing one")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nmsim import dtypes
-from nmsim.errors import ContainerError, NmsimError
+from nmsim.errors import ContainerError, NmsimError, brief
 from nmsim.files import atomic, safetensors
 from nmsim.files.container import (
     ENTRY_PREFIX,
@@ -129,7 +129,7 @@ def plan_packing(file: SafetensorsReader, rule: Selection, format: SparseFormat)
     for key in file.metadata:
         if key == FORMAT_KEY or key.startswith(ENTRY_PREFIX):
             raise ContainerError(
-                f"{file.path}: __metadata__ has an entry {key!r}, expected a checkpoint that is not "
+                f"{file.path}: __metadata__ has an entry {brief(key)}, expected a checkpoint that is not "
                 "packed (unpack it first)"
             )
     entries: dict[str, PackedEntry] = {}
@@ -143,15 +143,15 @@ def plan_packing(file: SafetensorsReader, rule: Selection, format: SparseFormat)
             axis = checked_axis(info.shape, rule.axis)
             entries[info.name] = PackedEntry.planned(info.name, info.shape, axis, format)
         except NmsimError as error:
-            raise type(error)(f"{file.where(info.name)}: {error}") from error
+            raise error.within(file.where(info.name)) from error
     plan = PackPlan(file, entries, reasons)
     for entry in entries.values():
         # The tensors of a packed file may not take the name of another tensor of the source.
         for part in (entry.values_name, entry.metadata_name):
             if part in file.tensors:
                 raise ContainerError(
-                    f"{file.where(part)}: takes the name that packing {entry.name!r} needs, expected it free "
-                    f"(exclude {entry.name!r}, or rename)"
+                    f"{file.where(part)}: takes the name that packing {brief(entry.name)} needs, expected it free "
+                    f"(exclude {brief(entry.name)}, or rename)"
                 )
     safetensors.refuse_reserved_names(plan.names)
     return plan
@@ -177,7 +177,7 @@ def pack_file(
                 try:
                     packed = compress(x, entry.format, axis=entry.axis, threads=threads)
                 except NmsimError as error:
-                    raise type(error)(f"{file.where(info.name)}: {error}") from error
+                    raise error.within(file.where(info.name)) from error
                 values_bytes, metadata_bytes = packed.values.nbytes, len(packed.metadata)
                 finished[info.name] = PackedEntry.of(info.name, packed)
                 sink.add(entry.values_name, info.dtype, packed.values.shape, packed.values)
@@ -237,7 +237,7 @@ def unpack_file(
                 try:
                     dense = decompress(packed, threads=threads)
                 except NmsimError as error:
-                    raise type(error)(f"{_where_wrong(file, entry, error)}: {error}") from error
+                    raise error.within(_where_wrong(file, entry, error)) from error
                 dense_bytes = dense.nbytes
                 sink.add(entry.name, dtypes.of(dense).container_code, dense.shape, dense)
                 del packed, dense
@@ -392,7 +392,7 @@ def unpack_checkpoint(
         entries = [read_entries(file) for file in checkpoint.files]
         if not any(FORMAT_KEY in file.metadata for file in checkpoint.files):
             raise ContainerError(
-                f"{source}: has no __metadata__ entry {FORMAT_KEY!r}, expected a checkpoint packed by nmsim"
+                f"{source}: has no __metadata__ entry {brief(FORMAT_KEY)}, expected a checkpoint packed by nmsim"
             )
         counter = Counter(checkpoint.total_bytes, progress)
 
@@ -421,7 +421,7 @@ def _write_all(checkpoint: Checkpoint, target: Path, write: Callable[[int, Path]
             for name in names:
                 if name in where:
                     raise ContainerError(
-                        f"{file.path}: tensor name {name!r} is taken by shard {where[name]!r}"
+                        f"{file.path}: tensor name {brief(name)} is taken by shard {brief(where[name])}"
                     )
                 where[name] = file.path.name
             with SafetensorsReader(shard) as written:

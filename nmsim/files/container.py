@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmsim import dtypes, encodings, packing, words
-from nmsim.errors import ContainerError, NmsimError
+from nmsim.errors import ContainerError, NmsimError, brief, brief_names
 from nmsim.files import safetensors
 from nmsim.files.safetensors import (
     CODE_OF_DTYPE,
@@ -121,17 +121,24 @@ class PackedEntry:
         kinds: dict[str, Any] = dict.fromkeys(("pattern", "encoding", "packing"), str)
         kinds |= {field.name: field.type for field in dataclasses.fields(cls)[2:]}
         if not isinstance(found, dict) or set(found) != set(kinds):
-            keys = sorted(found) if isinstance(found, dict) else type(found).__name__
-            raise ContainerError(f"{where}: holds {keys}, expected an object of {', '.join(kinds)}")
+            what = f"holds {type(found).__name__}"
+            if isinstance(found, dict):
+                missing, unknown = (
+                    brief_names(sorted(names)) for names in (set(kinds) - set(found), set(found) - set(kinds))
+                )
+                what = f"misses keys {missing or 'none'} and has unknown keys {unknown or 'none'}"
+            raise ContainerError(f"{where}: {what}, expected an object of {', '.join(kinds)}")
         for key, value in found.items():
             # `type` and not `isinstance`: JSON's true is an int in Python.
             if kinds[key] is int and type(value) is not int:
-                raise ContainerError(f"{where}: {key} is {value!r}, expected an integer")
+                raise ContainerError(f"{where}: {key} is {brief(value)}, expected an integer")
             if kinds[key] is str and type(value) is not str:
-                raise ContainerError(f"{where}: {key} is {value!r}, expected a string")
+                raise ContainerError(f"{where}: {key} is {brief(value)}, expected a string")
         shape = found["shape"]
         if not isinstance(shape, list) or not all(type(d) is int and d >= 0 for d in shape):
-            raise ContainerError(f"{where}: shape is {shape!r}, expected a list of non-negative integers")
+            raise ContainerError(
+                f"{where}: shape is {brief(shape)}, expected a list of non-negative integers"
+            )
         if math.prod(max(d, 1) for d in shape) > MAX_ELEMS:
             raise ContainerError(f"{where}: shape {shape} is absurd, expected at most 2**55 elements")
         if not 0 <= found["axis"] < len(shape):
@@ -198,13 +205,13 @@ def read_entries(file: SafetensorsReader) -> dict[str, PackedEntry]:
         return {}
     if version != FORMAT_VERSION:
         raise ContainerError(
-            f"{file.path}: __metadata__ entry {FORMAT_KEY} is {version!r}, expected {FORMAT_VERSION!r}"
+            f"{file.path}: __metadata__ entry {FORMAT_KEY} is {brief(version)}, expected {brief(FORMAT_VERSION)}"
         )
     entries: dict[str, PackedEntry] = {}
     for key, text in file.metadata.items():
         if key.startswith(ENTRY_PREFIX):
             name = key.removeprefix(ENTRY_PREFIX)
-            entries[name] = PackedEntry.from_json(name, text, f"{file.path}: __metadata__ entry {key!r}")
+            entries[name] = PackedEntry.from_json(name, text, f"{file.path}: __metadata__ entry {brief(key)}")
     # Two entries of the same tensor would give its bytes two meanings.
     taken: dict[str, str] = {}
     for entry in entries.values():
@@ -215,7 +222,7 @@ def read_entries(file: SafetensorsReader) -> dict[str, PackedEntry]:
         for part in (entry.values_name, entry.metadata_name):
             if part in taken:
                 raise ContainerError(
-                    f"{file.path}: tensor {part!r} belongs to both {taken[part]!r} and {entry.name!r}"
+                    f"{file.path}: tensor {brief(part)} belongs to both {brief(taken[part])} and {brief(entry.name)}"
                 )
             taken[part] = entry.name
         _check_parts(file, entry)
@@ -245,12 +252,12 @@ def _check_parts(file: SafetensorsReader, entry: PackedEntry) -> None:
     for part in (entry.values_name, entry.metadata_name):
         if part not in file.tensors:
             raise ContainerError(
-                f"{file.path}: __metadata__ entry {entry.key!r} needs tensor {part!r}, which the file has not"
+                f"{file.path}: __metadata__ entry {brief(entry.key)} needs tensor {brief(part)}, which the file has not"
             )
 
     def refuse(info: TensorInfo, what: str, found: Any, expected: Any) -> NoReturn:
         raise ContainerError(
-            f"{file.where(info.name)}: {what} {found}, expected {expected} by entry {entry.key!r}"
+            f"{file.where(info.name)}: {what} {found}, expected {expected} by entry {brief(entry.key)}"
         )
 
     values, codes = file.tensors[entry.values_name], file.tensors[entry.metadata_name]
@@ -263,7 +270,7 @@ def _check_parts(file: SafetensorsReader, entry: PackedEntry) -> None:
     try:
         bounds = entry.metadata_bounds
     except NmsimError as error:
-        raise ContainerError(f"{file.path}: __metadata__ entry {entry.key!r}: {error}") from None
+        raise ContainerError(f"{file.path}: __metadata__ entry {brief(entry.key)}: {error}") from None
     payload, padding = entry.metadata_payload_bits, entry.metadata_padding_bits
     # Codes of one width have a known length. Otherwise only the sum of the stated bits can be checked.
     if bounds.exact:
@@ -356,7 +363,7 @@ def save_file(
     for entry in entries:
         if entry.name in dense:
             raise ContainerError(
-                f"tensor name {entry.name!r} is a packed tensor and also a part of another one"
+                f"tensor name {brief(entry.name)} is a packed tensor and also a part of another one"
             )
     safetensors.refuse_reserved_names(part.name for part in parts)
     free = free_entries(metadata or {}, entries)
@@ -423,12 +430,12 @@ def free_entries(metadata: Mapping[str, str], entries: Iterable[PackedEntry]) ->
         raise ContainerError(f"metadata is a {type(metadata).__name__}: expected a mapping of str to str")
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str):
-            raise ContainerError(f"metadata entry {key!r} is {value!r}: expected a str for a str")
+            raise ContainerError(f"metadata entry {brief(key)} is {brief(value)}: expected a str for a str")
         if not (is_unicode(key) and is_unicode(value)):
-            raise ContainerError(f"metadata entry {key!r}: expected valid Unicode")
+            raise ContainerError(f"metadata entry {brief(key)}: expected valid Unicode")
         if key == FORMAT_KEY or key.startswith(ENTRY_PREFIX):
             raise ContainerError(
-                f"metadata entry {key!r}: expected another name, nmsim keeps this one for itself"
+                f"metadata entry {brief(key)}: expected another name, nmsim keeps this one for itself"
             )
     ours = {entry.key: entry.to_json() for entry in entries}
     return dict(metadata) | ({FORMAT_KEY: FORMAT_VERSION} | ours if ours else {})
@@ -437,13 +444,13 @@ def free_entries(metadata: Mapping[str, str], entries: Iterable[PackedEntry]) ->
 def _array_part(name: str, array: Any) -> _Part:
     if not isinstance(array, np.ndarray | np.generic):
         raise ContainerError(
-            f"tensor {name!r} is a {type(array).__name__}: expected a numpy array, a PackedTensor or a "
+            f"tensor {brief(name)} is a {type(array).__name__}: expected a numpy array, a PackedTensor or a "
             "RawTensor"
         )
     code = CODE_OF_DTYPE.get(array.dtype.name)
     if code is None or not array.dtype.isnative:
         raise ContainerError(
-            f"tensor {name!r} has dtype {array.dtype}: expected one of {', '.join(CODE_OF_DTYPE)}, in native "
+            f"tensor {brief(name)} has dtype {array.dtype}: expected one of {', '.join(CODE_OF_DTYPE)}, in native "
             "byte order"
         )
     return _Part(name, code, array.shape, np.asarray(array))

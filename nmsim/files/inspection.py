@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nmsim import dtypes, words
 from nmsim import mask as masks
 from nmsim.energy import energy as sum_squares
-from nmsim.errors import ContainerError, NmsimError
+from nmsim.errors import ContainerError, NmsimError, brief
 from nmsim.files.checkpoint import Counter, Progress
 from nmsim.files.container import FORMAT_KEY, MetadataBounds, PackedEntry, read_entries, read_packed
 from nmsim.files.safetensors import RawTensor, SafetensorsReader, TensorInfo
@@ -177,7 +177,7 @@ def totals(rows: Sequence[InspectionRow]) -> list[dict[str, Any]]:
 def _wanted(formats: Sequence[FormatLike]) -> dict[Pattern, list[SparseFormat]]:
     """Check what is asked for before any work is done: the formats of each pattern, in order."""
     if isinstance(formats, str):
-        raise ContainerError(f"formats is {formats!r}: expected a sequence of them")
+        raise ContainerError(f"formats is {brief(formats)}: expected a sequence of them")
     wanted: dict[Pattern, list[SparseFormat]] = {}
     for format in map(sparse_format, formats or DEFAULT_PATTERNS):
         MetadataBounds.of(format, 0)
@@ -225,7 +225,7 @@ def _trial_rows(
                     for format in wanted[pattern]:
                         yield _trial_row(info, x.dtype, axis, format, kept, threads)
             except NmsimError as error:
-                raise type(error)(f"{file.where(info.name)}: {error}") from error
+                raise error.within(file.where(info.name)) from error
         else:
             yield _dense_row(file, info)
         file.release(info.name)

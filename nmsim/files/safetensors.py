@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmsim import dtypes
-from nmsim.errors import ContainerError
+from nmsim.errors import ContainerError, brief
 from nmsim.files import atomic
 
 LENGTH_BYTES = 8
@@ -180,7 +180,9 @@ def loads_strict(text: str) -> Any:
 
 def _loads(text: bytes, path: str) -> dict[str, Any]:
     if text[:1] != b"{":
-        raise ContainerError(f"{path}: byte {LENGTH_BYTES}: header starts with {text[:1]!r}, expected b'{{'")
+        raise ContainerError(
+            f"{path}: byte {LENGTH_BYTES}: header starts with {brief(text[:1])}, expected b'{{'"
+        )
     try:
         decoded = text.decode()
     except UnicodeDecodeError as error:
@@ -201,7 +203,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"key {key!r} is given twice, expected once")
+            raise ValueError(f"key {brief(key)} is given twice, expected once")
         found[key] = value
     return found
 
@@ -223,18 +225,18 @@ class _Checker:
         except UnicodeEncodeError:
             at = -1
         raise ContainerError(
-            f"{self._path}: tensor {name!r}, header entry at byte {LENGTH_BYTES + max(at, 0)}: {message}"
+            f"{self._path}: tensor {brief(name)}, header entry at byte {LENGTH_BYTES + max(at, 0)}: {message}"
         )
 
     def metadata(self, found: Any) -> dict[str, str]:
         """Take the free entries: text to text."""
         if not isinstance(found, dict):
-            self._fail(METADATA_KEY, f"found {_short(found)}, expected an object of strings")
+            self._fail(METADATA_KEY, f"found {brief(found)}, expected an object of strings")
         for key, value in found.items():
             if not isinstance(value, str):
-                self._fail(METADATA_KEY, f"entry {key!r} is {_short(value)}, expected a string")
+                self._fail(METADATA_KEY, f"entry {brief(key)} is {brief(value)}, expected a string")
             if not (is_unicode(key) and is_unicode(value)):
-                self._fail(METADATA_KEY, f"entry {key!r} is not valid Unicode")
+                self._fail(METADATA_KEY, f"entry {brief(key)} is not valid Unicode")
         return found
 
     def entry(self, name: str, found: Any) -> TensorInfo:
@@ -242,19 +244,19 @@ class _Checker:
         if not is_unicode(name):
             self._fail(name, "the name is not valid Unicode")
         if not isinstance(found, dict) or set(found) != set(ENTRY_KEYS):
-            self._fail(name, f"found {_short(found)}, expected an object of {', '.join(ENTRY_KEYS)}")
+            self._fail(name, f"found {brief(found)}, expected an object of {', '.join(ENTRY_KEYS)}")
         dtype, shape, offsets = (found[key] for key in ENTRY_KEYS)
         if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-            self._fail(name, f"dtype {_short(dtype)}, expected one of {', '.join(DTYPE_BITS)}")
+            self._fail(name, f"dtype {brief(dtype)}, expected one of {', '.join(DTYPE_BITS)}")
         if not _are_counts(shape):
-            self._fail(name, f"shape {_short(shape)}, expected a list of non-negative integers")
+            self._fail(name, f"shape {brief(shape)}, expected a list of non-negative integers")
         if len(shape) > MAX_DIMENSIONS:
             self._fail(name, f"shape has {len(shape)} dimensions, expected at most {MAX_DIMENSIONS}")
         # A dimension of 0 would hide absurd other dimensions, so it counts as 1 here.
         if math.prod(max(d, 1) for d in shape) > MAX_ELEMS:
-            self._fail(name, f"shape {_short(shape)} is absurd: expected at most 2**55 elements")
+            self._fail(name, f"shape {brief(shape)} is absurd: expected at most 2**55 elements")
         if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-            self._fail(name, f"data_offsets {_short(offsets)}, expected [begin, end] with 0 <= begin <= end")
+            self._fail(name, f"data_offsets {brief(offsets)}, expected [begin, end] with 0 <= begin <= end")
         begin, end = offsets
         expected = tensor_bytes(dtype, shape)
         if expected is None:
@@ -305,11 +307,6 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def _short(value: Any) -> str:
-    text = ascii(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 EXTRA_DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
     "C64": np.dtype(np.complex64),
@@ -354,7 +351,9 @@ class RawTensor:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPE_BITS:
-            raise ContainerError(f"raw tensor dtype {self.dtype!r}: expected one of {', '.join(DTYPE_BITS)}")
+            raise ContainerError(
+                f"raw tensor dtype {brief(self.dtype)}: expected one of {', '.join(DTYPE_BITS)}"
+            )
         expected = tensor_bytes(self.dtype, self.shape)
         if self.data.dtype != np.uint8 or self.data.ndim != 1 or len(self.data) != expected:
             raise ContainerError(
@@ -459,7 +458,7 @@ class SafetensorsReader:
     def where(self, name: str) -> str:
         """Say where a tensor is, for errors: file, tensor, byte."""
         info = self.tensors[name]
-        return f"{self.path}: tensor {name!r}, data at byte {self.data_start + info.begin}"
+        return f"{self.path}: tensor {brief(name)}, data at byte {self.data_start + info.begin}"
 
     def release(self, name: str) -> None:
         """Give a tensor's pages back to the system; they are read again when needed. Bounds memory in use."""
@@ -576,13 +575,13 @@ def refuse_reserved_names(names: Iterable[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if not isinstance(name, str):
-            raise ContainerError(f"tensor name {name!r} (type {type(name).__name__}): expected a str")
+            raise ContainerError(f"tensor name {brief(name)} (type {type(name).__name__}): expected a str")
         if name == METADATA_KEY:
-            raise ContainerError(f"tensor name {name!r}: the safetensors format keeps it for itself")
+            raise ContainerError(f"tensor name {brief(name)}: the safetensors format keeps it for itself")
         if not is_unicode(name):
-            raise ContainerError(f"tensor name {name!r}: expected valid Unicode")
+            raise ContainerError(f"tensor name {brief(name)}: expected valid Unicode")
         if name in seen:
-            raise ContainerError(f"tensor name {name!r} is taken twice in the file to be written")
+            raise ContainerError(f"tensor name {brief(name)} is taken twice in the file to be written")
         seen.add(name)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from nmsim import dtypes
-from nmsim.errors import ContainerError
+from nmsim.errors import ContainerError, brief, brief_names
 from nmsim.files.safetensors import TensorInfo
 from nmsim.pattern import Pattern
 
@@ -48,7 +48,9 @@ class Selection:
     def __post_init__(self) -> None:
         for what, globs in (("include", self.include), ("exclude", self.exclude)):
             if isinstance(globs, str) or not all(isinstance(glob, str) for glob in globs or ()):
-                raise ContainerError(f"{what} is {globs!r}: expected a sequence of str, such as ['*.weight']")
+                raise ContainerError(
+                    f"{what} is {brief(globs)}: expected a sequence of str, such as ['*.weight']"
+                )
 
     def why_not(self, info: TensorInfo, pattern: Pattern) -> str | None:
         """Say why a tensor is left as it is; None when it is to be packed."""
@@ -58,13 +60,13 @@ class Selection:
             return f"dtype {info.dtype} is not pruned"
         for glob in self.exclude or ():
             if fnmatchcase(info.name, glob):
-                return f"name matches {glob!r}"
+                return f"name matches {brief(glob)}"
         if self.include is not None:
             named = any(fnmatchcase(info.name, glob) for glob in self.include)
             return None if named else "name is not included"
         for glob in DEFAULT_EXCLUDE:
             if fnmatchcase(info.name, glob):
-                return f"name matches {glob!r}"
+                return f"name matches {brief(glob)}"
         if not any(fnmatchcase(info.name, glob) for glob in DEFAULT_INCLUDE):
             return f"name matches none of {', '.join(DEFAULT_INCLUDE)}"
         if info.dtype not in DEFAULT_DTYPES:
@@ -76,16 +78,15 @@ class Selection:
 
 def refuse_nothing_chosen(path: object, names: Sequence[str], include: Sequence[str] | None = None) -> None:
     """Stop with an error if the rule chose no tensor; it names the globs if the user gave some."""
-    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    shown = brief_names(names, most=2)
     if include is not None:
         matches = any(fnmatchcase(name, glob) for name in names for glob in include)
         problem = "can be packed of those that match" if matches else "matches"
         raise ContainerError(
-            f"{path}: no tensor {problem} {' or '.join(map(repr, include)) or 'an empty list'}, expected at least one "
+            f"{path}: no tensor {problem} {' or '.join(map(brief, include)) or 'an empty list'}, expected at least one "
             f"of its {len(names)} tensors ({shown}) with a dtype that nmsim prunes and two dimensions or more"
         )
     raise ContainerError(
         f"{path}: none of its {len(names)} tensors ({shown}) is chosen, expected at least one. By default "
-        f"those named {' or '.join(DEFAULT_INCLUDE)} of two dimensions or more are chosen, except embeddings, "
-        "heads and norms. Include others by name."
+        "*.weight are, except embeddings, heads, norms. Include others by name."
     )

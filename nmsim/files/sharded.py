@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim.errors import ContainerError
+from nmsim.errors import ContainerError, brief
 from nmsim.files.safetensors import RawTensor, SafetensorsReader, loads_strict
 
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -90,7 +90,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Iterator[Checkpoint]:
             if not shard_path.exists():
                 holds = sum(found == shard for found in weight_map.values())
                 raise ContainerError(
-                    f"{index_path}: shard {shard!r} of {holds} tensors is missing, expected the file "
+                    f"{index_path}: shard {brief(shard)} of {holds} tensors is missing, expected the file "
                     f"{shard_path}"
                 )
             files.append(stack.enter_context(SafetensorsReader(shard_path)))
@@ -149,7 +149,7 @@ def _read_index(path: Path) -> dict[str, Any]:
             f"{path}: expected an object with a 'weight_map' from tensor names to shard files"
         )
     if not isinstance(index.get("metadata", {}), dict):
-        raise ContainerError(f"{path}: metadata is {index['metadata']!r}, expected an object")
+        raise ContainerError(f"{path}: metadata is {brief(index['metadata'])}, expected an object")
     for name, shard in index["weight_map"].items():
         # A path in an index could name a file outside the folder of the checkpoint.
         plain = (
@@ -157,7 +157,7 @@ def _read_index(path: Path) -> dict[str, Any]:
         )
         if not plain or not shard.endswith(".safetensors"):
             raise ContainerError(
-                f"{path}: tensor {name!r} lies in {shard!r}, expected the plain name of a .safetensors file"
+                f"{path}: tensor {brief(name)} lies in {brief(shard)}, expected the plain name of a .safetensors file"
             )
     return index
 
@@ -169,15 +169,15 @@ def _refuse_disagreement(
         for name in file.tensors:
             stated = weight_map.get(name)
             if stated != file.path.name:
-                where = f"in shard {stated!r}" if stated else "nowhere"
+                where = f"in shard {brief(stated)}" if stated else "nowhere"
                 raise ContainerError(
-                    f"{file.where(name)}: the index {index_path} has it {where}, expected {file.path.name!r}"
+                    f"{file.where(name)}: the index {index_path.name} has it {where}, expected {brief(file.path.name)}"
                 )
     held = {file.path.name: file.tensors for file in files}
     for name, shard in weight_map.items():
         if name not in held[shard]:
             raise ContainerError(
-                f"{index_path}: tensor {name!r} is missing from shard {shard!r}, which holds "
+                f"{index_path}: tensor {brief(name)} is missing from shard {brief(shard)}, which holds "
                 f"{len(held[shard])} others"
             )
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim.errors import EncodingError, PatternError
+from nmsim.errors import EncodingError, PatternError, brief
 from nmsim.layouts import orders
 from nmsim.layouts.nibbles import (
     EMPTY_NIBBLE,
@@ -53,7 +53,7 @@ class _Plan:
 
 def _extent(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise EncodingError(f"{name}={value!r} (type {type(value).__name__}): expected a positive int")
+        raise EncodingError(f"{name}={brief(value)} (type {type(value).__name__}): expected a positive int")
     return int(value)
 
 
@@ -75,15 +75,15 @@ def _atom(arch: str, value_bits: int, tile_k: int | None, k: int, group_elems: i
 def _plan(rows: object, k: object, arch: str, value_bits: int, tile_k: int | None) -> _Plan:
     """Check a request and pick its order."""
     if arch not in ARCHITECTURES:
-        raise EncodingError(f"arch={arch!r}: expected one of {', '.join(ARCHITECTURES)}")
+        raise EncodingError(f"arch={brief(arch)}: expected one of {', '.join(ARCHITECTURES)}")
     if not isinstance(value_bits, int) or value_bits not in VALUE_BITS:
         raise EncodingError(
-            f"value_bits={value_bits!r} (type {type(value_bits).__name__}): expected one of "
+            f"value_bits={brief(value_bits)} (type {type(value_bits).__name__}): expected one of "
             f"{', '.join(map(str, VALUE_BITS))}"
         )
     if tile_k is not None and arch != "sm90":
         raise EncodingError(
-            f"tile_k={tile_k!r} with arch={arch!r}: only the order of sm90 depends on the kernel's K tile"
+            f"tile_k={brief(tile_k)} with arch={brief(arch)}: only the order of sm90 depends on the kernel's K tile"
         )
     n_rows, n_k = _extent("rows", rows), _extent("K", k)
     group_elems = 2 if value_bits == 32 else 4
@@ -240,7 +240,7 @@ def nvidia_mask(
     [True, True, False, False, True, True, False, False]
     """
     if not isinstance(shape, tuple) or len(shape) != 2:
-        raise EncodingError(f"shape={shape!r} (type {type(shape).__name__}): expected a tuple (rows, K)")
+        raise EncodingError(f"shape={brief(shape)} (type {type(shape).__name__}): expected a tuple (rows, K)")
     rows, k = shape
     plan = _plan(rows, k, arch, value_bits, tile_k)
     if not isinstance(metadata, np.ndarray) or (metadata.dtype, metadata.shape) != (plan.dtype, plan.shape):
@@ -251,7 +251,7 @@ def nvidia_mask(
         )
         raise EncodingError(
             f"metadata ({seen}): expected a numpy array of {plan.dtype}, shape {list(plan.shape)}, for a "
-            f"mask of shape [{rows}, {k}] with arch={arch!r}, value_bits={value_bits}"
+            f"mask of shape [{rows}, {k}] with arch={brief(arch)}, value_bits={value_bits}"
         )
     words = plan.order.gather(np.ascontiguousarray(metadata).reshape(-1).view(plan.order.word))
     nibbles = split_nibbles(words.view(np.uint8))

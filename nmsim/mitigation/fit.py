@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmsim.criteria import FloatArray, matrix
-from nmsim.errors import PatternError
+from nmsim.errors import PatternError, brief
 
 CALLS = 100
 """Forward calls after which the shift of S-PTS stands; the authors' `eta_buffer_size`."""
@@ -144,7 +144,7 @@ def low_rank(dropped: NDArray[Any], weight: NDArray[Any], rank: int) -> tuple[Fl
     most = min(len(dropped), len(weight))
     if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= most:
         raise PatternError(
-            f"rank={rank!r}: expected an int from 1 to {most}, the lesser of tokens and out features"
+            f"rank={brief(rank)}: expected an int from 1 to {most}, the lesser of tokens and out features"
         )
     right = np.linalg.svd(dropped @ weight.T, full_matrices=False)[2][:rank]  # [r, O]
     return right.T, right @ weight

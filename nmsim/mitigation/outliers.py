@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmsim import dtypes
-from nmsim.errors import PatternError
+from nmsim.errors import PatternError, brief
 from nmsim.mask import BoolArray, prune
 from nmsim.pattern import Pattern, as_pattern
 
@@ -80,7 +80,7 @@ def split(
     ([[0, 1, 0, 0]], [[1, 0, 0, 1]])
     """
     if first not in get_args(First):
-        raise PatternError(f"first={first!r}: expected one of {', '.join(get_args(First))}")
+        raise PatternError(f"first={brief(first)}: expected one of {', '.join(get_args(First))}")
     leading, following = (outliers, pattern) if first == "outliers" else (pattern, outliers)
     taken = prune(x, leading, scores=_finite(scores))
     rest = _choose_rest(x, as_pattern(following), taken, scores)
@@ -130,7 +130,7 @@ def split_columns(
     if x.ndim != 2:
         raise PatternError(f"x has shape {x.shape}: expected a matrix")
     if isinstance(columns, bool) or not isinstance(columns, int) or not 0 <= columns <= x.shape[1]:
-        raise PatternError(f"columns={columns!r}: expected an int from 0 to {x.shape[1]}")
+        raise PatternError(f"columns={brief(columns)}: expected an int from 0 to {x.shape[1]}")
     if saliency is None:
         values: NDArray[Any] = x.astype(np.float32 if x.dtype != np.float64 else np.float64, copy=False)
         saliency = np.square(values).sum(axis=0)

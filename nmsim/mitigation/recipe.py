@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim.errors import PatternError
+from nmsim.errors import PatternError, brief
 
 ORTHOGONAL_WITHIN = 1e-3
 """Largest error of Q^T Q: matrices that were stored in 16 bits pass."""
@@ -77,7 +77,7 @@ class Recipe:
         _check_words("shift", self.shift, ("none", *TOKEN_SHIFTS))
         _check_words("equalise", self.equalise, ("none", "dynamic"))
         if not isinstance(self.variance, bool):
-            raise PatternError(f"recipe: variance={self.variance!r}: expected True or False")
+            raise PatternError(f"recipe: variance={brief(self.variance)}: expected True or False")
         for name in ("scale", "bias", "kept_bias", "dropped_bias", "rotation"):
             if getattr(self, name) is not None:
                 _check_numbers(name, getattr(self, name))
@@ -139,7 +139,7 @@ def _check_words(name: str, value: Any, words: tuple[str, ...]) -> None:
     if not isinstance(value, str):
         _check_numbers(name, value)
     elif value not in words:
-        raise PatternError(f"recipe: {name}={value!r}: expected one of {', '.join(words)}, or numbers")
+        raise PatternError(f"recipe: {name}={brief(value)}: expected one of {', '.join(words)}, or numbers")
 
 
 def _check_numbers(name: str, value: Any) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmsim.criteria import FloatArray, matrix, row_vector
-from nmsim.errors import PatternError
+from nmsim.errors import PatternError, brief
 from nmsim.mask import BoolArray, prune
 from nmsim.pattern import Pattern
 
@@ -118,7 +118,7 @@ def _checked(weight: NDArray[Any], mask: BoolArray, per: str) -> FloatArray:
     if np.shape(mask) != weight.shape:
         raise PatternError(f"mask has shape {np.shape(mask)}: expected that of the weights, {weight.shape}")
     if per not in get_args(Per):
-        raise PatternError(f"per={per!r}: expected one of {', '.join(get_args(Per))}")
+        raise PatternError(f"per={brief(per)}: expected one of {', '.join(get_args(Per))}")
     if {"row": weight.shape[1], "column": weight.shape[0], "tensor": weight.size}[per] < 2:
-        raise PatternError(f"per={per!r}: a variance of one number, expected at least two")
+        raise PatternError(f"per={brief(per)}: a variance of one number, expected at least two")
     return weight

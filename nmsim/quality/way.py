@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from nmsim.case import SparseOperand
 from nmsim.criteria import named
-from nmsim.errors import PatternError
+from nmsim.errors import PatternError, brief
 from nmsim.mitigation.recipe import MITIGATIONS
 from nmsim.pattern import Pattern, as_pattern
 
@@ -93,12 +93,12 @@ def parse_mitigation(text: str) -> tuple[Mitigation, ...]:
             return ()
         if name not in MITIGATIONS:
             raise PatternError(
-                f"mitigation={text!r}: {name!r}: expected none, or some of {', '.join(MITIGATIONS)}"
+                f"mitigation={brief(text)}: {brief(name)}: expected none, or some of {', '.join(MITIGATIONS)}"
             )
         if mark and not MITIGATIONS[name].size:
             sized = [known for known, kind in MITIGATIONS.items() if kind.size]
             raise PatternError(
-                f"mitigation={text!r}: {name} has no size; those that have one: {', '.join(sized)}"
+                f"mitigation={brief(text)}: {name} has no size; those that have one: {', '.join(sized)}"
             )
         found.append(Mitigation(name, _size(name, size if mark else MITIGATIONS[name].size)))
     by_field: dict[str, str] = {}
@@ -106,7 +106,7 @@ def parse_mitigation(text: str) -> tuple[Mitigation, ...]:
         other = by_field.setdefault(MITIGATIONS[one.name].sets, one.name)
         if other != one.name or found.count(one) > 1:
             raise PatternError(
-                f"mitigation={text!r}: {other} and {one.name} set the same, expected one of them"
+                f"mitigation={brief(text)}: {other} and {one.name} set the same, expected one of them"
             )
     return tuple(found)
 
@@ -115,7 +115,7 @@ def _size(name: str, text: str) -> str:
     if name == "outliers":
         return str(Pattern.parse(text))
     if MITIGATIONS[name].size and not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise PatternError(f"mitigation {name}={text!r}: expected a positive whole number")
+        raise PatternError(f"mitigation {name}={brief(text)}: expected a positive whole number")
     return text
 
 

@@ -8,7 +8,7 @@ zero. A policy is a name, or a name and the bits of a word: `bitstream`, `no_str
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nmsim.errors import BitstreamError
+from nmsim.errors import BitstreamError, brief
 
 WORD_BITS = (8, 16, 32, 64, 128)
 POLICIES = ("bitstream", "no_straddle", "power_of_two", "byte")
@@ -60,15 +60,15 @@ def parse_policy(policy: str) -> tuple[str, int]:
     """
     name, colon, word = policy.partition(":")
     if name not in POLICIES:
-        raise BitstreamError(f"packing {policy!r}: expected one of {', '.join(POLICIES)}")
+        raise BitstreamError(f"packing {brief(policy)}: expected one of {', '.join(POLICIES)}")
     if name != "no_straddle":
         if colon:
-            raise BitstreamError(f"packing {policy!r}: {name} takes no number")
+            raise BitstreamError(f"packing {brief(policy)}: {name} takes no number")
         return name, 8
     if not colon:
         return name, 32
     if word not in [str(bits) for bits in WORD_BITS]:
-        raise BitstreamError(f"packing {policy!r}: expected words of {WORD_BITS} bits")
+        raise BitstreamError(f"packing {brief(policy)}: expected words of {WORD_BITS} bits")
     return name, int(word)
 
 
@@ -201,7 +201,7 @@ def _place(lengths: list[int], fixed_width: bool, policy: str) -> tuple[list[int
 def _refuse_words(name: str, policy: str) -> None:
     if name == "no_straddle":
         raise BitstreamError(
-            f"packing {policy!r}: expected codes of one length, because a reader could not distinguish "
+            f"packing {brief(policy)}: expected codes of one length, because a reader could not distinguish "
             "the unused bits of a word from a code"
         )
 

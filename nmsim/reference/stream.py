@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from nmsim.errors import EncodingError
+from nmsim.errors import EncodingError, brief
 from nmsim.pattern import Pattern
 from nmsim.reference import bitmask, combinatorial, gap, index, joint, packing
 
@@ -95,15 +95,15 @@ def get(name: str) -> ReferenceEncoding:
     match = re.fullmatch(r"([a-z_]+)(?::(0|[1-9][0-9]{0,3}))?", name, flags=re.ASCII)
     kind, parameter = (match[1], match[2]) if match else (name, None)
     if kind not in ENCODINGS:
-        raise EncodingError(f"encoding {name!r}: expected one of {', '.join(ENCODINGS)}")
+        raise EncodingError(f"encoding {brief(name)}: expected one of {', '.join(ENCODINGS)}")
     if parameter is None:
         return ENCODINGS[kind]
     if kind not in ("gap", "joint"):
-        raise EncodingError(f"encoding {name!r}: {kind} takes no parameter")
+        raise EncodingError(f"encoding {brief(name)}: {kind} takes no parameter")
     if kind == "gap" and not 1 <= int(parameter) <= gap.MAX_RUN_BITS:
-        raise EncodingError(f"encoding {name!r}: expected 1 to {gap.MAX_RUN_BITS} bits a symbol")
+        raise EncodingError(f"encoding {brief(name)}: expected 1 to {gap.MAX_RUN_BITS} bits a symbol")
     if kind == "joint" and not 1 <= int(parameter) <= joint.MAX_GROUPS:
-        raise EncodingError(f"encoding {name!r}: expected 1 to {joint.MAX_GROUPS} groups")
+        raise EncodingError(f"encoding {brief(name)}: expected 1 to {joint.MAX_GROUPS} groups")
     return ReferenceEncoding(kind, int(parameter))
 
 

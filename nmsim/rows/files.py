@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nmsim.errors import NmsimError, RowError
+from nmsim.errors import NmsimError, RowError, brief
 from nmsim.rows.measurement import COLUMNS, Column, Measurement
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def _from_texts(cells: list[str], columns: Sequence[Column], path: str, row: int
         try:
             values[column.name] = _value(column, text)
         except ValueError as error:
-            message = f"{path}: row {row}: {column.name}={text!r}: expected {error}"
+            message = f"{path}: row {row}: {column.name}={brief(text)}: expected {error}"
             raise RowError(message, row=row, column=column.name) from None
     return _checked(values, path, row)
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
 from nmsim import encodings, packing
 from nmsim.case import VALUE_BITS, Case, GemmShape, Phase, SparseOperand, case_id
-from nmsim.errors import NmsimError, RowError
+from nmsim.errors import NmsimError, RowError, brief
 from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 
@@ -207,18 +207,18 @@ class Measurement:
         for column in COLUMNS.values():
             value = getattr(self, column.name)
             if problem := _problem(column, value):
-                raise RowError(f"{column.name}={value!r}: expected {problem}", column=column.name)
+                raise RowError(f"{column.name}={brief(value)}: expected {problem}", column=column.name)
             if f"{column.name}_p20" in COLUMNS:
                 _check_order(column.name, *(getattr(self, f"{column.name}{suffix}") for suffix in _SPREAD))
         if not self.pattern and not self.is_transfer:
             raise RowError("pattern='': expected a value, not an empty cell", column="pattern")
         if (self.moved_bytes is None) != (self.copy_bytes is None):
             raise RowError(
-                f"copy_bytes={self.copy_bytes!r}: expected moved_bytes and copy_bytes, or neither",
+                f"copy_bytes={brief(self.copy_bytes)}: expected moved_bytes and copy_bytes, or neither",
                 column="copy_bytes",
             )
         if self.case is not None and self.case_id != (expected := case_id(self.case, self.phase)):
-            message = f"case_id={self.case_id!r}: expected {expected}, which the other cells give"
+            message = f"case_id={brief(self.case_id)}: expected {expected}, which the other cells give"
             raise RowError(message, column="case_id")
 
     @property
@@ -308,6 +308,9 @@ def _float_problem(value: object, zero: bool) -> str:
 def _check_order(name: str, low: float | None, median: float | None, high: float | None) -> None:
     known = [value for value in (low, median, high) if value is not None]
     if known != sorted(known):
-        raise RowError(f"{name}: {low!r}, {median!r}, {high!r}: expected p20 <= median <= p80", column=name)
+        raise RowError(
+            f"{name}: {brief(low)}, {brief(median)}, {brief(high)}: expected p20 <= median <= p80",
+            column=name,
+        )
     if median is None and known:
         raise RowError(f"{name}=None: expected a median if a percentile is given", column=name)

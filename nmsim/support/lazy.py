@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
+from nmsim.errors import brief
+
 
 def lazy_exports(
     package: str, names: Mapping[str, str], extras: Mapping[str, str] | None = None
@@ -52,7 +54,7 @@ def lazy_exports(
         if name in submodules:
             return imported(name, submodules[name])
         if name not in modules:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            raise AttributeError(f"module {brief(package)} has no attribute {brief(name)}")
         value = getattr(imported(name, modules[name]), name)
         # The next access finds it without this function.
         setattr(sys.modules[package], name, value)

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+from nmsim.errors import brief
+
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Ask for the nearest known name, whatever the case of letters; empty if none is near.
@@ -13,4 +15,4 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     ("; did you mean 'index'?", '')
     """
     near = difflib.get_close_matches(str(name).strip().lower(), list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f"; did you mean {brief(near[0])}?" if near else ""

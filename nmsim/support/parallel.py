@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar, cast
 
-from nmsim.errors import NmsimError
+from nmsim.errors import NmsimError, brief
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -57,7 +57,7 @@ def checked(threads: int) -> int:
     """
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise NmsimError(
-            f"threads={threads!r} (type {type(threads).__name__}): expected an int of at least 1"
+            f"threads={brief(threads)} (type {type(threads).__name__}): expected an int of at least 1"
         )
     return threads
 

@@ -33,7 +33,7 @@ import pydantic.dataclasses
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, Strict, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from nmsim.errors import SpecError
+from nmsim.errors import SpecError, brief
 from nmsim.units import UNIT_SUFFIXES
 
 Record = TypeVar("Record")
@@ -315,7 +315,7 @@ def record(cls: type[Record]) -> type[Record]:
         try:
             initialise(self, *args, **values)
         except ValidationError as error:
-            raise SpecError("\n".join(_lines(error, cls, {}))) from None
+            raise SpecError(*_lines(error, cls, {})) from None
 
     made.__init__ = __init__
     return cast("type[Record]", made)
@@ -358,10 +358,10 @@ class Quantity:
         number = isinstance(self.value, int | float) and not isinstance(self.value, bool)
         if not number or not math.isfinite(self.value) or self.value <= 0:
             raise SpecError(
-                f"value={self.value!r} (type {type(self.value).__name__}): expected a positive, finite number"
+                f"value={brief(self.value)} (type {type(self.value).__name__}): expected a positive, finite number"
             )
         if self.unit not in UNITS:
-            raise SpecError(f"unit={self.unit!r}: expected one of {', '.join(UNITS)}")
+            raise SpecError(f"unit={brief(self.unit)}: expected one of {', '.join(UNITS)}")
         check_provenance(self.kind, self.source)
 
 
@@ -374,9 +374,9 @@ def check_provenance(kind: object, source: object) -> None:
         `kind` is not one of `KINDS`, or `source` is not text.
     """
     if kind not in KINDS:
-        raise SpecError(f"kind={kind!r}: expected one of {', '.join(KINDS)}")
+        raise SpecError(f"kind={brief(kind)}: expected one of {', '.join(KINDS)}")
     if not isinstance(source, str) or not source.strip():
-        raise SpecError(f"source={source!r}: expected text that says where this is from")
+        raise SpecError(f"source={brief(source)}: expected text that says where this is from")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -451,7 +451,7 @@ def load_record(kind: type[Record], document: Mapping[str, Any], *, where: str =
         lines += [line for line in _lines(error, kind, paths) if not _follows(line, lines)]
     if lines or loaded is None:
         prefix = f"{where}: " if where else ""
-        raise SpecError("\n".join(prefix + line for line in lines))
+        raise SpecError(*(prefix + line for line in lines))
     return loaded
 
 
@@ -495,7 +495,7 @@ def _flat(kind: type, document: Mapping[str, Any]) -> tuple[dict[str, Any], dict
             continue
         table = document[section]
         if not isinstance(table, Mapping):
-            lines.append(f"{section}={_short(table)}: expected a table")
+            lines.append(f"{section}={brief(table)}: expected a table")
             continue
         lines += [_unknown(name, section, names, synonyms) for name in table if name not in names]
         values |= {name: value for name, value in table.items() if name in names}
@@ -553,9 +553,9 @@ def _lines(error: ValidationError, kind: type, paths: Mapping[str, str]) -> list
             line = f"{key}: missing; this key is required"
             lines += [] if _follows(line, lines) else [line]
         elif entry["type"] == "tuple_type" and is_record(_type_at(kind, (*loc, 0))):
-            lines.append(f"{key}={_short(entry['input'])}: expected an array of tables, [[{key}]]")
+            lines.append(f"{key}={brief(entry['input'])}: expected an array of tables, [[{key}]]")
         else:
-            lines.append(f"{key}={_short(entry['input'])}: {_expected(entry)}")
+            lines.append(f"{key}={brief(entry['input'])}: {_expected(entry)}")
     return lines
 
 
@@ -590,11 +590,6 @@ def _expected(entry: Any) -> str:
 
 def _problem(text: str) -> PydanticCustomError:
     return PydanticCustomError("problem", "{problem}", {"problem": text})
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:76]} ..."
 
 
 def hints(kind: Any) -> Mapping[str, Any]:

@@ -112,6 +112,20 @@ def test_public_functions_and_classes_have_docstrings(path):
     assert [node.name for node in public if node not in overloads and not ast.get_docstring(node)] == []
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_values_in_messages_are_shown_by_brief(path):
+    """`repr` of an integer of many digits raises, and that of a long text is long: `nmsim.errors.brief` does neither."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    own = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name == "__repr__"
+        for inner in ast.walk(node)
+    }
+    shown = [node for node in ast.walk(tree) if isinstance(node, ast.FormattedValue) and node not in own]
+    assert [ast.unparse(node.value) for node in shown if node.conversion == ord("r")] == []
+
+
 @pytest.mark.parametrize("package", ["nmsim", "hwmodels", "validate", "nmsim.encodings", "nmsim.layouts"])
 def test_what_is_exported_exists_and_is_documented(package):
     module = __import__(package, fromlist=["__all__"])

@@ -11,7 +11,7 @@ import pandas as pd
 
 import hwmodels
 from hwmodels.estimate.intervals import REGIMES, regime_of
-from nmsim.errors import RowError
+from nmsim.errors import RowError, brief
 
 DTYPE = "bf16"
 FAMILY = "library"
@@ -120,7 +120,7 @@ def break_even_side(mapped: pd.DataFrame, machine: str, tokens: int) -> int | No
     """
     row = mapped[(mapped["machine"] == machine) & (mapped["M"] == tokens)].sort_values("side")
     if row.empty:
-        raise RowError(f"map of speedups: nothing for {machine!r} and {tokens} tokens")
+        raise RowError(f"map of speedups: nothing for {brief(machine)} and {tokens} tokens")
     losing = np.flatnonzero(row[SPEEDUP].to_numpy() < 1)
     first = losing[-1] + 1 if len(losing) else 0
     return int(row["side"].iloc[first]) if first < len(row) else None

@@ -18,7 +18,7 @@ from hwmodels.estimate import constants, fit
 from hwmodels.estimate.constants import FITTED_FILE
 from hwmodels.estimate.intervals import CPU_FAMILY, REGIMES, RESIDUALS_FILE, WIDTHS, width_of
 from hwmodels.machine.spec import group_of
-from nmsim.errors import NmsimError, RowError
+from nmsim.errors import NmsimError, RowError, brief
 from nmsim.files.atomic import refuse_output_folder, updated_folder
 from validate.judge.join import family_of, join, model_inputs
 from validate.judge.names import Machines
@@ -71,7 +71,7 @@ def fit_table(rows: Sequence[JudgedRow], machines: Machines) -> FitTable:
             left_out[reason] = left_out.get(reason, 0) + 1
         # The fitted constants ship with nmsim, so every user must be able to repeat the fit.
         elif spec.id not in shipped:
-            raise RowError(f"{row.where}: machine={spec.id!r}: expected a machine that ships with nmsim")
+            raise RowError(f"{row.where}: machine={brief(spec.id)}: expected a machine that ships with nmsim")
         else:
             kept.append(row)
             ids.append(spec.id)

@@ -14,7 +14,7 @@ from hwmodels.estimate.intervals import regime_of
 from hwmodels.estimate.table import DEFAULTS
 from hwmodels.machine.chip import chip
 from nmsim.case import VALUE_BITS
-from nmsim.errors import NmsimError, RowError
+from nmsim.errors import NmsimError, RowError, brief
 from nmsim.pattern import Pattern
 from nmsim.rows import Measurement
 from validate.judge.names import KernelFamily, Machines
@@ -106,7 +106,7 @@ def _find(row: JudgedRow, machines: Machines) -> HardwareSpec:
         raise RowError(f"{row.where}: machine={error}") from error
     if row.measurement.kernel.startswith("cpu.") and spec.id != name:
         raise RowError(
-            f"{row.where}: machine={name!r}: expected the id of a hardware file, as nmsim calibrate writes it, given by "
+            f"{row.where}: machine={brief(name)}: expected the id of a hardware file, as nmsim calibrate writes it, given by "
             f"--hardware. {spec.id} has a similar name, but is another machine."
         )
     return spec
@@ -206,7 +206,9 @@ def family_of(row: Measurement) -> KernelFamily:
     case = row.case
     if case is None or case.pattern is None:
         if not row.kernel_family or row.density is None:
-            raise RowError(f"kernel_family={row.kernel_family!r}, density={row.density!r}: expected both")
+            raise RowError(
+                f"kernel_family={brief(row.kernel_family)}, density={brief(row.density)}: expected both"
+            )
         pattern = Pattern.parse(row.nm_pattern) if row.nm_pattern else None
         return KernelFamily(row.kernel_family, pattern, row.density)
     own = (name for sign, name in OWN_FAMILIES.items() if row.kernel.startswith(sign))

@@ -28,7 +28,7 @@ from typing import Annotated, Any
 import hwmodels
 from hwmodels import HardwareSpec
 from nmsim.case import SparseOperand
-from nmsim.errors import PatternError, RowError
+from nmsim.errors import PatternError, RowError, brief
 from nmsim.pattern import Pattern
 from nmsim.support.schema import About, Text, read_record, record
 
@@ -122,11 +122,13 @@ class Machines:
             ids = list(dict.fromkeys(id_ for name in near for id_ in self._known[name]))
             hint = f" (near: {', '.join(ids)})" if ids else ""
             raise RowError(
-                f"{text!r}: no machine of that name{hint}; expected one of {', '.join(hwmodels.machine_names())} or an "
+                f"{brief(text)}: no machine of that name{hint}; expected one of {', '.join(hwmodels.machine_names())} or an "
                 "alias; --hardware FILE.toml adds a machine by its id, name or aliases"
             )
         if len(found) > 1:
-            raise RowError(f"{text!r}: could be {' or '.join(sorted(found))}; expected one of the two ids")
+            raise RowError(
+                f"{brief(text)}: could be {' or '.join(sorted(found))}; expected one of the two ids"
+            )
         (spec,) = found.values()
         _check_memory(text, spec)
         return spec
@@ -153,7 +155,7 @@ def _check_memory(text: str, spec: HardwareSpec) -> None:
     capacity_gb = spec.dram_capacity_bytes.value / 1e9
     if stated and abs(int(stated[1]) / capacity_gb - 1) > CAPACITY_TOLERANCE:
         raise RowError(
-            f"{text!r}: {stated[1]} GB stated, but {spec.id} has {capacity_gb:.4g} GB; expected a machine with "
+            f"{brief(text)}: {stated[1]} GB stated, but {spec.id} has {capacity_gb:.4g} GB; expected a machine with "
             "that memory; --hardware FILE.toml adds one"
         )
 
@@ -218,14 +220,14 @@ def understand(pattern: str, kernel: str, M: int) -> KernelFamily:
     if sliding:
         family = _nm("sliding", sliding, pattern)
         if not _fits_windows(family.pattern):
-            raise RowError(f"{pattern!r}: expected (2L-2):2L, such as 6:8, for sliding 2:4 windows")
+            raise RowError(f"{brief(pattern)}: expected (2L-2):2L, such as 6:8, for sliding 2:4 windows")
         return family
     if words.startswith("unstructured"):
         return _unstructured(words, pattern, kernel, M)
     plain = re.fullmatch(r"(\d+):(\d+)", " ".join(_PLAIN_WORDS.sub(" ", words).split()))
     if not plain:
         raise RowError(
-            f"{pattern!r}: expected N:M (also '2:4 weights', '2:4 activation'), 'N:M vector-wise', '6:8 via sliding 2:4 "
+            f"{brief(pattern)}: expected N:M (also '2:4 weights', '2:4 activation'), 'N:M vector-wise', '6:8 via sliding 2:4 "
             "windows' or 'V:N:M (V=32)'. Also 'unstructured 50%', 'unstructured density 0.3' and "
             "'unstructured 50% (4-bit delta)'."
         )
@@ -259,7 +261,7 @@ def _nm(name: str, match: re.Match[str], text: str) -> KernelFamily:
     try:
         pattern = Pattern(int(match[1]), int(match[2]))
     except PatternError as error:
-        raise RowError(f"{text!r}: expected another pattern: {error}") from error
+        raise RowError(f"{brief(text)}: expected another pattern: {error}") from error
     return KernelFamily(name, pattern, pattern.n / pattern.m)
 
 
@@ -276,16 +278,16 @@ def _unstructured(words: str, text: str, kernel: str, M: int) -> KernelFamily:
         share = 0.0
     if match is None or not share:
         raise RowError(
-            f"{text!r}: expected 'unstructured density 0.3', 'unstructured 50%' (of zeros) or 'unstructured 50% (4-bit "
+            f"{brief(text)}: expected 'unstructured density 0.3', 'unstructured 50%' (of zeros) or 'unstructured 50% (4-bit "
             "delta)'"
         )
     share = share if match["a"] else share / 100
     kept = share if match["word"] == "density" or match["kept"] else 1 - share
     if not 0 < kept <= 1:
-        raise RowError(f"{text!r}: expected a share that leaves between 0 and 1 of the elements")
+        raise RowError(f"{brief(text)}: expected a share that leaves between 0 and 1 of the elements")
     stored = match["format"] or ""
     if stored and not re.search(r"delta|csr", stored):
-        raise RowError(f"{text!r}: stored as {stored!r}, expected 4-bit delta or csr")
+        raise RowError(f"{brief(text)}: stored as {brief(stored)}, expected 4-bit delta or csr")
     delta = "delta" in stored or (not stored and not _CSR_LIBRARIES.search(kernel))
     delta = delta and (M == 1 or bool(_DELTA_LIBRARIES.search(kernel)) or "delta" in stored)
     return KernelFamily("delta-gemv" if delta else "csr", None, kept)

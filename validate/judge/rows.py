@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from nmsim import rows
 from nmsim.case import VALUE_BITS
-from nmsim.errors import RowError
+from nmsim.errors import RowError, brief
 from nmsim.rows import COLUMNS, Measurement
 from nmsim.rows.measurement import Mark
 from validate.judge.names import Machines, sparse_operand, understand
@@ -197,7 +197,7 @@ class _Row:
         stated = self.cell("speedup", parse_speedup)
         ratio = float(f"{dense.time_s / sparse.time_s:.6g}") if dense and sparse else None
         if ratio is None and stated is None:
-            found = ", ".join(f"{name}={self.texts[name]!r}" for name in (*names, "speedup"))
+            found = ", ".join(f"{name}={brief(self.texts[name])}" for name in (*names, "speedup"))
             raise RowError(f"{found}: expected a speedup, or both times")
         if ratio is not None and stated is not None:
             assert dense
@@ -206,8 +206,8 @@ class _Row:
             allowed = SPEEDUP_TOLERANCE + rounding + stated[1] / stated[0]
             if abs(ratio / stated[0] - 1) > allowed:
                 raise RowError(
-                    f"speedup={self.texts['speedup']!r}: the times {self.texts[names[0]]!r} and "
-                    f"{self.texts[names[1]]!r} give {ratio:.4g}; expected the two to agree within {allowed:.1%}"
+                    f"speedup={brief(self.texts['speedup'])}: the times {brief(self.texts[names[0]])} and "
+                    f"{brief(self.texts[names[1]])} give {ratio:.4g}; expected the two to agree within {allowed:.1%}"
                 )
         best = ratio if ratio is not None else stated[0] if stated is not None else None
         assert best is not None
@@ -242,15 +242,15 @@ def parse_time(text: str, flop: float) -> Time | None:
     unit = match[2].lower() if match else ""
     if match is None or (unit not in SECONDS and unit not in FLOP_PER_S):
         raise RowError(
-            f"{text!r}: expected a time in ns, us, ms or s, a rate in GFLOPS, TFLOPS or TOPS of the dense product, "
+            f"{brief(text)}: expected a time in ns, us, ms or s, a rate in GFLOPS, TFLOPS or TOPS of the dense product, "
             "or nothing"
         )
     value, step = _number(match[1]), _last_digit(match[1])
     if value <= 0:
-        raise RowError(f"{text!r}: expected more than 0")
+        raise RowError(f"{brief(text)}: expected more than 0")
     time_s = float(value * SECONDS[unit]) if unit in SECONDS else flop / float(value * FLOP_PER_S[unit])
     if not LEAST_TIME_S <= time_s <= MOST_TIME_S:
-        raise RowError(f"{text!r}: is {time_s:g} s, expected {LEAST_TIME_S:g} to {MOST_TIME_S:g} s")
+        raise RowError(f"{brief(text)}: is {time_s:g} s, expected {LEAST_TIME_S:g} to {MOST_TIME_S:g} s")
     if unit in SECONDS:
         return Time(time_s, float(step * SECONDS[unit]))
     return Time(time_s, time_s * float(step / value))
@@ -268,7 +268,7 @@ def parse_speedup(text: str) -> tuple[float, float] | None:
         return None
     match = re.fullmatch(rf"({_NUMBER})\s*[x×]?", text, re.I)
     if match is None or not _number(match[1]) > 0:
-        raise RowError(f"{text!r}: expected one positive number, such as 1.52, or nothing")
+        raise RowError(f"{brief(text)}: expected one positive number, such as 1.52, or nothing")
     return float(_number(match[1])), float(_last_digit(match[1]))
 
 
@@ -281,7 +281,7 @@ def parse_count(text: str) -> int:
     4096
     """
     if not re.fullmatch(_NUMBER, text, re.I) or not 1 <= _number(text) < MAX_COUNT or _number(text) % 1:
-        raise RowError(f"{text!r}: expected a whole number of at least 1")
+        raise RowError(f"{brief(text)}: expected a whole number of at least 1")
     return int(_number(text))
 
 
@@ -300,7 +300,7 @@ def parse_dtype(text: str) -> tuple[str, str]:
     ]
     if any(len(types) != 1 for types in found):
         raise RowError(
-            f"{text!r}: expected one value type for both operands ({', '.join(dict.fromkeys(DTYPES.values()))}), or "
+            f"{brief(text)}: expected one value type for both operands ({', '.join(dict.fromkeys(DTYPES.values()))}), or "
             "'A vs B' if the dense product has another"
         )
     return found[0][0], found[-1][0]
@@ -379,7 +379,7 @@ def parse_time_step(note: str) -> float | None:
 def _number(digits: str) -> Decimal:
     """Read digits; a comma parts thousands, never a fraction."""
     if "," in digits and not re.fullmatch(r"[1-9]\d{0,2}(,\d{3})+(\.\d+)?", digits):
-        raise RowError(f"{digits!r}: expected a decimal point, and commas between thousands alone")
+        raise RowError(f"{brief(digits)}: expected a decimal point, and commas between thousands alone")
     return Decimal(digits.replace(",", ""))
 
 
@@ -531,5 +531,7 @@ def _difference(header: Sequence[str]) -> str:
         for word, columns in (("missing", missing), ("unknown", unknown))
         if columns
     )
-    problem = f"nearest to {name}, but {found}" if set(header) & set(layouts[name]) else f"found {header!r}"
+    problem = (
+        f"nearest to {name}, but {found}" if set(header) & set(layouts[name]) else f"found {brief(header)}"
+    )
     return f"{problem}; expected {','.join(COLUMNS)} or {','.join(LITERATURE_COLUMNS)}"

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmsim import dtypes
-from nmsim.errors import ContainerError, RowError
+from nmsim.errors import ContainerError, RowError, brief
 from nmsim.files.safetensors import RawTensor, SafetensorsReader, TensorInfo
 from nmsim.files.sharded import open_checkpoint
 from nmsim.quality.layer import first_unusable, most_of
@@ -105,10 +105,10 @@ class Synthetic:
 
     def __init__(self, kind: str, calibration_tokens: int, eval_tokens: int, seed: int = 0) -> None:
         if kind not in KINDS:
-            raise RowError(f"synthetic activations {kind!r}: expected one of {', '.join(KINDS)}")
+            raise RowError(f"synthetic activations {brief(kind)}: expected one of {', '.join(KINDS)}")
         _refuse_few(calibration_tokens, eval_tokens)
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise RowError(f"seed={seed!r}: expected an int of 0 or more")
+            raise RowError(f"seed={brief(seed)}: expected an int of 0 or more")
         self.kind, self.seed = kind, seed
         self.counts = (calibration_tokens, eval_tokens)
         self.description = f"synthetic {kind}"
@@ -288,4 +288,4 @@ def some_of(names: Sequence[str]) -> str:
 def _refuse_few(calibration_tokens: int, eval_tokens: int) -> None:
     for name, count in (("calibration_tokens", calibration_tokens), ("eval_tokens", eval_tokens)):
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise RowError(f"{name}={count!r}: expected a positive int")
+            raise RowError(f"{name}={brief(count)}: expected a positive int")

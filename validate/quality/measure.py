@@ -363,7 +363,7 @@ def measure_quality(
         except ContainerError:
             raise
         except NmsimError as error:
-            raise type(error)(f"{file.where(name)}: {error}") from error
+            raise error.within(file.where(name)) from error
         tokens = measured[0][0]
         for (_, one), cost in zip(measured, costs[shape], strict=True):
             bits = stored(target, one.way, shape[0] if one.way.operand == "weights" else tokens, shape[1])

@@ -99,7 +99,7 @@ def measure_checkpoint(
             try:
                 rows.append(measured_row(info.name, packed, mask, energy))
             except (BitstreamError, EncodingError) as error:
-                raise type(error)(f"{file.where(info.name)}: {error}") from error
+                raise error.within(file.where(info.name)) from error
             done += _elems(info)
         del x
         file.release(info.name)

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim.errors import NmsimError
+from nmsim.errors import NmsimError, brief
 from nmsim.files.container import save_file
 
 FILE_NAME = "example.safetensors"
@@ -135,7 +135,7 @@ def write_example(path: str | os.PathLike[str], *, seed: int = 0, shape: Example
     (96, 64)
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise NmsimError(f"seed={seed!r} (type {type(seed).__name__}): expected an int of 0 or more")
+        raise NmsimError(f"seed={brief(seed)} (type {type(seed).__name__}): expected an int of 0 or more")
     size = shape or ExampleShape()
     rng = np.random.default_rng(seed)
     tensors: dict[str, NDArray[Any]] = {

@@ -15,7 +15,7 @@ import pandas as pd
 import hwmodels
 from hwmodels import HardwareSpec, Model
 from nmsim.case import DEFAULT_DTYPE, SparseOperand
-from nmsim.errors import NmsimError, RowError
+from nmsim.errors import NmsimError, RowError, brief
 from nmsim.files.atomic import refuse_output_folder, updated_folder
 from nmsim.format import FormatLike, SparseFormat, sparse_format
 from validate.judge.metrics import records
@@ -228,7 +228,7 @@ def _checked(
     asked = {"hardware": hardware, "formats": formats}
     for name, values in asked.items():
         if isinstance(values, str) or not len(values):
-            raise NmsimError(f"{name}={values!r}: expected a list of at least one")
+            raise NmsimError(f"{name}={brief(values)}: expected a list of at least one")
     if not len(batches) and not len(prefill):
         raise NmsimError("batches and prefill are both empty: expected at least one batch or prompt length")
     stored = tuple(sparse_format(value) for value in formats)

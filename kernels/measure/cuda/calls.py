@@ -10,7 +10,7 @@ from typing import Any
 from kernels.measure.campaign import BEST
 from kernels.timing.gate import Rounding
 from nmsim.case import Case, SparseOperand
-from nmsim.errors import SpecError
+from nmsim.errors import SpecError, brief
 from nmsim.format import sparse_format
 from nmsim.pattern import Pattern
 
@@ -286,6 +286,6 @@ def named(products: Mapping[str, Product], name: str, movers: Iterable[str] = ()
     for part in text.split(","):
         option = _OPTION.fullmatch(part)
         if option is None or option[1] not in product.options or option[1] in options or int(option[2]) < 1:
-            raise SpecError(f"kernel {name}: {part!r}: expected {wanted}, each once")
+            raise SpecError(f"kernel {name}: {brief(part)}: expected {wanted}, each once")
         options[option[1]] = int(option[2])
     return replace(product, build=functools.partial(product.build, **options), options=())

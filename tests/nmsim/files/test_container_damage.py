@@ -195,7 +195,7 @@ ENTRY_DAMAGE = {
     ),
     "a key more": (
         {"extra": 1},
-        "__metadata__ entry 'nmsim:x': holds .*'extra'.*, expected an object of pattern",
+        "__metadata__ entry 'nmsim:x': misses keys none and has unknown keys extra, expected an object of pattern",
     ),
     "pattern": ({"pattern": "5:4"}, "__metadata__ entry 'nmsim:x': pattern 5:4: expected 1 <= N <= M"),
     "pattern is a number": (

@@ -1,0 +1,140 @@
+"""Every problem is one short line, whatever the input holds: integers of any size, long texts, control characters."""
+
+import importlib
+import pickle
+import pkgutil
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import hwmodels
+import kernels
+import nmsim
+import validate
+from nmsim.errors import MAX_LINE_CHARS, NmsimError, RowError, SpecError, brief, brief_names, one_line
+
+HUGE = 1 << 20_000
+LONG = "x" * 1_000_000
+
+
+def error_types():
+    """All error types of the packages, those of modules that need no device included."""
+    for package in (nmsim, hwmodels, kernels, validate):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if module.name.endswith((".errors", ".gate", ".rounds", ".clock")):
+                importlib.import_module(module.name)
+    found = [NmsimError]
+    for kind in found:
+        found += kind.__subclasses__()
+    return found
+
+
+def assert_short(error):
+    assert error.args
+    for line in error.args:
+        assert len(line) <= MAX_LINE_CHARS
+        assert line.isprintable()
+    assert str(error).splitlines() == list(error.args)
+
+
+@pytest.mark.parametrize("kind", error_types(), ids=lambda kind: kind.__name__)
+def test_every_error_type_bounds_its_lines(kind):
+    for text in (LONG, f"a: {LONG} b", "word " * 100_000, "\x1b[2J\n\r\0\u202e\ud800" * 1000):
+        error = kind(text)
+        assert_short(error)
+        assert_short(error.within(f"{LONG}: tensor 'w'"))
+        assert pickle.loads(pickle.dumps(error)).args == error.args
+
+
+def test_an_error_of_several_problems_has_a_line_for_each():
+    error = SpecError("a: " + LONG, "b\nc").within("file")
+    assert_short(error)
+    assert [line[:8] for line in error.args] == ["file: a:", "file: b\\"]
+
+
+def test_an_error_of_a_row_bounds_its_problem_too():
+    error = RowError.at(LONG, row=HUGE.bit_length(), column=LONG, table="t")
+    assert_short(error)
+    assert len(error.problem) <= MAX_LINE_CHARS
+
+
+@given(st.text(max_size=2000))
+@settings(max_examples=200)
+def test_any_text_becomes_one_line_and_a_short_one_stays(text):
+    line = one_line(text)
+    assert len(line) <= MAX_LINE_CHARS
+    assert line.isprintable()
+    assert one_line(line) == line
+    if text.isprintable() and len(text) <= MAX_LINE_CHARS:
+        assert line == text
+
+
+def test_what_is_wrong_and_what_was_expected_stay_in_a_long_line():
+    line = one_line(f"/data/{'folder/' * 50}w.safetensors: tensor {LONG!r}: dtype X, expected one of U8")
+    assert line.startswith("/data/folder")
+    assert "w.safetensors: tensor" in line
+    assert line.endswith("dtype X, expected one of U8")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary()
+    | st.integers(1, 40_000).map(lambda bits: -1 << bits),
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner),
+)  # fmt: skip
+
+
+@given(VALUES)
+@settings(max_examples=200)
+def test_a_value_is_shown_briefly(value):
+    assert len(brief(value)) <= 8 * MAX_LINE_CHARS
+    assert_short(NmsimError(f"found {brief(value)}, expected another"))
+
+
+HUGE_VALUES = {
+    "integer": HUGE,
+    "negative": -HUGE,
+    "list": [HUGE] * 1000,
+    "tuple": (HUGE,),
+    "mapping": {LONG: HUGE},
+    "set": {HUGE},
+    "text": LONG,
+    "bytes": LONG.encode(),
+    "array": np.array([HUGE], object),
+    "range": range(HUGE),
+}
+
+
+@pytest.mark.parametrize("value", HUGE_VALUES.values(), ids=HUGE_VALUES.keys())
+def test_huge_values_are_shown_briefly(value):
+    assert len(brief(value)) < 400
+
+
+def test_a_deep_value_is_shown_briefly():
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert brief(deep) == "[[[[...]]]]"
+
+
+@given(st.integers(-(1 << 128) + 1, (1 << 128) - 1))
+def test_plain_integers_are_shown_in_decimal(number):
+    assert brief(number) == str(number)
+
+
+@given(st.integers(129, 30_000), st.booleans())
+def test_long_integers_show_their_ends_and_their_length(bits, negative):
+    number = (1 << bits - 1) + 0xABCDEF
+    sign, head, tail, length = re.fullmatch(
+        r"(-?)0x(\w{8})\.\.\.(\w{8}) \((\d+) bits\)", brief(-number if negative else number)
+    ).groups()
+    assert (sign == "-", int(length)) == (negative, bits)
+    assert f"{number:x}".startswith(head)
+    assert f"{number:x}".endswith(tail)
+
+
+def test_names_are_listed_up_to_a_count():
+    assert brief_names(str(i) for i in range(10**6)) == "0, 1, 2, 3, 4, 5, ..."
+    assert len(brief_names([LONG] * 9)) < 400
