@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from nmsim.errors import SpecError
+from nmsim.errors import SpecError, brief
 
 Role = Literal[
     "attention", "mixer", "feed_forward", "expert", "shared_expert", "router", "side", "head", "draft"
@@ -84,7 +84,7 @@ class Layer:
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
-            raise SpecError(f"layer {self.name}: role={self.role!r}: expected one of {', '.join(ROLES)}")
+            raise SpecError(f"layer {self.name}: role={brief(self.role)}: expected one of {', '.join(ROLES)}")
         if self.experts and (self.count % self.experts or not 0 < self.active_experts <= self.experts):
             raise SpecError(
                 f"layer {self.name}: {self.count} matrices, {self.active_experts} of {self.experts} experts: "
@@ -164,7 +164,9 @@ class Attention:
         if not self.value_head_dim:
             object.__setattr__(self, "value_head_dim", self.head_dim)
         if self.kind not in ATTENTION_KINDS:
-            raise SpecError(f"attention: kind={self.kind!r}: expected one of {', '.join(ATTENTION_KINDS)}")
+            raise SpecError(
+                f"attention: kind={brief(self.kind)}: expected one of {', '.join(ATTENTION_KINDS)}"
+            )
         if (self.window_tokens is not None) != (self.kind in ("window", "chunk")):
             raise SpecError(
                 f"attention: kind={self.kind}, window_tokens={self.window_tokens}: expected both or none"
