@@ -1,6 +1,7 @@
 """Workloads: the linear layers of a decoder-only transformer, and the table of cases they make."""
 
 import difflib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -115,7 +116,8 @@ def load_model(model: str | Path | Model) -> Model:
     path = Path(model)
     if path.is_dir():
         path /= "config.json"
-    if not path.is_file():
+    # A FIFO or a device is there too; the reader says what is wrong with it.
+    if not os.path.exists(path):
         near = difflib.get_close_matches(str(model).lower(), model_names(), n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise SpecError(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nmsim.errors import ContainerError, RowError, brief
 from nmsim.support.jit import njit
+from nmsim.support.sources import open_regular
 
 BoolArray = NDArray[np.bool_]
 
@@ -250,21 +251,23 @@ def columns_of(file: Path) -> list[str]:
     """Names of the columns of a Parquet or CSV file."""
     from pyarrow import parquet
 
-    if file.suffix == ".csv":
-        return list(pd.read_csv(file, nrows=0).columns)
-    return list(parquet.read_schema(file).names)
+    with open_regular(file, expected="a file that a sweep wrote") as stream:
+        if file.suffix == ".csv":
+            return list(pd.read_csv(stream, nrows=0).columns)
+        return list(parquet.read_schema(stream).names)
 
 
 def _batches(file: Path, columns: list[str]) -> Iterator[pd.DataFrame]:
     """Rows of some columns; texts as plain texts, so that batches can be put together."""
     from pyarrow import parquet
 
-    if file.suffix == ".csv":
-        yield from pd.read_csv(
-            file, usecols=columns, chunksize=BATCH_ROWS, keep_default_na=False, na_values=["nan"]
-        )
-        return
-    with parquet.ParquetFile(file) as reader:
+    with open_regular(file, expected="a file that a sweep wrote") as stream:
+        if file.suffix == ".csv":
+            yield from pd.read_csv(
+                stream, usecols=columns, chunksize=BATCH_ROWS, keep_default_na=False, na_values=["nan"]
+            )
+            return
+        reader = parquet.ParquetFile(stream)
         for batch in reader.iter_batches(BATCH_ROWS, columns=columns):
             frame: pd.DataFrame = batch.to_pandas()
             texts = frame.select_dtypes("category").columns

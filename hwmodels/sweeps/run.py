@@ -24,6 +24,7 @@ from hwmodels.sweeps.evaluate import Columns, evaluator, refuse_useless_values
 from hwmodels.sweeps.space import Space, load_space
 from nmsim.errors import ContainerError, SpecError, brief
 from nmsim.files.atomic import new_file, refuse_target
+from nmsim.support.sources import open_regular, read_text
 from nmsim.units import ceil_div
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class Parts:
         if not resume:
             self.remove()
         if file.exists():
-            if (found := file.read_text(encoding="utf-8")) != self._text:
+            if (found := read_text(file)) != self._text:
                 raise ContainerError(
                     f"{self.folder}: holds parts of another sweep ({_difference(found, self._text)}): expected the same "
                     "space, chunks and versions; finish that sweep, or start this one anew (resume=False, --restart)"
@@ -183,9 +184,9 @@ class Parts:
         import pyarrow as pa
 
         try:
-            with pa.memory_map(str(self.file(chunk))) as source, pa.ipc.open_file(source) as reader:
+            with open_regular(self.file(chunk)) as stream, pa.ipc.open_file(stream) as reader:
                 return reader.read_all()
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, OSError) as error:
             raise ContainerError(
                 f"{self.file(chunk)}: is damaged ({error}): remove it and run again"
             ) from error
@@ -203,7 +204,7 @@ class Parts:
     def merged(self) -> dict[str, int] | None:
         """Refusals of the output, if it is what parts of this very sweep have become, and nobody has written since."""
         try:
-            about = json.loads((self.folder / MERGED).read_text(encoding="utf-8"))
+            about = json.loads(read_text(self.folder / MERGED))
             if about["of"] != self._text or about["output"] != _identity(self.output.stat()):
                 return None
             refused: dict[str, int] = about["refused"]
@@ -240,7 +241,7 @@ def kept_points(output: Path) -> tuple[int, int] | None:
     folder = _folder(output)
     try:
         merged = (folder / MERGED).exists()
-        about = json.loads((folder / (MERGED if merged else MANIFEST)).read_text(encoding="utf-8"))
+        about = json.loads(read_text(folder / (MERGED if merged else MANIFEST)))
         about = json.loads(about["of"]) if merged else about
         points, chunk_points = about["points"], about["chunk_points"]
     except (OSError, ValueError, KeyError, TypeError):

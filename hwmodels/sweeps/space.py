@@ -41,6 +41,7 @@ from nmsim.support.schema import (
     read_toml,
     record,
 )
+from nmsim.support.sources import read_text
 
 NOTHING = "none"
 """What `encoding`, `packing` and `sparse_operand` say of it."""
@@ -215,10 +216,7 @@ def read_quality(path: Path, space: Space) -> tuple[float, ...]:
         An unknown or missing column, a cell that is not a number, or a key that comes twice. A row that matches nothing in
         the space, or a point of the space that no row matches.
     """
-    try:
-        lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
-    except (OSError, UnicodeDecodeError) as error:
-        raise RowError(f"{path}: cannot be read: {error}") from error
+    lines = list(csv.reader(read_text(path, error=RowError, encoding="utf-8-sig").splitlines()))
     header = lines[0] if lines else []
     for name in header:
         if name != name.strip():

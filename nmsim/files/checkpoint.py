@@ -184,7 +184,6 @@ def pack_file(
                 sink.add_late(entry.metadata_name, METADATA_DTYPE, [metadata_bytes], packed.metadata)
                 # Released before the next tensor is read, which bounds the memory by one tensor.
                 del x, packed
-            file.release(info.name)
             counter.done_bytes += info.stored_bytes
             counter.tensors.append(
                 TensorReport(
@@ -240,9 +239,8 @@ def unpack_file(
                     raise error.within(_where_wrong(file, entry, error)) from error
                 dense_bytes = dense.nbytes
                 sink.add(entry.name, dtypes.of(dense).container_code, dense.shape, dense)
+                # Released before the next tensor is read, which bounds the memory by one tensor.
                 del packed, dense
-                file.release(entry.metadata_name)
-            file.release(info.name)
             counter.done_bytes += info.stored_bytes + metadata_bytes
             counter.tensors.append(
                 TensorReport(

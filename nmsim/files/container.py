@@ -229,8 +229,8 @@ def read_entries(file: SafetensorsReader) -> dict[str, PackedEntry]:
     return entries
 
 
-def read_packed(file: SafetensorsReader, entry: PackedEntry, *, copy: bool = False) -> PackedTensor:
-    """Take one packed tensor from a file, as views of it or as a copy.
+def read_packed(file: SafetensorsReader, entry: PackedEntry) -> PackedTensor:
+    """Read one packed tensor of a file.
 
     Raises
     ------
@@ -241,9 +241,7 @@ def read_packed(file: SafetensorsReader, entry: PackedEntry, *, copy: bool = Fal
     assert not isinstance(values, RawTensor), "checked by read_entries"
     assert not isinstance(metadata, RawTensor), "checked by read_entries"
     try:
-        return entry.with_parts(
-            np.array(values) if copy else values, np.array(metadata) if copy else metadata
-        )
+        return entry.with_parts(values, metadata)
     except NmsimError as error:
         raise ContainerError(f"{file.where(entry.values_name)}: {error}") from error
 
@@ -409,15 +407,9 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, NDArray[Any] | PackedTe
         for name in file.tensors:
             if name in by_values:
                 entry = by_values[name]
-                found[entry.name] = read_packed(file, entry, copy=True)
+                found[entry.name] = read_packed(file, entry)
             elif name not in codes:
-                tensor = file.array(name)
-                found[name] = (
-                    RawTensor(tensor.dtype, tensor.shape, np.array(tensor.data))
-                    if isinstance(tensor, RawTensor)
-                    else np.array(tensor)
-                )
-            file.release(name)
+                found[name] = file.array(name)
     return found
 
 

@@ -193,13 +193,13 @@ def _stored_rows(file: SafetensorsReader, counter: Counter) -> Iterator[Inspecti
         entry = by_values.get(info.name)
         counter.tell(entry.name if entry else info.name)
         if entry:
-            values = file.array(info.name)
-            assert not isinstance(values, RawTensor), "checked by read_entries"
-            footprint = read_packed(file, entry).footprint
-            yield _row(info.dtype, entry, footprint, None, _count_nonzeros(values), stored=True)
+            packed = read_packed(file, entry)
+            footprint, nonzeros = packed.footprint, _count_nonzeros(packed.values)
+            # Released before the next tensor is read, which bounds the memory by one tensor.
+            del packed
+            yield _row(info.dtype, entry, footprint, None, nonzeros, stored=True)
         elif info.name not in codes:
             yield _dense_row(file, info)
-        file.release(info.name)
         counter.done_bytes += info.stored_bytes
 
 
@@ -226,9 +226,10 @@ def _trial_rows(
                         yield _trial_row(info, x.dtype, axis, format, kept, threads)
             except NmsimError as error:
                 raise error.within(file.where(info.name)) from error
+            # Released before the next tensor is read, which bounds the memory by one tensor.
+            del x, turned, rows, kept
         else:
             yield _dense_row(file, info)
-        file.release(info.name)
         counter.done_bytes += info.stored_bytes
 
 

@@ -5,7 +5,8 @@ The tensors cover the data from end to end, without gap or overlap. The safetens
 the same format. nmsim parses headers itself for two reasons. The library's numpy reader has no bfloat16 or 8-bit
 floats without a copy, and its errors name neither file nor byte.
 
-The reader maps the file into memory: nothing is read before it is needed.
+The reader opens the file and reads a tensor when it is asked for, into memory of its own. It does not map the file: a
+mapped file that another process cuts would end this process by a signal.
 
 The writer does not need the length of every tensor before it begins. The header comes first in the file but is known
 last. Room for it is left in front, and what it does not need of that is filled with spaces, which the format allows.
@@ -13,13 +14,10 @@ Tensors of unknown length are kept in a second, nameless file and appended at th
 behind them aligned.
 """
 
-import contextlib
 import json
 import math
-import mmap
 import os
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +33,7 @@ from numpy.typing import NDArray
 from nmsim import dtypes
 from nmsim.errors import ContainerError, brief
 from nmsim.files import atomic
+from nmsim.support.sources import Pieces
 
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000
@@ -375,7 +374,7 @@ def numpy_dtype(code: str) -> np.dtype[Any] | None:
 
 
 class SafetensorsReader:
-    """An open safetensors file, for a `with` block; arrays read from it are read-only views of the file.
+    """An open safetensors file, for a `with` block; every array read from it is new and the caller's own.
 
     Parameters
     ----------
@@ -408,14 +407,14 @@ class SafetensorsReader:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._map = _map_file(self.path)
+        self._pieces = Pieces(path, expected="a safetensors file")
         try:
-            size = len(self._map)
-            length = header_bytes(self._map[:LENGTH_BYTES], str(path), size)
-            raw = self._map[: LENGTH_BYTES + length]
-            header = parse(raw, str(path), size)
+            size = self._pieces.size_bytes
+            first = self._read(0, min(LENGTH_BYTES, size)).tobytes()
+            length = header_bytes(first, str(path), size)
+            header = parse(self._read(0, LENGTH_BYTES + length).tobytes(), str(path), size)
         except BaseException:
-            self._map.close()
+            self.close()
             raise
         self.tensors: dict[str, TensorInfo] = {info.name: info for info in header.tensors}
         self.metadata = header.metadata
@@ -430,58 +429,42 @@ class SafetensorsReader:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file. Arrays that are still held keep their memory valid."""
-        with contextlib.suppress(BufferError):  # views are alive: the map closes with the last of them
-            self._map.close()
+        """Close the file."""
+        self._pieces.close()
 
     def in_data_order(self) -> list[TensorInfo]:
         """List the tensors in the order in which their data lies in the file."""
         return sorted(self.tensors.values(), key=lambda info: (info.begin, info.end))
 
     def raw(self, name: str) -> NDArray[np.uint8]:
-        """View a tensor's bytes."""
+        """Read a tensor's bytes.
+
+        Raises
+        ------
+        ContainerError
+            The file was changed since it was opened, or cannot be read.
+        """
         info = self.tensors[name]
-        if not info.stored_bytes:
-            return np.zeros(0, np.uint8)
-        return np.frombuffer(self._map, np.uint8, info.stored_bytes, self.data_start + info.begin)
+        return self._read(self.data_start + info.begin, info.stored_bytes)
 
     def array(self, name: str) -> NDArray[Any] | RawTensor:
-        """View a tensor; it is a copy only if its data is not aligned to its items."""
+        """Read a tensor; errors as for `raw`."""
         info = self.tensors[name]
         dtype = numpy_dtype(info.dtype)
         data = self.raw(name)
         if dtype is None:
             return RawTensor(info.dtype, info.shape, data)
-        array = data.view(dtype).reshape(info.shape)
-        return array if array.flags.aligned else array.copy()
+        return data.view(dtype).reshape(info.shape)
 
     def where(self, name: str) -> str:
         """Say where a tensor is, for errors: file, tensor, byte."""
         info = self.tensors[name]
         return f"{self.path}: tensor {brief(name)}, data at byte {self.data_start + info.begin}"
 
-    def release(self, name: str) -> None:
-        """Give a tensor's pages back to the system; they are read again when needed. Bounds memory in use."""
-        if not hasattr(mmap, "MADV_DONTNEED"):
-            return
-        info = self.tensors[name]
-        begin = (self.data_start + info.begin) // mmap.PAGESIZE * mmap.PAGESIZE
-        if info.stored_bytes:
-            self._map.madvise(mmap.MADV_DONTNEED, begin, self.data_start + info.end - begin)
-
-
-def _map_file(path: Path) -> mmap.mmap:
-    """Map a regular file that is not empty."""
-    try:
-        with open(path, "rb") as stream:
-            status = os.fstat(stream.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ContainerError(f"{path}: is no regular file, expected a safetensors file")
-            if status.st_size < LENGTH_BYTES:
-                header_bytes(b"", str(path), status.st_size)
-            return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise ContainerError(f"{path}: cannot be read: {error.strerror or error}") from error
+    def _read(self, begin: int, size_bytes: int) -> NDArray[np.uint8]:
+        data = np.empty(size_bytes, np.uint8)
+        self._pieces.read_into(data.data, begin)
+        return data
 
 
 COPY_BYTES = 1 << 22

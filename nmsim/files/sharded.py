@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from nmsim.errors import ContainerError, brief
 from nmsim.files.safetensors import RawTensor, SafetensorsReader, loads_strict
+from nmsim.support.sources import read_bytes
 
 INDEX_SUFFIX = ".safetensors.index.json"
-MAX_INDEX_BYTES = 1 << 28
 FLOATS = ("float", "bfloat")
 """What the names of floating-point dtypes begin with, those of eight bits and fewer included."""
 
@@ -132,12 +132,7 @@ def _find_index(path: Path) -> Path | None:
 
 def _read_index(path: Path) -> dict[str, Any]:
     try:
-        size = path.stat().st_size
-        if size > MAX_INDEX_BYTES:
-            raise ContainerError(f"{path}: has {size} bytes, expected an index of at most {MAX_INDEX_BYTES}")
-        index = loads_strict(path.read_bytes().decode())
-    except OSError as error:
-        raise ContainerError(f"{path}: cannot be read: {error.strerror or error}") from error
+        index = loads_strict(read_bytes(path, expected="an index").decode())
     except json.JSONDecodeError as error:
         raise ContainerError(f"{path}: line {error.lineno}, column {error.colno}: {error.msg}") from None
     except ValueError as error:

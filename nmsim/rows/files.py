@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from nmsim.errors import NmsimError, RowError, brief
 from nmsim.rows.measurement import COLUMNS, Column, Measurement
+from nmsim.support.sources import read_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -170,12 +171,7 @@ def to_texts(row: Measurement) -> list[str]:
 
 def _lines(path: Path) -> list[str]:
     """Lines of a file, the header first."""
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise RowError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise RowError(f"{path}: cannot be read as UTF-8: {error}") from error
+    text = read_text(path, error=RowError)
     if not text:
         raise RowError(f"{path}: empty, expected a header line of {len(COLUMNS)} columns")
     lines = text.replace("\r\n", "\n").split("\n")

@@ -34,6 +34,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, Strict, TypeAda
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from nmsim.errors import SpecError, brief
+from nmsim.support.sources import read_text
 from nmsim.units import UNIT_SUFFIXES
 
 Record = TypeVar("Record")
@@ -403,10 +404,10 @@ def read_json(path: Path) -> Any:
 
 def _read(path: Path, language: str, parse: Callable[[str], Any]) -> Any:
     try:
-        return parse(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
+        return parse(read_text(path, error=SpecError))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, SpecError):
+            raise
         raise SpecError(f"{path}: cannot be read as {language}: {error}") from error
 
 

@@ -243,3 +243,53 @@ def test_no_marks_of_work_left_undone():
     mark = re.compile(r"\b(TODO|FIXME|XXX|HACK|NotImplementedError)\b")
     found = [str(p.relative_to(ROOT)) for p in SOURCES if mark.search(p.read_text(encoding="utf-8"))]
     assert found == []
+
+
+READERS = {
+    *("read_text", "read_bytes", "read_csv", "read_parquet", "read_schema", "ParquetFile", "load_npz"),
+    *("fromfile", "memmap", "memory_map", "mmap"),
+}
+MAY_READ = {
+    "nmsim/support/sources.py": "opens what the others read",
+    "nmsim/support/jit.py": "reads sources of this package",
+    "kernels/timing/host.py": "reads what the system says of itself",
+    "validate/study/provenance.py": "reads what the system says of itself",
+}
+
+
+def opens_by_itself(node: ast.AST) -> bool:
+    """Whether a call opens a file for reading. Data of the package, named in capitals, and open streams may be read."""
+    if not isinstance(node, ast.Call):
+        return False
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    mode = ast.unparse(node.args[1]) if len(node.args) > 1 else "'r'"
+    if name == "open" and isinstance(node.func, ast.Name):
+        return "r" in mode
+    subject = node.args[0] if node.args else getattr(node.func, "value", None)
+    known = isinstance(subject, ast.Name) and (subject.id.isupper() or subject.id == "stream")
+    if isinstance(node.func, ast.Attribute) and name == "load" and ast.unparse(node.func.value) == "np":
+        return not known
+    return isinstance(node.func, ast.Attribute) and name in READERS and not known
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_one_module_opens_what_users_name(path):
+    """A FIFO or a device blocks whoever opens it, and a mapped file that is cut ends the process."""
+    if str(path.relative_to(ROOT)) in MAY_READ:
+        return
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if opens_by_itself(node)]
+    assert [f"line {call.lineno}: {ast.unparse(call)}" for call in calls] == []
+
+
+def test_the_rule_of_opening_finds_what_it_is_for():
+    lines = [
+        "path.read_text()",
+        "open(path, 'rb')",
+        "np.load(path)",
+        "pd.read_csv(path)",
+        "mmap.mmap(handle, 0)",
+    ]
+    assert all(opens_by_itself(ast.parse(line, mode="eval").body) for line in lines)
+    assert not any(
+        opens_by_itself(ast.parse(line, mode="eval").body) for line in ("open(p, 'wb')", "read_text(p)")
+    )

@@ -20,6 +20,7 @@ from hwmodels.estimate.intervals import CPU_FAMILY, REGIMES, RESIDUALS_FILE, WID
 from hwmodels.machine.spec import group_of
 from nmsim.errors import NmsimError, RowError, brief
 from nmsim.files.atomic import refuse_output_folder, updated_folder
+from nmsim.support.sources import read_text
 from validate.judge.join import family_of, join, model_inputs
 from validate.judge.names import Machines
 from validate.judge.rows import PUBLISHED_FILE, JudgedRow, committed_hardware, own_files, read_rows
@@ -243,7 +244,4 @@ def fit_files(
 
 def _text(path: Path) -> str:
     """What a file holds; nothing if there is none."""
-    try:
-        return path.read_text(encoding="utf-8") if path.exists() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise NmsimError(f"{path}: cannot be read: {error}") from error
+    return read_text(path, error=NmsimError) if path.exists() else ""

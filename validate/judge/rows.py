@@ -22,6 +22,7 @@ from nmsim.case import VALUE_BITS
 from nmsim.errors import RowError, brief
 from nmsim.rows import COLUMNS, Measurement
 from nmsim.rows.measurement import Mark
+from nmsim.support.sources import read_text
 from validate.judge.names import Machines, sparse_operand, understand
 
 LITERATURE_COLUMNS = (
@@ -126,12 +127,7 @@ def read_table(path: str | Path) -> list[list[str]]:
     RowError
         The file cannot be read as CSV in UTF-8.
     """
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise RowError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise RowError(f"{path}: cannot be read as UTF-8: {error}") from error
+    text = read_text(path, error=RowError, encoding="utf-8-sig")
     try:
         return [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
     except csv.Error as error:

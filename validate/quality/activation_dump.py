@@ -189,7 +189,6 @@ class Dump:
                 )
         found_tokens = Tokens(flat[:first].astype(np.float32), flat[len(flat) - last :].astype(np.float32))
         del array, flat
-        file.release(name)
         return found_tokens
 
     def _check(self, file: SafetensorsReader, info: TensorInfo, in_features: int) -> None:

@@ -421,7 +421,6 @@ def _measure(
         function = measure_activations if operand == "activations" else measure_weights
         found += [(len(tokens.x), one) for one in function(tokens.fit, tokens.x, weight, list(group))]
     del weight
-    file.release(info.name)
     return found
 
 

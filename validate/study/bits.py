@@ -102,7 +102,6 @@ def measure_checkpoint(
                 raise error.within(file.where(info.name)) from error
             done += _elems(info)
         del x
-        file.release(info.name)
     if progress is not None:
         progress("", total, total)
     return pd.DataFrame(rows, columns=list(BITS_COLUMNS))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import nmsim
+from nmsim.support.sources import open_regular
 
 PACKAGES = ("numpy", "numba", "pandas", "matplotlib")
 READ_BYTES = 1 << 22
@@ -81,7 +82,7 @@ def command_line() -> str:
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         while part := stream.read(READ_BYTES):
             digest.update(part)
     return digest.hexdigest()

@@ -14,6 +14,7 @@ from hwmodels import HardwareSpec, Quantity
 from hwmodels.estimate.intervals import FEWEST_ROWS, INTERVAL_SHARE, REGIMES, regime_of, width_of
 from hwmodels.machine import software
 from hwmodels.plots.labels import Step
+from nmsim.support.sources import read_text
 from validate.judge import metrics
 from validate.judge.judge import judge_files
 from validate.judge.rows import PUBLISHED_FILE
@@ -144,9 +145,7 @@ def numbered_assumptions(page: Path = ASSUMPTIONS_PAGE) -> list[Assumption]:
     """Read the numbered assumptions from their page; none if nmsim is installed without its docs."""
     if not page.is_file():
         return []
-    rows = re.findall(
-        r"^\| (A\d+) \| (.*?) \| (.*?) \| (.*?) \|$", page.read_text(encoding="utf-8"), re.MULTILINE
-    )
+    rows = re.findall(r"^\| (A\d+) \| (.*?) \| (.*?) \| (.*?) \|$", read_text(page), re.MULTILINE)
     return [Assumption(*(cell.replace("`", "").strip() for cell in row)) for row in rows]
 
 

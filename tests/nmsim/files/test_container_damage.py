@@ -144,7 +144,7 @@ def test_damage_is_named(tmp_path, data, message):
 def test_files_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(ContainerError, match=f"^{tmp_path}/none: cannot be read: No such file or directory$"):
         load_file(tmp_path / "none")
-    with pytest.raises(ContainerError, match=f"^{tmp_path}: cannot be read: Is a directory$"):
+    with pytest.raises(ContainerError, match=f"^{tmp_path}: is a folder, expected a safetensors file$"):
         load_file(tmp_path)
     with pytest.raises(ContainerError, match=r"^/dev/null: is no regular file, expected a safetensors file$"):
         load_file("/dev/null")
