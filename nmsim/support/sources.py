@@ -71,12 +71,12 @@ def open_regular(
     except OSError as problem:
         raise error(f"{path}: cannot be read: {problem.strerror or problem}") from problem
     except UnicodeError:
-        raise error(f"{path!r}: cannot be read: no file can have this name") from None
+        raise error(f"{path}: cannot be read: no file can have this name") from None
     except ValueError as problem:
         # Python's own refusal of a name with a NUL; the errors of this package are a ValueError too.
         if isinstance(problem, NmsimError):
             raise
-        raise error(f"{path!r}: cannot be read: no file can have this name") from None
+        raise error(f"{path}: cannot be read: no file can have this name") from None
 
 
 def read_bytes(
