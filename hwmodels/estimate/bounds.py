@@ -180,8 +180,34 @@ def fetched_columns(K: Any, tokens: Any, how: Stream) -> Any:
     return np.rint(K - missed).astype(np.int64)
 
 
+def output_bits_of(value_bits: Any) -> Any:
+    """Bits of an output element if nobody says otherwise.
+
+    Examples
+    --------
+    >>> output_bits_of(8), output_bits_of(32)
+    (16, 32)
+    """
+    return where(value_bits == 32, 32, OUTPUT_BITS)
+
+
+def _copied(size_bytes: Any, copies: Any) -> Any:
+    """Bytes of an operand of which one launch reads so many, each as large; one copy is exact in any size."""
+    many = np.rint(size_bytes * np.float64(copies)).astype(np.int64)
+    return where(copies == 1, size_bytes, many)
+
+
 def traffic(
-    M: Any, N: Any, K: Any, value_bits: Any, how: Stream, sparse_activations: Any, skip: bool
+    M: Any,
+    N: Any,
+    K: Any,
+    value_bits: Any,
+    how: Stream,
+    sparse_activations: Any,
+    skip: bool,
+    *,
+    output_bits: Any = None,
+    input_copies: Any = 1,
 ) -> Traffic:
     """Count the bytes one product moves between DRAM and the chip.
 
@@ -197,6 +223,10 @@ def traffic(
         X is the sparse operand, pruned by its producer (assumption A16); else W is.
     skip : bool
         Weight columns that no token needs are not fetched (assumption A8).
+    output_bits : int or int64 array, optional
+        Bits of an element of Y; those of `output_bits_of` if absent.
+    input_copies : float or float64 array
+        Products in one launch, each with M tokens of its own. N counts the out features of all of them.
 
     Returns
     -------
@@ -220,12 +250,25 @@ def traffic(
     columns = K
     if skip and np.asarray(sparse_activations).any():
         columns = where(sparse_activations, fetched_columns(K, M, how), K)
-    output_bits = where(value_bits == 32, 32, OUTPUT_BITS)
-    return Traffic(
+    output_bits = output_bits_of(value_bits) if output_bits is None else output_bits
+    moved = Traffic(
         values_bytes=ceil_div(groups * how.n * value_bits, 8),
         metadata_bytes=ceil_div(metadata_bits(groups, how), 8),
         dense_operand_bytes=ceil_div(dense_rows * columns * value_bits, 8),
-        output_bytes=M * N * output_bits // 8,
+        output_bytes=ceil_div(M * N * output_bits, 8),
+    )
+    if np.all(input_copies == 1):
+        return moved
+    # N already counts the weights of all products of the launch, so X alone is read several times.
+    of_sparse, of_dense = (
+        where(sparse_activations, input_copies, 1),
+        where(sparse_activations, 1, input_copies),
+    )
+    return Traffic(
+        values_bytes=_copied(moved.values_bytes, of_sparse),
+        metadata_bytes=_copied(moved.metadata_bytes, of_sparse),
+        dense_operand_bytes=_copied(moved.dense_operand_bytes, of_dense),
+        output_bytes=moved.output_bytes,
     )
 
 
@@ -242,7 +285,8 @@ class Plan(NamedTuple):
 
     Numbers, or arrays of one entry per case. Rates that are no limit are zero seconds per group. `vector_work` is
     the share of the dense multiplications that the vector lanes would have to do. It is infinite if they take no
-    part. `on_vector_lanes`: even dense products of this value type run there.
+    part. `on_vector_lanes`: even dense products of this value type run there. `output_bits` and `input_copies` are
+    those of `traffic`, for the product and for its dense baseline.
     """
 
     how: Stream
@@ -255,6 +299,8 @@ class Plan(NamedTuple):
     vector_work: Any
     dense_peak_flop_per_s: Any
     on_vector_lanes: Any
+    output_bits: Any
+    input_copies: Any
 
 
 @dataclass(frozen=True)
@@ -323,10 +369,22 @@ def plan(hardware: HardwareSpec, dtype: str, operand: str, format: SparseFormat 
         )
     dense = float(peak.value)
     bits = VALUE_BITS[dtype]
+    output_bits = output_bits_of(bits)
     lanes_only = dtype == "fp32"
     if format is None:
         return Plan(
-            DENSE_STREAM, bits, False, EXECUTIONS.index("dense"), 0.0, 0.0, dense, 1.0, dense, lanes_only
+            DENSE_STREAM,
+            bits,
+            False,
+            EXECUTIONS.index("dense"),
+            0.0,
+            0.0,
+            dense,
+            1.0,
+            dense,
+            lanes_only,
+            output_bits,
+            1.0,
         )
     how = stream(format)
     online = operand == "activations"
@@ -338,7 +396,18 @@ def plan(hardware: HardwareSpec, dtype: str, operand: str, format: SparseFormat 
         decode_s = decode_cost(format).instructions / lanes
         work = float(format.pattern.density)
         return Plan(
-            how, bits, online, EXECUTIONS.index("expand"), decode_s, select_s, dense, work, dense, lanes_only
+            how,
+            bits,
+            online,
+            EXECUTIONS.index("expand"),
+            decode_s,
+            select_s,
+            dense,
+            work,
+            dense,
+            lanes_only,
+            output_bits,
+            1.0,
         )
     decoder, selector = unit.decoder_groups_per_s, unit.selector_groups_per_s
     if online and selector is not None:
@@ -354,6 +423,8 @@ def plan(hardware: HardwareSpec, dtype: str, operand: str, format: SparseFormat 
         np.inf,
         dense,
         lanes_only,
+        output_bits,
+        1.0,
     )
 
 
@@ -382,9 +453,10 @@ def evaluate(
     bandwidth = float(hardware.dram_bandwidth_bytes_per_s.value)
     vector_peak = float(hardware.vector_peak_flop_per_s.value)
     skip = hardware.weight_column_skip.supported
-    moved = traffic(M, N, K, how.value_bits, how.how, how.sparse_activations, skip)
-    moved_dense = traffic(M, N, K, how.value_bits, DENSE_STREAM, False, False)
-    groups = where(how.sparse_activations, M, N) * ceil_div(K, how.how.m)
+    launched: dict[str, Any] = {"output_bits": how.output_bits, "input_copies": how.input_copies}
+    moved = traffic(M, N, K, how.value_bits, how.how, how.sparse_activations, skip, **launched)
+    moved_dense = traffic(M, N, K, how.value_bits, DENSE_STREAM, False, False, **launched)
+    groups = where(how.sparse_activations, M * how.input_copies, N) * ceil_div(K, how.how.m)
     flop = 2.0 * M * N * K
     vector_s = flop / vector_peak
     bound = Bound(

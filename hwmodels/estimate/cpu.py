@@ -158,7 +158,7 @@ def estimate_cpu(
     )
     woken_s = where(used > 1, wake_s, 0.0)
     warm = state == CACHE_STATES.index("warm")
-    rows = where(how.sparse_activations, M, N)
+    rows = where(how.sparse_activations, M * how.input_copies, N)
     flop_per_s = hardware.vector_peak_flop_per_s.value * used / cores
 
     def time_s(traffic: Traffic, per_element: Any, share: Any, call_s: Any, overlap: float) -> Any:

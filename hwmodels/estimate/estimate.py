@@ -77,21 +77,26 @@ def estimate(
     many = M > VECTOR_TOKENS
     tokens, rows = where(how.sparse_activations, N, M), where(how.sparse_activations, M, N)
     value_bytes = how.value_bits / 8.0
-    output_bytes = where(how.value_bits == 32, 4.0, 2.0)
+    output_bytes, more_inputs = how.output_bits / 8.0, how.input_copies - 1.0
+    # A launch of several products reads X of each. One of them stands in `Product`; the others are charged per output.
+    own_copies = where(how.sparse_activations, how.input_copies, 1.0)
     energy = energy_ratio(how.value_bits, how.on_vector_lanes, constants)
     stored_bytes = moved.values_bytes + moved.metadata_bytes
-    dense_bytes = rows * K * value_bytes
+    dense_bytes = rows * K * value_bytes * own_copies
+    stored_per_elem = stored_bytes / (rows * K) / own_copies
+    x_bytes_per_elem = where(how.sparse_activations, stored_per_elem, value_bytes)
+
+    written = output_bytes + more_inputs * x_bytes_per_elem * K / N
 
     def library(rate: Any, ratio: Any, on_unit: Any, needed: Any) -> Any:
-        product = Product(
-            tokens, rows, K, stored_bytes / (rows * K), value_bytes, output_bytes, rate, ratio, on_unit, warm
-        )
+        product = Product(tokens, rows, K, stored_per_elem, value_bytes, written, rate, ratio, on_unit, warm)
         return library_time_s(product, device, constants, needed)
 
     no = native & False
     dense_rate = how.dense_peak_flop_per_s
     # The baseline is one figure, whichever operand is pruned.
-    dense = Product(M, N, K, value_bytes, value_bytes, output_bytes, dense_rate, energy, no, warm)
+    written_dense = output_bytes + more_inputs * value_bytes * K / N
+    dense = Product(M, N, K, value_bytes, value_bytes, written_dense, dense_rate, energy, no, warm)
     dense_library_s = library_time_s(dense, device, constants)
     dense_time_s = dense_s(M, dense_library_s, moved_dense.total_bytes, warm, device, constants)
 

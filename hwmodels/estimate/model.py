@@ -29,6 +29,7 @@ from hwmodels.estimate.table import (
     DEFAULTS,
     MAX_DIMENSION,
     SHAPE_COLUMNS,
+    is_number,
     one_of,
     optional,
     parse_pattern,
@@ -37,7 +38,7 @@ from hwmodels.estimate.table import (
 )
 from hwmodels.machine.spec import HardwareSpec, load_machine
 from nmsim import encodings, packing
-from nmsim.case import Case, Phase, Prediction, SparseOperand, value_type
+from nmsim.case import VALUE_BITS, Case, Phase, Prediction, SparseOperand, value_type
 from nmsim.errors import NmsimError, RowError, brief
 from nmsim.format import SparseFormat, sparse_format
 from nmsim.pattern import Pattern
@@ -174,17 +175,24 @@ def answer(
 
 MAX_KEYS = 1 << 63
 """Combinations that one int64 can number."""
+MOST_OUTPUT_BITS = 64
 BLOCK_ROWS = 1 << 14
 """Rows computed at a time: their columns stay in a core's cache, and temporaries stay small."""
 
 
 @overload
-def predict(cases: Case, hardware: str | Path | HardwareSpec) -> Prediction: ...
+def predict(
+    cases: Case, hardware: str | Path | HardwareSpec, *, output_dtype: str | None = None
+) -> Prediction: ...
 @overload
-def predict(cases: pd.DataFrame, hardware: str | Path | HardwareSpec) -> pd.DataFrame: ...
+def predict(
+    cases: pd.DataFrame, hardware: str | Path | HardwareSpec, *, output_dtype: str | None = None
+) -> pd.DataFrame: ...
 
 
-def predict(cases: Case | pd.DataFrame, hardware: str | Path | HardwareSpec) -> Prediction | pd.DataFrame:
+def predict(
+    cases: Case | pd.DataFrame, hardware: str | Path | HardwareSpec, *, output_dtype: str | None = None
+) -> Prediction | pd.DataFrame:
     """Predict what each case takes on a machine, with an error bar, and the least it can take.
 
     Parameters
@@ -194,9 +202,14 @@ def predict(cases: Case | pd.DataFrame, hardware: str | Path | HardwareSpec) -> 
         `phase`, `dtype`, `sparse_operand`, `pattern`, `encoding` and `packing` default to those of `Case`. A
         missing pattern or `"dense"` is a dense case. `l2_state` may say where the operands lie: nothing for DRAM,
         `"cold"` for DRAM after a flush, `"warm"` for the cache as repeated calls leave it. `threads` is the number
-        of working cores of a CPU, all if it is empty. Further columns are carried along.
+        of working cores of a CPU, all if it is empty. `output_bits` is the width of an element of Y. `input_copies`
+        is the number of products in one launch, each with M tokens of its own; N counts the out features of all.
+        Further columns are carried along.
     hardware : str, Path or HardwareSpec
         As for `hwmodels.load_machine`.
+    output_dtype : str, optional
+        Value type of Y, for outputs that are requantised. By default 16 bits, and 32 bits for 32-bit values. A table
+        says it in its own column.
 
     Returns
     -------
@@ -229,20 +242,25 @@ def predict(cases: Case | pd.DataFrame, hardware: str | Path | HardwareSpec) -> 
     memory: 18.63 MB at 4.8 TB/s takes 3.881 us; the next stage, decode, takes 1.003 us (26 %)
     """
     spec = load_machine(hardware)
+    bits = None if output_dtype is None else VALUE_BITS[value_type(output_dtype, "output_dtype")]
     if isinstance(cases, Case):
-        return _predict_case(cases, spec)
+        return _predict_case(cases, spec, bits)
     if isinstance(cases, pd.DataFrame):
-        return predict_table(cases, spec)
+        if bits is not None and "output_bits" in cases.columns:
+            raise RowError.at("already in the table; expected no output_dtype as well", column="output_bits")
+        found = predict_table(cases if bits is None else cases.assign(output_bits=bits), spec)
+        return found if bits is None else found.drop(columns="output_bits")
     raise RowError(f"cases of type {type(cases).__name__}: expected a Case or a pandas DataFrame")
 
 
-def _predict_case(case: Case, spec: HardwareSpec) -> Prediction:
+def _predict_case(case: Case, spec: HardwareSpec, output_bits: int | None) -> Prediction:
     shape = case.shape
     for name in SHAPE_COLUMNS:
         if getattr(shape, name) > MAX_DIMENSION:
             raise RowError(f"case {name}={getattr(shape, name)}: expected at most {MAX_DIMENSION}")
     try:
         how = plan(spec, case.dtype, case.sparse_operand, case.format)
+        how = how if output_bits is None else how._replace(output_bits=output_bits)
     except NmsimError as error:
         raise RowError(f"case: {error}") from error
     instructions = instructions_of(spec, TypedFormat(case.dtype, case.format), shape.M)
@@ -391,8 +409,10 @@ def _plans(cases: pd.DataFrame, spec: HardwareSpec) -> tuple[NDArray[np.intp], l
         "pattern": parse_pattern,
         "encoding": optional(_known_encoding),
         "packing": optional(_known_packing),
+        "output_bits": optional(_output_bits),
+        "input_copies": optional(_input_copies),
     }
-    choices = {name: read_choice(cases, name, parse, DEFAULTS[name]) for name, parse in parsers.items()}
+    choices = {name: read_choice(cases, name, parse, DEFAULTS.get(name)) for name, parse in parsers.items()}
     # The phase has no influence on a plan; it was only checked.
     del choices["phase"]
     key = np.zeros(len(cases), np.int64)
@@ -407,12 +427,26 @@ def _plans(cases: pd.DataFrame, spec: HardwareSpec) -> tuple[NDArray[np.intp], l
             chosen[name] = levels[place]
         try:
             how = _format_of(chosen)
-            plans.append(_plan_of(spec, chosen["dtype"], chosen["sparse_operand"], how))
+            found = _plan_of(spec, chosen["dtype"], chosen["sparse_operand"], how)
+            own = {name: chosen[name] for name in ("output_bits", "input_copies") if chosen[name] is not None}
+            plans.append(found._replace(**own))
         except RowError as error:
             row = int(np.argmax(kind_of_row == kind))
             raise RowError.at(error.problem, row=row, column=error.column) from error
         typed.append(TypedFormat(chosen["dtype"], how))
     return kind_of_row, plans, typed
+
+
+def _output_bits(bits: Any) -> int:
+    if not is_number(bits) or bits != np.floor(bits) or not 1 <= bits <= MOST_OUTPUT_BITS:
+        raise RowError(f"{bits!r}: expected a whole number of bits, 1 to {MOST_OUTPUT_BITS}")
+    return int(bits)
+
+
+def _input_copies(copies: Any) -> float:
+    if not is_number(copies) or not 1 <= copies <= MAX_DIMENSION:
+        raise RowError(f"{copies!r}: expected a number of products, 1 to {MAX_DIMENSION}")
+    return float(copies)
 
 
 def _format_of(chosen: dict[str, Any]) -> SparseFormat | None:

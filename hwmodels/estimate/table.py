@@ -1,6 +1,7 @@
 """Read a table of cases: check each column first, and parse each distinct text once."""
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,17 @@ def _dimension(column: pd.Series, name: str) -> Integers:
 
 
 _EXPECTED = f"expected a positive int, at most {MAX_DIMENSION}"
+
+
+def is_number(value: object) -> bool:
+    """Say whether a value is a real number, and no truth value.
+
+    Examples
+    --------
+    >>> is_number(1.5), is_number(np.int64(2)), is_number(True), is_number("2")
+    (True, True, False, False)
+    """
+    return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
 
 
 def _is_whole(value: object) -> bool:
