@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from hwmodels.estimate.model import PREDICTED_COLUMNS, predict
     from hwmodels.machine.spec import HardwareSpec, NativeUnit, best_format, load_machine, machine_names
     from hwmodels.models import Attention, Layer, Model
+    from hwmodels.steps.attention import kv_cache_bytes
+    from hwmodels.steps.experts import distinct_experts, load_expert_shares
+    from hwmodels.steps.step import Remainder, Step, StepRow, step
     from hwmodels.sweeps import pareto_front, sweep
     from hwmodels.tensorcore.answer import CoreAnswer, predict_core
     from hwmodels.tensorcore.record import SparseTensorCore, core_names, load_core
@@ -36,6 +39,9 @@ else:
             "hwmodels.estimate.families": "JUDGED_COLUMNS predict_rows",
             "nmsim.support.schema": "Quantity",
             "hwmodels.machine.spec": "HardwareSpec NativeUnit best_format load_machine machine_names",
+            "hwmodels.steps.attention": "kv_cache_bytes",
+            "hwmodels.steps.experts": "distinct_experts load_expert_shares",
+            "hwmodels.steps.step": "Remainder Step StepRow step",
             "hwmodels.sweeps": "pareto_front sweep",
             "hwmodels.tensorcore.answer": "CoreAnswer predict_core",
             "hwmodels.tensorcore.record": "SparseTensorCore core_names load_core",
@@ -55,12 +61,18 @@ __all__ = [
     "Model",
     "NativeUnit",
     "Quantity",
+    "Remainder",
     "Simulation",
     "SparseTensorCore",
+    "Step",
+    "StepRow",
     "best_format",
     "cases",
     "core_names",
+    "distinct_experts",
+    "kv_cache_bytes",
     "load_core",
+    "load_expert_shares",
     "load_machine",
     "load_model",
     "machine_names",
@@ -70,5 +82,6 @@ __all__ = [
     "predict_core",
     "predict_rows",
     "simulate",
+    "step",
     "sweep",
 ]

@@ -138,6 +138,8 @@ class Attention:
         True if the layers read keys and values that another layer keeps: they keep nothing.
     read_tokens : int or None
         Tokens of the cache that a query reads at most although all are kept (sparse attention with an index).
+    rotary_elems : int
+        For MLA: elements of `latent_elems` that are the rotary part of the keys. Values have no such part.
 
     Examples
     --------
@@ -159,6 +161,7 @@ class Attention:
     extra_elems: int = 0
     shares_cache: bool = False
     read_tokens: int | None = None
+    rotary_elems: int = 0
 
     def __post_init__(self) -> None:
         if not self.value_head_dim:
