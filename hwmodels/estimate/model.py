@@ -439,13 +439,13 @@ def _plans(cases: pd.DataFrame, spec: HardwareSpec) -> tuple[NDArray[np.intp], l
 
 def _output_bits(bits: Any) -> int:
     if not is_number(bits) or bits != np.floor(bits) or not 1 <= bits <= MOST_OUTPUT_BITS:
-        raise RowError(f"{bits!r}: expected a whole number of bits, 1 to {MOST_OUTPUT_BITS}")
+        raise RowError(f"{brief(bits)}: expected a whole number of bits, 1 to {MOST_OUTPUT_BITS}")
     return int(bits)
 
 
 def _input_copies(copies: Any) -> float:
     if not is_number(copies) or not 1 <= copies <= MAX_DIMENSION:
-        raise RowError(f"{copies!r}: expected a number of products, 1 to {MAX_DIMENSION}")
+        raise RowError(f"{brief(copies)}: expected a number of products, 1 to {MAX_DIMENSION}")
     return float(copies)
 
 

@@ -16,7 +16,7 @@ from hwmodels.machine.spec import HardwareSpec
 from hwmodels.models import Attention, Model
 from hwmodels.workload import load_model
 from nmsim.case import DEFAULT_DTYPE, VALUE_BITS, value_type
-from nmsim.errors import SpecError
+from nmsim.errors import SpecError, brief
 from nmsim.units import bits_to_bytes
 
 WIDE_BITS = 16
@@ -130,7 +130,7 @@ def kv_cache_bytes(
     """
     for name, value in (("context_tokens", context_tokens), ("batch", batch)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise SpecError(f"{name}={value!r}: expected a whole number, 0 or more")
+            raise SpecError(f"{name}={brief(value)}: expected a whole number, 0 or more")
     bits = VALUE_BITS[value_type(kv_dtype, "kv_dtype")]
     total = 0
     for each in load_model(model).attention:

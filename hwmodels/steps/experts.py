@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hwmodels.estimate.table import is_number
-from nmsim.errors import SpecError
+from nmsim.errors import SpecError, brief
 from nmsim.support.schema import read_json
 
 WHOLE = 1e-9
@@ -57,7 +57,7 @@ def distinct_experts(
     """
     for name, value in (("experts", experts), ("active_experts", active_experts), ("tokens", tokens)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise SpecError(f"{name}={value!r}: expected a positive int")
+            raise SpecError(f"{name}={brief(value)}: expected a positive int")
     if active_experts > experts:
         raise SpecError(f"active_experts={active_experts}: expected at most experts={experts}")
     if shares is None:
@@ -199,6 +199,7 @@ def load_expert_shares(path: str | Path) -> list[float]:
         raise SpecError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not lines or [name.strip() for name in lines[0]] != ["expert", "load"]:
         raise SpecError(f"{file}: expected a CSV file with the columns expert,load, or a .json list of loads")
+    # Experts may stand in any order, so a missing or doubled one is found only by its number.
     loads: dict[int, float] = {}
     for number, line in enumerate(lines[1:], start=2):
         try:
@@ -207,7 +208,7 @@ def load_expert_shares(path: str | Path) -> list[float]:
         except ValueError:
             raise SpecError(f"{file}: line {number}: expected the number of an expert and its load") from None
         if place in loads or not 0 <= place < MOST_EXPERTS:
-            raise SpecError(f"{file}: line {number}: expert {place}: expected 0, 1, ... each once")
+            raise SpecError(f"{file}: line {number}: expert {brief(place)}: expected 0, 1, ... each once")
         loads[place] = value
     missing = next((place for place in range(len(loads)) if place not in loads), None)
     if missing is not None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from hwmodels.models import Layer
-from nmsim.errors import SpecError
+from nmsim.errors import SpecError, brief, brief_names
 
 FUSIONS = ("qkv", "gate_up")
 """What may be fused. `qkv`: q, k and v are one product. `gate_up`: gate and up are one product, which multiplies both halves
@@ -51,12 +51,12 @@ def fused(layers: Sequence[Layer], fuse: Iterable[str] = ()) -> list[Launch]:
     found = [Launch(layer, of=(layer.name,)) for layer in layers]
     for word in fuse:
         if word not in FUSIONS:
-            raise SpecError(f"fuse={word!r}: expected one or more of {', '.join(FUSIONS)}")
+            raise SpecError(f"fuse={brief(word)}: expected one or more of {', '.join(FUSIONS)}")
         joined = _joined_qkv(found) if word == "qkv" else _joined_gate_up(found)
         if joined == found and not (word == "qkv" and any("qkv" in each.layer.name for each in found)):
-            names = ", ".join(layer.name for layer in layers)
+            names = brief_names(layer.name for layer in layers)
             raise SpecError(
-                f"fuse={word!r}: no layers that it joins among {names[:120]}: expected a model with them"
+                f"fuse={brief(word)}: no layers that it joins among {names}: expected a model with them"
             )
         found = joined
     return found

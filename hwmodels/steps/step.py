@@ -23,7 +23,7 @@ from hwmodels.steps.experts import grouped
 from hwmodels.steps.fusion import Launch, fused
 from hwmodels.workload import load_model
 from nmsim.case import DEFAULT_DTYPE, DEFAULT_PHASE, VALUE_BITS, Phase, SparseOperand, value_type
-from nmsim.errors import RowError, SpecError
+from nmsim.errors import RowError, SpecError, brief
 from nmsim.format import FormatLike, SparseFormat, as_format
 
 NEGLECTED = "embedding look-ups, norms, activation functions, softmax, residual sums and sampling"
@@ -342,7 +342,7 @@ def step(
     sequences = _sequences(phase, batch, context_tokens, new_tokens)
     if sparse_operand not in get_args(SparseOperand):
         raise SpecError(
-            f"sparse_operand={sparse_operand!r}: expected one of {', '.join(get_args(SparseOperand))}"
+            f"sparse_operand={brief(sparse_operand)}: expected one of {', '.join(get_args(SparseOperand))}"
         )
     stored = as_format(format)
     asked = None if dtype is None else value_type(dtype)
@@ -354,6 +354,7 @@ def step(
     launches = fused(loaded.layers, fuse)
     types = [asked or _own_type(each) for each in launches]
     out = None if output_dtype is None else VALUE_BITS[value_type(output_dtype, "output_dtype")]
+    # All products of the step are rows of one table, so that a model with many kinds of layers is one prediction.
     parts = _parts(launches, types, sequences, phase, out, expert_shares)
     rows = _linear_rows(launches, types, parts, stored, sparse_operand, spec)
     rows += [
@@ -385,7 +386,7 @@ def step(
 def _sequences(phase: Phase, batch: int, context_tokens: int, new_tokens: int | None) -> Sequences:
     """Check the numbers of a step against each other, and fill in what is left out."""
     if phase not in get_args(Phase):
-        raise SpecError(f"phase={phase!r}: expected one of {', '.join(get_args(Phase))}")
+        raise SpecError(f"phase={brief(phase)}: expected one of {', '.join(get_args(Phase))}")
     default = 1 if phase == "decode" else context_tokens
     new = default if new_tokens is None else new_tokens
     numbers = {"batch": (batch, 1), "context_tokens": (context_tokens, 0), "new_tokens": (new, 1)}
@@ -393,7 +394,7 @@ def _sequences(phase: Phase, batch: int, context_tokens: int, new_tokens: int | 
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_DIMENSION:
             hint = ", or new_tokens for linear layers alone" if name == "new_tokens" and not new else ""
             raise SpecError(
-                f"{name}={value!r}: expected a whole number from {least} to {MAX_DIMENSION}{hint}"
+                f"{name}={brief(value)}: expected a whole number from {least} to {MAX_DIMENSION}{hint}"
             )
     if batch * new > MAX_DIMENSION:
         raise SpecError(f"batch={batch}, new_tokens={new}: expected at most {MAX_DIMENSION} tokens in all")
@@ -543,6 +544,7 @@ def _attention_row(
     count = attention.count
     name = {"full": "attention", "window": f"attention, window {attention.window_tokens}",
             "chunk": f"attention, chunk {attention.window_tokens}", "state": "attention, state"}  # fmt: skip
+    # One row stands for both models: no pattern of the weights changes what attention does.
     return StepRow(
         name.get(attention.kind, attention.kind),
         ATTENTION_ROLE,
