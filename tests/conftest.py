@@ -14,6 +14,14 @@ settings.register_profile(
 settings.load_profile("nmsim")
 
 
+def pytest_addoption(parser):
+    """Add the options of the stress tests; `make stress` uses them."""
+    group = parser.getgroup("stress", "stress tests")
+    group.addoption("--stress", action="store_true", help="try many: minutes instead of seconds")
+    group.addoption("--stress-seed", type=int, help="seed of the stress tests (default: drawn, and printed)")
+    group.addoption("--stress-figures", metavar="FILE", help="write what the stress tests counted as JSON")
+
+
 @pytest.fixture
 def nmsim(capsys):
     """Run a command line; give back exit code, standard output and standard error."""
