@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from hwmodels.estimate.table import is_number
 from nmsim.errors import SpecError, brief
 from nmsim.support.schema import read_json
+from nmsim.support.sources import read_text
 
 WHOLE = 1e-9
 """Tokens per expert that are so near to a whole number, relative to it, are that number."""
@@ -193,10 +194,7 @@ def load_expert_shares(path: str | Path) -> list[float]:
                 f"{file}: expected a JSON list with one number per expert, at most {MOST_LOAD:.0e}"
             )
         return [float(load) for load in found]
-    try:
-        lines = list(csv.reader(file.read_text(encoding="utf-8-sig").splitlines()))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    lines = list(csv.reader(read_text(file, error=SpecError, encoding="utf-8-sig").splitlines()))
     if not lines or [name.strip() for name in lines[0]] != ["expert", "load"]:
         raise SpecError(f"{file}: expected a CSV file with the columns expert,load, or a .json list of loads")
     # Experts may stand in any order, so a missing or doubled one is found only by its number.

@@ -26,6 +26,8 @@ from nmsim.case import DEFAULT_DTYPE, DEFAULT_PHASE, VALUE_BITS, Phase, SparseOp
 from nmsim.errors import RowError, SpecError, brief
 from nmsim.format import FormatLike, SparseFormat, as_format
 
+EXTRAPOLATED_SHARE = 0.1
+"""A model extrapolates if layers that do so take more than this share of its time."""
 NEGLECTED = "embedding look-ups, norms, activation functions, softmax, residual sums and sampling"
 """What takes no time here."""
 ATTENTION_ROLE = "attention_cache"
@@ -186,6 +188,12 @@ class Step:
         return self.speedup_vs_dense * math.exp(math.fsum(widths) / self.time_s)
 
     @property
+    def extrapolates(self) -> bool:
+        """Whether layers without comparable measurements take more than `EXTRAPOLATED_SHARE` of the time."""
+        times = [row.time_s for row in self.rows if row.extrapolates]
+        return math.fsum(times) > EXTRAPOLATED_SHARE * self.time_s
+
+    @property
     def bound_time_s(self) -> float:
         """Least time of the step with pruned layers, as the machine's numbers allow."""
         return float(self._sum("bound_time_s"))
@@ -254,7 +262,7 @@ class Step:
             "attention_dtype", "cache_bytes", "time_s", "dense_time_s", "speedup_vs_dense", "speedup_low",
             "speedup_high", "linear_time_s", "linear_dense_time_s", "linear_speedup_vs_dense", "attention_time_s",
             "bound_time_s", "bound_dense_time_s", "bound_speedup_vs_dense", "ceiling_speedup_vs_dense", "moved_bytes",
-            "dense_moved_bytes", "tokens_per_s", "limit", "remainder_share",
+            "dense_moved_bytes", "tokens_per_s", "limit", "remainder_share", "extrapolates",
         )  # fmt: skip
         found: dict[str, Any] = {name: _plain(getattr(self, name)) for name in names}
         found["format"] = str(self.format) if self.format else "dense"

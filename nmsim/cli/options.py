@@ -26,6 +26,7 @@ SHAPE = Argument(
     metavar="M,N,K",
 )
 Shape = Annotated[str, SHAPE]
+ShapeOrNone = Annotated[str | None, SHAPE]
 Patterns = Annotated[
     list[str],
     Option(
@@ -101,6 +102,49 @@ Dtype = Annotated[
     ),
 ]
 DtypeOrNone = Annotated[str | None, Option("--dtype", help="Value type, such as bf16.", callback=_value_type)]
+DtypeOfModel = Annotated[
+    str | None,
+    Option(
+        "--dtype",
+        help="Value type of both operands, such as bf16 or fp8. Default: what the model says of each layer, else bf16.",
+        callback=_value_type,
+    ),
+]
+Context = Annotated[
+    int,
+    Option(
+        "--context",
+        metavar="TOKENS",
+        min=0,
+        help="Tokens of each sequence that a decode step attends to, from which the KV cache follows. 0: attention is not "
+        "counted, also in prefill.",
+    ),
+]
+KvDtype = Annotated[
+    str | None,
+    Option(
+        "--kv-dtype", help="Value type of the KV cache, such as fp8. Default: that of attention, 16 bits."
+    ),
+]
+OutputDtype = Annotated[
+    str | None,
+    Option(
+        "--output-dtype",
+        help="Value type of outputs, if they are requantised. Default: 16 bits, fp32 for 32 bits.",
+    ),
+]
+Fuse = Annotated[
+    list[str] | None,
+    Option("--fuse", metavar="LAYERS", help="Layers that run as one product: qkv, gate_up."),
+]
+ExpertLoads = Annotated[
+    Path | None,
+    Option(
+        "--expert-loads",
+        metavar="FILE",
+        help="Measured load per expert: a CSV file with columns expert,load or a JSON list. Default: equal loads.",
+    ),
+]
 Operand = Annotated[
     str,
     Option(

@@ -1,67 +1,232 @@
-"""`nmsim predict`: one product on one or more machines, with the stage that limits it named."""
+"""`nmsim predict`: one product, or a step of a model, on one or more machines, with the stage that limits it named."""
 
+import math
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
+
+from typer import Option
 
 import hwmodels
+from hwmodels.steps.step import NEGLECTED
 from nmsim.case import DEFAULT_DTYPE, Case, GemmShape, Prediction
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
+from nmsim.errors import NmsimError
 from nmsim.format import DEFAULT_ENCODING, DENSE, SparseFormat
 
 PATTERNS = ["2:4", "4:8", "8:16", "16:32"]
 MACHINES = ["h200"]
+CONTEXT_TOKENS = 4096
+"""Tokens of a sequence in a decode step of a model if nobody says otherwise."""
+UNNAMED = f"No encoding was named: each row has the one that its machine's sparse unit reads, or else {DEFAULT_ENCODING}."
 EXAMPLES = {
     "predict": [
         "nmsim predict 1,4096,4096 -p 8:16/combinatorial -H h200",
         "nmsim predict 2048,4096,4096 -p 2:4,8:16 -e index,bitmask -H h200,h200-8x16",
+        "nmsim predict --model llama-3.1-8b --batch 16 --context 8192 -p 2:4,8:16 -H h200-8x16",
     ]
 }
 
 
 def predict(
-    shape: options.Shape,
+    shape: options.ShapeOrNone = None,
+    model: Annotated[
+        str | None,
+        Option(
+            "--model", "-m", help="Predict a step of this model: one that ships with nmsim, or a config.json."
+        ),
+    ] = None,
     pattern: options.Patterns = PATTERNS,
     encoding: options.Encodings = None,
     packing: options.Packings = options.BITSTREAM,
     hardware: options.Hardware = MACHINES,
-    dtype: options.Dtype = DEFAULT_DTYPE,
+    dtype: options.DtypeOfModel = None,
     sparse_operand: options.Operand = "weights",
+    output_dtype: options.OutputDtype = None,
+    batch: Annotated[
+        int | None,
+        Option("--batch", "-b", min=1, help="Of a model: sequences that are processed together. Default 1."),
+    ] = None,
+    context: Annotated[
+        int | None,
+        Option(
+            "--context",
+            metavar="TOKENS",
+            min=0,
+            help="Of a model: tokens of each sequence that a decode step attends to. 0: attention is not counted, also in "
+            f"prefill. Default {CONTEXT_TOKENS}.",
+        ),
+    ] = None,
+    prefill: Annotated[
+        int | None,
+        Option(
+            "--prefill",
+            metavar="TOKENS",
+            min=1,
+            help="Of a model: prompts of so many tokens instead of a decode step.",
+        ),
+    ] = None,
+    kv_dtype: options.KvDtype = None,
+    fuse: options.Fuse = None,
+    expert_loads: options.ExpertLoads = None,
 ) -> Answer:
-    """Predict the time of a product, sparse and dense, with its range.
+    """Predict the time of a product, or of a step of a model, sparse and dense, with its range.
 
     The product is Y[M,N] = X[M,K] W[N,K]^T. Times are those of kernels like the ones measured so far. The range held 80 % of
     comparable measurements. A ~ says that those are of another pattern or kind of kernel, a ? that there are none. The
     best case is what memory, decode, select and matrix rates allow. If no encoding is named, a machine takes the one that its
-    sparse unit reads.
+    sparse unit reads. With --model, all linear layers and attention of a step are added up, and what stays dense is named.
     """
-    gemm = GemmShape(*options.read_shape(shape))
+    if (shape is None) == (model is None):
+        raise NmsimError("expected either a shape M,N,K or --model, one of the two")
     machines = [hwmodels.load_machine(name) for name in options.split_names(hardware, "hardware")]
     asked = options.formats(pattern, encoding, packing)
+    unnamed = not all(one.chosen for one in asked)
+    pairs = [(machine, one) for machine in machines for one in asked]
+    if model is not None:
+        loaded = hwmodels.load_model(model)
+        loads = None if expert_loads is None else hwmodels.load_expert_shares(expert_loads)
+        context_tokens = CONTEXT_TOKENS if context is None else context
+        steps = [
+            hwmodels.step(
+                loaded,
+                machine,
+                format=_stored(one, machine, dtype or loaded.dtype, sparse_operand),
+                phase="decode" if prefill is None else "prefill",
+                batch=batch or 1,
+                # A prompt attends to itself, unless attention is left out.
+                context_tokens=prefill if prefill and context_tokens else context_tokens,
+                new_tokens=prefill,
+                dtype=dtype,
+                kv_dtype=kv_dtype,
+                sparse_operand=sparse_operand,  # type: ignore[arg-type]
+                output_dtype=output_dtype,
+                fuse=options.split_names(fuse or []),
+                expert_shares=loads,
+            )
+            for machine, one in pairs
+        ]
+        return Answer([found.record() for found in steps], lambda: _show_steps(steps, unnamed))
+    of_model = {
+        "--batch": batch,
+        "--context": context,
+        "--prefill": prefill,
+        "--kv-dtype": kv_dtype,
+        "--fuse": fuse,
+    }
+    for name, value in (of_model | {"--expert-loads": expert_loads}).items():
+        if value is not None or shape is None:
+            raise NmsimError(f"{name}: belongs to --model, expected it without a shape")
+    gemm = GemmShape(*options.read_shape(shape))
     answers: list[Prediction] = []
-    for machine in machines:
-        for one in asked:
-            stored = one.format
-            # If no encoding was named, each machine gets the one that its own unit reads.
-            if stored is not None and not one.chosen:
-                native = hwmodels.best_format(stored.pattern, machine, dtype=dtype, operand=sparse_operand)  # type: ignore[arg-type]
-                stored = SparseFormat(stored.pattern, native.encoding, stored.packing)
-            case = Case(gemm, stored, dtype=dtype, sparse_operand=sparse_operand)  # type: ignore[arg-type]
-            answers.append(hwmodels.predict(case, machine))
+    for machine, one in pairs:
+        stored = _stored(one, machine, dtype, sparse_operand)
+        case = Case(gemm, stored, dtype=dtype or DEFAULT_DTYPE, sparse_operand=sparse_operand)  # type: ignore[arg-type]
+        answers.append(hwmodels.predict(case, machine, output_dtype=output_dtype))
 
     def show() -> None:
         _show(
             answers,
             f"Predicted time for M={gemm.M}, N={gemm.N}, K={gemm.K}, {answers[0].case.dtype}, sparse {sparse_operand}",
         )
-        if not all(one.chosen for one in asked):
-            console.say(
-                f"No encoding was named: each row has the one that its machine's sparse unit reads, or else {DEFAULT_ENCODING}."
-            )
+        if unnamed:
+            console.say(UNNAMED)
         if len(answers) == 1:
             console.say(answers[0].explanation)
 
     return Answer([_record(answer) for answer in answers], show)
+
+
+def _stored(
+    asked: options.Asked, machine: hwmodels.HardwareSpec, dtype: str | None, sparse_operand: str
+) -> SparseFormat | None:
+    """The format that is asked for; if no encoding was named, with the one that the machine's own unit reads."""
+    stored = asked.format
+    if stored is None or asked.chosen:
+        return stored
+    kind = dtype or DEFAULT_DTYPE
+    native = hwmodels.best_format(stored.pattern, machine, dtype=kind, operand=sparse_operand)  # type: ignore[arg-type]
+    return SparseFormat(stored.pattern, native.encoding, stored.packing)
+
+
+def _show_steps(steps: list[hwmodels.Step], unnamed: bool) -> None:
+    """Print steps of a model, then the layers of a single one, and what was assumed."""
+    first = steps[0]
+    what = f"batch {first.batch}" if first.phase == "decode" else f"{first.batch} x {first.new_tokens} tokens"
+    console.print_table(
+        f"Predicted {first.phase} step of {first.model}, {what}, context {first.context_tokens}, sparse {first.sparse_operand}",
+        ["hardware", "format", "time ms", "dense ms", "speedup vs dense", "range", "linear layers alone", "at most",
+         "stays dense", "bound by"],
+        [
+            (
+                found.hardware,
+                options.format_text(found.format),
+                f"{found.time_s * 1e3:.4g}",
+                f"{found.dense_time_s * 1e3:.4g}",
+                f"{found.speedup_vs_dense:.2f}x",
+                _range_of(found),
+                f"{found.linear_speedup_vs_dense:.2f}x",
+                f"{found.ceiling_speedup_vs_dense:.2f}x",
+                f"{found.remainder_share:.1%}",
+                found.limit,
+            )
+            for found in steps
+        ],
+        note="Speedup vs dense: of all that is counted. At most: if the pruned layers took no time.",
+        spare=["dense ms", "at most", "bound by"],
+    )  # fmt: skip
+    for found in steps:
+        parts = ", ".join(f"{part.name} {part.share:.1%}" for part in found.remainder)
+        where = f"{found.hardware}, {options.format_text(found.format)}: " if len(steps) > 1 else ""
+        console.say(f"{where}stays dense: {parts or 'nothing'}")
+    if len(steps) == 1:
+        _show_layers(first)
+    if unnamed:
+        console.say(UNNAMED)
+    cache = f"KV cache of {first.kv_dtype}: {first.cache_bytes / 1e9:.4g} GB. " if first.cache_bytes else ""
+    console.say(f"{cache}Not counted: {NEGLECTED}.")
+    for note in first.notes:
+        console.say(note)
+
+
+def _show_layers(found: hwmodels.Step) -> None:
+    console.print_table(
+        "Its layers",
+        [
+            "layer",
+            "count",
+            "experts",
+            "tokens",
+            "N",
+            "K",
+            "dtype",
+            "time ms",
+            "share",
+            "speedup vs dense",
+            "MB",
+            "bound by",
+        ],
+        [
+            (
+                row.name,
+                row.count,
+                f"{row.experts:.4g}",
+                f"{row.tokens:.4g}",
+                row.N or "",
+                row.K or "",
+                row.dtype,
+                f"{row.time_s * 1e3:.4g}",
+                f"{row.time_s / found.time_s:.1%}",
+                f"{row.speedup_vs_dense:.2f}x" if row.pruned else "",
+                f"{row.moved_bytes / 1e6:.4g}",
+                row.limit,
+            )
+            for row in found.rows
+        ],
+        note="Times and MB are of all layers of a row. Experts: those of one layer that the batch reaches, in the mean.",
+        extra=[] if any(row.experts != 1 for row in found.rows) else ["experts"],
+        spare=["bound by", "dtype"],
+    )
 
 
 def _show(answers: list[Prediction], title: str) -> None:
@@ -95,6 +260,12 @@ def _range(answer: Prediction) -> str:
         return "?"
     mark = "~" if answer.extrapolates else ""
     return f"{mark}{answer.predicted_speedup_low:.2f}-{answer.predicted_speedup_high:.2f}x"
+
+
+def _range_of(found: hwmodels.Step) -> str:
+    """The same of a step; it extrapolates if layers that do so take much of its time."""
+    low, high = found.speedup_low, found.speedup_high
+    return "?" if math.isnan(low + high) else f"{'~' if found.extrapolates else ''}{low:.2f}-{high:.2f}x"
 
 
 def _record(answer: Prediction) -> dict[str, Any]:

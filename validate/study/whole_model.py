@@ -14,6 +14,7 @@ import pandas as pd
 import hwmodels
 from hwmodels import HardwareSpec, Model
 from hwmodels.estimate.bounds import STAGES
+from hwmodels.steps.step import EXTRAPOLATED_SHARE
 from nmsim.case import DEFAULT_DTYPE, Case, GemmShape, SparseOperand, case_id
 from nmsim.format import SparseFormat
 
@@ -25,8 +26,6 @@ STUDY_COLUMNS = (*CASE_COLUMNS, *hwmodels.PREDICTED_COLUMNS)
 """Columns of `study.csv`: a row per layer, phase, machine and format. Dense rows have no encoding."""
 
 DENSE = "dense"
-EXTRAPOLATED_SHARE = 0.1
-"""A model extrapolates if layers that do so take more than this share of its time."""
 TIE = 1e-3
 """Speedups that differ by less, relative to the larger one, count as equal."""
 

@@ -29,7 +29,12 @@ LONG_NAMES = "rtx-pro-6000-blackwell,h200-16x32"
 RUNS = {
     "bits": [["bits"], ["bits", "64:128", "-e", "bitmask,index,gap:2,combinatorial,joint"]],
     "inspect": [["inspect", "tiny.safetensors", "-p", "2:4,8:16", "-e", "bitmask,combinatorial"]],
-    "predict": [["predict", "1,4096,4096"], ["predict", "16384,28672,8192", "-H", LONG_NAMES]],
+    "predict": [
+        ["predict", "1,4096,4096"],
+        ["predict", "16384,28672,8192", "-H", LONG_NAMES],
+        ["predict", "-m", "llama-3.1-8b", "-H", LONG_NAMES],
+        ["predict", "-m", "gemma-3-4b", "-p", "16:32/combinatorial", "-H", "h200", "--prefill", "100000"],
+    ],
     "threshold": [["threshold", "-p", "8:16", "-x", "none,8:256,columns:128", "-H", LONG_NAMES]],
     "mitigations": [["mitigations"], ["mitigations", "-m", "qwen2.5-7b", "-l", "down,gate"]],
     "machine": [["machine", "--list"], ["machine", "h200"]],
