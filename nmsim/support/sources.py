@@ -106,7 +106,8 @@ def read_bytes(
             raise error(f"{path}: has {size} bytes, expected {expected} of at most {most_bytes} bytes")
         try:
             # One byte more than allowed: a file of the system states a size of 0, and a file can grow.
-            data = io.BufferedReader(stream).read(most_bytes + 1)
+            with io.BufferedReader(stream) as whole:
+                data = whole.read(most_bytes + 1)
         except OSError as problem:
             raise error(f"{path}: cannot be read: {problem.strerror or problem}") from problem
     if len(data) > most_bytes:

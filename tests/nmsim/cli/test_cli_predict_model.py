@@ -26,7 +26,7 @@ def test_a_prompt_attends_to_itself(nmsim):
     _, out, _ = nmsim("predict", "-m", "llama-3.1-8b", "-p", "2:4", "--prefill", "512", "--json")
     (found,) = json.loads(out)
     assert (found["phase"], found["new_tokens"], found["context_tokens"]) == ("prefill", 512, 512)
-    assert found["format"] == "2:4/index"  # what the unit of an H200 reads
+    assert found["format"] == "2:4/index/bitstream"  # what the unit of an H200 reads
     _, out, _ = nmsim(
         "predict", "-m", "llama-3.1-8b", "-p", "2:4", "--prefill", "512", "--context", "0", "--json"
     )
