@@ -107,6 +107,7 @@ def predict(
             for machine, one in pairs
         ]
         return Answer([found.record() for found in steps], lambda: _show_steps(steps, unnamed))
+    # An option that a product does not have would otherwise be lost in silence.
     of_model = {
         "--batch": batch,
         "--context": context,
@@ -115,9 +116,9 @@ def predict(
         "--fuse": fuse,
     }
     for name, value in (of_model | {"--expert-loads": expert_loads}).items():
-        if value is not None or shape is None:
+        if value is not None:
             raise NmsimError(f"{name}: belongs to --model, expected it without a shape")
-    gemm = GemmShape(*options.read_shape(shape))
+    gemm = GemmShape(*options.read_shape(shape or ""))
     answers: list[Prediction] = []
     for machine, one in pairs:
         stored = _stored(one, machine, dtype, sparse_operand)
@@ -151,6 +152,7 @@ def _stored(
 
 def _show_steps(steps: list[hwmodels.Step], unnamed: bool) -> None:
     """Print steps of a model, then the layers of a single one, and what was assumed."""
+    # The speedup of the linear layers stands beside that of all: alone it would promise too much.
     first = steps[0]
     what = f"batch {first.batch}" if first.phase == "decode" else f"{first.batch} x {first.new_tokens} tokens"
     console.print_table(
@@ -190,6 +192,7 @@ def _show_steps(steps: list[hwmodels.Step], unnamed: bool) -> None:
 
 
 def _show_layers(found: hwmodels.Step) -> None:
+    # Most models have no experts, so their column is shown only if it says something.
     console.print_table(
         "Its layers",
         [

@@ -15,6 +15,7 @@ import pandas as pd
 
 from hwmodels import HardwareSpec, plots
 from hwmodels.plots.labels import OPERANDS, SPEEDUP, Step, choose_steps, pattern_order
+from hwmodels.steps.step import EXTRAPOLATED_SHARE
 from hwmodels.tensorcore.record import load_core
 from nmsim.units import format_bytes
 from validate.judge import own_machine
@@ -22,7 +23,7 @@ from validate.judge.judge import judged_columns
 from validate.study import cores, trust
 from validate.study.answer import PAYS_FROM, Answer, heat, reach, times
 from validate.study.provenance import Provenance
-from validate.study.whole_model import DENSE, EXTRAPOLATED_SHARE, TIE, fastest
+from validate.study.whole_model import DENSE, TIE, fastest
 
 BEST_KEYS = ("hardware", "phase", "tokens", "sparse_operand", "pattern")
 TRUST_FIGURES = ("speedup_scatter", "residuals_by_tokens")
