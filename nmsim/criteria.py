@@ -115,11 +115,6 @@ def amber_vector(weight: NDArray[Any]) -> FloatArray:
     [1.0, 2.0]
     """
     weight = matrix("weight", weight)
-    if not np.isfinite(weight).all():
-        row, column = (int(place) for place in np.argwhere(~np.isfinite(weight))[0])
-        raise PatternError(
-            f"amber: weight[{row}, {column}] is {weight[row, column]}, expected finite numbers"
-        )
     low, high = np.quantile(weight, CLIP_QUANTILES)
     inner = weight[(weight >= low) & (weight <= high)]
     mu, sigma = float(inner.mean()), float(inner.std(ddof=1)) if inner.size > 1 else 0.0
@@ -178,7 +173,8 @@ def best_of_tokens(scores: NDArray[Any], count: int) -> BoolArray:
     >>> best_of_tokens(np.array([[1.0, 2.0, 2.0, 2.0]]), 2).tolist()
     [[False, True, True, False]]
     """
-    scores = matrix("scores", scores)
+    # Scores may be -inf, so that `matrix` would be too strict.
+    scores = _two_dimensional("scores", scores).astype(np.float64)
     if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= scores.shape[1]:
         raise PatternError(f"count={brief(count)}: expected an int from 0 to {scores.shape[1]}")
     if np.isnan(scores).any():
@@ -330,12 +326,12 @@ def matrix(name: str, array: NDArray[Any]) -> FloatArray:
     Raises
     ------
     PatternError
-        Not two dimensions, or nothing in it.
+        Not two dimensions, nothing in it, or an element that is NaN or infinite.
     NmsimError
         Not real numbers.
     """
     array = _two_dimensional(name, array)
-    dtypes.of(array)
+    dtypes.refuse_not_finite(array, name)
     return array.astype(np.float64)
 
 

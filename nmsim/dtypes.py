@@ -3,16 +3,20 @@
 All types except integers are compared by their stored bits. With the sign bit cleared, an IEEE-like number that is
 read as an unsigned integer keeps the order of magnitudes. So -0.0 equals 0.0, infinity is above every finite number and NaN
 above infinity, for every float type, with no arithmetic and no rounding.
+
+NaN and infinity are refused where nmsim chooses or measures weights (`refuse_not_finite`): no order of magnitudes is right for
+them, and one of them in a group would take the place of a number.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim.errors import NmsimError
+from nmsim.errors import NmsimError, PatternError
 
 
 @dataclass(frozen=True)
@@ -105,3 +109,69 @@ def magnitude_keys(array: NDArray[Any]) -> NDArray[Any]:
         return magnitudes
     negative = bits >> bits.dtype.type(kind.bits - 1) == 1
     return np.where(negative, ~bits + bits.dtype.type(1), bits)
+
+
+CHUNK_ELEMS = 1 << 20
+"""Elements that are looked at together."""
+
+
+class NotFinite(NamedTuple):
+    """Elements that are NaN or infinite: their count and the first of them."""
+
+    elems: int
+    first: tuple[int, ...]
+
+
+def not_finite(array: NDArray[Any]) -> NotFinite | None:
+    """Count the elements that are NaN or infinite, and find the first; None if there is none.
+
+    Parameters
+    ----------
+    array : array
+        Any type that `TYPES` lists; integers are always finite.
+
+    Examples
+    --------
+    >>> not_finite(np.array([[1, 2], [np.nan, np.inf]], np.float32))
+    NotFinite(elems=2, first=(1, 0))
+    """
+    if of(array).kind != "float" or not array.size:
+        return None
+    # Types without infinity have one NaN, which is what infinity turns into.
+    least = magnitude_keys(np.full(1, np.inf).astype(array.dtype))[0]
+    whole = array.reshape(1) if not array.ndim else array
+    step = max(1, CHUNK_ELEMS // math.prod(whole.shape[1:]))
+    count, first = 0, None
+    for low in range(0, len(whole), step):
+        keys = magnitude_keys(whole[low : low + step])
+        if keys.max() < least:
+            continue
+        bad = keys >= least
+        count += int(np.count_nonzero(bad))
+        if first is None:
+            place = np.unravel_index(int(np.argmax(bad)), bad.shape)
+            first = (low + int(place[0]), *map(int, place[1:])) if array.ndim else ()
+    return None if first is None else NotFinite(count, first)
+
+
+def refuse_not_finite(array: NDArray[Any], name: str = "x") -> None:
+    """Refuse NaN and infinity: the one rule of all commands and functions that choose or measure weights.
+
+    Raises
+    ------
+    PatternError
+        Names the first position, what it holds, and how many there are.
+
+    Examples
+    --------
+    >>> refuse_not_finite(np.array([1.0, np.inf]))
+    Traceback (most recent call last):
+    nmsim.errors.PatternError: x[1] is inf, the first of 1 of 2 elements that are NaN or infinite; expected finite numbers
+    """
+    found = not_finite(array)
+    if found is not None:
+        where = f"[{', '.join(map(str, found.first))}]" if found.first else ""
+        raise PatternError(
+            f"{name}{where} is {float(array[found.first])}, the first of {found.elems} of {array.size} elements that are NaN "
+            "or infinite; expected finite numbers"
+        )

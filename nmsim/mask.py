@@ -23,13 +23,17 @@ ABREAST = 64
 
 
 def prune(
-    x: NDArray[Any], pattern: Pattern | str, *, axis: int = -1, scores: NDArray[Any] | None = None
+    x: NDArray[Any],
+    pattern: Pattern | str,
+    *,
+    axis: int = -1,
+    scores: NDArray[Any] | None = None,
+    bit_order: bool = False,
 ) -> BoolArray:
     """Choose the N elements to keep in every group of M.
 
     The elements of greatest score are kept. Of equal scores, the lower index is kept. A tail of t elements keeps
-    min(N, t). The default score is the magnitude by stored bits: -0.0 equals 0.0, infinity is above every finite
-    number, and NaN is above infinity. So no infinity or NaN is dropped while a finite number is kept.
+    min(N, t). The default score is the magnitude by stored bits, and -0.0 equals 0.0.
 
     Parameters
     ----------
@@ -40,6 +44,9 @@ def prune(
         The axis along which M consecutive elements form a group.
     scores : array like x, optional
         Real numbers to rank by instead of magnitudes; greater is kept, -inf is allowed.
+    bit_order : bool
+        Take NaN and infinity as a selector in hardware does: infinity is above every finite number, and NaN above
+        infinity. Otherwise both are refused.
 
     Returns
     -------
@@ -49,7 +56,7 @@ def prune(
     Raises
     ------
     PatternError
-        A scalar, an axis out of range, scores of another shape, or a score that is NaN.
+        A scalar, an axis out of range, an element that is NaN or infinite, scores of another shape, or a score that is NaN.
 
     Examples
     --------
@@ -59,6 +66,8 @@ def prune(
     pattern = as_pattern(pattern)
     x = np.asarray(x)
     axis = checked_axis(x.shape, axis)
+    if not bit_order:
+        dtypes.refuse_not_finite(x)
     keys = _keys(x, scores)
     rows = np.moveaxis(keys, axis, -1)
     mask = choose_rows(rows.reshape(math.prod(rows.shape[:-1]), rows.shape[-1]), pattern)

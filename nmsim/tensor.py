@@ -183,7 +183,7 @@ def compress(
         The axis along which groups run.
     mask : bool array like x, optional
         What to keep; `prune(x, pattern)` if absent. A group may keep fewer than N elements: it is completed
-        with its lowest free positions, for which zeros are stored.
+        with its lowest free positions, for which zeros are stored. With a mask, NaN and infinity are stored as they are.
     threads : int
         Cores to use.
 
@@ -194,7 +194,8 @@ def compress(
     Raises
     ------
     PatternError
-        A group of `mask` keeps more than N, or `mask` is not bool or not of x's shape.
+        A group of `mask` keeps more than N, or `mask` is not bool or not of x's shape. Without a mask, an element that is
+        NaN or infinite.
     EncodingError, BitstreamError
         Unknown encoding or packing, or a pair that does not go together.
 
@@ -213,6 +214,8 @@ def compress(
         mask = np.asarray(mask)
         if mask.dtype != np.bool_ or mask.shape != x.shape:
             raise PatternError(f"mask is {mask.dtype} {mask.shape}: expected bool {x.shape}")
+    else:
+        dtypes.refuse_not_finite(x)
     k = x.shape[axis]
     rows = math.prod(x.shape[:axis] + x.shape[axis + 1 :])
     dense = _to_rows(x, axis).reshape(rows, k)

@@ -68,6 +68,29 @@ def format_bytes(count_bytes: float) -> str:
     return f"{count_bytes:.4g} TiB"
 
 
+def percent(share: float | None, digits: int = 2) -> str:
+    """Write a share in percent. It prints as 100 % or 0 % only if it is exactly that, and as - if it is not known.
+
+    Examples
+    --------
+    >>> percent(0.5), percent(1 - 1e-9), percent(1.0), percent(1e-9, 1), percent(None)
+    ('50.00 %', '>99.99 %', '100 %', '<0.1 %', '-')
+    """
+    if share is None or share != share:
+        return "-"
+    if share in (0, 1):
+        return f"{100 * share:.0f} %"
+    text = f"{100 * share:.{digits}f}"
+    step = 10.0**-digits
+    if float(text) == 100 and share < 1:
+        return f">{100 - step:.{digits}f} %"
+    if float(text) == 100:
+        return ">100 %"
+    if float(text) == 0:
+        return f"<{step:.{digits}f} %" if share > 0 else f">-{step:.{digits}f} %"
+    return f"{text} %"
+
+
 def joules_unit(joules: Iterable[float]) -> tuple[str, float]:
     """Choose one unit for a column of energies: the largest in which the least of them is 1 or more.
 

@@ -1,7 +1,7 @@
-"""`nmsim bits`, `pack`, `unpack` and `inspect`: what encodings cost, on paper and in safetensors files."""
+"""`nmsim bits`, `pack`, `unpack`, `inspect` and `check`: what encodings cost, on paper and in safetensors files."""
 
 import time
-from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,18 +12,21 @@ from nmsim import encodings
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
 from nmsim.errors import NmsimError
+from nmsim.files.checking import check_checkpoint
 from nmsim.files.checkpoint import CheckpointReport, pack_checkpoint, unpack_checkpoint
-from nmsim.files.inspection import DEFAULT_PATTERNS, InspectionRow, inspect_checkpoint, totals
+from nmsim.files.inspection import DEFAULT_PATTERNS, InspectionRow, inspect_checkpoint, left_dense, totals
 from nmsim.format import DENSE, SparseFormat
 from nmsim.pattern import Pattern
-from nmsim.units import ceil_div, format_bytes
+from nmsim.units import ceil_div, format_bytes, percent
 
 SHOWN_PATTERNS = ["1:4", "2:4", "2:8", "4:8", "6:8", "8:16", "16:32"]
+SHOWN_TENSORS = 20
 EXAMPLES = {
     "bits": ["nmsim bits 2:4 8:16", "nmsim bits 8:16 -e combinatorial,gap:2 --json"],
     "pack": ["nmsim pack model.safetensors -p 8:16/combinatorial -o packed.safetensors"],
     "unpack": ["nmsim unpack packed.safetensors -o pruned.safetensors"],
     "inspect": ["nmsim inspect model.safetensors -p 2:4,8:16 -e bitmask,combinatorial"],
+    "check": ["nmsim check model.safetensors -p 2:4", "nmsim check model-folder -p 8:16 --json"],
 }
 
 Target = Annotated[
@@ -103,7 +106,12 @@ def pack(
     include: options.Include = None,
     exclude: options.Exclude = None,
     everything: options.Everything = False,
-    axis: options.Axis = -1,
+    axis: options.Axis = None,
+    exact: Annotated[
+        bool,
+        Option("--exact", help="Refuse weights of which pruning would drop an element that is not zero."),
+    ] = False,
+    explain: options.Explain = False,
     threads: options.Threads = 0,
     force: options.Force = False,
 ) -> Answer:
@@ -129,11 +137,13 @@ def pack(
             include=_included(include, everything),
             exclude=exclude,
             axis=axis,
+            exact=exact,
             threads=options.all_cores(threads),
             progress=progress,
             force=force,
         )
-    return _report(report, weights, "packed", f" as {chosen.short}", time.perf_counter() - started)
+    elapsed_s = time.perf_counter() - started
+    return _report(report, weights, "packed", f" as {chosen.short}", elapsed_s, explain=explain)
 
 
 def unpack(
@@ -169,7 +179,8 @@ def inspect(
     include: options.Include = None,
     exclude: options.Exclude = None,
     everything: options.Everything = False,
-    axis: options.Axis = -1,
+    axis: options.Axis = None,
+    explain: options.Explain = False,
     threads: options.Threads = 0,
 ) -> Answer:
     """Show what each format keeps and costs, tensor by tensor.
@@ -187,7 +198,8 @@ def inspect(
             progress=progress,
         )
     # Rows are per tensor; the decision for a format needs the whole checkpoint.
-    sums = totals(rows)
+    sums, left = totals(rows), left_dense(rows)
+    weights_elems = sum({row.tensor: row.weights_elems for row in rows}.values())
     records = [
         asdict(row)
         | {"total_bytes": row.total_bytes, "total_over_dense_ratio": _ratio(row.total_bytes, row.dense_bytes)}
@@ -206,13 +218,101 @@ def inspect(
                     total["packing"] or "-",
                     format_bytes(total["total_bytes"]),
                     format_bytes(total["dense_bytes"]),
-                    _percent(total["total_over_dense_ratio"]),
+                    percent(total["total_over_dense_ratio"]),
                 )
                 for total in sums
             ],
         )
+        _show_left(left, weights_elems)
+        if explain:
+            _show_reasons((row.tensor, row.axis, row.reason) for row in rows)
 
-    return Answer({"source": str(weights), "rows": records, "totals": sums}, show)
+    return Answer({"source": str(weights), "rows": records, "totals": sums, "left_dense": left}, show)
+
+
+def check(
+    weights: options.Weights,
+    pattern: Annotated[str, Option("--pattern", "-p", metavar="N:M", help="Pattern to compare with.")],
+    include: options.Include = None,
+    exclude: options.Exclude = None,
+    everything: options.Everything = False,
+    axis: options.Axis = None,
+    show_groups: Annotated[
+        int, Option("--groups", min=0, help="Violating groups of each tensor to name.")
+    ] = 3,
+) -> Answer:
+    """Say whether the weights of a checkpoint are N:M, and where they are not.
+
+    Each group of M elements along the in features may hold at most N that are not zero; -0.0 is zero. The exit code is 0 for
+    yes, 1 for no, and 2 for an error. A position is that of the first element of a group.
+    """
+    with console.bytes_bar() as progress:
+        report = check_checkpoint(
+            weights,
+            Pattern.parse(pattern),
+            include=_included(include, everything),
+            exclude=exclude,
+            axis=axis,
+            shown=show_groups,
+            progress=progress,
+        )
+    records = [
+        {
+            "tensor": one.name,
+            "dtype": one.dtype,
+            "shape": list(one.shape),
+            "axis": one.axis,
+            "fits": one.fit.fits,
+            "groups": one.fit.groups,
+            "violating_groups": one.fit.violations,
+            "first_violations": [list(place) for place in one.fit.first],
+            "smallest_pattern": one.fit.smallest,
+            "nonzeros_elems": one.fit.nonzeros_elems,
+            "elems": one.fit.elems,
+        }
+        for one in report.tensors
+    ]
+    bad = [one for one in report.tensors if not one.fit.fits]
+    groups = sum(one.fit.groups for one in report.tensors)
+    violating = sum(one.fit.violations for one in report.tensors)
+    data = {
+        "source": str(weights),
+        "pattern": str(report.pattern),
+        "fits": report.fits,
+        "groups": groups,
+        "violating_groups": violating,
+        "tensors": records,
+        "left_out": list(report.left),
+    }
+
+    def show() -> None:
+        share = percent(violating / groups if groups else None)
+        verdict = "yes" if report.fits else f"no, {violating} of {groups} groups ({share}) hold more than N"
+        console.say(f"{report.pattern}: {verdict}; {len(report.tensors)} tensors compared")
+        lines = [
+            (
+                one.name,
+                f"{one.fit.violations} of {one.fit.groups}",
+                percent(one.fit.violations / one.fit.groups if one.fit.groups else None),
+                " ".join(f"[{', '.join(map(str, place))}]" for place in one.fit.first),
+                one.fit.smallest,
+                percent(1 - one.fit.nonzeros_elems / one.fit.elems if one.fit.elems else None),
+            )
+            for one in (bad or report.tensors)[:SHOWN_TENSORS]
+        ]
+        console.print_table(
+            "Tensors that do not fit" if bad else "Tensors",
+            ["tensor", "violating groups", "share", "first at", "smallest that fits", "zeros"],
+            lines,
+            spare=("share", "zeros"),
+        )
+        more = len(bad or report.tensors) - SHOWN_TENSORS
+        if more > 0:
+            console.say(f"and {more} more tensors; --json lists all")
+        for record in report.left:
+            console.say(f"not compared: {record['tensors']} tensors: {record['why']}")
+
+    return Answer(data, show, 0 if report.fits else 1)
 
 
 def _show_tensors(title: str, rows: list[InspectionRow]) -> None:
@@ -238,23 +338,28 @@ def _cells(row: InspectionRow) -> tuple[str, ...]:
         row.pattern or DENSE,
         row.encoding or "-",
         row.packing or "-",
-        "-" if energy is None else f"{100 * energy:.3f} %",
+        percent(energy, 3),
         "-" if nonzeros is None else str(nonzeros),
         format_bytes(row.values_bytes),
         format_bytes(row.metadata_bytes),
         format_bytes(ceil_div(row.padding_bits, 8)),
         format_bytes(row.total_bytes),
-        _percent(_ratio(row.total_bytes, row.dense_bytes)),
+        percent(_ratio(row.total_bytes, row.dense_bytes)),
     )
 
 
-def _report(report: CheckpointReport, source: Path, done: str, how: str, elapsed_s: float) -> Answer:
+def _report(
+    report: CheckpointReport, source: Path, done: str, how: str, elapsed_s: float, *, explain: bool = False
+) -> Answer:
     share = _ratio(report.total_bytes, report.dense_bytes)
     dense, packed = format_bytes(report.dense_bytes), format_bytes(report.total_bytes)
+    # A count of tensors alone would hide how little of the weights a few small tensors are.
+    of_weights = f" with {percent(report.packed_weights_share, 1)} of the weights" if how else ""
     text = (
-        f"{done} {len(report.packed)} of {len(report.tensors)} tensors{how} into {report.target}: {dense} dense, "
-        f"{packed} packed ({_percent(share)}), {elapsed_s:.1f} s"
+        f"{done} {len(report.packed)} of {len(report.tensors)} tensors{of_weights}{how} into {report.target}: {dense} dense, "
+        f"{packed} packed ({percent(share)}), {elapsed_s:.1f} s"
     )
+    left = report.left_dense if how else []
     data = {
         "source": str(source),
         "target": str(report.target),
@@ -262,16 +367,47 @@ def _report(report: CheckpointReport, source: Path, done: str, how: str, elapsed
         "packed_bytes": report.total_bytes,
         "packed_over_dense_ratio": share,
         "elapsed_s": elapsed_s,
+        "packed_weights_share": report.packed_weights_share if how else None,
+        "left_dense": left,
         "tensors": [asdict(t) | {"total_bytes": t.total_bytes} for t in report.tensors],
     }
-    left = Counter(tensor.kept_as_is for tensor in report.tensors if tensor.kept_as_is)
 
     def show() -> None:
         console.say(text)
-        for reason, count in left.most_common() if how else ():
-            console.say(f"left dense: {count} of {len(report.tensors)}: {reason}")
+        _show_left(left, sum(tensor.weights_elems for tensor in report.tensors))
+        if explain:
+            _show_reasons((t.name, t.axis, t.kept_as_is or t.reason) for t in report.tensors)
 
     return Answer(data, show)
+
+
+def _show_left(left: list[dict[str, Any]], weights_elems: int) -> None:
+    """Print what was left dense and why, by size."""
+    if not left:
+        return
+    total = sum(record["weights_elems"] for record in left)
+    console.print_table(
+        f"Left dense: {percent(_ratio(total, weights_elems), 1)} of the weights",
+        ["why", "tensors", "weights", "of all weights", "bytes", "example"],
+        [
+            (
+                record["why"],
+                str(record["tensors"]),
+                str(record["weights_elems"]),
+                percent(_ratio(record["weights_elems"], weights_elems), 1),
+                format_bytes(record["dense_bytes"]),
+                record["example"],
+            )
+            for record in left
+        ],
+        spare=("example",),
+    )
+
+
+def _show_reasons(decisions: Iterable[tuple[str, int | None, str]]) -> None:
+    """Print each tensor once, with what was decided and why."""
+    once = {name: (name, "-" if axis is None else str(axis), reason) for name, axis, reason in decisions}
+    console.print_table("Why", ["tensor", "axis", "reason"], list(once.values()))
 
 
 def _included(include: list[str] | None, everything: bool) -> list[str] | None:
@@ -282,7 +418,3 @@ def _included(include: list[str] | None, everything: bool) -> list[str] | None:
 
 def _ratio(part: int, whole: int) -> float | None:
     return part / whole if whole else None
-
-
-def _percent(ratio: float | None) -> str:
-    return "-" if ratio is None else f"{100 * ratio:.2f} %"

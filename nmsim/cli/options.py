@@ -168,8 +168,8 @@ Include = Annotated[
         "--include",
         "-i",
         metavar="GLOB",
-        help="Tensors to take, as a shell pattern such as '*.mlp.*'; may be repeated. By default floating and int8 "
-        "tensors named *.weight of two or more dimensions that are no embedding, lm_head or norm.",
+        help="Tensors to take, as a shell pattern such as '*.mlp.*'; may be repeated. By default the linear weights of "
+        "the body: no embeddings, heads, routers, norms, position tables or draft heads.",
     ),
 ]
 Exclude = Annotated[
@@ -180,7 +180,11 @@ Everything = Annotated[
     bool, Option("--all", help="Take every tensor of two or more dimensions, like --include '*'.")
 ]
 Axis = Annotated[
-    int, Option(help="Axis along which groups run; the last is 'in features' of a Hugging Face linear layer.")
+    int | None,
+    Option(help="Axis along which groups run, for all tensors. Default: that of each weight's in features."),
+]
+Explain = Annotated[
+    bool, Option("--explain", help="Print each tensor with the reason why it is pruned or left dense.")
 ]
 Threads = Annotated[int, Option(min=0, help="CPU cores to use; 0 means all.")]
 Seed = Annotated[int, Option(help="Seed of what is drawn at random.")]

@@ -20,6 +20,7 @@ from nmsim.files.selection import Selection
 from nmsim.pattern import Pattern
 from nmsim.quality import Way, cross
 from nmsim.quality.way import is_reference
+from nmsim.units import percent
 from validate.quality.activation_dump import Source, Synthetic, open_dump, some_of
 from validate.quality.measure import Target, counted, measure_quality, open_dense
 from validate.study.example_checkpoint import FILE_NAME, write_example
@@ -299,7 +300,7 @@ def _show(rows: pd.DataFrame, description: str, layers: int) -> None:
                 row.pattern,
                 row.criterion,
                 row.mitigation,
-                f"{100 * float(row.energy_kept_share):.2f} %",  # type: ignore[arg-type]
+                percent(float(row.energy_kept_share)),  # type: ignore[arg-type]
                 f"{float(row.relative_output_error):.4g}",  # type: ignore[arg-type]
                 _number(row.mask_entropy_bits_per_elem, "", bound),
                 _number(row.metadata_bits_per_elem),

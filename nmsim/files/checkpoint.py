@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from nmsim import dtypes
 from nmsim.errors import ContainerError, NmsimError, brief
@@ -21,9 +22,11 @@ from nmsim.files.container import (
     read_entries,
     read_packed,
 )
-from nmsim.files.safetensors import RawTensor, SafetensorsReader, TensorInfo
-from nmsim.files.selection import Selection, refuse_nothing_chosen
+from nmsim.files.fitting import refuse_dropping
+from nmsim.files.safetensors import SafetensorsReader, TensorInfo
+from nmsim.files.selection import Choice, Left, Selection, left_by_group
 from nmsim.files.sharded import Checkpoint, index_text, open_checkpoint
+from nmsim.files.weights import read_weight
 from nmsim.format import FormatLike, SparseFormat, sparse_format
 from nmsim.mask import checked_axis
 from nmsim.tensor import compress, decompress
@@ -34,7 +37,11 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class TensorReport:
-    """What became of one tensor. `kept_as_is` says why it was not packed, and is empty when it was."""
+    """What became of one tensor.
+
+    `kept_as_is` says why it was not packed, and is empty if it was. `group` is the kind of that reason, `reason` says why
+    it was packed. `weights_elems` counts weights: those in packed bytes, and none in scales.
+    """
 
     name: str
     dtype: str
@@ -43,6 +50,10 @@ class TensorReport:
     values_bytes: int
     metadata_bytes: int
     kept_as_is: str = ""
+    group: str = ""
+    reason: str = ""
+    axis: int | None = None
+    weights_elems: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -72,6 +83,21 @@ class CheckpointReport:
         """Bytes of all tensors in the packed file."""
         return sum(tensor.total_bytes for tensor in self.tensors)
 
+    @property
+    def packed_weights_share(self) -> float | None:
+        """Share of all weights that are packed; None if there are no weights."""
+        total = sum(tensor.weights_elems for tensor in self.tensors)
+        return sum(tensor.weights_elems for tensor in self.packed) / total if total else None
+
+    @property
+    def left_dense(self) -> list[dict[str, Any]]:
+        """What was left dense and why: one record per kind of reason, the largest first."""
+        return left_by_group(
+            (tensor.group, tensor.kept_as_is, tensor.weights_elems, tensor.dense_bytes)
+            for tensor in self.tensors
+            if tensor.kept_as_is
+        )
+
 
 @dataclass
 class Counter:
@@ -94,7 +120,7 @@ class PackPlan:
 
     file: SafetensorsReader
     entries: dict[str, PackedEntry]
-    reasons: dict[str, str]
+    reasons: dict[str, Left]
 
     @property
     def names(self) -> list[str]:
@@ -124,7 +150,7 @@ class PackPlan:
         return self.file.metadata | {FORMAT_KEY: FORMAT_VERSION} | ours
 
 
-def plan_packing(file: SafetensorsReader, rule: Selection, format: SparseFormat) -> PackPlan:
+def plan_packing(file: SafetensorsReader, choice: Choice, format: SparseFormat) -> PackPlan:
     """Settle what is packed and check that it can be, before anything is written."""
     for key in file.metadata:
         if key == FORMAT_KEY or key.startswith(ENTRY_PREFIX):
@@ -133,14 +159,14 @@ def plan_packing(file: SafetensorsReader, rule: Selection, format: SparseFormat)
                 "packed (unpack it first)"
             )
     entries: dict[str, PackedEntry] = {}
-    reasons: dict[str, str] = {}
+    reasons: dict[str, Left] = {}
     for info in file.tensors.values():
-        reason = rule.why_not(info, format.pattern)
+        reason = choice.why_not(info, format.pattern)
         if reason is not None:
             reasons[info.name] = reason
             continue
         try:
-            axis = checked_axis(info.shape, rule.axis)
+            axis = checked_axis(info.shape, choice.axis(info))
             entries[info.name] = PackedEntry.planned(info.name, info.shape, axis, format)
         except NmsimError as error:
             raise error.within(file.where(info.name)) from error
@@ -157,13 +183,22 @@ def plan_packing(file: SafetensorsReader, rule: Selection, format: SparseFormat)
     return plan
 
 
-def pack_file(
-    plan: PackPlan, path: Path, counter: Counter, threads: int, force: bool, sources: Iterable[Path]
-) -> None:
+@dataclass(frozen=True)
+class Packing:
+    """What all files of a checkpoint are packed with."""
+
+    checkpoint: Checkpoint
+    choice: Choice
+    exact: bool
+    threads: int
+    force: bool
+
+
+def pack_file(plan: PackPlan, path: Path, counter: Counter, job: Packing) -> None:
     """Write the packed file of a plan."""
-    file = plan.file
+    file, choice = plan.file, job.choice
     finished: dict[str, PackedEntry] = {}
-    with safetensors.create(path, plan.room_bytes, force=force, sources=sources) as sink:
+    with safetensors.create(path, plan.room_bytes, force=job.force, sources=job.checkpoint.paths) as sink:
         for info in file.in_data_order():
             counter.tell(info.name)
             entry = plan.entries.get(info.name)
@@ -172,10 +207,18 @@ def pack_file(
                 values_bytes = info.stored_bytes
                 sink.add(*_part(info), file.raw(info.name))
             else:
-                x = file.array(info.name)
-                assert not isinstance(x, RawTensor), "the rule takes no such dtype"
+                weight = read_weight(job.checkpoint, choice, info)
+                pattern = entry.format.pattern
                 try:
-                    packed = compress(x, entry.format, axis=entry.axis, threads=threads)
+                    if job.exact:
+                        refuse_dropping(weight.x, weight.axis, pattern)
+                    packed = compress(
+                        weight.x,
+                        entry.format,
+                        axis=entry.axis,
+                        mask=weight.mask(pattern),
+                        threads=job.threads,
+                    )
                 except NmsimError as error:
                     raise error.within(file.where(info.name)) from error
                 values_bytes, metadata_bytes = packed.values.nbytes, len(packed.metadata)
@@ -183,8 +226,9 @@ def pack_file(
                 sink.add(entry.values_name, info.dtype, packed.values.shape, packed.values)
                 sink.add_late(entry.metadata_name, METADATA_DTYPE, [metadata_bytes], packed.metadata)
                 # Released before the next tensor is read, which bounds the memory by one tensor.
-                del x, packed
+                del weight, packed
             counter.done_bytes += info.stored_bytes
+            left = plan.reasons.get(info.name)
             counter.tensors.append(
                 TensorReport(
                     info.name,
@@ -193,7 +237,11 @@ def pack_file(
                     info.stored_bytes,
                     values_bytes,
                     metadata_bytes,
-                    plan.reasons.get(info.name, ""),
+                    kept_as_is=left.reason if left else "",
+                    group=left.group if left else "",
+                    reason="" if left else choice.included_reason(info),
+                    axis=entry.axis if entry else None,
+                    weights_elems=choice.weights(info),
                 )
             )
         in_order = {name: finished[name] for name in plan.entries}
@@ -275,7 +323,8 @@ def pack_checkpoint(
     *,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
-    axis: int = -1,
+    axis: int | None = None,
+    exact: bool = False,
     threads: int = 1,
     progress: Progress | None = None,
     force: bool = False,
@@ -294,8 +343,10 @@ def pack_checkpoint(
     include, exclude : sequence of str, optional
         See `nmsim.files.selection.Selection`, which also tells what is packed by default. `include=["*"]` is
         everything that can be.
-    axis : int
-        The axis along which groups run; the last one is "in features" of a Hugging Face linear layer.
+    axis : int, optional
+        The axis along which groups run. By default that of the in features of each weight, as `nmsim.files.roles` finds it.
+    exact : bool
+        Refuse a weight that holds more than N elements other than zero in a group, instead of dropping some.
     threads : int
         Cores to use.
     progress : function, optional
@@ -312,7 +363,8 @@ def pack_checkpoint(
         A damaged source, no tensor to pack, a name that is taken, or a target that cannot be written. Nothing
         is left under the target's name then.
     PatternError, EncodingError, BitstreamError
-        A pattern, axis, encoding or packing that does not exist or does not fit.
+        A pattern, axis, encoding or packing that does not exist or does not fit. A weight that is NaN or infinite, or with
+        `exact` one that would be dropped.
 
     Examples
     --------
@@ -327,13 +379,15 @@ def pack_checkpoint(
     format = sparse_format(format)
     rule = Selection(include, exclude, axis)
     with open_checkpoint(source) as checkpoint:
-        plans = [plan_packing(file, rule, format) for file in checkpoint.files]
+        choice = rule.of(checkpoint)
+        plans = [plan_packing(file, choice, format) for file in checkpoint.files]
         if not any(plan.entries for plan in plans):
-            refuse_nothing_chosen(source, checkpoint.names, include)
+            choice.refuse_nothing(source)
         counter = Counter(checkpoint.total_bytes, progress)
+        job = Packing(checkpoint, choice, exact, threads, force)
 
         def pack_into(number: int, path: Path) -> list[str]:
-            pack_file(plans[number], path, counter, threads, force, checkpoint.paths)
+            pack_file(plans[number], path, counter, job)
             return plans[number].names
 
         _write_all(checkpoint, Path(target), pack_into)

@@ -1,9 +1,8 @@
 """What packing a checkpoint would cost and keep, measured tensor by tensor; or what a packed one stores."""
 
-import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,9 @@ from nmsim.errors import ContainerError, NmsimError, brief
 from nmsim.files.checkpoint import Counter, Progress
 from nmsim.files.container import FORMAT_KEY, MetadataBounds, PackedEntry, read_entries, read_packed
 from nmsim.files.safetensors import RawTensor, SafetensorsReader, TensorInfo
-from nmsim.files.selection import Selection, refuse_nothing_chosen
-from nmsim.files.sharded import open_checkpoint
+from nmsim.files.selection import Choice, Selection, left_by_group
+from nmsim.files.sharded import Checkpoint, open_checkpoint
+from nmsim.files.weights import Weight, as_rows, read_weight
 from nmsim.format import FormatLike, SparseFormat, sparse_format
 from nmsim.pattern import Pattern
 from nmsim.support import parallel
@@ -36,7 +36,9 @@ class InspectionRow:
     `energy_kept_ratio` is the sum of squares of the kept elements over that of all elements. It is None if it is
     not finite, or not known because only the packed tensor exists. It is 1 if all elements are zero.
     `nonzeros_elems` counts the elements kept that are not zero (of all elements, for a dense row; None if
-    the dtype is not counted). `stored` says that the row is of the file, and not a trial.
+    the dtype is not counted). `stored` says that the row is of the file, and not a trial. `reason` says why the tensor
+    is pruned or left dense, `group` is the kind of a reason to leave it. `weights_elems` counts weights: those in packed
+    bytes, and none in scales.
     """
 
     tensor: str
@@ -55,6 +57,10 @@ class InspectionRow:
     metadata_padding_bits: int = 0
     metadata_alignment_bits: int = 0
     stored: bool = True
+    group: str = ""
+    reason: str = ""
+    axis: int | None = None
+    weights_elems: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -73,7 +79,7 @@ def inspect_checkpoint(
     *,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
-    axis: int = -1,
+    axis: int | None = None,
     threads: int = 1,
     progress: Progress | None = None,
 ) -> list[InspectionRow]:
@@ -102,7 +108,8 @@ def inspect_checkpoint(
     ContainerError
         A damaged source, one without a tensor to pack, or formats for one already packed.
     PatternError, EncodingError, BitstreamError
-        A pattern, encoding or packing that does not exist, or a pair that does not go together.
+        A pattern, encoding or packing that does not exist, or a pair that does not go together. A weight that is NaN or
+        infinite.
 
     Examples
     --------
@@ -127,10 +134,12 @@ def inspect_checkpoint(
             for file in checkpoint.files:
                 rows += _stored_rows(file, counter)
         else:
+            choice = rule.of(checkpoint)
+            infos = choice.tensors.values()
+            if not any(choice.why_not(info, pattern) is None for info in infos for pattern in wanted):
+                choice.refuse_nothing(source)
             for file in checkpoint.files:
-                rows += _trial_rows(file, wanted, rule, threads, counter)
-            if not any(row.pattern for row in rows):
-                refuse_nothing_chosen(source, checkpoint.names, rule.include)
+                rows += _trial_rows(file, checkpoint, wanted, choice, threads, counter)
         counter.tell("")
     return rows
 
@@ -174,6 +183,24 @@ def totals(rows: Sequence[InspectionRow]) -> list[dict[str, Any]]:
     return sums
 
 
+def left_dense(rows: Sequence[InspectionRow]) -> list[dict[str, Any]]:
+    """Add up what no format takes and why: a record per kind of reason, the largest first.
+
+    Parameters
+    ----------
+    rows : sequence of InspectionRow
+        From `inspect_checkpoint`.
+
+    Returns
+    -------
+    list of dict
+        `why`, `tensors`, `weights_elems`, `dense_bytes`, and an `example` of the reason.
+    """
+    return left_by_group(
+        (row.group, row.reason, row.weights_elems, row.dense_bytes) for row in rows if row.group
+    )
+
+
 def _wanted(formats: Sequence[FormatLike]) -> dict[Pattern, list[SparseFormat]]:
     """Check what is asked for before any work is done: the formats of each pattern, in order."""
     if isinstance(formats, str):
@@ -205,31 +232,38 @@ def _stored_rows(file: SafetensorsReader, counter: Counter) -> Iterator[Inspecti
 
 def _trial_rows(
     file: SafetensorsReader,
+    checkpoint: Checkpoint,
     wanted: dict[Pattern, list[SparseFormat]],
-    rule: Selection,
+    choice: Choice,
     threads: int,
     counter: Counter,
 ) -> Iterator[InspectionRow]:
     for info in file.tensors.values():
         counter.tell(info.name)
-        chosen = [pattern for pattern in wanted if rule.why_not(info, pattern) is None]
+        left = {pattern: choice.why_not(info, pattern) for pattern in wanted}
+        chosen = [pattern for pattern, reason in left.items() if reason is None]
+        weights_elems = choice.weights(info)
         if chosen:
-            x = file.array(info.name)
-            assert not isinstance(x, RawTensor), "the rule takes no such dtype"
+            weight = read_weight(checkpoint, choice, info)
             try:
-                axis = masks.checked_axis(x.shape, rule.axis)
-                turned = np.moveaxis(x, axis, -1)
-                rows = turned.reshape(math.prod(turned.shape[:-1]), turned.shape[-1])
                 for pattern in chosen:
-                    kept = _prune(rows, pattern, threads)
+                    kept = _prune(weight, pattern, threads)
                     for format in wanted[pattern]:
-                        yield _trial_row(info, x.dtype, axis, format, kept, threads)
+                        row = _trial_row(info, weight.x.dtype, weight.axis, format, kept, threads)
+                        yield replace(
+                            row,
+                            reason=choice.included_reason(info),
+                            axis=weight.axis,
+                            weights_elems=weights_elems,
+                        )
             except NmsimError as error:
                 raise error.within(file.where(info.name)) from error
             # Released before the next tensor is read, which bounds the memory by one tensor.
-            del x, turned, rows, kept
+            del weight, kept
         else:
-            yield _dense_row(file, info)
+            reason = next(reason for reason in left.values() if reason is not None)
+            row = _dense_row(file, info)
+            yield replace(row, group=reason.group, reason=reason.reason, weights_elems=weights_elems)
         counter.done_bytes += info.stored_bytes
 
 
@@ -242,8 +276,11 @@ class _Kept:
     nonzeros_elems: int
 
 
-def _prune(rows: NDArray[Any], pattern: Pattern, threads: int) -> _Kept:
+def _prune(weight: Weight, pattern: Pattern, threads: int) -> _Kept:
     """Choose in [rows, K], a few rows at a time, as `compress` does."""
+    rows = as_rows(weight.x, weight.axis)
+    mask = weight.mask(pattern)
+    given = None if mask is None else as_rows(mask, weight.axis)
     count, k = rows.shape
     per_row = pattern.groups(k)
     group_masks = words.empty(count * per_row, pattern.m)
@@ -252,13 +289,14 @@ def _prune(rows: NDArray[Any], pattern: Pattern, threads: int) -> _Kept:
     def one_slab(slab: slice) -> int:
         part = np.ascontiguousarray(rows[slab])
         keys = dtypes.magnitude_keys(part)
-        keep[slab] = masks.choose_rows(keys, pattern)
+        keep[slab] = masks.choose_rows(keys, pattern) if given is None else given[slab]
         full = masks.complete(keep[slab], pattern)
         group_masks[slab.start * per_row : slab.stop * per_row] = masks.to_words(full, pattern)
         return int(np.count_nonzero(keys * keep[slab]))
 
     nonzeros = parallel.run(one_slab, slabs(count, k, threads), threads)
-    return _Kept(group_masks, sum_squares(rows, keep, threads=threads).share_kept, sum(nonzeros))
+    real = rows if weight.scales is None else as_rows(weight.real(), weight.axis)
+    return _Kept(group_masks, sum_squares(real, keep, threads=threads).share_kept, sum(nonzeros))
 
 
 def _trial_row(

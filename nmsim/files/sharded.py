@@ -1,6 +1,7 @@
 """Where a checkpoint's tensors are: one safetensors file, or shards and the index that names them."""
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -8,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from nmsim.errors import ContainerError, brief
+from nmsim import dtypes
+from nmsim.errors import ContainerError, NmsimError, brief
 from nmsim.files.safetensors import RawTensor, SafetensorsReader, loads_strict
 from nmsim.support.sources import read_bytes
 
@@ -55,6 +56,15 @@ class Checkpoint:
     def names(self) -> list[str]:
         """Names of all tensors."""
         return [name for file in self.files for name in file.tensors]
+
+    @functools.cached_property
+    def file_of(self) -> dict[str, SafetensorsReader]:
+        """Name of a tensor -> the file that holds it."""
+        return {name: file for file in self.files for name in file.tensors}
+
+    def array(self, name: str) -> NDArray[Any] | RawTensor:
+        """View a tensor of any file."""
+        return self.file_of[name].array(name)
 
 
 @contextlib.contextmanager
@@ -209,9 +219,8 @@ def read_matrix(path: str | os.PathLike[str], tensor: str | None) -> NDArray[Any
             f"--tensor {tensor}: expected a matrix of floating-point numbers [N, K], got {values.dtype} "
             f"{list(values.shape)}"
         )
-    bad = values.size - int(np.isfinite(values).sum())
-    if bad:
-        raise ContainerError(
-            f"--tensor {tensor}: {bad} of {values.size} values are infinite or no number, expected finite ones"
-        )
+    try:
+        dtypes.refuse_not_finite(values, "value")
+    except NmsimError as error:
+        raise ContainerError(f"{path}: tensor {brief(tensor)}: {error}") from None
     return values

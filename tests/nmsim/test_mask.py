@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from nmsim import Pattern, prune
+from nmsim import Pattern, dtypes, prune
 from nmsim import mask as masks
 from nmsim.errors import NmsimError, PatternError
 
@@ -40,8 +40,24 @@ def test_minus_zero_is_zero(dtype):
 @pytest.mark.parametrize("dtype", [d for d in FLOATS if d is not ml_dtypes.float8_e4m3fn])
 def test_nan_is_above_infinity_and_infinity_above_all(dtype):
     biggest = float(ml_dtypes.finfo(dtype).max)
-    assert kept([biggest, np.inf, 1, np.nan], "1:4", dtype) == [3]
-    assert kept([biggest, -np.inf, 1, np.nan], "2:4", dtype) == [1, 3]
+    assert kept([biggest, np.inf, 1, np.nan], "1:4", dtype, bit_order=True) == [3]
+    assert kept([biggest, -np.inf, 1, np.nan], "2:4", dtype, bit_order=True) == [1, 3]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_refused_with_its_place(dtype, bad):
+    x = np.ones((3, 4, 8), dtype)
+    assert dtypes.not_finite(x) is None
+    x[1, 2, 3] = x[2, 0, 0] = bad
+    with pytest.raises(PatternError, match=r"x\[1, 2, 3\] is (nan|-?inf), the first of 2 of 96 elements"):
+        prune(x, "2:4")
+    assert dtypes.not_finite(x.transpose(2, 0, 1)).first == (0, 2, 0)
+    assert dtypes.not_finite(x[::2, :, ::-1]).elems == 1
+    if dtype != ml_dtypes.float8_e4m3fn:
+        x = np.array(ml_dtypes.finfo(dtype).max, dtype)
+        assert dtypes.not_finite(x) is None
+        assert dtypes.not_finite(np.array(bad, dtype)) == (1, ())
 
 
 def test_subnormals_have_an_order():

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 import hwmodels
 from hwmodels import threshold
@@ -35,13 +36,15 @@ from nmsim.case import (
 from nmsim.criteria import CRITERIA
 from nmsim.errors import ContainerError, NmsimError
 from nmsim.files.container import FORMAT_KEY
-from nmsim.files.safetensors import RawTensor, SafetensorsReader, TensorInfo
-from nmsim.files.selection import Selection
+from nmsim.files.safetensors import TensorInfo
+from nmsim.files.selection import Choice, Selection
 from nmsim.files.sharded import Checkpoint, open_checkpoint
+from nmsim.files.weights import matrix_of, matrix_shape, read_weight
 from nmsim.format import SparseFormat, sparse_format
+from nmsim.mask import checked_axis
 from nmsim.pattern import Pattern
 from nmsim.quality import Measured, Way, measure_activations, measure_weights
-from validate.quality.activation_dump import Source, refuse_missing, some_of
+from validate.quality.activation_dump import Source, Tokens, refuse_missing, some_of
 
 PHASES: tuple[Phase, ...] = ("decode", "prefill")
 
@@ -317,7 +320,8 @@ def measure_quality(
     target : Target
         Machine, core and storage of bits and speedups.
     selection : Selection, optional
-        Which tensors are layers; of those it takes, only matrices are.
+        Which tensors are layers. A tensor of several experts is as many layers, NAME[0], NAME[1], and so on, which all read
+        the tokens of the tensor.
     allow_missing : bool
         Leave layers without tokens out.
     progress : function, optional
@@ -337,10 +341,11 @@ def measure_quality(
     # All that can be refused is refused before the first layer is read.
     for way in ways:
         target.check(way)
-    layers, left_out = _layers(checkpoint, ways, selection or Selection())
+    choice = (selection or Selection()).of(checkpoint)
+    layers, left_out = _layers(checkpoint, ways, choice)
     unmatched = source.unmatched(checkpoint.names)
     if allow_missing:
-        without = [name for name in layers if not source.has(name)]
+        without = [name for name, layer in layers.items() if not source.has(layer.info.name)]
         left_out |= dict.fromkeys(without, "no activations")
         layers = {name: found for name, found in layers.items() if name not in without}
         if not layers:
@@ -348,22 +353,33 @@ def measure_quality(
                 f"{checkpoint.path}: no layer has activations, expected at least one; {source.description} has "
                 f"{some_of(unmatched)}"
             )
-    refuse_missing(source, list(layers), unmatched)
-    total = sum(info.shape[0] * info.shape[1] for _, info in layers.values())
+    refuse_missing(source, list(dict.fromkeys(layer.info.name for layer in layers.values())), unmatched)
+    total = sum(math.prod(layer.shape) for layer in layers.values())
     rows, done = [], 0
+    # Experts of one tensor follow each other: it is read once, and only one is held.
+    held: tuple[str, NDArray[Any]] | None = None
     costs: dict[tuple[int, int], list[dict[str, Any]]] = {}
-    for name, (file, info) in layers.items():
+    for name, layer in layers.items():
         if progress is not None:
             progress(name, done / total)
-        shape = (info.shape[0], info.shape[1])
+        shape = layer.shape
         try:
             if shape not in costs:
                 costs[shape] = [_cost(way, target, *shape) for way in ways]
-            measured = _measure(file, info, source, ways)
+            if held is None or held[0] != layer.info.name:
+                held = None
+                held = layer.info.name, read_weight(checkpoint, choice, layer.info).real()
+            role = choice.roles[layer.info.name]
+            weight = matrix_of(held[1], role, layer.axis, layer.number)
+            measured = _measure(weight, source.tokens(layer.info.name, shape[1]), ways)
+            del weight
         except ContainerError:
             raise
         except NmsimError as error:
-            raise error.within(file.where(name)) from error
+            where = checkpoint.file_of[layer.info.name].where(layer.info.name)
+            if where in str(error):
+                raise
+            raise error.within(where) from error
         tokens = measured[0][0]
         for (_, one), cost in zip(measured, costs[shape], strict=True):
             bits = stored(target, one.way, shape[0] if one.way.operand == "weights" else tokens, shape[1])
@@ -374,20 +390,44 @@ def measure_quality(
     return QualityRun(_with_shares(table)[list(QUALITY_COLUMNS)], left_out, unmatched)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """A matrix [out, in] of a checkpoint: the tensor, the axis of its in features, and which of its matrices it is."""
+
+    info: TensorInfo
+    axis: int
+    number: int
+    shape: tuple[int, int]
+
+
 def _layers(
-    checkpoint: Checkpoint, ways: Sequence[Way], selection: Selection
-) -> tuple[dict[str, tuple[SafetensorsReader, TensorInfo]], dict[str, str]]:
+    checkpoint: Checkpoint, ways: Sequence[Way], choice: Choice
+) -> tuple[dict[str, _Layer], dict[str, str]]:
     patterns = list(dict.fromkeys(way.pattern for way in ways if way.pattern is not None))
-    found, left_out = {}, {}
+    found: dict[str, _Layer] = {}
+    left_out: dict[str, str] = {}
     for file in checkpoint.files:
         for info in file.in_data_order():
-            reasons = [why for pattern in patterns if (why := selection.why_not(info, pattern))]
-            if not reasons and len(info.shape) != 2:
+            role = choice.roles[info.name]
+            reasons = [why.reason for pattern in patterns if (why := choice.why_not(info, pattern))]
+            if not reasons and (len(info.shape) > 3 or (len(info.shape) == 3 and role.matrices < 1)):
                 reasons = [f"has {len(info.shape)} dimensions, is no linear layer"]
             if reasons:
                 left_out[info.name] = reasons[0]
-            else:
-                found[info.name] = (file, info)
+                continue
+            axis = checked_axis(info.shape, choice.axis(info))
+            if len(info.shape) == 3 and axis == 0:
+                left_out[info.name] = "groups run along its experts, is no linear layer"
+                continue
+            count = (
+                info.shape[0]
+                if len(info.shape) == 3
+                else info.shape[0] // (role.period or info.shape[0] or 1)
+            )
+            shape = matrix_shape(role, info, axis)
+            for number in range(count):
+                name = info.name if count == 1 else f"{info.name}[{number}]"
+                found[name] = _Layer(info, axis, number, shape)
     if not found:
         shown = counted(sorted(left_out.values(), key=lambda why: "fewer than M" not in why))
         raise ContainerError(
@@ -409,18 +449,12 @@ def counted(reasons: Iterable[str]) -> str:
     return "; ".join(f"{count}: {why}" for why, count in list(counts.items())[:SHOWN_REASONS])
 
 
-def _measure(
-    file: SafetensorsReader, info: TensorInfo, source: Source, ways: Sequence[Way]
-) -> list[tuple[int, Measured]]:
+def _measure(weight: NDArray[Any], tokens: Tokens, ways: Sequence[Way]) -> list[tuple[int, Measured]]:
     """Measure one layer in all ways, in their order, beside the number of tokens."""
-    weight = file.array(info.name)
-    assert not isinstance(weight, RawTensor), "the selection takes no such dtype"
-    tokens = source.tokens(info.name, info.shape[1])
     found: list[tuple[int, Measured]] = []
     for operand, group in itertools.groupby(ways, key=_operand):
         function = measure_activations if operand == "activations" else measure_weights
         found += [(len(tokens.x), one) for one in function(tokens.fit, tokens.x, weight, list(group))]
-    del weight
     return found
 
 

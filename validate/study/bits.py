@@ -11,9 +11,10 @@ from nmsim.energy import Energy
 from nmsim.energy import energy as sum_squares
 from nmsim.errors import BitstreamError, ContainerError, EncodingError
 from nmsim.files.container import FORMAT_KEY
-from nmsim.files.safetensors import RawTensor, SafetensorsReader, TensorInfo
-from nmsim.files.selection import Selection, refuse_nothing_chosen
+from nmsim.files.safetensors import TensorInfo
+from nmsim.files.selection import Selection
 from nmsim.files.sharded import Checkpoint, open_checkpoint
+from nmsim.files.weights import read_weight
 from nmsim.format import SparseFormat
 from nmsim.mask import BoolArray, prune
 from nmsim.pattern import Pattern
@@ -46,9 +47,11 @@ def open_weights(path: str | os.PathLike[str], formats: Sequence[SparseFormat]) 
             raise ContainerError(
                 f"{path}: is packed already, expected a dense checkpoint (nmsim unpack it first)"
             )
+        choice = Selection().of(checkpoint)
+        infos = choice.tensors.values()
         for pattern in {fmt.pattern for fmt in formats}:
-            if not any(_chosen(file, pattern) for file in checkpoint.files):
-                refuse_nothing_chosen(path, checkpoint.names)
+            if not any(choice.why_not(info, pattern) is None for info in infos):
+                choice.refuse_nothing(path)
         yield checkpoint
 
 
@@ -73,35 +76,38 @@ def measure_checkpoint(
     ------
     BitstreamError, EncodingError
         The stream has not the length of the formula, or does not decode to its mask.
+    PatternError
+        A weight that is NaN or infinite.
     """
     by_pattern: dict[Pattern, list[SparseFormat]] = {}
     for fmt in formats:
         by_pattern.setdefault(fmt.pattern, []).append(fmt)
+    choice = Selection().of(checkpoint)
     jobs = [
         (file, info, pattern)
         for file in checkpoint.files
         for info in file.in_data_order()
         for pattern in by_pattern
-        if _is_chosen(info, pattern)
+        if choice.why_not(info, pattern) is None
     ]
     total = sum(_elems(info) * len(by_pattern[pattern]) for _, info, pattern in jobs)
     done, rows, threads = 0, [], os.cpu_count() or 1
     for file, info, pattern in jobs:
         # One tensor is in memory at a time, and one mask serves all formats of a pattern.
-        x = file.array(info.name)
-        assert not isinstance(x, RawTensor), "the selection takes no such dtype"
-        mask = prune(x, pattern)
-        energy = sum_squares(x, mask, threads=threads)
+        weight = read_weight(checkpoint, choice, info)
+        mask = weight.mask(pattern)
+        mask = prune(weight.x, pattern, axis=weight.axis) if mask is None else mask
+        energy = sum_squares(weight.real(), mask, threads=threads)
         for fmt in by_pattern[pattern]:
             if progress is not None:
                 progress(f"{info.name} {fmt.short}", done, total)
-            packed = compress(x, fmt, mask=mask, threads=threads)
+            packed = compress(weight.x, fmt, axis=weight.axis, mask=mask, threads=threads)
             try:
                 rows.append(measured_row(info.name, packed, mask, energy))
             except (BitstreamError, EncodingError) as error:
                 raise error.within(file.where(info.name)) from error
             done += _elems(info)
-        del x
+        del weight
     if progress is not None:
         progress("", total, total)
     return pd.DataFrame(rows, columns=list(BITS_COLUMNS))
@@ -206,14 +212,6 @@ def bits_per_element(bits: pd.DataFrame) -> pd.DataFrame:
         }
     )
     return out.reset_index()
-
-
-def _is_chosen(info: TensorInfo, pattern: Pattern) -> bool:
-    return Selection().why_not(info, pattern) is None
-
-
-def _chosen(file: SafetensorsReader, pattern: Pattern) -> list[str]:
-    return [info.name for info in file.tensors.values() if _is_chosen(info, pattern)]
 
 
 def _elems(info: TensorInfo) -> int:

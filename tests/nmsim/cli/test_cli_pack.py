@@ -24,9 +24,13 @@ def test_pack_then_unpack(nmsim, tmp_path, dense):
     packed, again = tmp_path / "packed.safetensors", tmp_path / "again.safetensors"
     code, out, err = nmsim("pack", dense, "--pattern", "8:16", "--encoding", "combinatorial", "-o", packed)
     assert (code, err) == (0, "")
-    assert out.startswith(f"packed 1 of 2 tensors as 8:16/combinatorial into {packed}: 1.016 KiB dense, ")
+    said = f"packed 1 of 2 tensors with 98.5 % of the weights as 8:16/combinatorial into {packed}: 1.016 KiB dense, "
+    assert out.startswith(said)
     assert "584 B packed (56.15 %), " in out
-    assert out.splitlines()[-1].startswith("left dense: 1 of 2: ")
+    assert "Left dense: 1.5 % of the weights" in out
+    assert [line.split()[:4] for line in out.splitlines() if "named 'bias'" in line] == [
+        ["bias", "1", "8", "1.5"]
+    ]
     code, out, err = nmsim("unpack", packed, "-o", again)
     assert (code, err) == (0, "")
     assert out.startswith(f"unpacked 1 of 2 tensors into {again}: ")
@@ -48,6 +52,16 @@ def test_pack_says_what_it_did_in_json(nmsim, tmp_path, dense):
         "dense_bytes": 1040,
         "packed_bytes": 656,
         "packed_over_dense_ratio": 656 / 1040,
+        "packed_weights_share": 512 / 520,
+        "left_dense": [
+            {
+                "why": "bias",
+                "tensors": 1,
+                "weights_elems": 8,
+                "dense_bytes": 16,
+                "example": "bias: named 'bias'",
+            }
+        ],
         "tensors": [
             {
                 "name": "fc.weight",
@@ -57,6 +71,10 @@ def test_pack_says_what_it_did_in_json(nmsim, tmp_path, dense):
                 "values_bytes": 512,
                 "metadata_bytes": 128,
                 "kept_as_is": "",
+                "group": "",
+                "reason": "linear weight, [out, in]",
+                "axis": 1,
+                "weights_elems": 512,
                 "total_bytes": 640,
             },
             {
@@ -66,7 +84,11 @@ def test_pack_says_what_it_did_in_json(nmsim, tmp_path, dense):
                 "dense_bytes": 16,
                 "values_bytes": 16,
                 "metadata_bytes": 0,
-                "kept_as_is": "has 1 dimensions",
+                "kept_as_is": "bias: named 'bias'",
+                "group": "bias",
+                "reason": "",
+                "axis": None,
+                "weights_elems": 8,
                 "total_bytes": 16,
             },
         ],
@@ -193,5 +215,5 @@ def test_no_number_in_json_goes_without_its_unit(nmsim, dense):
     _, out, _ = nmsim("inspect", dense, "-p", "2:4", "--json")
     for record in (row for rows in ("rows", "totals") for row in json.loads(out)[rows]):
         for key, value in record.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
+            if isinstance(value, int | float) and not isinstance(value, bool) and key != "axis":
                 assert key.endswith(("_bytes", "_bits", "_elems", "_ratio")), key

@@ -1,0 +1,139 @@
+"""A chosen weight as the commands need it: its stored numbers, the axis of its groups, and the scales of a quantised one."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nmsim import dtypes
+from nmsim.errors import NmsimError
+from nmsim.files import quantised
+from nmsim.files.roles import Role
+from nmsim.files.safetensors import RawTensor, TensorInfo
+from nmsim.files.selection import Choice
+from nmsim.files.sharded import Checkpoint
+from nmsim.mask import BoolArray, checked_axis, prune
+from nmsim.pattern import Pattern
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """A weight that is pruned.
+
+    Parameters
+    ----------
+    x : array
+        Its numbers as they are stored, all finite.
+    axis : int
+        Along which groups run, not negative.
+    scales : float32 array or None
+        What the numbers of a quantised weight are multiplied with, one per block.
+    blocks : tuple of int
+        Elements that share a scale along each axis.
+    """
+
+    x: NDArray[Any]
+    axis: int
+    scales: NDArray[np.float32] | None = None
+    blocks: tuple[int, ...] = ()
+
+    def mask(self, pattern: Pattern) -> BoolArray | None:
+        """Choose by real magnitudes; None if the stored numbers are in the same order.
+
+        Examples
+        --------
+        >>> x = np.array([[4, 3, 2, 1]], np.int8)
+        >>> Weight(x, 1, np.array([[1, 8]], np.float32), (1, 2)).mask(Pattern(2, 4)).tolist()
+        [[False, False, True, True]]
+        """
+        if self.scales is None or self.scales.shape[self.axis] == 1 or not self.blocks[self.axis] % pattern.m:
+            return None
+        return prune(self.x, pattern, axis=self.axis, scores=np.abs(self.real()))
+
+    def real(self) -> NDArray[Any]:
+        """Give the real numbers: the stored ones, times their scales."""
+        if self.scales is None:
+            return self.x
+        product: NDArray[np.float32] = self.x.astype(np.float32)
+        product *= quantised.spread(self.scales, self.blocks, self.x.shape)
+        return product
+
+
+def matrix_shape(role: Role, info: TensorInfo, axis: int) -> tuple[int, int]:
+    """Out and in features of the matrices that a tensor holds.
+
+    Examples
+    --------
+    >>> info = TensorInfo("h.0.attn.c_attn.weight", "F32", (64, 192), 0, 0)
+    >>> matrix_shape(Role("linear", "", 0), info, 0)
+    (192, 64)
+    """
+    if len(info.shape) == 3:
+        return info.shape[3 - axis], info.shape[axis]
+    if role.period:
+        return info.shape[1 - axis], role.period
+    return info.shape[1 - axis], info.shape[axis]
+
+
+def matrix_of(x: NDArray[Any], role: Role, axis: int, number: int) -> NDArray[Any]:
+    """Take one of the matrices that a tensor holds, as [out, in].
+
+    Examples
+    --------
+    >>> matrix_of(np.arange(6).reshape(1, 2, 3), Role("linear", "", 1, matrices=1), 1, 0).tolist()
+    [[0, 3], [1, 4], [2, 5]]
+    """
+    matrix: NDArray[Any]
+    if x.ndim == 3:
+        matrix, axis = x[number], axis - 1
+    elif role.period:
+        matrix = x[number * role.period : (number + 1) * role.period]
+    else:
+        matrix = x
+    return matrix.T if axis == 0 else matrix
+
+
+def read_weight(checkpoint: Checkpoint, choice: Choice, info: TensorInfo) -> Weight:
+    """Read a weight that the rule chose.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    choice : Choice
+    info : TensorInfo
+
+    Returns
+    -------
+    Weight
+
+    Raises
+    ------
+    NmsimError
+        An axis that the tensor has not, an element or a scale that is NaN or infinite, or scales of another shape; the
+        error names file and tensor.
+    """
+    file = checkpoint.file_of[info.name]
+    x = file.array(info.name)
+    assert not isinstance(x, RawTensor), "the rule takes no such dtype"
+    try:
+        axis = checked_axis(info.shape, choice.axis(info))
+        dtypes.refuse_not_finite(x, "value")
+        about = choice.roles[info.name].quantisation
+        if about is None or not about.scales:
+            return Weight(x, axis)
+        beside = choice.tensors[about.scales]
+        numbers = checkpoint.array(about.scales)
+        assert not isinstance(numbers, RawTensor), "recognise takes no such dtype"
+        scales = quantised.compact_scales(numbers, info, beside)
+        blocks = quantised.scale_blocks(info, beside, choice.config)
+    except NmsimError as error:
+        raise error.within(file.where(info.name)) from error
+    return Weight(x, axis, scales, blocks)
+
+
+def as_rows(x: NDArray[Any], axis: int) -> NDArray[Any]:
+    """Turn the pruned axis last and the others into rows: [rows, K]."""
+    turned = np.moveaxis(x, axis, -1)
+    return turned.reshape(math.prod(turned.shape[:-1]), turned.shape[-1])
