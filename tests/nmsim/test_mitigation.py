@@ -128,9 +128,10 @@ class TestOddNumbers:
         assert parts.outliers.tolist() == [[True, False, False, False]]
         assert parts.nm.tolist() == [[False, True, True, False]]
 
-    def test_infinity_and_nan_are_not_lost(self):
+    def test_infinity_and_nan_are_refused(self):
         x = np.array([[np.inf, 1.0, np.nan, 2.0]], np.float32)
-        assert split(x, "1:4", "1:4").kept.tolist() == [[True, False, True, False]]
+        with pytest.raises(PatternError, match=r"x\[0, 0\] is inf, the first of 2 of 4 elements"):
+            split(x, "1:4", "1:4")
 
 
 class TestErrors:

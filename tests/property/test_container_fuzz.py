@@ -232,6 +232,9 @@ def test_unpack_of_pack_is_what_was_kept(folder, data):
     encoding = data.draw(st.sampled_from([*encodings.names(), "gap:2", "joint:3"]))
     policy = data.draw(st.sampled_from(packing.POLICIES))
     x = stored.view(dtype)
+    # Weights that are not finite are refused; those of all other bits come back.
+    stored = np.where(np.isfinite(x.astype(np.float32)), stored, 0)
+    x = stored.view(dtype)
     dense, packed, again = (folder / name for name in ("dense", "packed", "again"))
     save_file({"x": x, "other": np.arange(3)}, dense)
     if policy == "no_straddle" and not encodings.get(encoding).spec.fixed_width:
