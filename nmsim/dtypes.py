@@ -4,8 +4,8 @@ All types except integers are compared by their stored bits. With the sign bit c
 read as an unsigned integer keeps the order of magnitudes. So -0.0 equals 0.0, infinity is above every finite number and NaN
 above infinity, for every float type, with no arithmetic and no rounding.
 
-NaN and infinity are refused where nmsim chooses or measures weights (`refuse_not_finite`): no order of magnitudes is right for
-them, and one of them in a group would take the place of a number.
+NaN and infinity are refused where nmsim chooses or measures weights (`refuse_not_finite`). No order of magnitudes is right
+for them, and one of them in a group would take the place of a number.
 """
 
 import math

@@ -53,9 +53,9 @@ decoder in the order of this page.
 
 1. **Choice.** The N elements of greatest score are kept. Of equal scores, the lower index is kept. Unless scores are given,
    the score is the magnitude. Magnitudes of floating-point types are compared by their stored bits. The sign bit is
-   cleared, and the bits are read as an unsigned integer. So -0.0 equals 0.0, infinity is above every finite number, and NaN is
-   above infinity. No infinity or NaN is dropped while a finite number is kept. Magnitudes of integers are their absolute values
-   (that of -128 is 128). A score that is NaN is refused.
+   cleared, and the bits are read as an unsigned integer. So -0.0 equals 0.0. Magnitudes of integers are their absolute values
+   (that of -128 is 128). An element that is NaN or infinite is refused, and so is a score that is NaN. A selector in hardware
+   (`prune(..., bit_order=True)`) refuses nothing: there infinity is above every finite number, and NaN is above infinity.
 2. **Tail.** If M does not divide the axis, the last group of a row has elements that do not exist. They count as not
    kept. t existing elements keep min(N, t).
 3. **Completion.** A legal mask has exactly N ones. If a group has fewer kept elements, the lowest positions that are not

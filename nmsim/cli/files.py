@@ -272,6 +272,7 @@ def check(
         }
         for one in report.tensors
     ]
+    # People want the tensors that do not fit; programs get all of them.
     bad = [one for one in report.tensors if not one.fit.fits]
     groups = sum(one.fit.groups for one in report.tensors)
     violating = sum(one.fit.violations for one in report.tensors)

@@ -115,6 +115,7 @@ def check_checkpoint(
                     dtype = file.tensors[entry.values_name].dtype
                     found.append(TensorFit(entry.name, dtype, entry.shape, entry.axis, one))
             return CheckReport(pattern, tuple(found), ())
+        # What is not compared is listed, so that a yes does not hide how little it is about.
         choice = rule.of(checkpoint)
         left: list[tuple[str, str, int, int]] = []
         for file in checkpoint.files:
@@ -142,6 +143,7 @@ def _read_or_left(
     role = choice.roles[info.name]
     about = role.quantisation
     if about is not None and about.part == "packed":
+        # Globs of the user come first, because they can leave out what cannot be read.
         named = choice.named(info)
         if named is not None:
             return named

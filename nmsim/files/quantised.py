@@ -112,6 +112,7 @@ def _recognised(
     def has(*leaves: str) -> bool:
         return all((f"{base}.{one}" if base else one) in tensors for one in leaves)
 
+    # Formats that are known by names of their own come before those that use the name of a plain weight.
     weight = f"{base}.weight" if base else "weight"
     if leaf.endswith("_blocks") and info.dtype == "U8" and name[: -len("_blocks")] + "_scales" in tensors:
         logical = (*info.shape[:-2], info.shape[-2] * 2 * info.shape[-1]) if len(info.shape) > 2 else ()
@@ -160,6 +161,7 @@ def _with_scales(
     name: str, info: TensorInfo, tensors: Mapping[str, TensorInfo], method: str
 ) -> Quantisation | None:
     """A weight under its own name: one number per weight with scales beside it, or bytes that hold several."""
+    # The dtype decides: bytes and words hold several numbers, 8-bit floats and signed integers one.
     ends = [end for end in SCALE_ENDS if name + end in tensors]
     stem, _, leaf = name.rpartition(".")
     beside = f"{stem}.scale" if stem else "scale"

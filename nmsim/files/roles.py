@@ -232,6 +232,7 @@ def gather(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any] | None =
         ),
         config,
     )
+    # The sizes of the language model are those that tensors are compared with, if the configuration is of several.
     named = {name: split(name) for name in tensors}
     vocabulary, columns = set(), set()
     for name, info in tensors.items():
@@ -434,6 +435,7 @@ class _Judge:
         return self._weight(parts, info).axis if len(info.shape) > 1 else None
 
     def _left_by_name(self, parts: Parts, info: TensorInfo) -> tuple[str, str] | None:
+        # Biases and norms come first: they lie in draft heads and adapters too, and are never pruned anyway.
         path = parts.last if parts.last else parts.leaf
         if BIAS.search(parts.leaf):
             return "bias", f"bias: named {brief(parts.leaf)}"
@@ -510,6 +512,7 @@ class _Judge:
 
     def _router(self, parts: Parts, info: TensorInfo) -> tuple[str, str] | None:
         """A matrix that chooses experts: by its name, or by as many rows as experts beside it."""
+        # A gate within an expert multiplies features; only one beside experts chooses among them.
         modules = parts.modules
         place = next((i for i, part in enumerate(modules) if "expert" in part.lower()), None)
         within = (

@@ -42,8 +42,8 @@ class Selection:
     ----------
     include : sequence of str, optional
         Shell patterns (`*`, `?`, `[ab]`), case counts. They replace all conditions of the default on
-        names, roles, dtypes and lengths. A tensor that cannot be packed (fewer than two dimensions, a dtype that nmsim
-        does not prune, a packed quantised format) still stays as it is.
+        names, roles, dtypes and lengths. A tensor that cannot be packed still stays as it is. It has fewer than two
+        dimensions, a dtype that nmsim does not prune, or a packed quantised format.
     exclude : sequence of str, optional
         Shell patterns of tensors to leave alone, on top of either rule.
     axis : int, optional
@@ -267,7 +267,7 @@ def read_config(checkpoint: Checkpoint) -> dict[str, Any] | None:
         config = json.loads(data)
     except (ValueError, RecursionError):
         raise ContainerError(
-            f"{path}: is no JSON, expected the model's configuration; mend it, or move it away"
+            f"{path}: is no JSON, expected the model's configuration; correct it, or move it away"
         ) from None
     if not isinstance(config, dict):
         raise ContainerError(f"{path}: is a {type(config).__name__}, expected an object; move it away")

@@ -111,7 +111,7 @@ def read_weight(checkpoint: Checkpoint, choice: Choice, info: TensorInfo) -> Wei
     Raises
     ------
     NmsimError
-        An axis that the tensor has not, an element or a scale that is NaN or infinite, or scales of another shape; the
+        An axis that the tensor has not, an element or a scale that is NaN or infinite, or scales of another shape. The
         error names file and tensor.
     """
     file = checkpoint.file_of[info.name]

@@ -403,6 +403,7 @@ class _Layer:
 def _layers(
     checkpoint: Checkpoint, ways: Sequence[Way], choice: Choice
 ) -> tuple[dict[str, _Layer], dict[str, str]]:
+    # A layer is measured in all ways or in none, so that the sums over layers compare the same weights.
     patterns = list(dict.fromkeys(way.pattern for way in ways if way.pattern is not None))
     found: dict[str, _Layer] = {}
     left_out: dict[str, str] = {}
