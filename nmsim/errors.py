@@ -1,7 +1,7 @@
 """The errors that a user can get. All are `NmsimError`, all say what, where and what was expected.
 
 Each problem is one line of at most `MAX_LINE_CHARS` characters, whatever the input holds. Values go into a message
-through `brief`, never through `repr`: a value from outside may be an integer of any size, or a text of any length.
+through `brief`, never through `repr`. A value from outside may be an integer of any size, or a text of any length.
 """
 
 import builtins

@@ -33,6 +33,8 @@ Lengths = NDArray[np.integer[Any]]
 POLICIES = ("bitstream", "no_straddle", "power_of_two", "byte")
 WORD_BITS_CHOICES = (8, 16, 32, 64, 128)
 DEFAULT_WORD_BITS = 32
+MAX_BITS = 1 << 20
+"""Most bits of one code that these functions take. Those of encodings are shorter, see `nmsim.encodings.base`."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,10 @@ def report(
     PackingReport(payload_bits=42, padding_bits=6, alignment_bits=0)
     """
     how = parse(policy)
-    if n_codes < 0 or code_bits < 0:
-        raise BitstreamError(f"{n_codes} codes of {code_bits} bits: expected 0 or more")
+    if n_codes < 0 or not 0 <= code_bits <= MAX_BITS:
+        raise BitstreamError(
+            f"{brief(n_codes)} codes of {brief(code_bits)} bits: expected 0 codes or more, of 0 to {MAX_BITS} bits"
+        )
     if lengths is not None:
         refuse_differing_lengths(how)
         lengths = _checked_lengths(lengths, n_codes, code_bits)
@@ -291,7 +295,9 @@ def check_length(stream: NDArray[np.uint8], expected_bytes: int) -> None:
     """Refuse a stream that is not exactly as long as it must be."""
     if len(stream) != expected_bytes:
         word = "truncated" if len(stream) < expected_bytes else "too long"
-        raise BitstreamError(f"metadata stream is {word}: expected {expected_bytes} bytes, got {len(stream)}")
+        raise BitstreamError(
+            f"metadata stream is {word}: expected {brief(expected_bytes)} bytes, got {len(stream)}"
+        )
 
 
 def refuse_padding(stream: NDArray[np.uint8], without_padding: NDArray[np.uint8]) -> None:
@@ -315,14 +321,14 @@ def _refuse_alignment(stream: NDArray[np.uint8], used_bits: int) -> None:
 
 def _code_words(codes: Any, code_bits: int) -> Words:
     """Take a user's codes, or rows of words that nmsim made itself."""
-    if code_bits < 0:
-        raise BitstreamError(f"codes of {code_bits} bits: expected 0 or more")
+    if not 0 <= code_bits <= MAX_BITS:
+        raise BitstreamError(f"codes of {brief(code_bits)} bits: expected 0 to {MAX_BITS}")
     if not (isinstance(codes, np.ndarray) and codes.ndim == 2 and codes.dtype == np.uint64):
         return words.from_integers(codes, code_bits, "code", BitstreamError)
     width = ceil_div(code_bits, words.WORD_BITS)
     if not words.is_wide(code_bits) or codes.shape[1] != width:
         raise BitstreamError(
-            f"codes of {code_bits} bits have shape {codes.shape}: expected "
+            f"codes of {brief(code_bits)} bits have shape {codes.shape}: expected "
             + (f"(G, {width}) words of 64 bits" if words.is_wide(code_bits) else "one integer each")
         )
     spare = np.uint64(width * words.WORD_BITS - code_bits)
@@ -330,7 +336,7 @@ def _code_words(codes: Any, code_bits: int) -> Words:
     if beyond.any():
         first = int(np.argmax(beyond != 0))
         raise BitstreamError(
-            f"code {first} is {words.integer_at(codes, first)}: expected 0 <= code < 2**{code_bits}"
+            f"code {first} is {brief(words.integer_at(codes, first))}: expected 0 <= code < 2**{code_bits}"
         )
     return codes
 
@@ -390,7 +396,7 @@ def _refuse_long_codes(codes: Words, lengths: Lengths) -> None:
     bad = _first_long(words.rows(codes), lengths)
     if bad >= 0:
         raise BitstreamError(
-            f"code {bad} is {words.integer_at(codes, bad)}: expected fewer than 2**{int(lengths[bad])}"
+            f"code {bad} is {brief(words.integer_at(codes, bad))}: expected fewer than 2**{int(lengths[bad])}"
         )
 
 

@@ -46,9 +46,11 @@ class Pattern:
                     f"pattern {name}={brief(value)} (type {type(value).__name__}): expected an int"
                 )
         if not 1 <= self.m <= MAX_M:
-            raise PatternError(f"pattern {self.n}:{self.m}: expected 1 <= M <= {MAX_M}, got M={self.m}")
+            raise PatternError(f"pattern {brief(self.n)}:{brief(self.m)}: expected 1 <= M <= {MAX_M}")
         if not 1 <= self.n <= self.m:
-            raise PatternError(f"pattern {self.n}:{self.m}: expected 1 <= N <= M (N counts what is kept)")
+            raise PatternError(
+                f"pattern {brief(self.n)}:{self.m}: expected 1 <= N <= M (N counts what is kept)"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Self:

@@ -88,21 +88,21 @@ class PackedTensor:
         if self.layout != "linear":
             raise PatternError(f"packed tensor layout {brief(self.layout)}: expected 'linear'")
         if any(isinstance(d, bool) or not isinstance(d, int) or d < 0 for d in self.shape):
-            raise PatternError(f"packed tensor shape {self.shape}: expected non-negative ints")
+            raise PatternError(f"packed tensor shape {brief(self.shape)}: expected non-negative ints")
         masks.checked_axis(self.shape, self.axis)
         dtypes.of(self.values)
         expected = (self.rows, self.groups_per_row * self.pattern.n)
         if self.values.shape != expected:
             raise PatternError(
-                f"values have shape {self.values.shape}: expected {expected} for shape {self.shape}, axis {self.axis}, "
-                f"pattern {self.pattern}"
+                f"values have shape {self.values.shape}: expected {brief(expected)} for shape {brief(self.shape)}, "
+                f"axis {self.axis}, pattern {self.pattern}"
             )
         packing.as_stream(self.metadata)
         spare = 8 * len(self.metadata) - self.metadata_payload_bits - self.metadata_padding_bits
         if min(spare, self.metadata_payload_bits, self.metadata_padding_bits) < 0:
             raise BitstreamError(
-                f"metadata of {len(self.metadata)} bytes cannot hold {self.metadata_payload_bits} payload and "
-                f"{self.metadata_padding_bits} padding bits"
+                f"metadata of {len(self.metadata)} bytes cannot hold {brief(self.metadata_payload_bits)} payload and "
+                f"{brief(self.metadata_padding_bits)} padding bits"
             )
 
     @property

@@ -91,7 +91,7 @@ def from_integers(values: Any, bits: int, what: str, error: type[NmsimError] = E
             wrong |= array < 0
         if wrong.any():
             first = int(np.argmax(wrong))
-            raise error(f"{what} {first} is {int(array[first])}: expected 0 <= {what} < 2**{bits}")
+            raise error(f"{what} {first} is {brief(int(array[first]))}: expected 0 <= {what} < 2**{bits}")
     return np.ascontiguousarray(array, dtype=target)
 
 
@@ -116,7 +116,7 @@ def integer_at(words: Words, position: int) -> int:
     """One integer of the sequence as a Python int."""
     if words.ndim == 1:
         return int(words[position])
-    return sum(int(word) << (WORD_BITS * i) for i, word in enumerate(words[position]))
+    return int.from_bytes(np.ascontiguousarray(words[position], "<u8").tobytes(), "little")
 
 
 def put(words: Words, position: int, number: int) -> None:
@@ -124,8 +124,7 @@ def put(words: Words, position: int, number: int) -> None:
     if words.ndim == 1:
         words[position] = number
         return
-    for w in range(words.shape[1]):
-        words[position, w] = (number >> (WORD_BITS * w)) & MACHINE_WORD
+    words[position] = np.frombuffer(number.to_bytes(8 * words.shape[1], "little"), "<u8")
 
 
 def _array_of(values: Sequence[Any], what: str, error: type[NmsimError]) -> NDArray[Any]:
@@ -145,7 +144,7 @@ def _from_objects(values: list[Any], bits: int, what: str, error: type[NmsimErro
             raise error(f"{what} {i} is {brief(value)} (type {type(value).__name__}): expected an int")
         number = int(value)
         if not 0 <= number < 1 << bits:
-            raise error(f"{what} {i} is {number}: expected 0 <= {what} < 2**{bits}")
+            raise error(f"{what} {i} is {brief(number)}: expected 0 <= {what} < 2**{bits}")
         put(out, i, number)
     return out
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmsim import packing, words
-from nmsim.errors import EncodingError
+from nmsim.errors import EncodingError, brief
 from nmsim.pattern import Pattern
 from nmsim.support import parallel
 from nmsim.units import ceil_div
@@ -18,6 +18,10 @@ from nmsim.words import Words
 
 SPLIT_GROUPS = 1 << 18
 """Fewest groups worth a thread of their own."""
+
+MAX_CODE_BITS = 4096
+"""Most bits of one code in a packed tensor: those of `gap:16` at 256:256, the longest code but for `joint`. A longer
+`joint` code would save less than one bit in 4096, and the time to split a code grows with its square."""
 
 Kernel = Callable[[Words, Words], int]
 """Fills the second array from the first; returns the position of the first bad entry, or -1."""
@@ -189,7 +193,7 @@ class Encoding(ABC):
             n_groups = len(codes) * per_code
         if self.n_codes(n_groups, pattern) != len(codes):
             raise EncodingError(
-                f"{self.name} {pattern}: {n_groups} groups take {self.n_codes(n_groups, pattern)} codes, "
+                f"{self.name} {pattern}: {brief(n_groups)} groups take {brief(self.n_codes(n_groups, pattern))} codes, "
                 f"got {len(codes)}"
             )
         if out is None:
@@ -197,7 +201,7 @@ class Encoding(ABC):
         bad = _run(self.decoder(pattern), codes, out, 1, per_code, threads)
         if bad >= 0:
             raise EncodingError(
-                f"{self.name} {pattern}: code {bad} is {words.integer_at(codes, bad)}, "
+                f"{self.name} {pattern}: code {bad} is {brief(words.integer_at(codes, bad))}, "
                 f"which no mask has; expected {self._legal_codes(pattern)}"
             )
         return out

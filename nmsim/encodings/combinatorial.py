@@ -5,6 +5,7 @@ lookup. Up to M = 64 the same is done byte by byte from the top. At each byte th
 masks below that byte's value, and a remainder. Beyond M = 64, codes exceed a machine word and Python integers are used.
 """
 
+import bisect
 import functools
 import math
 from functools import partial
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from nmsim import words
 from nmsim.encodings.base import Encoding, EncodingSpec, Kernel
-from nmsim.pattern import Pattern
+from nmsim.errors import brief
+from nmsim.pattern import MAX_M, Pattern
 from nmsim.support.jit import njit
 from nmsim.units import ceil_div
 from nmsim.words import BYTE, MACHINE_WORD, popcount
@@ -66,7 +68,7 @@ class Combinatorial(Encoding):
         return partial(_decode_plain, pattern)
 
     def _legal_codes(self, pattern: Pattern) -> str:
-        return f"0 <= code < C({pattern.m}, {pattern.n}) = {pattern.configurations}"
+        return f"0 <= code < C({pattern.m}, {pattern.n}) = {brief(pattern.configurations)}"
 
 
 @functools.cache
@@ -130,36 +132,54 @@ class ByteTables(NamedTuple):
     low_start: NDArray[np.uint64]
 
 
-@functools.lru_cache(maxsize=16)
-def _byte_tables(pattern: Pattern) -> ByteTables:
-    levels, n = _levels(pattern), pattern.n
-    below, guide, place = [], [], []
-    cells_so_far = 0
-    for j in range(levels):
-        for k in range(n + 1):
-            edges = [0]
-            for byte in range(BYTE):
-                ones = byte.bit_count()
-                edges.append(edges[-1] + (math.comb(8 * j, k - ones) if ones <= k else 0))
-            row = np.array([min(edge, MACHINE_WORD) for edge in edges], np.uint64)
-            # The two lowest bytes need no guide: one table of 16-bit masks decodes them.
-            shift = max(0, int(row[-1]).bit_length() - GUIDE_BITS) if j >= 2 else 0
-            cells = np.arange((int(row[-1]) >> shift) + 1 if j >= 2 else 0, dtype=np.uint64) << np.uint64(
-                shift
-            )
-            below.append(row)
-            guide.append(np.clip(np.searchsorted(row, cells, side="right") - 1, 0, BYTE - 1).astype(np.uint8))
-            place.append(cells_so_far << 8 | shift)
-            cells_so_far += len(cells)
+class _Level(NamedTuple):
+    """One byte j of masks with k ones at levels 0 to j: its rows of `ByteTables`, and the shift of its guide."""
+
+    below: NDArray[np.uint64]
+    guide: NDArray[np.uint8]
+    shift: int
+
+
+@functools.cache
+def _level(j: int, k: int) -> _Level:
+    """Rows of one j and k. They do not depend on the pattern, so that at most 8 * 65 of them are ever made."""
+    edges = [0]
+    for byte in range(BYTE):
+        ones = byte.bit_count()
+        edges.append(edges[-1] + (math.comb(8 * j, k - ones) if ones <= k else 0))
+    row = np.array([min(edge, MACHINE_WORD) for edge in edges], np.uint64)
+    if j < 2:
+        # The two lowest bytes need no guide: one table of 16-bit masks decodes them.
+        return _Level(row, np.zeros(0, np.uint8), 0)
+    shift = max(0, int(row[-1]).bit_length() - GUIDE_BITS)
+    cells = np.arange((int(row[-1]) >> shift) + 1, dtype=np.uint64) << np.uint64(shift)
+    guide = np.clip(np.searchsorted(row, cells, side="right") - 1, 0, BYTE - 1).astype(np.uint8)
+    return _Level(row, guide, shift)
+
+
+@functools.cache
+def _low_masks() -> tuple[NDArray[np.uint16], NDArray[np.uint64]]:
+    """`low_masks` and `low_start` of `ByteTables`."""
     every = np.arange(1 << 16, dtype=np.uint16)
     ones_of = np.bitwise_count(every)
-    entries = np.concatenate(below)
+    starts = np.concatenate(([0], np.cumsum(np.bincount(ones_of, minlength=17)))).astype(np.uint64)
+    return every[np.argsort(ones_of, kind="stable")], starts
+
+
+@functools.lru_cache(maxsize=16)
+def _byte_tables(pattern: Pattern) -> ByteTables:
+    made = [_level(j, k) for j in range(_levels(pattern)) for k in range(pattern.n + 1)]
+    entries = np.concatenate([level.below for level in made])
+    starts = np.cumsum([0, *(len(level.guide) for level in made[:-1])])
+    low_masks, low_start = _low_masks()
     return ByteTables(
         below=entries.astype(np.uint32) if pattern.m <= 32 else entries,
-        guide=np.concatenate(guide),
-        place=np.array(place, np.uint64),
-        low_masks=every[np.argsort(ones_of, kind="stable")],
-        low_start=np.concatenate(([0], np.cumsum(np.bincount(ones_of, minlength=17)))).astype(np.uint64),
+        guide=np.concatenate([level.guide for level in made]),
+        place=np.array(
+            [int(start) << 8 | level.shift for start, level in zip(starts, made, strict=True)], np.uint64
+        ),
+        low_masks=low_masks,
+        low_start=low_start,
     )
 
 
@@ -258,9 +278,16 @@ def _byte_decoder(levels: int) -> Any:
     return decode
 
 
+@functools.cache
+def _binomials(ones: int) -> list[int]:
+    """C(p, ones) for every position p of a group; at most `MAX_M` such lists exist."""
+    return [math.comb(position, ones) for position in range(MAX_M)]
+
+
 def _encode_plain(pattern: Pattern, masks: words.Words, codes: words.Words) -> int:
     """Masks [G, W] -> codes, any M: sum of C(p_j, j + 1) in Python integers."""
     limit = 1 << pattern.m
+    below = [_binomials(ones) for ones in range(1, pattern.n + 1)]
     for i in range(len(masks)):
         mask = words.integer_at(masks, i)
         if mask.bit_count() != pattern.n or mask >= limit:
@@ -268,8 +295,8 @@ def _encode_plain(pattern: Pattern, masks: words.Words, codes: words.Words) -> i
         code, seen = 0, 0
         while mask:
             bit = mask & -mask
+            code += below[seen][bit.bit_length() - 1]
             seen += 1
-            code += math.comb(bit.bit_length() - 1, seen)
             mask ^= bit
         words.put(codes, i, code)
     return -1
@@ -277,16 +304,16 @@ def _encode_plain(pattern: Pattern, masks: words.Words, codes: words.Words) -> i
 
 def _decode_plain(pattern: Pattern, codes: words.Words, masks: words.Words) -> int:
     """Codes -> masks [G, W], any M: the greatest binomial that fits, from the top position down."""
+    size = pattern.configurations
+    below = [_binomials(ones) for ones in range(1, pattern.n + 1)]
     for i in range(len(codes)):
         rest = words.integer_at(codes, i)
-        if rest >= pattern.configurations:
+        if rest >= size:
             return i
-        mask, left = 0, pattern.n
-        for position in range(pattern.m - 1, -1, -1):
-            weight = math.comb(position, left)
-            if left and rest >= weight:
-                rest -= weight
-                left -= 1
-                mask |= 1 << position
+        mask, position = 0, pattern.m
+        for left in range(pattern.n - 1, -1, -1):
+            position = bisect.bisect_right(below[left], rest, 0, position) - 1
+            rest -= below[left][position]
+            mask |= 1 << position
         words.put(masks, i, mask)
     return -1

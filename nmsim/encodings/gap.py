@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nmsim import bitstream, packing, words
 from nmsim.encodings.base import Encoding, EncodingSpec, Kernel
-from nmsim.errors import BitstreamError, EncodingError
+from nmsim.errors import BitstreamError, EncodingError, brief
 from nmsim.pattern import Pattern
 from nmsim.support.jit import njit
 from nmsim.units import bits_to_bytes
@@ -43,7 +43,7 @@ class Gap(Encoding):
 
     def __init__(self, symbol_bits: int | None = None) -> None:
         if symbol_bits is not None and not 1 <= symbol_bits <= MAX_SYMBOL_BITS:
-            raise EncodingError(f"gap:{symbol_bits}: expected a symbol of 1 to {MAX_SYMBOL_BITS} bits")
+            raise EncodingError(f"gap:{brief(symbol_bits)}: expected a symbol of 1 to {MAX_SYMBOL_BITS} bits")
         self._symbol_bits = symbol_bits
 
     @property
@@ -97,11 +97,11 @@ class Gap(Encoding):
         data = packing.as_stream(stream)
         packing.refuse_differing_lengths(how)
         if n_groups < 0:
-            raise BitstreamError(f"{n_groups} groups: expected 0 or more")
+            raise BitstreamError(f"{brief(n_groups)} groups: expected 0 or more")
         symbol = self.symbol_bits(pattern)
         source = bitstream.as_words(data)
         masks = words.zeros(n_groups, pattern.m)
-        slots = np.array([how.slot_bits(length) for length in range(self.code_bits(pattern) + 1)], np.int64)
+        slots = how.slot_bits(np.arange(self.code_bits(pattern) + 1, dtype=np.int64))
         group, bit = _scan(symbol, pattern.n, pattern.m, source, 8 * len(data), slots, words.rows(masks))
         if group >= 0 and bit >= 8 * len(data):
             raise BitstreamError(

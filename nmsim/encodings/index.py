@@ -15,8 +15,8 @@ from nmsim.words import BYTE, MACHINE_WORD, Words, popcount
 TWO_BYTES = 16
 PART_SHIFT = 40
 ILLEGAL = 1 << 63
-WORTH_COMPILING = 1 << 15
-"""Codes from which on a kernel compiled for that pattern is faster."""
+WORTH_COMPILING = 1 << 18
+"""Codes from which on a kernel is compiled for a pattern: a file of many patterns must not cost a second for each."""
 BLOCK = 2048
 """Codes decoded, then checked, while they are in the first-level cache."""
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nmsim.errors import EncodingError
+from nmsim.errors import EncodingError, brief
 
 
 @dataclass(frozen=True)
@@ -69,4 +69,4 @@ def coo_bits(kept_elems: int, *, index_bits: int = 32) -> int:
 def _refuse_negative(**arguments: int) -> None:
     for name, value in arguments.items():
         if value < 0:
-            raise EncodingError(f"{name}={value}: expected 0 or more")
+            raise EncodingError(f"{name}={brief(value)}: expected 0 or more")
