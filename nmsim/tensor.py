@@ -163,10 +163,30 @@ class PackedTensor:
         rows = masks.from_words(words, self.pattern, self.rows, self.row_elems)
         return _from_rows(rows, self.shape, self.axis)
 
+    def check_counts(self) -> None:
+        """Compare the stated payload and padding bits with those of the codes.
+
+        Raises
+        ------
+        BitstreamError, EncodingError
+            Other bits are stated, or the metadata cannot be read.
+        """
+        stated = (self.metadata_payload_bits, self.metadata_padding_bits)
+        read = self.format.encoding.stream_report(
+            self.metadata, self.pattern, self.n_groups, self.format.packing
+        )
+        if stated != (read.payload_bits, read.padding_bits):
+            raise BitstreamError(
+                f"metadata is stated to have {brief(stated[0])} payload and {brief(stated[1])} padding bits, expected "
+                f"{read.payload_bits} and {read.padding_bits}, those of its codes"
+            )
+
     def _group_masks(self, threads: int) -> Words:
-        return self.format.encoding.read_stream(
+        masks = self.format.encoding.read_stream(
             self.metadata, self.pattern, self.n_groups, self.format.packing, threads=threads
         )
+        self.check_counts()
+        return masks
 
 
 def compress(

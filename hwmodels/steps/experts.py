@@ -1,6 +1,5 @@
 """Experts that a batch reaches: how many of them are read, and how many tokens each of them multiplies."""
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 from hwmodels.estimate.table import is_number
 from nmsim.errors import SpecError, brief
 from nmsim.support.schema import read_json
-from nmsim.support.sources import read_text
+from nmsim.support.sources import csv_rows, read_text
 
 WHOLE = 1e-9
 """Tokens per expert that are so near to a whole number, relative to it, are that number."""
@@ -194,7 +193,8 @@ def load_expert_shares(path: str | Path) -> list[float]:
                 f"{file}: expected a JSON list with one number per expert, at most {MOST_LOAD:.0e}"
             )
         return [float(load) for load in found]
-    lines = list(csv.reader(read_text(file, error=SpecError, encoding="utf-8-sig").splitlines()))
+    text = read_text(file, error=SpecError, encoding="utf-8-sig")
+    lines = csv_rows(text.splitlines(), where=file, error=SpecError)
     if not lines or [name.strip() for name in lines[0]] != ["expert", "load"]:
         raise SpecError(f"{file}: expected a CSV file with the columns expert,load, or a .json list of loads")
     # Experts may stand in any order, so a missing or doubled one is found only by its number.

@@ -3,7 +3,6 @@
 Spaces are TOML files or dictionaries of the same form. They may hold the user's own figure of merit of their points.
 """
 
-import csv
 import hashlib
 import itertools
 import math
@@ -41,7 +40,7 @@ from nmsim.support.schema import (
     read_toml,
     record,
 )
-from nmsim.support.sources import read_text
+from nmsim.support.sources import csv_rows, read_text
 
 NOTHING = "none"
 """What `encoding`, `packing` and `sparse_operand` say of it."""
@@ -216,7 +215,9 @@ def read_quality(path: Path, space: Space) -> tuple[float, ...]:
         An unknown or missing column, a cell that is not a number, or a key that comes twice. A row that matches nothing in
         the space, or a point of the space that no row matches.
     """
-    lines = list(csv.reader(read_text(path, error=RowError, encoding="utf-8-sig").splitlines()))
+    lines = csv_rows(
+        read_text(path, error=RowError, encoding="utf-8-sig").splitlines(), where=path, error=RowError
+    )
     header = lines[0] if lines else []
     for name in header:
         if name != name.strip():

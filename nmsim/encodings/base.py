@@ -237,6 +237,24 @@ class Encoding(ABC):
         codes = packing.unpack_words(stream, self.n_codes(n_groups, pattern), self.code_bits(pattern), policy)
         return self.decode_words(codes, pattern, n_groups, threads=threads)
 
+    def stream_report(
+        self,
+        stream: NDArray[np.uint8] | bytes,
+        pattern: Pattern,
+        n_groups: int,
+        policy: str | packing.Policy = "bitstream",
+    ) -> packing.PackingReport:
+        """Count where the bits of a stream go; its codes are read only if they differ in length.
+
+        Raises
+        ------
+        BitstreamError, EncodingError
+            The stream is too short or too long, or a code of a differing length is illegal.
+        """
+        report = packing.report(self.n_codes(n_groups, pattern), self.code_bits(pattern), policy)
+        packing.check_length(packing.as_stream(stream), report.stream_bytes)
+        return report
+
     def _legal_codes(self, pattern: Pattern) -> str:
         """What a legal code looks like, for errors."""
         return f"a code of {pattern.n} ones among {pattern.m} elements"

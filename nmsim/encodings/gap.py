@@ -93,8 +93,29 @@ class Gap(Encoding):
         """Unpack and decode; codes of differing lengths are found one after the other."""
         if self.is_fixed(pattern):
             return super().read_stream(stream, pattern, n_groups, policy, threads=threads)
-        how = packing.parse(policy)
         data = packing.as_stream(stream)
+        masks, _ = self._read_differing(data, pattern, n_groups, packing.parse(policy))
+        again, _ = self.write_stream(masks, pattern, policy)
+        packing.refuse_padding(data, again)
+        return masks
+
+    def stream_report(
+        self,
+        stream: NDArray[np.uint8] | bytes,
+        pattern: Pattern,
+        n_groups: int,
+        policy: str | packing.Policy = "bitstream",
+    ) -> packing.PackingReport:
+        """Count where the bits of a stream go, from its codes if they differ in length."""
+        if self.is_fixed(pattern):
+            return super().stream_report(stream, pattern, n_groups, policy)
+        data = packing.as_stream(stream)
+        return self._read_differing(data, pattern, n_groups, packing.parse(policy))[1]
+
+    def _read_differing(
+        self, data: NDArray[np.uint8], pattern: Pattern, n_groups: int, how: packing.Policy
+    ) -> tuple[Words, packing.PackingReport]:
+        """Read codes of differing lengths: group masks, and where the bits go."""
         packing.refuse_differing_lengths(how)
         if n_groups < 0:
             raise BitstreamError(f"{brief(n_groups)} groups: expected 0 or more")
@@ -102,7 +123,9 @@ class Gap(Encoding):
         source = bitstream.as_words(data)
         masks = words.zeros(n_groups, pattern.m)
         slots = how.slot_bits(np.arange(self.code_bits(pattern) + 1, dtype=np.int64))
-        group, bit = _scan(symbol, pattern.n, pattern.m, source, 8 * len(data), slots, words.rows(masks))
+        group, bit, payload = _scan(
+            symbol, pattern.n, pattern.m, source, 8 * len(data), slots, words.rows(masks)
+        )
         if group >= 0 and bit >= 8 * len(data):
             raise BitstreamError(
                 f"metadata stream is truncated: it ends inside group {group} of {n_groups}, got {len(data)} bytes"
@@ -113,9 +136,7 @@ class Gap(Encoding):
                 f"{pattern.m}; expected {self._legal_codes(pattern)}"
             )
         packing.check_length(data, bits_to_bytes(bit))
-        again, _ = self.write_stream(masks, pattern, policy)
-        packing.refuse_padding(data, again)
-        return masks
+        return masks, packing.PackingReport(int(payload), int(bit - payload), int(8 * len(data) - bit))
 
     def encoder(self, pattern: Pattern) -> Kernel:
         symbol, bits = self.symbol_bits(pattern), self.code_bits(pattern)
@@ -236,14 +257,14 @@ def _measure(symbol, n, codes, bits, lengths):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _scan(symbol, n, m, source, bits, slots, masks):  # type: ignore[no-untyped-def]
-    """A stream of codes of differing lengths -> masks [G, V]; (first bad group or -1, the bit reached)."""
+    """A stream of codes of differing lengths -> masks [G, V]; (first bad group or -1, bit reached, bits of codes)."""
     escape = (1 << symbol) - 1
-    start = 0
+    start, payload = 0, 0
     for i in range(masks.shape[0]):
         at, held, position = start, 0, -1
         while held < n:
             if at + symbol > bits:
-                return i, bits
+                return i, bits, payload
             value = _symbol_at(source, at, symbol)
             at += symbol
             position += value
@@ -253,6 +274,7 @@ def _scan(symbol, n, m, source, bits, slots, masks):  # type: ignore[no-untyped-
                 if position < m:
                     masks[i, position >> 6] |= np.uint64(1) << np.uint64(position & 63)
             if position >= m:
-                return i, at
+                return i, at, payload
+        payload += at - start
         start += slots[at - start]
-    return -1, start
+    return -1, start, payload

@@ -235,15 +235,22 @@ def read_packed(file: SafetensorsReader, entry: PackedEntry) -> PackedTensor:
     Raises
     ------
     ContainerError
-        Parts that do not fit together.
+        Parts that do not fit together, or stated bits that are not those of the codes.
     """
     values, metadata = file.array(entry.values_name), file.array(entry.metadata_name)
     assert not isinstance(values, RawTensor), "checked by read_entries"
     assert not isinstance(metadata, RawTensor), "checked by read_entries"
     try:
-        return entry.with_parts(values, metadata)
+        packed = entry.with_parts(values, metadata)
     except NmsimError as error:
         raise ContainerError(f"{file.where(entry.values_name)}: {error}") from error
+    # Codes of one width were counted when the header was read. Others have to be read to be counted.
+    if not entry.metadata_bounds.exact:
+        try:
+            packed.check_counts()
+        except NmsimError as error:
+            raise ContainerError(f"{file.where(entry.metadata_name)}: {error}") from error
+    return packed
 
 
 def _check_parts(file: SafetensorsReader, entry: PackedEntry) -> None:
@@ -270,7 +277,7 @@ def _check_parts(file: SafetensorsReader, entry: PackedEntry) -> None:
     except NmsimError as error:
         raise ContainerError(f"{file.path}: __metadata__ entry {brief(entry.key)}: {error}") from None
     payload, padding = entry.metadata_payload_bits, entry.metadata_padding_bits
-    # Codes of one width have a known length. Otherwise only the sum of the stated bits can be checked.
+    # Codes of one width have a known length. Of others only the sum is known before they are read, see `read_packed`.
     if bounds.exact:
         if codes.stored_bytes != bounds.stream_bytes:
             refuse(codes, "length in bytes", codes.stored_bytes, bounds.stream_bytes)

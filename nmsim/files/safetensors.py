@@ -39,6 +39,7 @@ LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000
 MAX_DIMENSIONS = 64
 MAX_ELEMS = 2**55
+MAX_DIGITS = 40
 ALIGN_BYTES = 8
 METADATA_KEY = "__metadata__"
 ENTRY_KEYS = ("dtype", "shape", "data_offsets")
@@ -170,9 +171,11 @@ def render(tensors: Iterable[TensorInfo], metadata: Mapping[str, str], room_byte
 
 
 def loads_strict(text: str) -> Any:
-    """Parse JSON, with a key given twice, NaN and Infinity refused, and every failure a ValueError."""
+    """Parse JSON. A key given twice, NaN, Infinity and whole numbers beyond `MAX_DIGITS` are refused; all as ValueError."""
     try:
-        return json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
+        return json.loads(
+            text, object_pairs_hook=_without_duplicates, parse_constant=_no_constant, parse_int=_whole_number
+        )
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -205,6 +208,13 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"key {brief(key)} is given twice, expected once")
         found[key] = value
     return found
+
+
+def _whole_number(text: str) -> int:
+    """Read a whole number; no count of bytes or elements has as many digits as is refused here."""
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a whole number has {len(text)} digits, expected at most {MAX_DIGITS}")
+    return int(text)
 
 
 def _no_constant(text: str) -> NoReturn:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from nmsim.errors import NmsimError, RowError, brief
 from nmsim.rows.measurement import COLUMNS, Column, Measurement
-from nmsim.support.sources import read_text
+from nmsim.support.sources import csv_rows, read_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,7 +108,7 @@ def check(path: str | Path) -> bool:
         raise RowError(f"{path}: there is no folder {path.parent}, expected an existing one")
     if not path.exists() or (path.is_file() and path.stat().st_size == 0):
         return True
-    if missing := missing_columns(_cells(_lines(path)[0])):
+    if missing := missing_columns(_cells(_lines(path)[0], str(path))):
         raise RowError(
             f"{path}: header: written by an older version, without {', '.join(missing)}; expected another file, or this one "
             f"with all columns: run python -m validate.judge.published --older {path}"
@@ -188,14 +188,15 @@ def _lines(path: Path) -> list[str]:
 
 
 def _columns_of(line: str, path: str) -> list[Column]:
-    header = _cells(line)
+    header = _cells(line, path)
     if header != [name for name in COLUMNS if name in header] or not is_header(header):
         raise RowError(f"{path}: header: {_difference(header)}")
     return [COLUMNS[name] for name in header]
 
 
-def _cells(line: str) -> list[str]:
-    return next(csv.reader([line]))
+def _cells(line: str, path: str) -> list[str]:
+    (cells,) = csv_rows([line], where=f"{path}: header", error=RowError)
+    return cells
 
 
 def _difference(header: Sequence[str]) -> str:

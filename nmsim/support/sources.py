@@ -8,9 +8,11 @@ Files are read, never mapped. A mapped file that another process cuts would end 
 it is a short read, which is an ordinary error.
 """
 
+import csv
 import io
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from nmsim.errors import ContainerError, NmsimError
@@ -129,6 +131,22 @@ def read_text(
         return read_bytes(path, error=error).decode(encoding)
     except UnicodeDecodeError as problem:
         raise error(f"{path}: cannot be read as UTF-8: byte {problem.start}: {problem.reason}") from None
+
+
+def csv_rows(
+    lines: Iterable[str], *, where: object, error: type[NmsimError] = ContainerError
+) -> list[list[str]]:
+    """Split lines of CSV into cells; `where` begins the error.
+
+    Raises
+    ------
+    NmsimError
+        A quote that is not closed, or a cell of more than 131,072 characters.
+    """
+    try:
+        return list(csv.reader(lines, strict=True))
+    except csv.Error as problem:
+        raise error(f"{where}: no CSV: {problem}") from None
 
 
 class Pieces:

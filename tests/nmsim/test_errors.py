@@ -14,7 +14,12 @@ import hwmodels
 import kernels
 import nmsim
 import validate
+from nmsim import encodings, packing
+from nmsim.case import GemmShape
+from nmsim.encodings.gap import Gap
+from nmsim.encodings.joint import Joint
 from nmsim.errors import MAX_LINE_CHARS, NmsimError, RowError, SpecError, brief, brief_names, one_line
+from nmsim.pattern import Pattern
 
 HUGE = 1 << 20_000
 LONG = "x" * 1_000_000
@@ -138,3 +143,57 @@ def test_long_integers_show_their_ends_and_their_length(bits, negative):
 def test_names_are_listed_up_to_a_count():
     assert brief_names(str(i) for i in range(10**6)) == "0, 1, 2, 3, 4, 5, ..."
     assert len(brief_names([LONG] * 9)) < 400
+
+
+HALF = Pattern(128, 256)
+HUGE_CALLS = {
+    "joint:60, every bit set": lambda: encodings.get("joint:60").read_stream(b"\xff" * 1887 + b"\x1f", HALF, 60),
+    "joint:1500, every bit set": lambda: (
+        encodings.get("joint:1500").decode([(1 << encodings.get("joint:1500").code_bits(Pattern(8, 16))) - 1], Pattern(8, 16))
+    ),
+    "pack": lambda: packing.pack([1 << 20000], 15000),
+    "pack negative": lambda: packing.pack([-HUGE], 15000),
+    "pack code_bits": lambda: packing.pack([1], -HUGE),
+    "pack narrow": lambda: packing.pack([HUGE], 8),
+    "pack lengths": lambda: packing.pack([1 << 14999], 15000, lengths=np.array([14000])),
+    "report": lambda: packing.report(-HUGE, 3),
+    "report bits": lambda: packing.report(3, -HUGE),
+    "unpack": lambda: packing.unpack(b"", HUGE, 3),
+    "unpack bits": lambda: packing.unpack(b"", 3, HUGE),
+    "unpack words": lambda: packing.unpack(b"", HUGE, 3, "no_straddle:8"),
+    "encode": lambda: encodings.get("bitmask").encode([HUGE], HALF),
+    "encode narrow": lambda: encodings.get("index").encode([HUGE], Pattern(2, 4)),
+    "decode": lambda: encodings.get("combinatorial").decode([HUGE], HALF),
+    "decode n_groups": lambda: encodings.get("joint").decode([1], Pattern(2, 4), HUGE),
+    "read n_groups": lambda: encodings.get("joint").read_stream(b"", Pattern(2, 4), HUGE),
+    "read n_groups of gap": lambda: encodings.get("gap:1").read_stream(b"", Pattern(2, 4), -HUGE),
+    "encoding": lambda: encodings.get("joint:" + "9" * 5000),
+    "joint": lambda: Joint(HUGE),
+    "gap": lambda: Gap(HUGE),
+    "pattern": lambda: Pattern(1, HUGE),
+    "pattern n": lambda: Pattern(HUGE, 4),
+    "pattern text": lambda: Pattern.parse("9" * 5000 + ":4"),
+    "format": lambda: nmsim.SparseFormat.parse(LONG),
+    "packing": lambda: packing.parse(LONG),
+    "packing width": lambda: packing.parse("no_straddle:" + "9" * 5000),
+    "csr": lambda: encodings.csr_bits(-HUGE, 1),
+    "coo": lambda: encodings.coo_bits(1, index_bits=-HUGE),
+    "axis": lambda: nmsim.compress(np.zeros((4, 4)), "2:4", axis=HUGE),
+    "threads": lambda: nmsim.compress(np.zeros((4, 4)), "2:4", threads=-HUGE),
+    "shape": lambda: nmsim.PackedTensor(
+        np.zeros((1, 2)), np.zeros(1, np.uint8), nmsim.SparseFormat.parse("2:4"), (HUGE, 4), 1, 4, 0
+    ),
+    "bits": lambda: nmsim.PackedTensor(
+        np.zeros((1, 2)), np.zeros(1, np.uint8), nmsim.SparseFormat.parse("2:4"), (1, 4), 1, HUGE, 0
+    ),
+    "tensor name": lambda: nmsim.save_file({LONG: 3}, "x"),
+    "path": lambda: nmsim.load_file(LONG),
+    "shape of a product": lambda: GemmShape(-HUGE, 1, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("call", HUGE_CALLS.values(), ids=HUGE_CALLS.keys())
+def test_huge_input_of_a_public_call_is_refused_in_one_line(call):
+    with pytest.raises(NmsimError) as caught:
+        call()
+    assert_short(caught.value)

@@ -8,7 +8,6 @@ Files of rows that lack columns say the same in words, too. Their rows are compl
 validate.judge.published --older FILE` writes a file anew with all columns; every other cell stays as it is.
 """
 
-import csv
 import io
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +21,7 @@ from nmsim.case import VALUE_BITS
 from nmsim.errors import RowError, brief
 from nmsim.rows import COLUMNS, Measurement
 from nmsim.rows.measurement import Mark
-from nmsim.support.sources import read_text
+from nmsim.support.sources import csv_rows, read_text
 from validate.judge.names import Machines, sparse_operand, understand
 
 LITERATURE_COLUMNS = (
@@ -128,10 +127,7 @@ def read_table(path: str | Path) -> list[list[str]]:
         The file cannot be read as CSV in UTF-8.
     """
     text = read_text(path, error=RowError, encoding="utf-8-sig")
-    try:
-        return [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
-    except csv.Error as error:
-        raise RowError(f"{path}: no CSV: {error}") from error
+    return [row for row in csv_rows(io.StringIO(text, newline=""), where=path, error=RowError) if row]
 
 
 class _Row:
