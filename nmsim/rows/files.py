@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nmsim.errors import NmsimError, RowError, brief
+from nmsim.errors import NmsimError, RowError, brief, brief_names
 from nmsim.rows.measurement import COLUMNS, Column, Measurement
 from nmsim.support.sources import csv_rows, read_text
 
@@ -110,7 +110,7 @@ def check(path: str | Path) -> bool:
         return True
     if missing := missing_columns(_cells(_lines(path)[0], str(path))):
         raise RowError(
-            f"{path}: header: written by an older version, without {', '.join(missing)}; expected another file, or this one "
+            f"{path}: header: written by an older version, without {brief_names(missing, most=2)}; expected another file, or this one "
             f"with all columns: run python -m validate.judge.published --older {path}"
         )
     return False
@@ -203,11 +203,11 @@ def _difference(header: Sequence[str]) -> str:
     missing = [name for name, column in COLUMNS.items() if name not in header and not column.cell.added]
     unknown = [name for name in header if name not in COLUMNS]
     problem = "; ".join(
-        f"{word} {', '.join(map(repr, names))}"
+        f"{word} {brief_names(map(brief, names))}"
         for word, names in (("missing", missing), ("unknown", unknown))
         if names
     )
-    return f"{problem or 'columns repeated or out of order'}; expected {','.join(COLUMNS)}"
+    return f"{problem or 'columns repeated or out of order'}; expected the {len(COLUMNS)} columns {brief_names(COLUMNS)}"
 
 
 def _from_texts(cells: list[str], columns: Sequence[Column], path: str, row: int) -> Measurement:
