@@ -134,7 +134,8 @@ def test_tables_and_rows_are_the_same():
 def test_a_bad_table_is_named():
     table = row_files.to_frame([ROW, ROW])
     with pytest.raises(
-        RowError, match=r"mine: header: missing 'note'; unknown 'remark'; expected machine,device"
+        RowError,
+        match=r"mine: header: missing 'note'; unknown 'remark'; expected the .* columns machine, device",
     ):
         row_files.from_frame(table.rename(columns={"note": "remark"}), "mine")
     table.loc[1, "l2_state"] = "tepid"
