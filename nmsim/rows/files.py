@@ -110,8 +110,8 @@ def check(path: str | Path) -> bool:
         return True
     if missing := missing_columns(_cells(_lines(path)[0], str(path))):
         raise RowError(
-            f"{path}: header: written by an older version, without {brief_names(missing, most=2)}; expected another file; to add "
-            f"them: python -m validate.judge.published --older {path.name}"
+            f"{path}: header: written by an older version, without {brief_names(missing, most=2)}; expected another file; "
+            f"to add them: python -m validate.judge.published --older {path.name}"
         )
     return False
 
