@@ -1,6 +1,7 @@
 """Workloads: the linear layers of a decoder-only transformer, and the table of cases they make."""
 
 import difflib
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 
 from hwmodels.estimate.table import format_cells
 from hwmodels.models import Attention, Layer, Model, Role
+from hwmodels.steps.experts import grouped
 from nmsim.case import DEFAULT_DTYPE, SparseOperand, value_type
 from nmsim.errors import SpecError, brief
 from nmsim.format import FormatLike, as_format
@@ -173,6 +175,9 @@ CASE_COLUMNS = (
     "phase", "dtype", "sparse_operand", "pattern", "encoding", "packing",
 )  # fmt: skip
 
+EXPERT_COLUMNS = ("experts", "tokens")
+"""Further columns of a model with experts."""
+
 CASE_FORMATS = tuple(
     f"{pattern}/{encoding}"
     for pattern in ("2:4", "4:8", "8:16", "16:32")
@@ -214,7 +219,10 @@ def cases(
     Returns
     -------
     DataFrame
-        Columns `CASE_COLUMNS`; `count` says how many layers of the model a row stands for.
+        Columns `CASE_COLUMNS`; `count` says how many layers of the model a row stands for. A model with experts has
+        `EXPERT_COLUMNS` as well. `experts`: so many products of the row's shape, with other weights and tokens, run in
+        one launch of a layer. `tokens`: those of the step, while M are those of one expert. `count` may be a part of the
+        layers (`docs/explanation/whole-model.md`).
 
     Raises
     ------
@@ -247,11 +255,20 @@ def cases(
     phases = [("decode", batch) for batch in positive["decode_batches"]]
     phases += [("prefill", prefill_batch * length) for length in positive["prefill_lengths"]]
     dense, stored = format_cells(None), [format_cells(as_format(format)) for format in formats]
-    rows = [
-        (loaded.name, layer.name, layer.count, tokens, layer.N, layer.K, phase, dtype, sparse_operand, *cells)
-        for phase, tokens in phases
-        for layer in loaded.layers
-        if layer.pruned or unpruned
-        for cells in (stored if layer.pruned else [dense])
-    ]
-    return pd.DataFrame(rows, columns=list(CASE_COLUMNS))
+    rows = []
+    for (phase, tokens), layer in itertools.product(phases, loaded.layers):
+        if not (layer.pruned or unpruned):
+            continue
+        count = layer.places * layer.reads
+        group = grouped(layer.experts, layer.active_experts, tokens=tokens)
+        # Experts may have one token more than others: then a row stands for a part of the model layers.
+        rows += [
+            (
+                loaded.name, layer.name, count if weight == 1 else count * weight, each, layer.N, layer.K, phase,
+                dtype, sparse_operand, *cells, group.products, tokens,
+            )
+            for each, weight in group.parts
+            for cells in (stored if layer.pruned else [dense])
+        ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=[*CASE_COLUMNS, *EXPERT_COLUMNS])
+    return table if any(layer.experts for layer in loaded.layers) else table[list(CASE_COLUMNS)]

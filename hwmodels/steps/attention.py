@@ -213,6 +213,20 @@ def work(attention: Attention, sequences: Sequences, *, kv_bits: int, value_bits
     return Work(sequences.batch * cache_bytes, sequences.batch * other_bytes, sequences.batch * flop)
 
 
+def attention_name(attention: Attention) -> str:
+    """Name a kind of attention in a table.
+
+    Examples
+    --------
+    >>> attention_name(Attention(1, 8, 8, 64)), attention_name(Attention(1, 8, 8, 64, kind="window", window_tokens=128))
+    ('attention', 'attention, window 128')
+    """
+    if attention.kind == "full":
+        return "attention"
+    size = "" if attention.window_tokens is None else f" {attention.window_tokens}"
+    return f"attention, {attention.kind}{size}"
+
+
 def attention_dtype(spec: HardwareSpec, dtype: str) -> str:
     """Choose the value type that attention multiplies in: that of the step, or a 16-bit one if the step has a narrower.
 
@@ -228,11 +242,21 @@ def attention_dtype(spec: HardwareSpec, dtype: str) -> str:
 
 
 class Seconds(NamedTuple):
-    """Time of a dense kernel that reads its operands once: estimated, at best, and which stage that is."""
+    """Time of a dense kernel that reads its operands once, and the least times of its bytes and its multiplications."""
 
     time_s: float
-    bound_time_s: float
-    limit: str
+    memory_s: float
+    matrix_s: float
+
+    @property
+    def bound_time_s(self) -> float:
+        """Least time."""
+        return max(self.memory_s, self.matrix_s)
+
+    @property
+    def limit(self) -> str:
+        """Stage that takes longest."""
+        return "memory" if self.memory_s >= self.matrix_s else "matrix"
 
 
 def attention_s(amount: Work, spec: HardwareSpec, dtype: str) -> Seconds:
@@ -256,12 +280,10 @@ def attention_s(amount: Work, spec: HardwareSpec, dtype: str) -> Seconds:
     its peak that a dense library reaches. A CPU reads from DRAM and multiplies on its vector lanes.
     """
     if not amount.total_bytes and not amount.flop:
-        return Seconds(0.0, 0.0, "memory")
+        return Seconds(0.0, 0.0, 0.0)
     bandwidth = float(spec.dram_bandwidth_bytes_per_s.value)
     peak = float(spec.dense_peak_flop_per_s[dtype].value)
     read_s, multiplied_s = amount.total_bytes / bandwidth, amount.flop / peak
-    bound_s = max(read_s, multiplied_s)
-    limit = "memory" if read_s >= multiplied_s else "matrix"
     if spec.family == "gpu":
         values, device = constants.load(), chip(spec)
         launch_s = values.library_launch_s
@@ -270,7 +292,7 @@ def attention_s(amount: Work, spec: HardwareSpec, dtype: str) -> Seconds:
         joules *= values.tensor_energy_joules_per_flop * device.process_energy_scale
         worked_s = multiplied_s / values.matrix_share
         return Seconds(
-            launch_s + float(norm(streamed_s, worked_s, joules / device.power_watts)), bound_s, limit
+            launch_s + float(norm(streamed_s, worked_s, joules / device.power_watts)), read_s, multiplied_s
         )
     cores = int(spec.cores.value)
     rate = float(bandwidth_bytes_per_s(spec, amount.total_bytes, cores, False))
@@ -278,4 +300,4 @@ def attention_s(amount: Work, spec: HardwareSpec, dtype: str) -> Seconds:
     overheads = (spec.sparse_call_overhead_s, spec.thread_wake_s)
     called_s = sum(float(known.value) for known in overheads if known)
     both_s = ((amount.total_bytes / rate) ** DENSE_OVERLAP + worked_s**DENSE_OVERLAP) ** (1 / DENSE_OVERLAP)
-    return Seconds(called_s + float(both_s), bound_s, limit)
+    return Seconds(called_s + float(both_s), read_s, multiplied_s)

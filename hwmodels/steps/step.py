@@ -18,7 +18,14 @@ from hwmodels.estimate.model import predict
 from hwmodels.estimate.table import MAX_DIMENSION, format_cells
 from hwmodels.machine.spec import HardwareSpec, load_machine
 from hwmodels.models import Attention, Model
-from hwmodels.steps.attention import Sequences, attention_dtype, attention_s, kv_cache_bytes, work
+from hwmodels.steps.attention import (
+    Sequences,
+    attention_dtype,
+    attention_name,
+    attention_s,
+    kv_cache_bytes,
+    work,
+)
 from hwmodels.steps.experts import grouped
 from hwmodels.steps.fusion import Launch, fused
 from hwmodels.workload import load_model
@@ -550,11 +557,9 @@ def _attention_row(
     amount = work(attention, sequences, kv_bits=kv_bits, value_bits=VALUE_BITS[dtype])
     found = attention_s(amount, spec, dtype)
     count = attention.count
-    name = {"full": "attention", "window": f"attention, window {attention.window_tokens}",
-            "chunk": f"attention, chunk {attention.window_tokens}", "state": "attention, state"}  # fmt: skip
     # One row stands for both models: no pattern of the weights changes what attention does.
     return StepRow(
-        name.get(attention.kind, attention.kind),
+        attention_name(attention),
         ATTENTION_ROLE,
         False,
         count,

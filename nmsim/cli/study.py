@@ -5,7 +5,6 @@ from typing import Annotated
 
 from typer import Option
 
-from nmsim.case import DEFAULT_DTYPE
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer, Shares
 from nmsim.errors import NmsimError
@@ -60,7 +59,9 @@ def study(
     ] = "bitstream",
     batch: Annotated[list[str], Option("--batch", "-b", help="Decode batches; '' for no decode.")] = BATCHES,
     prefill: Annotated[list[str], Option(help="Prompt lengths in tokens; '' for no prefill.")] = PREFILL,
-    dtype: options.Dtype = DEFAULT_DTYPE,
+    dtype: options.DtypeOfModel = None,
+    context: options.Context = 0,
+    kv_dtype: options.KvDtype = None,
     activations: Annotated[bool, Option(help="Predict pruned activations as well as pruned weights.")] = True,
     measure: Annotated[
         bool,
@@ -108,6 +109,8 @@ def study(
             prefill=options.whole_numbers("--prefill", prefill, ",".join(PREFILL)),
             out_dir=output,
             dtype=dtype,
+            context_tokens=context,
+            kv_dtype=kv_dtype,
             activations=activations,
             measure_own=own if measure else None,
             command=command_line(),

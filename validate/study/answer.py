@@ -33,7 +33,13 @@ class Answer:
 
 
 def answer(
-    model: pd.DataFrame, bits: pd.DataFrame, *, model_name: str, dtype: str, names: Mapping[str, str]
+    model: pd.DataFrame,
+    bits: pd.DataFrame,
+    *,
+    model_name: str,
+    dtype: str,
+    names: Mapping[str, str],
+    context_tokens: int = 0,
 ) -> Answer:
     """Say what a study has found.
 
@@ -46,6 +52,8 @@ def answer(
     model_name, dtype : str
     names : mapping of str to str
         Machine id -> its name in full.
+    context_tokens : int
+        Tokens that a decode step attends to; 0 if attention is not counted.
 
     Returns
     -------
@@ -60,8 +68,19 @@ def answer(
     top = fastest(start, ["phase"]).iloc[0]
     return Answer(
         _best(start, top, f"In {in_words(first)}, pruned {operand}", f"{model_name} in {dtype}", names),
-        _cost(start, top, bits),
+        _cost(start, top, bits) + _attention(top, context_tokens),
         _limits(sparse, rows, start, operand, last, names),
+    )
+
+
+def _attention(top: "pd.Series[Any]", context_tokens: int) -> str:
+    """Say what attention takes of the fastest step, and what the linear layers alone would promise."""
+    if "attention_share" not in top:
+        return ""
+    return (
+        f" Attention and its cache, {context_tokens} tokens in decode, are counted as dense: there they take "
+        f"{top['attention_share']:.0%} of the time. For the linear layers alone the speedup would be "
+        f"{times(top['linear_speedup_vs_dense'])}."
     )
 
 

@@ -79,6 +79,7 @@ class Findings:
     files: Mapping[str, str]
     own: pd.DataFrame | None = None
     doubts: tuple[str, ...] = ()
+    context_tokens: int = 0
 
     @property
     def operands(self) -> list[str]:
@@ -193,7 +194,7 @@ def sections(found: Findings) -> list[Section]:
                 "numbers": trust.machine_numbers(found.machines, found.dtype),
                 "units": trust.native_units(found.machines),
                 "software": trust.software_numbers(),
-                "study": trust.STUDY_ASSUMPTIONS,
+                "study": trust.study_assumptions(found.context_tokens),
                 "numbered": trust.numbered_assumptions(),
                 "dtype": found.dtype,
             },

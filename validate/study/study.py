@@ -14,7 +14,8 @@ import pandas as pd
 
 import hwmodels
 from hwmodels import HardwareSpec, Model
-from nmsim.case import DEFAULT_DTYPE, SparseOperand
+from hwmodels.estimate.table import MAX_DIMENSION
+from nmsim.case import DEFAULT_DTYPE, SparseOperand, value_type
 from nmsim.errors import NmsimError, RowError, brief
 from nmsim.files.atomic import refuse_output_folder, updated_folder
 from nmsim.format import FormatLike, SparseFormat, sparse_format
@@ -28,7 +29,7 @@ from validate.study.cores import FIGURES as CORE_FIGURES
 from validate.study.defaults import BATCHES, FORMATS, HARDWARE, MODEL, PREFILL
 from validate.study.example_checkpoint import FILE_NAME, write_example
 from validate.study.provenance import collect
-from validate.study.whole_model import case_table, predict_layers, sum_layers
+from validate.study.whole_model import Context, attention_rows, case_table, predict_layers, sum_layers
 
 Progress = Callable[[str, float], None]
 """Called with what is done next and the share of the study that is done, 0 to 1."""
@@ -91,6 +92,7 @@ class _Plan:
     formats: tuple[SparseFormat, ...]
     predictions: pd.DataFrame
     cores: pd.DataFrame
+    dtype: str
 
 
 def run_study(
@@ -102,7 +104,9 @@ def run_study(
     batches: Sequence[int] = BATCHES,
     prefill: Sequence[int] = PREFILL,
     out_dir: str | os.PathLike[str] = "study",
-    dtype: str = DEFAULT_DTYPE,
+    dtype: str | None = None,
+    context_tokens: int = 0,
+    kv_dtype: str | None = None,
     activations: bool = True,
     seed: int = 0,
     measure_own: MeasureOwn | None = None,
@@ -125,8 +129,13 @@ def run_study(
         Sequences of a decode step, tokens of a prompt. One of the two may be empty.
     out_dir : path
         A folder, new or not; other files in it stay. Its parent must exist.
-    dtype : str
-        Value type of the predictions.
+    dtype : str, optional
+        Value type of the predictions. By default what the model says of its layers, else bf16.
+    context_tokens : int
+        Tokens of each sequence in a decode step, for attention and its cache; a prompt then attends to itself. 0: a model
+        is its linear layers alone.
+    kv_dtype : str, optional
+        Value type of the cache; by default that of attention, which has 16 bits or more.
     activations : bool
         Predict pruned activations as well as pruned weights.
     seed : int
@@ -162,7 +171,9 @@ def run_study(
     tell("predicting", 0.0)
     # Predictions come first: they are cheap and find what does not go together before any file is written.
     operands: Sequence[SparseOperand] = ("weights", "activations") if activations else ("weights",)
-    plan = _checked(model, hardware, formats, batches, prefill, operands, dtype)
+    context = Context(context_tokens, kv_dtype)
+    plan = _checked(model, hardware, formats, batches, prefill, operands, dtype, context)
+    dtype = plan.dtype
     refuse_output_folder(folder)
     if weights is not None:
         with open_weights(weights, plan.formats):
@@ -197,11 +208,19 @@ def run_study(
             model=whole,
             bits=sums,
             cores=plan.cores,
-            answer=answer(whole, sums, model_name=plan.model.name, dtype=dtype, names=names),
+            answer=answer(
+                whole,
+                sums,
+                model_name=plan.model.name,
+                dtype=dtype,
+                names=names,
+                context_tokens=context_tokens,
+            ),
             provenance=collect(command, inputs),
             files=FILES | (CORE_FILES if len(plan.cores) else {}) | (OWN_FILES if own else {}),
             own=own_rows(own.rows, own.hardware) if own else None,
             doubts=own.doubts if own else (),
+            context_tokens=context_tokens,
         )
         tell("drawing", ENCODED_SHARE)
         drawings = report.draw(findings)
@@ -222,7 +241,8 @@ def _checked(
     batches: Sequence[int],
     prefill: Sequence[int],
     operands: Sequence[SparseOperand],
-    dtype: str,
+    dtype: str | None,
+    context: Context,
 ) -> _Plan:
     """Check all that does not need the checkpoint. Predicting is cheap, and finds what does not go together."""
     asked = {"hardware": hardware, "formats": formats}
@@ -239,13 +259,25 @@ def _checked(
     _refuse_one_id(hardware, [spec.id for spec in machines])
     _refuse_twice("batches", list(batches))
     _refuse_twice("prefill", list(prefill))
-    steps: dict[str, Any] = {"batches": batches, "prefill": prefill, "dtype": dtype}
+    if (
+        isinstance(context.tokens, bool)
+        or not isinstance(context.tokens, int)
+        or not 0 <= context.tokens <= MAX_DIMENSION
+    ):
+        raise NmsimError(
+            f"context_tokens={brief(context.tokens)}: expected a whole number from 0 to {MAX_DIMENSION}"
+        )
+    kind = value_type(dtype or loaded.dtype or DEFAULT_DTYPE)
+    steps: dict[str, Any] = {"batches": batches, "prefill": prefill, "dtype": kind}
     try:
         predictions = predict_layers(case_table(loaded, stored, operands=operands, **steps), machines)
     except RowError as error:
         # The table is made here: the caller does not know its rows.
         raise RowError(error.problem) from error
-    return _Plan(loaded, machines, stored, predictions, core_table(loaded, stored, **steps))
+    if context.tokens:
+        dense = attention_rows(loaded, machines, context=context, **steps)
+        predictions = pd.concat([predictions, dense], ignore_index=True) if len(dense) else predictions
+    return _Plan(loaded, machines, stored, predictions, core_table(loaded, stored, **steps), kind)
 
 
 def _refuse_one_id(hardware: Sequence[Any], ids: Sequence[str]) -> None:
@@ -275,6 +307,7 @@ def _summary(findings: report.Findings) -> dict[str, Any]:
         "model": findings.model_name,
         "dtype": findings.dtype,
         "packing": findings.packing,
+        **({"context_tokens": findings.context_tokens} if findings.context_tokens else {}),
         "weights": {"name": findings.weights_name, "synthetic": findings.synthetic},
         "speedups_are": "estimates vs the dense model on the same machine; best cases are bound_speedup_vs_dense",
         "best_encoding_of_each_pattern": records(best),

@@ -38,6 +38,23 @@ STUDY_ASSUMPTIONS = (
 """What a study assumes in addition to the assumptions of the model."""
 
 
+def study_assumptions(context_tokens: int) -> tuple[str, ...]:
+    """What a study assumes, without attention or with that of a context.
+
+    Examples
+    --------
+    >>> study_assumptions(4096)[0]
+    'Attention with its cache (4096 tokens in decode) stays dense. Norms, embeddings and sampling take no time (A55 to A57).'
+    """
+    if not context_tokens:
+        return STUDY_ASSUMPTIONS
+    first = (
+        f"Attention with its cache ({context_tokens} tokens in decode) stays dense. Norms, embeddings and sampling take no "
+        "time (A55 to A57)."
+    )
+    return (first, *STUDY_ASSUMPTIONS[1:])
+
+
 @dataclass(frozen=True)
 class SourcedNumber:
     """A number as it is printed, the kind of knowledge behind it and the place of its source in the list."""
