@@ -36,6 +36,7 @@ VERBS = {
     "unpack": Verb("files", FILES, "Make a packed checkpoint dense again."),
     "inspect": Verb("files", FILES, "Show what each format keeps and costs, tensor by tensor."),
     "check": Verb("files", FILES, "Say whether the weights of a checkpoint are N:M, and where they are not."),
+    "convert": Verb("interchange", FILES, "Read sparse weights of another tool, or write them for one."),
     "predict": Verb("predict", PREDICT, "Predict the time of a product, sparse and dense, with its range."),
     "threshold": Verb("threshold", PREDICT, "Find the dense models that cost as little as a pruned one."),
     "mitigations": Verb(

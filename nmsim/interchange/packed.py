@@ -1,0 +1,121 @@
+"""nmsim's own packed files as one format among others: read block by block, and written without pruning anything."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nmsim import mask as masks
+from nmsim import words
+from nmsim.errors import BitstreamError, NmsimError
+from nmsim.files.container import METADATA_DTYPE, PackedEntry, read_entries, read_packed
+from nmsim.files.safetensors import SafetensorsReader
+from nmsim.format import SparseFormat
+from nmsim.interchange.streaming import OutTensor
+from nmsim.interchange.tensors import Block, DenseTensor, bits_of, extent, scattered, slices
+from nmsim.interchange.zeros import chosen
+from nmsim.tensor import decompress
+
+FORMAT = "nmsim"
+
+
+def read(file: SafetensorsReader) -> tuple[dict[str, DenseTensor], set[str]]:
+    """Find the packed tensors of a file: name of the part that stands for each -> dense tensor; names of all parts.
+
+    Raises
+    ------
+    ContainerError
+        As `nmsim.files.container.read_entries`.
+    """
+    entries = read_entries(file)
+    tensors = {entry.values_name: _dense(file, entry) for entry in entries.values()}
+    return tensors, {part for e in entries.values() for part in (e.values_name, e.metadata_name)}
+
+
+def _dense(file: SafetensorsReader, entry: PackedEntry) -> DenseTensor:
+    rows, columns = extent(entry.shape)
+    pattern = entry.format.pattern
+
+    def blocks() -> Iterator[Block]:
+        packed = read_packed(file, entry)
+        try:
+            if entry.axis != len(entry.shape) - 1:
+                # Groups that run down the columns are rare: the tensor is made dense in one piece.
+                dense = decompress(packed).reshape(rows, columns)
+                kept = packed.mask().reshape(rows, columns)
+                for part in slices(rows, columns, dense.itemsize):
+                    yield Block(dense[part], kept[part])
+                return
+            codes = entry.format.encoding.read_stream(
+                packed.metadata, pattern, packed.n_groups, entry.format.packing
+            )
+        except NmsimError as error:
+            raise type(error)(f"{file.where(entry.metadata_name)}: {error}") from error
+        per_row = packed.groups_per_row
+        padded = per_row * pattern.m
+        for part in slices(rows if columns else 0, columns, packed.values.itemsize):
+            groups = codes[part.start * per_row : part.stop * per_row]
+            kept = masks.from_words(groups, pattern, part.stop - part.start, padded)
+            dense = scattered(packed.values[part], kept)
+            if bits_of(dense[:, columns:]).any():
+                raise BitstreamError(
+                    f"{file.where(entry.values_name)}: a value that is not zero is stored beyond the {columns} elements of "
+                    "a row, expected 0"
+                )
+            yield Block(np.ascontiguousarray(dense[:, :columns]), kept[:, :columns])
+
+    def release() -> None:
+        file.release(entry.values_name)
+        file.release(entry.metadata_name)
+
+    return DenseTensor(
+        name=entry.name,
+        dtype=file.tensors[entry.values_name].dtype,
+        shape=entry.shape,
+        blocks=blocks,
+        where=file.where(entry.values_name),
+        shard=file.path.name,
+        stored_bytes=file.tensors[entry.values_name].stored_bytes
+        + file.tensors[entry.metadata_name].stored_bytes,
+        release=release,
+    )
+
+
+def write(tensor: DenseTensor, format: SparseFormat) -> tuple[list[OutTensor], PackedEntry]:
+    """Plan the two tensors of a matrix whose groups have at most N non-zeros, and their entry in the header.
+
+    The metadata are encoded once here, to learn their length, and once when they are written.
+    """
+    rows, columns = tensor.shape
+    pattern = format.pattern
+    per_row = pattern.groups(columns)
+
+    def masked() -> Iterator[tuple[Block, NDArray[np.bool_]]]:
+        row = 0
+        for block in tensor.blocks():
+            yield block, chosen(block, pattern, first_row=row)
+            row += len(block.values)
+
+    def values() -> Iterator[NDArray[Any]]:
+        short = per_row * pattern.m - columns
+        for block, kept in masked():
+            padded = np.pad(bits_of(block.values), ((0, 0), (0, short))) if short else bits_of(block.values)
+            yield padded[kept]
+
+    def encoded() -> tuple[NDArray[np.uint8], int, int]:
+        codes = words.empty(rows * per_row, pattern.m)
+        at = 0
+        for _, kept in masked():
+            part = masks.to_words(kept, pattern)
+            codes[at : at + len(part)] = part
+            at += len(part)
+        stream, report = format.encoding.write_stream(codes, pattern, format.packing)
+        return stream, report.payload_bits, report.padding_bits
+
+    stream, payload_bits, padding_bits = encoded()
+    entry = PackedEntry(tensor.name, format, "linear", tensor.shape, 1, payload_bits, padding_bits)
+    return [
+        OutTensor(entry.values_name, tensor.dtype, (rows, per_row * pattern.n), values, tensor),
+        OutTensor(entry.metadata_name, METADATA_DTYPE, (len(stream),), lambda: iter((encoded()[0],)), tensor),
+    ], entry
