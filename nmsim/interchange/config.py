@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nmsim.errors import ContainerError
+from nmsim.errors import ContainerError, brief
 from nmsim.files.safetensors import loads_strict
 
 NAME = "config.json"
@@ -120,7 +120,7 @@ def rewritten(
         method = compression.get("quant_method", METHOD)
         if method != METHOD:
             raise ContainerError(
-                f"{NAME}: the source is quantised by {method!r}, expected {METHOD} or none for a target of {METHOD}"
+                f"{NAME}: the source is quantised by {brief(method)}, expected {METHOD} or none for a target of {METHOD}"
             )
         compression = {"quant_method": METHOD, "version": VERSION, "format": "dense", **compression}
         compression["sparsity_config"] = dict(sparsity)

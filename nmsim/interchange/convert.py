@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from nmsim.errors import ContainerError, PatternError
+from nmsim.errors import ContainerError, PatternError, brief
 from nmsim.files import atomic
 from nmsim.files.checkpoint import Counter, Progress, TensorReport
 from nmsim.files.container import FORMAT_KEY, FORMAT_VERSION, PackedEntry
@@ -161,7 +161,7 @@ def _target_format(to: str | None, target: Path) -> str:
     written = [name for name, format in FORMATS.items() if format.writes]
     if to not in written:
         problem = "is read only" if to in FORMATS else "does not exist"
-        raise ContainerError(f"format {to!r} {problem}, expected one of {', '.join(written)}")
+        raise ContainerError(f"format {brief(to)} {problem}, expected one of {', '.join(written)}")
     if (to == maskllm.FORMAT) != (target.suffix == ".npz"):
         raise ContainerError(
             f"{target}: for format {to} expected a name that {'ends' if to == maskllm.FORMAT else 'does not end'} in .npz"
@@ -205,6 +205,7 @@ def _plan(
     reasons: list[str] = []
     for tensor in source.tensors:
         counter.tell(tensor.name)
+        # A tensor that the user names must be packed. One that only the default rule takes may stay dense.
         named = include is not None and any(fnmatchcase(tensor.name, glob) for glob in include)
         reason = "target is dense" if to == DENSE else _why_not(tensor, include, named)
         outs: list[OutTensor] = []
@@ -264,6 +265,7 @@ def _packed(
     PatternError
         Zeros that do not allow it.
     """
+    # Every M of interest is counted in one reading, because a reading costs more than the counts.
     groups = GROUPS if asked is None else ()
     if stated is not None:
         groups = tuple(sorted({*groups, Pattern.parse(stated[0]).m}))
@@ -301,7 +303,7 @@ def _pattern_of(
     """The N:M that the zeros tell, N kept; a stated one only says which M to look at."""
     if stated is not None:
         text, where = stated
-        return stated_pattern(text, found, where=f"{where}, tensor {tensor.name!r}")
+        return stated_pattern(text, found, where=f"{where}, tensor {brief(tensor.name)}")
     pattern = found.smallest()
     if pattern is None and to == packed.FORMAT:
         raise PatternError(
@@ -335,6 +337,7 @@ def _write(
     force: bool,
 ) -> None:
     """Write all files; each takes its name when it is complete."""
+    # Packing reads a tensor once for each part, so that progress follows the bytes written from here on.
     remaining = counter.total_bytes - counter.done_bytes
     whole = max(1, sum(out.stored_bytes for out in plan.outs))
     done = counter.done_bytes
@@ -380,7 +383,7 @@ def _write_folder(
         # The parts of one tensor may have lain in several shards, so that a name must be free in all of them.
         if out.name in where:
             raise ContainerError(
-                f"{out.of.where}: the name {out.name!r} is taken by shard {where[out.name]!r}"
+                f"{out.of.where}: the name {brief(out.name)} is taken by shard {brief(where[out.name])}"
             )
         where[out.name] = out.of.shard
         shards.setdefault(out.of.shard, []).append(out)

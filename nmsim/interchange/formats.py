@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nmsim.errors import ContainerError
+from nmsim.errors import ContainerError, brief
 from nmsim.files.container import ENTRY_PREFIX, FORMAT_KEY
 from nmsim.files.sharded import Checkpoint, open_checkpoint
 from nmsim.interchange import (
@@ -79,7 +79,7 @@ SIGNS = {
     sparse_24_bitmask.FORMAT: (".bitmask", ".compressed"),
     marlin_24.FORMAT: (".weight_packed", ".meta"),
 }
-"""Formats that two names with one beginning tell apart from others."""
+"""Formats that two names with the same beginning identify."""
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 MAGIC = {b"GGUF": gguf.FORMAT, b"PK\x03\x04": maskllm.FORMAT, b"PK\x05\x06": maskllm.FORMAT}
 """First bytes of a file -> its format."""
@@ -190,13 +190,14 @@ def open_source(
     if format is None:
         format = detect_format(path)
     if format not in FORMATS:
-        raise ContainerError(f"format {format!r}: expected one of {', '.join(FORMATS)}")
+        raise ContainerError(f"format {brief(format)}: expected one of {', '.join(FORMATS)}")
     if (format == maskllm.FORMAT) != (weights is not None):
         problem = (
             "has no shapes and no values" if weights is None else f"is {format}, which has its own weights"
         )
         wanted = "the checkpoint it belongs to (`--weights`)" if weights is None else "no `--weights`"
         raise ContainerError(f"{path}: {problem}, expected {wanted}")
+    # A GGUF file has its own reader, all other sources lie in safetensors files or beside one.
     if format == gguf.FORMAT:
         yield Source(path, format, gguf.read(path), (path,))
         return

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nmsim import dtypes
-from nmsim.errors import ContainerError, NmsimError
+from nmsim.errors import ContainerError, NmsimError, brief
 from nmsim.interchange.tensors import Block, DenseTensor, extent, slices
 
 FORMAT = "gguf"
@@ -54,10 +54,10 @@ def read(path: Path) -> tuple[DenseTensor, ...]:
 
 def _dense(path: Path, tensor: Any, gguf: Any) -> DenseTensor:
     kind, name = tensor.tensor_type.name, tensor.name
-    where = f"{path}: tensor {name!r}, data at byte {int(tensor.data_offset)}"
+    where = f"{path}: tensor {brief(name)}, data at byte {int(tensor.data_offset)}"
     if kind not in TYPES:
         raise ContainerError(f"{where}: is {kind}, expected one of {', '.join(TYPES)}")
-    # The file lists sizes from the fastest to the slowest, numpy the other way round.
+    # The file lists sizes from the fastest to the slowest, numpy in reverse.
     shape = tuple(int(size) for size in reversed(tensor.shape))
     rows, columns = extent(shape)
     code = PLAIN.get(kind, "F32")

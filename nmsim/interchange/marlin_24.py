@@ -74,7 +74,8 @@ def meta_places(row: NDArray[np.int64], column: NDArray[np.int64], rows: int) ->
     # Of each 2 x 2 words, those at the top right and the bottom left trade places.
     swap = (place % 2 == 0).astype(np.int64) * (column % 2 == 1) - (place % 2 == 1) * (column % 2 == 0)
     place, column = place + swap, column - swap
-    return column // 2 * rows * 2 + place * 2 + column % 2
+    places: NDArray[np.int64] = column // 2 * rows * 2 + place * 2 + column % 2
+    return places
 
 
 def _sizes(parts: Parts) -> tuple[int, int, int]:
@@ -107,6 +108,7 @@ def _weight(prefix: str, parts: Parts) -> DenseTensor:
         values = _unpacked(parts, n, k, bits)
         meta = parts.array("meta").reshape(-1)
         for part in slices(n, k, 1):
+            # The words of these rows are gathered from where the order of the kernel has put them.
             row, column = np.meshgrid(np.arange(part.start, part.stop), np.arange(k // TILE), indexing="ij")
             nibbles = split_nibbles(meta[meta_places(row, column, n)].view(np.uint8))
             outside = first_outside(nibbles, LEGAL_NIBBLES[4])

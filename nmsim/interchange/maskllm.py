@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim.errors import ContainerError
+from nmsim.errors import ContainerError, brief
 from nmsim.files import atomic
 from nmsim.interchange.sparse_24_bitmask import NIBBLE_COUNTS, PATTERN
 from nmsim.interchange.streaming import OutTensor
@@ -35,7 +35,7 @@ def open_masks(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise ContainerError(f"{path}: is no readable .npz archive: {error}") from error
     except OSError as error:
         raise ContainerError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -66,14 +66,14 @@ def read(archive: zipfile.ZipFile, path: Path, weights: Iterable[DenseTensor]) -
         name = entry.removesuffix(NPY).removesuffix(SUFFIX)
         if entry != f"{name}{SUFFIX}{NPY}" or name not in known or entries.count(entry) > 1:
             raise ContainerError(
-                f"{path}: entry {entry!r}: expected NAME{SUFFIX}{NPY} once, with the NAME of a tensor of the checkpoint"
+                f"{path}: entry {brief(entry)}: expected NAME{SUFFIX}{NPY} once, with the NAME of a tensor of the checkpoint"
             )
         masked.add(name)
     return [_masked(archive, path, t) if t.name in masked else t for t in tensors]
 
 
 def _masked(archive: zipfile.ZipFile, path: Path, tensor: DenseTensor) -> DenseTensor:
-    where = f"{path}: mask of {tensor.name!r}"
+    where = f"{path}: mask of {brief(tensor.name)}"
     elems = math.prod(tensor.shape)
     if not tensor.is_matrix or tensor.shape[1] % PATTERN.m:
         raise ContainerError(
@@ -83,6 +83,7 @@ def _masked(archive: zipfile.ZipFile, path: Path, tensor: DenseTensor) -> DenseT
     _check_header(archive, entry, where, bits_to_bytes(elems))
 
     def blocks() -> Iterator[Block]:
+        # The whole mask is small: a bit per element. It is checked before the first block is given.
         bits = _bits(archive, entry)
         wrong = NIBBLE_COUNTS[bits[: elems // 8]] != 0x22
         if elems % 8:
@@ -129,7 +130,7 @@ def _bits(archive: zipfile.ZipFile, entry: str) -> NDArray[np.uint8]:
             bits: NDArray[np.uint8] = np.lib.format.read_array(stream, allow_pickle=False)
         except ValueError as error:
             raise ContainerError(
-                f"{archive.filename}: entry {entry!r}: {' '.join(str(error).split())}"
+                f"{archive.filename}: entry {brief(entry)}: {' '.join(str(error).split())}"
             ) from None
     return bits
 

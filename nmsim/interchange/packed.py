@@ -51,7 +51,7 @@ def _dense(file: SafetensorsReader, entry: PackedEntry) -> DenseTensor:
                 packed.metadata, pattern, packed.n_groups, entry.format.packing
             )
         except NmsimError as error:
-            raise type(error)(f"{file.where(entry.metadata_name)}: {error}") from error
+            raise error.within(file.where(entry.metadata_name)) from error
         per_row = packed.groups_per_row
         padded = per_row * pattern.m
         for part in slices(rows if columns else 0, columns, packed.values.itemsize):
@@ -113,6 +113,7 @@ def write(tensor: DenseTensor, format: SparseFormat) -> tuple[list[OutTensor], P
         stream, report = format.encoding.write_stream(codes, pattern, format.packing)
         return stream, report.payload_bits, report.padding_bits
 
+    # Holding the stream of every tensor until it is written would take more memory than encoding it twice takes time.
     stream, payload_bits, padding_bits = encoded()
     entry = PackedEntry(tensor.name, format, "linear", tensor.shape, 1, payload_bits, padding_bits)
     return [

@@ -1,9 +1,11 @@
 """2:4 tensors of torch and torchao in safetensors files: values, and metadata in the order of a GPU. Read only.
 
-torch's `SparseSemiStructuredTensorCUTLASS` is `packed` [R, K/2] and `meta` in the order of SM80. torchao's
-`Float8Sparse2x4_2DData2DMetadataTensor` is `qdata` [R, K/2] in FP8 and `sparse_metadata` U8 [R, K/8] in the order of SM90,
-and a `scale` that is handed on. A part of parameter P is named `P.packed`, `P:packed` or, for `P.weight`, `P._weight_packed`.
-cuSPARSELt keeps values and metadata in one block of bytes that is not public; it is refused.
+The class `SparseSemiStructuredTensorCUTLASS` of torch is `packed` [R, K/2] and `meta` in the order of SM80. The class
+`Float8Sparse2x4_2DData2DMetadataTensor` of torchao is `qdata` [R, K/2] in FP8 and `sparse_metadata` U8 [R, K/8]. Its order is
+that of SM90, and a `scale` stays as it is.
+
+A part of parameter P is named `P.packed`, `P:packed` or, for `P.weight`, `P._weight_packed`. A block that holds values and
+metadata together, as cuSPARSELt makes it, is refused: its layout is not public.
 """
 
 import re
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim.errors import ContainerError, NmsimError
+from nmsim.errors import ContainerError, NmsimError, brief
 from nmsim.files.safetensors import CODE_OF_DTYPE
 from nmsim.interchange.parts import Held, Parts
 from nmsim.interchange.tensors import Block, DenseTensor, scattered, slices
@@ -91,7 +93,7 @@ def read(held: Held) -> tuple[dict[str, DenseTensor], set[str]]:
         metadata, arch = KINDS[role]
         beside = f"{match['stem']}{separator}{metadata}"
         if beside not in held:
-            raise ContainerError(f"{values.where('values')}: {beside!r} is missing, expected both")
+            raise ContainerError(f"{values.where('values')}: {brief(beside)} is missing, expected both")
         parts = Parts(held, {"values": name, "metadata": beside})
         dense_name = match["stem"] + (".weight" if "_weight_" in separator else "")
         tensors[name] = _dense(dense_name, parts, arch)
@@ -114,7 +116,7 @@ def _dense(name: str, parts: Parts, arch: str) -> DenseTensor:
                 parts.array("metadata"), (rows, columns), arch=arch, value_bits=8 * dtype.itemsize
             )
         except NmsimError as error:
-            raise type(error)(f"{parts.where('metadata')}: {error}") from error
+            raise error.within(parts.where("metadata")) from error
         for part in slices(rows, columns, dtype.itemsize):
             yield Block(scattered(values[part], kept[part]), kept[part])
 

@@ -102,6 +102,7 @@ def write(tensor: DenseTensor, found: Survey) -> list[OutTensor]:
     prefix = module_name(tensor)
     rows, columns = tensor.shape
 
+    # Each part is written in one piece. So each reads the tensor again, and none is held in memory.
     def masks() -> Iterator[tuple[Block, NDArray[np.bool_]]]:
         return ((block, nonzero(block.values)) for block in tensor.blocks())
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim.errors import ContainerError
+from nmsim.errors import ContainerError, brief
 from nmsim.files import atomic, safetensors
 from nmsim.files.safetensors import DTYPE_BITS, TensorInfo, tensor_bytes
 from nmsim.interchange.tensors import DenseTensor
@@ -41,7 +41,7 @@ def unchanged(tensor: DenseTensor) -> OutTensor:
 
 
 def small(name: str, dtype: str, values: NDArray[Any], of: DenseTensor) -> OutTensor:
-    """Write an array that is at hand."""
+    """Write an array that is in memory."""
     return OutTensor(name, dtype, values.shape, lambda: iter((values,)), of)
 
 
@@ -98,7 +98,7 @@ def write_file(
             # The header is written before the data. So data of another length would make a damaged file.
             if written != tensor.stored_bytes:
                 raise ContainerError(
-                    f"{tensor.of.where}: gave {written} bytes for {tensor.name!r}, expected {tensor.stored_bytes} as at "
+                    f"{tensor.of.where}: gave {written} bytes for {brief(tensor.name)}, expected {tensor.stored_bytes} as at "
                     "the first reading (was the file changed meanwhile?)"
                 )
             tensor.of.release()

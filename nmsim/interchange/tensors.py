@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmsim import dtypes
-from nmsim.errors import ContainerError
 from nmsim.files.safetensors import DTYPE_BITS, SafetensorsReader, tensor_bytes
 
 BoolArray = NDArray[np.bool_]
@@ -206,16 +205,3 @@ def stored_tensor(file: SafetensorsReader, name: str, *, shard: str = "") -> Den
         stored_bytes=info.stored_bytes,
         release=lambda: file.release(name),
     )
-
-
-def whole(tensor: DenseTensor) -> NDArray[Any]:
-    """Read all blocks of a tensor into one array of its shape; for small tensors and for tests."""
-    parts = [block.values for block in tensor.blocks()]
-    dtype = dtypes.BY_CONTAINER_CODE[tensor.dtype].dtype
-    return (np.concatenate(parts) if parts else np.zeros(0, dtype)).reshape(tensor.shape)
-
-
-def refuse_fields(where: str, found: object, expected: object) -> None:
-    """Refuse a part of a packed tensor that is not as its format says."""
-    if found != expected:
-        raise ContainerError(f"{where}: is {found}, expected {expected}")

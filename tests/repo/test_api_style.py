@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 
-PACKAGES = ("nmsim", "hwmodels", "hwmodels.plots", "kernels", "kernels.cpu", "kernels.ops", "validate")
+PACKAGES = ("nmsim", "nmsim.interchange", "hwmodels", "hwmodels.plots", "kernels", "kernels.cpu", "kernels.ops", "validate")
 
 
 def functions(package):
