@@ -466,6 +466,21 @@ class SafetensorsReader:
             return RawTensor(info.dtype, info.shape, data)
         return data.view(dtype).reshape(info.shape)
 
+    def read(self, name: str, begin: int, target: NDArray[Any]) -> NDArray[Any]:
+        """Fill a contiguous array with bytes of a tensor, from its byte `begin` on; gives the array back.
+
+        Raises
+        ------
+        ContainerError
+            The file cannot be read, or has become shorter.
+        """
+        info = self.tensors[name]
+        assert target.flags.c_contiguous, f"{name}: a copy would be filled"
+        raw = target.reshape(-1).view(np.uint8)
+        assert begin + len(raw) <= info.stored_bytes, f"{name}: bytes beyond its end"
+        self._pieces.read_into(raw.data, self.data_start + info.begin + begin)
+        return target
+
     def where(self, name: str) -> str:
         """Say where a tensor is, for errors: file, tensor, byte."""
         info = self.tensors[name]

@@ -8,6 +8,7 @@ from typing import Any
 
 from nmsim.errors import ContainerError, brief
 from nmsim.files.safetensors import loads_strict
+from nmsim.support.sources import read_bytes
 
 NAME = "config.json"
 RECIPE = "recipe.yaml"
@@ -140,15 +141,10 @@ def config_text(config: Mapping[str, Any]) -> str:
 
 
 def _text(path: Path) -> str | None:
-    """Text of a regular file of a sensible size; None if there is none."""
-    if not path.is_file():
+    """Text of a file of a sensible size; None if there is none."""
+    if not path.exists():
         return None
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ContainerError(f"{path}: has {size} bytes, expected at most {MAX_BYTES}")
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ContainerError(f"{path}: cannot be read: {error.strerror or error}") from error
+        return read_bytes(path, expected="a text file", most_bytes=MAX_BYTES).decode()
     except UnicodeDecodeError as error:
-        raise ContainerError(f"{path}: byte {error.start}: is no UTF-8") from None
+        raise ContainerError(f"{path}: cannot be read as UTF-8: byte {error.start}: {error.reason}") from None

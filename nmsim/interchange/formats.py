@@ -20,6 +20,7 @@ from nmsim.interchange import (
 )
 from nmsim.interchange.parts import Held
 from nmsim.interchange.tensors import DenseTensor, Source, stored_tensor
+from nmsim.support.sources import open_regular
 
 DENSE = "dense"
 
@@ -128,11 +129,8 @@ def _format_of_file(path: Path) -> str | None:
         )
     if not path.is_file() or path.suffix == ".json":
         return None
-    try:
-        with open(path, "rb") as stream:
-            return MAGIC.get(stream.read(4))
-    except OSError as error:
-        raise ContainerError(f"{path}: cannot be read: {error.strerror or error}") from error
+    with open_regular(path) as stream:
+        return MAGIC.get(stream.read(4))
 
 
 def _format_of_tensors(checkpoint: Checkpoint) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from nmsim import dtypes
 from nmsim.errors import ContainerError, NmsimError, brief
 from nmsim.interchange.tensors import Block, DenseTensor, extent, slices
+from nmsim.support.sources import open_regular
 
 FORMAT = "gguf"
 PLAIN = {"F32": "F32", "F16": "F16", "BF16": "BF16"}
@@ -36,6 +37,7 @@ def read(path: Path) -> tuple[DenseTensor, ...]:
         raise ContainerError(
             f"{path}: needs the package gguf, which is not installed; expected `pip install 'nmsim[gguf]'`"
         ) from None
+    open_regular(path).close()
     # The package indexes the file without checks, so that damage ends in any error at all.
     try:
         reader = gguf.GGUFReader(path)

@@ -132,7 +132,6 @@ def _weight(prefix: str, parts: Parts) -> DenseTensor:
         where=parts.where("weight_packed"),
         shard=parts.file("weight_packed").path.name,
         stored_bytes=parts.info("weight_packed").stored_bytes + parts.info("meta").stored_bytes,
-        release=parts.release,
     )
 
 

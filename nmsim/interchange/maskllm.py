@@ -7,6 +7,7 @@ reader needs the checkpoint. Source: NVlabs/MaskLLM, `tool_compress_mask.py`, `e
 
 import contextlib
 import dataclasses
+import io
 import math
 import zipfile
 import zlib
@@ -22,6 +23,7 @@ from nmsim.interchange.sparse_24_bitmask import NIBBLE_COUNTS, PATTERN
 from nmsim.interchange.streaming import OutTensor
 from nmsim.interchange.tensors import Block, DenseTensor, bits_of
 from nmsim.interchange.zeros import chosen
+from nmsim.support.sources import open_regular
 from nmsim.units import bits_to_bytes
 
 FORMAT = "maskllm"
@@ -33,7 +35,7 @@ NPY = ".npy"
 def open_masks(path: Path) -> Iterator[zipfile.ZipFile]:
     """Open a `.npz` file; damage becomes an error that names it."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with io.BufferedReader(open_regular(path)) as stream, zipfile.ZipFile(stream) as archive:
             yield archive
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise ContainerError(f"{path}: is no readable .npz archive: {error}") from error

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nmsim import dtypes, words
 from nmsim import mask as masks
-from nmsim import words
 from nmsim.errors import BitstreamError, NmsimError
 from nmsim.files.container import METADATA_DTYPE, PackedEntry, read_entries, read_packed
 from nmsim.files.safetensors import SafetensorsReader
@@ -36,38 +36,37 @@ def read(file: SafetensorsReader) -> tuple[dict[str, DenseTensor], set[str]]:
 def _dense(file: SafetensorsReader, entry: PackedEntry) -> DenseTensor:
     rows, columns = extent(entry.shape)
     pattern = entry.format.pattern
+    dtype = dtypes.BY_CONTAINER_CODE[file.tensors[entry.values_name].dtype].dtype
 
     def blocks() -> Iterator[Block]:
-        packed = read_packed(file, entry)
+        if entry.axis != len(entry.shape) - 1:
+            # Groups that run down the columns are rare: the tensor is made dense in one piece.
+            packed = read_packed(file, entry)
+            try:
+                dense, kept = decompress(packed).reshape(rows, columns), packed.mask().reshape(rows, columns)
+            except NmsimError as error:
+                raise error.within(file.where(entry.metadata_name)) from error
+            for part in slices(rows, columns, dense.itemsize):
+                yield Block(dense[part], kept[part])
+            return
+        per_row = pattern.groups(columns)
+        stream = file.raw(entry.metadata_name)
         try:
-            if entry.axis != len(entry.shape) - 1:
-                # Groups that run down the columns are rare: the tensor is made dense in one piece.
-                dense = decompress(packed).reshape(rows, columns)
-                kept = packed.mask().reshape(rows, columns)
-                for part in slices(rows, columns, dense.itemsize):
-                    yield Block(dense[part], kept[part])
-                return
-            codes = entry.format.encoding.read_stream(
-                packed.metadata, pattern, packed.n_groups, entry.format.packing
-            )
+            codes = entry.format.encoding.read_stream(stream, pattern, rows * per_row, entry.format.packing)
         except NmsimError as error:
             raise error.within(file.where(entry.metadata_name)) from error
-        per_row = packed.groups_per_row
-        padded = per_row * pattern.m
-        for part in slices(rows if columns else 0, columns, packed.values.itemsize):
+        for part in slices(rows if columns else 0, columns, dtype.itemsize):
             groups = codes[part.start * per_row : part.stop * per_row]
-            kept = masks.from_words(groups, pattern, part.stop - part.start, padded)
-            dense = scattered(packed.values[part], kept)
+            kept = masks.from_words(groups, pattern, part.stop - part.start, per_row * pattern.m)
+            values = np.empty((part.stop - part.start, per_row * pattern.n), dtype)
+            file.read(entry.values_name, part.start * per_row * pattern.n * dtype.itemsize, values)
+            dense = scattered(values, kept)
             if bits_of(dense[:, columns:]).any():
                 raise BitstreamError(
                     f"{file.where(entry.values_name)}: a value that is not zero is stored beyond the {columns} elements of "
                     "a row, expected 0"
                 )
             yield Block(np.ascontiguousarray(dense[:, :columns]), kept[:, :columns])
-
-    def release() -> None:
-        file.release(entry.values_name)
-        file.release(entry.metadata_name)
 
     return DenseTensor(
         name=entry.name,
@@ -78,7 +77,6 @@ def _dense(file: SafetensorsReader, entry: PackedEntry) -> DenseTensor:
         shard=file.path.name,
         stored_bytes=file.tensors[entry.values_name].stored_bytes
         + file.tensors[entry.metadata_name].stored_bytes,
-        release=release,
     )
 
 

@@ -58,8 +58,13 @@ class Parts:
             self.refuse(role, f"dtype {info.dtype}", f"one of {', '.join(dtypes.BY_CONTAINER_CODE)}")
         return dtypes.BY_CONTAINER_CODE[info.dtype].dtype
 
+    def rows(self, role: str, part: slice, columns: int, dtype: Any) -> NDArray[Any]:
+        """Read some rows of a part: [part, columns]."""
+        block = np.empty((part.stop - part.start, columns), dtype)
+        return self.file(role).read(self.names[role], part.start * columns * block.itemsize, block)
+
     def array(self, role: str) -> NDArray[Any]:
-        """View a part."""
+        """Read a whole part; for those that are small beside the dense tensor."""
         array = self.file(role).array(self.names[role])
         assert not isinstance(array, RawTensor), "its dtype is checked before"
         return array
@@ -82,11 +87,6 @@ class Parts:
     def stored_bytes(self) -> int:
         """Bytes of all parts."""
         return sum(self.info(role).stored_bytes for role in self.names)
-
-    def release(self) -> None:
-        """Give the memory of all parts back to the system."""
-        for role, name in self.names.items():
-            self.file(role).release(name)
 
 
 def suffixed(held: Held, roles: Sequence[str], *, signs: int, format: str) -> dict[str, Parts]:

@@ -110,7 +110,6 @@ def _dense(name: str, parts: Parts, arch: str) -> DenseTensor:
     rows, columns = info.shape[0], 2 * info.shape[1]
 
     def blocks() -> Iterator[Block]:
-        values = parts.array("values")
         try:
             kept = nvidia_mask(
                 parts.array("metadata"), (rows, columns), arch=arch, value_bits=8 * dtype.itemsize
@@ -118,7 +117,8 @@ def _dense(name: str, parts: Parts, arch: str) -> DenseTensor:
         except NmsimError as error:
             raise error.within(parts.where("metadata")) from error
         for part in slices(rows, columns, dtype.itemsize):
-            yield Block(scattered(values[part], kept[part]), kept[part])
+            values = parts.rows("values", part, columns // 2, dtype)
+            yield Block(scattered(values, kept[part]), kept[part])
 
     return DenseTensor(
         name=name,
@@ -128,5 +128,4 @@ def _dense(name: str, parts: Parts, arch: str) -> DenseTensor:
         where=parts.where("values"),
         shard=parts.file("values").path.name,
         stored_bytes=parts.stored_bytes,
-        release=parts.release,
     )

@@ -50,9 +50,10 @@ def _dense(prefix: str, parts: Parts) -> DenseTensor:
     parts.check("bitmask", dtype="U8", shape=(rows, ceil_div(columns, 8)))
 
     def blocks() -> Iterator[Block]:
-        bits, values = parts.array("bitmask"), parts.array("compressed")
         for part in slices(rows if columns else 0, columns, dtype.itemsize):
-            counts = NIBBLE_COUNTS[bits[part]]
+            bits = parts.rows("bitmask", part, ceil_div(columns, 8), np.uint8)
+            values = parts.rows("compressed", part, columns // 2, dtype)
+            counts = NIBBLE_COUNTS[bits]
             # The last byte of a row has four columns only if C is no multiple of 8; its high half must be empty.
             expected = np.full(counts.shape, 0x22, np.uint8)
             if columns % 8:
@@ -66,8 +67,8 @@ def _dense(prefix: str, parts: Parts) -> DenseTensor:
                     f"row {part.start + row}, byte {byte} has {low} and {high} bits set in its halves",
                     "2 for each 4 columns, and none beyond the last column",
                 )
-            kept = np.unpackbits(bits[part], axis=1, count=columns, bitorder="little").view(np.bool_)
-            yield Block(scattered(values[part], kept), kept)
+            kept = np.unpackbits(bits, axis=1, count=columns, bitorder="little").view(np.bool_)
+            yield Block(scattered(values, kept), kept)
 
     return DenseTensor(
         name=f"{prefix}.weight",
@@ -77,7 +78,6 @@ def _dense(prefix: str, parts: Parts) -> DenseTensor:
         where=parts.where("compressed"),
         shard=parts.file("compressed").path.name,
         stored_bytes=parts.stored_bytes,
-        release=parts.release,
     )
 
 

@@ -44,33 +44,36 @@ def _dense(prefix: str, parts: Parts) -> DenseTensor:
         parts.refuse("compressed", f"has shape {list(parts.info('compressed').shape)}", "one dimension")
 
     def blocks() -> Iterator[Block]:
-        bits, values, offsets = (parts.array(role) for role in ("bitmask", "compressed", "row_offsets"))
+        stored = parts.info("compressed").shape[0]
         begin = 0
         for part in slices(rows if columns else 0, columns, dtype.itemsize):
-            if columns % 8 and (bits[part, -1] >> columns % 8).any():
-                row = part.start + int(np.argmax(bits[part, -1] >> columns % 8))
+            bits = parts.rows("bitmask", part, ceil_div(columns, 8), np.uint8)
+            offsets = parts.rows("row_offsets", part, 1, np.int64)[:, 0]
+            if columns % 8 and (bits[:, -1] >> columns % 8).any():
+                row = part.start + int(np.argmax(bits[:, -1] >> columns % 8))
                 parts.refuse("bitmask", f"row {row} has a bit set beyond its {columns} columns", "none there")
-            kept = np.unpackbits(bits[part], axis=1, count=columns, bitorder="little").view(np.bool_)
+            kept = np.unpackbits(bits, axis=1, count=columns, bitorder="little").view(np.bool_)
             counts = np.count_nonzero(kept, axis=1)
             ends = begin + np.cumsum(counts)
             # Offsets say again what the bits say; where they differ, one of the two is damaged.
-            differ = offsets[part] != ends - counts
+            differ = offsets != ends - counts
             if differ.any():
                 at = int(np.argmax(differ))
                 parts.refuse(
                     "row_offsets",
-                    f"row {part.start + at} begins at {int(offsets[part][at])}",
+                    f"row {part.start + at} begins at {int(offsets[at])}",
                     f"{int((ends - counts)[at])}, the bits set in the bitmask before it",
                 )
             end = int(ends[-1])
-            if end > len(values):
+            if end > stored:
                 parts.refuse(
-                    "compressed", f"has {len(values)} values", f"at least {end}, the bits set in the bitmask"
+                    "compressed", f"has {stored} values", f"at least {end}, the bits set in the bitmask"
                 )
-            yield Block(scattered(values[begin:end], kept), kept)
+            values = parts.rows("compressed", slice(begin, end), 1, dtype)
+            yield Block(scattered(values, kept), kept)
             begin = end
-        if begin != len(values):
-            parts.refuse("compressed", f"has {len(values)} values", f"{begin}, the bits set in the bitmask")
+        if begin != stored:
+            parts.refuse("compressed", f"has {stored} values", f"{begin}, the bits set in the bitmask")
 
     return DenseTensor(
         name=f"{prefix}.weight",
@@ -80,7 +83,6 @@ def _dense(prefix: str, parts: Parts) -> DenseTensor:
         where=parts.where("compressed"),
         shard=parts.file("compressed").path.name,
         stored_bytes=parts.stored_bytes,
-        release=parts.release,
     )
 
 

@@ -179,21 +179,16 @@ def stored_tensor(file: SafetensorsReader, name: str, *, shard: str = "") -> Den
     item_bytes = DTYPE_BITS[info.dtype] / 8
 
     def blocks() -> Iterator[Block]:
-        raw = file.raw(name)
         if info.dtype not in dtypes.BY_CONTAINER_CODE:
             # Bytes of a dtype that is never interpreted are handed on as bytes.
-            for low in range(0, len(raw), BLOCK_BYTES):
-                yield Block(raw[None, low : low + BLOCK_BYTES])
+            for begin in range(0, info.stored_bytes, BLOCK_BYTES):
+                size = min(BLOCK_BYTES, info.stored_bytes - begin)
+                yield Block(file.read(name, begin, np.empty((1, size), np.uint8)))
             return
         kind = dtypes.BY_CONTAINER_CODE[info.dtype].dtype
         for part in slices(rows if columns else 0, columns, item_bytes):
-            begin, end = (int(place * columns * item_bytes) for place in (part.start, part.stop))
-            piece = raw[begin:end]
-            # A view of bytes that lie at an odd place would be slow or refused; a block is copied instead.
-            aligned = piece.ctypes.data % kind.itemsize == 0
-            yield Block((piece if aligned else piece.copy()).view(kind).reshape(-1, columns))
-            # The pages of a block are given back before the next one, so that a large tensor is never in memory whole.
-            file.release(name)
+            block = np.empty((part.stop - part.start, columns), kind)
+            yield Block(file.read(name, part.start * columns * kind.itemsize, block))
 
     return DenseTensor(
         name=name,
@@ -203,5 +198,4 @@ def stored_tensor(file: SafetensorsReader, name: str, *, shard: str = "") -> Den
         where=file.where(name),
         shard=shard or file.path.name,
         stored_bytes=info.stored_bytes,
-        release=lambda: file.release(name),
     )
