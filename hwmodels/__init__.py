@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hwmodels.estimate.families import JUDGED_COLUMNS, predict_rows
     from hwmodels.estimate.model import PREDICTED_COLUMNS, predict
     from hwmodels.machine.spec import HardwareSpec, NativeUnit, best_format, load_machine, machine_names
-    from hwmodels.models import Attention, Layer, Model
+    from hwmodels.models import Attention, Layer, Model, load_model, model_names
     from hwmodels.steps.attention import kv_cache_bytes
     from hwmodels.steps.experts import distinct_experts, load_expert_shares
     from hwmodels.steps.step import Remainder, Step, StepRow, step
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hwmodels.tensorcore.answer import CoreAnswer, predict_core
     from hwmodels.tensorcore.record import SparseTensorCore, core_names, load_core
     from hwmodels.tensorcore.simulate import Simulation, simulate
-    from hwmodels.workload import cases, load_model, model_names
+    from hwmodels.workload import cases
     from nmsim.support.schema import Quantity
 else:
     __getattr__, __dir__ = lazy_exports(
@@ -46,8 +46,8 @@ else:
             "hwmodels.tensorcore.answer": "CoreAnswer predict_core",
             "hwmodels.tensorcore.record": "SparseTensorCore core_names load_core",
             "hwmodels.tensorcore.simulate": "Simulation simulate",
-            "hwmodels.models": "Attention Layer Model",
-            "hwmodels.workload": "cases load_model model_names",
+            "hwmodels.models": "Attention Layer Model load_model model_names",
+            "hwmodels.workload": "cases",
         },
     )
 

@@ -1,174 +1,18 @@
-"""Workloads: the linear layers of a decoder-only transformer, and the table of cases they make."""
+"""The table of cases that the linear layers of a model make."""
 
-import difflib
 import itertools
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from types import MappingProxyType
-from typing import Annotated, Any, get_args
+from typing import get_args
 
 import pandas as pd
 
 from hwmodels.estimate.table import format_cells
-from hwmodels.models import Attention, Layer, Model, Role
+from hwmodels.models import Model, load_model
 from hwmodels.steps.experts import grouped
 from nmsim.case import DEFAULT_DTYPE, SparseOperand, value_type
 from nmsim.errors import SpecError, brief
 from nmsim.format import FormatLike, as_format
-from nmsim.support.schema import About, Number, OneOf, hints, load_record, read_json, record
-
-WORKLOAD_FOLDER = Path(__file__).parent / "workloads"
-MODEL_TYPES = (
-    "gemma", "gemma2", "gemma3", "gemma3_text", "llama", "mistral", "qwen2", "qwen3",
-)  # fmt: skip
-"""Values of `model_type` whose layers are q, k, v, o, gate, up and down, each a plain linear layer."""
-
-DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "gemma": {"head_dim": 256, "tie_word_embeddings": True},
-        "gemma2": {"head_dim": 256, "tie_word_embeddings": True},
-        "gemma3_text": {
-            "num_attention_heads": 8,
-            "num_key_value_heads": 4,
-            "head_dim": 256,
-            "vocab_size": 262208,
-            "tie_word_embeddings": True,
-        },
-        "qwen3": {"head_dim": 128},
-    }
-)
-"""What transformers' configuration classes fill in if a published config.json is silent."""
-
-
-# fmt: off
-@record
-class Config:
-    """Keys of a Hugging Face `config.json` that the layers of a model depend on; it may have any others."""
-
-    model_type: Annotated[str, OneOf(MODEL_TYPES), About("Family of the model.")]
-    hidden_size: Annotated[int, Number("elems", "Width of the residual stream.", least=1)]
-    intermediate_size: Annotated[int, Number("elems", "Width inside the feed-forward part.", least=1)]
-    num_hidden_layers: Annotated[int, Number("layers", "Layers of the decoder.", least=1)]
-    num_attention_heads: Annotated[int, Number("heads", "Query heads.", least=1)]
-    vocab_size: Annotated[int, Number("tokens", "Rows of the output head.", least=1)]
-    num_key_value_heads: Annotated[int | None, Number("heads", "Key and value heads; as many as query heads if left out.",
-        least=1)] = None
-    head_dim: Annotated[int | None, Number("elems", "Width of a head; hidden_size / num_attention_heads if left out.",
-        least=1)] = None
-    tie_word_embeddings: Annotated[bool, About("Whether the output head shares the weights of the embedding.")] = False
-    # fmt: on
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Check heads against each other and against the width."""
-        heads = self.num_attention_heads
-        if self.head_dim is None and self.hidden_size % heads:
-            yield (
-                "head_dim",
-                f"missing, and hidden_size={self.hidden_size} is no multiple of num_attention_heads={heads}",
-            )
-        if heads % (self.num_key_value_heads or heads):
-            yield (
-                "num_key_value_heads",
-                f"{self.num_key_value_heads}, expected a divisor of num_attention_heads={heads}",
-            )
-
-
-def model_names() -> list[str]:
-    """List the models that ship with the package.
-
-    Examples
-    --------
-    >>> model_names()
-    ['gemma-3-4b', 'llama-2-7b', 'llama-3.1-8b', 'qwen2.5-7b']
-    """
-    return sorted(path.stem for path in WORKLOAD_FOLDER.glob("*.json"))
-
-
-def load_model(model: str | Path | Model) -> Model:
-    """Load the layers of a model by name, or from a Hugging Face `config.json`.
-
-    Parameters
-    ----------
-    model : str, Path or Model
-        A shipped name in any case (`model_names()`), a `config.json`, a directory that holds one, or a
-        `Model`, which comes back as it is.
-
-    Returns
-    -------
-    Model
-
-    Raises
-    ------
-    SpecError
-        No such model or file, a `model_type` whose layers are not known, or a key that is missing or
-        malformed.
-
-    Examples
-    --------
-    >>> [layer.name for layer in load_model("llama-3.1-8b").layers]
-    ['q', 'k', 'v', 'o', 'gate', 'up', 'down', 'lm_head']
-    """
-    if isinstance(model, Model):
-        return model
-    if isinstance(model, str) and model.strip().lower() in model_names():
-        path = WORKLOAD_FOLDER / f"{model.strip().lower()}.json"
-        shipped = read_json(path)
-        return _model(shipped["name"], shipped["config"], shipped["source"], str(path))
-    path = Path(model)
-    if path.is_dir():
-        path /= "config.json"
-    # A FIFO or a device is there too; the reader says what is wrong with it.
-    if not os.path.exists(path):
-        near = difflib.get_close_matches(str(model).lower(), model_names(), n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise SpecError(
-            f"model {brief(str(model))}: neither a shipped model nor a file.{hint} Known: "
-            f"{', '.join(model_names())}; or give a Hugging Face config.json or its directory"
-        )
-    name = path.parent.name if path.name == "config.json" else path.stem
-    return _model(name or path.stem, read_json(path), str(path), str(path))
-
-
-def _model(name: str, config: Any, source: str, file: str) -> Model:
-    """Take the layers out of a Hugging Face configuration. Keys that no layer depends on are ignored."""
-    if not isinstance(config, dict):
-        raise SpecError(f"{file}: expected a JSON object, got {type(config).__name__}")
-    text = config.get("text_config", config)
-    if not isinstance(text, dict):
-        raise SpecError(f"{file}: text_config: expected an object, got {brief(text)}")
-    kind = config.get("model_type")
-    inner = f"{kind}_text" if text is not config and f"{kind}_text" in DEFAULTS else kind
-    filled = {**DEFAULTS.get(str(text.get("model_type", inner)), {}), **text, "model_type": kind}
-    filled.setdefault("tie_word_embeddings", config.get("tie_word_embeddings", False))
-    # An explicit null means that the key is absent.
-    known = {key: filled[key] for key in hints(Config) if filled.get(key) is not None}
-    sizes = load_record(Config, known, where=file)
-    hidden, inside, depth = sizes.hidden_size, sizes.intermediate_size, sizes.num_hidden_layers
-    heads = sizes.num_attention_heads
-    kv_heads, head = sizes.num_key_value_heads or heads, sizes.head_dim or hidden // heads
-    feed: Role = "feed_forward"
-    layers = (
-        Layer("q", depth, heads * head, hidden, role="attention"),
-        Layer("k", depth, kv_heads * head, hidden, role="attention"),
-        Layer("v", depth, kv_heads * head, hidden, role="attention"),
-        Layer("o", depth, hidden, heads * head, role="attention"),
-        Layer("gate", depth, inside, hidden, role=feed),
-        Layer("up", depth, inside, hidden, role=feed),
-        Layer("down", depth, hidden, inside, role=feed),
-        Layer("lm_head", 1, sizes.vocab_size, hidden, pruned=False, role="head"),
-    )
-    attention = (Attention(depth, heads, kv_heads, head),)
-    return Model(
-        name,
-        layers,
-        sizes.tie_word_embeddings,
-        source,
-        attention=attention,
-        embedding_elems=sizes.vocab_size * hidden,
-        family=sizes.model_type,
-    )
-
 
 CASE_COLUMNS = (
     "model", "layer", "count", "M", "N", "K",

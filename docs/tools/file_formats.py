@@ -8,7 +8,6 @@ from hwmodels.machine.spec import HardwareSpec
 from hwmodels.silicon.technology import TechnologyFile
 from hwmodels.sweeps.space import SpaceFile
 from hwmodels.tensorcore.record import SparseTensorCore
-from hwmodels.workload import Config
 from kernels.measure.campaign import CampaignFile
 from nmsim.rows import COLUMNS
 from nmsim.support.schema_pages import field_table, json_schema
@@ -48,12 +47,6 @@ FORMATS = {
         TechnologyFile,
         "What elementary actions and structures cost, at the nodes where somebody published it: "
         "`hwmodels/silicon/technology.toml`. Each entry of a table is a list of anchors.",
-    ),
-    "workload": Format(
-        "Model",
-        Config,
-        "The layers of a model, from a Hugging Face `config.json`. Other keys of that file are ignored. An explicit null "
-        "means that a key is absent. Keys of `text_config` are taken if there is one.",
     ),
     "campaign": Format(
         "Campaign",

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from hwmodels.models import Model
+from hwmodels.models import Model, load_model
 from hwmodels.online.mitigations import (
     CRITERIA,
     DEFAULT_SETTINGS,
@@ -18,7 +18,6 @@ from hwmodels.online.mitigations import (
     StageCost,
     kept,
 )
-from hwmodels.workload import load_model
 from nmsim.case import DEFAULT_DTYPE, GemmShape, SparseOperand, value_type
 from nmsim.errors import RowError, SpecError, brief
 from nmsim.pattern import Pattern
@@ -201,7 +200,7 @@ def model_table(
     Parameters
     ----------
     model : str or Model
-        As `hwmodels.workload.load_model`.
+        As `hwmodels.models.load_model`.
     pattern, dtype, operand, settings
         As `mitigation_table`.
     tokens : int

@@ -13,8 +13,7 @@ from hwmodels.estimate.estimate import energy_ratio, stream_s
 from hwmodels.estimate.library import norm
 from hwmodels.machine.chip import chip
 from hwmodels.machine.spec import HardwareSpec
-from hwmodels.models import Attention, Model
-from hwmodels.workload import load_model
+from hwmodels.models import Attention, Model, load_model
 from nmsim.case import DEFAULT_DTYPE, VALUE_BITS, value_type
 from nmsim.errors import SpecError, brief
 from nmsim.units import bits_to_bytes

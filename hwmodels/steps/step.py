@@ -17,7 +17,7 @@ from hwmodels.estimate.bounds import STAGES, output_bits_of
 from hwmodels.estimate.model import predict
 from hwmodels.estimate.table import MAX_DIMENSION, format_cells
 from hwmodels.machine.spec import HardwareSpec, load_machine
-from hwmodels.models import Attention, Model
+from hwmodels.models import Attention, Model, load_model
 from hwmodels.steps.attention import (
     Sequences,
     attention_dtype,
@@ -28,7 +28,6 @@ from hwmodels.steps.attention import (
 )
 from hwmodels.steps.experts import grouped
 from hwmodels.steps.fusion import Launch, fused
-from hwmodels.workload import load_model
 from nmsim.case import DEFAULT_DTYPE, DEFAULT_PHASE, VALUE_BITS, Phase, SparseOperand, value_type
 from nmsim.errors import RowError, SpecError, brief
 from nmsim.format import FormatLike, SparseFormat, as_format

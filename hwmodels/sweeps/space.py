@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator
 
 from hwmodels.estimate.table import MAX_DIMENSION
-from hwmodels.models import Model
+from hwmodels.models import Model, load_model
 from hwmodels.tensorcore.point import CORE_FIELDS
 from hwmodels.tensorcore.record import FLAGS, NUMBERS, WORDS, SparseTensorCore, load_core
-from hwmodels.workload import load_model
 from nmsim import encodings, packing
 from nmsim.case import Case, GemmShape, SparseOperand, value_type
 from nmsim.errors import NmsimError, RowError, SpecError, brief

@@ -63,7 +63,7 @@ def statement(
     Examples
     --------
     >>> from hwmodels.threshold import ModelFormat, equal_memory
-    >>> from hwmodels.workload import load_model
+    >>> from hwmodels.models import load_model
     >>> how = ModelFormat("8:16/combinatorial")
     >>> print(statement([(equal_memory(load_model("llama-3.1-8b"), how), "")]))
     A dense model of 4.90 B parameters is as small: the pruned model has to beat it.

@@ -73,7 +73,7 @@ def widths(model: Model, most_width: float, step_elems: int = STEP_ELEMS) -> Wid
 
     Examples
     --------
-    >>> from hwmodels.workload import load_model
+    >>> from hwmodels.models import load_model
     >>> found = widths(load_model("llama-3.1-8b"), 1.0)
     >>> len(found.hidden_elems), found.hidden_elems[-1], found.layers.N[4][-1]
     (256, np.int64(4096), np.int64(14336))
@@ -154,7 +154,7 @@ def largest(
 
     Examples
     --------
-    >>> from hwmodels.workload import load_model
+    >>> from hwmodels.models import load_model
     >>> llama = load_model("llama-3.1-8b")
     >>> found, _ = largest(llama, 64, lambda layers: [layers.K[0] * 1.0], [2100.0], "time")
     >>> found.hidden_elems
@@ -374,7 +374,7 @@ def quantised_dense(
 
     Examples
     --------
-    >>> from hwmodels.workload import load_model
+    >>> from hwmodels.models import load_model
     >>> quantised_dense(load_model("llama-3.1-8b"), ModelFormat(group_elems=128, scale_bits=16), 4).bits_per_element
     4.125
     """
@@ -421,7 +421,7 @@ def equal_value_bits(pruned: Footprint, how: ModelFormat) -> float:
 
     Examples
     --------
-    >>> from hwmodels.workload import load_model
+    >>> from hwmodels.models import load_model
     >>> how = ModelFormat("8:16/combinatorial")
     >>> equal_value_bits(footprint(load_model("llama-3.1-8b"), how), how)
     8.75
@@ -494,7 +494,7 @@ def equal_memory(model: Model, how: ModelFormat, *, step_elems: int = STEP_ELEMS
 
     Examples
     --------
-    >>> from hwmodels.workload import load_model
+    >>> from hwmodels.models import load_model
     >>> found = equal_memory(load_model("llama-3.1-8b"), ModelFormat("8:16/combinatorial"))
     >>> found.equal.hidden_elems, round(found.share, 3)
     (3136, 0.613)
@@ -549,7 +549,7 @@ def equal_time(
 
     Examples
     --------
-    >>> from hwmodels.workload import load_model
+    >>> from hwmodels.models import load_model
     >>> how = ModelFormat("8:16/combinatorial")
     >>> found = equal_time(load_model("llama-3.1-8b"), how, "h200-8x16", step_elems=64)
     >>> found.low.width < found.equal.width < found.high.width < 1
@@ -612,7 +612,7 @@ def equal_energy(
 
     Examples
     --------
-    >>> from hwmodels.workload import load_model
+    >>> from hwmodels.models import load_model
     >>> how = ModelFormat("8:16/combinatorial")
     >>> found = equal_energy(load_model("llama-3.1-8b"), how, "flexible-8x16", step_elems=64)
     >>> found.low.width <= found.equal.width <= found.high.width < 1

@@ -298,7 +298,7 @@ def footprint(model: Model, how: ModelFormat, value_bits: int | None = None) -> 
 
     Examples
     --------
-    >>> from hwmodels.workload import load_model
+    >>> from hwmodels.models import load_model
     >>> found = footprint(load_model("llama-3.1-8b"), ModelFormat("8:16/combinatorial"))
     >>> found.bits_per_element, found.params_elems
     (8.875, 8029995008)

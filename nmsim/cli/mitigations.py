@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 from typer import Option
 
+from hwmodels.models import load_model
 from hwmodels.online.mitigations import DEFAULT_SETTINGS, Settings
 from hwmodels.online.overheads import chosen_layers, mitigation_table, model_table, salient_columns
 from hwmodels.tensorcore.record import SelectorKind
-from hwmodels.workload import load_model
 from nmsim.case import DEFAULT_DTYPE, GemmShape
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer

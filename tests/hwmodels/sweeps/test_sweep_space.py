@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import hwmodels
+from hwmodels.models import WORKLOAD_FOLDER
 from hwmodels.sweeps import EXAMPLE_FILE, load_space
 from hwmodels.tensorcore.record import load_core
-from hwmodels.workload import WORKLOAD_FOLDER
 from nmsim.errors import NmsimError, RowError, SpecError
 from nmsim.support.schema import to_toml
 

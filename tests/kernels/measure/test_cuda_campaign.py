@@ -11,7 +11,8 @@ from nmsim.case import case_id
 pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from hwmodels.workload import cases, load_model, model_names
+from hwmodels.models import load_model, model_names
+from hwmodels.workload import cases
 from kernels.measure import campaign
 from kernels.measure import run as measure
 from kernels.measure.cuda.backend import CudaBackend

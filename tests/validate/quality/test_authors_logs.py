@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 import validate
+from hwmodels.models import load_model
 from hwmodels.online.mitigations import CRITERIA, MITIGATIONS
-from hwmodels.workload import load_model
 from nmsim.pattern import Pattern
 
 TOOLS = Path(__file__).resolve().parents[3] / "docs" / "tools"
