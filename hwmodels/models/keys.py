@@ -8,8 +8,8 @@ from hwmodels.models.families import Family, blocks, table
 from nmsim.errors import SpecError, brief
 
 MOST_LAYERS = 10_000
-MOST = 1_000_000_000
-"""More of anything is a slip: no width, vocabulary or number of experts comes near."""
+MOST = 10**15
+"""More of anything is a slip."""
 LAYER_TYPES: Mapping[str, str] = {
     "full_attention": "full_attention",
     "sliding_attention": "sliding_attention",
