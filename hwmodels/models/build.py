@@ -99,6 +99,7 @@ def build(name: str, config: Any, *, source: str, where: str) -> Model:
         {**config, **{key: parts.text[key] for key in parts.text if key.startswith("quantization")}},
         where=where,
     )
+    # Contradictions are found before layers are made, so that an error names keys and not shapes.
     _check(keys, parts)
     layers = _Layers(keys, types, draft=bool(parts.draft))
     attention: dict[Attention, int] = {}
@@ -152,6 +153,7 @@ def _attention(keys: Keys, names: tuple[str, ...], i: int) -> Iterator[Attention
         cache = blocks()[name].cache
         if not cache:
             continue
+        # A state does not grow, so it has no heads and no tokens.
         value = {key: int(keys.evaluate(text, i)) for key, text in cache.items()}
         if "state" in value:
             yield Attention(1, 0, 0, 0, kind="state", state_elems=value["state"])

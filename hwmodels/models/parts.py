@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hwmodels.models.families import Family, find_family, refusal, wrappers
+from hwmodels.models.families import Family, family_names, find_family, refusal, wrappers
 from nmsim.errors import SpecError, brief
 
 TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config", "language_model_config")
@@ -123,7 +123,7 @@ def _text_part(config: Mapping[str, Any], notes: list[str], where: str) -> tuple
     whole = kind
     if text is config and whole in wrappers() and "num_hidden_layers" not in config:
         raise SpecError(
-            f"{where}: model_type={whole!r} has a text part, but {TEXT_PARTS[0]} is missing; expected an object with its keys"
+            f"{where}: model_type={brief(whole)} needs {TEXT_PARTS[0]}, which is missing; expected an object with its keys"
         )
     if text is not config:
         # Keys about ends stand in either part; the inner one counts.
@@ -177,8 +177,6 @@ def _check_architecture(architecture: str, kind: str, family: Family, where: str
     stem = architecture
     for end in (*HEADED, *LABELLED, "Model"):
         stem = stem.removesuffix(end)
-    from hwmodels.models.families import family_names
-
     named = next((name for name in family_names() if _plain(name) == _plain(stem)), None)
     if named is None or named in wrappers():
         return

@@ -83,6 +83,7 @@ def quantisation(config: Mapping[str, Any], *, where: str) -> Quantisation:
     method = said.get("quant_method", "compressed-tensors" if key == "compression_config" else "")
     if not isinstance(method, str) or not method:
         method = "modelopt" if "quant_algo" in said else "not named"
+    # A method that is not known is no error: the shapes of the layers do not depend on it.
     reader = METHODS.get(method.lower().replace("_", "-"))
     try:
         dtype, detail = reader(said) if reader else (None, "")
@@ -119,6 +120,7 @@ def _kept(said: Mapping[str, Any]) -> tuple[set[str], list[str]]:
     inner = said.get("quantization")
     if isinstance(inner, Mapping) and isinstance(inner.get("exclude_modules"), list):
         names += [each for each in inner["exclude_modules"] if isinstance(each, str)]
+    # A name that stands for one model layer only, or for no layer of ours, keeps no whole role from being converted.
     roles: set[str] = set()
     others: list[str] = []
     for name in names:
