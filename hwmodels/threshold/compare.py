@@ -174,6 +174,7 @@ class Comparison:
     energy: Threshold | None
     narrow: tuple[QuantisedDense, ...]
     missing: tuple[tuple[str, str, str], ...]
+    context_tokens: int = 0
 
     @property
     def linear_share(self) -> float:
@@ -199,6 +200,7 @@ class Comparison:
             "hardware": self.hardware,
             "core": self.core,
             "tokens": self.tokens,
+            **({"context_tokens": self.context_tokens} if self.context_tokens else {}),
             **self.how.row(),
             **asdict(self.stored),
             "pruned_bytes": self.stored.pruned_bytes,
@@ -232,6 +234,8 @@ def compare(
     core: SparseTensorCore | None,
     *,
     tokens: int = 1,
+    context_tokens: int = 0,
+    kv_dtype: str | None = None,
     step_elems: int = 16,
     narrow_bits: Sequence[int] = (),
     progress: Callable[[str, float], None] | None = None,
@@ -248,6 +252,8 @@ def compare(
         Its energy counts.
     tokens : int
         Sequences decoded together.
+    context_tokens, kv_dtype
+        As `hwmodels.threshold.equal_time`.
     step_elems : int
         Widths of dense models are multiples of this.
     narrow_bits : sequence of int
@@ -278,15 +284,17 @@ def compare(
     narrow: dict[str | None, list[QuantisedDense]] = {}
     places: Sequence[HardwareSpec | None] = machines or [None]
     asked = [(machine, how) for machine in places for how in ways]
+    attention: dict[str, Any] = {"context_tokens": context_tokens, "kv_dtype": kv_dtype}
     for place, (machine, how) in enumerate(asked):
         name = machine.id if machine else None
         if name not in narrow:
             narrow[name] = [
-                quantised_dense(model, ways[0], bits, machine, core, tokens) for bits in narrow_bits
+                quantised_dense(model, ways[0], bits, machine, core, tokens, **attention)
+                for bits in narrow_bits
             ]
         if progress is not None:
             progress(label(how), place / len(asked))
-        rows.append(_comparison(model, how, machine, core, tokens, step_elems, narrow[name]))
+        rows.append(_comparison(model, how, machine, core, tokens, attention, step_elems, narrow[name]))
     return rows, narrow
 
 
@@ -296,6 +304,7 @@ def _comparison(
     machine: HardwareSpec | None,
     core: SparseTensorCore | None,
     tokens: int,
+    attention: dict[str, Any],
     step_elems: int,
     narrow: list[QuantisedDense],
 ) -> Comparison:
@@ -310,7 +319,8 @@ def _comparison(
         if where is None:
             continue
         try:
-            costs[sense] = equal(model, how, where, tokens=tokens, step_elems=step_elems)
+            more = attention if sense == "time" else {}
+            costs[sense] = equal(model, how, where, tokens=tokens, step_elems=step_elems, **more)
         except NmsimError as error:
             # One missing threshold must not hide the others, so its reason is kept as text.
             missing.append((sense, where.id, str(error)))
@@ -327,6 +337,7 @@ def _comparison(
         energy=costs.get("energy"),
         narrow=tuple(narrow),
         missing=tuple(missing),
+        context_tokens=attention["context_tokens"],
     )
 
 

@@ -4,6 +4,7 @@ The search goes through dense models of the same depth and another width. What l
 own, after the first. Only linear layers are counted.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from hwmodels.estimate.table import MAX_DIMENSION, format_cells
 from hwmodels.machine.spec import HardwareSpec, load_machine
 from hwmodels.models import Model
 from hwmodels.silicon.energy import Design, design, energy_columns
+from hwmodels.steps.attention import Sequences, Work, attention_dtype, attention_s, work
+from hwmodels.steps.experts import grouped
 from hwmodels.tensorcore.cycles import closed_form
 from hwmodels.tensorcore.point import Point, mapping, point
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
@@ -30,7 +33,7 @@ from hwmodels.threshold.footprint import (
     footprint,
     stacked,
 )
-from nmsim.case import Case, GemmShape
+from nmsim.case import VALUE_BITS, Case, GemmShape, value_type
 from nmsim.errors import RowError, brief
 from nmsim.format import as_format
 
@@ -93,8 +96,10 @@ def widths(model: Model, most_width: float, step_elems: int = STEP_ELEMS) -> Wid
         found: NDArray[np.int64] = np.maximum(steps, 1) * step_elems
         return found
 
+    # The vocabulary and the number of experts stay.
     N = tuple(
-        np.full_like(sizes, out) if head else resized(out) for out, head in zip(own.N, own.head, strict=True)
+        np.full_like(sizes, out) if head or layer.role == "router" else resized(out)
+        for out, head, layer in zip(own.N, own.head, own.of, strict=True)
     )
     K = tuple(resized(inside) for inside in own.K)
     return Widths(sizes, sizes / hidden, own._replace(N=N, K=K))
@@ -226,6 +231,9 @@ class Joules(NamedTuple):
 def products(layers: Stacked, how: ModelFormat, tokens: int) -> pd.DataFrame:
     """List the products of a decode step: columns of cases, `count`, and `place` of the model among all.
 
+    A model with experts has the column `experts` as well: products of a row's shape in one launch, those that the
+    batch reaches.
+
     Parameters
     ----------
     layers : Stacked
@@ -244,17 +252,21 @@ def products(layers: Stacked, how: ModelFormat, tokens: int) -> pd.DataFrame:
     rest, columns = ((dtype, *format_cells(None)) for dtype in (how.rest_dtype, how.side_dtype))
     main, outliers = (how.dtype, *format_cells(how.format)), (how.side_dtype, *format_cells(how.outliers))
     tables = []
-    for count, pruned, _, N, K in zip(*layers[:5], strict=True):
+    for layer, pruned, N, K in zip(layers.of, layers.pruned, layers.N, layers.K, strict=True):
+        group = grouped(layer.experts, layer.active_experts, tokens=tokens)
+        count = layer.places * layer.reads
         ways: list[tuple[Any, Any]] = [(main if pruned else rest, K)]
         if pruned and how.outliers is not None:
             ways.append((outliers, K))
         if pruned and how.columns:
             ways.append((columns, how.columns))
-        for way, inside in ways:
+        for (way, inside), (each, weight) in itertools.product(ways, group.parts):
             out, deep = np.broadcast_arrays(np.atleast_1d(N), inside)
-            shape = {"place": np.arange(len(out)), "M": tokens, "N": out, "K": deep}
-            tables.append(pd.DataFrame({**shape, **dict(zip(WAY, way, strict=True)), "count": count}))
-    return pd.concat(tables, ignore_index=True)
+            shape = {"place": np.arange(len(out)), "M": each, "N": out, "K": deep}
+            cells = {**dict(zip(WAY, way, strict=True)), "count": count if weight == 1 else count * weight}
+            tables.append(pd.DataFrame({**shape, **cells, "experts": group.products}))
+    table = pd.concat(tables, ignore_index=True)
+    return table if any(layer.experts for layer in layers.of) else table.drop(columns="experts")
 
 
 def seconds(table: pd.DataFrame, machine: HardwareSpec) -> Seconds:
@@ -267,8 +279,13 @@ def seconds(table: pd.DataFrame, machine: HardwareSpec) -> Seconds:
     RowError
         As `hwmodels.predict`.
     """
+    asked = table
+    if "experts" in table:
+        # Experts of a layer run in one launch: N counts the out features of all, each reads tokens of its own.
+        rows = (table["N"] * table["experts"]).round().astype("int64")
+        asked = table.assign(N=rows, input_copies=table["experts"])
     try:
-        found = predict(table, machine)
+        found = predict(asked, machine)
     except RowError as error:
         # The table is made here: the caller does not know its rows.
         raise RowError(error.problem) from error
@@ -281,6 +298,41 @@ def seconds(table: pd.DataFrame, machine: HardwareSpec) -> Seconds:
         best_case=_total(table, found["bound_time_s"].to_numpy()),
         extrapolates=_total(table, found["extrapolates"].to_numpy().astype(float)) > 0,
     )
+
+
+@dataclass(frozen=True)
+class DecodeStep:
+    """What a decode step of a threshold counts: sequences of one token each, and the context that they attend to.
+
+    Without a context attention is not counted. `kv_dtype` is that of the cache, None for that of attention.
+    """
+
+    tokens: int = 1
+    context_tokens: int = 0
+    kv_dtype: str | None = None
+
+    def attention(
+        self, model: Model, width: Floats, machine: HardwareSpec, dtype: str
+    ) -> tuple[Floats, Floats]:
+        """Predict attention of models of other widths, whose heads and latents are so many times as many.
+
+        Returns
+        -------
+        tuple of two float64 arrays [models]
+            Predicted and least seconds.
+        """
+        kind = attention_dtype(machine, dtype)
+        kv_bits = VALUE_BITS[kind if self.kv_dtype is None else value_type(self.kv_dtype, "kv_dtype")]
+        sequences = Sequences(self.tokens, 1, self.context_tokens, absorbed=True)
+        time_s, least_s = np.zeros(len(width)), np.zeros(len(width))
+        for each in model.attention if self.context_tokens else ():
+            amount = work(each, sequences, kv_bits=kv_bits, value_bits=VALUE_BITS[kind])
+            for place, share in enumerate(width.tolist()):
+                scaled = Work(*(round(part * share) for part in amount))
+                found = attention_s(scaled, machine, kind)
+                time_s[place] += each.count * found.time_s
+                least_s[place] += each.count * found.bound_time_s
+        return time_s, least_s
 
 
 def joules(table: pd.DataFrame, core: SparseTensorCore) -> Joules:
@@ -308,7 +360,8 @@ def joules(table: pd.DataFrame, core: SparseTensorCore) -> Joules:
     if len(bad):
         mapping(Point(*points[bad[0]].tolist()))
     names = ("energy_joules_low", "energy_joules", "energy_joules_high")
-    return Joules(*(_total(table, found[name]) for name in names))
+    times = table["experts"].to_numpy() if "experts" in table else 1.0
+    return Joules(*(_total(table, found[name] * times) for name in names))
 
 
 def _total(table: pd.DataFrame, each: Floats) -> Floats:
@@ -345,6 +398,8 @@ def quantised_dense(
     machine: HardwareSpec | None = None,
     core: SparseTensorCore | None = None,
     tokens: int = 1,
+    context_tokens: int = 0,
+    kv_dtype: str | None = None,
 ) -> QuantisedDense:
     """Say what a dense model of narrow values costs.
 
@@ -357,7 +412,8 @@ def quantised_dense(
         Bits of a value, 1 to 15.
     machine, core : optional
         Where time and energy are predicted.
-    tokens : int
+    tokens, context_tokens, kv_dtype
+        As `equal_time`.
 
     Returns
     -------
@@ -393,6 +449,9 @@ def quantised_dense(
     if dtype is not None:
         table = products(stacked(model), dense, tokens)
         time_s = _known(lambda: float(seconds(table, machine).nominal[0])) if machine else None
+        if machine and time_s is not None and context_tokens:
+            step = DecodeStep(tokens, context_tokens, kv_dtype)
+            time_s += float(step.attention(model, np.ones(1), machine, dense.dtype)[0][0])
         energy_joules = _known(lambda: float(joules(table, core).nominal[0])) if core else None
     return QuantisedDense(value_bits, stored.bits_per_element, stored.total_bytes, time_s, energy_joules)
 
@@ -515,6 +574,8 @@ def equal_time(
     hardware: str | Path | HardwareSpec,
     *,
     tokens: int = 1,
+    context_tokens: int = 0,
+    kv_dtype: str | None = None,
     step_elems: int = STEP_ELEMS,
 ) -> Threshold:
     """Find the dense model whose decode step takes as long as that of a pruned one.
@@ -528,6 +589,11 @@ def equal_time(
         As for `hwmodels.load_machine`.
     tokens : int
         Sequences decoded together.
+    context_tokens : int
+        Tokens that each sequence attends to; 0: attention is not counted. A narrower model has fewer heads, and keeps
+        less in its cache.
+    kv_dtype : str, optional
+        Value type of the cache; that of attention, 16 bits or more, by default.
     step_elems : int
         As `widths`.
 
@@ -557,8 +623,16 @@ def equal_time(
     """
     spec = load_machine(hardware)
 
+    step, hidden = DecodeStep(tokens, context_tokens, kv_dtype), hidden_of(stacked(model))
+
     def seconds_of(layers: Stacked, stored: ModelFormat) -> Seconds:
-        return seconds(products(layers, stored, tokens), spec)
+        linear = seconds(products(layers, stored, tokens), spec)
+        if not context_tokens:
+            return linear
+        own = layers.K[layers.head.index(True) if True in layers.head else 0]
+        time_s, least_s = step.attention(model, np.atleast_1d(own) / hidden, spec, stored.dtype)
+        low, nominal, high = (cost + time_s for cost in linear[:3])
+        return linear._replace(low=low, nominal=nominal, high=high, best_case=linear.best_case + least_s)
 
     def costs(layers: Stacked) -> list[Floats]:
         found = seconds_of(layers, how.dense())
@@ -572,8 +646,8 @@ def equal_time(
         targets[1:3] = [targets[0], targets[0]]
     equal, (low, high, best) = largest(model, step_elems, costs, targets, "time")
     ends = (low, high) if known else (None, None)
-    cost, dense_cost, step = targets[0], float(unpruned.nominal[0]), _step(equal, step_elems)
-    return Threshold("time", cost, dense_cost, equal, *ends, step, best, bool(mine.extrapolates[0]))
+    cost, dense_cost, resolution = targets[0], float(unpruned.nominal[0]), _step(equal, step_elems)
+    return Threshold("time", cost, dense_cost, equal, *ends, resolution, best, bool(mine.extrapolates[0]))
 
 
 def equal_energy(

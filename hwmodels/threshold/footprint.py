@@ -193,7 +193,10 @@ class Footprint:
 
 
 class Stacked(NamedTuple):
-    """Layers of a model as numbers, or as arrays of one entry a model, and which of them are pruned."""
+    """Layers of a model as numbers, or as arrays of one entry a model, and which of them are pruned.
+
+    `of` are the layers of the unpruned model.
+    """
 
     counts: tuple[int, ...]
     pruned: tuple[bool, ...]
@@ -201,6 +204,7 @@ class Stacked(NamedTuple):
     N: tuple[Any, ...]
     K: tuple[Any, ...]
     embeddings: int
+    of: tuple[Layer, ...]
 
 
 def stacked(model: Model) -> Stacked:
@@ -221,6 +225,7 @@ def stacked(model: Model) -> Stacked:
         tuple(layer.N for layer in layers),
         tuple(layer.K for layer in layers),
         0 if model.tied_head else 1,
+        layers,
     )
 
 

@@ -59,7 +59,7 @@ def threshold(
     outlier_encoding: Annotated[
         str, Option("--outlier-encoding", help="Encoding of n:m outliers.")
     ] = "combinatorial",
-    dtype: options.Dtype = DEFAULT_DTYPE,
+    dtype: options.DtypeOfModel = None,
     side_dtype: Annotated[
         str | None, Option("--side-dtype", help="Value type of outliers and columns. Default --dtype.")
     ] = None,
@@ -82,6 +82,8 @@ def threshold(
         Option("--core", "-c", help="Core design whose energy counts: a name or a .toml file; '' for none."),
     ] = "flexible-8x16",
     tokens: options.Tokens = 1,
+    context: options.Context = 0,
+    kv_dtype: options.KvDtype = None,
     step: Annotated[
         int, Option(min=1, help="Widths of dense models are multiples of so many elements.")
     ] = 16,
@@ -92,16 +94,17 @@ def threshold(
 
     This is the Performance Threshold: a pruned model is worth having if it is more accurate than these. Bytes are counted
     exactly, without norms and biases. Time (predicted, with its range) and energy (nominal, with that of low and high costs)
-    are of the linear layers in one decode step. Dense models have the same depth, vocabulary and value types, and all widths
-    in proportion.
+    are of the linear layers in one decode step. With --context, time is of attention and its cache as well. Dense models have
+    the same depth, vocabulary and value types, and all widths in proportion.
     """
     if output is not None:
         refuse_target(output, force)
     loaded = hwmodels.load_model(model)
+    kind = dtype or loaded.dtype or DEFAULT_DTYPE
     machines = [hwmodels.load_machine(name) for name in options.split_names(hardware)]
     design = hwmodels.load_core(core) if core else None
     common: dict[str, Any] = {
-        "dtype": dtype, "side_dtype": side_dtype, "rest_dtype": rest_dtype, "group_elems": group, "scale_bits": scale_bits,
+        "dtype": kind, "side_dtype": side_dtype, "rest_dtype": rest_dtype, "group_elems": group, "scale_bits": scale_bits,
     }  # fmt: skip
     ways = [
         ModelFormat(one.format, **beside(kept, outlier_encoding), **common)
@@ -115,6 +118,8 @@ def threshold(
             machines,
             design,
             tokens=tokens,
+            context_tokens=context,
+            kv_dtype=kv_dtype,
             step_elems=step,
             narrow_bits=narrow_bits(options.split_names(quantised)),
             progress=progress,
@@ -162,7 +167,8 @@ def _show(rows: Sequence[Comparison], narrow: Mapping[str | None, list[Quantised
         if row.energy:
             lines.append([*_way(row), *_costs(row.energy, row.core, unit, per_joule, unit_elems)])
     console.print_table(
-        f"Dense models that cost no more, {first.tokens} token{'s' if first.tokens > 1 else ''} per step",
+        f"Dense models that cost no more, {first.tokens} token{'s' if first.tokens > 1 else ''} per step"
+        + (f", context {first.context_tokens}" if first.context_tokens else ""),
         ["format", "beside", "equal", "on", "pruned", "dense", "share", "width", f"parameters {unit_elems}",
          f"range {unit_elems}", f"best case {unit_elems}"],
         lines,
