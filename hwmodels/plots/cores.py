@@ -32,7 +32,8 @@ from hwmodels.plots.labels import (
 )
 from hwmodels.plots.predicted import speedup_vs_pattern
 from hwmodels.plots.style import LIGHT, AxesGrid, Theme, styled
-from hwmodels.tensorcore.answer import STAGE_WORDS
+from hwmodels.tensorcore.answer import STAGE_WORDS, limit_in_words
+from hwmodels.tensorcore.cycles import STAGES_OF_LIMIT
 from hwmodels.tensorcore.record import SparseTensorCore
 from hwmodels.tensorcore.services import STAGES
 from nmsim.case import VALUE_BITS
@@ -215,10 +216,7 @@ def _pipeline_panel(ax: Axes, rows: pd.DataFrame, stages: list[str], longest: fl
         write(0, line, DENSE if row["pattern"] == DENSE else f"{row['pattern']} {row['encoding']}")
         busy = {stage: row[f"{stage}_cycles"] for stage in STAGES}
         most, time = max(busy.values()) / row["dense_cycles"], row["cycles"] / row["dense_cycles"]
-        # A limit may be no stage: "latency" is what none of them works through.
-        limiting = [
-            name for name in str(row["limit"]).removesuffix(" waiting").split(" and ") if name in busy
-        ]
+        limiting = STAGES_OF_LIMIT[row["limit"]]
         bar(line, LABEL_WIDTH, scale * most, any(busy[stage] == max(busy.values()) for stage in limiting))
         rest = LABEL_WIDTH + scale * most
         ax.barh(line, scale * (time - most), BAR_HEIGHT, rest, linewidth=0, zorder=2, **_waiting(theme))
@@ -422,7 +420,7 @@ def _roof_legend(ax: Axes, rows: pd.DataFrame, theme: Theme) -> None:
         handles.append(style.line_key(label, linestyle=MOVING.get(stage, "-"), linewidth=1.8, **look))
     others = [limit for limit in rows["limit"].unique() if limit not in ROOF_COLOURS]
     if others:
-        words = ", ".join(STAGE_WORDS.get(limit, limit) for limit in others)
+        words = ", ".join(map(limit_in_words, others))
         grey: dict[str, Any] = {"color": theme.quiet, "markeredgecolor": theme.ink, "markersize": 6}
         handles.append(style.mark_key(f"limited by {words}", **grey))
     ax.legend(handles=handles, loc="lower right")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hwmodels.tensorcore.cycles import LIMITS, Cycles, closed_form
+from hwmodels.tensorcore.cycles import LIMITS, STAGES_OF_LIMIT, Cycles, closed_form
 from hwmodels.tensorcore.point import Mapping, execution, mapping, point
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from hwmodels.tensorcore.services import STAGES
@@ -26,6 +26,20 @@ STAGE_WORDS = {
     "write": "writing back",
 }
 """Stage -> what it does, in words."""
+
+
+def limit_in_words(limit: str) -> str:
+    """Say what limits a product, for each name in `LIMITS`.
+
+    Examples
+    --------
+    >>> limit_in_words("dram"), limit_in_words("shared and prune waiting")
+    ('DRAM to L2', 'shared memory to registers and online pruning, waiting for each other')
+    >>> limit_in_words("latency")
+    'latency'
+    """
+    words = " and ".join(STAGE_WORDS[stage] for stage in STAGES_OF_LIMIT[limit])
+    return f"{words}, waiting for each other" if len(STAGES_OF_LIMIT[limit]) > 1 else words or limit
 
 
 @dataclass(frozen=True)
@@ -154,11 +168,11 @@ def explain(found: Cycles, stages: dict[str, Any]) -> str:
     first, second = busiest[:2]
     share = stages[first] / found.cycles
     text = f"{STAGE_WORDS[first]} works {stages[first]} of {found.cycles:.0f} cycles ({share:.0%})"
-    limit = LIMITS[int(found.limit)]
-    if limit == "latency":
+    limiting = STAGES_OF_LIMIT[LIMITS[int(found.limit)]]
+    if not limiting:
         text = f"latency takes most of {found.cycles:.0f} cycles; {STAGE_WORDS[first]} works {stages[first]} ({share:.0%})"
-    elif limit != first and limit not in STAGES:
-        one, other = limit.removesuffix(" waiting").split(" and ")
+    elif len(limiting) > 1:
+        one, other = limiting
         text += f", held up where {STAGE_WORDS[one]} and {STAGE_WORDS[other]} wait for room between them"
     return (
         f"{text}; next is {STAGE_WORDS[second]} with {stages[second]} ({stages[second] / found.cycles:.0%})"

@@ -441,13 +441,15 @@ def _change(w: Waves, before: int, after: int, kind: int, following: int) -> flo
     return gained - lost
 
 
-LIMITS = (
-    *STAGES,
-    *(f"{one} and {other} waiting" for one, other in itertools.pairwise(STAGES[:IN_BLOCKS])),
-    "latency",
-)
-"""The meaning of `limit`: a stage, or two stages that wait for the room between them. It is latency if no stage works for
-half of the time: filling and emptying the pipeline takes longer."""
+STAGES_OF_LIMIT: dict[str, tuple[str, ...]] = {
+    **{stage: (stage,) for stage in STAGES},
+    **{f"{one} and {other} waiting": (one, other) for one, other in itertools.pairwise(STAGES[:IN_BLOCKS])},
+    "latency": (),
+}
+"""Every limit -> the stages it consists of: one, or two that wait for the room between them. Latency has none: no stage works
+for half of the time, and filling and emptying the pipeline takes longer."""
+LIMITS = tuple(STAGES_OF_LIMIT)
+"""The meaning of `limit`."""
 LATENCY = len(LIMITS) - 1
 
 

@@ -16,7 +16,7 @@ from hwmodels import Model
 from hwmodels.plots.labels import Step, at_step, choose_steps, pattern_order
 from hwmodels.silicon.area import area
 from hwmodels.sweeps.space import Product, Space, SweptFormat, Work
-from hwmodels.tensorcore.answer import STAGE_WORDS
+from hwmodels.tensorcore.answer import limit_in_words
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from hwmodels.tensorcore.services import STAGES
 from nmsim.case import DEFAULT_DTYPE
@@ -163,20 +163,6 @@ def chosen(table: pd.DataFrame) -> pd.DataFrame:
     ways = set(near.drop_duplicates("pattern")[["pattern", "encoding"]].itertuples(index=False, name=None))
     pairs = zip(table["pattern"], table["encoding"], strict=True)
     return table[[pair in ways or pair[0] == DENSE for pair in pairs]].reset_index(drop=True)
-
-
-def limit_in_words(limit: str) -> str:
-    """Say what limits a product.
-
-    Examples
-    --------
-    >>> limit_in_words("dram"), limit_in_words("shared and prune waiting")
-    ('DRAM to L2', 'shared memory to registers and online pruning, waiting for each other')
-    """
-    if limit in STAGE_WORDS:
-        return STAGE_WORDS[limit]
-    one, other = limit.removesuffix(" waiting").split(" and ")
-    return f"{STAGE_WORDS[one]} and {STAGE_WORDS[other]}, waiting for each other"
 
 
 def figure_tables(table: pd.DataFrame) -> dict[str, tuple[pd.DataFrame, list[Step]]]:

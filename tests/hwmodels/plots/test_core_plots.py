@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 
 import hwmodels
 from hwmodels import plots
+from hwmodels.estimate import bounds
 from hwmodels.online.break_even import batch_table, break_even_batch, selector_table
-from hwmodels.plots import DARK, LIGHT, cores
+from hwmodels.plots import DARK, LIGHT, cores, labels
 from hwmodels.plots.cores import TERA
 from hwmodels.plots.fronts import scaled
 from hwmodels.plots.style import STAGE_COLOURS
@@ -150,6 +151,10 @@ def test_two_stages_that_wait_for_each_other_are_both_marked(index_only):
 def test_every_limit_that_the_model_can_name_is_drawn(index_only, roofs, limit):
     plots.core_time_by_stage(index_only.assign(limit=limit))
     plots.roof_surface(roofs.assign(limit=limit), core=load_core("flexible-8x16"))
+
+
+def test_every_limit_of_a_machine_has_a_name_and_a_colour():
+    assert set(labels.STAGE_NAMES) == set(STAGE_COLOURS) == set(bounds.STAGES)
 
 
 def test_no_point_is_above_a_roof(roofs):

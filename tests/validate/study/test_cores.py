@@ -11,9 +11,11 @@ import pytest
 
 import hwmodels
 from hwmodels import plots
+from hwmodels.plots.labels import choose_steps
 from hwmodels.silicon.area import area
 from hwmodels.silicon.energy import energy
-from hwmodels.tensorcore.answer import predict_core
+from hwmodels.tensorcore.answer import limit_in_words, predict_core
+from hwmodels.tensorcore.cycles import LIMITS
 from hwmodels.tensorcore.record import load_core
 from nmsim.case import Case, GemmShape
 from nmsim.format import sparse_format
@@ -29,7 +31,7 @@ from validate.study.cores import (
     chosen,
     core_table,
     figure_tables,
-    limit_in_words,
+    section_rows,
     sentences,
 )
 
@@ -159,6 +161,29 @@ def test_the_page_shows_the_rows(study, cores):
             energy_share = 100 * row["energy_joules"] / row["dense_energy_joules"]
             assert f"energy {energy_share:.0f} % (" in cells
         assert f"<b>{100 * own['overhead_of_cores'].iloc[0]:.1f} %</b>" in cells
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_every_limit_that_the_model_can_name_is_in_the_table_of_the_page(cores, limit):
+    rows = section_rows(cores.assign(limit=limit), choose_steps(cores))
+    assert {cell["limit"] for row in rows for cell in row["cells"]} == {limit_in_words(limit)}
+
+
+def test_a_small_model_that_latency_limits_has_a_page(tiny, tmp_path):
+    small = tmp_path / "config.json"
+    small.write_text(
+        '{"model_type": "llama", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, '
+        '"num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 1000}'
+    )
+    found = run_study(
+        tiny.weights,
+        small,
+        hardware=["h200"],
+        formats=["2:4/bitmask", "2:4/index"],
+        out_dir=tmp_path / "study",
+    )
+    assert "latency" in set(found.cores["limit"])
+    assert found.report.exists()
 
 
 def test_the_sentences_are_those_of_the_rows(study, cores):
