@@ -186,7 +186,11 @@ class BitstreamError(NmsimError):
 
 
 class ContainerError(NmsimError):
-    """A file that cannot be read as what it claims to be."""
+    """A file that cannot be read as what it claims to be, or an output that cannot be written."""
+
+
+class BusyError(ContainerError):
+    """An output that another process writes at this moment. The error says which process, where and since when."""
 
 
 class SpecError(NmsimError):

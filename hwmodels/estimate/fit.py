@@ -157,10 +157,14 @@ def fit(inputs: pd.DataFrame, progress: Progress = lambda step: None) -> Fitted:
     return Fitted(values, held_out, residuals, source)
 
 
+HEADER = "# Written by `nmsim fit`"
+"""What a file of fitted constants begins with."""
+
+
 def write(found: Fitted, folder: Path = constants.FITTED_FILE.parent) -> None:
     """Write constants and residuals as the data files that the package reads."""
     lines = [
-        "# Written by `nmsim fit`; meanings, units and priors are in hwmodels/estimate/constants.py.",
+        f"{HEADER}; meanings, units and priors are in hwmodels/estimate/constants.py.",
         "",
         "[constants]",
     ]

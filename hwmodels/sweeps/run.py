@@ -7,7 +7,7 @@ import functools
 import itertools
 import json
 import os
-import shutil
+import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,7 +23,8 @@ import pandas as pd
 from hwmodels.sweeps.evaluate import Columns, evaluator, refuse_useless_values
 from hwmodels.sweeps.space import Space, load_space
 from nmsim.errors import ContainerError, SpecError, brief
-from nmsim.files.atomic import new_file, refuse_target
+from nmsim.files.atomic import new_file, part_file
+from nmsim.files.output import PARTIAL_SUFFIX, Output, claimed, partial_pattern, refuse_full_disk
 from nmsim.support.sources import open_regular, read_text
 from nmsim.units import ceil_div
 
@@ -109,6 +110,9 @@ def versions() -> dict[str, str]:
 
 MANIFEST = "manifest.json"
 MERGED = "merged.json"
+PART = re.compile(r"part-\d{6,}\.arrow")
+MANIFEST_KEYS = {"space", "points", "chunk_points", "versions"}
+"""A folder of parts is ours if its manifest has these keys, or its mark says so; nothing is removed from another one."""
 
 
 class Parts:
@@ -123,6 +127,7 @@ class Parts:
 
     def __init__(self, output: Path, space: Space, chunk_points: int) -> None:
         self.output, self.folder = output, _folder(output)
+        self._points, self._chunk_points = space.points, chunk_points
         manifest = {"space": space.digest, "points": space.points, "chunk_points": chunk_points}
         self._text = json.dumps(manifest | {"versions": versions()}, indent=1) + "\n"
 
@@ -137,12 +142,16 @@ class Parts:
         Raises
         ------
         ContainerError
-            There are parts of another space, or cut otherwise, or by another version of what computes them; or the folder
-            cannot be made.
+            There are parts of another space, or cut otherwise, or by another version of what computes them. The folder is
+            no folder of parts, or cannot be made.
         """
         file = self.folder / MANIFEST
+        self._refuse_foreign()
         if not resume:
             self.remove()
+        for partial in self.folder.glob(f".*{PARTIAL_SUFFIX}"):
+            if _is_part(partial.name, own=False):
+                partial.unlink()
         if file.exists():
             if (found := read_text(file)) != self._text:
                 raise ContainerError(
@@ -156,8 +165,12 @@ class Parts:
             raise ContainerError(
                 f"{self.output}: cannot be written: no folder {self.folder} can be made ({error.strerror or error})"
             ) from error
-        with new_file(file, force=True) as stream:
+        with part_file(file) as stream:
             stream.write(self._text.encode())
+
+    def points(self, chunk: int) -> int:
+        """Count the points of a chunk."""
+        return min(self._chunk_points, self._points - chunk * self._chunk_points)
 
     def file(self, chunk: int) -> Path:
         """Where a chunk is kept."""
@@ -168,7 +181,7 @@ class Parts:
         import pyarrow as pa
 
         with (
-            new_file(self.file(chunk), force=True) as stream,
+            part_file(self.file(chunk)) as stream,
             pa.ipc.new_file(stream, table.schema) as writer,
         ):
             writer.write_table(table)
@@ -198,7 +211,7 @@ class Parts:
     def mark_merged(self, refused: Mapping[str, int], status: os.stat_result) -> None:
         """Note which file the parts have become, and its refusals, so that it is known whatever happens to them."""
         about = {"of": self._text, "output": _identity(status), "refused": dict(refused)}
-        with new_file(self.folder / MERGED, force=True) as stream:
+        with part_file(self.folder / MERGED) as stream:
             stream.write(json.dumps(about).encode())
 
     def merged(self) -> dict[str, int] | None:
@@ -213,12 +226,86 @@ class Parts:
             return None
 
     def remove(self) -> None:
-        """Remove all parts, then the manifest, then the mark: what is left after an interruption is still known."""
-        for part in self.folder.glob("part-*.arrow"):
-            part.unlink()
-        (self.folder / MANIFEST).unlink(missing_ok=True)
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
+        """Remove our files by name: all parts, then the manifest, then the mark. Then the folder goes, if it is empty.
+
+        What is left after an interruption is still known as ours. Files of others stay, and so does the folder then.
+
+        Raises
+        ------
+        ContainerError
+            The folder is not one of parts, or a file of it cannot be removed.
+        """
+        if not os.path.lexists(self.folder):
+            return
+        self._refuse_foreign()
+        try:
+            names = [path.name for path in self.folder.iterdir() if _is_part(path.name)]
+            for name in (*sorted(names), MANIFEST, MERGED):
+                (self.folder / name).unlink(missing_ok=True)
+            if not any(self.folder.iterdir()):
+                self.folder.rmdir()
+        except OSError as error:
+            raise ContainerError(
+                f"{self.folder}: parts cannot be removed: {error.strerror or error}"
+            ) from error
+
+    def _refuse_foreign(self) -> None:
+        """Refuse a folder that no sweep has made, so that nothing in it is ever replaced or removed."""
+        if not os.path.lexists(self.folder):
+            return
+        if self.folder.is_symlink() or not self.folder.is_dir():
+            raise ContainerError(
+                f"{self.folder}: is no folder, expected that name free for the parts of a sweep"
+            )
+        foreign = [path.name for path in sorted(self.folder.iterdir()) if not _is_part(path.name, own=False)]
+        # A run that was killed before it wrote the manifest has left nothing but the beginning of it.
+        if foreign and not (_is_manifest(self.folder / MANIFEST) or _is_mark(self.folder / MERGED)):
+            raise ContainerError(
+                f"{self.folder}: holds {brief(foreign[0])} and no {MANIFEST} of a sweep, expected that name free for the parts "
+                "of a sweep: move the folder, or name another output"
+            )
+
+
+def _is_part(name: str, own: bool = True) -> bool:
+    """Whether a name in the folder is that of a part, or of what a killed run was writing; only the latter without `own`."""
+    stem = re.sub(r"\.\d+-[0-9a-f]{8}\.nmsim-partial$", "", name).removeprefix(".")
+    if own and PART.fullmatch(name):
+        return True
+    ours = stem in (MANIFEST, MERGED) or PART.fullmatch(stem) is not None
+    return ours and partial_pattern(stem).fullmatch(name) is not None
+
+
+def _is_manifest(file: Path) -> bool:
+    try:
+        return bool(json.loads(read_text(file)).keys() >= MANIFEST_KEYS)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _is_mark(file: Path) -> bool:
+    try:
+        return bool(json.loads(json.loads(read_text(file))["of"]).keys() >= MANIFEST_KEYS)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def finished(space: Space, output: Path, chunk_points: int | None = None) -> bool:
+    """Whether an output is complete, and the run that wrote it was stopped before it removed its parts.
+
+    Parameters
+    ----------
+    space : Space
+    output : Path
+    chunk_points : int, optional
+        As for `sweep`.
+
+    Examples
+    --------
+    >>> space = load_space({"core": {"base": "dense"}, "axes": {"pattern": ["dense"]}, "workload": {"shapes": [[64, 64]]}})
+    >>> finished(space, Path("never-begun.parquet"))
+    False
+    """
+    return Parts(output, space, chunk_points or CHUNK_POINTS).merged() is not None
 
 
 def kept_points(output: Path) -> tuple[int, int] | None:
@@ -364,7 +451,9 @@ def sweep(
     SpecError
         An invalid space, or one with a value that no point takes.
     ContainerError
-        The output exists, cannot be written, or has parts of another sweep beside it.
+        The output exists, cannot be written, has parts of another sweep beside it, or a folder that no sweep made.
+    BusyError
+        Another process writes the output.
 
     Examples
     --------
@@ -405,28 +494,41 @@ def sweep(
         raise SpecError(f"output {brief(str(target))}: expected a name that ends in {' or '.join(SUFFIXES)}")
     parts = Parts(target, loaded, chunk_points)
     # An earlier run was stopped after it wrote the output: only its parts are left to remove.
-    if resume and not force and (merged := parts.merged()) is not None:
+    complete = resume and not force and parts.merged() is not None
+    whole = Output(target, suffixes=SUFFIXES, strict=True, complete=complete)
+    sources = [Path(space)] if isinstance(space, str | Path) else []
+    with claimed(whole, force=force, sources=sources):
+        if complete and (merged := parts.merged()) is not None:
+            parts.remove()
+            told(chunks)
+            seconds = time.perf_counter() - started
+            return Summary(target, loaded.points, merged, 0, seconds, seconds)
+        refuse_useless_values(evaluator(loaded).designs)
+        parts.open(resume)
+        missing = list(parts.missing(chunks))
+        refuse_full_disk(target, sum(map(parts.points, missing)) * _row_bytes(loaded))
+        evaluated = 0
+        told(chunks - len(missing))
+        for done, (chunk, table) in enumerate(tables(missing), start=chunks - len(missing) + 1):
+            parts.write(chunk, table)
+            evaluated += len(table)
+            told(done)
+        evaluate_s = time.perf_counter() - started
+        refused: Counter[str] = Counter()
+        tables_of_parts = _counted(map(parts.read, range(chunks)), refused)
+        write_file(tables_of_parts, target, loaded, force, functools.partial(parts.mark_merged, refused))
         parts.remove()
-        told(chunks)
-        seconds = time.perf_counter() - started
-        return Summary(target, loaded.points, merged, 0, seconds, seconds)
-    refuse_target(target, force)
-    refuse_useless_values(evaluator(loaded).designs)
-    parts.open(resume)
-    missing = list(parts.missing(chunks))
-    evaluated = 0
-    told(chunks - len(missing))
-    for done, (chunk, table) in enumerate(tables(missing), start=chunks - len(missing) + 1):
-        parts.write(chunk, table)
-        evaluated += len(table)
-        told(done)
-    evaluate_s = time.perf_counter() - started
-    refused: Counter[str] = Counter()
-    tables_of_parts = _counted(map(parts.read, range(chunks)), refused)
-    write_file(tables_of_parts, target, loaded, force, functools.partial(parts.mark_merged, refused))
-    parts.remove()
     seconds = time.perf_counter() - started
     return Summary(target, loaded.points, dict(refused), evaluated, evaluate_s, seconds)
+
+
+def _row_bytes(space: Space) -> int:
+    """Bytes of a point in a part: a number per column, texts as their place in a list."""
+    import pyarrow as pa
+
+    schema = to_table(evaluator(space).columns(0, 0)).schema
+    kinds = [field.type.index_type if pa.types.is_dictionary(field.type) else field.type for field in schema]
+    return int(sum(kind.bit_width for kind in kinds)) // 8
 
 
 def no_rows(space: Space) -> pd.DataFrame:

@@ -29,6 +29,9 @@ from kernels.gpu.bits import WARP_THREADS
 from kernels.gpu.codes import position_table
 from kernels.stored.rows import kernel_format
 from kernels.stored.shuffled import PLANES
+from nmsim.errors import NmsimError
+from nmsim.files.atomic import new_file
+from nmsim.files.output import Output, claimed
 from nmsim.format import FormatLike, SparseFormat
 
 ARCHITECTURES = (80, 90, 100)
@@ -218,10 +221,12 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m kernels.compiled.subjects", description=__doc__)
     parser.add_argument("file", type=Path, help="JSON file to write, docs/reference/sass.json for the page")
     path = parser.parse_args(arguments).file
-    if not path.parent.is_dir():
-        parser.error(f"{path}: there is no folder {path.parent}, expected an existing one")
-    found = {"triton": triton.__version__, "rows": [asdict(row) for row in rows()]}
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    try:
+        with claimed(Output(path, suffixes=(".json",)), force=True), new_file(path, force=True) as stream:
+            found = {"triton": triton.__version__, "rows": [asdict(row) for row in rows()]}
+            stream.write((json.dumps(found, indent=1) + "\n").encode())
+    except NmsimError as error:
+        parser.error(str(error))
     return 0
 
 

@@ -19,6 +19,7 @@ from kernels.timing.gate import RefusedError
 from kernels.timing.rounds import DeviceLostError, Outcome, Pace, Plan, Stamp
 from nmsim.case import Case, case_id
 from nmsim.errors import NmsimError, SpecError, brief
+from nmsim.files.output import ROW_FILE, Output, claimed
 from nmsim.rows import Measurement
 from nmsim.rows.measurement import Key
 from nmsim.units import ceil_div
@@ -176,6 +177,10 @@ def run(
         As `plan`.
     DeviceLostError
         As `rounds.go_through`.
+    BusyError
+        Another run appends rows to the file.
+    ContainerError
+        The file cannot be written.
     """
     outcome: Outcome = Outcome()
 
@@ -184,12 +189,14 @@ def run(
 
     check(campaign, backend)
     end = clock() + (campaign.budget_s if budget_s is None else budget_s)
-    planned = plan(campaign, backend, path, stamp)
-    if problem := backend.prepare(planned, end - clock(), progress):
-        outcome.notes.append(problem)
-    return rounds.go_through(
-        planned, outcome, path, rows_of, budget_s=end - clock(), progress=progress, clock=clock
-    )
+    # Held from the look at what is there to the last row: another run would measure the same cases.
+    with claimed(Output(path, "rows", ROW_FILE)):
+        planned = plan(campaign, backend, path, stamp)
+        if problem := backend.prepare(planned, end - clock(), progress):
+            outcome.notes.append(problem)
+        return rounds.go_through(
+            planned, outcome, path, rows_of, budget_s=end - clock(), progress=progress, clock=clock
+        )
 
 
 def _measure(

@@ -92,7 +92,8 @@ def _answering(function: Callable[..., Any]) -> Callable[..., None]:
     from nmsim.cli import console, options
 
     def verb(*, as_json: bool, wide: bool, **arguments: Any) -> None:
-        console.deliver(function(**arguments), as_json=as_json, wide=wide)
+        with console.running(arguments):
+            console.deliver(function(**arguments), as_json=as_json, wide=wide)
 
     signature = inspect.signature(function, eval_str=True)
     added = [

@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import os
 import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
@@ -27,6 +29,7 @@ from rich.progress import (
 from rich.table import Table
 
 from nmsim.files import checkpoint as reports
+from nmsim.files.output import Output, claimed
 
 WIDTH = 100
 """Columns of text that a table takes at most, on every terminal, without `--wide`."""
@@ -46,6 +49,76 @@ class Answer(NamedTuple):
     data: Any
     show: Callable[[], None]
     exit_code: int = 0
+
+
+class _Run(NamedTuple):
+    """A verb at work: what it holds until it ends, and the files and folders that its arguments name."""
+
+    stack: contextlib.ExitStack
+    named: tuple[Path, ...]
+
+
+_run: _Run | None = None
+
+
+@contextlib.contextmanager
+def running(arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Run a verb: what it claims is held until the end, and no file that an argument names is replaced."""
+    global _run
+    before = _run
+    with contextlib.ExitStack() as stack:
+        _run = _Run(stack, tuple(_named(arguments.values())))
+        try:
+            yield
+        finally:
+            _run = before
+
+
+def _named(values: Iterable[Any]) -> Iterator[Path]:
+    """The files and folders that arguments name, alone or joined by commas."""
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _named(value)
+        elif isinstance(value, Path):
+            yield value
+        elif isinstance(value, str):
+            yield from (Path(word) for word in value.split(",") if os.path.exists(word))
+
+
+def _inputs(outputs: Sequence[Output]) -> list[Path]:
+    """The files that the verb may read: those that its other arguments name, and those of the folders that they name."""
+    named = list(_run.named) if _run is not None else []
+    for output in outputs:
+        # Once each: a path that is named twice is an input, too.
+        if output.path in named:
+            named.remove(output.path)
+    inside = [entry for path in named if os.path.isdir(path) for entry in path.iterdir()]
+    return [*named, *(entry for entry in inside if entry.suffix in (".safetensors", ".json"))]
+
+
+def claim(*outputs: Output, force: bool = False) -> None:
+    """Check what a verb will write before it works, and hold it until the verb ends. Say what a killed run left there.
+
+    All outputs of a verb are claimed at once. Every other argument that names a file is an input, which is never replaced.
+
+    Parameters
+    ----------
+    *outputs : Output
+    force : bool
+        Replace files that exist.
+
+    Raises
+    ------
+    BusyError, ContainerError
+        As `nmsim.files.output.claimed`.
+    """
+    with contextlib.ExitStack() as alone:
+        stack = alone if _run is None else _run.stack
+        claim = stack.enter_context(claimed(*outputs, force=force, sources=_inputs(outputs)))
+    for holder in claim.killed:
+        warn(f"nmsim: an earlier run was stopped before its end: {holder}", "yellow")
+    for leftover in claim.leftovers:
+        warn(f"nmsim: {leftover}", "yellow")
 
 
 def deliver(answer: Answer | None, *, as_json: bool, wide: bool) -> None:

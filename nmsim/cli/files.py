@@ -13,7 +13,7 @@ from nmsim.cli import console, options
 from nmsim.cli.console import Answer
 from nmsim.errors import NmsimError
 from nmsim.files.checking import check_checkpoint
-from nmsim.files.checkpoint import CheckpointReport, pack_checkpoint, unpack_checkpoint
+from nmsim.files.checkpoint import CheckpointReport, checkpoint_output, pack_checkpoint, unpack_checkpoint
 from nmsim.files.inspection import DEFAULT_PATTERNS, InspectionRow, inspect_checkpoint, left_dense, totals
 from nmsim.format import DENSE, SparseFormat
 from nmsim.pattern import Pattern
@@ -128,6 +128,7 @@ def pack(
             raise NmsimError(f"{option} {','.join(given)}: expected one for a packed file, got {len(given)}")
     if chosen is None:
         raise NmsimError(f"--pattern {pattern}: prunes nothing, expected a format such as 8:16/index")
+    console.claim(checkpoint_output(weights, output), force=force)
     started = time.perf_counter()
     with console.bytes_bar() as progress:
         report = pack_checkpoint(
@@ -153,6 +154,7 @@ def unpack(
 
     Kept values come back bit for bit, with zeros elsewhere.
     """
+    console.claim(checkpoint_output(packed, output), force=force)
     started = time.perf_counter()
     with console.bytes_bar() as progress:
         report = unpack_checkpoint(

@@ -16,6 +16,7 @@ from nmsim.cli import console, options
 from nmsim.cli.console import Answer
 from nmsim.errors import NmsimError, SpecError
 from nmsim.files import atomic
+from nmsim.files.output import Output
 from nmsim.files.sharded import read_matrix
 from nmsim.format import DENSE
 from nmsim.pattern import Pattern
@@ -267,8 +268,7 @@ def _energy(record: dict[str, Any], per_joule: float) -> str:
 
 
 def _write(spec: hwmodels.HardwareSpec | hwmodels.SparseTensorCore, path: Path, force: bool) -> None:
-    if path.suffix != ".toml":
-        raise NmsimError(f"--write {path}: expected a name that ends in .toml")
+    console.claim(Output(path, suffixes=(".toml",), strict=True), force=force)
     with atomic.new_file(path, force=force) as file:
         file.write(to_toml(spec).encode())
     console.say(f"wrote {path}")

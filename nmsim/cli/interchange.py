@@ -11,6 +11,7 @@ from nmsim.cli import console, options
 from nmsim.cli.console import Answer
 from nmsim.errors import NmsimError
 from nmsim.interchange import FORMATS, ConvertReport, convert_checkpoint
+from nmsim.interchange.convert import convert_output
 from nmsim.units import format_bytes
 
 EXAMPLES = {
@@ -88,6 +89,7 @@ def convert(
             )
     assert source is not None
     assert output is not None
+    console.claim(convert_output(output, to), force=force)
     started = time.perf_counter()
     with console.bytes_bar() as progress:
         report = convert_checkpoint(

@@ -14,7 +14,7 @@ from nmsim.cli import console, options
 from nmsim.cli.console import Answer
 from nmsim.errors import NmsimError
 from nmsim.pattern import Pattern
-from validate.judge.fit_table import fit_files
+from validate.judge.fit_table import fit_files, fit_output
 from validate.study import provenance
 
 PATTERNS = ["2:4", "4:8", "8:16", "16:32"]
@@ -45,6 +45,7 @@ def fit(
             help="Folder for fitted.toml and residuals.csv. Default: hwmodels/data, which predictions read.",
         ),
     ] = None,
+    force: options.Force = False,
 ) -> Answer:
     """Fit the constants of the estimate to measured rows.
 
@@ -56,8 +57,10 @@ def fit(
         raise NmsimError(
             "--rows without --output: expected a folder for constants that are not those of the shipped rows"
         )
+    if output is not None:
+        console.claim(fit_output(output), force=force)
     with console.share_bar() as progress:
-        fitted = fit_files(rows or (), output, progress)
+        fitted = fit_files(rows or (), output, progress, force=force)
     if fitted["few_rows"]:
         console.warn(fitted.pop("few_rows"))
     else:

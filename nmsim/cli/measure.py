@@ -12,6 +12,7 @@ from nmsim.cli import console, options
 from nmsim.cli.console import Answer, Shares
 from nmsim.errors import NmsimError, brief
 from nmsim.files import atomic
+from nmsim.files.output import ROW_FILE, Output
 from nmsim.rows import Measurement
 from nmsim.support.schema import to_toml
 from validate.study import provenance
@@ -70,8 +71,8 @@ def calibrate(
     machine gives lower ones.
     """
     _check_device(device)
-    if output is not None and output.suffix != ".toml":
-        raise NmsimError(f"--output {brief(str(output))}: expected a name that ends in .toml")
+    if output is not None:
+        _claim_machine(output, force)
     if device == "cuda":
         from kernels.timing import cuda_device
 
@@ -81,11 +82,8 @@ def calibrate(
     about = provenance.collect(provenance.command_line(), [])
     name, run = _cpu() if device == "cpu" else _cuda()
     target = output or Path(f"{name}.toml")
-    from hwmodels.machine import calibrated
-
-    # Name and target are checked before the measurement, which takes ten seconds.
-    calibrated.checked_id(target.stem)
-    atomic.refuse_target(target, force)
+    if output is None:
+        _claim_machine(target, force)
     with console.share_bar() as progress:
         figures, doubts, spec_of = run(lambda share: progress("measuring this machine", share))
     spec = spec_of(target.stem, about.timestamp_utc[:10])
@@ -117,6 +115,14 @@ def calibrate(
         },
         show,
     )
+
+
+def _claim_machine(target: Path, force: bool) -> None:
+    """Check name and target before the measurement, which takes ten seconds."""
+    from hwmodels.machine import calibrated
+
+    console.claim(Output(target, suffixes=(".toml",), strict=True), force=force)
+    calibrated.checked_id(target.stem)
 
 
 def _cpu() -> tuple[str, Run]:
@@ -205,6 +211,7 @@ def measure(
     or a library does not run gives no row and is named. A run that was stopped continues when it is started again.
     """
     _check_device(device)
+    console.claim(Output(output, "rows", ROW_FILE))
     from kernels.measure import campaign as campaigns
     from kernels.measure import run as campaign_run
     from kernels.timing.rounds import Stamp
@@ -339,7 +346,7 @@ def measure_here(folder: Path, campaign: str, progress: Shares) -> Here:
     Parameters
     ----------
     folder : Path
-        Made if it is missing. `this-machine.toml` and `rows.csv` in it are replaced once both are complete.
+        A folder of ours, without rows. It gets `this-machine.toml` and `rows.csv`.
     campaign : str
         As for `nmsim measure`.
     progress : callable
@@ -360,29 +367,20 @@ def measure_here(folder: Path, campaign: str, progress: Shares) -> Here:
 
     chosen = campaigns.load(campaign)
     about = provenance.collect(provenance.command_line(), [])
-    folder.mkdir(parents=True, exist_ok=True)
     hardware, target = folder / f"{MACHINE}.toml", folder / "rows.csv"
     found = calibration.calibrate(
         this_machine(), progress=lambda share: progress("calibrating this machine", CALIBRATION_SHARE * share)
     )
-    # Rows take their name when all are there, so an interrupted run leaves the rows of an earlier one.
-    partial = atomic.partial_name(target)
-    try:
-        outcome = measuring.run(
-            chosen,
-            CpuBackend(chosen.seed),
-            partial,
-            Stamp(MACHINE, about.commit, about.dirty),
-            progress=lambda text, share: progress(text, CALIBRATION_SHARE + (1 - CALIBRATION_SHARE) * share),
-        )
-        if not outcome.rows:
-            raise NmsimError(f"campaign {campaign}: no row; {'; '.join(outcome.wrong) or 'it has no case'}")
-        with atomic.new_file(hardware, force=True) as stream:
-            spec = cpu_spec(found, MACHINE, about.timestamp_utc[:10])
-            stream.write(
-                to_toml(spec, comment=f"Written by {about.command} on {about.timestamp_utc}.").encode()
-            )
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    outcome = measuring.run(
+        chosen,
+        CpuBackend(chosen.seed),
+        target,
+        Stamp(MACHINE, about.commit, about.dirty),
+        progress=lambda text, share: progress(text, CALIBRATION_SHARE + (1 - CALIBRATION_SHARE) * share),
+    )
+    if not outcome.rows:
+        raise NmsimError(f"campaign {campaign}: no row; {'; '.join(outcome.wrong) or 'it has no case'}")
+    with atomic.new_file(hardware) as stream:
+        spec = cpu_spec(found, MACHINE, about.timestamp_utc[:10])
+        stream.write(to_toml(spec, comment=f"Written by {about.command} on {about.timestamp_utc}.").encode())
     return Here(hardware, target, found.doubts, list(outcome.wrong))

@@ -12,7 +12,8 @@ from nmsim.case import DEFAULT_DTYPE, GemmShape
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
 from nmsim.errors import SpecError, brief
-from nmsim.files.atomic import new_file, refuse_target
+from nmsim.files.atomic import new_file
+from nmsim.files.output import ROW_FILE, Output
 from nmsim.pattern import Pattern
 from nmsim.units import short
 
@@ -86,7 +87,7 @@ def mitigations(
     for their sum, layer "all".
     """
     if output is not None:
-        refuse_target(output, force)
+        console.claim(Output(output, suffixes=ROW_FILE), force=force)
     if shape is not None:
         for name, given in (("--model", model), ("--layer", layer), ("--tokens", tokens)):
             if given is not None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -14,8 +13,9 @@ import hwmodels
 from nmsim.case import DEFAULT_DTYPE, SparseOperand
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
-from nmsim.errors import ContainerError, NmsimError, brief
-from nmsim.files.atomic import new_file, refuse_target
+from nmsim.errors import NmsimError, brief
+from nmsim.files.atomic import new_file, work_folder
+from nmsim.files.output import PICTURES, ROW_FILE, Output
 from nmsim.files.selection import Selection
 from nmsim.pattern import Pattern
 from nmsim.quality import Way, cross
@@ -30,7 +30,6 @@ CRITERIA = {"activations": "magnitude,amber", "weights": "magnitude,channel_vect
 MITIGATIONS = {"activations": "none,var,dpts_mean,dpts_median", "weights": "none,weight_correction,outliers"}
 BOTH = "both"
 SYNTHETIC = "llm-like"
-FIGURES = (".svg", ".png", ".pdf")
 DPI = 200
 EXAMPLES = {
     "quality": [
@@ -151,7 +150,9 @@ def quality(
     if plot is not None:
         _refuse_figure(ways)
     sources = [path for path in (checkpoint, activations) if path is not None]
-    _refuse_files(output, plot, force, sources)
+    table = Output(output, suffixes=ROW_FILE)
+    pictures = [Output(plot, suffixes=PICTURES, strict=True)] if plot is not None else []
+    console.claim(table, *pictures, force=force)
     target = Target(
         hwmodels.load_machine(hardware) if hardware else None,
         hwmodels.load_core(core) if core else None,
@@ -168,7 +169,7 @@ def quality(
         progress = stack.enter_context(console.share_bar())
         tokens = stack.enter_context(_tokens(activations, synthetic or SYNTHETIC, counts, seed))
         if checkpoint is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            folder = stack.enter_context(work_folder(table.place))
             checkpoint = write_example(folder / FILE_NAME)
         run = measure_quality(
             stack.enter_context(open_dense(checkpoint)),
@@ -260,17 +261,6 @@ def _refuse_figure(ways: Sequence[Way]) -> None:
         WayMarks.of((str(way.pattern) for way in in_groups), (way.mitigation_text for way in in_groups))
     except NmsimError as error:
         raise NmsimError(f"--plot: {error}") from error
-
-
-def _refuse_files(output: Path, plot: Path | None, force: bool, sources: Sequence[Path]) -> None:
-    refuse_target(output, force, sources)
-    if plot is None:
-        return
-    if plot.suffix not in FIGURES:
-        raise ContainerError(f"--plot {plot}: expected a name that ends in {', '.join(FIGURES)}")
-    if plot.resolve() == output.resolve():
-        raise ContainerError(f"--plot {plot}: is the table itself, expected another name")
-    refuse_target(plot, force, sources)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from nmsim.format import DEFAULT_PACKING, DENSE
 from validate.judge.own_machine import OwnMachine
 from validate.study import defaults
 from validate.study.provenance import command_line
-from validate.study.study import run_study
+from validate.study.study import run_study, study_output
 
 MACHINES, PATTERNS = [*defaults.HARDWARE], [*defaults.PATTERNS]
 BATCHES, PREFILL = [str(count) for count in defaults.BATCHES], [str(count) for count in defaults.PREFILL]
@@ -76,9 +76,11 @@ def study(
             "--output",
             "-o",
             metavar="FOLDER",
-            help="Folder for report, tables and figures. Other files in it stay as they are.",
+            help="Folder for report, tables and figures. Files of an earlier study in it are replaced, others stay as they "
+            "are.",
         ),
     ] = Path("study"),
+    force: options.Force = False,
 ) -> Answer:
     """Encode a checkpoint, predict a model, and write a report.
 
@@ -87,6 +89,7 @@ def study(
     """
     if example and weights is not None:
         raise NmsimError("--example and --weights are both given, expected one of them")
+    console.claim(study_output(output, own_machine=measure, example=weights is None), force=force)
     if weights is None:
         console.warn("weights: the synthetic example checkpoint, no trained model")
     every = defaults.ENCODINGS if packing == DEFAULT_PACKING else defaults.ENCODINGS_OF_ONE_WIDTH
@@ -115,6 +118,7 @@ def study(
             measure_own=own if measure else None,
             command=command_line(),
             progress=progress,
+            force=force,
         )
 
     def show() -> None:

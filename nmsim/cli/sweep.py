@@ -13,10 +13,12 @@ import hwmodels
 from hwmodels.silicon.energy import UM2_PER_MM2
 from hwmodels.sweeps import EXAMPLE_FILE, Summary, kept_points, load_space, no_rows
 from hwmodels.sweeps.pareto import highlights
+from hwmodels.sweeps.run import SUFFIXES, finished
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
-from nmsim.errors import ContainerError, SpecError
-from nmsim.files.atomic import new_file, refuse_target
+from nmsim.errors import SpecError
+from nmsim.files.atomic import new_file
+from nmsim.files.output import ROW_FILE, Output
 from nmsim.units import joules_unit, short
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ def sweep(
     does not decode. The column refused has the reason.
     """
     if example:
+        console.claim(Output(space, suffixes=(".toml",)), force=force)
         with new_file(space, force=force) as stream:
             stream.write(EXAMPLE_FILE.read_bytes())
         console.say(f"{space}: written. Now: nmsim sweep {space}")
@@ -92,10 +95,10 @@ def sweep(
     gains = options.split_names(maximise or (["quality"] if loaded.quality is not None else []))
     # An empty table finds a column that does not exist before any point is evaluated.
     hwmodels.pareto_front(no_rows(loaded), minimise=costs, maximise=gains)
-    if front is not None:
-        if front.resolve() == target.resolve():
-            raise ContainerError(f"--front {front}: is the file of all points, expected another name")
-        refuse_target(front, force, sources=[space])
+    # The points of a run that was stopped after its last one are complete, and no other run has to replace them.
+    complete = finished(loaded, target) and not restart
+    points = Output(target, suffixes=SUFFIXES, strict=True, complete=complete)
+    console.claim(points, *([Output(front, suffixes=ROW_FILE)] if front is not None else []), force=force)
     with _say_what_is_kept(target), console.share_bar() as progress, _threads(workers) as executor:
         done = hwmodels.sweep(
             loaded,

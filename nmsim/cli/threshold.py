@@ -24,7 +24,8 @@ from hwmodels.threshold.footprint import NONE
 from nmsim.case import DEFAULT_DTYPE
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
-from nmsim.files.atomic import new_file, refuse_target
+from nmsim.files.atomic import new_file
+from nmsim.files.output import ROW_FILE, Output
 from nmsim.units import joules_unit, short
 
 UNKNOWN = "-"
@@ -98,7 +99,7 @@ def threshold(
     the same depth, vocabulary and value types, and all widths in proportion.
     """
     if output is not None:
-        refuse_target(output, force)
+        console.claim(Output(output, suffixes=ROW_FILE), force=force)
     loaded = hwmodels.load_model(model)
     kind = dtype or loaded.dtype or DEFAULT_DTYPE
     machines = [hwmodels.load_machine(name) for name in options.split_names(hardware)]

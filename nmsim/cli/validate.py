@@ -7,10 +7,12 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from nmsim.cli import console
+from nmsim.cli import console, options
 from nmsim.cli.console import Answer
 from nmsim.errors import NmsimError
-from nmsim.files.atomic import new_file
+from nmsim.files.atomic import new_file, updated_folder
+from nmsim.files.output import Output
+from nmsim.support.sources import read_text
 from validate.judge.judge import Judgement, judge_files
 from validate.judge.metrics import FAMILY
 from validate.judge.own_machine import SUMMARIES, own_rows, verdict
@@ -19,6 +21,7 @@ METRIC_HEADINGS = ("rows", "speedup", "dense time", "sparse time", "bias", "side
 SHOWN_VIOLATIONS = 10
 LIVE_HEADINGS = ("rows", "measured", "predicted", "error", "of byte bound")
 FIGURE = "measured_on_predicted.svg"
+VERDICT, VERDICT_KEYS = "verdict.json", {"hardware", "rows", "doubts", "wrong", "overall"}
 EXAMPLES = {
     "validate": [
         "nmsim validate --held-out",
@@ -73,6 +76,7 @@ def validate(
     campaign: Annotated[
         str, Option(help="With --live: what to measure, as for nmsim measure: cpu, cpu-quick, or a file.")
     ] = "cpu",
+    force: options.Force = False,
 ) -> Answer:
     """Compare predictions with measured and published rows.
 
@@ -84,9 +88,9 @@ def validate(
             raise NmsimError(
                 "--live measures rows of its own: expected no --rows, --hardware or --held-out beside it"
             )
-        return _judge_live(output or Path("validated"), campaign)
-    if output is not None and (not output.parent.is_dir() or output.is_dir()):
-        raise NmsimError(f"--output {output}: expected a file name in an existing folder")
+        return _judge_live(output or Path("validated"), campaign, force)
+    if output is not None:
+        console.claim(Output(output, suffixes=(".json",)), force=force)
     with console.busy("joining rows with predictions"):
         judged = judge_files(rows or (), hardware=hardware or (), held_out=held_out)
     for name, columns in judged.unread_columns.items():
@@ -95,29 +99,46 @@ def validate(
         console.warn(f"{name}: left out: {count} transfers, for which no prediction is made")
     figures = judged.verdict()
     if output is not None:
-        _write_json(output, figures)
+        with new_file(output, force=force) as stream:
+            stream.write(_json(figures))
     return Answer(figures, lambda: _show(judged, figures))
 
 
-def _judge_live(folder: Path, campaign: str) -> Answer:
-    """Calibrate, measure, predict, compare; write four files into a folder, over those of their names."""
+def _judge_live(folder: Path, campaign: str, force: bool) -> Answer:
+    """Calibrate, measure, predict, compare; write four files into a folder, over those of an earlier run."""
     from hwmodels import plots
-    from nmsim.cli.measure import measure_here
+    from nmsim.cli.measure import MACHINE, measure_here
 
-    with console.share_bar() as progress:
-        here = measure_here(folder, campaign, progress)
-    table = own_rows(here.rows, here.hardware)
-    figures = verdict(table, hardware=here.hardware, rows=here.rows, doubts=here.doubts, wrong=here.wrong)
-    _write_json(folder / "verdict.json", figures)
-    fig, _ = plots.measured_on_predicted(table)
-    with new_file(folder / FIGURE, force=True) as stream:
-        stream.write(plots.rendered(fig, "svg"))
+    names = (f"{MACHINE}.toml", "rows.csv", VERDICT, FIGURE)
+    ours = names if _is_verdict(folder / VERDICT) else ()
+    console.claim(Output(folder, "folder", names=names, ours=ours), force=force)
+    with updated_folder(folder, names=names, ours=ours, last=VERDICT, force=force) as work:
+        with console.share_bar() as progress:
+            here = measure_here(work, campaign, progress)
+        table = own_rows(here.rows, here.hardware)
+        figures = verdict(
+            table,
+            hardware=folder / here.hardware.name,
+            rows=folder / here.rows.name,
+            doubts=here.doubts,
+            wrong=here.wrong,
+        )
+        (work / VERDICT).write_bytes(_json(figures))
+        fig, _ = plots.measured_on_predicted(table)
+        (work / FIGURE).write_bytes(plots.rendered(fig, "svg"))
     return Answer(figures, lambda: _show_live(figures, folder))
 
 
-def _write_json(path: Path, figures: Mapping[str, Any]) -> None:
-    with new_file(path, force=True) as stream:
-        stream.write((json.dumps(figures, indent=2, allow_nan=False) + "\n").encode())
+def _is_verdict(file: Path) -> bool:
+    """Whether an earlier run wrote the file: the others of that run are in its folder."""
+    try:
+        return bool(json.loads(read_text(file)).keys() >= VERDICT_KEYS)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _json(figures: Mapping[str, Any]) -> bytes:
+    return (json.dumps(figures, indent=2, allow_nan=False) + "\n").encode()
 
 
 def _show_live(figures: Mapping[str, Any], folder: Path) -> None:

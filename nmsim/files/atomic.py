@@ -1,21 +1,20 @@
 """Files and folders that appear under their name only when they are complete.
 
-What is being written lies beside its target under a name of its own, `.NAME.PID-RANDOM.nmsim-partial`. An
-exception or an interrupt removes it. A process that is killed outright leaves it behind, harmless: no later
-run reads it, and it may be deleted.
+What is being written lies beside its target under a name of its own, `.NAME.PID-RANDOM.nmsim-partial`. An exception or an
+interrupt removes it. A process that is killed outright leaves it behind, and the next run of the same output removes it.
 """
 
 import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from nmsim.errors import ContainerError, brief
-
-PARTIAL_SUFFIX = ".nmsim-partial"
+from nmsim.errors import ContainerError
+from nmsim.files.output import PARTIAL_SUFFIX, WORK_MARK, Output, claimed
+from nmsim.support.lock import held, short_name
 
 
 @contextlib.contextmanager
@@ -32,6 +31,8 @@ def new_file(target: Path, *, force: bool = False, sources: Iterable[Path] = ())
 
     Raises
     ------
+    BusyError
+        Another process writes it.
     ContainerError
         The target exists, is a source, cannot be written, or the disk is full.
 
@@ -44,7 +45,30 @@ def new_file(target: Path, *, force: bool = False, sources: Iterable[Path] = ())
     >>> target.read_bytes()
     b'all of it'
     """
-    refuse_target(target, force, sources)
+    with claimed(Output(target), force=force, sources=sources), _appearing(target, force) as stream:
+        yield stream
+
+
+@contextlib.contextmanager
+def part_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes its name on success, in a folder of ours: the caller holds the lock of the whole.
+
+    Parameters
+    ----------
+    path : Path
+        Replaced if it exists.
+
+    Raises
+    ------
+    ContainerError
+        It cannot be written.
+    """
+    with _appearing(path, force=True) as stream:
+        yield stream
+
+
+@contextlib.contextmanager
+def _appearing(target: Path, force: bool) -> Iterator[BinaryIO]:
     partial = partial_name(target)
     with _explained(target):
         try:
@@ -60,30 +84,61 @@ def new_file(target: Path, *, force: bool = False, sources: Iterable[Path] = ())
 
 
 @contextlib.contextmanager
+def work_folder(target: Path) -> Iterator[Path]:
+    """Make a folder beside an output for what is needed until it is complete. The caller holds the lock of the output.
+
+    Parameters
+    ----------
+    target : Path
+        The output, without links on its way.
+    """
+    root = partial_name(target)
+    with _explained(target):
+        root.mkdir()
+        try:
+            # The mark comes first: a folder without it is never removed, because it could be somebody else's.
+            (root / WORK_MARK).touch()
+            content = root / "content"
+            content.mkdir()
+            yield content
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """Make a folder that takes its name on success. A folder that is not empty is never replaced.
 
+    Parameters
+    ----------
+    target : Path
+
     Raises
     ------
+    BusyError
+        Another process writes it.
     ContainerError
         The target exists and is not an empty folder, or cannot be written.
     """
-    refuse_folder(target)
-    partial = partial_name(target)
-    with _explained(target):
-        try:
-            partial.mkdir()
-            yield partial
-            _sync_folder(partial)
-            os.rename(partial, target)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+    output = Output(target, "new folder")
+    with claimed(output), work_folder(output.place) as work:
+        yield work
+        with _explained(target):
+            _sync_folder(work)
+            os.rename(work, target)
         _sync_folder(target.parent)
 
 
 @contextlib.contextmanager
-def updated_folder(target: Path) -> Iterator[Path]:
+def updated_folder(
+    target: Path,
+    *,
+    names: Collection[str] = (),
+    ours: Collection[str] = (),
+    last: str = "",
+    force: bool = False,
+    sources: Iterable[Path] = (),
+) -> Iterator[Path]:
     """Give a temporary folder to write into; on success its files move to `target`.
 
     A new target takes its name in one step. In a folder that exists, each file replaces the one of its name, and others
@@ -93,11 +148,23 @@ def updated_folder(target: Path) -> Iterator[Path]:
     ----------
     target : Path
         Its parent must exist.
+    names : collection of str
+        Files that will be written, to be checked before the work.
+    ours : collection of str
+        Files in the target that an earlier run wrote. They are replaced without force.
+    last : str
+        The file that moves last, because it says that all others are there.
+    force : bool
+        Replace files that no earlier run wrote.
+    sources : paths
+        Files that must not be replaced, `force` or not.
 
     Raises
     ------
+    BusyError
+        Another process writes it.
     ContainerError
-        The target is a file, a file of it is taken by a folder, or something cannot be written.
+        The target is a file, a file of it is taken by a folder or is not ours, or something cannot be written.
 
     Examples
     --------
@@ -108,72 +175,37 @@ def updated_folder(target: Path) -> Iterator[Path]:
     >>> (target / "report.html").read_text()
     'all of it'
     """
-    refuse_output_folder(target)
-    final = target.resolve()
-    work = partial_name(final)
-    try:
-        with _explained(target):
-            work.mkdir()
-            yield work
-            for path in work.iterdir():
-                if (final / path.name).is_dir():
-                    raise ContainerError(
-                        f"{target / path.name}: is a folder, expected a file or nothing of that name"
-                    )
+    output = Output(target, "folder", names=names, ours=ours)
+    final = output.place
+    with claimed(output, force=force, sources=sources), work_folder(final) as work:
+        yield work
+        files = sorted(work.iterdir(), key=lambda path: (path.name == last, path.name))
+        for path in files:
+            if (final / path.name).is_dir():
+                raise ContainerError(
+                    f"{target / path.name}: is a folder, expected a file or nothing of that name"
+                )
+        with _explained(target), contextlib.ExitStack() as stack:
+            for path in files:
+                _sync_file(path)
+            _sync_folder(work)
             if final.is_dir():
-                for path in sorted(work.iterdir()):
+                # Somebody may be appending rows to a file of the folder, and has the lock of that file only.
+                for path in files:
+                    stack.enter_context(held(final / path.name, target / path.name))
+                for path in files:
                     os.replace(path, final / path.name)
+                _sync_folder(final)
             else:
                 os.rename(work, final)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def refuse_target(target: Path, force: bool, sources: Iterable[Path] = ()) -> None:
-    """Refuse a target file that exists (unless `force`), is one of the sources, or lies in no folder."""
-    _refuse_orphan(target)
-    if target.is_dir():
-        raise ContainerError(f"{target}: is a folder, expected the name of a file to write")
-    if not os.path.lexists(target):
-        return
-    for source in sources:
-        if target.exists() and source.exists() and os.path.samefile(target, source):
-            raise ContainerError(f"{target}: is the input itself, expected another file to write")
-    if not force:
-        raise ContainerError(
-            f"{target}: exists already, expected a new name (or force, `--force` on the command line, to replace it)"
-        )
-
-
-def refuse_folder(target: Path) -> None:
-    """Refuse a target folder that exists and is not empty, or lies in no folder."""
-    _refuse_orphan(target)
-    if target.is_dir():
-        if any(target.iterdir()):
-            raise ContainerError(f"{target}: is a folder that is not empty, expected a new or an empty one")
-    elif os.path.lexists(target):
-        raise ContainerError(f"{target}: is a file, expected the name of a folder to write")
-
-
-def refuse_output_folder(target: Path) -> None:
-    """Refuse an output folder that is a file, or that lies in no folder."""
-    final = target.resolve()
-    if final.exists() and not final.is_dir():
-        raise ContainerError(f"{target}: is a file, expected the name of a folder to write")
-    if not final.parent.is_dir():
-        raise ContainerError(f"{target}: there is no folder {final.parent}, expected an existing one")
-
-
-def _refuse_orphan(target: Path) -> None:
-    if not target.name:
-        raise ContainerError(f"{brief(str(target))}: expected a name to write")
-    if not target.parent.is_dir():
-        raise ContainerError(f"{target}: there is no folder {target.parent}, expected an existing one")
+                _sync_folder(final.parent)
 
 
 def partial_name(target: Path) -> Path:
     """A name beside the target, never taken, for what is not complete yet."""
-    return target.with_name(f".{target.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
+    return target.with_name(
+        f".{short_name(target.name)}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
+    )
 
 
 def _take_name(partial: Path, target: Path, force: bool) -> None:
@@ -181,14 +213,23 @@ def _take_name(partial: Path, target: Path, force: bool) -> None:
     if force:
         os.replace(partial, target)
         return
+    meanwhile = f"{target}: has come to exist meanwhile, expected a new name"
     try:
         os.link(partial, target)
     except FileExistsError:
-        raise ContainerError(f"{target}: has come to exist meanwhile, expected a new name") from None
+        raise ContainerError(meanwhile) from None
     except OSError:
+        if os.path.lexists(target):
+            raise ContainerError(meanwhile) from None
         os.replace(partial, target)
     else:
         partial.unlink()
+
+
+def _sync_file(path: Path) -> None:
+    """Make a file last through a power cut before it takes its name."""
+    with open(path, "rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -23,9 +23,10 @@ from nmsim.files.container import (
     read_packed,
 )
 from nmsim.files.fitting import refuse_dropping
+from nmsim.files.output import Output, claimed, refuse_full_disk
 from nmsim.files.safetensors import SafetensorsReader, TensorInfo
 from nmsim.files.selection import Choice, Left, Selection, left_by_group
-from nmsim.files.sharded import Checkpoint, index_text, open_checkpoint
+from nmsim.files.sharded import Checkpoint, has_shards, index_text, open_checkpoint
 from nmsim.files.weights import read_weight
 from nmsim.format import FormatLike, SparseFormat, sparse_format
 from nmsim.mask import checked_axis
@@ -143,6 +144,19 @@ class PackPlan:
             for entry in self.entries.values()
         ]
         return safetensors.header_room(parts, self.metadata(self.entries))
+
+    @property
+    def least_bytes(self) -> int:
+        """Bytes that the packed file takes at least, with what is kept beside it; codes that differ in length not counted."""
+        values = codes = 0
+        for info in self.file.tensors.values():
+            entry = self.entries.get(info.name)
+            values += info.stored_bytes
+            if entry is not None:
+                values += (safetensors.tensor_bytes(info.dtype, entry.values_shape) or 0) - info.stored_bytes
+                codes += entry.metadata_bounds.stream_bytes if entry.metadata_bounds.exact else 0
+        # All codes lie in a file of their own until the values are written.
+        return self.room_bytes + values + 2 * codes
 
     def metadata(self, entries: dict[str, PackedEntry]) -> dict[str, str]:
         """The free entries of the packed file."""
@@ -305,6 +319,19 @@ def unpack_file(
     return order
 
 
+def _least_dense_bytes(file: SafetensorsReader, entries: dict[str, PackedEntry]) -> int:
+    """Bytes of the tensors of a packed file when they are dense."""
+    by_values = {entry.values_name: entry for entry in entries.values()}
+    codes = {entry.metadata_name for entry in entries.values()}
+    total = 0
+    for info in file.tensors.values():
+        if info.name in by_values:
+            total += safetensors.tensor_bytes(info.dtype, by_values[info.name].shape) or 0
+        elif info.name not in codes:
+            total += info.stored_bytes
+    return total
+
+
 def _where_wrong(file: SafetensorsReader, entry: PackedEntry, error: NmsimError) -> str:
     return file.where(entry.values_name if str(error).startswith("values") else entry.metadata_name)
 
@@ -313,7 +340,35 @@ def _part(info: TensorInfo) -> tuple[str, str, Sequence[int]]:
     return info.name, info.dtype, info.shape
 
 
-__all__ = ["CheckpointReport", "Progress", "TensorReport", "pack_checkpoint", "unpack_checkpoint"]
+__all__ = [
+    "CheckpointReport",
+    "Progress",
+    "TensorReport",
+    "checkpoint_output",
+    "pack_checkpoint",
+    "unpack_checkpoint",
+]
+
+
+def checkpoint_output(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Output:
+    """Say what a packed or unpacked checkpoint is: a file for a file, a folder for shards.
+
+    Raises
+    ------
+    ContainerError
+        The source has shards and the target the name of a file.
+
+    Examples
+    --------
+    >>> checkpoint_output("model.safetensors", "packed.safetensors").kind
+    'file'
+    """
+    path = Path(target)
+    if not has_shards(source):
+        return Output(path, suffixes=(".safetensors",))
+    if path.suffix in (".safetensors", ".json"):
+        raise ContainerError(f"{target}: the source has shards, expected the name of a folder to write")
+    return Output(path, "new folder")
 
 
 def pack_checkpoint(
@@ -378,11 +433,13 @@ def pack_checkpoint(
     """
     format = sparse_format(format)
     rule = Selection(include, exclude, axis)
-    with open_checkpoint(source) as checkpoint:
+    output = checkpoint_output(source, target)
+    with claimed(output, force=force, sources=[Path(source)]), open_checkpoint(source) as checkpoint:
         choice = rule.of(checkpoint)
         plans = [plan_packing(file, choice, format) for file in checkpoint.files]
         if not any(plan.entries for plan in plans):
             choice.refuse_nothing(source)
+        refuse_full_disk(output.path, sum(plan.least_bytes for plan in plans))
         counter = Counter(checkpoint.total_bytes, progress)
         job = Packing(checkpoint, choice, exact, threads, force)
 
@@ -440,12 +497,14 @@ def unpack_checkpoint(
     >>> load_file(folder / "again.safetensors")
     {'weight': array([[0, 0, 3, 4]], dtype=int8)}
     """
-    with open_checkpoint(source) as checkpoint:
+    output = checkpoint_output(source, target)
+    with claimed(output, force=force, sources=[Path(source)]), open_checkpoint(source) as checkpoint:
         entries = [read_entries(file) for file in checkpoint.files]
         if not any(FORMAT_KEY in file.metadata for file in checkpoint.files):
             raise ContainerError(
                 f"{source}: has no __metadata__ entry {brief(FORMAT_KEY)}, expected a checkpoint packed by nmsim"
             )
+        refuse_full_disk(output.path, sum(map(_least_dense_bytes, checkpoint.files, entries)))
         counter = Counter(checkpoint.total_bytes, progress)
 
         def unpack_into(number: int, path: Path) -> list[str]:
@@ -462,8 +521,6 @@ def _write_all(checkpoint: Checkpoint, target: Path, write: Callable[[int, Path]
     if checkpoint.index_path is None:
         write(0, target)
         return
-    if target.suffix in (".safetensors", ".json"):
-        raise ContainerError(f"{target}: the source has shards, expected the name of a folder to write")
     with atomic.new_folder(target) as folder:
         where: dict[str, str] = {}
         total_bytes = 0

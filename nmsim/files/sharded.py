@@ -108,6 +108,22 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Iterator[Checkpoint]:
         yield Checkpoint(path, tuple(files), index_path, index)
 
 
+def has_shards(path: str | os.PathLike[str]) -> bool:
+    """Whether a checkpoint is shards and an index, and not one file.
+
+    Raises
+    ------
+    ContainerError
+        A folder with several indexes, or with no weights.
+
+    Examples
+    --------
+    >>> has_shards("model.safetensors"), has_shards("model.safetensors.index.json")
+    (False, True)
+    """
+    return _find_index(_only_file(Path(path))) is not None
+
+
 def index_text(index: Mapping[str, Any], weight_map: Mapping[str, str], total_bytes: int) -> str:
     """Write an index anew: other entries stay, the tensors and their total are replaced."""
     extra = index.get("metadata", {})

@@ -12,6 +12,7 @@ from nmsim.errors import ContainerError, PatternError, brief
 from nmsim.files import atomic
 from nmsim.files.checkpoint import Counter, Progress, TensorReport
 from nmsim.files.container import FORMAT_KEY, FORMAT_VERSION, PackedEntry
+from nmsim.files.output import Output, claimed
 from nmsim.files.sharded import INDEX_SUFFIX, index_text
 from nmsim.format import FormatLike, SparseFormat, sparse_format
 from nmsim.interchange import config as configs
@@ -139,10 +140,15 @@ def convert_checkpoint(
     path, destination = Path(source), Path(target)
     to = _target_format(to, destination)
     asked = _asked(format, to)
-    with open_source(path, source_format, weights=None if weights is None else Path(weights)) as opened:
+    output = convert_output(destination, to)
+    with (
+        open_source(path, source_format, weights=None if weights is None else Path(weights)) as opened,
+        claimed(output, force=force, sources=opened.paths),
+    ):
         if to == DENSE == opened.format:
             raise ContainerError(f"{path}: is dense already, expected another format to write (`--to`)")
-        _refuse_target(opened, destination, to, force)
+        if opened.index_name and output.kind == "file" and to != maskllm.FORMAT:
+            raise ContainerError(f"{target}: the source has shards, expected the name of a folder to write")
         passes = 1 if to == DENSE else 3
         counter = Counter(passes * sum(tensor.stored_bytes for tensor in opened.tensors), progress)
         plan = _plan(opened, to, asked, include, counter)
@@ -182,18 +188,27 @@ def _asked(format: FormatLike | None, to: str) -> SparseFormat | None:
     return asked
 
 
-def _refuse_target(source: Source, target: Path, to: str, force: bool) -> None:
-    """Refuse a target that cannot be written, before any work."""
-    if to == maskllm.FORMAT or target.suffix == ".safetensors":
-        if source.index_name and to != maskllm.FORMAT:
-            raise ContainerError(f"{target}: the source has shards, expected the name of a folder to write")
-        atomic.refuse_target(target, force, source.paths)
-        return
+def convert_output(target: Path, to: str | None) -> Output:
+    """Say what a conversion writes: a file if its name ends like one, else a new folder.
+
+    Parameters
+    ----------
+    target : Path
+    to : str or None
+        As for `convert_checkpoint`.
+
+    Raises
+    ------
+    ContainerError
+        A format that is not written, or a name that ends in the suffix of another kind of file.
+    """
+    if _target_format(to, target) == maskllm.FORMAT or target.suffix == ".safetensors":
+        return Output(target)
     if target.suffix in (".json", ".gguf", ".npz"):
         raise ContainerError(
             f"{target}: expected a name that ends in .safetensors, or the name of a new folder"
         )
-    atomic.refuse_folder(target)
+    return Output(target, "new folder")
 
 
 def _plan(

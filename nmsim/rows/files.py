@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nmsim.errors import NmsimError, RowError, brief, brief_names
+from nmsim.files.atomic import new_file
 from nmsim.rows.measurement import COLUMNS, Column, Measurement
+from nmsim.support.lock import held
 from nmsim.support.sources import csv_rows, read_text
 
 if TYPE_CHECKING:
@@ -58,40 +60,42 @@ def append(path: str | Path, row: Measurement) -> None:
     ------
     RowError
         As `check`, or the file cannot be written.
+    BusyError
+        Another process appends rows to it.
     """
     path = Path(path)
-    text = _line(to_texts(row))
-    if check(path):
-        text = _line(COLUMNS) + text
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    if not path.parent.is_dir():
+        raise RowError(f"{path}: there is no folder {path.parent}, expected an existing one")
+    # Two writers that both find the file empty would both write the header.
+    with held(path.resolve(), path):
+        text = _line(to_texts(row))
+        if check(path):
+            text = _line(COLUMNS) + text
         try:
-            data = text.encode()
-            if os.write(handle, data) != len(data):
-                raise RowError(f"{path}: the row was written in part only (disk full?); {_MEND}")
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise RowError(f"{path}: cannot be written: {error.strerror or error}") from error
+            handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                data = text.encode()
+                if os.write(handle, data) != len(data):
+                    raise RowError(f"{path}: the row was written in part only (disk full?); {_MEND}")
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise RowError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def write(path: str | Path, rows: Iterable[Measurement]) -> None:
-    """Write a file anew, through a temporary file beside it.
+    """Write a file anew; it takes its name when it is complete.
 
     Raises
     ------
-    RowError
+    BusyError
+        Another process writes it.
+    ContainerError
         It cannot be written.
     """
-    path = Path(path)
-    work = path.with_name(f".{path.name}.new")
-    work.unlink(missing_ok=True)
-    try:
-        for row in rows:
-            append(work, row)
-        work.replace(path)
-    finally:
-        work.unlink(missing_ok=True)
+    with new_file(Path(path), force=True) as stream:
+        stream.write(_line(COLUMNS).encode())
+        stream.writelines(_line(to_texts(row)).encode() for row in rows)
 
 
 def check(path: str | Path) -> bool:

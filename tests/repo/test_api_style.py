@@ -5,7 +5,16 @@ import inspect
 
 import pytest
 
-PACKAGES = ("nmsim", "nmsim.interchange", "hwmodels", "hwmodels.plots", "kernels", "kernels.cpu", "kernels.ops", "validate")
+PACKAGES = (
+    "nmsim",
+    "nmsim.interchange",
+    "hwmodels",
+    "hwmodels.plots",
+    "kernels",
+    "kernels.cpu",
+    "kernels.ops",
+    "validate",
+)
 
 
 def functions(package):

@@ -17,7 +17,9 @@ def listed(page: Path) -> list[str]:
     return re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.M)
 
 
-@pytest.mark.parametrize("package", ["nmsim", "nmsim.interchange", "hwmodels", "hwmodels.plots", "kernels", "validate"])
+@pytest.mark.parametrize(
+    "package", ["nmsim", "nmsim.interchange", "hwmodels", "hwmodels.plots", "kernels", "validate"]
+)
 def test_the_page_of_a_package_lists_its_exports(package):
     exported = [f"{package}.{name}" for name in getattr(importlib.import_module(package), "__all__", [])]
     names = listed(API / f"{package}.md")

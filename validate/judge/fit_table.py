@@ -19,7 +19,8 @@ from hwmodels.estimate.constants import FITTED_FILE
 from hwmodels.estimate.intervals import CPU_FAMILY, REGIMES, RESIDUALS_FILE, WIDTHS, width_of
 from hwmodels.machine.spec import group_of
 from nmsim.errors import NmsimError, RowError, brief
-from nmsim.files.atomic import refuse_output_folder, updated_folder
+from nmsim.files.atomic import updated_folder
+from nmsim.files.output import Output, check
 from nmsim.support.sources import read_text
 from validate.judge.join import family_of, join, model_inputs
 from validate.judge.names import Machines
@@ -166,8 +167,27 @@ def held_out_metrics(found: fit.Fitted, table: FitTable) -> list[dict[str, Any]]
     return out
 
 
+def fit_output(folder: Path) -> Output:
+    """Say what a fit writes into a folder, and that files of an earlier fit there may be replaced.
+
+    Parameters
+    ----------
+    folder : Path
+    """
+    names = (RESIDUALS_FILE.name, FITTED_FILE.name)
+    try:
+        ours = names if read_text(folder / FITTED_FILE.name).startswith(fit.HEADER) else ()
+    except NmsimError:
+        ours = ()
+    return Output(folder, "folder", names=names, ours=ours)
+
+
 def fit_files(
-    files: Sequence[Path], folder: Path | None, progress: Callable[[str, float], None] | None = None
+    files: Sequence[Path],
+    folder: Path | None,
+    progress: Callable[[str, float], None] | None = None,
+    *,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Fit the constants of the estimate to files of rows, and write constants and residuals.
 
@@ -179,6 +199,8 @@ def fit_files(
         Where `fitted.toml` and `residuals.csv` are replaced together; None for the data that predictions read.
     progress : callable, optional
         Receives the group of machines that is left out, and the share done.
+    force : bool
+        Replace files that no fit wrote.
 
     Returns
     -------
@@ -195,7 +217,8 @@ def fit_files(
         A folder that cannot be written.
     """
     target = folder or FITTED_FILE.parent
-    refuse_output_folder(target)
+    written = fit_output(target)
+    check([written], force=force, sources=files)
     machines = Machines(committed_hardware())
     table = fit_table(
         [row for path in files or [PUBLISHED_FILE] for row in read_rows(path, machines).rows], machines
@@ -210,7 +233,10 @@ def fit_files(
         if progress is not None:
             progress(f"fitting {step}", next(steps) / (1 + len(groups)))
 
-    with updated_folder(target) as work:
+    last = FITTED_FILE.name
+    with updated_folder(
+        target, names=written.names, ours=written.ours, last=last, force=force, sources=files
+    ) as work:
         fitted = fit.fit(table.rows, one_more)
         metrics = held_out_metrics(fitted, table)
         own = cpu_residuals()

@@ -17,8 +17,10 @@ from hwmodels import HardwareSpec, Model
 from hwmodels.estimate.table import MAX_DIMENSION
 from nmsim.case import DEFAULT_DTYPE, SparseOperand, value_type
 from nmsim.errors import NmsimError, RowError, brief
-from nmsim.files.atomic import refuse_output_folder, updated_folder
+from nmsim.files.atomic import updated_folder
+from nmsim.files.output import Output, check
 from nmsim.format import FormatLike, SparseFormat, sparse_format
+from nmsim.support.sources import read_text
 from validate.judge.metrics import records
 from validate.judge.own_machine import OwnMachine, own_rows
 from validate.study import report
@@ -58,6 +60,12 @@ OWN_FILES = {
 
 MEASURED_SHARE, ENCODED_SHARE, DRAWN_SHARE = 0.4, 0.7, 0.95
 """Shares of the running time at which measuring, encoding and drawing are done, for the progress bar only."""
+
+
+EXAMPLE_FILES = {FILE_NAME: "the synthetic example checkpoint"}
+"""What it also writes if it is given no checkpoint."""
+SUMMARY = "study.json"
+"""The file that says that a folder is one of a study, and which files are the study's."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,7 @@ def run_study(
     measure_own: MeasureOwn | None = None,
     command: str = "validate.run_study",
     progress: Progress | None = None,
+    force: bool = False,
 ) -> StudyResult:
     """Measure the bits of a checkpoint, predict a model on machines, and write tables, figures and a report.
 
@@ -128,7 +137,7 @@ def run_study(
     batches, prefill : sequence of int
         Sequences of a decode step, tokens of a prompt. One of the two may be empty.
     out_dir : path
-        A folder, new or not; other files in it stay. Its parent must exist.
+        A folder, new or not; other files in it stay. Its parent must exist. Files of an earlier study in it are replaced.
     dtype : str, optional
         Value type of the predictions. By default what the model says of its layers, else bf16.
     context_tokens : int
@@ -147,6 +156,8 @@ def run_study(
         What the report names as its origin.
     progress : function, optional
         Called with what is done next and the share of the study that is done, 0 to 1.
+    force : bool
+        Replace files of these names that no earlier study wrote.
 
     Returns
     -------
@@ -157,6 +168,8 @@ def run_study(
     NmsimError
         Bad input, measured bits that differ from the formula, or an output that cannot be written. Nothing is
         written then.
+    BusyError
+        Another process writes the folder.
 
     Examples
     --------
@@ -174,12 +187,16 @@ def run_study(
     context = Context(context_tokens, kv_dtype)
     plan = _checked(model, hardware, formats, batches, prefill, operands, dtype, context)
     dtype = plan.dtype
-    refuse_output_folder(folder)
+    output = study_output(folder, own_machine=measure_own is not None, example=weights is None)
+    sources = [Path(name) for name in (weights, model, *hardware) if isinstance(name, str | os.PathLike)]
+    check([output], force=force, sources=sources)
     if weights is not None:
         with open_weights(weights, plan.formats):
             pass
     whole = sum_layers(plan.predictions)
-    with updated_folder(folder) as work:
+    with updated_folder(
+        folder, names=output.names, ours=output.ours, last=SUMMARY, force=force, sources=sources
+    ) as work:
         own, begin = None, 0.0
         if measure_own:
             own = measure_own(work, lambda text, share: tell(text, MEASURED_SHARE * share))
@@ -217,7 +234,10 @@ def run_study(
                 context_tokens=context_tokens,
             ),
             provenance=collect(command, inputs),
-            files=FILES | (CORE_FILES if len(plan.cores) else {}) | (OWN_FILES if own else {}),
+            files=FILES
+            | (CORE_FILES if len(plan.cores) else {})
+            | (OWN_FILES if own else {})
+            | (EXAMPLE_FILES if weights is None else {}),
             own=own_rows(own.rows, own.hardware) if own else None,
             doubts=own.doubts if own else (),
             context_tokens=context_tokens,
@@ -232,6 +252,31 @@ def run_study(
         _write(work, tables, summary, drawings, report.render(findings, drawings))
     tell("", 1.0)
     return StudyResult(folder, plan.predictions, whole, bits, plan.cores, sums, findings.answer, summary)
+
+
+def study_output(folder: Path, *, own_machine: bool, example: bool) -> Output:
+    """Say what a study may write into a folder, and which files there an earlier study wrote.
+
+    Parameters
+    ----------
+    folder : Path
+    own_machine : bool
+        It measures the machine that it runs on.
+    example : bool
+        It makes the example checkpoint.
+
+    Examples
+    --------
+    >>> sorted(study_output(Path("nowhere"), own_machine=False, example=True).ours)
+    []
+    """
+    names = FILES | CORE_FILES | (OWN_FILES if own_machine else {}) | (EXAMPLE_FILES if example else {})
+    try:
+        summary = json.loads(read_text(folder / SUMMARY))
+        ours = set(summary["files"]) if "nmsim" in summary["provenance"] else set()
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = set()
+    return Output(folder, "folder", names=tuple(names), ours=frozenset(ours))
 
 
 def _checked(
@@ -331,9 +376,7 @@ def _write(
 ) -> None:
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False, float_format=CSV_FLOATS, lineterminator="\n")
-    (folder / "study.json").write_text(
-        json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for drawing in drawings.values():
         (folder / f"{drawing.name}.png").write_bytes(drawing.png)
     (folder / "report.html").write_text(page, encoding="utf-8")

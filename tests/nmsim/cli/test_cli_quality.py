@@ -155,9 +155,9 @@ def test_a_figure_of_references_alone_is_refused_before_any_work(nmsim, weights)
         (["tiny.safetensors", "-o", "tiny.safetensors"], "tiny.safetensors: is the input itself"),
         (
             ["tiny.safetensors", "--plot", "q.txt"],
-            "--plot q.txt: expected a name that ends in .svg, .png, .pdf",
+            "q.txt: expected a name that ends in .svg or .png or .pdf",
         ),
-        (["tiny.safetensors", "-o", "q.svg", "--plot", "q.svg"], "--plot q.svg: is the table itself"),
+        (["tiny.safetensors", "-o", "q.svg", "--plot", "q.svg"], "q.svg: is named for two outputs"),
         (["tiny.safetensors", "-o", "none/q.csv"], "there is no folder none"),
         (["tiny.safetensors", "--core", "none"], "core 'none'"),
         (["tiny.safetensors", "--hardware", "h300"], "hardware 'h300'"),

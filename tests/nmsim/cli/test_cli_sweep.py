@@ -167,9 +167,9 @@ def test_the_example_runs(nmsim, folder):
         (["--front", "space.toml"], "space.toml: is the input itself"),
         (
             ["-o", "c.csv", "--front", "c.csv"],
-            "--front c.csv: is the file of all points, expected another name",
+            "c.csv: is named for two outputs, expected another name for one",
         ),
-        (["-o", "c.csv", "--front", "./c.csv", "-f"], "--front c.csv: is the file of all points"),
+        (["-o", "c.csv", "--front", "./c.csv", "-f"], "c.csv: is named for two outputs"),
         (["none.toml"], "no such file; nmsim sweep none.toml --example writes one to begin with"),
     ],
 )

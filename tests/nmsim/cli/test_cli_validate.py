@@ -93,6 +93,6 @@ def test_a_bad_row_is_one_line_and_code_2(nmsim, tmp_path, line, message):
 
 def test_bad_files_are_refused(nmsim, rows, tmp_path):
     code, _, err = nmsim("validate", "--rows", rows, "-o", tmp_path / "no" / "out.json")
-    assert (code, "expected a file name in an existing folder" in err) == (2, True)
+    assert (code, f"there is no folder {tmp_path / 'no'}, expected an existing one" in err) == (2, True)
     code, _, err = nmsim("validate", "--rows", tmp_path / "none.csv")
     assert (code, "none.csv: cannot be read" in err) == (2, True)

@@ -15,7 +15,7 @@ import pytest
 import nmsim
 from nmsim import load_file, save_file
 from nmsim.errors import ContainerError
-from nmsim.files import atomic
+from nmsim.files import atomic, output
 from nmsim.files.checkpoint import pack_checkpoint
 
 ROOT = Path(nmsim.__file__).parents[1]
@@ -63,9 +63,10 @@ def test_a_killed_run_leaves_no_half_file_and_does_not_disturb_the_next(tmp_path
     target = tmp_path / "packed.safetensors"
     assert stopped(dense, target, signal.SIGKILL) == -signal.SIGKILL
     assert not target.exists()
-    (left,) = (path for path in tmp_path.iterdir() if path != dense)
-    assert PARTIAL.match(left.name)
+    lock, left = sorted((path for path in tmp_path.iterdir() if path != dense), key=lambda path: path.suffix)
+    assert (lock.name, bool(PARTIAL.match(left.name))) == (".packed.safetensors.nmsim-lock", True)
     pack_checkpoint(dense, target, "2:4")
+    assert sorted(tmp_path.iterdir()) == [dense, target]
     assert list(load_file(target)) == ["0.weight", "1.weight", "2.weight"]
 
 
@@ -78,9 +79,10 @@ def test_a_killed_run_leaves_no_half_folder(tmp_path, dense):
     target = tmp_path / "packed"
     assert stopped(folder, target, signal.SIGKILL) == -signal.SIGKILL
     assert not target.exists()
-    (left,) = (path for path in tmp_path.iterdir() if path != folder)
-    assert PARTIAL.match(left.name)
+    lock, left = sorted((path for path in tmp_path.iterdir() if path != folder), key=lambda path: path.suffix)
+    assert (lock.name, bool(PARTIAL.match(left.name))) == (".packed.nmsim-lock", True)
     pack_checkpoint(folder, target, "2:4")
+    assert sorted(tmp_path.iterdir()) == [folder, target]
     assert len(load_file(target / dense.name)) == 3
 
 
@@ -161,4 +163,4 @@ def test_long_names_have_room_for_the_partial_one(tmp_path):
 
 def test_a_name_is_asked_for():
     with pytest.raises(ContainerError, match=r"^'\.': expected a name to write$"):
-        atomic.refuse_target(Path(), force=False)
+        output.check([output.Output(Path())])
