@@ -258,11 +258,11 @@ class Parts:
                 f"{self.folder}: is no folder, expected that name free for the parts of a sweep"
             )
         foreign = [path.name for path in sorted(self.folder.iterdir()) if not _is_part(path.name, own=False)]
-        # A run that was killed before it wrote the manifest has left nothing but the beginning of it.
+        # A run that was killed while it wrote the manifest has left a partial manifest only.
         if foreign and not (_is_manifest(self.folder / MANIFEST) or _is_mark(self.folder / MERGED)):
             raise ContainerError(
-                f"{self.folder}: holds {brief(foreign[0])} and no {MANIFEST} of a sweep, expected that name free for the parts "
-                "of a sweep: move the folder, or name another output"
+                f"{self.folder}: holds {brief(foreign[0])} and no {MANIFEST} of a sweep, expected that name free for parts: "
+                "move the folder, or name another output"
             )
 
 

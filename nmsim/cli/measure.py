@@ -79,6 +79,7 @@ def calibrate(
         missing = cuda_device.problem()
         if missing:
             console.stop_without("cuda", missing)
+    # Name and target are checked before the measurement, which takes ten seconds.
     about = provenance.collect(provenance.command_line(), [])
     name, run = _cpu() if device == "cpu" else _cuda()
     target = output or Path(f"{name}.toml")
@@ -118,7 +119,7 @@ def calibrate(
 
 
 def _claim_machine(target: Path, force: bool) -> None:
-    """Check name and target before the measurement, which takes ten seconds."""
+    """Check name and target of a machine that is about to be measured."""
     from hwmodels.machine import calibrated
 
     console.claim(Output(target, suffixes=(".toml",), strict=True), force=force)
@@ -368,6 +369,7 @@ def measure_here(folder: Path, campaign: str, progress: Shares) -> Here:
     chosen = campaigns.load(campaign)
     about = provenance.collect(provenance.command_line(), [])
     hardware, target = folder / f"{MACHINE}.toml", folder / "rows.csv"
+    # The machine first: its figures are those of a processor that has not been heated by a campaign.
     found = calibration.calibrate(
         this_machine(), progress=lambda share: progress("calibrating this machine", CALIBRATION_SHARE * share)
     )

@@ -40,10 +40,10 @@ class Provenance:
     commit: str
     dirty: bool
     timestamp_utc: str
+    command: str
     python: str
     packages: dict[str, str]
     machine: str
-    command: str
     inputs: tuple[InputFile, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -67,10 +67,10 @@ def collect(command: str, inputs: Sequence[Path]) -> Provenance:
         commit=commit,
         dirty=dirty,
         timestamp_utc=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        command=command,
         python=platform.python_version(),
         packages={name: metadata.version(name) for name in PACKAGES},
         machine=f"{_processor()}, {os.cpu_count()} threads, {platform.system()} {platform.machine()}",
-        command=command,
         inputs=tuple(InputFile(path.name, path.stat().st_size, _sha256(path)) for path in inputs),
     )
 

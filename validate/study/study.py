@@ -5,6 +5,7 @@ All input is checked before any work starts. Files appear when all of them are c
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -376,7 +377,10 @@ def _write(
 ) -> None:
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False, float_format=CSV_FLOATS, lineterminator="\n")
-    (folder / SUMMARY).write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+    # Time and command share a line: all other lines of two equal studies are equal.
+    text = re.sub(r'("timestamp_utc": "[^"]*",)\s+("command": )', r"\1 \2", text, count=1)
+    (folder / SUMMARY).write_text(text, encoding="utf-8")
     for drawing in drawings.values():
         (folder / f"{drawing.name}.png").write_bytes(drawing.png)
     (folder / "report.html").write_text(page, encoding="utf-8")
