@@ -19,6 +19,8 @@ from kernels.stored.errors import KernelError
 from kernels.stored.nm_weight import DTYPES, NMWeight
 from kernels.stored.rows import kernel_format
 from nmsim.errors import NmsimError, brief
+from nmsim.files.roles import Role, classify
+from nmsim.files.safetensors import TensorInfo
 from nmsim.format import FormatLike, SparseFormat
 
 EXTRA_STATE = "_extra_state"
@@ -93,7 +95,7 @@ class NMLinear(nn.Module):
 
         Parameters
         ----------
-        linear : nn.Linear
+        linear : nn.Linear, or a Conv1D of transformers
             On the CPU.
         format, mask
             As for `ops.compress`.
@@ -103,9 +105,13 @@ class NMLinear(nn.Module):
         KernelError, PatternError
             As `ops.compress`; or not a linear layer.
         """
-        if not isinstance(linear, nn.Linear):
+        if _is_conv1d(linear):
+            weight, bias = linear.weight.detach().T.contiguous(), linear.bias
+        elif isinstance(linear, nn.Linear):
+            weight, bias = linear.weight.detach(), linear.bias
+        else:
             raise KernelError(f"linear is a {type(linear).__name__}: expected a torch.nn.Linear")
-        layer = cls(compress(linear.weight.detach(), format, mask=mask), bias=linear.bias)
+        layer = cls(compress(weight, format, mask=mask), bias=bias)
         return layer.train(linear.training)
 
     @property
@@ -289,16 +295,25 @@ class SparsifyReport:
 
 
 def sparsify_(
-    model: nn.Module, format: FormatLike, *, skip: Iterable[str] = ("lm_head",), min_features: int = 1
+    model: nn.Module,
+    format: FormatLike,
+    *,
+    skip: Iterable[str] = ("lm_head",),
+    include: Iterable[str] | None = None,
+    min_features: int = 1,
 ) -> SparsifyReport:
-    """Put an `NMLinear` in place of every `nn.Linear` of a model, pruned by magnitude. Everything or nothing.
+    """Put an `NMLinear` in place of each linear layer of a model's body, pruned by magnitude. Everything or nothing.
+
+    Linear layers are `nn.Linear` and the `Conv1D` of transformers, whose weight is [in, out]. Routers, heads, draft heads,
+    vision parts beside a language model and what else `nmsim.files.roles` names stay dense. Experts that are one
+    parameter have no layer to replace: `left` names them.
 
     All layers are compressed before the first is swapped, so an error leaves the model as it was. Both sets of weights are in
     memory until then. Bias parameters stay the same objects. An optimizer should be made anew, without the weights.
 
-    Besides the layers that `skip` and `min_features` name, three kinds stay. Subclasses of `nn.Linear`, such as the output
-    projection of `nn.MultiheadAttention`, whose weight is read by its owner. Layers with hooks. Layers whose weight another
-    module holds too.
+    Besides these layers and those that `skip` and `min_features` name, three kinds stay. Subclasses of `nn.Linear`, such as
+    the output projection of `nn.MultiheadAttention`, whose weight is read by its owner. Layers with hooks. Layers whose
+    weight another module holds too.
 
     Parameters
     ----------
@@ -309,6 +324,8 @@ def sparsify_(
     skip : iterable of str
         Globs such as `"lm_head"`, `"layers.0"` or `"*.gate"`. A glob leaves out a layer if it fits one part
         of its dotted name, or the beginning of the name up to a dot.
+    include : iterable of str, optional
+        Globs as in `skip`. They replace the rules on what the body is: only these layers are pruned.
     min_features : int
         Leave out layers with fewer in or out features.
 
@@ -319,7 +336,7 @@ def sparsify_(
     Raises
     ------
     KernelError, PatternError
-        A layer that cannot be compressed, named; or arguments of another type.
+        A layer that cannot be compressed or holds a NaN or an infinity, named; or arguments of another type.
 
     Examples
     --------
@@ -333,19 +350,26 @@ metadata_bytes=2048)
             f"model is a {type(model).__name__}: expected a module that holds linear layers (one layer by itself is "
             "for NMLinear.from_linear)"
         )
-    if isinstance(skip, str):
-        raise KernelError(f"skip={brief(skip)}: expected an iterable of names, such as ({brief(skip)},)")
+    for what, names in (("skip", skip), ("include", include)):
+        if isinstance(names, str):
+            raise KernelError(
+                f"{what}={brief(names)}: expected an iterable of names, such as ({brief(names)},)"
+            )
     globs = tuple(skip)
+    wanted = None if include is None else tuple(include)
+    roles = _roles(model)
     holders = _holders(model)
-    made: dict[nn.Linear, NMLinear] = {}
-    places: list[tuple[nn.Module, str, nn.Linear]] = []
+    made: dict[nn.Module, NMLinear] = {}
+    places: list[tuple[nn.Module, str, nn.Module]] = []
     swapped: list[str] = []
     left: dict[str, str] = {}
     # A layer under two names is compressed once and swapped in both places.
     for name, linear in model.named_modules(remove_duplicate=False):
-        if not isinstance(linear, nn.Linear):
+        if not (isinstance(linear, nn.Linear) or _is_conv1d(linear)):
+            left |= _unreplaced(name, linear, roles)
             continue
         reason = _reason_to_leave(name, linear, globs, min_features, holders)
+        reason = reason or _left_by_role(name, wanted, roles)
         if reason:
             left[name] = reason
             continue
@@ -363,7 +387,7 @@ metadata_bytes=2048)
     return SparsifyReport(
         swapped=tuple(swapped),
         left=left,
-        dense_bytes=sum(linear.weight.nbytes for linear in made),
+        dense_bytes=sum(layer.out_features * layer.in_features * layer.values.itemsize for layer in layers),
         values_bytes=sum(layer.values.nbytes for layer in layers),
         metadata_bytes=sum(layer.metadata.nbytes for layer in layers),
     )
@@ -441,18 +465,68 @@ def for_decode_(model: nn.Module) -> DecodeReport:
     )
 
 
-def _reason_to_leave(
-    name: str, linear: nn.Linear, globs: tuple[str, ...], min_features: int, holders: Mapping[int, set[str]]
-) -> str:
-    """Say why a linear layer stays, or nothing."""
+def _is_conv1d(module: nn.Module) -> bool:
+    """Say whether a module is the Conv1D of transformers: y = x W + b with W [in, out]."""
+    weight = getattr(module, "weight", None)
+    return (
+        type(module).__name__ == "Conv1D"
+        and isinstance(weight, Tensor)
+        and weight.ndim == 2
+        and getattr(module, "nf", None) == weight.shape[1]
+    )
+
+
+def _roles(model: nn.Module) -> dict[str, Role]:
+    """What each parameter is by the rules of checkpoints, with the configuration that a transformers model has."""
+    infos = [
+        TensorInfo(name, "F32", tuple(parameter.shape), 0, 0)
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+    ]
+    config = getattr(model, "config", None)
+    to_dict = getattr(config, "to_dict", None)
+    as_dict = to_dict() if callable(to_dict) else None
+    return classify(infos, as_dict if isinstance(as_dict, dict) else None)
+
+
+def _unreplaced(name: str, module: nn.Module, roles: Mapping[str, Role]) -> dict[str, str]:
+    """Weights of the body that are parameters of another kind of layer: experts in one tensor."""
+    prefix = f"{name}." if name else ""
+    found = {}
+    for own, parameter in module.named_parameters(recurse=False):
+        role = roles[prefix + own]
+        if parameter.ndim == 3 and role.is_pruned and role.matrices:
+            found[prefix + own] = f"{role.reason}: there is no layer to replace"
+    return found
+
+
+def _left_by_role(name: str, wanted: tuple[str, ...] | None, roles: Mapping[str, Role]) -> str:
+    """Say why a layer is no part of the body, or nothing; names of the user come before the rules."""
+    if wanted is not None:
+        return "" if _fits(name, wanted) else "not in include"
+    role = roles.get(f"{name}.weight")
+    # The type of the layer tells the axis that a name and a square shape leave open.
+    return "" if role is None or role.kind in ("linear", "ambiguous") else role.reason
+
+
+def _fits(name: str, globs: tuple[str, ...]) -> str:
+    """Give the glob that fits one part of a name or its beginning up to a dot, or nothing."""
     parts = name.split(".")
     names = {*parts, *(".".join(parts[: end + 1]) for end in range(len(parts)))}
-    for glob in globs:
-        if any(fnmatchcase(candidate, glob) for candidate in names):
-            return f"skip={brief(glob)}"
-    if type(linear) is not nn.Linear:
+    return next((glob for glob in globs if any(fnmatchcase(candidate, glob) for candidate in names)), "")
+
+
+def _reason_to_leave(
+    name: str, linear: nn.Module, globs: tuple[str, ...], min_features: int, holders: Mapping[int, set[str]]
+) -> str:
+    """Say why a linear layer stays, or nothing."""
+    glob = _fits(name, globs)
+    if glob:
+        return f"skip={brief(glob)}"
+    if type(linear) is not nn.Linear and not _is_conv1d(linear):
         return f"is a {type(linear).__name__}, not nn.Linear itself"
-    if min(linear.in_features, linear.out_features) < min_features:
+    weight = linear.weight
+    assert isinstance(weight, Tensor), "linear layers have one"
+    if min(weight.shape) < min_features:
         return f"fewer than {min_features} features"
     if any(getattr(linear, kind) for kind in _HOOKS):
         return "has hooks, which a new layer would lose"

@@ -29,6 +29,7 @@ from kernels.stored.nm_weight import (
     from_packed,
 )
 from kernels.stored.rows import SLACK_BYTES, STEP_ELEMS, SparseWeights, aligned, kernel_format
+from nmsim.dtypes import refuse_not_finite
 from nmsim.errors import PatternError
 from nmsim.format import FormatLike, SparseFormat
 from nmsim.units import ceil_div
@@ -69,7 +70,8 @@ def compress(dense_weight: Tensor, format: FormatLike, *, mask: Tensor | None = 
     KernelError
         Not a matrix of a type listed, a device without kernels, or a format without kernels.
     PatternError
-        A mask that keeps more than N of a group, or is not a bool tensor of that shape.
+        A mask that keeps more than N of a group, or is not a bool tensor of that shape. Without a mask, a weight that is
+        NaN or infinite.
 
     Examples
     --------
@@ -78,6 +80,8 @@ def compress(dense_weight: Tensor, format: FormatLike, *, mask: Tensor | None = 
     ((1, 4), [-4.0, 3.0], [[73, 68]])
     """
     if dispatch.serves(checked_tensor("dense_weight", dense_weight)):
+        if mask is None:
+            _refuse_not_finite(dense_weight.detach())
         return _compress_on_gpu(dense_weight.detach(), kernel_format(format), mask)
     dense = _on_cpu("dense_weight", dense_weight)
     keep: NDArray[np.bool_] | None = None
@@ -238,6 +242,12 @@ def _multiply_on_gpu(
         bias = None if bias is None else bias.detach().contiguous()
         dispatch.module("gemm").launch(tokens, values.detach(), metadata, format, out, bias=bias)
     return out.reshape(*x.shape[:-1], len(values))
+
+
+def _refuse_not_finite(dense: Tensor) -> None:
+    """Refuse NaN and infinity on a device as `nmsim.dtypes.refuse_not_finite` does on the CPU."""
+    if not bool(dense.isfinite().all()):
+        refuse_not_finite(as_array(dense.cpu()), "dense_weight")
 
 
 def _compress_on_gpu(dense: Tensor, format: SparseFormat, mask: Tensor | None) -> NMWeight:

@@ -4,6 +4,7 @@ Words are matched in lower case, against single parts of a dotted name unless a 
 """
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -25,6 +26,8 @@ class Parts(NamedTuple):
         The path up to and including the first number; "" if there is none.
     below : str
         What comes after it, in lower case.
+    path : str
+        All parts that are no numbers, in lower case. Few names differ in it.
     number : int or None
         The first number.
     """
@@ -37,7 +40,14 @@ class Parts(NamedTuple):
     before: str
     layer: str
     below: str
+    path: str
     number: int | None
+
+
+@lru_cache(maxsize=1 << 16)
+def says(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """Search a pattern in a part of a name. Parts repeat from layer to layer, so that each is searched once."""
+    return pattern.search(text)
 
 
 WRAPPERS = frozenset({"base_layer", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
@@ -63,7 +73,7 @@ EMBEDDING = re.compile(
     r"_(embed|embeds|embd|emb|embedding|embeddings)$|^(tok|word|token)_?(emb|embed|embeddings?|embd)|embed_tokens"
 )
 PATCHES = re.compile(r"patch_embed|patch_embd|patchify|conv_stem|(^|\.)stem\.")
-"""Matched against all modules, dots between them."""
+"""Matched against the path."""
 HEAD = re.compile(
     r"(^|\.)(\w+_)?heads?(\.|$)|lm_head|embed_out|output_layer|(^|\.)scores?(\.|$)|classifier|(^|\.)cls(\.|$)|qa_outputs|"
     r"vocab_projector|vocab_transform|pooler|predictions|logits|unembed|seq_relationship|out_head|text_projection|visual_projection|"
@@ -75,19 +85,19 @@ DRAFT = re.compile(
     r"(^|\.|_)(mtp|medusa|eagle\d*|nextn|drafter|speculator|hydra)(_|\.|\d|$)|(^|\.)(eh_proj|shared_head|midlayer|draft_model)(\.|$)",
     re.I,
 )
-"""Matched against the whole name."""
+"""Matched against the path."""
 DRAFT_MARKS = re.compile(r"(^|\.)(eh_proj|enorm|hnorm|shared_head)(\.|$)|nextn")
 """Parts that only a draft head has, matched against what lies below a layer."""
 ADAPTER = re.compile(
     r"(^|\.|_)(lora|loha|lokr|hada|ia3|dora|vera)_\w+|(^|\.)(lora_[ab]|prompt_encoder|adapters?)(\.|$)", re.I
 )
-"""Matched against the whole name."""
+"""Matched against the path."""
 TOWER = re.compile(
     r"(^|\.)(visual|vision|vit|v|mm|img_processor|image_encoder|audio_encoder|audio_tower|vision_\w+|audio_\w+|image_newline|"
     r"multi_modal_projector|mm_projector|mlp1|aligner|modality_projection|connector|resampler|perceiver\w*|image_projection|"
     r"embed_vision|embed_audio|speech_\w+)(\.|$)"
 )
-"""Matched against a path."""
+"""Matched against the path."""
 DUAL_ENCODER = re.compile(r"(^|\.)(logit_scale|text_projection|visual_projection)(\.|$)")
 ROUTER = re.compile(
     r"^(gate|gating|wg|switch|moe_gate|expert_gate|router_gate|gate_inp)$|router|gating_network|gate_network|gate_inp$|"

@@ -20,6 +20,8 @@ BLOCK = 128
 """Weights that share a scale along an axis, if the configuration does not say it."""
 
 MXFP4_BLOCK = 32
+PLAIN_DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
+"""No format stores quantised numbers in these."""
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 """Magnitudes of a 4-bit float with two bits of exponent and one of fraction, by its three lower bits."""
 
@@ -98,6 +100,8 @@ def recognise(
     method = _method(config)
     for name, info in tensors.items():
         base, _, leaf = name.rpartition(".")
+        if leaf in ("weight", "bias") and info.dtype in PLAIN_DTYPES:
+            continue
         one = _recognised(name, base, leaf, info, tensors, method)
         if one is not None:
             found[name] = one

@@ -40,6 +40,7 @@ from nmsim.files.names import (
     WEIGHT_LEAF,
     WRAPPERS,
     Parts,
+    says,
 )
 from nmsim.files.quantised import Quantisation, recognise
 from nmsim.files.safetensors import TensorInfo
@@ -252,7 +253,7 @@ def gather(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any] | None =
         experts=experts,
         expert_counts=frozenset(one for one in counts if one is not None and one > 1),
         draft_layers=frozenset(
-            parts.layer for parts in named.values() if parts.layer and DRAFT_MARKS.search(parts.below)
+            parts.layer for parts in named.values() if parts.layer and says(DRAFT_MARKS, parts.below)
         ),
         numbered=any(parts.layer for parts in named.values()),
         text_beside=_text_beside(named),
@@ -305,6 +306,7 @@ def split(name: str) -> Parts:
         before=before,
         layer=layer,
         below=below,
+        path=".".join([*words, leaf.lower()]),
         number=int(modules[first]) if first is not None and len(modules[first]) < 10 else None,
     )
 
@@ -313,9 +315,9 @@ def _is_token_table(parts: Parts) -> bool:
     return bool(
         parts.leaf == "weight"
         and not parts.layer
-        and EMBEDDING.search(parts.last)
-        and not POSITION.search(parts.last)
-        and not PATCHES.search(parts.before)
+        and says(EMBEDDING, parts.last)
+        and not says(POSITION, parts.last)
+        and not says(PATCHES, parts.before)
         and "type" not in parts.last
     )
 
@@ -340,7 +342,7 @@ def _experts(tensors: Mapping[str, TensorInfo], named: Mapping[str, Parts]) -> d
                 numbered[path] = max(numbered.get(path, 0), tensors[name].shape[0])
             elif (
                 len(tensors[name].shape) == 2
-                and not WEIGHT_LEAF.search(parts.leaf)
+                and not says(WEIGHT_LEAF, parts.leaf)
                 and "expert" in parts.below
             ):
                 # All experts in one matrix: only the router beside it tells how many there are.
@@ -355,20 +357,20 @@ def _experts(tensors: Mapping[str, TensorInfo], named: Mapping[str, Parts]) -> d
 
 def is_fused(parts: Parts, info: TensorInfo) -> bool:
     """Say whether a tensor holds the matrices of all experts, [experts, rows, columns]."""
-    if len(info.shape) != 3 or BIAS.search(parts.leaf) or min(info.shape) < 1:
+    if len(info.shape) != 3 or says(BIAS, parts.leaf) or min(info.shape) < 1:
         return False
-    path = f"{parts.before}.{parts.below}"
+    path = parts.path
     if "conv" in path or not ("expert" in path or "_exps" in path or "moe" in path):
         known = parts.leaf if parts.leaf != "weight" else parts.last
-        return "conv" not in path and bool(FUSED_IN.search(known) or FUSED_OUT.search(known))
+        return "conv" not in path and bool(says(FUSED_IN, known) or says(FUSED_OUT, known))
     return True
 
 
 def _text_beside(named: Mapping[str, Parts]) -> bool:
     """A numbered layer outside of every tower, and no pair of encoders that are trained for each other."""
-    if any(DUAL_ENCODER.search(name) for name in named):
+    if any(says(DUAL_ENCODER, parts.path) for parts in named.values()):
         return False
-    return any(parts.layer and not TOWER.search(parts.before) for parts in named.values())
+    return any(parts.layer and not says(TOWER, parts.before) for parts in named.values())
 
 
 def _transposed(
@@ -437,37 +439,37 @@ class _Judge:
     def _left_by_name(self, parts: Parts, info: TensorInfo) -> tuple[str, str] | None:
         # Biases and norms come first: they lie in draft heads and adapters too, and are never pruned anyway.
         path = parts.last if parts.last else parts.leaf
-        if BIAS.search(parts.leaf):
+        if says(BIAS, parts.leaf):
             return "bias", f"bias: named {brief(parts.leaf)}"
-        if STATE_SPACE.search(parts.leaf) or STATE_SPACE.search(parts.last):
+        if says(STATE_SPACE, parts.leaf) or says(STATE_SPACE, parts.last):
             return (
                 "state",
                 f"state-space parameter: named {brief(parts.leaf if parts.leaf != 'weight' else path)}",
             )
         if len(info.shape) < 2:
-            if NORM.search(parts.last) or NORM.search(parts.leaf):
+            if says(NORM, parts.last) or says(NORM, parts.leaf):
                 return "norm", f"norm: has {len(info.shape)} dimensions"
             return "other", f"has {len(info.shape)} dimensions"
         if self.facts.whole_is_draft:
             return "draft", f"draft head: config.json names {self.facts.whole_is_draft}"
-        draft = DRAFT.search(parts.name)
+        draft = says(DRAFT, parts.path)
         if draft or parts.layer in self.facts.draft_layers:
             return "draft", "draft head: " + (
                 f"named {brief(draft.group().strip('.'))}"
                 if draft
                 else f"layer {parts.layer} has the parts of one"
             )
-        if ADAPTER.search(parts.name):
+        if says(ADAPTER, parts.path):
             return "adapter", "adapter: low-rank factors beside a weight"
         for word in (parts.leaf, parts.last, parts.above):
-            if POSITION.search(word):
+            if says(POSITION, word):
                 return "position", f"position table: named {brief(word)}"
         for word in (parts.leaf, parts.last, parts.above):
-            if NORM.search(word):
+            if says(NORM, word):
                 return "norm", f"norm: named {brief(word)}"
-        if PATCHES.search(".".join(parts.modules).lower()):
+        if says(PATCHES, parts.path):
             return "embedding", "embedding: of patches"
-        if EMBEDDING.search(parts.last) and not (parts.last == "shared" and parts.layer):
+        if says(EMBEDDING, parts.last) and not (parts.last == "shared" and parts.layer):
             return "embedding", f"embedding: named {brief(parts.last)}"
         return self._router(parts, info)
 
@@ -475,11 +477,11 @@ class _Judge:
         """Heads, layers beyond the last, towers, and what lies outside of the layers."""
         facts = self.facts
         rows, columns = info.shape[0], info.shape[-1]
-        body = KNOWN_LINEAR.search(parts.leaf if parts.leaf != "weight" else parts.last)
+        body = says(KNOWN_LINEAR, parts.leaf if parts.leaf != "weight" else parts.last)
         if parts.layer:
-            if HEAD.search(parts.before) or HEAD_IN_LAYER.search(parts.last):
+            if says(HEAD, parts.before) or says(HEAD_IN_LAYER, parts.last):
                 return "head", f"head: named {brief(parts.last)}"
-            is_main = not TOWER.search(parts.before) and not re.search(r"encoder|decoder", parts.before)
+            is_main = not says(TOWER, parts.before) and not re.search(r"encoder|decoder", parts.before)
             if (
                 facts.layers is not None
                 and is_main
@@ -491,21 +493,21 @@ class _Judge:
                     "draft",
                     f"draft head: layer {parts.number} of a model of {facts.layers} layers (config.json)",
                 )
-        elif HEAD.search(parts.before) or parts.last == "output":
+        elif says(HEAD, parts.before) or parts.last == "output":
             return "head", f"head: named {brief(parts.last)}"
         elif parts.last == "proj_out" and len(parts.modules) == 1:
             return "head", "head: named 'proj_out' outside of the layers"
         # A name that tells a linear layer goes before the shape: small models have equal sizes by chance.
         if len(info.shape) == 2 and not (parts.layer and body):
             fits_head = not parts.layer or not facts.hidden or columns in facts.hidden
-            if rows in facts.vocabulary and fits_head and not BODY_OUTSIDE.search(parts.last):
+            if rows in facts.vocabulary and fits_head and not says(BODY_OUTSIDE, parts.last):
                 return "head", f"head: {rows} rows, as many as the vocabulary"
             if columns in facts.vocabulary and rows in facts.hidden and not parts.layer:
                 return "head", f"head: {columns} columns, as many as the vocabulary"
-        if TOWER.search(parts.name.lower()) and facts.text_beside:
+        if says(TOWER, parts.path) and facts.text_beside:
             return "tower", "vision or audio part beside a language model"
-        outside = facts.numbered and not parts.layer and not BODY_OUTSIDE.search(parts.last)
-        outside = outside and bool(WEIGHT_LEAF.search(parts.leaf))
+        outside = facts.numbered and not parts.layer and not says(BODY_OUTSIDE, parts.last)
+        outside = outside and bool(says(WEIGHT_LEAF, parts.leaf))
         if outside and not (body and re.search(r"attn|attention|mlp|ffn|feed_forward", parts.before)):
             return "outside", "lies outside of the numbered layers"
         return None
@@ -528,7 +530,7 @@ class _Judge:
         if len(info.shape) != 2:
             return None
         word = parts.last if parts.leaf == "weight" else parts.leaf
-        named = ROUTER.search(word) or (ROUTER.search(parts.above) and ROUTER_LAST.search(parts.last))
+        named = says(ROUTER, word) or (says(ROUTER, parts.above) and says(ROUTER_LAST, parts.last))
         if named and not within and not self._is_plain_gate(parts, info, word):
             return "router", f"router: named {brief(named.group())}"
         count = self.facts.experts.get(".".join(modules[:-1]), 0)
@@ -539,7 +541,7 @@ class _Judge:
                 if path == parts.layer or path.startswith(parts.layer + ".")
             ]
             count = beside[0] if beside and len(set(beside)) == 1 else 0
-        if count > 1 and info.shape[0] == count and not KNOWN_LINEAR.search(word):
+        if count > 1 and info.shape[0] == count and not says(KNOWN_LINEAR, word):
             return "router", f"router: {count} rows, as many as the experts beside it"
         return None
 
@@ -565,16 +567,16 @@ class _Judge:
         rank = len(info.shape)
         if is_fused(parts, info):
             return self._fused(parts, info)
-        path = ".".join(parts.modules).lower()
-        if rank == 2 and "expert" in path and not WEIGHT_LEAF.search(parts.leaf):
+        path = parts.path
+        if rank == 2 and "expert" in path and not says(WEIGHT_LEAF, parts.leaf):
             return self._stacked(parts, info)
         if rank >= 3:
-            if not WEIGHT_LEAF.search(parts.leaf):
+            if not says(WEIGHT_LEAF, parts.leaf):
                 return Role("other", f"is no weight by its name: {brief(parts.leaf)}")
             return self._convolution(parts, info, path)
-        if not WEIGHT_LEAF.search(parts.leaf):
+        if not says(WEIGHT_LEAF, parts.leaf):
             return Role("other", f"is no weight by its name: {brief(parts.leaf)}")
-        if CONVOLUTION.search(parts.last) and info.shape[-1] <= MAX_KERNEL and "depth" in path:
+        if says(CONVOLUTION, parts.last) and info.shape[-1] <= MAX_KERNEL and "depth" in path:
             return Role("depthwise", "depthwise convolution")
         return self._matrix(parts, info)
 
@@ -620,7 +622,7 @@ class _Judge:
         )
         if not inner:
             return Role("other", f"is no weight by its name: {brief(parts.leaf)}")
-        if FUSED_OUT.search(parts.leaf):
+        if says(FUSED_OUT, parts.leaf):
             count = info.shape[0] // inner
             return Role(
                 LINEAR, "experts in one matrix, [experts * in, out]", 0, inner, body=True, matrices=count
@@ -653,12 +655,12 @@ class _Judge:
         readers = [
             self.tensors[name]
             for name in names
-            if not FUSED_OUT.search(name.removesuffix(".weight").rpartition(".")[2])
+            if not says(FUSED_OUT, name.removesuffix(".weight").rpartition(".")[2])
         ]
         writers = [
             self.tensors[name]
             for name in names
-            if FUSED_OUT.search(name.removesuffix(".weight").rpartition(".")[2])
+            if says(FUSED_OUT, name.removesuffix(".weight").rpartition(".")[2])
         ]
         votes: Counter[bool] = Counter()
         for info in (*readers, *writers):
