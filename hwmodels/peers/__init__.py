@@ -9,7 +9,18 @@
 Nothing of hwmodels is built on them. `docs/explanation/peers.md` sets them against ours, difference by difference.
 """
 
+from hwmodels.peers.export import PEERS, Exported, export_peer
 from hwmodels.peers.scalesim import ScalesimCycles, scalesim_cycles
 from hwmodels.peers.sparseloop import DESIGNS, Reads, SparseloopCycles, sparseloop_cycles
 
-__all__ = ["DESIGNS", "Reads", "ScalesimCycles", "SparseloopCycles", "scalesim_cycles", "sparseloop_cycles"]
+__all__ = [
+    "DESIGNS",
+    "PEERS",
+    "Exported",
+    "Reads",
+    "ScalesimCycles",
+    "SparseloopCycles",
+    "export_peer",
+    "scalesim_cycles",
+    "sparseloop_cycles",
+]

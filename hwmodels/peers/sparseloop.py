@@ -442,7 +442,9 @@ def sparseloop_cycles(
         bits_per_value = (
             Fraction(_typed_bits(how, pattern, rounding))
             if encoding is None
-            else _encoded_bits(sparse_format(pattern, encoding=encoding, packing=packing), shape.M * K)
+            else encoded_bits_per_value(
+                sparse_format(pattern, encoding=encoding, packing=packing), shape.M * K
+            )
         )
     b_elems, b_bits = K * shape.N, 0
     if how.compresses_b and shape.operand_b_density is not None and shape.operand_b_density < 1:
@@ -508,7 +510,13 @@ def _typed_bits(how: Design, pattern: Pattern, rounding: bool) -> int:
     return bits
 
 
-def _encoded_bits(format: SparseFormat, elems: int) -> Fraction:
-    """Bits of our own stream over all of A, for each kept value."""
+def encoded_bits_per_value(format: SparseFormat, elems: int) -> Fraction:
+    """Count the bits of our own stream over all of A, for each kept value.
+
+    Examples
+    --------
+    >>> encoded_bits_per_value(sparse_format("8:16/combinatorial"), 4096)
+    Fraction(7, 4)
+    """
     groups = ceil_div(elems, format.pattern.m)
     return Fraction(int(metadata_bits(groups, stream(format))), groups * format.pattern.n)

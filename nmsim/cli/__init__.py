@@ -52,6 +52,7 @@ VERBS = {
     "validate": Verb("validate", JUDGE, "Compare predictions with measured and published rows."),
     "quality": Verb("quality", JUDGE, "Measure what pruning does to the outputs of linear layers."),
     "study": Verb("study", JUDGE, "Encode a checkpoint, predict a model, and write a report."),
+    "export": Verb("interchange", DESIGN, "Write input files for another simulator."),
     "fit": Verb("maintain", MAINTAIN, "Fit the constants of the estimate to measured rows.", hidden=True),
     "bench": Verb("maintain", MAINTAIN, "Time the codecs and the models on this machine.", hidden=True),
 }

@@ -1,4 +1,4 @@
-"""`nmsim convert`: sparse weights in the files of other tools."""
+"""`nmsim convert` and `nmsim export`: sparse weights in the files of other tools, and input files of other simulators."""
 
 import time
 from dataclasses import asdict
@@ -20,6 +20,10 @@ EXAMPLES = {
         "nmsim convert Sparse-Llama-2of4 -o dense.safetensors",
         "nmsim convert mask_compressed.npz --weights model.safetensors -o masked.safetensors",
         "nmsim convert --list",
+    ],
+    "export": [
+        "nmsim export 512,4096,4096 -p 2:4/index --to scalesim -o scalesim",
+        "nmsim export -m llama-3.1-8b -t 8 -p 8:16/combinatorial --to accelforge -o accelforge",
     ],
 }
 NAMES = ", ".join(FORMATS)
@@ -144,6 +148,75 @@ def _answer(report: ConvertReport, elapsed_s: float) -> Answer:
             console.say(f"{report.negative_zeros} zeros with a sign (-0.0) may have become 0")
         if report.config is not None and report.target.suffix:
             console.say("config.json is not written beside a single file; give a new folder to get it")
+
+    return Answer(data, show)
+
+
+def export(
+    shape: Annotated[str | None, options.SHAPE] = None,
+    to: Annotated[
+        str, Option("--to", metavar="SIMULATOR", help="sparseloop, timeloop, accelforge or scalesim.")
+    ] = "scalesim",
+    output: Annotated[
+        Path | None, Option("--output", "-o", metavar="FOLDER", help="Folder to write, new or empty.")
+    ] = None,
+    pattern: Annotated[
+        str,
+        Option(
+            "--pattern",
+            "-p",
+            metavar="FORMAT",
+            help="How weights are stored: N:M, N:M/ENCODING, N:M/ENCODING/PACKING or dense.",
+        ),
+    ] = "2:4/index",
+    core: Annotated[
+        str, Option("--core", "-c", metavar="CORE", help="Core design, of which one core is written.")
+    ] = "nvidia-like-2x4",
+    model: Annotated[
+        str | None, Option("--model", "-m", help="A model instead of a shape; its unpruned layers are dense.")
+    ] = None,
+    tokens: options.Tokens = 1,
+    dtype: options.Dtype = "bf16",
+) -> Answer:
+    """Write input files for another simulator.
+
+    The folder has the architecture, the workload and the sparse options. Metadata bits are those that nmsim encodes. A
+    README.md in it says what the simulator cannot express.
+    """
+    import hwmodels
+    from hwmodels.peers import export_peer
+    from nmsim.case import GemmShape
+
+    # Only this verb needs the models of machines, so that a conversion starts without them.
+    if (shape is None) == (model is None):
+        raise NmsimError("expected a shape M,N,K or --model, one of the two")
+    if output is None:
+        raise NmsimError("no --output given: expected the name of a new folder")
+    if shape is not None:
+        products = [("product", GemmShape(*options.read_shape(shape)))]
+        dense: list[str] = []
+    else:
+        assert model is not None
+        layers = hwmodels.load_model(model).layers
+        products = [(layer.name, GemmShape(tokens, layer.N, layer.K)) for layer in layers]
+        dense = [layer.name for layer in layers if not layer.pruned]
+    done = export_peer(output, products, peer=to, format=pattern, core=core, dtype=dtype, dense=dense)
+    data = {
+        "folder": str(done.folder),
+        "files": list(done.files),
+        "metadata_bits_per_value": {name: float(bits) for name, bits in done.bits_per_value.items()},
+        "written_metadata_bits_per_value": {name: float(bits) for name, bits in done.written_bits.items()},
+    }
+
+    def show() -> None:
+        console.say(f"wrote {len(done.files)} files for {to} into {done.folder}: {', '.join(done.files[:8])}")
+        differ = [name for name, bits in done.bits_per_value.items() if bits != done.written_bits[name]]
+        if differ:
+            name = differ[0]
+            console.say(
+                f"metadata bits per kept value: {float(done.bits_per_value[name]):g} encoded, "
+                f"{float(done.written_bits[name]):g} in the files; README.md says why"
+            )
 
     return Answer(data, show)
 
