@@ -7,7 +7,7 @@ through `brief`, never through `repr`. A value from outside may be an integer of
 import builtins
 import re
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Self
 
@@ -115,6 +115,34 @@ def brief_names(names: Iterable[object], *, most: int = 6) -> str:
     return ", ".join(shown + ([CUT] if len(first) > most else []))
 
 
+def visible(text: str, *, keep: str = "") -> str:
+    """Write characters that do not print as escapes, such as `\\x1b` or `\\u202e`.
+
+    These are control characters, line ends, marks that turn the direction of a text, characters of no width, and halves of
+    surrogate pairs. A terminal would obey some of them, and a page would show another text than the one that is there.
+    All that leaves for people passes here: errors, tables, lines, progress and reports.
+
+    Parameters
+    ----------
+    text : str
+    keep : str
+        Characters that stay, such as a line end.
+
+    Examples
+    --------
+    >>> print(visible("red \\x1b[31m name"))
+    red \\x1b[31m name
+    >>> visible("two\\nlines", keep="\\n")
+    'two\\nlines'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
 def one_line(text: str) -> str:
     """Make one line of at most `MAX_LINE_CHARS` characters of any text.
 
@@ -131,10 +159,7 @@ def one_line(text: str) -> str:
     """
     # Cut first: the work on a message of 50 MB is then that on a short one. Escapes only make a text longer.
     line = _middle_cut(text, 64 * MAX_LINE_CHARS)
-    if not line.isprintable():
-        line = "".join(
-            char if char.isprintable() else char.encode("unicode_escape").decode() for char in line
-        )
+    line = visible(line)
     while len(line) > MAX_LINE_CHARS:
         word = max(re.findall(r"\S+", line), key=len, default="")
         if len(word) <= _WORD_CHARS:
@@ -202,23 +227,30 @@ class RowError(NmsimError):
 
     Parameters
     ----------
-    message : str
-        The whole text of the error.
+    *messages : str
+        The whole text of the error: one line, or several if a table has several problems.
     row : int, optional
         Number of the row in its table. A DataFrame counts from 0, a file from 1, its first row below the header.
     column : str
         Name of the column; "" if the error is of no single column.
     problem : str
-        What is wrong, without the place; the message if absent.
+        What is wrong, without the place; the first message if absent.
     """
 
     def __init__(
-        self, message: str, *, row: int | None = None, column: str = "", problem: str | None = None
+        self, *messages: str, row: int | None = None, column: str = "", problem: str | None = None
     ) -> None:
-        super().__init__(message)
+        super().__init__(*messages)
         self.row = row
         self.column = column
-        self.problem = one_line(message if problem is None else problem)
+        self.problem = one_line(messages[0] if problem is None else problem)
+
+    @classmethod
+    def of_all(cls, errors: Sequence["RowError"], *, most: int = 20) -> "RowError":
+        """Make one error of those of a table. Row and column are those of the first; the last line counts what is left out."""
+        first, lines = errors[0], [str(line) for error in errors for line in error.args]
+        left_out = [f"and {len(lines) - most} more problems"] if len(lines) > most else []
+        return cls(*lines[:most], *left_out, row=first.row, column=first.column, problem=first.problem)
 
     @classmethod
     def at(cls, problem: str, *, row: int | None = None, column: str = "", table: str = "") -> "RowError":

@@ -4,11 +4,12 @@ The model may not import what measures, so that it takes any object with these a
 `p80` in a `unit`, the `cores` that it was measured on, `repetitions`, and `how` it was measured.
 """
 
+import re
 from typing import Any
 
 from hwmodels.machine.spec import CacheLevel, Feature, HardwareSpec
 from nmsim.errors import NmsimError, brief
-from nmsim.support.schema import WHOLE_UNITS, Quantity
+from nmsim.support.schema import ID_PATTERN, ID_WORDS, WHOLE_UNITS, Quantity
 
 DIGITS = 5
 UNKNOWN_CACHE_BYTES = 32 << 20
@@ -154,15 +155,15 @@ def machine_id(name: str) -> str:
 
 
 def checked_id(name: str) -> str:
-    """Refuse an id that is not in lower case or holds blanks.
+    """Refuse an id that is not in lower case or breaks the grammar of ids.
 
     Raises
     ------
     NmsimError
         Such an id.
     """
-    if not name or name != name.lower() or len(name.split()) != 1:
+    if name != name.lower() or not re.fullmatch(ID_PATTERN, name):
         raise NmsimError(
-            f"machine id {brief(name)}, the name of the file: expected lower case without blanks"
+            f"machine id {brief(name)}, the name of the file: expected lower case, and {ID_WORDS}"
         )
     return name

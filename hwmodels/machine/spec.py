@@ -17,6 +17,7 @@ from nmsim.pattern import Pattern
 from nmsim.support.schema import (
     About,
     Flag,
+    Id,
     Kind,
     Number,
     Quantity,
@@ -47,7 +48,7 @@ class CacheLevel:
 
     level: Annotated[Text, About("Name, such as `L1`.")]
     shared: Annotated[Flag, About("Whether cores share it.")]
-    bytes: Annotated[Quantity, Number("bytes", "What one core has to itself; all that there is if cores share the level.")]
+    bytes: Annotated[Quantity, Number("bytes", "What one core has to itself; all of it if cores share the level.", capacity=True)]
     core_read_bandwidth_bytes_per_s: Annotated[Quantity, Number("bytes_per_s", "Read by one core alone.")]
     read_bandwidth_bytes_per_s: Annotated[Quantity, Number("bytes_per_s", "Read by all cores together.")]
 
@@ -85,7 +86,7 @@ class HardwareSpec:
     `About` and `Number` say what each field means; `docs/reference/files.md` lists them.
     """
 
-    id: Annotated[Text, About("Lower-case name.")]
+    id: Annotated[Id, About("Lower-case name.")]
     name: Annotated[Text, About("Name in full.")]
     family: Annotated[Literal["gpu", "cpu"], About("Kind of machine.")]
     hypothetical: Annotated[Flag, About("Whether nobody sells this machine.")]
@@ -98,8 +99,8 @@ class HardwareSpec:
         "fp32 peak of the vector lanes (CUDA cores of a GPU), dense.", section="chip")]
     dram_bandwidth_bytes_per_s: Annotated[Quantity, Number("bytes_per_s",
         "Bandwidth of DRAM, for all cores together.", section="memory")]
-    dram_capacity_bytes: Annotated[Quantity, Number("bytes", "Capacity of DRAM.", section="memory")]
-    last_level_cache_bytes: Annotated[Quantity, Number("bytes", "L2 of a GPU, L3 of a CPU.", section="memory")]
+    dram_capacity_bytes: Annotated[Quantity, Number("bytes", "Capacity of DRAM.", section="memory", capacity=True)]
+    last_level_cache_bytes: Annotated[Quantity, Number("bytes", "L2 of a GPU, L3 of a CPU.", section="memory", capacity=True)]
     dense_peak_flop_per_s: Annotated[Peaks, About("Peak of the matrix unit on dense operands, by value type.")] = field(
         hash=False
     )

@@ -7,6 +7,7 @@ Nothing is shown, saved or kept globally: every figure is a `matplotlib.figure.F
 
 import functools
 import io
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from nmsim.errors import NmsimError, brief
+from nmsim.errors import NmsimError, brief, visible
 
 AxesGrid = NDArray[Any]
 """Object array of Axes [rows, columns]."""
@@ -46,6 +48,7 @@ DOTTED: Any = (0, (1, 2))
 WIDTH_IN = 11.0
 LEGEND_COLUMNS = 8
 RENDER_DPI = 150
+POWER_OF_TEN = re.compile(r"\$10\^\{-?\d+\}\$")
 
 
 @dataclass(frozen=True)
@@ -109,11 +112,35 @@ def rendered(fig: Figure, kind: str, *, dpi: float = RENDER_DPI) -> bytes:
     dpi : float
         Of a png, and of pictures inside the others.
     """
+    _show_names_as_they_are(fig)
     stream = io.BytesIO()
     dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with matplotlib.rc_context({"svg.hashsalt": "nmsim"}):
         fig.savefig(stream, format=kind, dpi=dpi, metadata=dates.get(kind, {"Software": None}))
     return stream.getvalue()
+
+
+def _show_names_as_they_are(fig: Figure) -> None:
+    """Escape what does not print, and take dollar signs for themselves, in the texts of a figure.
+
+    Names of machines, models and tensors come from files. Some characters would break an SVG or turn the direction of its
+    texts, and what stands between two dollar signs would be read as a formula. The only formulas of ours are powers of ten.
+    """
+    labels = [
+        (axis, formatter)
+        for axes in fig.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        if isinstance(formatter := axis.get_major_formatter(), FixedFormatter)
+    ]
+    for axis, formatter in labels:
+        formatter.seq = [visible(str(label), keep="\n") for label in formatter.seq]
+        for label in axis.get_ticklabels():
+            label.set_parse_math(False)
+    for text in fig.findobj(Text):
+        shown = visible(text.get_text(), keep="\n")
+        text.set_text(shown)
+        if "$" in shown and not POWER_OF_TEN.fullmatch(shown):
+            text.set_parse_math(False)
 
 
 def panel_grid(

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nmsim.errors import ContainerError, RowError, brief
+from nmsim.support.cells import unguarded
 from nmsim.support.jit import njit
 from nmsim.support.sources import open_regular
 
@@ -263,9 +264,11 @@ def _batches(file: Path, columns: list[str]) -> Iterator[pd.DataFrame]:
 
     with open_regular(file, expected="a file that a sweep wrote") as stream:
         if file.suffix == ".csv":
-            yield from pd.read_csv(
+            for chunk in pd.read_csv(
                 stream, usecols=columns, chunksize=BATCH_ROWS, keep_default_na=False, na_values=["nan"]
-            )
+            ):
+                texts = chunk.select_dtypes(["object", "string"]).columns
+                yield chunk.assign(**{name: chunk[name].map(unguarded, na_action="ignore") for name in texts})
             return
         reader = parquet.ParquetFile(stream)
         for batch in reader.iter_batches(BATCH_ROWS, columns=columns):

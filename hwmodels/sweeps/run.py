@@ -25,6 +25,7 @@ from hwmodels.sweeps.space import Space, load_space
 from nmsim.errors import ContainerError, SpecError, brief
 from nmsim.files.atomic import new_file, part_file
 from nmsim.files.output import PARTIAL_SUFFIX, Output, claimed, partial_pattern, refuse_full_disk
+from nmsim.support.cells import guarded
 from nmsim.support.sources import open_regular, read_text
 from nmsim.units import ceil_div
 
@@ -47,6 +48,22 @@ def to_table(columns: Columns) -> "pyarrow.Table":
             for name, column in columns.items()
         }
     )
+
+
+def guarded_texts(table: "pyarrow.Table") -> "pyarrow.Table":
+    """Make texts of a table harmless for a spreadsheet; only its dictionaries are rewritten."""
+    import pyarrow as pa
+
+    for place, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            chunks = [
+                pa.DictionaryArray.from_arrays(
+                    chunk.indices, pa.array(map(guarded, chunk.dictionary.to_pylist()), pa.string())
+                )
+                for chunk in table.column(place).chunks
+            ]
+            table = table.set_column(place, field.name, pa.chunked_array(chunks, field.type))
+    return table
 
 
 def write_file(
@@ -98,7 +115,7 @@ def write_file(
             )
         with writer:
             for table in itertools.chain((first,), rest):
-                writer.write_table(table.cast(schema))
+                writer.write_table((guarded_texts(table) if target.suffix == ".csv" else table).cast(schema))
         stream.flush()
         written(os.fstat(stream.fileno()))
 

@@ -227,31 +227,34 @@ def read_quality(path: Path, space: Space) -> tuple[float, ...]:
             f"{path}: columns {', '.join(header) or 'none'}: expected quality and one or more of {', '.join(KEYS)}, each once"
         )
     rows: dict[tuple[str, ...], float] = {}
+    problems: list[str] = []
     for number, line in enumerate(lines[1:], start=2):
         if len(line) != len(header):
-            raise RowError(f"{path}: line {number}: {len(line)} cells: expected {len(header)}")
+            problems.append(f"line {number}: {len(line)} cells: expected {len(header)}")
+            continue
         cells = dict(zip(header, (cell.strip() for cell in line), strict=True))
         key = tuple(cells[name] for name in keys)
         if key in rows:
-            raise RowError(f"{path}: line {number}: {', '.join(key)} comes twice, expected one row of each")
+            problems.append(f"line {number}: {', '.join(key)} comes twice, expected one row of each")
+            continue
         try:
             rows[key] = float(cells["quality"])
         except ValueError:
             rows[key] = math.nan
         if not math.isfinite(rows[key]):
-            raise RowError(f"{path}: line {number}: quality={brief(cells['quality'])}: expected a number")
-    found, matched = [], set()
-    for point in _texts(space):
-        key = tuple(point[name] for name in keys)
-        if key not in rows:
-            raise RowError(f"{path}: no row for {_named(keys, key)}; every point of the space needs one")
-        matched.add(key)
-        found.append(rows[key])
+            problems.append(f"line {number}: quality={brief(cells['quality'])}: expected a number")
+    wanted = [tuple(point[name] for name in keys) for point in _texts(space)]
+    problems += [
+        f"no row for {_named(keys, key)}; every point of the space needs one"
+        for key in dict.fromkeys(wanted)
+        if key not in rows
+    ]
     # A row that matches nothing is mostly a misspelt pattern, so it is not ignored.
-    for key in rows:
-        if key not in matched:
-            raise RowError(f"{path}: {_named(keys, key)}: matches no point of the space")
-    return tuple(found)
+    known = set(wanted)
+    problems += [f"{_named(keys, key)}: matches no point of the space" for key in rows if key not in known]
+    if problems:
+        raise RowError.of_all([RowError(f"{path}: {problem}") for problem in problems])
+    return tuple(rows[key] for key in wanted)
 
 
 def _texts(space: Space) -> Iterator[dict[str, str]]:

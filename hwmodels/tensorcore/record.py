@@ -18,6 +18,7 @@ from nmsim.pattern import Pattern
 from nmsim.support.schema import (
     About,
     Flag,
+    Id,
     Number,
     Text,
     about,
@@ -52,7 +53,7 @@ class SparseTensorCore:
         Fields are outside what is said here, or have no source.
     """
 
-    id: Annotated[Text, About("Lower-case name.")]
+    id: Annotated[Id, About("Lower-case name.")]
     name: Annotated[Text, About("Name in full.")]
     cores: Annotated[int, Number("cores", "Cores of the chip.", section="chip", least=1)]
     clock_hz: Annotated[float, Number("hz", "Clock of the cores.", section="chip", most=1e15)]
@@ -102,11 +103,11 @@ class SparseTensorCore:
         "columns.", section="registers", least=1)]
     register_blocks: Annotated[int, Number("blocks", "Blocks in flight before the array: 1 is a single buffer, 2 a double one.",
         section="registers", least=1)]
-    shared_bytes: Annotated[int, Number("bytes", "Shared memory of a core.", section="shared", least=1)]
+    shared_bytes: Annotated[int, Number("bytes", "Shared memory of a core.", section="shared", capacity=True)]
     shared_bytes_per_cycle: Annotated[int, Number("bytes_per_cycle", "Read rate of shared memory.", section="shared", least=1)]
     shared_access_bytes: Annotated[int, Number("bytes", "Smallest access to shared memory.", section="shared", least=1)]
     shared_blocks: Annotated[int, Number("blocks", "Blocks in flight in shared memory.", section="shared", least=1)]
-    l2_bytes: Annotated[int, Number("bytes", "Capacity of L2.", section="l2", least=1000)]
+    l2_bytes: Annotated[int, Number("bytes", "Capacity of L2.", section="l2", capacity=True)]
     l2_bytes_per_cycle: Annotated[int, Number("bytes_per_cycle", "Read rate of L2.", section="l2", least=1)]
     l2_access_bytes: Annotated[int, Number("bytes", "Smallest access to L2.", section="l2", least=1)]
     l2_blocks: Annotated[int, Number("blocks", "Blocks in flight from L2.", section="l2", least=1)]

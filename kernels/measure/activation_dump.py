@@ -5,11 +5,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-from torch import nn
-
 from nmsim.errors import NmsimError, brief
+from nmsim.support.lazy import explained
+
+try:
+    import torch
+    from safetensors.torch import save_file
+    from torch import nn
+except ModuleNotFoundError as error:
+    raise explained(error, __name__, {"torch": "nmsim[gpu]"}) from error
 
 Inputs = dict[str, torch.Tensor]
 """Name of a weight -> tokens [tokens, K] that its layer was given."""

@@ -4,18 +4,23 @@
 tensor.
 """
 
-from kernels.ops.activations import (
-    NMActivations,
-    activations_linear,
-    prune_activations,
-    row_sums,
-    skip_linear,
-)
-from kernels.ops.decode import ShuffledWeight, decode_linear, for_decode
-from kernels.ops.layer import DecodeReport, NMLinear, SparsifyReport, for_decode_, sparsify_
-from kernels.ops.pruning import prune
-from kernels.ops.weights import NMWeight, compress, decompress, from_packed, sparse_linear
-from kernels.stored.errors import KernelError
+from nmsim.support.lazy import explained
+
+try:
+    from kernels.ops.activations import (
+        NMActivations,
+        activations_linear,
+        prune_activations,
+        row_sums,
+        skip_linear,
+    )
+    from kernels.ops.decode import ShuffledWeight, decode_linear, for_decode
+    from kernels.ops.layer import DecodeReport, NMLinear, SparsifyReport, for_decode_, sparsify_
+    from kernels.ops.pruning import prune
+    from kernels.ops.weights import NMWeight, compress, decompress, from_packed, sparse_linear
+    from kernels.stored.errors import KernelError
+except ModuleNotFoundError as error:
+    raise explained(error, "kernels.ops", {"torch": "nmsim[gpu]"}) from error
 
 __all__ = [
     "DecodeReport",

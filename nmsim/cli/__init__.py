@@ -1,9 +1,10 @@
 """The command line: `nmsim <verb>`. A verb's module is imported only if that verb is called, so that help is quick."""
 
+import contextlib
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -11,7 +12,7 @@ import typer.core
 import typer.main
 from typer import Argument, Option
 
-from nmsim.errors import NmsimError
+from nmsim.errors import NmsimError, visible
 
 BAD_INPUT = 2
 FILES, PREDICT, DESIGN, JUDGE = "Files", "Predict", "Design", "Measure and judge"
@@ -59,6 +60,17 @@ VERBS = {
 """Every verb, in the order of the help; a test holds that `help` is the first line of the verb's docstring."""
 
 
+@contextlib.contextmanager
+def _visible_usage_errors() -> Iterator[None]:
+    """Escape what does not print in errors of typer's own, such as that of an unknown option."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(message := getattr(error, "message", None), str):
+            error.message = visible(message)  # type: ignore[attr-defined]
+        raise
+
+
 class _Verbs(typer.core.TyperGroup):
     """A group that lists its verbs from `VERBS`, and imports the module of the one that is called."""
 
@@ -79,6 +91,14 @@ class _Verbs(typer.core.TyperGroup):
         alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         alone.command(cmd_name, epilog=examples)(_answering(getattr(module, cmd_name)))
         return typer.main.get_command(alone)
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        with _visible_usage_errors():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _visible_usage_errors():
+            return super().invoke(ctx)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         self._formats_help = True
@@ -152,5 +172,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from nmsim.cli import console
 
         # An error of the system repeats the path it was given, which has any length and any characters.
-        console.complain(str(error if isinstance(error, NmsimError) else NmsimError(error)))
+        console.complain(*(error if isinstance(error, NmsimError) else NmsimError(error)).args)
         sys.exit(BAD_INPUT)

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, NoReturn
 import typer
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
@@ -27,7 +26,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
+from nmsim.errors import visible
 from nmsim.files import checkpoint as reports
 from nmsim.files.output import Output, claimed
 
@@ -38,8 +39,9 @@ DELAY_S = 2.0
 Shares = Callable[[str, float], None]
 """Receives what is under way, and the share of all work that is done."""
 
-out = Console(soft_wrap=True)
-err = Console(stderr=True, soft_wrap=True)
+# Brackets and colons of names are no markup and no emoji.
+out = Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
+err = Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
 _wide = False
 
 
@@ -140,8 +142,9 @@ def deliver(answer: Answer | None, *, as_json: bool, wide: bool) -> None:
 
 def print_json(value: Any) -> None:
     """Write a value to standard output as JSON, and nothing else."""
-    json.dump(value, sys.stdout, indent=2, allow_nan=False)
-    sys.stdout.write("\n")
+    # JSON escapes all that does not print but DEL, which some terminals obey.
+    text = json.dumps(value, indent=2, allow_nan=False).replace("\x7f", "\\u007f")
+    sys.stdout.write(f"{text}\n")
 
 
 def print_table(
@@ -155,7 +158,8 @@ def print_table(
 ) -> None:
     """Write rows as a table of at most `WIDTH` columns of text; with `--wide` as wide as it needs to be.
 
-    The first column stands to the left, all others to the right. Headings break into lines if the table is too wide.
+    The first column stands to the left, all others to the right. Headings break into lines if the table is too wide. A
+    terminal of fewer columns gets lines of its width, or a list if these would break words: a line for each cell.
 
     Parameters
     ----------
@@ -170,22 +174,30 @@ def print_table(
     spare : sequence of str
         Headings of columns that go one by one, in this order, if the table is still too wide.
     """
-    lines = [[str(cell) for cell in row] for row in rows]
+    lines = [[visible(str(cell)) for cell in row] for row in rows]
     left_out = [] if _wide else [heading for heading in columns if heading in extra]
+    room = min(WIDTH, out.width) if out.is_terminal else WIDTH
     table, width = _table(columns, lines, left_out, broken=False)
-    if not _wide and width > WIDTH:
+    if not _wide and width > room:
         table, width = _table(columns, lines, left_out, broken=True)
     for heading in () if _wide else spare:
-        if width > WIDTH and heading in columns:
+        if width > room and heading in columns:
             left_out.append(heading)
             table, width = _table(columns, lines, left_out, broken=True)
-    table.width = width if _wide else min(width, WIDTH)
-    out.print(title, style="italic", highlight=False, markup=False)
-    out.print(table, soft_wrap=False, crop=False)
+    least = Measurement.get(out, out.options.update_width(1000), table).minimum
+    table.width = width if _wide else min(width, room)
+    out.print(visible(title), style="italic")
+    # A table whose words or lines the terminal breaks cannot be read; text that goes into a file has no width.
+    if room < WIDTH and not _wide and width > room and least > room:
+        shown = [place for place, heading in enumerate(columns) if heading not in left_out]
+        for line in lines:
+            out.print("\n".join(["", *(f"{columns[place]}: {line[place]}" for place in shown)]))
+    else:
+        out.print(table, soft_wrap=False, crop=False)
     if left_out:
         note = f"{note} --wide adds: {', '.join(left_out)}.".strip()
     if note:
-        out.print(textwrap.fill(note, WIDTH), style="dim", highlight=False, markup=False)
+        out.print(textwrap.fill(visible(note), room), style="dim")
 
 
 def _table(
@@ -197,9 +209,9 @@ def _table(
     for place in places:
         widest = max((len(line[place]) for line in lines), default=0)
         heading = _broken(columns[place], widest) if broken else columns[place]
-        table.add_column(escape(heading), justify="left" if place == 0 else "right", overflow="fold")
+        table.add_column(heading, justify="left" if place == 0 else "right", overflow="fold")
     for line in lines:
-        table.add_row(*(escape(line[place]) for place in places))
+        table.add_row(*(line[place] for place in places))
     return table, Measurement.get(out, out.options.update_width(1000), table).maximum
 
 
@@ -210,19 +222,20 @@ def _broken(heading: str, width: int) -> str:
     return "\n".join(lines)
 
 
-def say(text: str) -> None:
-    """Write a line to standard output as it is: no colours, no markup."""
-    out.print(text, highlight=False, markup=False)
+def say(text: str, *, gap: bool = False) -> None:
+    """Write a line to standard output, and an empty one if there is to be a gap; what does not print is escaped."""
+    out.print(visible(text) + "\n" * gap)
 
 
 def warn(text: str, style: str | None = None) -> None:
-    """Write a line to standard error as it is."""
-    err.print(text, style=style, highlight=False, markup=False)
+    """Write a line to standard error; what does not print is escaped."""
+    err.print(visible(text), style=style)
 
 
-def complain(text: str) -> None:
-    """Write an error to standard error."""
-    warn(f"nmsim: {text}", "red")
+def complain(*problems: str) -> None:
+    """Write an error of one or several lines to standard error."""
+    for number, problem in enumerate(problems):
+        warn(problem if number else f"nmsim: {problem}", "red")
 
 
 def stop_without(device: str, problem: str) -> NoReturn:
@@ -248,13 +261,13 @@ def share_bar() -> Iterator[Shares]:
     )
     task = bar.add_task("starting", total=1.0)
     with tidy_when_terminated(), bar:
-        yield lambda text, share: bar.update(task, description=text, completed=share)
+        yield lambda text, share: bar.update(task, description=visible(text), completed=share)
 
 
 @contextlib.contextmanager
 def busy(text: str) -> Iterator[None]:
     """Show what is under way, on standard error of a terminal; for work whose share done is not known."""
-    with err.status(text):
+    with err.status(Text(visible(text))):
         yield
 
 
@@ -277,7 +290,7 @@ def bytes_bar() -> Iterator[reports.Progress]:
         late.start()
 
     def report(name: str, done_bytes: int, total_bytes: int) -> None:
-        bar.update(task, description=name, completed=done_bytes, total=total_bytes)
+        bar.update(task, description=visible(name), completed=done_bytes, total=total_bytes)
 
     try:
         with tidy_when_terminated():

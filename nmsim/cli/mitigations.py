@@ -15,6 +15,7 @@ from nmsim.errors import SpecError, brief
 from nmsim.files.atomic import new_file
 from nmsim.files.output import ROW_FILE, Output
 from nmsim.pattern import Pattern
+from nmsim.support.cells import write_csv
 from nmsim.units import short
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def mitigations(
         )
     if output is not None:
         with new_file(output, force=force) as stream:
-            table.to_csv(stream, index=False)
+            write_csv(table, stream)
 
     def show() -> None:
         for phase, rows in shown.groupby("phase", sort=False):

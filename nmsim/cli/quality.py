@@ -20,6 +20,7 @@ from nmsim.files.selection import Selection
 from nmsim.pattern import Pattern
 from nmsim.quality import Way, cross
 from nmsim.quality.way import is_reference
+from nmsim.support.cells import write_csv
 from nmsim.units import percent
 from validate.quality.activation_dump import Source, Synthetic, open_dump, some_of
 from validate.quality.measure import Target, counted, measure_quality, open_dense
@@ -190,7 +191,7 @@ def quality(
             f"{description}: {tensors} named as no tensor of the checkpoint: {some_of(run.unmatched)}"
         )
     with new_file(output, force=force, sources=sources) as stream:
-        run.table.to_csv(stream, index=False)
+        write_csv(run.table, stream)
     if plot is not None:
         with new_file(plot, force=force, sources=[*sources, output]) as stream:
             stream.write(drawn)

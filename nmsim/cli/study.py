@@ -123,7 +123,7 @@ def study(
 
     def show() -> None:
         for paragraph in result.answer.paragraphs:
-            console.say(f"{paragraph}\n")
+            console.say(paragraph, gap=True)
         console.say(f"report: {result.report}")
 
     return Answer(result.summary, show)

@@ -19,6 +19,7 @@ from nmsim.cli.console import Answer
 from nmsim.errors import SpecError
 from nmsim.files.atomic import new_file
 from nmsim.files.output import ROW_FILE, Output
+from nmsim.support.cells import write_csv
 from nmsim.units import joules_unit, short
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def sweep(
     best = highlights(target, costs, gains)
     if front is not None:
         with new_file(front, force=force, sources=[space, target]) as stream:
-            best.front.to_csv(stream, index=False)
+            write_csv(best.front, stream)
 
     def show() -> None:
         _show(done, best.best)

@@ -26,6 +26,7 @@ from nmsim.cli import console, options
 from nmsim.cli.console import Answer
 from nmsim.files.atomic import new_file
 from nmsim.files.output import ROW_FILE, Output
+from nmsim.support.cells import write_csv
 from nmsim.units import joules_unit, short
 
 UNKNOWN = "-"
@@ -133,7 +134,7 @@ def threshold(
         import pandas as pd
 
         with new_file(output, force=force) as stream:
-            pd.DataFrame(records).to_csv(stream, index=False)
+            write_csv(pd.DataFrame(records), stream)
     of_narrow = [
         {"hardware": name, "core": design.id if design else None, **asdict(each)}
         for name, models in narrow.items()
@@ -183,7 +184,7 @@ def _show(rows: Sequence[Comparison], narrow: Mapping[str | None, list[Quantised
         _show_narrow(narrow, first.core)
     for row in stored:
         others = [other for other in rows if other.how == row.how and other is not row]
-        console.say(f"{label(row.how)}: {row.statement(others)}\n")
+        console.say(f"{label(row.how)}: {row.statement(others)}", gap=True)
 
 
 def _show_narrow(narrow: Mapping[str | None, list[QuantisedDense]], core: str | None) -> None:

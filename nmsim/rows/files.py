@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from nmsim.errors import NmsimError, RowError, brief, brief_names
 from nmsim.files.atomic import new_file
 from nmsim.rows.measurement import COLUMNS, Column, Measurement
+from nmsim.support.cells import guarded, unguarded
 from nmsim.support.lock import held
 from nmsim.support.sources import csv_rows, read_text
 
@@ -44,12 +45,19 @@ def read(path: str | Path) -> list[Measurement]:
     header, *lines = _lines(Path(path))
     columns = _columns_of(header, str(path))
     rows: list[Measurement] = []
+    problems: list[RowError] = []
+    number = 0
     try:
         for number, cells in enumerate(csv.reader(lines, strict=True), start=1):
-            rows.append(_from_texts(cells, columns, str(path), number))
+            try:
+                rows.append(_from_texts(cells, columns, str(path), number))
+            except RowError as error:
+                problems.append(error)
     except csv.Error as error:
-        number = len(rows) + 1
-        raise RowError(f"{path}: row {number}: no CSV: {error}", row=number) from error
+        # Where the quotes of a row are wrong, the rows after it cannot be told apart.
+        problems.append(RowError(f"{path}: row {number + 1}: no CSV: {error}", row=number + 1))
+    if problems:
+        raise RowError.of_all(problems)
     return rows
 
 
@@ -238,7 +246,7 @@ def _checked(values: Mapping[str, Any], path: str, row: int) -> Measurement:
 def _value(column: Column, text: str) -> Any:
     """The value of a cell; a ValueError says what was expected."""
     if column.kind is str or not text:
-        return text if column.kind is str else None
+        return unguarded(text) if column.kind is str else None
     if column.kind is int:
         if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
             raise ValueError("a whole number")
@@ -269,7 +277,7 @@ def _text(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
-    return repr(value) if isinstance(value, float) else str(value)
+    return repr(value) if isinstance(value, float) else guarded(str(value))
 
 
 def _line(cells: Iterable[str]) -> str:

@@ -9,6 +9,36 @@ from typing import Any
 from nmsim.errors import brief
 
 
+def explained(error: ModuleNotFoundError, package: str, extras: Mapping[str, str]) -> ModuleNotFoundError:
+    """Say what to install for a module that is not there.
+
+    Parameters
+    ----------
+    error : ModuleNotFoundError
+        Of an import.
+    package : str
+        What needs the module.
+    extras : mapping
+        Name of a module that need not be installed -> what to install with pip to get it.
+
+    Returns
+    -------
+    ModuleNotFoundError
+        The error itself if its module is none of these.
+
+    Examples
+    --------
+    >>> explained(ModuleNotFoundError(name="torch"), "kernels.ops", {"torch": "nmsim[gpu]"})
+    ModuleNotFoundError("kernels.ops needs torch, which is not installed: pip install 'nmsim[gpu]'")
+    """
+    if error.name is None or error.name not in extras:
+        return error
+    return ModuleNotFoundError(
+        f"{package} needs {error.name}, which is not installed: pip install '{extras[error.name]}'",
+        name=error.name,
+    )
+
+
 def lazy_exports(
     package: str, names: Mapping[str, str], extras: Mapping[str, str] | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -43,12 +73,13 @@ def lazy_exports(
         try:
             return importlib.import_module(module)
         except ModuleNotFoundError as error:
-            if error.name is None or error.name not in (extras or {}):
+            # An error that is explained already, by the module that it comes from, stays as it is.
+            explanation = (
+                error if " needs " in str(error) else explained(error, f"{package}.{name}", extras or {})
+            )
+            if explanation is error:
                 raise
-            raise ModuleNotFoundError(
-                f"{package}.{name} needs {error.name}, which is not installed: pip install '{(extras or {})[error.name]}'",
-                name=error.name,
-            ) from error
+            raise explanation from error
 
     def __getattr__(name: str) -> Any:
         if name in submodules:

@@ -67,16 +67,30 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "flop_per_s": (1e8, 1e21),
     "groups_per_s": (1e3, 1e18),
     "hz": (1e6, 1e11),
-    "bytes": (1e3, 1e15),
+    "bytes": (1, 1e15),
     "s": (0, 1),
     "share": (0, 1),
 }
 """Unit -> least and most that any machine of interest has of it. A figure outside was given in another unit."""
+CAPACITY_RANGE = (1e3, 1e15)
+"""Least and most bytes of a memory. A smaller figure was given in KB or MB."""
 MOST = 1e15
 """More of anything else is a slip."""
 WHOLE_UNITS = ("cores", "lanes", "lanes_per_core_per_cycle", "bytes")
 Flag = Annotated[bool, Strict()]
-Text = Annotated[str, pydantic.Field(pattern=r"\S")]
+ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._+\-]{0,79}$"
+ID_WORDS = "an id: letters, digits, '.', '_', '+' and '-', a letter or digit first, at most 80"
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise _problem("expected text without line ends and other characters that do not print")
+    return text
+
+
+Text = Annotated[str, pydantic.Field(pattern=r"\S"), pydantic.AfterValidator(_printable)]
+Id = Annotated[str, pydantic.Field(pattern=ID_PATTERN)]
+"""The name of a record of its own file: it goes into tables, other files and commands, so it is a plain word."""
 
 
 class About:
@@ -113,6 +127,8 @@ class Number(About):
         Inclusive range; from `RANGES` if left out. A number of a `Quantity` is positive in any case.
     whole : bool, optional
         A whole number; if left out, whether the type of the field is `int` or the unit is one of `WHOLE_UNITS`.
+    capacity : bool
+        All that a memory holds, so that its range is `CAPACITY_RANGE` if left out.
     """
 
     def __init__(
@@ -124,10 +140,11 @@ class Number(About):
         least: float | None = None,
         most: float | None = None,
         whole: bool | None = None,
+        capacity: bool = False,
     ) -> None:
         super().__init__(meaning, section=section)
         self.unit = unit
-        low, high = RANGES.get(unit, (0, MOST))
+        low, high = CAPACITY_RANGE if capacity else RANGES.get(unit, (0, MOST))
         self.least = low if least is None else least
         self.most = high if most is None else most
         self.whole = whole
@@ -378,6 +395,8 @@ def check_provenance(kind: object, source: object) -> None:
         raise SpecError(f"kind={brief(kind)}: expected one of {', '.join(KINDS)}")
     if not isinstance(source, str) or not source.strip():
         raise SpecError(f"source={brief(source)}: expected text that says where this is from")
+    if not source.isprintable():
+        raise SpecError(f"source={brief(source)}: expected text without characters that do not print")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -445,6 +464,8 @@ def load_record(kind: type[Record], document: Mapping[str, Any], *, where: str =
         All problems of the document, one per line.
     """
     values, paths, lines = _flat(kind, document)
+    for name, value in values.items():
+        values[name] = _meant(hints(kind)[name], value, (name,), paths, lines)
     loaded: Record | None = None
     try:
         loaded = adapter(cast("Any", kind)).validate_python(values)
@@ -474,14 +495,19 @@ def _follows(line: str, lines: list[str]) -> bool:
     ) or any(earlier.startswith((f"{table}: missing", f"{table}=")) for earlier in lines)
 
 
-def _flat(kind: type, document: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+Place = tuple[int | str, ...]
+"""Where a value stands in a document: a field, and then keys and numbers of entries."""
+
+
+def _flat(kind: type, document: Mapping[str, Any]) -> tuple[dict[str, Any], dict[Place, str], list[str]]:
     """Take the fields of a record out of their sections.
 
-    Returns the values by field, the dotted key of each field, and the problems of keys and sections.
+    Returns the values by field, the dotted key of places whose key is another than theirs, and the problems of keys and
+    sections.
     """
     fields = {name: declaration(hint).section for name, hint in hints(kind).items()}
     sections = dict.fromkeys(section for section in fields.values() if section)
-    paths = {name: f"{section}.{name}" for name, section in fields.items() if section}
+    paths: dict[Place, str] = {(name,): f"{section}.{name}" for name, section in fields.items() if section}
     at_top = [name for name, section in fields.items() if not section]
     synonyms = getattr(kind, "synonyms", {})
     keys = (*at_top, *sections)
@@ -503,8 +529,48 @@ def _flat(kind: type, document: Mapping[str, Any]) -> tuple[dict[str, Any], dict
         slips |= {key: (f"{section}.{name}", value) for key, (name, value) in _slips(table, names).items()}
     # The value of a misspelt key is checked as that of the key that was meant, so that one run names all problems.
     for key, (path, value) in slips.items():
-        values[key], paths[key] = value, path
+        values[key], paths[(key,)] = value, path
     return values, paths, lines
+
+
+def _meant(hint: Any, value: Any, place: Place, paths: dict[Place, str], lines: list[str]) -> Any:
+    """Take misspelt keys of tables in a value for those that were meant, so that one run names all problems.
+
+    Unknown keys are removed, and each gets a line. `paths` gets the key as it is spelt, for problems of its value.
+    """
+    kind = plain_type(hint)
+    parts = get_args(kind)
+    if isinstance(value, list) and get_origin(kind) is tuple and parts:
+        return [_meant(parts[0], entry, (*place, i), paths, lines) for i, entry in enumerate(value)]
+    if not isinstance(value, Mapping):
+        return value
+    if isinstance(get_origin(kind), type) and issubclass(get_origin(kind), Mapping):
+        return {key: _meant(parts[1], entry, (*place, key), paths, lines) for key, entry in value.items()}
+    if kind is not Quantity and not is_record(kind):
+        return value
+    fields = {} if kind is Quantity else hints(kind)
+    names = tuple(fields) or ("value", "kind", "source")
+    key = _dotted(place, paths)
+    lines += [
+        _unknown(name, key, names, getattr(kind, "synonyms", {})) for name in value if name not in names
+    ]
+    found = {name: entry for name, entry in value.items() if name in names}
+    for name, (spelt, entry) in _slips(value, names).items():
+        found[name], paths[(*place, name)] = entry, f"{key}.{spelt}"
+    return {
+        name: _meant(fields[name], entry, (*place, name), paths, lines) if name in fields else entry
+        for name, entry in found.items()
+    }
+
+
+def _dotted(place: Place, paths: Mapping[Place, str]) -> str:
+    """The dotted key of a place, as the document spells it."""
+    if not place or place in paths:
+        return paths.get(place, "")
+    before, last = _dotted(place[:-1], paths), place[-1]
+    if isinstance(last, int):
+        return f"{before}[{last}]"
+    return f"{before}.{last}" if before else last
 
 
 def _slips(table: Mapping[str, Any], names: Collection[str]) -> dict[str, tuple[str, Any]]:
@@ -525,7 +591,7 @@ def _unknown(name: str, table: str, expected: Collection[str], synonyms: Mapping
     )
 
 
-def _lines(error: ValidationError, kind: type, paths: Mapping[str, str]) -> list[str]:
+def _lines(error: ValidationError, kind: type, paths: Mapping[Place, str]) -> list[str]:
     """Turn what pydantic found into lines of ours: dotted key, value, what was expected."""
     lines: list[str] = []
     errors = error.errors(include_url=False)
@@ -536,9 +602,7 @@ def _lines(error: ValidationError, kind: type, paths: Mapping[str, str]) -> list
         loc = entry["loc"][:-1] if entry["loc"][-1:] == ("[key]",) else entry["loc"]
         if entry["loc"] is loc and any(loc[: len(unknown)] == unknown for unknown in strange):
             continue
-        first, *rest = loc or ("",)
-        key = paths.get(str(first), str(first))
-        key += "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest)
+        key = _dotted(loc, paths)
         if entry["type"] == "problems":
             for name, text in entry["ctx"]["problems"]:
                 place = ".".join(part for part in (key, name) if part)
@@ -584,6 +648,8 @@ def _expected(entry: Any) -> str:
         return str(context["error"])
     if "problem" in context:
         return str(context["problem"])
+    if context.get("pattern") == ID_PATTERN:
+        return f"expected {ID_WORDS}"
     if entry["type"] in EXPECTED:
         return f"expected {EXPECTED[entry['type']]}"
     return str(entry["msg"])

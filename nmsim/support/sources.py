@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nmsim.errors import ContainerError, NmsimError
+from nmsim.support.cells import unguarded
 
 MAX_TEXT_BYTES = 1 << 28
 """Most bytes of a file that is read as a whole, such as a configuration, an index or a table."""
@@ -136,7 +137,7 @@ def read_text(
 def csv_rows(
     lines: Iterable[str], *, where: object, error: type[NmsimError] = ContainerError
 ) -> list[list[str]]:
-    """Split lines of CSV into cells; `where` begins the error.
+    """Split lines of CSV into cells, whose guards against formulas are taken off; `where` begins the error.
 
     Raises
     ------
@@ -144,7 +145,7 @@ def csv_rows(
         A quote that is not closed, or a cell of more than 131,072 characters.
     """
     try:
-        return list(csv.reader(lines, strict=True))
+        return [[unguarded(cell) for cell in row] for row in csv.reader(lines, strict=True)]
     except csv.Error as problem:
         raise error(f"{where}: no CSV: {problem}") from None
 

@@ -30,7 +30,7 @@ from hwmodels import HardwareSpec
 from nmsim.case import SparseOperand
 from nmsim.errors import PatternError, RowError, brief
 from nmsim.pattern import Pattern
-from nmsim.support.schema import About, Text, read_record, record
+from nmsim.support.schema import About, Id, Text, read_record, record
 
 NAMES_FILE = Path(__file__).parents[1] / "data" / "machine_names.toml"
 CAPACITY_TOLERANCE = 0.12
@@ -55,7 +55,7 @@ class MachineName:
     """A name of a machine, as a publication or a driver writes it."""
 
     text: Annotated[Text, About("Name as written.")]
-    id: Annotated[Text, About("Id of the hardware spec.")]
+    id: Annotated[Id, About("Id of the hardware spec.")]
     why: Annotated[Text, About("What the name leaves open, and what is taken.")]
 
 

@@ -105,16 +105,20 @@ def read_literature(path: str | Path, machines: Machines) -> tuple[list[Measurem
     if missing or len(set(header)) < len(header):
         problem = f"missing {', '.join(missing)}" if missing else "a column twice"
         raise RowError(f"{path}: header: {problem}; expected {','.join(LITERATURE_COLUMNS)}")
-    rows = []
+    rows: list[Measurement] = []
+    problems: list[RowError] = []
     for number, values in enumerate(table[1:], start=1):
         where = f"{path}: row {number}"
         if len(values) != len(header):
-            raise RowError(f"{where}: {len(values)} cells, expected {len(header)}")
+            problems.append(RowError(f"{where}: {len(values)} cells, expected {len(header)}"))
+            continue
         row = {name: " ".join(value.split()) for name, value in zip(header, values, strict=True)}
         try:
             rows.append(_Row(row).measurement(machines))
         except RowError as error:
-            raise RowError(f"{where}: {error}") from error
+            problems.append(error.within(where))
+    if problems:
+        raise RowError.of_all(problems)
     return rows, [name for name in header if name not in LITERATURE_COLUMNS]
 
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import jinja2
+import markupsafe
 import pandas as pd
 
 from hwmodels import HardwareSpec, plots
 from hwmodels.plots.labels import OPERANDS, SPEEDUP, Step, choose_steps, pattern_order
 from hwmodels.steps.step import EXTRAPOLATED_SHARE
 from hwmodels.tensorcore.record import load_core
+from nmsim.errors import visible
 from nmsim.units import format_bytes
 from validate.judge import own_machine
 from validate.judge.judge import judged_columns
@@ -138,6 +140,7 @@ def render(found: Findings, drawings: Mapping[str, Drawing]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("validate.study"),
         autoescape=True,
+        finalize=_shown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -145,6 +148,12 @@ def render(found: Findings, drawings: Mapping[str, Drawing]) -> str:
     page = environment.get_template("report.html.j2")
     made_up = [spec.id for spec in found.machines if spec.hypothetical]
     return page.render(found=found, drawings=drawings, sections=sections(found), hypothetical=made_up)
+
+
+def _shown(value: Any) -> Any:
+    """Escape what does not print in a text that a template shows; markup of templates passes as it is."""
+    plain = isinstance(value, str) and not isinstance(value, markupsafe.Markup)
+    return visible(value, keep="\n") if plain else value
 
 
 def sections(found: Findings) -> list[Section]:

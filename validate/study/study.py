@@ -21,6 +21,7 @@ from nmsim.errors import NmsimError, RowError, brief
 from nmsim.files.atomic import updated_folder
 from nmsim.files.output import Output, check
 from nmsim.format import FormatLike, SparseFormat, sparse_format
+from nmsim.support.cells import write_csv
 from nmsim.support.sources import read_text
 from validate.judge.metrics import records
 from validate.judge.own_machine import OwnMachine, own_rows
@@ -376,7 +377,8 @@ def _write(
     page: str,
 ) -> None:
     for name, table in tables.items():
-        table.to_csv(folder / f"{name}.csv", index=False, float_format=CSV_FLOATS, lineterminator="\n")
+        with open(folder / f"{name}.csv", "w", encoding="utf-8", newline="") as stream:
+            write_csv(table, stream, float_format=CSV_FLOATS, lineterminator="\n")
     text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
     # Time and command share a line: all other lines of two equal studies are equal.
     text = re.sub(r'("timestamp_utc": "[^"]*",)\s+("command": )', r"\1 \2", text, count=1)

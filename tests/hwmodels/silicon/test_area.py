@@ -129,7 +129,7 @@ def test_columns_say_what_single_answers_say():
             array_cols=int(rng.integers(1, 64)),
             accumulator_bits=int(rng.choice([16, 24, 32])),
             selector_latency_cycles=int(rng.integers(0, 20)),
-            shared_bytes=int(rng.integers(1, 1 << 20)),
+            shared_bytes=int(rng.integers(1000, 1 << 20)),
             l2_bytes=int(rng.integers(1, 1 << 26)),
         )
         for place in places

@@ -204,6 +204,6 @@ def test_what_a_core_does_not_take(case, other, problem):
 def test_tiles_that_do_not_fit():
     with pytest.raises(RowError, match=r"tile 512x512: fits neither into 131072 bytes of partial sums"):
         predict_core(Case(SHAPES[2]), "dense", tile=(512, 512))
-    tiny = dataclasses.replace(load_core("dense"), shared_bytes=64)
+    tiny = dataclasses.replace(load_core("dense"), shared_bytes=1000, shared_blocks=64)
     with pytest.raises(RowError, match="no tile: fits neither"):
         predict_core(Case(SHAPES[2]), tiny)

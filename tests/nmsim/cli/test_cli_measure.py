@@ -359,7 +359,7 @@ def test_calibrate_refuses_what_is_there_but_for_force(nmsim, short, tmp_path):
     ("name", "message"),
     [
         ("mine.txt", "expected a name that ends in .toml"),
-        ("My machine.toml", "expected lower case without blanks"),
+        ("My machine.toml", "expected lower case, and an id: letters, digits"),
     ],
 )
 def test_calibrate_refuses_names_that_are_no_ids(nmsim, short, tmp_path, name, message):

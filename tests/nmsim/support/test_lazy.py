@@ -60,3 +60,13 @@ def test_a_package_that_is_not_installed_is_named_with_what_installs_it(monkeypa
     with pytest.raises(ModuleNotFoundError, match=message):
         inspect.getmembers(kernels)
     assert kernels.cpu.matmul
+
+
+@pytest.mark.parametrize("module", ["kernels.ops", "kernels.ops.layer", "kernels.measure.activation_dump"])
+def test_a_part_that_cannot_do_without_torch_says_what_installs_it(module, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in [name for name in sys.modules if name.startswith("kernels")]:
+        monkeypatch.delitem(sys.modules, name)
+    message = r"^kernels\.\S+ needs torch, which is not installed: pip install 'nmsim\[gpu\]'$"
+    with pytest.raises(ModuleNotFoundError, match=message):
+        importlib.import_module(module)

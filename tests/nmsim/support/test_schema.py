@@ -15,6 +15,7 @@ from nmsim.pattern import Pattern
 from nmsim.support.schema import (
     About,
     Flag,
+    Id,
     Number,
     OneOf,
     Parsed,
@@ -26,6 +27,7 @@ from nmsim.support.schema import (
     read_record,
     record,
     to_toml,
+    toml_value,
 )
 from nmsim.support.schema_pages import field_table, json_schema  # fmt: skip
 
@@ -36,6 +38,16 @@ class Unit:
         Pattern, Parsed(lambda v: v if isinstance(v, Pattern) else Pattern.parse(v)), About("Pattern.")
     ]
     dtypes: Annotated[tuple[Annotated[str, OneOf(("fp16", "bf16"))], ...], About("Types.")] = ("fp16",)
+
+
+@record
+class Units:
+    unit: Annotated[tuple[Unit, ...], About("Units.")]
+
+
+@record
+class Named:
+    id: Annotated[Id, About("Id.")]
 
 
 @record
@@ -155,7 +167,7 @@ def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(SpecError, match="none.toml: cannot be read: No such file"):
         read_record(Chip, tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_bytes(b"name = '\xff'")
-    with pytest.raises(SpecError, match="bad.toml: cannot be read as TOML: .*utf-8"):
+    with pytest.raises(SpecError, match="bad.toml: cannot be read as UTF-8: byte 8"):
         read_record(Chip, tmp_path / "bad.toml")
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(SpecError, match="bad.json: cannot be read as JSON: "):
@@ -177,7 +189,58 @@ def test_schema_and_table_say_what_is_declared():
 
 def test_toml_of_text_with_quotes_and_controls():
     text = 'a "quoted" \\ ü \x7f\n'
-    assert tomllib.loads(to_toml(dataclasses.replace(load_record(Chip, GOOD), name=text)))["name"] == text
+    assert tomllib.loads(f"name = {toml_value(text)}")["name"] == text
+
+
+@pytest.mark.parametrize("char", "\n\r\t\0\x1b\x7f\x9b\u202e\u2066\u200b\u2028\ufeff\U000e0041")
+def test_names_and_sources_print_and_ids_follow_their_grammar(char):
+    for change in (
+        {"name": f"a{char}b"},
+        {"dram": dict(GOOD["dram"], source=f"a{char}b")} if "dram" in GOOD else {},
+    ):
+        if change:
+            with pytest.raises(SpecError, match="do(es)? not print"):
+                load_record(Chip, GOOD | change)
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "-x", "@x", "+x", "a/b", "a b", "", "a\n", "..", "é", "x" * 81, "[red]", "<b>", "a|b"]
+)
+def test_an_id_is_a_plain_word(text):
+    with pytest.raises(SpecError, match="^id=.*: expected an id: letters, digits"):
+        load_record(Named, {"id": text})
+
+
+@pytest.mark.parametrize("text", ["h200", "rtx-pro-6000", "a.b_c+d", "8x16", "x" * 80])
+def test_ids_that_follow_the_grammar_are_taken(text):
+    assert load_record(Named, {"id": text}).id == text
+
+
+@pytest.mark.parametrize("slip", ["cource", "quelle"])
+def test_the_value_of_a_misspelt_key_of_a_nested_table_is_checked_in_the_same_run(slip):
+    document = {"unit": [{"patern": "2:x", "dtypes": ["fp61"]}, {slip: 1, "pattern": "9:4"}]}
+    with pytest.raises(SpecError) as caught:
+        load_record(Units, document)
+    text = str(caught.value)
+    for part in ("unit[0].patern: unknown key (did you mean pattern?)", "unit[0].patern='2:x': ", "unit[0].dtypes[0]='fp61'",
+                 f"unit[1].{slip}: unknown key", "unit[1].pattern='9:4'"):  # fmt: skip
+        assert part in text
+    assert "missing" not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "capacity", "fits"), [(50, True, False), (50, False, True), (50_000, True, True)]
+)
+def test_the_least_of_bytes_is_a_property_of_capacities(value, capacity, fits):
+    @record
+    class Memory:
+        size_bytes: Annotated[int, Number("bytes", "Size.", capacity=capacity)]
+
+    if fits:
+        assert load_record(Memory, {"size_bytes": value}).size_bytes == value
+    else:
+        with pytest.raises(SpecError, match=r"at least 1000 bytes; did you mean 50000 \(50 KB\)"):
+            load_record(Memory, {"size_bytes": value})
 
 
 def test_the_bits_and_the_command_line_start_without_pydantic():
