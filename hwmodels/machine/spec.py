@@ -48,7 +48,7 @@ class CacheLevel:
 
     level: Annotated[Text, About("Name, such as `L1`.")]
     shared: Annotated[Flag, About("Whether cores share it.")]
-    bytes: Annotated[Quantity, Number("bytes", "What one core has to itself; all of it if cores share the level.", capacity=True)]
+    bytes: Annotated[Quantity, Number("bytes", "What one core has alone; all of it if cores share the level.", capacity=True)]
     core_read_bandwidth_bytes_per_s: Annotated[Quantity, Number("bytes_per_s", "Read by one core alone.")]
     read_bandwidth_bytes_per_s: Annotated[Quantity, Number("bytes_per_s", "Read by all cores together.")]
 

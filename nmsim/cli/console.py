@@ -191,7 +191,7 @@ def print_table(
     if room < WIDTH and not _wide and width > room and least > room:
         shown = [place for place, heading in enumerate(columns) if heading not in left_out]
         for line in lines:
-            out.print("\n".join(["", *(f"{columns[place]}: {line[place]}" for place in shown)]))
+            out.print("\n".join(["", *(f"{visible(columns[place])}: {line[place]}" for place in shown)]))
     else:
         out.print(table, soft_wrap=False, crop=False)
     if left_out:
@@ -209,7 +209,9 @@ def _table(
     for place in places:
         widest = max((len(line[place]) for line in lines), default=0)
         heading = _broken(columns[place], widest) if broken else columns[place]
-        table.add_column(heading, justify="left" if place == 0 else "right", overflow="fold")
+        table.add_column(
+            visible(heading, keep="\n"), justify="left" if place == 0 else "right", overflow="fold"
+        )
     for line in lines:
         table.add_row(*(line[place] for place in places))
     return table, Measurement.get(out, out.options.update_width(1000), table).maximum

@@ -59,4 +59,8 @@ def write_csv(table: "pd.DataFrame", stream: IO[Any], **options: Any) -> None:
         name: table[name].astype(object).map(lambda cell: guarded(cell) if isinstance(cell, str) else cell)
         for name in texts
     }
+    cells = (cell for column in guarded_columns.values() for cell in column if isinstance(cell, str))
+    if any("\r" in cell for cell in cells):
+        # The writer quotes a cell with a carriage return only if lines end in one; unquoted, it would end the row.
+        options["lineterminator"] = "\r\n"
     table.assign(**guarded_columns).to_csv(stream, index=False, **options)

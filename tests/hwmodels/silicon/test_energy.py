@@ -191,7 +191,9 @@ def test_columns_say_what_single_answers_say():
 
 def test_no_answer_no_energy():
     case = Case(SHAPES[0])
-    points = np.array([point(FLEXIBLE, case), point(replace(FLEXIBLE, shared_bytes=1000, shared_blocks=64), case)])
+    points = np.array(
+        [point(FLEXIBLE, case), point(replace(FLEXIBLE, shared_bytes=1000, shared_blocks=64), case)]
+    )
     found = energy_columns([design(FLEXIBLE, case)], np.array([0, 0]), points, closed_form(points))
     assert [np.isnan(joules).tolist() for joules in found.values()] == [[False, True]] * 3
     with pytest.raises(RowError, match="no tile"):

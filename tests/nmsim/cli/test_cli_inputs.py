@@ -1,6 +1,11 @@
-"""What a verb is given as a file: FIFOs, devices, sockets and folders are refused in a line, and none is waited for."""
+"""What a verb is given as a file, and how names from it are shown.
 
+FIFOs, devices, sockets and folders are refused in a line, and none is waited for. No terminal obeys a name.
+"""
+
+import json
 import os
+import re
 import signal
 import socket
 
@@ -9,6 +14,7 @@ import pytest
 
 from hwmodels.sweeps.space import EXAMPLE_FILE
 from nmsim import load_file, save_file
+from nmsim.cli import console
 from nmsim.files.checkpoint import pack_checkpoint
 
 LIMIT_S = 60
@@ -157,3 +163,92 @@ def test_tensors_stay_whole_after_their_file_is_cut(here):
     tensors = load_file(here / "w.safetensors")
     os.truncate(here / "w.safetensors", 10)
     assert (tensors["w.weight"] == 1).all()
+
+
+HOSTILE = "layers.0.\x1b[31m\x9b\x7f\n\u202e\u2066\u200b\U000e0041[red]=1:smile:|`<script>.weight"
+"""A name with control characters, marks of direction, markup of three kinds, and line ends."""
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """A checkpoint of one hostile tensor in a file of a hostile name, which holds no `/` and no NUL."""
+    path = tmp_path / f"{HOSTILE.replace('/', '')}.safetensors"
+    weights = np.random.default_rng(0).standard_normal((16, 64)).astype(np.float16)
+    save_file({HOSTILE: weights}, path)
+    return path
+
+
+VERBS_THAT_SHOW_NAMES = {
+    "pack": ("pack", "{}", "-p", "2:4", "-o", "{here}/[b]\x1bout.safetensors"),
+    "inspect": ("inspect", "{}"),
+    "a tensor that is not there": ("core", "1,64,64", "--simulate", "-w", "{}", "-t", HOSTILE[:30]),
+    "another axis": ("pack", "{}", "--axis", "7", "-p", "2:4", "-o", "{here}/o"),
+    "nothing chosen": ("inspect", "{}", "--include", HOSTILE[:20]),
+    "a machine": ("machine", "{}"),
+    "a model": ("study", "--model", "{}", "-o", "{here}/study"),
+    "rows": ("validate", "--rows", "{}"),
+}
+
+
+@pytest.mark.parametrize("case", VERBS_THAT_SHOW_NAMES)
+def test_names_are_shown_and_never_obeyed(case, nmsim, hostile):
+    here = str(hostile.parent)
+    arguments = [
+        part.replace("{here}", here).replace("{}", str(hostile)) for part in VERBS_THAT_SHOW_NAMES[case]
+    ]
+    for wide in ([], ["--wide"]):
+        _, out, err = nmsim(*arguments, *wide, *(["--force"] if case == "pack" else []))
+        shown = (out + err).replace("\n", "")
+        assert shown.isprintable()
+        assert all(len(line) <= 300 for line in err.splitlines())
+
+
+def test_json_escapes_what_does_not_print_and_gives_the_name_back(nmsim, hostile):
+    code, out, _ = nmsim("inspect", hostile, "-p", "2:4", "--json")
+    assert code == 0
+    assert out.replace("\n", "").isascii()
+    assert out.replace("\n", "").isprintable()
+    assert HOSTILE in [row["tensor"] for row in json.loads(out)["rows"]]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--\x1b[31mx"], ["\x1b[31mx"], ["bits", "--\x1bx"], ["pack", "--axis", "\x1bx"]]
+)
+def test_errors_of_usage_are_escaped(arguments, nmsim):
+    code, out, err = nmsim(*arguments)
+    assert code == 2
+    assert (out + err).replace("\n", "").isprintable()
+
+
+def test_text_of_progress_and_of_lines_is_escaped(monkeypatch):
+    with console.out.capture() as caught:
+        console.say(HOSTILE)
+        console.print_table(HOSTILE, [HOSTILE.replace("\n", "")], [[HOSTILE]], note=HOSTILE)
+    assert caught.get().replace("\n", "").isprintable()
+    assert ":smile:" in caught.get()
+    bars = []
+    monkeypatch.setattr(
+        console.Progress, "update", lambda self, task, **fields: bars.append(fields["description"])
+    )
+    with console.bytes_bar() as tell_bytes, console.share_bar() as tell_share:
+        tell_bytes(HOSTILE, 1, 2)
+        tell_share(HOSTILE, 0.5)
+    assert len(bars) == 2
+    assert all(text.isprintable() for text in bars)
+
+
+@pytest.mark.parametrize("columns", [20, 40, 60, 74, 80, 99])
+def test_a_narrow_terminal_folds_a_table_or_lists_its_cells(columns, monkeypatch):
+    monkeypatch.setattr(console.out, "_force_terminal", True)
+    monkeypatch.setattr(console.out, "width", columns)
+    headings = ["tensor", "bytes kept", "metadata bits per element", "time"]
+    rows = [["model.layers.0.mlp.up_proj.weight", "123456789", "0.875", "1.25 us"]]
+    with console.out.capture() as caught:
+        console.print_table("Tensors", headings, rows)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", caught.get())
+    for cell in rows[0]:
+        assert cell in text.replace("\n", "") or columns >= 75
+    if "tensor: " in text:
+        assert f"bytes kept: {rows[0][1]}" in text.splitlines()
+    else:
+        assert max(map(len, text.splitlines())) <= columns
