@@ -113,9 +113,14 @@ def designs() -> pd.DataFrame:
             )
             name = f"depth {depth}, {decoders} decoders"
         width = core.operand_b_bytes_per_cycle * depth // core.array_depth
-        core = dataclasses.replace(core, id=name, array_depth=depth, operand_b_bytes_per_cycle=width)
+        core = dataclasses.replace(
+            core,
+            id=name.replace(", ", "-").replace(" ", "-"),
+            array_depth=depth,
+            operand_b_bytes_per_cycle=width,
+        )
         axes = {"core": [core], "pattern": [pattern], "encoding": ["combinatorial"], "tokens": [64, 4096]}
-        tables.append(hwmodels.sweep({"axes": axes, "workload": MODEL}))
+        tables.append(hwmodels.sweep({"axes": axes, "workload": MODEL}).assign(core=name))
     found = pd.concat(tables, ignore_index=True)
     costs = [f"{name}{end}" for name in ("area_um2", "energy_joules") for end in ("_low", "", "_high")]
     return found[[*POINT, "limit", "cycles", "time_s", "speedup_vs_dense", *costs]]

@@ -101,7 +101,7 @@ def _products(model: Model) -> tuple[Product, ...]:
 
 
 def _named(core: SparseTensorCore, name: str, **changes: Any) -> SparseTensorCore:
-    return dataclasses.replace(core, id=name, name=name, **changes)
+    return dataclasses.replace(core, id=name.replace(" ", "-"), name=name, **changes)
 
 
 def _chips(base: SparseTensorCore, fmt: SparseFormat) -> list[SparseTensorCore]:
@@ -125,6 +125,8 @@ def _swept(
     order = {chip.id: place for place, chip in enumerate(chips)}
     rows = found.merge(steps.assign(at=range(len(steps))), on="tokens")
     rows["of"] = rows["core"].map(order)
+    # People read the names; ids hold no blanks.
+    rows["core"] = rows["core"].map({chip.id: chip.name for chip in chips})
     return rows.sort_values(["of", "at"], kind="stable", ignore_index=True)
 
 
