@@ -1,7 +1,7 @@
 """Text cells of CSV files that a spreadsheet takes for text, and never for a formula.
 
 A spreadsheet runs a cell that begins with `=`, `+`, `-`, `@`, a tab or a line end. Names of tensors, models and files come from
-outside, so such a text gets an apostrophe in front when it is written, and loses it when it is read. Texts that begin with
+outside. Such a text gets an apostrophe in front when it is written, and loses it when it is read. Texts that begin with
 apostrophes get one more, so that every text comes back as it was. Numbers stay as they are, signs included.
 """
 
