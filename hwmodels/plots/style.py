@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
 from nmsim.errors import NmsimError, brief, visible
@@ -126,21 +126,22 @@ def _show_names_as_they_are(fig: Figure) -> None:
     Names of machines, models and tensors come from files. Some characters would break an SVG or turn the direction of its
     texts, and what stands between two dollar signs would be read as a formula. The only formulas of ours are powers of ten.
     """
-    labels = [
-        (axis, formatter)
-        for axes in fig.axes
-        for axis in (axes.xaxis, axes.yaxis)
-        if isinstance(formatter := axis.get_major_formatter(), FixedFormatter)
-    ]
-    for axis, formatter in labels:
-        formatter.seq = [visible(str(label), keep="\n") for label in formatter.seq]
-        for label in axis.get_ticklabels():
-            label.set_parse_math(False)
+    for axes in fig.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            # Labels of ticks are made by a function while the figure is drawn.
+            if isinstance(formatter := axis.get_major_formatter(), FuncFormatter):
+                formatter.func = functools.partial(_label_as_it_is, formatter.func)
     for text in fig.findobj(Text):
-        shown = visible(text.get_text(), keep="\n")
-        text.set_text(shown)
-        if "$" in shown and not POWER_OF_TEN.fullmatch(shown):
-            text.set_parse_math(False)
+        text.set_text(_as_it_is(text.get_text()))
+
+
+def _as_it_is(text: str) -> str:
+    shown = visible(text, keep="\n")
+    return shown if POWER_OF_TEN.fullmatch(shown) else re.sub(r"(?<!\\)\$", r"\\$", shown)
+
+
+def _label_as_it_is(label: Callable[[Any, Any], str], value: Any, place: Any = None) -> str:
+    return _as_it_is(label(value, place))
 
 
 def panel_grid(

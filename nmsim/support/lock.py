@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nmsim.errors import BusyError, ContainerError
+from nmsim.support.sources import open_regular
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -212,10 +213,16 @@ def _released(lock: "BaseFileLock", file: Path, identity: tuple[int, int]) -> No
 def _reader(file: Path) -> Holder | None:
     """Who holds a lock that is not ours; None if that cannot be read now."""
     try:
-        with open(file, "rb") as stream:
-            return _holder(stream.read(MAX_TEXT_BYTES), file)
+        with open_regular(file) as stream:
+            text = stream.read(MAX_TEXT_BYTES)
     except OSError:
         return None
+    except ContainerError as error:
+        # It is gone or locked now; a FIFO of that name is an error, and is not waited for.
+        if isinstance(error.__cause__, OSError):
+            return None
+        raise
+    return _holder(text, file)
 
 
 def _holder(text: bytes, file: Path) -> Holder | None:

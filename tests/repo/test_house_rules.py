@@ -250,6 +250,7 @@ READERS = {
     *("fromfile", "memmap", "memory_map", "mmap"),
 }
 MAY_READ = {
+    "nmsim/files/atomic.py": "opens what it has written",
     "nmsim/support/sources.py": "opens what the others read",
     "nmsim/support/jit.py": "reads sources of this package",
     "kernels/timing/host.py": "reads what the system says of itself",

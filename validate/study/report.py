@@ -137,7 +137,14 @@ def render(found: Findings, drawings: Mapping[str, Drawing]) -> str:
     str
         HTML that needs no other file, no network and no script.
     """
-    environment = jinja2.Environment(
+    page = environment().get_template("report.html.j2")
+    made_up = [spec.id for spec in found.machines if spec.hypothetical]
+    return page.render(found=found, drawings=drawings, sections=sections(found), hypothetical=made_up)
+
+
+def environment() -> jinja2.Environment:
+    """Make the environment of all templates: HTML is escaped, and what does not print is shown as an escape."""
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("validate.study"),
         autoescape=True,
         finalize=_shown,
@@ -145,9 +152,6 @@ def render(found: Findings, drawings: Mapping[str, Drawing]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("report.html.j2")
-    made_up = [spec.id for spec in found.machines if spec.hypothetical]
-    return page.render(found=found, drawings=drawings, sections=sections(found), hypothetical=made_up)
 
 
 def _shown(value: Any) -> Any:

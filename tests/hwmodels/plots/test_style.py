@@ -1,6 +1,7 @@
 """The room of the figures: one form for all functions, two style sheets with the same keys, and nothing left behind."""
 
 import inspect
+from xml.etree import ElementTree
 
 import matplotlib
 import pandas as pd
@@ -88,3 +89,18 @@ def test_two_rows_of_one_mark_are_named():
     assert refuse_twice(rows, ["pattern", "encoding"], "bits", "drop one") is rows
     with pytest.raises(RowError, match=r"bits: several rows for 2:4: expected one \(drop one\)"):
         refuse_twice(rows, ["pattern", "absent"], "bits", "drop one")
+
+
+def test_names_in_a_figure_are_shown_and_never_obeyed():
+    """A control character would make an invalid SVG, and two dollar signs a formula that may not parse."""
+    name = "<b>\x1b[31m\u202e $\\frac{$ --"
+    fig, grid = style.panel_grid(1, 1, 1.0)
+    axes = grid.flat[0]
+    axes.set_title(name)
+    axes.plot([0, 1], [0, 1], label=name)
+    axes.legend()
+    axes.set_xticks([0, 1], [name, "$10^{3}$"])
+    shown = style.rendered(fig, "svg")
+    ElementTree.fromstring(shown)
+    assert "\u202e" not in shown.decode()
+    assert style.rendered(fig, "png").startswith(b"\x89PNG")

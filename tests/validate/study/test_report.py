@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
+from validate.study import report
 from validate.study.answer import answer
 from validate.study.bits import bits_per_element
 from validate.study.trust import numbered_assumptions
@@ -221,3 +222,26 @@ def test_names_are_escaped(study, tiny, tmp_path):
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;&amp;" in page
     assert "<b>&" not in page
+
+
+HOSTILE = "<script>alert(1)</script>\x1b[31m\x9b\u202e\u2066\u200b`|*_$\\frac{$\"' onload=x"
+
+
+def test_texts_of_a_page_are_escaped_and_isolated():
+    """Every template writes through one environment: a name is never markup, and no mark of direction is left."""
+    environment = report.environment()
+    for source in (
+        "{{ name }}",
+        '<a title="{{ name }}">{{ names[0] }}</a>',
+        "{% macro m(x) %}{{ x }}{% endmacro %}{{ m(name) }}",
+    ):
+        page = environment.from_string(source).render(name=HOSTILE, names=[HOSTILE])
+        assert page.isprintable()
+        assert "<script" not in page
+        assert text_of(page).startswith("<script>alert(1)</script>\\x1b[31m\\x9b\\u202e\\u2066\\u200b`|")
+
+
+def test_the_page_isolates_names(study):
+    assert "unicode-bidi: isolate" in study.page
+    assert study.page.count("<bdi>") >= 1
+    assert study.page.replace("\n", "").replace("\t", "").isprintable()
