@@ -10,6 +10,7 @@ from typer import Argument, Option
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
 from nmsim.errors import NmsimError
+from nmsim.files.output import Output
 from nmsim.interchange import FORMATS, ConvertReport, convert_checkpoint
 from nmsim.interchange.convert import convert_output
 from nmsim.units import format_bytes
@@ -192,6 +193,7 @@ def export(
         raise NmsimError("expected a shape M,N,K or --model, one of the two")
     if output is None:
         raise NmsimError("no --output given: expected the name of a new folder")
+    console.claim(Output(output, "new folder"))
     if shape is not None:
         products = [("product", GemmShape(*options.read_shape(shape)))]
         dense: list[str] = []

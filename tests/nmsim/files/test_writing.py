@@ -27,6 +27,7 @@ WRITES = {
     ("pack", "--output"): (["pack", "dense.safetensors", "-p", "2:4"], "file", ".safetensors", "dense.safetensors"),
     ("unpack", "--output"): (["unpack", "packed.safetensors"], "file", ".safetensors", "packed.safetensors"),
     ("convert", "--output"): (["convert", "packed.safetensors"], "file", ".safetensors", "packed.safetensors"),
+    ("export", "--output"): (["export", "1,64,64"], "new folder", "README.md", None),
     ("threshold", "--output"): (["threshold", "config.json"], "file", ".csv", "config.json"),
     ("mitigations", "--output"): (["mitigations", "--model", "config.json"], "file", ".csv", "config.json"),
     ("sweep", "--output"): (["sweep", "space.toml"], "file", ".parquet", None),
@@ -42,7 +43,7 @@ WRITES = {
     ("fit", "--output"): (["fit"], "folder", "residuals.csv", None),
 }  # fmt: skip
 """(verb, option) -> arguments, kind, suffix (of a folder: a file that it gets), and an input of these arguments."""
-FILES = [key for key, (_, kind, _, _) in WRITES.items() if kind != "folder"]
+FILES = [key for key, (_, kind, _, _) in WRITES.items() if not kind.endswith("folder")]
 CASES = ("no folder", "folder", "link to folder", "device", "suffix", "exists", "input", "busy")
 
 
@@ -148,7 +149,7 @@ def test_a_file_that_cannot_be_written_costs_no_work(nmsim, folder, key, case):
 @pytest.mark.parametrize("case", ["no folder", "file", "not ours", "a folder of that name", "busy"])
 @pytest.mark.parametrize("key", [key for key in WRITES if key not in FILES], ids="".join)
 def test_a_folder_that_cannot_be_written_costs_no_work(nmsim, folder, key, case):
-    arguments, _, name, _ = WRITES[key]
+    arguments, kind, name, _ = WRITES[key]
     target = Path("out")
     match case:
         case "no folder":
@@ -163,8 +164,10 @@ def test_a_folder_that_cannot_be_written_costs_no_work(nmsim, folder, key, case)
         case "a folder of that name":
             (target / name).mkdir(parents=True)
             text = f"{name}: is a folder, expected a file or nothing of that name"
-        case "busy":
-            text = f"is being written by process {os.getpid()} on "
+    if kind == "new folder" and target.is_dir():
+        text = "is a folder that is not empty, expected a new or an empty one"
+    if case == "busy":
+        text = f"is being written by process {os.getpid()} on "
     before = sorted(folder.rglob("*"))
     with another_writer(folder / target if case == "busy" else folder / "nobody"):
         code, out, err = nmsim(*arguments, key[1], target)
