@@ -23,6 +23,7 @@ import formats_page  # noqa: E402
 import judged  # noqa: E402
 import logged_accuracies  # noqa: E402
 import mitigations  # noqa: E402
+import models  # noqa: E402
 import pandas as pd  # noqa: E402
 import sass  # noqa: E402
 import sparsity_loses  # noqa: E402
@@ -48,6 +49,7 @@ PAGES = {
     **file_formats.schemas(),
     "docs/reference/formats.md": formats_page.page,
     "docs/reference/mitigations.md": mitigations.page,
+    "docs/reference/models.md": models.page,
     "docs/reference/sass.md": sass.page,
     "docs/reference/speed.md": speed.page,
     "docs/explanation/estimate.md": estimate_constants.page,

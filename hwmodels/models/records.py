@@ -243,6 +243,14 @@ class Model:
         return sum(layer.active_count * layer.N * layer.K for layer in self.layers)
 
     @property
+    def total_elems(self) -> int:
+        """Weights of layers and embeddings; a head that shares the embedding is counted once. No norms and biases."""
+        shared = (
+            sum(layer.weight_elems for layer in self.layers if layer.role == "head") if self.tied_head else 0
+        )
+        return self.weight_elems + (self.embedding_elems or 0) - shared
+
+    @property
     def kv_elems_per_token(self) -> int:
         """Elements that one more token adds to the caches of all layers, before windows cut them."""
         return sum(each.count * each.kv_elems_per_token for each in self.attention)

@@ -38,6 +38,11 @@ VERBS = {
     "inspect": Verb("files", FILES, "Show what each format keeps and costs, tensor by tensor."),
     "check": Verb("files", FILES, "Say whether the weights of a checkpoint are N:M, and where they are not."),
     "convert": Verb("interchange", FILES, "Read sparse weights of another tool, or write them for one."),
+    "model": Verb(
+        "models",
+        PREDICT,
+        "Show the linear layers and the attention of a model, and what was assumed about it.",
+    ),
     "predict": Verb("predict", PREDICT, "Predict the time of a product, sparse and dense, with its range."),
     "threshold": Verb("threshold", PREDICT, "Find the dense models that cost as little as a pruned one."),
     "mitigations": Verb(
