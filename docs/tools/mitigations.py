@@ -12,7 +12,7 @@ import pandas as pd
 from hwmodels.online.mitigations import CRITERIA, MITIGATIONS, OF_WEIGHTS, StageCost
 from hwmodels.online.overheads import model_table, stage_costs, sum_layers
 from nmsim.case import GemmShape
-from nmsim.cli.mitigations import cost_columns
+from nmsim.cli.models import cost_columns
 from nmsim.mitigation import Recipe
 
 MODEL, LAYER, PATTERN, DTYPE, TOKENS = "llama-3.1-8b", "gate", "8:16", "bf16", 4096

@@ -46,7 +46,7 @@ VERBS = {
     "predict": Verb("predict", PREDICT, "Predict the time of a product, sparse and dense, with its range."),
     "threshold": Verb("threshold", PREDICT, "Find the dense models that cost as little as a pruned one."),
     "mitigations": Verb(
-        "mitigations", PREDICT, "Count what criteria and mitigations of pruning cost.", hidden=True
+        "models", PREDICT, "Count what criteria and mitigations of pruning cost.", hidden=True
     ),
     "core": Verb("hardware", DESIGN, "Predict the cycles of a product on sparse tensor cores."),
     "sweep": Verb("sweep", DESIGN, "Evaluate every point of a design space of tensor cores."),

@@ -29,6 +29,7 @@ LONG_NAMES = "rtx-pro-6000-blackwell,h200-16x32"
 RUNS = {
     "bits": [["bits"], ["bits", "64:128", "-e", "bitmask,index,gap:2,combinatorial,joint"]],
     "inspect": [["inspect", "tiny.safetensors", "-p", "2:4,8:16", "-e", "bitmask,combinatorial"]],
+    "model": [["model", "--list"], ["model", "deepseek-v3"], ["model", "gemma-3-4b", "--context", "100000"]],
     "predict": [
         ["predict", "1,4096,4096"],
         ["predict", "16384,28672,8192", "-H", LONG_NAMES],
