@@ -341,11 +341,15 @@ class Evaluator:
         self.space = space
         self.designs, self.dense = Designs(space), Designs(space, dense=True)
         self._lengths = np.array(space.lengths, np.int64)
-        self._tokens = np.array(space.tokens, np.float64)
         products = [product for work in space.works for product in work.products]
         self._N = np.array([product.N for product in products], np.float64)
         self._K = np.array([product.K for product in products], np.float64)
-        self._counts = np.array([product.count for product in products], np.float64)
+        # Of a set of experts, the tokens of each and those that are reached depend on the tokens of the row.
+        found = [[product.at(tokens) for tokens in space.tokens] for product in products]
+        self._M = np.array([[tokens for tokens, _ in row] for row in found], np.float64)
+        self._counts = np.array([[count for _, count in row] for row in found], np.float64)
+        self._output_bits = np.array([product.output_bits for product in products], np.float64)
+        self._written_share = np.array([product.written_share for product in products])
         self._products = np.array([len(work.products) for work in space.works])
         self._first = np.cumsum(self._products) - self._products
         self._gathered = [
@@ -422,15 +426,17 @@ class Evaluator:
         self, designs: Designs, places: Integers, digits: Integers, steps: tuple[Step, ...]
     ) -> Answers:
         """Evaluate the products of rows, and add them up."""
-        works, tokens = digits[-2], self._tokens[digits[-3]]
+        works = digits[-2]
         if self.space.by_layer:
-            return self._of_products(designs, places, digits, works, tokens, steps)
+            return self._of_products(designs, places, digits, works, self._M[works, digits[-3]], steps)
         lengths = self._products[works]
         owner = np.repeat(np.arange(len(works)), lengths)
         first = np.cumsum(lengths) - lengths
         product = self._first[works][owner] + np.arange(len(owner)) - first[owner]
-        answers = self._of_products(designs, places[owner], digits[:, owner], product, tokens[owner], steps)
-        counts = self._counts[product]
+        tokens = digits[-3][owner]
+        of_products = self._M[product, tokens]
+        answers = self._of_products(designs, places[owner], digits[:, owner], product, of_products, steps)
+        counts = self._counts[product, tokens]
         found = np.add.reduceat(answers.found * counts[:, None], first, axis=0)
         longest = answers.found[:, 0] * counts
         at_most = np.flatnonzero(longest >= np.maximum.reduceat(longest, first)[owner])
@@ -462,6 +468,9 @@ class Evaluator:
         points[:, FIELD["a_rows"]] = np.where(tokens_first, tokens, N)
         points[:, FIELD["b_cols"]] = np.where(tokens_first, N, tokens)
         points[:, FIELD["K"]] = self._K[product]
+        own_bits = self._output_bits[product]
+        stated_bits = np.where(own_bits > 0, own_bits, points[:, FIELD["output_bits"]])
+        points[:, FIELD["output_bits"]] = stated_bits * self._written_share[product]
         for field, axis, values in self._gathered:
             points[:, field] = values[digits[axis]]
         found = closed_form(points)

@@ -6,7 +6,7 @@ Spaces are TOML files or dictionaries of the same form. They may hold the user's
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, field, replace
 from pathlib import Path
@@ -19,10 +19,12 @@ from pydantic import BeforeValidator
 
 from hwmodels.estimate.table import MAX_DIMENSION
 from hwmodels.models import Model, load_model
+from hwmodels.steps.experts import grouped
+from hwmodels.steps.fusion import Launch, fused
 from hwmodels.tensorcore.point import CORE_FIELDS
 from hwmodels.tensorcore.record import FLAGS, NUMBERS, WORDS, SparseTensorCore, load_core
 from nmsim import encodings, packing
-from nmsim.case import Case, GemmShape, SparseOperand, value_type
+from nmsim.case import VALUE_BITS, Case, GemmShape, SparseOperand, value_type
 from nmsim.errors import NmsimError, RowError, SpecError, brief
 from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING, DENSE, SparseFormat, sparse_format
 from nmsim.pattern import Pattern
@@ -80,11 +82,28 @@ class SweptFormat(NamedTuple):
 
 @dataclass(frozen=True)
 class Product:
-    """`count` products with weights [N, K], in elements."""
+    """`count` products with weights [N, K], in elements.
+
+    With `experts`, they are one set of experts, of which each token passes `active_experts`. A row counts those that its
+    tokens reach, and the tokens of each. `part` 0 are the experts with the fewer tokens, 1 those with one token more.
+    `output_bits` are those of an element of Y; 0 if the value type says it. `written_share` of the outputs are written.
+    """
 
     N: int
     K: int
     count: int
+    experts: int = 0
+    active_experts: int = 0
+    part: int = 0
+    output_bits: int = 0
+    written_share: float = 1.0
+
+    def at(self, tokens: int) -> tuple[int, float]:
+        """Tokens of one product, and how many products there are, if so many tokens pass."""
+        found = grouped(self.experts, self.active_experts, tokens=tokens)
+        each, weight = found.parts[min(self.part, len(found.parts) - 1)]
+        # If all experts have as many tokens, there is no second part.
+        return each, self.count * found.products * (weight if self.part < len(found.parts) else 0.0)
 
 
 @dataclass(frozen=True)
@@ -159,8 +178,8 @@ class Space:
 
     @property
     def by_layer(self) -> bool:
-        """Whether a row stands for one layer or shape."""
-        return all(work.layer for work in self.works)
+        """Whether a row stands for one product, whose cycles are its own."""
+        return all(work.layer and len(work.products) == 1 for work in self.works)
 
     @property
     def digest(self) -> str:
@@ -320,13 +339,13 @@ def _pattern(text: Any) -> Pattern | None:
     return None if text == DENSE else text if isinstance(text, Pattern) else Pattern.parse(text)
 
 
-def _shape(value: Any) -> tuple[int, int]:
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        raise SpecError("expected [N, K], out features and in features")
+def _shape(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list | tuple) or len(value) not in (2, 3):
+        raise SpecError("expected [N, K] or [N, K, count]: out features, in features, products")
     for size in value:
         if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_DIMENSION:
             raise SpecError(f"{brief(size)}: expected a positive whole number up to {MAX_DIMENSION}")
-    return value[0], value[1]
+    return tuple(value)
 
 
 def _twice(values: tuple[Any, ...]) -> str:
@@ -392,11 +411,11 @@ Axes: Any = record(type("Axes", (_Axes,), {"__module__": __name__, "__annotation
 
 
 Shape = Annotated[
-    tuple[int, int],
+    tuple[int, ...],
     Parsed(
         _shape,
-        words="`[N, K]`",
-        schema={"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2},
+        words="`[N, K]` or `[N, K, count]`",
+        schema={"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 3},
     ),
 ]
 
@@ -416,23 +435,32 @@ class Workload:
     model: Annotated[tuple[ModelName, ...] | None, BeforeValidator(lambda v: (v,) if isinstance(v, str) else v),
         About("Models by name or `config.json`.")] = None
     layers: Annotated[tuple[Text, ...] | None, About("Layers of the models; the pruned ones if left out.")] = None
-    per: Annotated[Literal["layer", "model"] | None, About("A row per layer, the default, or per model.")] = None
-    shapes: Annotated[tuple[Shape, ...] | None,
-        About("Out features and in features of products, in elements.")] = None
+    per: Annotated[Literal["layer", "model"] | None, About("A row per layer or shape, the default, or one that adds all up, "
+        "each times its count.")] = None
+    shapes: Annotated[tuple[Shape, ...] | None, About("Out features and in features of products, in elements, and how many "
+        "there are; 1 if left out.")] = None
+    output_dtype: Annotated[Annotated[str, Parsed(lambda name: value_type(name, ""))] | None,
+        About("Value type of outputs that are requantised; 16 bits, or 32 for 32-bit values, if left out.")] = None
+    fuse: Annotated[tuple[Literal["qkv", "gate_up"], ...] | None,
+        About("Layers of the models that are one product. `gate_up` writes half of its outputs.")] = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Check that either models or shapes are given."""
         if (self.model is None) == (self.shapes is None):
             yield "", "expected either model or shapes"
-        for name in ("layers", "per"):
+        for name in ("layers", "fuse"):
             if self.shapes is not None and getattr(self, name) is not None:
                 yield name, "belongs to a model, not to shapes"
-        for name in ("model", "layers", "shapes"):
+        for name in ("model", "layers", "shapes", "fuse"):
             values = getattr(self, name)
             if values is not None and (problem := _twice(values)):
                 yield name, problem
         for model in map(_model, self.model or ()):
-            known = [layer.name for layer in model.layers]
+            try:
+                known = [launch.layer.name for launch in fused(model.layers, self.fuse or ())]
+            except SpecError as error:
+                yield "fuse", str(error)
+                continue
             for layer in self.layers or ():
                 if layer not in known:
                     yield "layers", f"{brief(layer)}: expected one of {', '.join(known)}{did_you_mean(layer, known)}"
@@ -593,29 +621,63 @@ def _stored(axes: Any) -> tuple[SweptFormat, ...]:
 
 
 def _works(workload: Workload) -> tuple[Work, ...]:
+    narrow = 0 if workload.output_dtype is None else VALUE_BITS[workload.output_dtype]
     if workload.shapes is not None:
-        return tuple(Work("", f"{N}x{K}", 1, (Product(N, K, 1),)) for N, K in workload.shapes)
+        counted = [(shape[0], shape[1], shape[2] if len(shape) > 2 else 1) for shape in workload.shapes]
+        if workload.per == "model":
+            return (Work("", "", 1, tuple(Product(N, K, count, output_bits=narrow) for N, K, count in counted)),)
+        return tuple(
+            Work("", f"{N}x{K}", count, (Product(N, K, 1, output_bits=narrow),)) for N, K, count in counted
+        )
     works: list[Work] = []
     for name in workload.model or ():
         model = _model(name)
-        known = {layer.name: layer for layer in model.layers}
-        pruned = tuple(layer.name for layer in model.layers if layer.pruned)
-        chosen = [known[layer] for layer in workload.layers or pruned]
+        # Layers are named as they run, so that a fused one can be chosen.
+        launches = {launch.layer.name: launch for launch in fused(model.layers, workload.fuse or ())}
+        pruned = tuple(name for name, launch in launches.items() if launch.layer.pruned)
+        chosen = [launches[layer] for layer in workload.layers or pruned]
         for each, what in itertools.product(chosen, ("N", "K", "count")):
-            if (value := getattr(each, what)) > MAX_DIMENSION:
+            if (value := getattr(each.layer, what)) > MAX_DIMENSION:
                 raise SpecError(
-                    f"workload.model: {model.name}, layer {each.name}: {what}={value}: expected at most {MAX_DIMENSION}"
+                    f"workload.model: {model.name}, layer {each.layer.name}: {what}={value}: expected at most {MAX_DIMENSION}"
                 )
         if workload.per != "model":
             works += (
-                Work(model.name, each.name, each.count, (Product(each.N, each.K, 1),)) for each in chosen
+                Work(model.name, each.layer.name, each.layer.places * each.layer.reads, products_of([each], narrow, 1))
+                for each in chosen
             )
             continue
-        # Layers of one shape take the same cycles, so a model has one product per shape.
-        counts: dict[tuple[int, int], int] = {}
-        for each in chosen:
-            counts[each.N, each.K] = counts.get((each.N, each.K), 0) + each.count
-        works.append(
-            Work(model.name, "", 1, tuple(Product(*shape, count) for shape, count in counts.items()))
-        )
+        works.append(Work(model.name, "", 1, products_of(chosen, narrow)))
     return tuple(works)
+
+
+def products_of(launches: Sequence[Launch], output_bits: int = 0, count: int = 0) -> tuple[Product, ...]:
+    """List the products of layers: one for all layers of a shape, and two for experts.
+
+    Parameters
+    ----------
+    launches : sequence of Launch
+    output_bits : int
+        Of an element of Y; 0 if the value type says it.
+    count : int
+        Of each layer, in place of its own.
+
+    Returns
+    -------
+    tuple of Product
+
+    Examples
+    --------
+    >>> from hwmodels.models import Layer
+    >>> products_of(fused([Layer("k", 32, 1024, 4096), Layer("v", 32, 1024, 4096)]))[0].count
+    64
+    """
+    # Layers of one shape take the same cycles, so a model has one product per shape.
+    counts: dict[Product, int] = {}
+    for launch in launches:
+        layer = launch.layer
+        share = float(launch.written_share)
+        for part in (0, 1) if layer.experts else (0,):
+            key = Product(layer.N, layer.K, 0, layer.experts, layer.active_experts, part, output_bits, share)
+            counts[key] = counts.get(key, 0) + (count or layer.places * layer.reads)
+    return tuple(replace(key, count=number) for key, number in counts.items())

@@ -15,7 +15,8 @@ import hwmodels
 from hwmodels import Model
 from hwmodels.plots.labels import Step, at_step, choose_steps, pattern_order
 from hwmodels.silicon.area import area
-from hwmodels.sweeps.space import Product, Space, SweptFormat, Work
+from hwmodels.steps.fusion import fused
+from hwmodels.sweeps.space import Space, SweptFormat, Work, products_of
 from hwmodels.tensorcore.answer import limit_in_words
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from hwmodels.tensorcore.services import STAGES
@@ -76,7 +77,7 @@ def core_table(
         [*(("decode", batch) for batch in batches), *(("prefill", length) for length in prefill)],
         columns=STEP,
     )
-    work = Work(model.name, "", 1, _products(model))
+    work = Work(model.name, "", 1, products_of(fused([layer for layer in model.layers if layer.pruned])))
     dense = _swept([_named(load_core(DENSE_BASE), DENSE_CORE)], SweptFormat(), work, steps, dtype)
     tables = [dense]
     for fmt in formats:
@@ -90,14 +91,6 @@ def core_table(
         found[f"dense_{name}"] = of_step[name].to_numpy()
     found["speedup_vs_no_unit"] = _unit_adds(found)
     return found.reindex(columns=list(CORES_COLUMNS))
-
-
-def _products(model: Model) -> tuple[Product, ...]:
-    counts: dict[tuple[int, int], int] = {}
-    for layer in model.layers:
-        if layer.pruned:
-            counts[layer.N, layer.K] = counts.get((layer.N, layer.K), 0) + layer.count
-    return tuple(Product(*shape, count) for shape, count in counts.items())
 
 
 def _named(core: SparseTensorCore, name: str, **changes: Any) -> SparseTensorCore:
