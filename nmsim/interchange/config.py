@@ -123,7 +123,8 @@ def rewritten(
             raise ContainerError(
                 f"{NAME}: the source is quantised by {brief(method)}, expected {METHOD} or none for a target of {METHOD}"
             )
-        compression = {"quant_method": METHOD, "version": VERSION, "format": "dense", **compression}
+        # No "format" without quantised values: compressed-tensors takes any further key for a scheme of quantisation.
+        compression = {"quant_method": METHOD, "version": VERSION, **compression}
         compression["sparsity_config"] = dict(sparsity)
     elif compression.get("quant_method") == METHOD and not compression.get("config_groups"):
         # Without sparsity and without quantised values nothing is left to say.

@@ -217,7 +217,7 @@ def _plan(
     """Settle what becomes of every tensor; matrices are read once to count their zeros."""
     plan = _Plan()
     stated = None if asked else configs.stated_structure(source.config, source.paths[0].parent)
-    reasons: list[str] = []
+    refusals: list[PatternError] = []
     for tensor in source.tensors:
         counter.tell(tensor.name)
         # A tensor that the user names must be packed. One that only the default rule takes may stay dense.
@@ -228,12 +228,11 @@ def _plan(
             try:
                 outs = _packed(plan, tensor, to, asked, stated)
             except PatternError as error:
-                if named or stated:
+                if named:
                     raise
                 reason = str(error).removeprefix(f"{tensor.where}: ")
+                refusals.append(error)
             tensor.release()
-            if reason:
-                reasons.append(f"{tensor.name}: {reason}")
         if reason:
             outs = [] if to == maskllm.FORMAT else [unchanged(tensor)]
             if len(tensor.shape) == 2 and tensor.name.endswith(".weight"):
@@ -254,7 +253,13 @@ def _plan(
             )
         )
     if to != DENSE and not any(not report.kept_as_is for report in plan.reports):
-        why = reasons[0] if reasons else f"{len(plan.reports)} tensors, no matrix named *.weight among them"
+        if len(refusals) == 1 or (refusals and stated):
+            raise refusals[0]
+        why = (
+            str(refusals[0])
+            if refusals
+            else f"{len(plan.reports)} tensors, no matrix named *.weight among them"
+        )
         raise PatternError(f"{source.path}: no tensor can be packed as {to}, expected at least one ({why})")
     return plan
 

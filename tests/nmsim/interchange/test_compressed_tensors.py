@@ -192,3 +192,23 @@ def test_damage_is_refused_in_one_line_and_nothing_is_left(tmp_path, format, par
     assert "\n" not in str(error.value)
     assert len(str(error.value)) <= 300
     assert {path.name for path in tmp_path.iterdir()} == {"good.safetensors", "bad.safetensors"}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_compressed_tensors_reads_what_is_written(ct, make_weight, tmp_path, format):
+    """A folder of ours, its `sparsity_config` included, through the readers of compressed-tensors."""
+    import json
+
+    import torch
+    from compressed_tensors.compressors import BaseCompressor, ModelCompressor
+
+    weight = make_weight(16, 40, n=1, m=4, seed=11, empty=True)
+    save_file({"a.weight": weight, "norm.weight": np.ones(5, np.float32)}, tmp_path / "x.safetensors")
+    convert_checkpoint(tmp_path / "x.safetensors", tmp_path / "packed", to=format)
+    compression = json.loads((tmp_path / "packed/config.json").read_text())["quantization_config"]
+    config = ModelCompressor.from_compression_config(compression).sparsity_config
+    assert config.format == format
+    compressor = BaseCompressor.load_from_registry(config.format, config=config)
+    back = dict(compressor.decompress(str(tmp_path / "packed")))
+    assert sorted(back) == ["a.weight", "norm.weight"]
+    assert torch.equal(back["a.weight"], torch.from_numpy(weight))

@@ -130,6 +130,15 @@ def test_the_zeros_say_what_n_means(tmp_path, make_weight, stated, recipe, kept,
     assert (packed.pattern.n, packed.pattern.m) == (kept, m)
 
 
+def test_a_dense_head_beside_a_stated_pattern_stays_dense(tmp_path, make_weight, stated):
+    source = stated(make_weight(32, 64, n=2, m=8), "6:8")
+    tensors = load_file(source / "model.safetensors") | {"lm_head.weight": np.ones((8, 64), np.float16)}
+    save_file(tensors, source / "model.safetensors")
+    report = convert_checkpoint(source, tmp_path / "packed", to="nmsim")
+    assert report.patterns == {"a.weight": "2:8"}
+    assert [tensor.name for tensor in report.tensors if tensor.kept_as_is] == ["lm_head.weight"]
+
+
 @pytest.mark.parametrize("recipe", [False, True])
 def test_dense_weights_with_a_stated_pattern_ask(tmp_path, stated, recipe):
     source = stated(np.ones((8, 64), np.float16), "2:8", recipe)
@@ -175,7 +184,7 @@ def test_what_does_not_follow_the_pattern_is_left_dense_or_refused(tmp_path, mak
             tmp_path / "x.safetensors", tmp_path / "z.safetensors", to="sparse-24-bitmask", include=["odd*"]
         )
     save_file({"odd.weight": odd}, tmp_path / "o.safetensors")
-    with pytest.raises(PatternError, match="no tensor can be packed"):
+    with pytest.raises(PatternError, match="row 5, group 2"):
         convert_checkpoint(tmp_path / "o.safetensors", tmp_path / "z.safetensors", to="sparse-24-bitmask")
     assert not (tmp_path / "z.safetensors").exists()
 
