@@ -47,15 +47,72 @@ def energy(x: NDArray[Any], mask: NDArray[np.bool_], *, threads: int = 1) -> Ene
     >>> energy(np.array([3.0, 4.0]), np.array([False, True]))
     Energy(total=25.0, kept=16.0)
     """
-    flat, flags = x.reshape(-1), mask.reshape(-1)
-    exact = np.float32 if dtypes.of(x).bits <= 16 or x.dtype == np.float32 else np.float64
+    sums = EnergySum(threads=threads)
+    sums.add(x, mask)
+    return sums.result()
 
-    def one_chunk(low: int) -> tuple[float, float]:
-        part = slice(low, low + CHUNK_ELEMS)
-        return _squares(flat[part].astype(exact), flags[part])  # type: ignore[no-any-return]
 
-    sums = parallel.run(one_chunk, range(0, flat.size, CHUNK_ELEMS), threads)
-    return Energy(sum(total for total, _ in sums), sum(kept for _, kept in sums))
+class EnergySum:
+    """The energy of a tensor of which some elements are given at a time, in order.
+
+    The result depends on the elements alone, and not on how they are cut: chunks of `CHUNK_ELEMS` are counted from the
+    first element.
+
+    Parameters
+    ----------
+    threads : int
+        Cores to use.
+
+    Examples
+    --------
+    >>> sums = EnergySum()
+    >>> sums.add(np.array([3.0]), np.array([False]))
+    >>> sums.add(np.array([4.0]), np.array([True]))
+    >>> sums.result()
+    Energy(total=25.0, kept=16.0)
+    """
+
+    def __init__(self, *, threads: int = 1) -> None:
+        self._threads = threads
+        self._sums: list[tuple[float, float]] = []
+        self._rest: list[tuple[NDArray[Any], NDArray[np.bool_]]] = []
+        self._rest_elems = 0
+
+    def add(self, x: NDArray[Any], mask: NDArray[np.bool_]) -> None:
+        """Take the next elements, and whether each is kept."""
+        flat, flags = x.reshape(-1), mask.reshape(-1)
+        # What is left over of the pieces before this one begins the next chunk.
+        first = min(-self._rest_elems % CHUNK_ELEMS, flat.size)
+        if first:
+            self._keep(flat[:first], flags[:first])
+        whole = first + (flat.size - first) // CHUNK_ELEMS * CHUNK_ELEMS
+        starts = range(first, whole, CHUNK_ELEMS)
+        chunks = [(flat[low : low + CHUNK_ELEMS], flags[low : low + CHUNK_ELEMS]) for low in starts]
+        self._sums += parallel.run(_sums_of, chunks, self._threads)
+        if whole < flat.size:
+            self._keep(flat[whole:], flags[whole:])
+
+    def result(self) -> Energy:
+        """Add up the chunks."""
+        sums = self._sums + ([self._rest_sums()] if self._rest else [])
+        return Energy(sum(total for total, _ in sums), sum(kept for _, kept in sums))
+
+    def _keep(self, flat: NDArray[Any], flags: NDArray[np.bool_]) -> None:
+        self._rest.append((flat.copy(), flags.copy()))
+        self._rest_elems += flat.size
+        if self._rest_elems == CHUNK_ELEMS:
+            self._sums.append(self._rest_sums())
+            self._rest, self._rest_elems = [], 0
+
+    def _rest_sums(self) -> tuple[float, float]:
+        values, flags = zip(*self._rest, strict=True)
+        return _sums_of((np.concatenate(values), np.concatenate(flags)))
+
+
+def _sums_of(chunk: tuple[NDArray[Any], NDArray[np.bool_]]) -> tuple[float, float]:
+    values, keep = chunk
+    exact = np.float32 if dtypes.of(values).bits <= 16 or values.dtype == np.float32 else np.float64
+    return _squares(values.astype(exact), keep)  # type: ignore[no-any-return]
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})

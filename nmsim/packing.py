@@ -13,6 +13,7 @@ The end of a stream is padded with zeros to whole bytes (to whole words under `n
 """
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -257,6 +258,20 @@ def unpack(
     return words.to_integers(unpack_words(stream, n_codes, code_bits, policy))
 
 
+def whole_codes(code_bits: int, policy: str | Policy = "bitstream") -> int:
+    """Count the codes of one width after which a stream stands at the start of a byte, and of a word if it has words.
+
+    A stream may be cut after any multiple of them: each piece is then the stream of its own codes.
+
+    Examples
+    --------
+    >>> whole_codes(14), whole_codes(14, "no_straddle:32"), whole_codes(14, "byte")
+    (4, 2, 1)
+    """
+    places = _spacing(code_bits, parse(policy))
+    return places.per_block * (8 // math.gcd(8, places.block_bits))
+
+
 def unpack_words(
     stream: NDArray[np.uint8] | bytes,
     n_codes: int,
@@ -264,18 +279,24 @@ def unpack_words(
     policy: str | Policy = "bitstream",
     *,
     threads: int = 1,
+    first_code: int = 0,
 ) -> Words:
-    """Like `unpack`, with wide codes as uint64 rows [n_codes, W]."""
+    """Like `unpack`, with wide codes as uint64 rows [n_codes, W].
+
+    Errors count codes and bits from `first_code`, a multiple of `whole_codes`: the codes before a piece of a stream.
+    """
     data = as_stream(stream)
     how = parse(policy)
     rep = report(n_codes, code_bits, policy)
-    check_length(data, rep.stream_bytes)
+    check_length(len(data), rep.stream_bytes)
     places = _spacing(code_bits, how)
     codes = bitstream.read(data, code_bits, n_codes, places, threads=threads)
+    first_byte = stream_bits(first_code, code_bits, policy) // 8
     if rep.padding_bits:
-        refuse_padding(data, bitstream.write(codes, code_bits, places, len(data), threads=threads))
+        again = bitstream.write(codes, code_bits, places, len(data), threads=threads)
+        refuse_padding(data, again, first_byte=first_byte)
     elif rep.alignment_bits:
-        _refuse_alignment(data, rep.payload_bits)
+        _refuse_alignment(data, rep.payload_bits, first_byte)
     return codes
 
 
@@ -291,31 +312,34 @@ def as_stream(stream: Any) -> NDArray[np.uint8]:
     return np.ascontiguousarray(array)
 
 
-def check_length(stream: NDArray[np.uint8], expected_bytes: int) -> None:
+def check_length(stream_bytes: int, expected_bytes: int) -> None:
     """Refuse a stream that is not exactly as long as it must be."""
-    if len(stream) != expected_bytes:
-        word = "truncated" if len(stream) < expected_bytes else "too long"
+    if stream_bytes != expected_bytes:
+        word = "truncated" if stream_bytes < expected_bytes else "too long"
         raise BitstreamError(
-            f"metadata stream is {word}: expected {brief(expected_bytes)} bytes, got {len(stream)}"
+            f"metadata stream is {word}: expected {brief(expected_bytes)} bytes, got {stream_bytes}"
         )
 
 
-def refuse_padding(stream: NDArray[np.uint8], without_padding: NDArray[np.uint8]) -> None:
-    """Refuse a stream that differs from the same codes written with zero padding."""
+def refuse_padding(
+    stream: NDArray[np.uint8], without_padding: NDArray[np.uint8], *, first_byte: int = 0
+) -> None:
+    """Refuse a stream that differs from the same codes written with zero padding; errors count from `first_byte`."""
     if np.array_equal(stream, without_padding):
         return
     byte = int(np.argmax(stream != without_padding))
     differing = int(stream[byte]) ^ int(without_padding[byte])
+    byte += first_byte
     bit = 8 * byte + (differing & -differing).bit_length() - 1
     raise BitstreamError(f"metadata stream: padding bit {bit} (byte {byte}) is 1, expected 0")
 
 
-def _refuse_alignment(stream: NDArray[np.uint8], used_bits: int) -> None:
+def _refuse_alignment(stream: NDArray[np.uint8], used_bits: int, first_byte: int) -> None:
     """Refuse a stream with a bit that is 1 after the last code."""
     first = used_bits // 8
     left = int.from_bytes(stream[first:].tobytes(), "little") >> used_bits % 8
     if left:
-        bit = used_bits + (left & -left).bit_length() - 1
+        bit = 8 * first_byte + used_bits + (left & -left).bit_length() - 1
         raise BitstreamError(f"metadata stream: padding bit {bit} (byte {bit // 8}) is 1, expected 0")
 
 

@@ -171,15 +171,10 @@ class PackedTensor:
         BitstreamError, EncodingError
             Other bits are stated, or the metadata cannot be read.
         """
-        stated = (self.metadata_payload_bits, self.metadata_padding_bits)
         read = self.format.encoding.stream_report(
             self.metadata, self.pattern, self.n_groups, self.format.packing
         )
-        if stated != (read.payload_bits, read.padding_bits):
-            raise BitstreamError(
-                f"metadata is stated to have {brief(stated[0])} payload and {brief(stated[1])} padding bits, expected "
-                f"{read.payload_bits} and {read.padding_bits}, those of its codes"
-            )
+        refuse_other_counts((self.metadata_payload_bits, self.metadata_padding_bits), read)
 
     def _group_masks(self, threads: int) -> Words:
         masks = self.format.encoding.read_stream(
@@ -187,6 +182,15 @@ class PackedTensor:
         )
         self.check_counts()
         return masks
+
+
+def refuse_other_counts(stated: tuple[int, int], read: packing.PackingReport) -> None:
+    """Refuse stated payload and padding bits that are not those of the codes."""
+    if stated != (read.payload_bits, read.padding_bits):
+        raise BitstreamError(
+            f"metadata is stated to have {brief(stated[0])} payload and {brief(stated[1])} padding bits, expected "
+            f"{read.payload_bits} and {read.padding_bits}, those of its codes"
+        )
 
 
 def compress(
@@ -245,20 +249,8 @@ def compress(
     values = np.empty((rows, per_row * pattern.n), kind.bits_dtype)
     words = new_words(rows * per_row, pattern.m)
 
-    def one_slab(slab: slice) -> None:
-        part = np.ascontiguousarray(dense[slab])
-        bits = dtypes.stored_bits(part)
-        if chosen is None:
-            keep = masks.choose_rows(dtypes.magnitude_keys(part), pattern)
-        else:
-            keep = np.ascontiguousarray(chosen[slab])
-            bits = bits * keep  # a place that completion adds holds zero
-        full = masks.complete(keep, pattern, first_row=slab.start)
-        groups = slice(slab.start * per_row, slab.stop * per_row)
-        words[groups] = masks.to_words(full, pattern)
-        _gather(bits, word_rows(words[groups]), pattern.m, values[slab])
-
-    parallel.run(one_slab, slabs(rows, k, threads), threads)
+    # Bits are gathered instead of numbers: so no value is rounded, and one kernel serves all types of a width.
+    pack_rows(dense, pattern, values=values, group_masks=words, keep=chosen, threads=threads)
     metadata, report = format.encoding.write_stream(words, pattern, format.packing, threads=threads)
     return PackedTensor(
         values=values.view(kind.dtype),
@@ -292,22 +284,104 @@ def decompress(packed: PackedTensor, *, threads: int = 1) -> NDArray[Any]:
     """
     pattern, k = packed.pattern, packed.row_elems
     words = packed._group_masks(threads)
-    out = np.zeros((packed.rows, k), packed.values.dtype)
-    stored = dtypes.stored_bits(packed.values)
-    target = out.view(stored.dtype)
-    per_row = packed.groups_per_row
+    out = unpack_rows(dtypes.stored_bits(packed.values), words, pattern, row_elems=k, threads=threads)
+    return _from_rows(out.view(packed.values.dtype), packed.shape, packed.axis)
+
+
+def pack_rows(
+    dense: NDArray[Any],
+    pattern: Pattern,
+    *,
+    values: NDArray[Any],
+    group_masks: Words,
+    keep: BoolArray | None = None,
+    threads: int = 1,
+) -> None:
+    """Choose in some rows and gather what is kept, on all cores.
+
+    Parameters
+    ----------
+    dense : array [rows, K]
+    pattern : Pattern
+    values : unsigned array [rows, G * N]
+        Filled with the stored bits of the kept values, G = ceil(K / M).
+    group_masks : Words, rows * G of them
+        Filled with one mask of exactly N ones per group.
+    keep : bool array [rows, K], optional
+        What to keep; by magnitude if absent.
+    threads : int
+        Cores to use.
+
+    Raises
+    ------
+    PatternError
+        A group of `keep` keeps more than N.
+    """
+    rows, k = dense.shape
+    per_row = pattern.groups(k)
+
+    def one_slab(slab: slice) -> None:
+        part = np.ascontiguousarray(dense[slab])
+        bits = dtypes.stored_bits(part)
+        if keep is None:
+            chosen = masks.choose_rows(dtypes.magnitude_keys(part), pattern)
+        else:
+            chosen = np.ascontiguousarray(keep[slab])
+            bits = bits * chosen  # a place that completion adds holds zero
+        full = masks.complete(chosen, pattern, first_row=slab.start)
+        groups = slice(slab.start * per_row, slab.stop * per_row)
+        group_masks[groups] = masks.to_words(full, pattern)
+        _gather(bits, word_rows(group_masks[groups]), pattern.m, values[slab])
+
+    parallel.run(one_slab, slabs(rows, k, threads), threads)
+
+
+def unpack_rows(
+    values: NDArray[Any],
+    group_masks: Words,
+    pattern: Pattern,
+    *,
+    row_elems: int,
+    first_row: int = 0,
+    threads: int = 1,
+) -> NDArray[Any]:
+    """Put the stored bits of kept values back between zeros, on all cores.
+
+    Parameters
+    ----------
+    values : unsigned array [rows, G * N]
+    group_masks : Words, rows * G of them
+    pattern : Pattern
+    row_elems : int
+        K.
+    first_row : int
+        Rows of the tensor before these, for errors.
+    threads : int
+        Cores to use.
+
+    Returns
+    -------
+    unsigned array [rows, K]
+
+    Raises
+    ------
+    BitstreamError
+        A value that is not zero is stored for a position beyond the end of a row.
+    """
+    rows, per_row = len(values), pattern.groups(row_elems)
+    out = np.zeros((rows, row_elems), values.dtype)
 
     def one_slab(slab: slice) -> None:
         groups = slice(slab.start * per_row, slab.stop * per_row)
-        bad = _scatter(stored[slab], word_rows(words[groups]), pattern.m, target[slab])
+        bad = _scatter(values[slab], word_rows(group_masks[groups]), pattern.m, out[slab])
         if bad >= 0:
             raise BitstreamError(
-                f"values row {slab.start + bad}: a value that is not zero is stored beyond the row's {k} elements, "
-                "expected 0"
+                f"values row {first_row + slab.start + bad}: a value that is not zero is stored beyond the row's "
+                f"{row_elems} elements, expected 0"
             )
 
-    parallel.run(one_slab, slabs(packed.rows, k, threads), threads)
-    return _from_rows(out, packed.shape, packed.axis)
+    parallel.run(one_slab, slabs(rows, row_elems, threads), threads)
+    return out
 
 
 def slabs(rows: int, k: int, threads: int) -> list[slice]:

@@ -186,8 +186,9 @@ class Encoding(ABC):
         *,
         out: Words | None = None,
         threads: int = 1,
+        first_code: int = 0,
     ) -> Words:
-        """Like `decode`, on `Words`, into `out` when given."""
+        """Like `decode`, on `Words`, into `out` when given; errors count codes from `first_code`."""
         per_code = self.groups_per_code(pattern)
         if n_groups is None:
             n_groups = len(codes) * per_code
@@ -201,7 +202,7 @@ class Encoding(ABC):
         bad = _run(self.decoder(pattern), codes, out, 1, per_code, threads)
         if bad >= 0:
             raise EncodingError(
-                f"{self.name} {pattern}: code {bad} is {brief(words.integer_at(codes, bad))}, "
+                f"{self.name} {pattern}: code {first_code + bad} is {brief(words.integer_at(codes, bad))}, "
                 f"which no mask has; expected {self._legal_codes(pattern)}"
             )
         return out
@@ -234,7 +235,9 @@ class Encoding(ABC):
         EncodingError
             A code that no legal mask has.
         """
-        codes = packing.unpack_words(stream, self.n_codes(n_groups, pattern), self.code_bits(pattern), policy)
+        codes = packing.unpack_words(
+            stream, self.n_codes(n_groups, pattern), self.code_bits(pattern), policy, threads=threads
+        )
         return self.decode_words(codes, pattern, n_groups, threads=threads)
 
     def stream_report(
@@ -252,8 +255,44 @@ class Encoding(ABC):
             The stream is too short or too long, or a code of a differing length is illegal.
         """
         report = packing.report(self.n_codes(n_groups, pattern), self.code_bits(pattern), policy)
-        packing.check_length(packing.as_stream(stream), report.stream_bytes)
+        packing.check_length(len(packing.as_stream(stream)), report.stream_bytes)
         return report
+
+    def scan_stream(
+        self,
+        stream: NDArray[np.uint8],
+        pattern: Pattern,
+        n_groups: int,
+        policy: str | packing.Policy = "bitstream",
+        *,
+        first_bit: int = 0,
+        first_group: int = 0,
+    ) -> tuple[Words, int, int]:
+        """Find codes of differing lengths one after the other, and decode them; padding is not checked.
+
+        Parameters
+        ----------
+        stream : uint8 array
+            From the byte of `first_bit` on.
+        pattern : Pattern
+        n_groups : int
+        policy : str or Policy
+        first_bit, first_group : int
+            Bits and groups of the tensor's stream before these.
+
+        Returns
+        -------
+        tuple of Words, int and int
+            Group masks, the bit of the tensor's stream at which the last of them ends, and the bits of their codes.
+
+        Raises
+        ------
+        BitstreamError
+            The stream ends inside a code.
+        EncodingError
+            A code that no legal mask has.
+        """
+        raise NotImplementedError(f"{self.name}: all codes have one width")
 
     def _legal_codes(self, pattern: Pattern) -> str:
         """What a legal code looks like, for errors."""

@@ -116,27 +116,45 @@ class Gap(Encoding):
         self, data: NDArray[np.uint8], pattern: Pattern, n_groups: int, how: packing.Policy
     ) -> tuple[Words, packing.PackingReport]:
         """Read codes of differing lengths: group masks, and where the bits go."""
+        masks, bit, payload = self.scan_stream(data, pattern, n_groups, how)
+        packing.check_length(len(data), bits_to_bytes(bit))
+        return masks, packing.PackingReport(payload, bit - payload, 8 * len(data) - bit)
+
+    def scan_stream(
+        self,
+        stream: NDArray[np.uint8],
+        pattern: Pattern,
+        n_groups: int,
+        policy: str | packing.Policy = "bitstream",
+        *,
+        first_bit: int = 0,
+        first_group: int = 0,
+    ) -> tuple[Words, int, int]:
+        """Decode symbol by symbol; a code ends with the symbol of its N-th kept element."""
+        how = packing.parse(policy)
         packing.refuse_differing_lengths(how)
         if n_groups < 0:
             raise BitstreamError(f"{brief(n_groups)} groups: expected 0 or more")
         symbol = self.symbol_bits(pattern)
-        source = bitstream.as_words(data)
+        source = bitstream.as_words(stream)
         masks = words.zeros(n_groups, pattern.m)
         slots = how.slot_bits(np.arange(self.code_bits(pattern) + 1, dtype=np.int64))
-        group, bit, payload = _scan(
-            symbol, pattern.n, pattern.m, source, 8 * len(data), slots, words.rows(masks)
+        start, end = first_bit % 8, 8 * len(stream)
+        group, reached, payload = _scan(
+            symbol, pattern.n, pattern.m, source, start, end, slots, words.rows(masks)
         )
-        if group >= 0 and bit >= 8 * len(data):
+        bit = first_bit - start + int(reached)
+        if group >= 0 and reached >= end:
             raise BitstreamError(
-                f"metadata stream is truncated: it ends inside group {group} of {n_groups}, got {len(data)} bytes"
+                f"metadata stream is truncated: it ends inside group {first_group + group}, expected more than "
+                f"{bits_to_bytes(bit)} bytes"
             )
         if group >= 0:
             raise EncodingError(
-                f"{self.name} {pattern}: code {group}, which ends at bit {bit}, keeps an element at or beyond "
-                f"{pattern.m}; expected {self._legal_codes(pattern)}"
+                f"{self.name} {pattern}: code {first_group + group}, which ends at bit {bit}, keeps an element at or "
+                f"beyond {pattern.m}; expected {self._legal_codes(pattern)}"
             )
-        packing.check_length(data, bits_to_bytes(bit))
-        return masks, packing.PackingReport(int(payload), int(bit - payload), int(8 * len(data) - bit))
+        return masks, bit, int(payload)
 
     def encoder(self, pattern: Pattern) -> Kernel:
         symbol, bits = self.symbol_bits(pattern), self.code_bits(pattern)
@@ -256,10 +274,10 @@ def _measure(symbol, n, codes, bits, lengths):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _scan(symbol, n, m, source, bits, slots, masks):  # type: ignore[no-untyped-def]
-    """A stream of codes of differing lengths -> masks [G, V]; (first bad group or -1, bit reached, bits of codes)."""
+def _scan(symbol, n, m, source, start, bits, slots, masks):  # type: ignore[no-untyped-def]
+    """Codes of differing lengths between two bits -> masks [G, V]; (first bad group or -1, bit reached, bits of codes)."""
     escape = (1 << symbol) - 1
-    start, payload = 0, 0
+    payload = 0
     for i in range(masks.shape[0]):
         at, held, position = start, 0, -1
         while held < n:

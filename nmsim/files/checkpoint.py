@@ -1,4 +1,4 @@
-"""Packing and unpacking whole checkpoints, tensor by tensor, in little more memory than the largest takes.
+"""Packing and unpacking whole checkpoints, block by block, in memory that does not grow with their tensors.
 
 A single file becomes a single file. Shards become a folder of shards of the same names, with an index of its
 own. Every file is complete when it takes its name.
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nmsim import dtypes
 from nmsim.errors import ContainerError, NmsimError, brief
 from nmsim.files import atomic, safetensors
+from nmsim.files.blocks import copy_tensor, pack_tensor, unpack_tensor
 from nmsim.files.container import (
     ENTRY_PREFIX,
     FORMAT_KEY,
@@ -20,17 +20,15 @@ from nmsim.files.container import (
     METADATA_DTYPE,
     PackedEntry,
     read_entries,
-    read_packed,
+    read_outline,
 )
-from nmsim.files.fitting import refuse_dropping
 from nmsim.files.output import Output, claimed, refuse_full_disk
 from nmsim.files.safetensors import SafetensorsReader, TensorInfo
 from nmsim.files.selection import Choice, Left, Selection, left_by_group
 from nmsim.files.sharded import Checkpoint, has_shards, index_text, open_checkpoint
-from nmsim.files.weights import read_weight
+from nmsim.files.weights import weight_rows
 from nmsim.format import FormatLike, SparseFormat, sparse_format
 from nmsim.mask import checked_axis
-from nmsim.tensor import compress, decompress
 
 Progress = Callable[[str, int, int], None]
 """Called before each tensor with its name, the bytes done and the bytes in all; last with an empty name."""
@@ -219,28 +217,20 @@ def pack_file(plan: PackPlan, path: Path, counter: Counter, job: Packing) -> Non
             metadata_bytes = 0
             if entry is None:
                 values_bytes = info.stored_bytes
-                sink.add(*_part(info), file.raw(info.name))
+                copy_tensor(file, info, sink)
             else:
-                weight = read_weight(job.checkpoint, choice, info)
-                pattern = entry.format.pattern
+                # The bits of codes that differ in length are known only now, so the planned entry is replaced.
+                parts = weight_rows(job.checkpoint, choice, info, entry.format.pattern)
                 try:
-                    if job.exact:
-                        refuse_dropping(weight.x, weight.axis, pattern)
-                    packed = compress(
-                        weight.x,
-                        entry.format,
-                        axis=entry.axis,
-                        mask=weight.mask(pattern),
-                        threads=job.threads,
+                    finished[info.name] = pack_tensor(
+                        file, entry, sink, parts, exact=job.exact, threads=job.threads
                     )
+                except ContainerError:
+                    raise
                 except NmsimError as error:
                     raise error.within(file.where(info.name)) from error
-                values_bytes, metadata_bytes = packed.values.nbytes, len(packed.metadata)
-                finished[info.name] = PackedEntry.of(info.name, packed)
-                sink.add(entry.values_name, info.dtype, packed.values.shape, packed.values)
-                sink.add_late(entry.metadata_name, METADATA_DTYPE, [metadata_bytes], packed.metadata)
-                # Released before the next tensor is read, which bounds the memory by one tensor.
-                del weight, packed
+                values_bytes = sink.stored_bytes(entry.values_name)
+                metadata_bytes = sink.stored_bytes(entry.metadata_name)
             counter.done_bytes += info.stored_bytes
             left = plan.reasons.get(info.name)
             counter.tensors.append(
@@ -291,18 +281,17 @@ def unpack_file(
             counter.tell(entry.name if entry else info.name)
             if entry is None:
                 reason, metadata_bytes, dense_bytes = "is not packed", 0, info.stored_bytes
-                sink.add(*_part(info), file.raw(info.name))
+                copy_tensor(file, info, sink)
             else:
                 reason, metadata_bytes = "", file.tensors[entry.metadata_name].stored_bytes
-                packed = read_packed(file, entry)
+                outline = read_outline(file, entry)
+                dense_bytes = outline.footprint.dense_bytes
                 try:
-                    dense = decompress(packed, threads=threads)
+                    unpack_tensor(file, entry, sink, threads=threads)
+                except ContainerError:
+                    raise
                 except NmsimError as error:
                     raise error.within(_where_wrong(file, entry, error)) from error
-                dense_bytes = dense.nbytes
-                sink.add(entry.name, dtypes.of(dense).container_code, dense.shape, dense)
-                # Released before the next tensor is read, which bounds the memory by one tensor.
-                del packed, dense
             counter.done_bytes += info.stored_bytes + metadata_bytes
             counter.tensors.append(
                 TensorReport(

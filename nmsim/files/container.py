@@ -91,7 +91,17 @@ class PackedEntry:
     @property
     def metadata_bounds(self) -> "MetadataBounds":
         """Most bytes and bits of the codes."""
-        return MetadataBounds.of(self.format, _n_groups(self.shape, self.axis, self.format.pattern))
+        return MetadataBounds.of(self.format, self.n_groups)
+
+    @property
+    def n_groups(self) -> int:
+        """Groups of the whole tensor."""
+        return _n_groups(self.shape, self.axis, self.format.pattern)
+
+    def outline(self, dtype: np.dtype[Any], metadata_bytes: int) -> PackedTensor:
+        """Make a packed tensor of zeros that takes no memory: its fields are checked, and its footprint is right."""
+        values = np.broadcast_to(np.zeros((), dtype), self.values_shape)
+        return self.with_parts(values, np.zeros(metadata_bytes, np.uint8))
 
     def with_parts(self, values: NDArray[Any], metadata: NDArray[np.uint8]) -> PackedTensor:
         """Make the packed tensor."""
@@ -227,6 +237,21 @@ def read_entries(file: SafetensorsReader) -> dict[str, PackedEntry]:
             taken[part] = entry.name
         _check_parts(file, entry)
     return entries
+
+
+def read_outline(file: SafetensorsReader, entry: PackedEntry) -> PackedTensor:
+    """Check the fields of one packed tensor of a file, without its values and codes; see `PackedEntry.outline`.
+
+    Raises
+    ------
+    ContainerError
+        Parts that do not fit together.
+    """
+    values, codes = file.tensors[entry.values_name], file.tensors[entry.metadata_name]
+    try:
+        return entry.outline(dtypes.BY_CONTAINER_CODE[values.dtype].dtype, codes.stored_bytes)
+    except NmsimError as error:
+        raise ContainerError(f"{file.where(values.name)}: {error}") from error
 
 
 def read_packed(file: SafetensorsReader, entry: PackedEntry) -> PackedTensor:

@@ -1,7 +1,7 @@
 """What packing a checkpoint would cost and keep, measured tensor by tensor; or what a packed one stores."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -10,21 +10,20 @@ from numpy.typing import NDArray
 
 from nmsim import dtypes, words
 from nmsim import mask as masks
-from nmsim.energy import energy as sum_squares
+from nmsim.encodings.streams import StreamWriter
+from nmsim.energy import EnergySum
 from nmsim.errors import ContainerError, NmsimError, brief
+from nmsim.files.blocks import WeightRows, check_counts
 from nmsim.files.checkpoint import Counter, Progress
-from nmsim.files.container import FORMAT_KEY, MetadataBounds, PackedEntry, read_entries, read_packed
-from nmsim.files.safetensors import RawTensor, SafetensorsReader, TensorInfo
+from nmsim.files.container import FORMAT_KEY, MetadataBounds, PackedEntry, read_entries, read_outline
+from nmsim.files.safetensors import SafetensorsReader, TensorInfo
 from nmsim.files.selection import Choice, Selection, left_by_group
 from nmsim.files.sharded import Checkpoint, open_checkpoint
-from nmsim.files.weights import Weight, as_rows, read_weight
+from nmsim.files.weights import weight_rows
 from nmsim.format import FormatLike, SparseFormat, sparse_format
 from nmsim.pattern import Pattern
 from nmsim.support import parallel
 from nmsim.tensor import Footprint, slabs
-
-CHUNK_ELEMS = 1 << 20
-"""Elements whose squares are held at a time."""
 
 DEFAULT_PATTERNS = ("2:4", "4:8", "8:16", "16:32")
 
@@ -220,11 +219,16 @@ def _stored_rows(file: SafetensorsReader, counter: Counter) -> Iterator[Inspecti
         entry = by_values.get(info.name)
         counter.tell(entry.name if entry else info.name)
         if entry:
-            packed = read_packed(file, entry)
-            footprint, nonzeros = packed.footprint, _count_nonzeros(packed.values)
-            # Released before the next tensor is read, which bounds the memory by one tensor.
-            del packed
-            yield _row(info.dtype, entry, footprint, None, nonzeros, stored=True)
+            footprint = read_outline(file, entry).footprint
+            # Codes of one width were counted when the header was read. Others have to be read to be counted.
+            if not entry.metadata_bounds.exact:
+                try:
+                    check_counts(file, entry)
+                except ContainerError:
+                    raise
+                except NmsimError as error:
+                    raise error.within(file.where(entry.metadata_name)) from error
+            yield _row(info.dtype, entry, footprint, None, _count_nonzeros(file, info), stored=True)
         elif info.name not in codes:
             yield _dense_row(file, info)
         counter.done_bytes += info.stored_bytes
@@ -244,43 +248,56 @@ def _trial_rows(
         chosen = [pattern for pattern, reason in left.items() if reason is None]
         weights_elems = choice.weights(info)
         if chosen:
-            weight = read_weight(checkpoint, choice, info)
-            try:
-                for pattern in chosen:
-                    kept = _prune(weight, pattern, threads)
-                    for format in wanted[pattern]:
-                        row = _trial_row(info, weight.x.dtype, weight.axis, format, kept, threads)
-                        yield replace(
-                            row,
-                            reason=choice.included_reason(info),
-                            axis=weight.axis,
-                            weights_elems=weights_elems,
-                        )
-            except NmsimError as error:
-                raise error.within(file.where(info.name)) from error
-            # Released before the next tensor is read, which bounds the memory by one tensor.
-            del weight, kept
+            for pattern in chosen:
+                try:
+                    axis = masks.checked_axis(info.shape, choice.axis(info))
+                except NmsimError as error:
+                    raise error.within(file.where(info.name)) from error
+                parts = weight_rows(checkpoint, choice, info, pattern)
+                try:
+                    tried = list(_tried(parts, info, axis, wanted[pattern], threads))
+                except ContainerError:
+                    raise
+                except NmsimError as error:
+                    raise error.within(file.where(info.name)) from error
+                reason = choice.included_reason(info)
+                yield from (
+                    replace(row, reason=reason, axis=axis, weights_elems=weights_elems) for row in tried
+                )
         else:
-            reason = next(reason for reason in left.values() if reason is not None)
+            kept = next(reason for reason in left.values() if reason is not None)
             row = _dense_row(file, info)
-            yield replace(row, group=reason.group, reason=reason.reason, weights_elems=weights_elems)
+            yield replace(row, group=kept.group, reason=kept.reason, weights_elems=weights_elems)
         counter.done_bytes += info.stored_bytes
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """What pruning left: group masks, energy, nonzeros."""
+def _tried(
+    parts: Iterable[WeightRows], info: TensorInfo, axis: int, formats: Sequence[SparseFormat], threads: int
+) -> Iterator[InspectionRow]:
+    """Prune block by block and encode for real; the values, whose footprint is all that matters here, are not gathered."""
+    streams = [StreamWriter(f.encoding, f.pattern, f.packing, threads=threads) for f in formats]
+    stream_bytes = [0] * len(formats)
+    energy, nonzeros_elems = EnergySum(threads=threads), 0
+    # One mask of a block serves all formats of a pattern, so that choosing is done once.
+    for part in parts:
+        group_masks, keep, nonzeros = _prune(part, formats[0].pattern, threads)
+        energy.add(part.real, keep)
+        nonzeros_elems += nonzeros
+        for i, stream in enumerate(streams):
+            stream_bytes[i] += len(stream.write(group_masks))
+    dtype, share_kept = dtypes.BY_CONTAINER_CODE[info.dtype].dtype, energy.result().share_kept
+    for format, stream, whole_bytes in zip(formats, streams, stream_bytes, strict=True):
+        last, report = stream.finish()
+        entry = PackedEntry(
+            info.name, format, "linear", info.shape, axis, report.payload_bits, report.padding_bits
+        )
+        footprint = entry.outline(dtype, whole_bytes + len(last)).footprint
+        yield _row(info.dtype, entry, footprint, share_kept, nonzeros_elems, stored=False)
 
-    group_masks: words.Words
-    energy_ratio: float | None
-    nonzeros_elems: int
 
-
-def _prune(weight: Weight, pattern: Pattern, threads: int) -> _Kept:
-    """Choose in [rows, K], a few rows at a time, as `compress` does."""
-    rows = as_rows(weight.x, weight.axis)
-    mask = weight.mask(pattern)
-    given = None if mask is None else as_rows(mask, weight.axis)
+def _prune(weight: WeightRows, pattern: Pattern, threads: int) -> tuple[words.Words, NDArray[np.bool_], int]:
+    """Choose in [rows, K]: group masks, what is kept, and how many kept elements are not zero."""
+    rows, given = weight.x, weight.keep
     count, k = rows.shape
     per_row = pattern.groups(k)
     group_masks = words.empty(count * per_row, pattern.m)
@@ -294,24 +311,7 @@ def _prune(weight: Weight, pattern: Pattern, threads: int) -> _Kept:
         group_masks[slab.start * per_row : slab.stop * per_row] = masks.to_words(full, pattern)
         return int(np.count_nonzero(keys * keep[slab]))
 
-    nonzeros = parallel.run(one_slab, slabs(count, k, threads), threads)
-    real = rows if weight.scales is None else as_rows(weight.real(), weight.axis)
-    return _Kept(group_masks, sum_squares(real, keep, threads=threads).share_kept, sum(nonzeros))
-
-
-def _trial_row(
-    info: TensorInfo, dtype: np.dtype[Any], axis: int, format: SparseFormat, kept: _Kept, threads: int
-) -> InspectionRow:
-    """Encode for real; the values, whose footprint is all that matters here, are not gathered."""
-    metadata, report = format.encoding.write_stream(
-        kept.group_masks, format.pattern, format.packing, threads=threads
-    )
-    entry = PackedEntry(
-        info.name, format, "linear", info.shape, axis, report.payload_bits, report.padding_bits
-    )
-    values = np.broadcast_to(np.zeros((), dtype), entry.values_shape)
-    footprint = entry.with_parts(values, metadata).footprint
-    return _row(info.dtype, entry, footprint, kept.energy_ratio, kept.nonzeros_elems, stored=False)
+    return group_masks, keep, sum(parallel.run(one_slab, slabs(count, k, threads), threads))
 
 
 def _row(
@@ -340,21 +340,18 @@ def _row(
 
 def _dense_row(file: SafetensorsReader, info: TensorInfo) -> InspectionRow:
     size = info.stored_bytes
-    x = file.array(info.name) if info.dtype in dtypes.BY_CONTAINER_CODE else None
     return InspectionRow(
         tensor=info.name,
         dtype=info.dtype,
         shape=info.shape,
-        nonzeros_elems=None if x is None or isinstance(x, RawTensor) else _count_nonzeros(x),
+        nonzeros_elems=_count_nonzeros(file, info) if info.dtype in dtypes.BY_CONTAINER_CODE else None,
         dense_bytes=size,
         values_bytes=size,
     )
 
 
-def _count_nonzeros(array: NDArray[Any]) -> int:
+def _count_nonzeros(file: SafetensorsReader, info: TensorInfo) -> int:
     """Count elements that are not zero, -0.0 being zero and NaN not."""
-    flat = array.reshape(-1)
-    return sum(
-        int(np.count_nonzero(dtypes.magnitude_keys(flat[low : low + CHUNK_ELEMS])))
-        for low in range(0, flat.size, CHUNK_ELEMS)
-    )
+    dtype = dtypes.BY_CONTAINER_CODE[info.dtype].dtype
+    pieces = (piece.view(dtype) for _, piece in file.pieces(info.name))
+    return sum(int(np.count_nonzero(dtypes.magnitude_keys(piece))) for piece in pieces)

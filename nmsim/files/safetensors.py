@@ -5,8 +5,8 @@ The tensors cover the data from end to end, without gap or overlap. The safetens
 the same format. nmsim parses headers itself for two reasons. The library's numpy reader has no bfloat16 or 8-bit
 floats without a copy, and its errors name neither file nor byte.
 
-The reader opens the file and reads a tensor when it is asked for, into memory of its own. It does not map the file: a
-mapped file that another process cuts would end this process by a signal.
+The reader opens the file and reads a tensor, or a part of one, when it is asked for, into memory of its own. It does not
+map the file: a mapped file that another process cuts would end this process by a signal.
 
 The writer does not need the length of every tensor before it begins. The header comes first in the file but is known
 last. Room for it is left in front, and what it does not need of that is filled with spaces, which the format allows.
@@ -481,6 +481,13 @@ class SafetensorsReader:
         self._pieces.read_into(raw.data, self.data_start + info.begin + begin)
         return target
 
+    def pieces(self, name: str) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Read a tensor in pieces of at most `COPY_BYTES`, each with its first byte, valid until the next one."""
+        size = self.tensors[name].stored_bytes
+        room = np.empty(min(size, COPY_BYTES), np.uint8)
+        for begin in range(0, size, COPY_BYTES):
+            yield begin, self.read(name, begin, room[: min(COPY_BYTES, size - begin)])
+
     def where(self, name: str) -> str:
         """Say where a tensor is, for errors: file, tensor, byte."""
         info = self.tensors[name]
@@ -493,6 +500,7 @@ class SafetensorsReader:
 
 
 COPY_BYTES = 1 << 22
+"""Bytes that are copied at a time. A multiple of the width of every element."""
 
 
 class SafetensorsWriter:
@@ -508,24 +516,54 @@ class SafetensorsWriter:
         self._late: dict[str, TensorInfo] = {}
         stream.write(bytes(room_bytes))
 
-    def add(self, name: str, dtype: str, shape: Sequence[int], data: NDArray[Any]) -> None:
-        """Write a tensor after those before it. `data` is any contiguous array of the tensor's bytes."""
-        raw = _as_bytes(name, dtype, shape, data)
-        self._written[name] = TensorInfo(name, dtype, tuple(shape), self._reached, self._reached + len(raw))
-        self._stream.write(raw.data)
-        self._reached += len(raw)
+    def reserve(self, name: str, dtype: str, shape: Sequence[int]) -> None:
+        """Make room for a tensor after those before it; `write_at` fills it."""
+        size = tensor_bytes(dtype, shape)
+        assert size is not None, f"{name}: {dtype} {shape} does not fill whole bytes"
+        self._written[name] = TensorInfo(name, dtype, tuple(shape), self._reached, self._reached + size)
+        self._reached += size
 
-    def add_late(self, name: str, dtype: str, shape: Sequence[int], data: NDArray[Any]) -> None:
-        """Write a tensor behind all those of `add`."""
-        raw = _as_bytes(name, dtype, shape, data)
-        begin = self._late_reached
-        self._late[name] = TensorInfo(name, dtype, tuple(shape), begin, begin + len(raw))
-        self._late_stream.write(raw.data)
-        self._late_reached += len(raw)
+    def write_at(self, name: str, begin: int, data: NDArray[Any]) -> None:
+        """Write bytes of a reserved tensor, from its byte `begin` on. `data` is any contiguous array of them."""
+        raw = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+        self._stream.seek(self._place(name, begin, len(raw)))
+        self._stream.write(raw.data)
+
+    def read_at(self, name: str, begin: int, target: NDArray[Any]) -> None:
+        """Read what was written of a reserved tensor into a contiguous array; what was not written may be anything."""
+        raw = target.reshape(-1).view(np.uint8)
+        self._stream.seek(self._place(name, begin, len(raw)))
+        found = self._stream.read(len(raw))
+        raw[: len(found)] = np.frombuffer(found, np.uint8)
+
+    def stored_bytes(self, name: str) -> int:
+        """Bytes of a tensor, as far as it is written or reserved."""
+        return (self._written.get(name) or self._late[name]).stored_bytes
+
+    def _place(self, name: str, begin: int, size: int) -> int:
+        info = self._written[name]
+        assert begin + size <= info.stored_bytes, f"{name}: bytes beyond its end"
+        return self._room_bytes + info.begin + begin
+
+    def add(self, name: str, dtype: str, shape: Sequence[int], data: NDArray[Any]) -> None:
+        """Write a whole tensor after those before it. `data` is any contiguous array of the tensor's bytes."""
+        self.reserve(name, dtype, shape)
+        self.write_at(name, 0, data)
+
+    def append_late(self, name: str, data: NDArray[np.uint8]) -> None:
+        """Write the next bytes of a tensor of bytes that lies behind all reserved ones; its length need not be known.
+
+        Such tensors are written one after the other.
+        """
+        begin = self._late[name].begin if name in self._late else self._late_reached
+        self._late_stream.write(np.ascontiguousarray(data).data)
+        self._late_reached += len(data)
+        self._late[name] = TensorInfo(name, "U8", (self._late_reached - begin,), begin, self._late_reached)
 
     def finish(self, order: Iterable[str], metadata: Mapping[str, str]) -> None:
         """Append the late tensors and write the header, which lists tensors in the given order."""
         self._late_stream.seek(0)
+        self._stream.seek(self._room_bytes + self._reached)
         shutil.copyfileobj(self._late_stream, self._stream, COPY_BYTES)
         behind = {
             name: TensorInfo(
@@ -591,10 +629,3 @@ def refuse_reserved_names(names: Iterable[str]) -> None:
         if name in seen:
             raise ContainerError(f"tensor name {brief(name)} is taken twice in the file to be written")
         seen.add(name)
-
-
-def _as_bytes(name: str, dtype: str, shape: Sequence[int], data: NDArray[Any]) -> NDArray[np.uint8]:
-    raw = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
-    expected = tensor_bytes(dtype, shape)
-    assert len(raw) == expected, f"{name}: {len(raw)} bytes for {dtype} {shape}, expected {expected}"
-    return raw

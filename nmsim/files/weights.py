@@ -1,6 +1,7 @@
 """A chosen weight as the commands need it: its stored numbers, the axis of its groups, and the scales of a quantised one."""
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from nmsim import dtypes
 from nmsim.errors import NmsimError
 from nmsim.files import quantised
+from nmsim.files.blocks import Blocks, WeightRows
 from nmsim.files.roles import Role
 from nmsim.files.safetensors import RawTensor, TensorInfo
 from nmsim.files.selection import Choice
@@ -131,6 +133,39 @@ def read_weight(checkpoint: Checkpoint, choice: Choice, info: TensorInfo) -> Wei
     except NmsimError as error:
         raise error.within(file.where(info.name)) from error
     return Weight(x, axis, scales, blocks)
+
+
+def weight_rows(
+    checkpoint: Checkpoint, choice: Choice, info: TensorInfo, pattern: Pattern
+) -> Iterable[WeightRows]:
+    """Read a weight that the rule chose, in blocks of rows as they are asked for; a quantised one with scales as a whole.
+
+    Raises
+    ------
+    NmsimError
+        As for `read_weight`.
+    """
+    about = choice.roles[info.name].quantisation
+    if about is not None and about.scales:
+        # The scales of a block of rows may lie anywhere, and such weights are of one byte per element.
+        weight = read_weight(checkpoint, choice, info)
+        mask = weight.mask(pattern)
+        keep = None if mask is None else as_rows(mask, weight.axis)
+        return [WeightRows(as_rows(weight.x, weight.axis), keep, as_rows(weight.real(), weight.axis))]
+    return _finite_rows(checkpoint, info, checked_axis(info.shape, choice.axis(info)), pattern)
+
+
+def _finite_rows(
+    checkpoint: Checkpoint, info: TensorInfo, axis: int, pattern: Pattern
+) -> Iterator[WeightRows]:
+    file = checkpoint.file_of[info.name]
+    for rows in Blocks(info.shape, axis, info.dtype).read(file, info.name, pattern.m):
+        if dtypes.not_finite(rows) is not None:
+            # The error counts the elements of the whole tensor, which is read for it.
+            whole = file.array(info.name)
+            assert not isinstance(whole, RawTensor), "the rule takes no such dtype"
+            dtypes.refuse_not_finite(whole, "value")
+        yield WeightRows(rows, None, rows)
 
 
 def as_rows(x: NDArray[Any], axis: int) -> NDArray[Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from nmsim import Pattern, compress, encodings, prune, save_file
 from nmsim.errors import BitstreamError, ContainerError, EncodingError, PatternError
-from nmsim.files import inspection
+from nmsim.files import safetensors
 from nmsim.files.checkpoint import pack_checkpoint
 from nmsim.files.container import RawTensor
 from nmsim.files.inspection import inspect_checkpoint
@@ -39,7 +39,7 @@ def path(tmp_path):
 )
 @pytest.mark.parametrize("shape", [(5, 37), (4, 16), (3, 2, 20), (0, 16), (8, 0)], ids=str)
 def test_rows_are_what_compress_makes(path, dtype, shape, monkeypatch):
-    monkeypatch.setattr(inspection, "CHUNK_ELEMS", 64)
+    monkeypatch.setattr(safetensors, "COPY_BYTES", 64)
     x = weights(shape, dtype)
     x.reshape(-1)[::7] = 0
     save_file({"x": x}, path)
