@@ -20,7 +20,7 @@ SPLIT_GROUPS = 1 << 18
 """Fewest groups worth a thread of their own."""
 
 MAX_CODE_BITS = 4096
-"""Most bits of one code in a packed tensor: those of `gap:16` at 256:256, the longest code but for `joint`. A longer
+"""Most bits of one code in a packed tensor: those of `gap:16` at 256:256, the longest code except for `joint`. A longer
 `joint` code would save less than one bit in 4096, and the time to split a code grows with its square."""
 
 Kernel = Callable[[Words, Words], int]

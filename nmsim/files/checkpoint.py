@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nmsim.blocks import copy_tensor, pack_tensor, unpack_tensor
 from nmsim.errors import ContainerError, NmsimError, brief
 from nmsim.files import atomic, safetensors
-from nmsim.files.blocks import copy_tensor, pack_tensor, unpack_tensor
 from nmsim.files.container import (
     ENTRY_PREFIX,
     FORMAT_KEY,

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from nmsim import dtypes, words
 from nmsim import mask as masks
+from nmsim.blocks import WeightRows, check_counts
 from nmsim.encodings.streams import StreamWriter
 from nmsim.energy import EnergySum
 from nmsim.errors import ContainerError, NmsimError, brief
-from nmsim.files.blocks import WeightRows, check_counts
 from nmsim.files.checkpoint import Counter, Progress
 from nmsim.files.container import FORMAT_KEY, MetadataBounds, PackedEntry, read_entries, read_outline
 from nmsim.files.safetensors import SafetensorsReader, TensorInfo
@@ -248,6 +248,7 @@ def _trial_rows(
         chosen = [pattern for pattern, reason in left.items() if reason is None]
         weights_elems = choice.weights(info)
         if chosen:
+            # A tensor is read once per pattern: reading takes far less time than choosing, and no mask is held.
             for pattern in chosen:
                 try:
                     axis = masks.checked_axis(info.shape, choice.axis(info))

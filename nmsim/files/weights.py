@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmsim import dtypes
+from nmsim.blocks import Blocks, WeightRows
 from nmsim.errors import NmsimError
 from nmsim.files import quantised
-from nmsim.files.blocks import Blocks, WeightRows
 from nmsim.files.roles import Role
 from nmsim.files.safetensors import RawTensor, TensorInfo
 from nmsim.files.selection import Choice

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nmsim import compress, decompress, load_file, save_file
+from nmsim import blocks, compress, decompress, load_file, save_file
 from nmsim.encodings.streams import StreamReader, StreamWriter
 from nmsim.energy import CHUNK_ELEMS, EnergySum, energy
 from nmsim.errors import BitstreamError, ContainerError, NmsimError
-from nmsim.files import blocks, safetensors
+from nmsim.files import safetensors
 from nmsim.files.checkpoint import pack_checkpoint, unpack_checkpoint
 from nmsim.files.inspection import inspect_checkpoint
 from nmsim.files.safetensors import SafetensorsReader
