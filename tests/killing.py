@@ -146,6 +146,9 @@ def without_time(name: str, data: bytes) -> bytes:
 WRITINGS = {
     "pack": Writing(("pack", "dense.safetensors", "-p", "2:4", "-f", "-o", "out.safetensors"), "out.safetensors", checkpoint),
     "unpack": Writing(("unpack", "packed.safetensors", "-f", "-o", "out.safetensors"), "out.safetensors", packed),
+    "convert": Writing(
+        ("convert", "packed.safetensors", "-f", "-o", "out.safetensors"), "out.safetensors", packed
+    ),
     "sweep": Writing(("sweep", "space.toml", "-f", "-o", "out.csv"), "out.csv", space),
     "threshold": Writing(("threshold", "config.json", "-f", "-o", "out.csv"), "out.csv", small_model),
     "mitigations": Writing(("mitigations", "--model", "config.json", "-f", "-o", "out.csv"), "out.csv", small_model),

@@ -21,7 +21,16 @@ from nmsim.cli import VERBS, console
 from nmsim.files.checkpoint import pack_checkpoint
 from nmsim.support.lock import held
 
-INPUTS = {"--weights", "--activations", "--rows", "--hardware", "SOURCE", "CHECKPOINT", "SPACE"}
+INPUTS = {
+    "--weights",
+    "--activations",
+    "--rows",
+    "--hardware",
+    "--expert-loads",
+    "SOURCE",
+    "CHECKPOINT",
+    "SPACE",
+}
 """Options and arguments of type Path that are read. Each other one must be in `WRITES`."""
 WRITES = {
     ("pack", "--output"): (["pack", "dense.safetensors", "-p", "2:4"], "file", ".safetensors", "dense.safetensors"),
