@@ -5,6 +5,7 @@ from typing import Annotated
 
 from typer import Option
 
+import hwmodels
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer, Shares
 from nmsim.errors import NmsimError
@@ -92,6 +93,11 @@ def study(
     console.claim(study_output(output, own_machine=measure, example=weights is None), force=force)
     if weights is None:
         console.warn("weights: the synthetic example checkpoint, no trained model")
+    loaded = hwmodels.load_model(model)
+    if dtype is None and loaded.dtype is not None:
+        console.warn(
+            f"value types: what the model says of its layers ({loaded.dtype}); --dtype sets another for all"
+        )
     every = defaults.ENCODINGS if packing == DEFAULT_PACKING else defaults.ENCODINGS_OF_ONE_WIDTH
     formats = options.formats(pattern, encoding or every, [packing])
 
@@ -105,7 +111,7 @@ def study(
     with console.share_bar() as progress:
         result = run_study(
             weights,
-            model,
+            loaded,
             hardware=options.split_names(hardware),
             formats=[asked.format or DENSE for asked in formats],
             batches=options.whole_numbers("--batch", batch, ",".join(BATCHES)),

@@ -102,6 +102,10 @@ def threshold(
     if output is not None:
         console.claim(Output(output, suffixes=ROW_FILE), force=force)
     loaded = hwmodels.load_model(model)
+    if dtype is None and loaded.dtype is not None:
+        console.warn(
+            f"value type of the pruned layers: {loaded.dtype}, as the model says; --dtype sets another"
+        )
     kind = dtype or loaded.dtype or DEFAULT_DTYPE
     machines = [hwmodels.load_machine(name) for name in options.split_names(hardware)]
     design = hwmodels.load_core(core) if core else None

@@ -317,7 +317,8 @@ def _checked(
     kind = value_type(dtype or loaded.dtype or DEFAULT_DTYPE)
     steps: dict[str, Any] = {"batches": batches, "prefill": prefill, "dtype": kind}
     try:
-        predictions = predict_layers(case_table(loaded, stored, operands=operands, **steps), machines)
+        types: dict[str, Any] = steps | {"dtype": None if dtype is None else kind}
+        predictions = predict_layers(case_table(loaded, stored, operands=operands, **types), machines)
     except RowError as error:
         # The table is made here: the caller does not know its rows.
         raise RowError(error.problem) from error

@@ -55,7 +55,7 @@ def case_table(
     batches: Sequence[int],
     prefill: Sequence[int],
     operands: Sequence[SparseOperand] = ("weights",),
-    dtype: str = DEFAULT_DTYPE,
+    dtype: str | None = DEFAULT_DTYPE,
 ) -> pd.DataFrame:
     """Make the cases of a study: each layer dense, and each pruned layer in every format.
 
@@ -67,7 +67,8 @@ def case_table(
         Sequences of a decode step, tokens of a prompt.
     operands : sequence of {"weights", "activations"}
         Which operands are pruned, one at a time.
-    dtype : str
+    dtype : str or None
+        None: each layer has the value type that the model says of it, else bf16.
 
     Returns
     -------
@@ -76,8 +77,17 @@ def case_table(
         same, except for the head in prefill and for experts. A model with experts has the column `experts` of
         `hwmodels.cases` as well. `case_id` is that of `nmsim.case.case_id`.
     """
-    common: dict[str, Any] = {"dtype": dtype, "decode_batches": batches, "prefill_lengths": prefill}
-    dense = hwmodels.cases(model, formats=[None], unpruned=True, **common)
+
+    def with_types(table: pd.DataFrame) -> pd.DataFrame:
+        types = {layer.name: value_type(layer.dtype or DEFAULT_DTYPE) for layer in model.layers}
+        return table if dtype is not None else table.assign(dtype=table["layer"].map(types))
+
+    common: dict[str, Any] = {
+        "dtype": dtype or DEFAULT_DTYPE,
+        "decode_batches": batches,
+        "prefill_lengths": prefill,
+    }
+    dense = with_types(hwmodels.cases(model, formats=[None], unpruned=True, **common))
     heads = {layer.name for layer in model.layers if layer.role == "head"}
     # Of a model with experts, M are the tokens of one expert.
     dense["tokens"] = dense["tokens"] if "experts" in dense else dense["M"]
@@ -86,7 +96,7 @@ def case_table(
     dense[["sparse_operand", "encoding", "packing"]] = None
     tables = [dense]
     for operand in operands:
-        table = hwmodels.cases(model, sparse_operand=operand, formats=formats, **common)
+        table = with_types(hwmodels.cases(model, sparse_operand=operand, formats=formats, **common))
         tokens = table["tokens"] if "experts" in table else table["M"]
         tables.append(table.assign(tokens=tokens, case_id=_case_ids(table, formats, operand)))
     table = pd.concat(tables, ignore_index=True)

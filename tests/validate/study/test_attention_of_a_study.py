@@ -1,5 +1,6 @@
 """Attention and experts in a study: its sums against `hwmodels.step`, which adds up by itself."""
 
+import dataclasses
 import json
 
 import pandas as pd
@@ -77,3 +78,15 @@ def test_a_study_says_what_attention_takes(tmp_path):
     assert linear == pytest.approx(without.model["predicted_speedup_vs_dense"].tolist())
     with pytest.raises(NmsimError, match="context_tokens=-1"):
         run_study(**asked, out_dir=tmp_path / "none", context_tokens=-1)
+
+
+def test_each_layer_has_the_type_that_the_model_says():
+    layers = tuple(dataclasses.replace(each, dtype="fp8" if each.pruned else None) for each in moe().layers)
+    model = dataclasses.replace(moe(), layers=layers, dtype="fp8")
+    table = case_table(model, FORMATS, batches=[6], prefill=[], dtype=None)
+    assert dict(zip(table["layer"], table["dtype"], strict=True)) == {
+        "q": "fp8", "router": "bf16", "expert_up": "fp8", "lm_head": "bf16",
+    }  # fmt: skip
+    rows = sum_layers(predict_layers(table, [hwmodels.load_machine("h200")])).to_dict("records")
+    step = hwmodels.step(model, "h200", format="2:4/index", batch=6, context_tokens=0)
+    assert rows[1]["predicted_time_s"] == pytest.approx(step.time_s, rel=1e-9)
