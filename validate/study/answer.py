@@ -161,9 +161,11 @@ def _best(
     start: pd.DataFrame, top: "pd.Series[Any]", subject: str, model: str, names: Mapping[str, str]
 ) -> str:
     """The fastest pattern, encoding and machine at the first step, and what the other machines reach."""
+    # With attention, the speedup is of more than the layers that are pruned.
+    counted = "all linear layers and the attention" if "attention_share" in top else "all linear layers"
     text = (
         f"{subject} bring an estimated {times(top[SPEEDUP])} vs dense ({_reach_in_words(top)}). "
-        f"This holds for all linear layers of {model}, with {top['pattern']} and {top['encoding']} codes on the "
+        f"This holds for {counted} of {model}, with {top['pattern']} and {top['encoding']} codes on the "
         f"{names[top['hardware']]}. In the best case, {STAGE_NAMES[top['limit']]} limits the speedup to "
         f"{times(top['bound_speedup_vs_dense'])} vs dense."
     )
