@@ -217,6 +217,17 @@ def test_a_quality_file_has_to_match(tmp_path, text, problem):
     assert problem in str(caught.value)
 
 
+def test_all_problems_of_a_quality_file_are_named_in_one_run(tmp_path):
+    file = tmp_path / "quality.csv"
+    file.write_text("pattern,quality\n2:4,good\n2:4,1\n4:8,1\n16:32\n")
+    with pytest.raises(RowError) as caught:
+        load_space(changed(quality={"file": str(file)}))
+    problems = [line.removeprefix(f"{file}: ") for line in str(caught.value).splitlines()]
+    assert [problem[:20] for problem in problems] == [
+        "line 2: quality='goo", "line 3: 2:4 comes tw", "line 5: 1 cells: exp", "no row for pattern=8", "pattern=4:8: matches",
+    ]  # fmt: skip
+
+
 def test_a_quality_file_may_begin_with_a_byte_order_mark(tmp_path):
     file = tmp_path / "quality.csv"
     file.write_text("pattern,quality\n2:4,1\n8:16,2\n", encoding="utf-8-sig")

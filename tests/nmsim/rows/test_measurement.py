@@ -224,3 +224,29 @@ def test_too_many_cells_and_open_quotes(tmp_path):
     file.write_text(good + '"a\n')
     with pytest.raises(RowError, match=r"row 2: no CSV: "):
         row_files.read(file)
+
+
+def test_all_bad_cells_of_a_file_are_named_in_one_run(tmp_path):
+    file = tmp_path / "rows.csv"
+    row_files.append(file, ROW)
+    texts = row_files.to_texts(dataclasses.replace(ROW, device="", note=""))
+    for name, text in {"K": "x", "reps": "1.5", "dirty": "maybe"}.items():
+        cells = list(texts)
+        cells[list(COLUMNS).index(name)] = text
+        file.write_text(file.read_text() + ",".join(cells) + "\n")
+    with pytest.raises(RowError) as caught:
+        row_files.read(file)
+    assert [line.partition(": expected")[0] for line in str(caught.value).splitlines()] == [
+        f"{file}: row 2: K='x'", f"{file}: row 3: reps='1.5'", f"{file}: row 4: dirty='maybe'",
+    ]  # fmt: skip
+    assert (caught.value.row, caught.value.column) == (2, "K")
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+x", "-x", "@x", "'x", "'=x", "-1"])
+def test_a_text_that_a_spreadsheet_would_run_comes_back(tmp_path, text):
+    file = tmp_path / "rows.csv"
+    row = dataclasses.replace(ROW, note=text, device=text)
+    row_files.append(file, row)
+    assert row_files.read(file) == [row]
+    cells = file.read_text().splitlines()[1].split(",")
+    assert cells[-1] == ("-1" if text == "-1" else f"'{text}")
