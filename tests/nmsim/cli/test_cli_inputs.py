@@ -14,7 +14,7 @@ import pytest
 
 from hwmodels.sweeps.space import EXAMPLE_FILE
 from nmsim import load_file, save_file
-from nmsim.cli import console
+from nmsim.cli import VERBS, console
 from nmsim.files.checkpoint import pack_checkpoint
 
 LIMIT_S = 60
@@ -40,6 +40,13 @@ INPUTS = {
     "study-weights": ("study", "--weights", "{}.safetensors", "-o", "{here}/study"),
     "study-model": ("study", "--model", "{}.json", "-o", "{here}/study"),
     "study-hardware": ("study", "--hardware", "{}.toml", "-o", "{here}/study"),
+    "check": ("check", "{}.safetensors", "-p", "2:4"),
+    "convert": ("convert", "{}.safetensors", "-o", "{here}/out.safetensors"),
+    "convert-masks": ("convert", "{}.npz", "-o", "{here}/out.safetensors"),
+    "convert-gguf": ("convert", "{}.gguf", "-o", "{here}/out.safetensors"),
+    "export": ("export", "1,64,64", "--to", "sparseloop", "-c", "{}.toml", "-o", "{here}/out"),
+    "predict-model": ("predict", "--model", "{}.json"),
+    "predict-loads": ("predict", "--model", "llama-3.1-8b", "--expert-loads", "{}.csv"),
     "fit": ("fit", "--rows", "{}.csv", "-o", "{here}/fit"),
 }  # fmt: skip
 """Case -> command line; `{}` is the input that is no file, `{here}` a folder."""
@@ -252,3 +259,7 @@ def test_a_narrow_terminal_folds_a_table_or_lists_its_cells(columns, monkeypatch
         assert f"bytes kept: {rows[0][1]}" in text.splitlines()
     else:
         assert max(map(len, text.splitlines())) <= columns
+
+
+def test_every_verb_that_reads_is_tried():
+    assert {arguments[0] for arguments in INPUTS.values()} | {"bits", "calibrate", "bench"} == set(VERBS)

@@ -76,7 +76,7 @@ def test_a_table_takes_at_most_100_characters(nmsim, folder, monkeypatch, argume
     assert "…" not in out
 
 
-def test_a_table_is_the_same_on_every_terminal(nmsim, monkeypatch):
+def test_a_table_in_a_file_does_not_depend_on_the_terminal(nmsim, monkeypatch):
     printed = set()
     for columns in (40, 100, 200):
         monkeypatch.setattr(console.out, "width", columns)
