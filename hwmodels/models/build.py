@@ -140,7 +140,10 @@ def _head(keys: Keys, parts: Parts) -> tuple[Layer, ...]:
         return ()
     rows, width = (int(keys.evaluate(text)) for text in parts.family.head.split(" x "))
     if parts.end == "labels":
-        return (Layer("score", 1, parts.labels, width, False, "head"),)
+        score = Layer("score", 1, parts.labels, width, False, "head")
+        return (
+            (Layer("score_hidden", 1, width, width, False, "head"), score) if parts.two_scores else (score,)
+        )
     if parts.draft == "eagle3":
         drafted = keys.raw("draft_vocab_size")
         rows = rows if drafted is MISSING else drafted
@@ -193,18 +196,15 @@ def _check(keys: Keys, parts: Parts) -> None:
                     f"{name}={value}: a model of type {parts.family.name} has no experts; expected another model_type"
                 )
     for i in range(keys.depth):
-        _check_heads(keys, parts.family.mixer, i)
-        if i and not any(
-            isinstance(keys.raw(name), list) for name in ("num_attention_heads", "num_key_value_heads")
-        ):
-            break
+        _check_heads(keys, i)
     replaced = keys.raw("first_k_dense_replace")
     if replaced is not MISSING and replaced > keys.depth:
         raise keys.error(f"first_k_dense_replace={replaced}: expected at most num_hidden_layers={keys.depth}")
 
 
-def _check_heads(keys: Keys, mixer: str, i: int) -> None:
+def _check_heads(keys: Keys, i: int) -> None:
     """Check heads against each other and against the width, if the family has attention with heads of one width."""
+    mixer = " ".join(keys.evaluate(keys.family.mixer, i))
     if not any(name in mixer for name in ("gqa", "shared_kv", "cross", "lightning")):
         return
     heads = keys("num_attention_heads", i)

@@ -53,6 +53,10 @@ KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         "a whole number from 1, or a list of them, one per model layer",
     ),
     "count": (lambda value: _is_int(value, 0), "a whole number from 0"),
+    "counts": (
+        lambda value: _is_int(value, 0) or _is_list_of(value, lambda each: _is_int(each, 0)),
+        "a whole number from 0, or a list of them, one per model layer",
+    ),
     "index": (lambda value: _is_int(value, -1), "a whole number from -1"),
     "factors": (
         lambda value: _is_number(value) or _is_list_of(value, _is_number),
@@ -79,7 +83,7 @@ KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "rank": (lambda value: value == "auto" or _is_int(value, 1), 'a whole number from 1, or "auto"'),
 }
 """Kind of a key -> whether a value is one, and what is expected. `families.toml` explains each."""
-PER_LAYER = ("sizes", "types", "factors", "freq")
+PER_LAYER = ("sizes", "counts", "types", "factors", "freq")
 EMPTY: Mapping[str, Any] = {"indices": []}
 
 
@@ -158,7 +162,7 @@ class Keys:
     def _null(self, name: str, spelled: str, kind: str) -> Any:
         """What null means: 0 for a count, absent if the default is derived or none, else it is refused."""
         default = self.family.defaults.get(name)
-        if kind == "count":
+        if kind in ("count", "counts"):
             return 0
         if kind == "flag":
             if default is None:

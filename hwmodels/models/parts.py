@@ -7,7 +7,14 @@ from typing import Any, Literal
 from hwmodels.models.families import Family, family_names, find_family, refusal, wrappers
 from nmsim.errors import SpecError, brief
 
-TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config", "language_model_config")
+TEXT_PARTS = (
+    "text_config",
+    "llm_config",
+    "language_config",
+    "thinker_config",
+    "language_model_config",
+    "transformer_layer_config",
+)
 """Keys under which the text part stands; `thinker_config` has one more inside."""
 OTHER_PARTS: Mapping[str, str] = {
     "vision_config": "vision",
@@ -62,6 +69,8 @@ class Parts:
     draft : str
         "eagle" or "eagle3" for a draft head, else empty.
     notes : tuple of str
+    two_scores : bool
+        Whether the head over labels has a hidden layer, as reward models of Qwen2 have.
     """
 
     text: Mapping[str, Any]
@@ -70,6 +79,7 @@ class Parts:
     labels: int
     draft: str
     notes: tuple[str, ...]
+    two_scores: bool = False
 
 
 def take_apart(config: Mapping[str, Any], *, where: str) -> Parts:
@@ -102,12 +112,21 @@ def take_apart(config: Mapping[str, Any], *, where: str) -> Parts:
     layers = text.get("num_nextn_predict_layers")
     if isinstance(layers, int) and layers > 0:
         notes.append(f"{layers} layer(s) that draft the next token (num_nextn_predict_layers) are left out")
-    return Parts(text, family, end, labels, draft, tuple(notes))
+    two = architecture in ("Qwen2ForRewardModel", "Qwen2ForProcessRewardModel")
+    return Parts(text, family, end, labels, draft, tuple(notes), two)
 
 
 def _text_part(config: Mapping[str, Any], notes: list[str], where: str) -> tuple[Mapping[str, Any], str]:
     """Go down to the text part and note what is left out; its `model_type` may follow from that of the whole."""
     kind = config.get("model_type")
+    if "medusa_num_heads" in config:
+        raise SpecError(
+            f"{where}: medusa_num_heads: Medusa heads are not modelled; expected a whole model or an EAGLE head"
+        )
+    # A speculator has no type of its own, but that of the layer inside.
+    nested = config.get("transformer_layer_config")
+    if kind is None and isinstance(nested, Mapping):
+        kind = nested.get("model_type")
     if kind is None:
         raise SpecError(f"{where}: model_type: missing; this key is required")
     if not isinstance(kind, str) or not kind:
@@ -127,9 +146,13 @@ def _text_part(config: Mapping[str, Any], notes: list[str], where: str) -> tuple
         )
     if text is not config:
         # Keys about ends stand in either part; the inner one counts.
-        outer = {key: config[key] for key in ("tie_word_embeddings",) if config.get(key) is not None}
+        outer = {
+            key: config[key]
+            for key in ("tie_word_embeddings", "draft_vocab_size", "target_hidden_size")
+            if config.get(key) is not None
+        }
         tied = text.get("tie_word_embeddings")
-        if tied is not None and outer and outer["tie_word_embeddings"] != tied:
+        if tied is not None and outer.get("tie_word_embeddings", tied) != tied:
             notes.append(
                 f"tie_word_embeddings is {str(tied).lower()} in the text part, and otherwise outside; taken from the text part"
             )
@@ -141,8 +164,10 @@ def _text_part(config: Mapping[str, Any], notes: list[str], where: str) -> tuple
             )
         kind = inner_kind or kind
     kind = wrappers().get(kind, kind)
-    if whole in wrappers() and not left_out:
-        left_out.append("vision" if "audio" not in whole else "audio")
+    if (whole in wrappers() or (text is not config and nested is None)) and not left_out:
+        left_out.append(
+            "audio" if any(word in whole for word in ("audio", "speech", "voxtral", "ultravox")) else "vision"
+        )
     if left_out:
         parts = " and ".join(left_out)
         notes.append(
@@ -221,7 +246,10 @@ def _end(
     if architecture.endswith(LABELLED):
         if architecture.endswith("ForQuestionAnswering"):
             return "labels", 2
-        return "labels", _labels(config if "id2label" in config or "num_labels" in config else text, where)
+        # A reward is one number if the file counts no labels.
+        single = architecture.endswith("RewardModel") and not architecture.endswith("ProcessRewardModel")
+        said = config if "id2label" in config or "num_labels" in config else text
+        return "labels", _labels(said, where, default=1 if single else 2)
     plain = architecture.lower()
     if not architecture or architecture.endswith(HEADED) or architecture in family.headed or "eagle" in plain:
         return "lm_head", 0
@@ -239,7 +267,7 @@ def _end(
     return "lm_head", 0
 
 
-def _labels(config: Mapping[str, Any], where: str) -> int:
+def _labels(config: Mapping[str, Any], where: str, *, default: int) -> int:
     named, stated = config.get("id2label"), config.get("num_labels")
     if named is not None and not isinstance(named, Mapping):
         raise SpecError(f"{where}: id2label: expected an object, got {brief(named)}")
@@ -249,5 +277,4 @@ def _labels(config: Mapping[str, Any], where: str) -> int:
         raise SpecError(
             f"{where}: num_labels={stated}, but id2label has {len(named)}: expected equal numbers"
         )
-    # A class without either has two labels.
-    return len(named) if named else stated or 2
+    return len(named) if named else stated or default

@@ -49,6 +49,7 @@ def head(model):
         ("LlamaForSequenceClassification", {"num_labels": 1}, [("score", 1, 64, False)]),
         ("LlamaForTokenClassification", {"id2label": {"0": "a", "1": "b", "2": "c"}}, [("score", 3, 64, False)]),
         ("LlamaForRewardModel", {"num_labels": 1}, [("score", 1, 64, False)]),
+        ("LlamaForRewardModel", {}, [("score", 1, 64, False)]),
         ("LlamaForCausalLMEagle3", {"draft_vocab_size": 90}, [("fc", 64, 192, False), ("lm_head", 90, 64, False)]),
         ("LlamaForCausalLM", {"draft_vocab_size": 90}, [("fc", 64, 192, False), ("lm_head", 90, 64, False)]),
         ("LlamaForCausalLMEagle", {}, [("fc", 64, 128, False)]),
@@ -59,6 +60,38 @@ def test_architectures_decide_what_a_model_ends_in(architecture, keys, expected)
     assert head(model) == expected
     plain = architecture in (None, "LlamaForCausalLM") and not keys
     assert bool(model.notes) is not plain or "head_dim" in model.notes[-1]
+
+
+def test_a_reward_model_of_qwen2_scores_in_two_layers():
+    model = load(model_type="qwen2", architectures=["Qwen2ForRewardModel"])
+    assert head(model) == [("score_hidden", 64, 64, False), ("score", 1, 64, False)]
+
+
+def test_a_speculator_has_the_type_of_its_layer():
+    layer = {**LLAMA, "num_hidden_layers": 1}
+    config = {
+        "architectures": ["Eagle3DraftModel"],
+        "draft_vocab_size": 90,
+        "transformer_layer_config": layer,
+    }
+    model = build("small", config, source="here", where="config.json")
+    assert head(model) == [("fc", 64, 192, False), ("lm_head", 90, 64, False)]
+    with pytest.raises(SpecError, match=r"medusa_num_heads: Medusa heads are not modelled"):
+        build("small", {"medusa_num_heads": 4}, source="here", where="config.json")
+
+
+def test_lists_of_experts_and_layer_patterns():
+    moe = {**LLAMA, "model_type": "hunyuan_v1_moe", "head_dim": 8, "num_experts": 8, "moe_topk": [2] * 4,
+           "num_shared_expert": [1] * 4, "moe_intermediate_size": [32] * 4}  # fmt: skip
+    model = build("small", moe, source="here", where="config.json")
+    assert {layer.name: layer.count for layer in model.layers if "expert" in layer.role} == {
+        "expert_gate": 32, "expert_up": 32, "expert_down": 32, "shared_gate": 4, "shared_up": 4, "shared_down": 4,
+    }  # fmt: skip
+    mimo = {**moe, "model_type": "mimo_v2_flash", "v_head_dim": 4, "hybrid_layer_pattern": [0, 1, 1, 0],
+            "moe_layer_freq": [0, 1, 1, 1], "num_experts_per_tok": 2, "sliding_window": 16}  # fmt: skip
+    assert [(each.kind, each.count, each.kv_heads) for each in build("m", mimo, source="", where="").attention] == [
+        ("full", 2, 2), ("window", 2, 4),
+    ]  # fmt: skip
 
 
 def test_a_draft_head_stays_dense_and_reads_two_states():
