@@ -25,6 +25,9 @@ study: $(VENV)/core  ## the main job on an example checkpoint and Llama-3.1-8B s
 test: $(VENV)/dev  ## the whole default test suite; no GPU needed
 	$(BIN)/python -m pytest -n 2
 
+stress: $(VENV)/dev  ## a million streams, ten thousand damaged files, fifty kills and more; some 20 minutes, seeds printed
+	$(BIN)/python -m pytest tests/stress -s --stress --stress-figures docs/reference/robustness.json
+
 check: $(VENV)/dev  ## style, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,4 +46,4 @@ site: $(VENV)/dev  ## build the documentation site into site/, without the netwo
 clean:  ## remove the environment and everything generated outside the docs
 	rm -rf $(VENV) $(STUDY) site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help study test check bench docs site clean
+.PHONY: help study test stress check bench docs site clean

@@ -279,11 +279,6 @@ def test_what_a_killed_run_left_is_removed_and_said(nmsim, tmp_path, monkeypatch
     assert {path.name for path in tmp_path.iterdir()} == {*others, foreign.name, "out.toml"}
 
 
-@pytest.mark.parametrize("verb", ["pack", "machine"])
-def test_kills_leave_the_old_file_or_the_new_one_and_the_next_run_cleans_up(tmp_path, verb):
-    assert killing.killed_runs(tmp_path, killing.WRITINGS[verb], places=[0.4, 0.8]) == 2
-
-
 def test_two_studies_differ_in_one_line(tmp_path):
     from validate import run_study
 
@@ -319,19 +314,6 @@ for number in range(20):
         except BusyError:
             pass
 """
-CAMPAIGN = """
-seed = 0
-repetitions = 5
-warmup = 1
-budget_s = 100
-
-[[round]]
-shapes = [[1, 32, 64]]
-patterns = ["2:4", "8:16"]
-encodings = ["bitmask", "index"]
-dtypes = ["fp32"]
-l2_state = ["cold"]
-"""
 
 
 def test_rows_of_several_processes_stand_below_one_header(tmp_path):
@@ -346,20 +328,6 @@ def test_rows_of_several_processes_stand_below_one_header(tmp_path):
     assert [writer.wait(timeout=120) for writer in writers] == [0, 0, 0]
     assert len({row.note for row in rows.read(target)}) == len(rows.read(target)) == 60
     assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
-
-
-def test_two_runs_into_one_file_measure_each_case_once(tmp_path):
-    (tmp_path / "small.toml").write_text(CAMPAIGN)
-    arguments = ("measure", "small.toml", "-o", "rows.csv", "--machine", "here")
-    runs = [killing.start(tmp_path, *arguments) for _ in range(2)]
-    ends = [(process.communicate(timeout=killing.TIMEOUT_S)[1], process.returncode) for process in runs]
-    for err, code in ends:
-        assert (code == 2) == ("rows.csv: is being written by process" in err), err
-        assert code in (0, 2), err
-    assert min(code for _, code in ends) == 0
-    found = rows.read(tmp_path / "rows.csv")
-    assert len(found) == len({row.key for row in found}) == 4
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.csv", "small.toml"]
 
 
 def test_the_lock_of_a_killed_process_is_free_at_once_and_it_is_said_whose_it_was(
