@@ -68,7 +68,7 @@ def format_bytes(count_bytes: float) -> str:
     return f"{count_bytes:.4g} TiB"
 
 
-def percent(share: float | None, digits: int = 2) -> str:
+def percent(share: float | None, digits: int = 2, *, unit: str = " %") -> str:
     """Write a share in percent. It prints as 100 % or 0 % only if it is exactly that, and as - if it is not known.
 
     Examples
@@ -79,16 +79,14 @@ def percent(share: float | None, digits: int = 2) -> str:
     if share is None or share != share:
         return "-"
     if share in (0, 1):
-        return f"{100 * share:.0f} %"
-    text = f"{100 * share:.{digits}f}"
-    step = 10.0**-digits
-    if float(text) == 100 and share < 1:
-        return f">{100 - step:.{digits}f} %"
+        return f"{100 * share:.0f}{unit}"
+    text, step = f"{100 * share:.{digits}f}", 10.0**-digits
+    # What would round to one of the two says on which side of it the share lies.
     if float(text) == 100:
-        return ">100 %"
-    if float(text) == 0:
-        return f"<{step:.{digits}f} %" if share > 0 else f">-{step:.{digits}f} %"
-    return f"{text} %"
+        text = f">{100 - step:.{digits}f}" if share < 1 else ">100"
+    elif float(text) == 0:
+        text = f"<{step:.{digits}f}" if share > 0 else f">-{step:.{digits}f}"
+    return text + unit
 
 
 def joules_unit(joules: Iterable[float]) -> tuple[str, float]:

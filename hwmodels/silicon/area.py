@@ -17,6 +17,7 @@ from hwmodels.tensorcore.point import BLOCK_BYTES, Point
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from nmsim.case import VALUE_BITS
 from nmsim.errors import SpecError
+from nmsim.units import percent
 
 Floats = NDArray[np.float64]
 
@@ -244,13 +245,14 @@ def _explained(
     largest = max(PARTS, key=lambda name: parts[name].nominal)
     text = (
         f"{core.id} takes {_mm2(total)} at {core.node_nm:g} nm, and {largest} the largest part of it, "
-        f"{parts[largest].nominal / total.nominal:.0%}"
+        f"{percent(parts[largest].nominal / total.nominal, 0, unit='%')}"
     )
     if not any(parts[name].high for name in SPARSE_PARTS):
         return f"{text}; nothing is there for sparsity."
     dearest = max(SPARSE_PARTS, key=lambda name: parts[name].nominal)
     return (
-        f"{text}; sparsity adds {of_cores.nominal:.1%} to the cores and {of_chip.nominal:.1%} with their memories, "
+        f"{text}; sparsity adds {percent(of_cores.nominal, 1, unit='%')} to the cores and "
+        f"{percent(of_chip.nominal, 1, unit='%')} with their memories, "
         f"most of it for {dearest}."
     )
 

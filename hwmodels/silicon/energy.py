@@ -35,6 +35,7 @@ from nmsim.case import VALUE_BITS, Case
 from nmsim.errors import SpecError
 from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
+from nmsim.units import percent
 
 Floats = NDArray[np.float64]
 
@@ -398,7 +399,7 @@ def _explained(total: Spread, parts: Mapping[str, Spread]) -> str:
     largest = max(PARTS, key=lambda name: parts[name].nominal)
     low, nominal, high = (f"{end:.3g}" for end in (total.low, total.nominal, total.high))
     share = parts[largest].nominal / total.nominal
-    return f"{PHRASES[largest]} take{_s(largest)} {share:.0%} of {nominal} J ({low} to {high})."
+    return f"{PHRASES[largest]} take{_s(largest)} {percent(share, 0, unit='%')} of {nominal} J ({low} to {high})."
 
 
 def _s(part: str) -> str:

@@ -13,6 +13,7 @@ from hwmodels.tensorcore.services import STAGES
 from nmsim.case import VALUE_BITS, Case
 from nmsim.errors import RowError
 from nmsim.pattern import Pattern
+from nmsim.units import percent
 
 STAGE_WORDS = {
     "dram": "DRAM to L2",
@@ -166,14 +167,12 @@ def explain(found: Cycles, stages: dict[str, Any]) -> str:
     idle = "select" if stages["select"] == stages["multiply"] else ""
     busiest = sorted((stage for stage in STAGES if stage != idle), key=lambda stage: -stages[stage])
     first, second = busiest[:2]
-    share = stages[first] / found.cycles
-    text = f"{STAGE_WORDS[first]} works {stages[first]} of {found.cycles:.0f} cycles ({share:.0%})"
+    used, used_next = (percent(stages[stage] / found.cycles, 0, unit="%") for stage in (first, second))
+    text = f"{STAGE_WORDS[first]} works {stages[first]} of {found.cycles:.0f} cycles ({used})"
     limiting = STAGES_OF_LIMIT[LIMITS[int(found.limit)]]
     if not limiting:
-        text = f"latency takes most of {found.cycles:.0f} cycles; {STAGE_WORDS[first]} works {stages[first]} ({share:.0%})"
+        text = f"latency takes most of {found.cycles:.0f} cycles; {STAGE_WORDS[first]} works {stages[first]} ({used})"
     elif len(limiting) > 1:
         one, other = limiting
         text += f", held up where {STAGE_WORDS[one]} and {STAGE_WORDS[other]} wait for room between them"
-    return (
-        f"{text}; next is {STAGE_WORDS[second]} with {stages[second]} ({stages[second] / found.cycles:.0%})"
-    )
+    return f"{text}; next is {STAGE_WORDS[second]} with {stages[second]} ({used_next})"

@@ -31,6 +31,7 @@ from hwmodels.threshold.footprint import (
 from nmsim.case import VALUE_BITS
 from nmsim.errors import NmsimError, RowError, brief
 from nmsim.format import sparse_format
+from nmsim.units import percent
 
 AS = {"memory": "as small", "time": "as fast", "energy": "as frugal"}
 LESS = {"memory": ("smaller", "bytes"), "time": ("faster", "time"), "energy": ("more frugal", "energy")}
@@ -99,7 +100,7 @@ def statement(
 
 def _unpruned(threshold: Threshold, where: str) -> str:
     """How the unpruned model compares if it costs no more."""
-    share = f"{1 / threshold.share:.1%}"
+    share = percent(1 / threshold.share, 1, unit="%")
     if share == "100.0%":
         return f" The unpruned model is {AS[threshold.sense]}{where}."
     less, what = LESS[threshold.sense]

@@ -17,11 +17,11 @@ from nmsim.cli.console import Answer
 from nmsim.errors import NmsimError, SpecError
 from nmsim.files import atomic
 from nmsim.files.output import Output
-from nmsim.files.sharded import read_matrix
+from nmsim.files.weights import read_matrix
 from nmsim.format import DENSE
 from nmsim.pattern import Pattern
 from nmsim.support.schema import to_toml
-from nmsim.units import joules_unit, short
+from nmsim.units import joules_unit, percent, short
 
 PATTERNS = ["2:4", "4:8", "8:16"]
 CORES = ["flexible-8x16"]
@@ -236,9 +236,9 @@ def _show(records: Sequence[dict[str, Any]], title: str, bound: bool) -> None:
         "simulated": [r.get("simulated_cycles") for r in records],
         "time µs": [f"{r['time_s'] * 1e6:.4g}" for r in records],
         "speedup vs dense": [f"{r['predicted_speedup_vs_dense']:.2f}x" for r in records],
-        "used": [f"{r['utilisation']:.0%}" for r in records],
+        "used": [percent(r["utilisation"], 0, unit="%") for r in records],
         "limited by": [r["limit"] for r in records],
-        "next": ["{} {:.0%}".format(*next_stage(r)) for r in records],
+        "next": [f"{name} {percent(share, 0, unit='%')}" for name, share in map(next_stage, records)],
         f"energy {unit}": [_energy(r, per_joule) for r in records],
         "execution": [r["execution"] for r in records],
     }

@@ -14,6 +14,7 @@ from nmsim.cli import console, options
 from nmsim.cli.console import Answer
 from nmsim.errors import NmsimError
 from nmsim.pattern import Pattern
+from nmsim.units import percent
 from validate.judge.fit_table import fit_files, fit_output
 from validate.study import provenance
 
@@ -93,7 +94,7 @@ def _show_fit(record: Mapping[str, Any]) -> None:
                 row["n_rows"],
                 *(f"{100 * row[f'{kind}_mdape']:.1f} %" for kind in ("speedup", "dense_time", "sparse_time")),
                 f"{100 * row['speedup_bias']:+.1f} %",
-                f"{100 * row['sign_share']:.1f} %",
+                percent(row["sign_share"], 1),
             )
             for row in record["held_out"]
         ],

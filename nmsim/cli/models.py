@@ -17,7 +17,7 @@ from nmsim.files.atomic import new_file
 from nmsim.files.output import ROW_FILE, Output
 from nmsim.pattern import Pattern
 from nmsim.support.cells import write_csv
-from nmsim.units import short
+from nmsim.units import percent, short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -324,7 +324,9 @@ def cost_columns(rows: "pd.DataFrame") -> dict[str, list[str]]:
     sizes = {heading: rows[list(names)].sum(axis=1) for heading, names in BYTES.items()}
     return {
         **{heading: [_count(value) for value in rows[name]] for heading, name in OPERATIONS.items()},
-        "of the product's": [f"{share:.1%}" if share else "" for share in rows["share_of_sparse_macs"]],
+        "of the product's": [
+            percent(share, 1, unit="%") if share else "" for share in rows["share_of_sparse_macs"]
+        ],
         **{f"{heading} kB": [_count(value / 1000) for value in held] for heading, held in sizes.items()},
     }
 

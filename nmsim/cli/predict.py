@@ -13,6 +13,7 @@ from nmsim.cli import console, options
 from nmsim.cli.console import Answer
 from nmsim.errors import NmsimError
 from nmsim.format import DEFAULT_ENCODING, DENSE, SparseFormat
+from nmsim.units import percent
 
 PATTERNS = ["2:4", "4:8", "8:16", "16:32"]
 MACHINES = ["h200"]
@@ -169,7 +170,7 @@ def _show_steps(steps: list[hwmodels.Step], unnamed: bool) -> None:
                 _range_of(found),
                 f"{found.linear_speedup_vs_dense:.2f}x",
                 f"{found.ceiling_speedup_vs_dense:.2f}x",
-                f"{found.remainder_share:.1%}",
+                percent(found.remainder_share, 1, unit="%"),
                 found.limit,
             )
             for found in steps
@@ -178,7 +179,7 @@ def _show_steps(steps: list[hwmodels.Step], unnamed: bool) -> None:
         spare=["dense ms", "at most", "bound by"],
     )  # fmt: skip
     for found in steps:
-        parts = ", ".join(f"{part.name} {part.share:.1%}" for part in found.remainder)
+        parts = ", ".join(f"{part.name} {percent(part.share, 1, unit='%')}" for part in found.remainder)
         where = f"{found.hardware}, {options.format_text(found.format)}: " if len(steps) > 1 else ""
         console.say(f"{where}stays dense: {parts or 'nothing'}")
     if len(steps) == 1:
@@ -219,7 +220,7 @@ def _show_layers(found: hwmodels.Step) -> None:
                 row.K or "",
                 row.dtype,
                 f"{row.time_s * 1e3:.4g}",
-                f"{row.time_s / found.time_s:.1%}",
+                percent(row.time_s / found.time_s, 1, unit="%"),
                 f"{row.speedup_vs_dense:.2f}x" if row.pruned else "",
                 f"{row.moved_bytes / 1e6:.4g}",
                 row.limit,

@@ -27,7 +27,7 @@ from nmsim.cli.console import Answer
 from nmsim.files.atomic import new_file
 from nmsim.files.output import ROW_FILE, Output
 from nmsim.support.cells import write_csv
-from nmsim.units import joules_unit, short
+from nmsim.units import joules_unit, percent, short
 
 UNKNOWN = "-"
 PATTERNS = ["2:4", "8:16"]
@@ -229,7 +229,7 @@ def _bits(row: Comparison) -> list[str]:
     parts = (stored.values_bytes, stored.metadata_bytes, stored.scales_bytes, side_bytes, stored.pruned_bytes)
     return [
         *(f"{8 * part / elems:.4g}" for part in parts),
-        f"{row.linear_share:.1%}",
+        percent(row.linear_share, 1, unit="%"),
         f"{equal_value_bits(stored, row.how):.4g} bits",
     ]
 
@@ -242,7 +242,7 @@ def _costs(threshold: Threshold, where: str | None, unit: str, per: float, unit_
         where or UNKNOWN,
         f"{short(threshold.pruned_cost * per)} {unit}",
         f"{short(threshold.dense_cost * per)} {unit}",
-        f"{threshold.share:.1%}",
+        percent(threshold.share, 1, unit="%"),
         f"{threshold.equal.width:.3f}",
         f"{mark}{in_unit(threshold.equal.params_elems, unit_elems)}",
         span(threshold, unit_elems, "-", "up to ") or UNKNOWN,

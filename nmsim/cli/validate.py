@@ -13,6 +13,7 @@ from nmsim.errors import NmsimError
 from nmsim.files.atomic import new_file, updated_folder
 from nmsim.files.output import Output
 from nmsim.support.sources import read_text
+from nmsim.units import percent
 from validate.judge.judge import Judgement, judge_files
 from validate.judge.metrics import FAMILY
 from validate.judge.own_machine import SUMMARIES, own_rows, verdict
@@ -153,7 +154,7 @@ def _show_live(figures: Mapping[str, Any], folder: Path) -> None:
                     f"{row['measured_speedup_vs_dense']:.2f}x",
                     f"{row['predicted_speedup_vs_dense']:.2f}x",
                     f"{100 * row['speedup_mdape']:.0f} %",
-                    f"{100 * row['share_of_bound']:.0f} %",
+                    percent(row["share_of_bound"], 0),
                 )
                 for row in figures["by_" + "_".join(names)]
             ],
@@ -218,7 +219,7 @@ def _table(title: str, heads: Sequence[str], rows: Sequence[tuple[Sequence[str],
 def _percent(share: float | None, sign: bool = False) -> str:
     if share is None:
         return "-"
-    return f"{100 * share:+.1f} %" if sign else f"{100 * share:.1f} %"
+    return f"{100 * share:+.1f} %" if sign else percent(share, 1)
 
 
 def _show_worst(worst: Sequence[Mapping[str, Any]]) -> None:

@@ -11,14 +11,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from nmsim import dtypes
-from nmsim.errors import ContainerError, NmsimError, brief
+from nmsim.errors import ContainerError, brief
 from nmsim.files.safetensors import RawTensor, SafetensorsReader, loads_strict
 from nmsim.support.sources import read_bytes
 
 INDEX_SUFFIX = ".safetensors.index.json"
-FLOATS = ("float", "bfloat")
-"""What the names of floating-point dtypes begin with, those of eight bits and fewer included."""
 
 
 @dataclass(frozen=True)
@@ -201,42 +198,3 @@ def _refuse_disagreement(
                 f"{index_path}: tensor {brief(name)} is missing from shard {brief(shard)}, which holds "
                 f"{len(held[shard])} others"
             )
-
-
-def read_matrix(path: str | os.PathLike[str], tensor: str | None) -> NDArray[Any]:
-    """Read a matrix of finite floating-point numbers [N, K] from a checkpoint.
-
-    Parameters
-    ----------
-    path : path
-        As for `open_checkpoint`.
-    tensor : str or None
-        Its name; None is refused with some of the names.
-
-    Raises
-    ------
-    ContainerError
-        No name, a tensor that is not there, another shape or value type, or a value that is infinite or no number.
-    """
-    with open_checkpoint(path) as checkpoint:
-        some = ", ".join(checkpoint.names[:6])
-        if tensor is None:
-            raise ContainerError(f"--weights: expected --tensor as well, one of {some}")
-        for file in checkpoint.files:
-            if tensor in file.tensors:
-                values = file.array(tensor)
-                break
-        else:
-            raise ContainerError(
-                f"--tensor {tensor}: not in {path}; expected one of its names, such as {some}"
-            )
-    if isinstance(values, RawTensor) or values.ndim != 2 or not values.dtype.name.startswith(FLOATS):
-        raise ContainerError(
-            f"--tensor {tensor}: expected a matrix of floating-point numbers [N, K], got {values.dtype} "
-            f"{list(values.shape)}"
-        )
-    try:
-        dtypes.refuse_not_finite(values, "value")
-    except NmsimError as error:
-        raise ContainerError(f"{path}: tensor {brief(tensor)}: {error}") from None
-    return values

@@ -1,6 +1,7 @@
 """A chosen weight as the commands need it: its stored numbers, the axis of its groups, and the scales of a quantised one."""
 
 import math
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +11,12 @@ from numpy.typing import NDArray
 
 from nmsim import dtypes
 from nmsim.blocks import Blocks, WeightRows
-from nmsim.errors import NmsimError
+from nmsim.errors import ContainerError, NmsimError, brief_names
 from nmsim.files import quantised
 from nmsim.files.roles import Role
 from nmsim.files.safetensors import RawTensor, TensorInfo
-from nmsim.files.selection import Choice
-from nmsim.files.sharded import Checkpoint
+from nmsim.files.selection import Choice, Selection
+from nmsim.files.sharded import Checkpoint, open_checkpoint
 from nmsim.mask import BoolArray, checked_axis, prune
 from nmsim.pattern import Pattern
 
@@ -172,3 +173,46 @@ def as_rows(x: NDArray[Any], axis: int) -> NDArray[Any]:
     """Turn the pruned axis last and the others into rows: [rows, K]."""
     turned = np.moveaxis(x, axis, -1)
     return turned.reshape(math.prod(turned.shape[:-1]), turned.shape[-1])
+
+
+def read_matrix(path: str | os.PathLike[str], tensor: str | None) -> NDArray[Any]:
+    """Read a matrix of finite floating-point numbers [N, K] from a checkpoint.
+
+    A weight that is stored as [in, out] is turned. One in FP8 or INT8 with scales gives its real numbers.
+
+    Parameters
+    ----------
+    path : path
+        As for `nmsim.files.sharded.open_checkpoint`.
+    tensor : str or None
+        Its name; None is refused with some of the names.
+
+    Raises
+    ------
+    ContainerError
+        No name, a tensor that is not there, another shape or value type.
+    PatternError
+        A value that is NaN or infinite.
+    """
+    # The rules on checkpoints decide on axis and scales, but any matrix may be asked for, such as an embedding.
+    with open_checkpoint(path) as checkpoint:
+        some = brief_names(checkpoint.names, most=4)
+        if tensor is None:
+            raise ContainerError(f"--weights: expected --tensor as well, one of {some}")
+        if tensor not in checkpoint.file_of:
+            raise ContainerError(
+                f"--tensor {tensor}: not in {path}; expected one of its names, such as {some}"
+            )
+        choice = Selection().of(checkpoint)
+        info, role = choice.tensors[tensor], choice.roles[tensor]
+        kind = dtypes.BY_CONTAINER_CODE.get(info.dtype)
+        about = role.quantisation
+        is_real = kind is not None and (kind.kind == "float" or (about is not None and about.scales != ""))
+        if role.kind in ("quantised", "scales") or len(info.shape) != 2 or not is_real:
+            held = f" ({role.reason})" if about is not None else ""
+            raise ContainerError(
+                f"--tensor {tensor}: expected a matrix of floating-point numbers [N, K], got {info.dtype} "
+                f"{list(info.shape)}{held}"
+            )
+        weight = read_weight(checkpoint, choice, info)
+    return weight.real().T if role.is_pruned and weight.axis == 0 and not role.period else weight.real()

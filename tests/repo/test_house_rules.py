@@ -239,6 +239,16 @@ def test_examples_in_docstrings_print_what_they_say(path):
     assert (found.failed, found.attempted > 0) == (0, True)
 
 
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if "plots" not in p.parts], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_shares_are_written_by_percent(path):
+    """`nmsim.units.percent` writes 100 % only for 1 and 0 % only for 0; the format `%` rounds to them."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    specs = [node.format_spec for node in ast.walk(tree) if isinstance(node, ast.FormattedValue)]
+    assert [ast.unparse(spec) for spec in specs if spec is not None and "%" in ast.unparse(spec)] == []
+
+
 def test_no_marks_of_work_left_undone():
     mark = re.compile(r"\b(TODO|FIXME|XXX|HACK|NotImplementedError)\b")
     found = [str(p.relative_to(ROOT)) for p in SOURCES if mark.search(p.read_text(encoding="utf-8"))]

@@ -22,6 +22,7 @@ from nmsim.errors import RowError, brief
 from nmsim.rows import COLUMNS, Measurement
 from nmsim.rows.measurement import Mark
 from nmsim.support.sources import csv_rows, read_text
+from nmsim.units import percent
 from validate.judge.names import Machines, sparse_operand, understand
 
 LITERATURE_COLUMNS = (
@@ -203,7 +204,8 @@ class _Row:
             if abs(ratio / stated[0] - 1) > allowed:
                 raise RowError(
                     f"speedup={brief(self.texts['speedup'])}: the times {brief(self.texts[names[0]])} and "
-                    f"{brief(self.texts[names[1]])} give {ratio:.4g}; expected the two to agree within {allowed:.1%}"
+                    f"{brief(self.texts[names[1]])} give {ratio:.4g}; expected the two to agree "
+                    f"within {percent(allowed, 1, unit='%')}"
                 )
         best = ratio if ratio is not None else stated[0] if stated is not None else None
         assert best is not None

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from hwmodels.plots.labels import SPEEDUP, STAGE_NAMES, Step, at_step
+from nmsim.units import percent
 from validate.study.whole_model import DENSE, fastest
 
 PAYS_FROM = 1.05
@@ -79,7 +80,7 @@ def _attention(top: "pd.Series[Any]", context_tokens: int) -> str:
         return ""
     return (
         f" Attention and its cache, {context_tokens} tokens in decode, are counted as dense: there they take "
-        f"{top['attention_share']:.0%} of the time. For the linear layers alone the speedup would be "
+        f"{percent(top['attention_share'], 0, unit='%')} of the time. For the linear layers alone the speedup would be "
         f"{times(top['linear_speedup_vs_dense'])}."
     )
 
@@ -189,7 +190,7 @@ def _cost(start: pd.DataFrame, top: "pd.Series[Any]", bits: pd.DataFrame) -> str
     energy = bits.groupby("pattern", sort=False)["energy_kept"].first()
     if energy.isna().any():
         return text
-    text += f" It keeps {100 * energy[top['pattern']]:.1f} % of the energy of these weights"
+    text += f" It keeps {percent(energy[top['pattern']], 1)} of the energy of these weights"
     here = start[start["hardware"] == top["hardware"]]
     rivals = fastest(here[here["pattern"].map(energy) > energy[top["pattern"]]], ["pattern"])
     if rivals.empty:
@@ -198,7 +199,7 @@ def _cost(start: pd.DataFrame, top: "pd.Series[Any]", bits: pd.DataFrame) -> str
         return text + (", more than any other pattern." if most else ".")
     rivals = rivals.iloc[rivals["pattern"].map(energy).argsort()]
     claims = _in_a_row(
-        f"{row['pattern']} keeps {100 * energy[row['pattern']]:.1f} % at {times(row[SPEEDUP])} vs dense "
+        f"{row['pattern']} keeps {percent(energy[row['pattern']], 1)} at {times(row[SPEEDUP])} vs dense "
         f"({_bits_of(bits, row)['measured_metadata_bits_per_elem']:.3f} bits in {row['encoding']} codes)"
         for _, row in rivals.iterrows()
     )

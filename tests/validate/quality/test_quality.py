@@ -95,7 +95,7 @@ def test_a_row_a_layer_and_way_and_one_for_all(run, ways):
     assert len(run.table) == 8 * len(ways)
     assert run.table["layer"].nunique() == 8
     assert len(run.left_out) == 4
-    assert run.left_out["model.norm.weight"] == "has 1 dimensions"
+    assert run.left_out["model.norm.weight"] == "norm: has 1 dimensions"
 
 
 def test_sums_are_added_and_shares_are_made_of_sums(run):
