@@ -66,7 +66,7 @@ def _atom(arch: str, value_bits: int, tile_k: int | None, k: int, group_elems: i
     block = orders.k_block(value_bits)
     if atom_k % block or atom_k > orders.MAX_TILE_K:
         raise EncodingError(
-            f"tile_k={atom_k} with {value_bits}-bit values: expected a multiple of {block}, at most "
+            f"tile_k={brief(atom_k)} with {value_bits}-bit values: expected a multiple of {block}, at most "
             f"{orders.MAX_TILE_K}. A kernel with a larger K tile stores its metadata for {orders.MAX_TILE_K}."
         )
     return orders.sm90_atom(value_bits, atom_k)
@@ -94,14 +94,14 @@ def _plan(rows: object, k: object, arch: str, value_bits: int, tile_k: int | Non
         for name, extent, multiple in (("rows", n_rows, row_multiple), ("K", n_k, k_multiple)):
             if extent % multiple:
                 raise EncodingError(
-                    f"{name}={extent}: expected a multiple of {multiple} for arch='sm80' with "
+                    f"{name}={brief(extent)}: expected a multiple of {multiple} for arch='sm80' with "
                     f"{value_bits}-bit values"
                 )
         order = orders.sm80_order(n_rows, n_k // (group_elems * 2 * dtype.itemsize), value_bits)
         return _Plan(group_elems, n_rows, n_k, dtype, order)
     if n_k % group_elems:
         raise EncodingError(
-            f"K={n_k}: expected a multiple of {group_elems}, one group of {value_bits}-bit values"
+            f"K={brief(n_k)}: expected a multiple of {group_elems}, one group of {value_bits}-bit values"
         )
     atom = _atom(arch, value_bits, tile_k, n_k, group_elems)
     # The kernels of sm90 and sm100 read whole atoms, so rows and K are rounded up to them.
@@ -250,8 +250,8 @@ def nvidia_mask(
             else type(metadata).__name__
         )
         raise EncodingError(
-            f"metadata ({seen}): expected a numpy array of {plan.dtype}, shape {list(plan.shape)}, for a "
-            f"mask of shape [{rows}, {k}] with arch={brief(arch)}, value_bits={value_bits}"
+            f"metadata ({seen}): expected a numpy array of {plan.dtype}, shape {brief(list(plan.shape))}, for a "
+            f"mask of shape {brief([rows, k])} with arch={brief(arch)}, value_bits={value_bits}"
         )
     words = plan.order.gather(np.ascontiguousarray(metadata).reshape(-1).view(plan.order.word))
     nibbles = split_nibbles(words.view(np.uint8))

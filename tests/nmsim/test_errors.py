@@ -14,7 +14,7 @@ import hwmodels
 import kernels
 import nmsim
 import validate
-from nmsim import encodings, packing
+from nmsim import encodings, layouts, packing
 from nmsim.case import GemmShape
 from nmsim.encodings.gap import Gap
 from nmsim.encodings.joint import Joint
@@ -188,6 +188,10 @@ HUGE_CALLS = {
     ),
     "tensor name": lambda: nmsim.save_file({LONG: 3}, "x"),
     "path": lambda: nmsim.load_file(LONG),
+    "rows of a layout": lambda: layouts.nvidia_offsets(HUGE + 1, 32),
+    "K of a layout": lambda: layouts.nvidia_offsets(32, HUGE + 1, arch="sm90"),
+    "tile of a layout": lambda: layouts.nvidia_offsets(32, 32, arch="sm90", tile_k=HUGE),
+    "mask of a layout": lambda: layouts.nvidia_mask(np.zeros((2, 2), np.int16), (HUGE, HUGE)),
     "shape of a product": lambda: GemmShape(-HUGE, 1, 1),
 }  # fmt: skip
 
