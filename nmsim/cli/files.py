@@ -1,5 +1,6 @@
 """`nmsim bits`, `pack`, `unpack`, `inspect` and `check`: what encodings cost, on paper and in safetensors files."""
 
+import itertools
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -320,11 +321,15 @@ def check(
 
 def _show_tensors(title: str, rows: list[InspectionRow]) -> None:
     """Print a table in which each tensor is named once."""
-    lines, before = [], None
-    for row in rows:
-        name = f"{row.tensor}\n  {row.dtype} {'x'.join(map(str, row.shape)) or 'scalar'}"
-        lines.append(("" if row.tensor == before else name, *_cells(row)))
-        before = row.tensor
+    lines: list[tuple[str, ...]] = []
+    for name, group in itertools.groupby(rows, key=lambda row: row.tensor):
+        tried = list(group)
+        cells = [_cells(row) for row in tried]
+        # Dtype and shape stand below the name, beside the second format or in a line of their own.
+        kind = f"  {tried[0].dtype} {'x'.join(map(str, tried[0].shape)) or 'scalar'}"
+        cells += [("",) * len(cells[0])] * (len(cells) < 2)
+        names = [name, kind, *[""] * (len(cells) - 2)]
+        lines += [(first, *others) for first, others in zip(names, cells, strict=True)]
     console.print_table(
         title,
         ("tensor", "pattern", "encoding", "packing", "energy kept", "nonzeros", "values", "metadata", "padding", "total",
