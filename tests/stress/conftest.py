@@ -17,7 +17,8 @@ SIZES = {
     "bit flips": (1_000, 40_000),
     "kills": (3, 50),
     "pairs of writers": (1, 20),
-    "memory tensor MiB": (16, 256),
+    "costly files": (2, 60),
+    "memory tensor MiB": (0, 256),
 }
 """What is tried, and how many: in the default suite, and with `--stress`."""
 

@@ -4,63 +4,20 @@ Work is counted in calls of Python functions, not in seconds. Integers in these 
 """
 
 import json
-import sys
 
 import numpy as np
 import pytest
+from counted_work import CALLS_ONCE, CALLS_PER_BYTE, assert_bounded, calls_of, decompress_all
 
-from nmsim import PackedTensor, Pattern, SparseFormat, compress, decompress, encodings, load_file, save_file
-from nmsim.encodings import combinatorial, joint
+from nmsim import Pattern, SparseFormat, compress, encodings, load_file, save_file
 from nmsim.encodings.base import MAX_CODE_BITS
 from nmsim.errors import MAX_LINE_CHARS, ContainerError, EncodingError
 from nmsim.files.checkpoint import unpack_checkpoint
 from nmsim.files.inspection import inspect_checkpoint
 from nmsim.words import from_integers, to_integers
 
-CALLS_PER_BYTE = 6
-CALLS_ONCE = 300_000
-"""Tables of a process, such as binomials: they are made once, whatever the file holds."""
 VALUES = 20_000
 WIDEST = Pattern(128, 256)
-
-
-def calls_of(action):
-    """Calls of Python and C functions while an action runs."""
-    counted = 0
-
-    def count(frame, event, argument):
-        nonlocal counted
-        counted += event in ("call", "c_call")
-
-    sys.setprofile(count)
-    try:
-        action()
-    finally:
-        sys.setprofile(None)
-    return counted
-
-
-def forget():
-    """Empty the caches that a file can fill, so that each count is that of a first read."""
-    for cached in (combinatorial._byte_tables, combinatorial._level, combinatorial._binomials, joint._size):
-        cached.cache_clear()
-
-
-def decompress_all(path):
-    return [decompress(tensor) for tensor in load_file(path).values() if isinstance(tensor, PackedTensor)]
-
-
-def assert_bounded(path, out):
-    for read in (
-        load_file,
-        decompress_all,
-        inspect_checkpoint,
-        lambda p: unpack_checkpoint(p, out, force=True),
-    ):
-        read(path)  # the first call compiles kernels, or loads those of an earlier run
-        forget()
-        counted = calls_of(lambda read=read: read(path))
-        assert counted <= CALLS_PER_BYTE * path.stat().st_size + CALLS_ONCE
 
 
 def packed(format, n_values):
