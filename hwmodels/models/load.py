@@ -62,8 +62,8 @@ def load_model(model: str | Path | Model) -> Model:
         near = difflib.get_close_matches(str(model).lower(), model_names(), n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise SpecError(
-            f"model {brief(str(model))}: neither a shipped model nor a file.{hint} Known: "
-            f"{', '.join(model_names())}; or give a Hugging Face config.json or its directory"
+            f"model {brief(str(model))}: neither a shipped model nor a file.{hint} Expected a name of "
+            "`nmsim model --list`, a Hugging Face config.json or its directory"
         )
     name = path.parent.name if path.name == "config.json" else path.stem
     return build(name or path.stem, read_json(path), source=str(path), where=str(path))
