@@ -18,6 +18,8 @@ PACKAGES = ("nmsim", "hwmodels", "kernels", "validate")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.md")])
 MAX_LINES = 800
+KEYS_OF_CACHES = ("nmsim/support/jit.py",)
+"""Modules in which `repr` makes a key, and no message."""
 PROSE = {
     "masks",
     "bits",
@@ -123,7 +125,8 @@ def test_values_in_messages_are_shown_by_brief(path):
         for inner in ast.walk(node)
     }
     shown = [node for node in ast.walk(tree) if isinstance(node, ast.FormattedValue) and node not in own]
-    assert [ast.unparse(node.value) for node in shown if node.conversion == ord("r")] == []
+    found = [ast.unparse(node.value) for node in shown if node.conversion == ord("r")]
+    assert found == [] or str(path.relative_to(ROOT)) in KEYS_OF_CACHES
 
 
 @pytest.mark.parametrize("package", ["nmsim", "hwmodels", "validate", "nmsim.encodings", "nmsim.layouts"])
