@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from peak_memory import MIB, peaks
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are read from /proc")
