@@ -7,6 +7,7 @@ from nmsim.encodings.base import Encoding
 from nmsim.encodings.unstructured import COO, CSR
 from nmsim.packing import POLICIES
 from nmsim.pattern import Pattern
+from nmsim.units import percent
 
 FORMAT_VERSION = "1"
 
@@ -220,7 +221,9 @@ def _flipped_bits() -> Iterator[str]:
     for text in FAULT_PATTERNS:
         for name in encodings.names():
             found = faults.survey(f"{text}/{name}").payload
-            share = f"{found.detected} of {found.faults}, {found.detected / found.faults:.1%}"
+            share = (
+                f"{found.detected} of {found.faults}, {percent(found.detected / found.faults, 1, unit='%')}"
+            )
             changed = f"{found.wrong_groups / found.silent:.1f}" if found.silent else "none"
             lines.append(_row([text, name, share, changed]))
     yield "\n".join(lines) + "\n"
