@@ -27,10 +27,10 @@ import models  # noqa: E402
 import pandas as pd  # noqa: E402
 import sass  # noqa: E402
 import sparsity_loses  # noqa: E402
-import speed  # noqa: E402
 import transcript  # noqa: E402
 import validation  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from recorded import robustness, speed  # noqa: E402
 
 import hwmodels  # noqa: E402
 from hwmodels import plots  # noqa: E402
@@ -50,6 +50,7 @@ PAGES = {
     "docs/reference/formats.md": formats_page.page,
     "docs/reference/mitigations.md": mitigations.page,
     "docs/reference/models.md": models.page,
+    "docs/reference/robustness.md": robustness.page,
     "docs/reference/sass.md": sass.page,
     "docs/reference/speed.md": speed.page,
     "docs/explanation/estimate.md": estimate_constants.page,

@@ -1,7 +1,9 @@
 """Sizes, seeds and figures of the stress tests: short in `make test`, long in `make stress`."""
 
+import datetime
 import json
 import secrets
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -10,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kernels.timing import host
+
 SHORT_SEED = 20260701
 SIZES = {
     "streams": (3_000, 1_000_000),
@@ -17,7 +21,7 @@ SIZES = {
     "bit flips": (1_000, 40_000),
     "kills": (3, 50),
     "pairs of writers": (1, 20),
-    "costly files": (2, 60),
+    "costly files": (1, 100),
     "memory tensor MiB": (0, 256),
 }
 """What is tried, and how many: in the default suite, and with `--stress`."""
@@ -53,7 +57,15 @@ def figures(request):
     yield found
     target = request.config.getoption("--stress-figures")
     if target:
-        Path(target).write_text(json.dumps(found, indent=1) + "\n")
+        here = host.this_machine()
+        git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=10", "HEAD"]
+        machine = {
+            "cpu": here.processor,
+            "cores": here.cores,
+            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+            "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
+        }
+        Path(target).write_text(json.dumps({"machine": machine} | found, indent=1) + "\n")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from peak_memory import FORMATS, ITEM_BYTES, LIMITS, MIB, peaks
 from nmsim import NmsimError, SparseFormat, compress, decompress, encodings, load_file, save_file
 from nmsim.pattern import Pattern
 
-TENSORS = 40
+TENSORS = 12
 """Of each kind of file: tensors that hold one code, and tensors that hold none."""
 
 
@@ -25,7 +25,9 @@ def drawn_format(rng):
         elif name == "gap":
             name = f"gap:{rng.integers(1, 17)}"
         try:
-            return SparseFormat.parse(f"{pattern}/{name}")
+            stored_as = SparseFormat.parse(f"{pattern}/{name}")
+            stored_as.encoding.code_bits(pattern)
+            return stored_as
         except NmsimError:
             continue  # codes of more bits than the format allows
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from hwmodels.bench import FIGURES
 
-ROWS = Path(__file__).resolve().parents[1] / "reference" / "speed.json"
+ROWS = Path(__file__).resolve().parents[2] / "reference" / "speed.json"
 
 HEAD = """# Speed
 
