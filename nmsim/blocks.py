@@ -26,7 +26,7 @@ from nmsim.words import empty as new_words
 
 BLOCK_ELEMS = 1 << 24
 """Most elements of a tensor that are in memory at a time."""
-BLOCK_BYTES = 1 << 26
+BLOCK_BYTES = 1 << 25
 """Most bytes of them."""
 SHORT_BYTES = 1 << 9
 """Pieces of a strip that are shorter are read and written together with what lies between them."""
@@ -280,6 +280,8 @@ def unpack_tensor(
             values, group_masks, pattern, row_elems=k, first_row=blocks.first_row(block), threads=threads
         )
         blocks.write(sink, entry.name, block, dense)
+        # Released before the next block is read, which bounds the memory by one block.
+        del values, group_masks, dense
     _refuse_other_counts(file, entry, codes)
 
 
