@@ -33,7 +33,7 @@ It prints the seed of each test, and `python -m pytest tests/stress --stress --s
 
 TAIL = """## Memory
 
-`nmsim pack`, `unpack` and `inspect` read a tensor in blocks of rows. A block has at most 16,777,216 elements and 64 MiB. So memory does
+`nmsim pack`, `unpack` and `inspect` read a tensor in blocks of rows. A block has at most 16,777,216 elements and 32 MiB. So memory does
 not grow with the largest tensor. The limits hold for every encoding, packing and axis. They are the peak of the whole process
 over the bytes of a tensor of 256 MiB, with Python and its libraries (about 114 MiB). `python tests/peak_memory.py --all` measures
 eleven formats, three value types and two axes; the stress test does the same. A short test holds that the peak grows by less
