@@ -8,7 +8,7 @@ from nmsim.files.checkpoint import unpack_checkpoint
 from nmsim.files.inspection import inspect_checkpoint
 
 CALLS_PER_BYTE = 6
-CALLS_ONCE = 300_000
+CALLS_ONCE = 600_000
 """Tables of a process, such as binomials: they are made once, whatever the file holds."""
 
 

@@ -53,6 +53,13 @@ def test_work_is_bounded_if_every_tensor_has_another_pattern_and_encoding(tmp_pa
     assert_bounded(path, tmp_path / "out")
 
 
+def test_work_is_bounded_if_every_table_has_to_be_made(tmp_path):
+    """Groups of 64 need the most tables: one per byte and number of ones."""
+    path = tmp_path / "x.safetensors"
+    save_file({f"{n}": packed(f"{n}:64/combinatorial", 1) for n in range(1, 65)}, path)
+    assert_bounded(path, tmp_path / "out")
+
+
 def test_work_is_bounded_if_tensors_are_many_and_empty(tmp_path):
     path = tmp_path / "x.safetensors"
     empty = np.zeros((0, 256), np.int8)
