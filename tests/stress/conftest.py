@@ -21,7 +21,7 @@ SIZES = {
     "bit flips": (1_000, 40_000),
     "kills": (3, 50),
     "pairs of writers": (1, 20),
-    "costly files": (1, 100),
+    "costly files": (1, 20),
     "memory tensor MiB": (0, 256),
 }
 """What is tried, and how many: in the default suite, and with `--stress`."""

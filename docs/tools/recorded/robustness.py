@@ -35,8 +35,8 @@ TAIL = """## Memory
 
 `nmsim pack`, `unpack` and `inspect` read a tensor in blocks of rows. A block has at most 16,777,216 elements and 32 MiB. So memory does
 not grow with the largest tensor. The limits hold for every encoding, packing and axis. They are the peak of the whole process
-over the bytes of a tensor of 256 MiB, with Python and its libraries (about 114 MiB). `python tests/peak_memory.py --all` measures
-eleven formats, three value types and two axes; the stress test does the same. A short test holds that the peak grows by less
+over the bytes of a tensor of 256 MiB, with Python and its libraries (about 114 MiB). The stress test takes
+eleven formats and two axes of BF16 weights, and `python tests/peak_memory.py --all` other value types as well. A short test holds that the peak grows by less
 than half of what the tensor grows.
 
 Three cases need more. A quantised weight with scales is read as a whole, since its scales may lie anywhere. An error about a value
