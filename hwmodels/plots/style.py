@@ -124,7 +124,7 @@ def _show_names_as_they_are(fig: Figure) -> None:
     """Escape what does not print, and take dollar signs for themselves, in the texts of a figure.
 
     Names of machines, models and tensors come from files. Some characters would break an SVG or turn the direction of its
-    texts, and what stands between two dollar signs would be read as a formula. The only formulas of ours are powers of ten.
+    texts. What stands between two dollar signs would be read as a formula. The only formulas of ours are powers of ten.
     """
     for axes in fig.axes:
         for axis in (axes.xaxis, axes.yaxis):

@@ -43,7 +43,11 @@ VERBS = {
         PREDICT,
         "Show the linear layers and the attention of a model, and what was assumed about it.",
     ),
-    "predict": Verb("predict", PREDICT, "Predict the time of a product, sparse and dense, with its range."),
+    "predict": Verb(
+        "predict",
+        PREDICT,
+        "Predict the time of a product, or of a step of a model, sparse and dense, with its range.",
+    ),
     "threshold": Verb("threshold", PREDICT, "Find the dense models that cost as little as a pruned one."),
     "mitigations": Verb(
         "models", PREDICT, "Count what criteria and mitigations of pruning cost.", hidden=True

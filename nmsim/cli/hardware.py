@@ -20,7 +20,7 @@ from nmsim.files.output import Output
 from nmsim.files.weights import read_matrix
 from nmsim.format import DENSE
 from nmsim.pattern import Pattern
-from nmsim.support.schema import to_toml
+from nmsim.support.toml import to_toml
 from nmsim.units import joules_unit, percent, short
 
 PATTERNS = ["2:4", "4:8", "8:16"]

@@ -14,7 +14,7 @@ from nmsim.errors import NmsimError, brief
 from nmsim.files import atomic
 from nmsim.files.output import ROW_FILE, Output
 from nmsim.rows import Measurement
-from nmsim.support.schema import to_toml
+from nmsim.support.toml import to_toml
 from validate.study import provenance
 
 if TYPE_CHECKING:

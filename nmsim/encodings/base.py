@@ -290,9 +290,9 @@ class Encoding(ABC):
         BitstreamError
             The stream ends inside a code.
         EncodingError
-            A code that no legal mask has.
+            A code that no legal mask has, or an encoding whose codes have one width.
         """
-        raise NotImplementedError(f"{self.name}: all codes have one width")
+        raise EncodingError(f"{self.name}: all codes have one width, expected codes of differing lengths")
 
     def _legal_codes(self, pattern: Pattern) -> str:
         """What a legal code looks like, for errors."""

@@ -54,7 +54,7 @@ def read(path: str | Path) -> list[Measurement]:
             except RowError as error:
                 problems.append(error)
     except csv.Error as error:
-        # Where the quotes of a row are wrong, the rows after it cannot be told apart.
+        # If the quotes of a row are wrong, the rows after it cannot be found.
         problems.append(RowError(f"{path}: row {number + 1}: no CSV: {error}", row=number + 1))
     if problems:
         raise RowError.of_all(problems)

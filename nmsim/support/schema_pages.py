@@ -17,8 +17,8 @@ from nmsim.support.schema import (
     hints,
     is_record,
     plain_type,
-    toml_value,
 )
+from nmsim.support.toml import toml_value
 
 
 def json_schema(kind: type, *, title: str) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import pytest
 import hwmodels
 from hwmodels.machine.spec import SPEC_FOLDER, CacheLevel
 from nmsim.errors import SpecError
-from nmsim.support.schema import Quantity, to_toml
+from nmsim.support.schema import Quantity
+from nmsim.support.toml import to_toml
 
 CACHE = """
 [[cache]]

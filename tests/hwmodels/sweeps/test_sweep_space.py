@@ -14,7 +14,7 @@ from hwmodels.models import WORKLOAD_FOLDER
 from hwmodels.sweeps import EXAMPLE_FILE, load_space
 from hwmodels.tensorcore.record import load_core
 from nmsim.errors import NmsimError, RowError, SpecError
-from nmsim.support.schema import to_toml
+from nmsim.support.toml import to_toml
 
 BASE = {
     "core": {"base": "flexible-8x16"},

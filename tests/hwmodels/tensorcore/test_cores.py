@@ -4,7 +4,8 @@ import pytest
 
 from hwmodels.tensorcore.record import NUMBERS, SparseTensorCore, core_names, load_core
 from nmsim.errors import SpecError
-from nmsim.support.schema import about, to_toml
+from nmsim.support.schema import about
+from nmsim.support.toml import to_toml
 
 
 def write(path, **changes):

@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 
 from hwmodels import core_names, load_core
-from nmsim.support.schema import to_toml
+from nmsim.support.toml import to_toml
 from nmsim.units import short
 
 

@@ -373,7 +373,7 @@ def test_a_cuda_calibration_as_a_machine():
     from hwmodels.machine.calibrated import cuda_spec, machine_id
     from kernels.calibrate.cuda import PEAKS, CudaCalibration
     from kernels.timing.interleaved import Figure
-    from nmsim.support.schema import to_toml
+    from nmsim.support.toml import to_toml
 
     rate = Figure(4e12, 3e12, 5e12, "bytes_per_s", 1, 15, "a read")
     peaks = {dtype: Figure(7e14, 6e14, 8e14, "flop_per_s", 1, 15, "a product") for dtype in PEAKS}

@@ -26,10 +26,9 @@ from nmsim.support.schema import (
     read_json,
     read_record,
     record,
-    to_toml,
-    toml_value,
 )
 from nmsim.support.schema_pages import field_table, json_schema  # fmt: skip
+from nmsim.support.toml import to_toml, toml_value
 
 
 @record
