@@ -100,10 +100,10 @@ def statement(
 
 def _unpruned(threshold: Threshold, where: str) -> str:
     """How the unpruned model compares if it costs no more."""
-    share = percent(1 / threshold.share, 1, unit="%")
-    if share == "100.0%":
+    if threshold.share <= SAME:
         return f" The unpruned model is {AS[threshold.sense]}{where}."
     less, what = LESS[threshold.sense]
+    share = percent(1 / threshold.share, 1, unit="%")
     return f" The unpruned model is {less}{where} ({share} of the {what})."
 
 
