@@ -11,6 +11,7 @@ from typing import Literal
 
 from nmsim.errors import ContainerError, brief
 from nmsim.support.lock import Holder, held, short_name
+from nmsim.support.sources import kind_of
 from nmsim.units import format_bytes
 
 PARTIAL_SUFFIX = ".nmsim-partial"
@@ -141,7 +142,9 @@ def _check_one(output: Output, force: bool, inputs: Sequence[Path]) -> None:
     _check_suffix(output)
     # Renaming over a device or a pipe would remove it.
     if path.exists() and not path.is_file():
-        raise ContainerError(f"{path}: is no regular file, expected the name of a file to write")
+        raise ContainerError(
+            f"{path}: is {kind_of(os.stat(path).st_mode)}, expected the name of a file to write"
+        )
     if output.kind == "rows":
         if path.exists() and not os.access(path, os.W_OK):
             raise ContainerError(f"{path}: cannot be written: Permission denied")

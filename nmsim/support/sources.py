@@ -219,11 +219,27 @@ class Pieces:
             )
 
 
+def kind_of(mode: int) -> str:
+    """Name what stands under a path that is no regular file, for errors.
+
+    Parameters
+    ----------
+    mode : int
+        `st_mode` of `os.stat`.
+
+    Examples
+    --------
+    >>> kind_of(os.stat("/dev/null").st_mode)
+    'a device'
+    """
+    return next((name for is_kind, name in KINDS if is_kind(mode)), "no regular file")
+
+
 def _refuse_other_kinds(
     path: str | os.PathLike[str], status: os.stat_result, error: type[NmsimError], expected: str
 ) -> None:
     if stat.S_ISREG(status.st_mode):
         return
-    kind = next((name for is_kind, name in KINDS if is_kind(status.st_mode)), "no regular file")
+    kind = kind_of(status.st_mode)
     hint = "" if stat.S_ISDIR(status.st_mode) else "; copy its content to a file first"
     raise error(f"{path}: is {kind}, expected {expected}{hint}")

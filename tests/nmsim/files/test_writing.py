@@ -124,7 +124,7 @@ def test_a_file_that_cannot_be_written_costs_no_work(nmsim, folder, key, case):
             text = "is a folder, expected the name of a file to write"
         case "device":
             os.mkfifo(target)
-            text = "is no regular file, expected the name of a file to write"
+            text = "is a FIFO (pipe), expected the name of a file to write"
         case "suffix":
             target, text = Path("out.html"), f"expected a name that ends in {suffix}"
             if key[0] == "convert":
