@@ -168,11 +168,13 @@ class Dump:
         """
         there = [name for name in names_of(weight_name) if name in self._file_of]
         if len(there) != 1:
-            found = f"{', '.join(there)} are both there" if there else "has none"
-            expected = " or ".join(names_of(weight_name))
-            raise ContainerError(
-                f"{self.path}: tokens of {weight_name}: {found}, expected one tensor named {expected}"
+            # Each name stands once, so that a line of long names is not cut.
+            problem = (
+                f"{', '.join(there)} are there, expected one of them"
+                if there
+                else f"has none, expected one tensor named {' or '.join(names_of(weight_name))}"
             )
+            raise ContainerError(f"{self.path}: tokens of {weight_name}: {problem}")
         file, name = self._file_of[there[0]], there[0]
         info = file.tensors[name]
         self._check(file, info, in_features)
