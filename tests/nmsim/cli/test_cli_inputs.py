@@ -25,6 +25,7 @@ INPUTS = {
     "inspect": ("inspect", "{}.safetensors"),
     "predict": ("predict", "1,64,64", "-H", "{}.toml"),
     "threshold": ("threshold", "-c", "{}.toml"),
+    "model": ("model", "{}.json"),
     "mitigations": ("mitigations", "--model", "{}.json"),
     "core": ("core", "1,64,64", "-c", "{}.toml"),
     "core-weights": ("core", "1,64,64", "--simulate", "-w", "{}.safetensors", "-t", "w"),

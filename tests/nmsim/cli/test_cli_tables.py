@@ -29,6 +29,8 @@ LONG_NAMES = "rtx-pro-6000-blackwell,h200-16x32"
 RUNS = {
     "bits": [["bits"], ["bits", "64:128", "-e", "bitmask,index,gap:2,combinatorial,joint"]],
     "inspect": [["inspect", "tiny.safetensors", "-p", "2:4,8:16", "-e", "bitmask,combinatorial"]],
+    "check": [["check", "tiny.safetensors", "-p", "4:4"]],
+    "convert": [["convert", "--list"]],
     "model": [["model", "--list"], ["model", "deepseek-v3"], ["model", "gemma-3-4b", "--context", "100000"]],
     "predict": [
         ["predict", "1,4096,4096"],
@@ -48,7 +50,7 @@ RUNS = {
     "validate": [["validate"]],
     "quality": [["quality", "tiny.safetensors", "--operand", "both", "-p", "8:16", "--eval-tokens", "16"]],
 }
-"""Runs of the verbs that print tables; calibrate, measure, fit and bench print theirs with the same function."""
+"""Runs of the verbs that print tables; pack, calibrate, measure, fit and bench print theirs with the same function."""
 
 
 @pytest.fixture
@@ -85,7 +87,7 @@ def test_a_table_in_a_file_does_not_depend_on_the_terminal(nmsim, monkeypatch):
 
 
 def test_every_verb_that_prints_tables_is_run():
-    others = {"pack", "unpack", "study", "calibrate", "measure", "fit", "bench"}
+    others = {"pack", "unpack", "export", "study", "calibrate", "measure", "fit", "bench"}
     assert set(RUNS) | others == set(VERBS)
 
 
