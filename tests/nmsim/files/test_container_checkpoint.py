@@ -1,6 +1,7 @@
 """Whole checkpoints: `unpack(pack(x))` gives back what was kept, and everything else as it was."""
 
 import json
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -176,19 +177,23 @@ def test_a_rule_must_be_a_sequence():
         (BitstreamError, "codes of differing lengths", {"format": "2:4/gap:1/no_straddle:32"}),
         (
             ContainerError,
-            r"^\S+dense.safetensors: no tensor matches 'nothing\*', expected at least one of its 18 tensors \(.*, \.\.\.\)",
+            r"^dense.safetensors: no tensor matches 'nothing\*', expected at least one of its 18 tensors \(.*, \.\.\.\)",
             {"include": ["nothing*"]},
         ),
         (
             ContainerError,
-            r"^\S+dense.safetensors: none of its 18 tensors \(.*, \.\.\.\) is chosen \(.*\), expected a linear",
+            r"^dense.safetensors: none of its 18 tensors \(.*, \.\.\.\) is chosen \(.*\), expected a linear",
             {"exclude": ["*"]},
         ),
     ],
 )
-def test_what_cannot_be_packed_is_refused_and_nothing_is_written(tmp_path, dense, error, message, options):
+def test_what_cannot_be_packed_is_refused_and_nothing_is_written(
+    tmp_path, monkeypatch, dense, error, message, options
+):
+    # A short path, since a line with a long one is cut in its middle.
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=message):
-        pack_checkpoint(dense, tmp_path / "packed.safetensors", **({"format": "2:4"} | options))
+        pack_checkpoint(Path(dense.name), tmp_path / "packed.safetensors", **({"format": "2:4"} | options))
     assert list(tmp_path.iterdir()) == [dense]
 
 

@@ -140,8 +140,10 @@ def test_a_dense_head_beside_a_stated_pattern_stays_dense(tmp_path, make_weight,
 
 
 @pytest.mark.parametrize("recipe", [False, True])
-def test_dense_weights_with_a_stated_pattern_ask(tmp_path, stated, recipe):
-    source = stated(np.ones((8, 64), np.float16), "2:8", recipe)
+def test_dense_weights_with_a_stated_pattern_ask(tmp_path, monkeypatch, stated, recipe):
+    # A short path, since a line with a long one is cut in its middle.
+    monkeypatch.chdir(tmp_path)
+    source = stated(np.ones((8, 64), np.float16), "2:8", recipe).relative_to(tmp_path)
     with pytest.raises(
         PatternError, match="N counts kept elements in some tools and pruned ones in others"
     ) as error:

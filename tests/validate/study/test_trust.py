@@ -38,6 +38,7 @@ def layers(**changes) -> pd.DataFrame:
         "phase": "decode",
         "tokens": 1,
         "count": 1,
+        "N": 4096,
         "execution": "native",
         "limit": "memory",
     }
