@@ -61,7 +61,7 @@ def prune_activations(
 
     Eta is subtracted in float32, and the score is the magnitude of the difference. The difference is rounded once, to the
     type of x, when it is stored. Of equal scores the lower index wins, all NaN are alike and above infinity. Without shift
-    and vector nothing is computed: magnitudes are compared by stored bits and values stored bit for bit, as `nmsim.prune` and
+    and vector nothing is computed: magnitudes are compared by stored bits and values stored bit for bit, as `ops.prune` and
     `ops.compress` do. If M does not divide K, the tail of t elements keeps min(N, t).
 
     Parameters
@@ -329,7 +329,7 @@ def prune_on_cpu(
     if shift != "none" or vector is not None:
         keys = moved.float() if vector is None else moved.float() * vector
         keys = keys.masked_fill(keys.isnan(), torch.nan)
-    mask = nmsim.prune(as_array(keys), format.pattern)
+    mask = nmsim.prune(as_array(keys), format.pattern, bit_order=True)
     packed = cpu.compress(as_array(stored), format, mask=mask, threads=torch.get_num_threads())
     v = torch.ones_like(eta)
     if variance:

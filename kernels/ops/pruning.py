@@ -1,4 +1,5 @@
-"""The mask of N:M pruning, computed on the device of the tensor. Rules and results are those of `nmsim.prune`.
+"""The mask of N:M pruning, computed on the device of the tensor. Rules and results are those of
+`nmsim.prune` with `bit_order`.
 
 Importing this module registers `nmsim::prune`. On CUDA tensors the mask comes from the codes of the pruning kernel, or from
 ranks in plain torch.
@@ -25,8 +26,9 @@ INTEGERS = {2: torch.int16, 4: torch.int32}
 def prune(x: Tensor, pattern: Pattern | str, *, scores: Tensor | None = None) -> Tensor:
     """Choose the N elements to keep in every M consecutive ones of the last axis, such as those of activations.
 
-    The rules are those of `nmsim.prune`: greatest magnitude or score first, of equals the lower index, NaN above infinity. A
-    tail of t elements keeps min(N, t). `x.where(prune(x, pattern), 0)` is the pruned tensor, and passes gradients to what is
+    The rules are those of `nmsim.prune` with `bit_order`: greatest magnitude or score first, of equals the lower index. An
+    element that is NaN or infinite is not refused: infinity is above every finite number, and NaN above infinity. A tail of t
+    elements keeps min(N, t). `x.where(prune(x, pattern), 0)` is the pruned tensor, and passes gradients to what is
     kept.
 
     Parameters
@@ -71,7 +73,7 @@ def _prune(x: Tensor, pattern: str, scores: Tensor | None) -> Tensor:
         checks.check_dense(x=x, scores=scores)
         return prune_on_device(x.detach(), parsed, None if scores is None else scores.detach())
     ranked = None if scores is None else as_array(scores)
-    return torch.from_numpy(nmsim.prune(as_array(x), parsed, scores=ranked))
+    return torch.from_numpy(nmsim.prune(as_array(x), parsed, scores=ranked, bit_order=True))
 
 
 @_prune.register_fake

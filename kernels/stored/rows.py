@@ -150,7 +150,8 @@ def compress(
     KernelError
         Not a matrix of a type listed, or a format without kernels.
     PatternError
-        A mask that keeps more than N of a group, or is not a bool array of that shape.
+        A mask that keeps more than N of a group, or is not a bool array of that shape. Without a mask, a weight that is
+        NaN or infinite.
 
     Examples
     --------

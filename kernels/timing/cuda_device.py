@@ -87,7 +87,10 @@ def guarded(
         try:
             synchronize()
         except RuntimeError as lost:
-            reason = f"the CUDA context of this process is lost ({in_a_line(lost)})"
+            left = in_a_line(lost)
+            # A line of an error has room for one text of the driver, and most often both are the same.
+            why = "" if left == said else f" ({left})"
+            reason = f"the CUDA context of this process is lost{why}"
             raise DeviceLostError(f"{what}: {said}; {reason}") from None
         raise RefusedError(said) from None
 

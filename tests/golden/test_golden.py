@@ -124,7 +124,7 @@ def fast_keep(vector: dict[str, Any], pattern: Pattern) -> list[bool]:
     row = array_of(vector)
     if "scores" in vector:
         return fast_masks.prune(np.zeros_like(row), pattern, scores=row).tolist()
-    return fast_masks.prune(row, pattern).tolist()
+    return fast_masks.prune(row, pattern, bit_order=vector.get("bit_order", False)).tolist()
 
 
 @each("rows.json")

@@ -10,9 +10,10 @@ from typing import Any
 from kernels.measure.campaign import BEST
 from kernels.timing.gate import Rounding
 from nmsim.case import Case, SparseOperand
-from nmsim.errors import SpecError, brief
+from nmsim.errors import SpecError, brief, brief_names
 from nmsim.format import sparse_format
 from nmsim.pattern import Pattern
+from nmsim.support.names import did_you_mean
 
 _NAME = re.compile(r"(?P<base>[^\[\]]+)(?:\[(?P<options>[^\[\]]*)\])?")
 _OPTION = re.compile(r"(\w+)=(\d{1,6})", re.ASCII)
@@ -277,7 +278,10 @@ def named(products: Mapping[str, Product], name: str, movers: Iterable[str] = ()
     """
     found = _NAME.fullmatch(name)
     if found is None or found["base"] not in products:
-        raise SpecError(f"kernel {name}: expected one of {', '.join((*products, *movers))} (or {BEST})")
+        known = (*products, *movers, BEST)
+        raise SpecError(
+            f"kernel {name}: expected one of {brief_names(known, most=8)}{did_you_mean(name.partition('[')[0], known)}"
+        )
     product, text = products[found["base"]], found["options"]
     if text is None:
         return product

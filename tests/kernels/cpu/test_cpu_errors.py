@@ -31,6 +31,7 @@ def read_only(array):
         (lambda: cpu.compress(np.ones((2, 4)), "2:4"), "weights have dtype float64: expected one of float32, float16"),
         (lambda: cpu.compress(np.ones(4, np.float32), "2:4"), "weights have shape (4,): expected a matrix [N, K]"),
         (lambda: cpu.compress(np.ones((0, 4), np.float32), "2:4"), "weights have shape (0, 4): expected a matrix"),
+        (lambda: cpu.compress(DENSE * np.float32(np.inf), "2:4"), "expected finite numbers"),
         (lambda: cpu.compress(DENSE, "16:64"), "pattern 16:64: kernels take M up to 32"),
         (lambda: cpu.compress(DENSE, "8:16/gap"), "encoding 'gap': kernels read one of bitmask, index, combinatorial"),
         (lambda: cpu.compress(DENSE, "8:16/index/power_of_two"), "packing power_of_two: kernels read codes of index packed as"),

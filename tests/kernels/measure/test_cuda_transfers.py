@@ -372,7 +372,7 @@ def test_no_two_calls_read_the_same_operands(monkeypatch):
     [
         (
             of("gpu.prnue"),
-            r"M=1 N=2 K=32 bf16 cold, 1 thread: kernel gpu.prnue: expected one of .*gpu.prune, ",
+            r"M=1 N=2 K=32 bf16 cold, 1 thread: kernel gpu.prnue: expected one of gpu.gemv, .*; did you mean 'gpu.prune'\?$",
         ),
         (of("gpu.prune", dtype="int8"), "expected a dtype that CUDA kernels take, one of fp16, bf16, fp32"),
         (of("gpu.prune", ""), "kernel gpu.prune: expected patterns and encodings"),

@@ -20,7 +20,7 @@ TUNING = campaign.load("cuda-tuning")
     ("name", "said"),
     [
         ("gpu.gem", "kernel gpu.gem: expected one of gpu.gemv, "),
-        ("gpu.gemv[warps=8", "expected one of gpu.gemv, "),
+        ("gpu.gemv[warps=8", "; did you mean 'gpu.gemv'?"),
         ("gpu.gemv[]", "'': expected whole numbers of at least 1 for warps or n_parts, each once"),
         ("gpu.gemv[warps=0]", "'warps=0': expected whole numbers of at least 1"),
         ("gpu.gemv[warps=8,warps=8]", "'warps=8': expected "),

@@ -33,7 +33,9 @@ def agree(mask, x, pattern, scores=None):
     assert mask.is_contiguous()
     assert torch.equal(mask.cpu(), naive.prune(x, Pattern.parse(pattern), scores))
     ranked = None if scores is None else as_array(scores)
-    assert np.array_equal(mask.cpu().numpy(), nmsim.prune(as_array(x), pattern, scores=ranked))
+    assert np.array_equal(
+        mask.cpu().numpy(), nmsim.prune(as_array(x), pattern, scores=ranked, bit_order=True)
+    )
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "8:16", "16:32", "3:7", "1:1", "1:32", "8:64", "5:33", "200:256"])
