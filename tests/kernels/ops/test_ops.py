@@ -76,7 +76,7 @@ def test_packing_gives_the_bytes_of_kernels_cpu_and_of_the_reference(pattern, en
 
 def test_a_mask_and_a_packed_tensor_are_taken_as_they_are():
     dense = made(4, 48, dtype=torch.bfloat16)
-    mask = naive.prune(dense, Pattern(4, 16))  # fewer than 8 a group
+    mask = naive.prune(dense, Pattern(4, 16))  # fewer than 8 per group
     weights = ops.compress(dense, "8:16/bitmask", mask=mask)
     assert same_bits(ops.decompress(weights), dense.where(mask, 0))
     values, metadata = naive.compress(dense, "8:16/bitmask", mask=mask)
