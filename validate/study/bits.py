@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from nmsim.energy import energy as sum_squares
 from nmsim.errors import BitstreamError, ContainerError, EncodingError
 from nmsim.files.container import FORMAT_KEY
 from nmsim.files.safetensors import TensorInfo
-from nmsim.files.selection import Selection
+from nmsim.files.selection import Selection, left_by_group
 from nmsim.files.sharded import Checkpoint, open_checkpoint
 from nmsim.files.weights import read_weight
 from nmsim.format import SparseFormat
@@ -53,6 +54,23 @@ def open_weights(path: str | os.PathLike[str], formats: Sequence[SparseFormat]) 
             if not any(choice.why_not(info, pattern) is None for info in infos):
                 choice.refuse_nothing(path)
         yield checkpoint
+
+
+def left_dense(checkpoint: Checkpoint, pattern: Pattern) -> list[dict[str, Any]]:
+    """Add up what a study does not prune and why: a record per kind of reason, the largest first.
+
+    Returns
+    -------
+    list of dict
+        `why`, `tensors`, `weights_elems`, `dense_bytes`, an `example` of the reason, and `share` of all weights.
+    """
+    choice = Selection().of(checkpoint)
+    total = sum(choice.weights(info) for info in choice.tensors.values())
+    reasons = ((info, choice.why_not(info, pattern)) for info in choice.tensors.values())
+    left = left_by_group(
+        (why.group, why.reason, choice.weights(info), info.end - info.begin) for info, why in reasons if why
+    )
+    return [record | {"share": record["weights_elems"] / total if total else 0.0} for record in left]
 
 
 def measure_checkpoint(

@@ -19,7 +19,7 @@ from hwmodels.plots.labels import OPERANDS, SPEEDUP, Step, choose_steps, pattern
 from hwmodels.steps.step import EXTRAPOLATED_SHARE
 from hwmodels.tensorcore.record import load_core
 from nmsim.errors import visible
-from nmsim.units import format_bytes
+from nmsim.units import format_bytes, percent
 from validate.judge import own_machine
 from validate.judge.judge import judged_columns
 from validate.study import cores, trust
@@ -82,6 +82,7 @@ class Findings:
     own: pd.DataFrame | None = None
     doubts: tuple[str, ...] = ()
     context_tokens: int = 0
+    left_dense: tuple[dict[str, Any], ...] = ()
 
     @property
     def operands(self) -> list[str]:
@@ -174,7 +175,10 @@ def sections(found: Findings) -> list[Section]:
             "machines", "Each machine at its best", "best.html.j2", {**few, "rows": _best_table(found, ends)}
         ),
         Section(
-            "stored", "What is stored", "stored.html.j2", {"rows": _bits_rows(found.bits), "found": found}
+            "stored",
+            "What is stored",
+            "stored.html.j2",
+            {"rows": _bits_rows(found.bits), "found": found, "percent": percent},
         ),
         Section(
             "speedup",

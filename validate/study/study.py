@@ -27,7 +27,7 @@ from validate.judge.metrics import records
 from validate.judge.own_machine import OwnMachine, own_rows
 from validate.study import report
 from validate.study.answer import Answer, answer
-from validate.study.bits import bits_per_element, measure_checkpoint, open_weights
+from validate.study.bits import bits_per_element, left_dense, measure_checkpoint, open_weights
 from validate.study.cores import BASE, chosen, core_table, sentences
 from validate.study.cores import FIGURES as CORE_FIGURES
 from validate.study.defaults import BATCHES, FORMATS, HARDWARE, MODEL, PREFILL
@@ -215,6 +215,7 @@ def run_study(
             )
             synthetic = checkpoint.files[0].metadata.get("synthetic", "")
             inputs = checkpoint.paths
+            left = left_dense(checkpoint, plan.formats[0].pattern)
         sums = bits_per_element(bits)
         names = {spec.id: spec.name for spec in plan.machines}
         findings = report.Findings(
@@ -222,6 +223,7 @@ def run_study(
             dtype=dtype,
             packing=", ".join(dict.fromkeys(str(fmt.packing) for fmt in plan.formats)),
             weights_name=source.name,
+            left_dense=tuple(left),
             synthetic=synthetic,
             machines=plan.machines,
             model=whole,
@@ -360,6 +362,7 @@ def _summary(findings: report.Findings) -> dict[str, Any]:
         "speedups_are": "estimates vs the dense model on the same machine; best cases are bound_speedup_vs_dense",
         "best_encoding_of_each_pattern": records(best),
         "bits_per_element": records(findings.bits),
+        "left_dense": list(findings.left_dense),
         "tensor_core": {
             "chip": BASE,
             "says": sentences(findings.cores) if len(findings.cores) else [],
