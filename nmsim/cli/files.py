@@ -306,7 +306,7 @@ def check(
         ]
         console.print_table(
             "Tensors that do not fit" if bad else "Tensors",
-            ["tensor", "violating groups", "share", "first at", "smallest that fits", "zeros"],
+            ["tensor", "violating groups", "share", "first at", "smallest N of this M", "zeros"],
             lines,
             spare=("share", "zeros"),
         )

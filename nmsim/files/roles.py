@@ -558,8 +558,9 @@ class _Judge:
                 return True
         if stem in self.facts.experts:
             return False
-        if self.facts.expert_counts:
-            return info.shape[0] not in self.facts.expert_counts
+        # A router that is pruned costs more than a gate that stays dense: few rows are never taken for features.
+        if re.search(r"moe|expert", parts.above) or info.shape[0] in self.facts.expert_counts:
+            return False
         return info.shape[0] * 2 >= info.shape[1]
 
     def _weight(self, parts: Parts, info: TensorInfo) -> Role:

@@ -1,9 +1,12 @@
 """Work spread over cores. Compiled kernels let go of the interpreter, so threads are enough."""
 
+import contextlib
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterable
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar, cast
 
@@ -39,12 +42,38 @@ def run(function: Callable[[Item], Result], items: Iterable[Item], threads: int)
             except BaseException as error:
                 errors[place] = error
 
-    others = [_pool(helpers).submit(take_what_is_left) for _ in range(helpers)]
-    take_what_is_left()
-    wait(others)
+    with _signals_wait():
+        others = [_pool(helpers).submit(take_what_is_left) for _ in range(helpers)]
+        take_what_is_left()
+        wait(others)
     if errors:
         raise errors[min(errors)]
     return cast(list[Result], results)
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Hold back SIGINT and SIGTERM until the end.
+
+    Their handlers raise exceptions. One that is raised just after a lock of the pool was taken leaves it locked: the threads
+    of the pool then wait for ever, and the process waits for them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        for number, handler in handlers.items():
+            if handler is not None:  # None: set by other code than Python's, which cannot be put back
+                signal.signal(number, lambda number, frame: came.append(number))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if handler is not None:
+                signal.signal(number, handler)
+    for number in came:
+        signal.raise_signal(number)
 
 
 def checked(threads: int) -> int:

@@ -153,3 +153,16 @@ def test_a_summary_counts_weights_and_not_tensors(tmp_path):
             "example": "embedding: named 'embed_tokens'",
         }
     ]
+
+
+def test_a_router_beside_other_experts_is_one_too():
+    shapes = {
+        "model.layers.0.block_sparse_moe.gate.weight": (8, 64),
+        "model.layers.0.mlp.experts.gate_up_proj": (16, 64, 256),
+        "model.layers.0.mlp.experts.down_proj": (16, 128, 64),
+        "model.layers.1.feed_forward.gate.weight": (4, 64),
+    }
+    roles = classify(
+        [TensorInfo(name, "BF16", shape, 0, 2 * np.prod(shape)) for name, shape in shapes.items()]
+    )
+    assert {roles[name].kind for name in shapes if "gate.weight" in name} == {"router"}
