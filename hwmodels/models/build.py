@@ -1,15 +1,16 @@
 """From the keys of a configuration to the layers and the attention of a model."""
 
+import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from hwmodels.models.families import Block, blocks
+from hwmodels.models.families import Block, blocks, table
 from hwmodels.models.keys import MISSING, Keys
 from hwmodels.models.parts import Parts, take_apart
 from hwmodels.models.quantization import Quantisation, quantisation
 from hwmodels.models.records import Attention, AttentionKind, Layer, Model
-from nmsim.errors import SpecError
+from nmsim.errors import SpecError, brief
 
 EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 KINDS_OF_TYPES: Mapping[str, AttentionKind] = {"sliding_attention": "window", "chunked_attention": "chunk"}
@@ -237,4 +238,13 @@ def _told(keys: Keys) -> tuple[str, ...]:
         f"{keys.named(name)}={str(value).lower() if isinstance(value, bool) else value}"
         for name, value in sorted(used.items())
     )
-    return (f"not in the file, so taken from the defaults of its class: {listed}",)
+    return (f"not in the file, so taken from the defaults of its class: {listed}", *_misspelt(keys, used))
+
+
+def _misspelt(keys: Keys, used: Mapping[str, Any]) -> Iterator[str]:
+    """Name keys of the file that no class knows, and that are close to one whose default was taken."""
+    known = {spelling for names in keys.family.keys.values() for spelling in names} | set(table()["keys"])
+    plain = {key.replace("_", ""): key for key in keys.config if isinstance(key, str) and key not in known}
+    for name in sorted(used):
+        for close in difflib.get_close_matches(name.replace("_", ""), plain, n=1, cutoff=0.72):
+            yield f"{brief(plain[close])} in the file is no key of its class, and {name} is missing; it may be misspelt"

@@ -134,3 +134,17 @@ def test_refuses_what_is_no_json_or_no_file(tmp_path):
         hwmodels.load_model(tmp_path)
     with pytest.raises(SpecError, match=r"model 'llama-3-8b': .* Did you mean llama-3.1-8b\?"):
         hwmodels.load_model("llama-3-8b")
+
+
+def test_a_misspelt_key_is_named_if_a_default_stands_for_it(tmp_path):
+    config = {
+        "model_type": "llama",
+        "hidden": 4096,
+        "intermediatesize": 14336,
+        "num_layers": 32,
+        "rope_theta": 1e4,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    notes = [note for note in hwmodels.load_model(tmp_path).notes if "misspelt" in note]
+    assert [note.split()[0] for note in notes] == ["'hidden'", "'intermediatesize'", "'num_layers'"]
+    assert "intermediate_size is missing" in notes[1]
