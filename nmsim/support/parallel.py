@@ -72,8 +72,8 @@ def _signals_wait() -> Iterator[None]:
         for number, handler in handlers.items():
             if handler is not None:
                 signal.signal(number, handler)
-    for number in came:
-        signal.raise_signal(number)
+    for name in came:
+        signal.raise_signal(name)
 
 
 def checked(threads: int) -> int:
