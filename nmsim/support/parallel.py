@@ -55,7 +55,7 @@ def run(function: Callable[[Item], Result], items: Iterable[Item], threads: int)
 def _signals_wait() -> Iterator[None]:
     """Hold back SIGINT and SIGTERM until the end.
 
-    Their handlers raise exceptions. One that is raised just after a lock of the pool was taken leaves it locked: the threads
+    Their handlers raise exceptions. One that is raised just after a lock of the pool was taken leaves it locked. The threads
     of the pool then wait for ever, and the process waits for them.
     """
     if threading.current_thread() is not threading.main_thread():
