@@ -11,7 +11,7 @@ import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,7 @@ from nmsim.errors import ContainerError, SpecError, brief
 from nmsim.files.atomic import new_file, part_file
 from nmsim.files.output import PARTIAL_SUFFIX, Output, claimed, partial_pattern, refuse_full_disk
 from nmsim.support.cells import guarded
+from nmsim.support.parallel import signals_wait
 from nmsim.support.sources import open_regular, read_text
 from nmsim.units import ceil_div
 
@@ -374,6 +375,8 @@ def _difference(found: str, expected: str) -> str:
         return f"{MANIFEST} is damaged"
 
 
+PIECE_S = 0.2
+"""Longest time that a signal is held back while a chunk is waited for."""
 CHUNK_POINTS = 1 << 17
 Progress = Callable[[int, int], None]
 """Told the points that are done, and all points."""
@@ -569,16 +572,25 @@ def _evaluated(
     waiting: deque[tuple[int, Any]] = deque()
     try:
         for chunk, start, stop in spans:
-            waiting.append((chunk, executor.submit(evaluate_chunk, space, start, stop)))
+            with signals_wait():
+                waiting.append((chunk, executor.submit(evaluate_chunk, space, start, stop)))
             if len(waiting) >= most:
                 first, future = waiting.popleft()
-                yield first, future.result()
+                yield first, _result(future)
         while waiting:
             first, future = waiting.popleft()
-            yield first, future.result()
+            yield first, _result(future)
     finally:
         for _, future in waiting:
             future.cancel()
+
+
+def _result(future: "Future[pyarrow.Table]") -> "pyarrow.Table":
+    """Wait for a chunk piece by piece: signals are held back within a piece, and take effect between two."""
+    while not future.done():
+        with signals_wait():
+            wait([future], timeout=PIECE_S)
+    return future.result()
 
 
 def _frame(tables: Iterator[tuple[int, "pyarrow.Table"]], told: Callable[[int], None]) -> pd.DataFrame:

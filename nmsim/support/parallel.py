@@ -42,7 +42,7 @@ def run(function: Callable[[Item], Result], items: Iterable[Item], threads: int)
             except BaseException as error:
                 errors[place] = error
 
-    with _signals_wait():
+    with signals_wait():
         others = [_pool(helpers).submit(take_what_is_left) for _ in range(helpers)]
         take_what_is_left()
         wait(others)
@@ -52,8 +52,8 @@ def run(function: Callable[[Item], Result], items: Iterable[Item], threads: int)
 
 
 @contextlib.contextmanager
-def _signals_wait() -> Iterator[None]:
-    """Hold back SIGINT and SIGTERM until the end.
+def signals_wait() -> Iterator[None]:
+    """Hold back SIGINT and SIGTERM until the end; for short work with a pool of threads or processes.
 
     Their handlers raise exceptions. One that is raised just after a lock of the pool was taken leaves it locked. The threads
     of the pool then wait for ever, and the process waits for them.

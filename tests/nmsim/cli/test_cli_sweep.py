@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import signal
+import threading
 import time
 
 import pandas as pd
@@ -178,3 +179,23 @@ def test_mistakes_cost_no_work(nmsim, folder, arguments, text):
     assert (code, out) == (2, "")
     assert text in err.replace("\n", " ")
     assert [path.name for path in folder.iterdir()] == ["space.toml"]
+
+
+def test_a_signal_while_chunks_are_waited_for_ends_the_run_and_its_threads(nmsim, folder, monkeypatch):
+    whole = run.evaluate_chunk
+    taken = threading.Event()
+
+    def slow(*arguments):
+        if taken.is_set():
+            time.sleep(0.05)
+        else:
+            taken.set()
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+        return whole(*arguments)
+
+    monkeypatch.setattr(run, "evaluate_chunk", slow)
+    monkeypatch.setattr(run.sweep, "__kwdefaults__", {**run.sweep.__kwdefaults__, "chunk_points": 4})
+    code, _, err = nmsim("sweep", "--threads", "2")
+    assert code == 143
+    assert "stopped: " in err
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
