@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim.interchange.parts import Held, Parts, suffixed
+from nmsim.interchange.parts import Held, Parts, standing_for, suffixed
 from nmsim.interchange.tensors import Block, DenseTensor, slices
 from nmsim.layouts.nibbles import LEGAL_NIBBLES, first_outside, split_nibbles, unpack_nibbles
 
@@ -36,12 +36,8 @@ def read(held: Held) -> tuple[dict[str, DenseTensor], set[str]]:
     ContainerError
         Parts that are missing, or do not fit together.
     """
-    tensors = {}
-    found = suffixed(held, ROLES, signs=1, format=FORMAT)
-    for prefix, parts in found.items():
-        tensors[parts.names["weight_packed"]] = _weight(prefix, parts)
-        tensors[parts.names["scale_packed"]] = _scale(prefix, parts)
-    return tensors, {name for parts in found.values() for name in parts.names.values()}
+    makers = {"weight_packed": _weight, "scale_packed": _scale}
+    return standing_for(suffixed(held, ROLES, signs=1, format=FORMAT), makers)
 
 
 @functools.cache

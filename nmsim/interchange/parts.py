@@ -1,8 +1,8 @@
 """Packed tensors that consist of several tensors of a checkpoint, which may lie in different shards."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from nmsim import dtypes
 from nmsim.errors import ContainerError
 from nmsim.files.safetensors import MAX_ELEMS, RawTensor, SafetensorsReader, TensorInfo
 
+Tensor = TypeVar("Tensor")
 Held = Mapping[str, SafetensorsReader]
 """Name of every tensor of a checkpoint -> the file that holds it."""
 
@@ -119,3 +120,23 @@ def suffixed(held: Held, roles: Sequence[str], *, signs: int, format: str) -> di
             )
         found[prefix] = Parts(held, names)
     return found
+
+
+def standing_for(
+    found: Mapping[str, Parts], makers: Mapping[str, Callable[[str, Parts], Tensor]]
+) -> tuple[dict[str, Tensor], set[str]]:
+    """Make a tensor for each part that stands for one: name of that part -> tensor; names of all parts.
+
+    Parameters
+    ----------
+    found : mapping
+        From `suffixed`.
+    makers : mapping
+        Role of a part that stands for a tensor -> what makes the tensor of a name and its parts.
+    """
+    tensors = {
+        parts.names[role]: make(prefix, parts)
+        for prefix, parts in found.items()
+        for role, make in makers.items()
+    }
+    return tensors, {name for parts in found.values() for name in parts.names.values()}

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmsim.errors import ContainerError
-from nmsim.interchange.parts import Held, Parts, suffixed
+from nmsim.interchange.parts import Held, Parts, standing_for, suffixed
 from nmsim.interchange.streaming import OutTensor, small
 from nmsim.interchange.tensors import Block, DenseTensor, bits_of, scattered, slices
 from nmsim.interchange.zeros import chosen
@@ -36,9 +36,7 @@ def read(held: Held) -> tuple[dict[str, DenseTensor], set[str]]:
     ContainerError
         Parts that are missing, or do not fit together.
     """
-    found = suffixed(held, ROLES, signs=2, format=FORMAT)
-    tensors = {parts.names["compressed"]: _dense(prefix, parts) for prefix, parts in found.items()}
-    return tensors, {name for parts in found.values() for name in parts.names.values()}
+    return standing_for(suffixed(held, ROLES, signs=2, format=FORMAT), {"compressed": _dense})
 
 
 def _dense(prefix: str, parts: Parts) -> DenseTensor:

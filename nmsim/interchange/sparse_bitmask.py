@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim.interchange.parts import Held, Parts, suffixed
+from nmsim.interchange.parts import Held, Parts, standing_for, suffixed
 from nmsim.interchange.sparse_24_bitmask import module_name
 from nmsim.interchange.streaming import OutTensor, small
 from nmsim.interchange.tensors import Block, DenseTensor, bits_of, nonzero, scattered, slices
@@ -30,9 +30,7 @@ def read(held: Held) -> tuple[dict[str, DenseTensor], set[str]]:
     ContainerError
         Parts that are missing, or do not fit together.
     """
-    found = suffixed(held, ROLES, signs=3, format=FORMAT)
-    tensors = {parts.names["compressed"]: _dense(prefix, parts) for prefix, parts in found.items()}
-    return tensors, {name for parts in found.values() for name in parts.names.values()}
+    return standing_for(suffixed(held, ROLES, signs=3, format=FORMAT), {"compressed": _dense})
 
 
 def _dense(prefix: str, parts: Parts) -> DenseTensor:
