@@ -5,8 +5,19 @@ kept as sums, so that layers can be added up.
 """
 
 from nmsim.quality.activations import measure_activations
+from nmsim.quality.configuration import Configuration
 from nmsim.quality.layer import Measured
-from nmsim.quality.way import Way, cross, parse_mitigation
+from nmsim.quality.way import Rounding, Way, cross, parse_mitigation, parse_rounding
 from nmsim.quality.weights import measure_weights
 
-__all__ = ["Measured", "Way", "cross", "measure_activations", "measure_weights", "parse_mitigation"]
+__all__ = [
+    "Configuration",
+    "Measured",
+    "Rounding",
+    "Way",
+    "cross",
+    "measure_activations",
+    "measure_weights",
+    "parse_mitigation",
+    "parse_rounding",
+]

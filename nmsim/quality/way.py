@@ -1,8 +1,9 @@
 """A way to prune one operand: pattern, criterion, mitigations by name, and which of them go together."""
 
 import itertools
+import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from nmsim.case import SparseOperand
 from nmsim.criteria import named
@@ -31,6 +32,20 @@ class Mitigation(NamedTuple):
         return self.name if plain else f"{self.name}={self.size}"
 
 
+class Rounding(NamedTuple):
+    """Values rounded to nearest in whole numbers of some bits, one scale per group of values along K.
+
+    Written as `int8/64/before`: bits, values per scale, and whether they are rounded before or after they are pruned.
+    """
+
+    bits: int
+    group: int
+    when: Literal["before", "after"] = "before"
+
+    def __str__(self) -> str:
+        return f"int{self.bits}/{self.group}/{self.when}"
+
+
 class Way(NamedTuple):
     """One way to prune an operand; without a pattern, the dense reference."""
 
@@ -38,6 +53,8 @@ class Way(NamedTuple):
     pattern: Pattern | None
     criterion: str = "magnitude"
     mitigation: tuple[Mitigation, ...] = ()
+    values: Rounding | None = None
+    """How values are rounded; None leaves them as they are."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -49,6 +66,12 @@ class Way(NamedTuple):
         """As it was written: `dpts_mean+var`, or `none`."""
         return "+".join(map(str, self.mitigation)) or NONE
 
+    def __str__(self) -> str:
+        parts = [self.operand, str(self.pattern) if self.pattern else "dense"]
+        parts += [self.criterion] if self.pattern else []
+        parts += [self.mitigation_text] if self.mitigation else []
+        return " ".join([*parts, *([str(self.values)] if self.values else [])])
+
     @property
     def fitted(self) -> tuple[str, ...]:
         """What of it comes from calibration tokens; Wanda's criterion is among them."""
@@ -58,6 +81,28 @@ class Way(NamedTuple):
     def find(self, name: str) -> Mitigation | None:
         """A mitigation of that name, if it is among them."""
         return next((one for one in self.mitigation if one.name == name), None)
+
+
+def parse_rounding(text: str) -> Rounding:
+    """Read a rounding, as `int8/64/before` or `int8/64`.
+
+    Raises
+    ------
+    PatternError
+        Another text, fewer than 2 or more than 8 bits, or no value per scale.
+
+    Examples
+    --------
+    >>> parse_rounding("int4/64/after")
+    Rounding(bits=4, group=64, when='after')
+    """
+    match = re.fullmatch(r"int([2-8])/([1-9]\d{0,5})(?:/(before|after))?", text, re.ASCII)
+    if match is None:
+        raise PatternError(
+            f"values={brief(text)}: expected intB/G/before or intB/G/after, of 2 to 8 bits B and G values per scale"
+        )
+    bits, group, when = match.groups()
+    return Rounding(int(bits), int(group), "after" if when == "after" else "before")
 
 
 def is_reference(criterion: str) -> bool:
