@@ -9,8 +9,8 @@
 ['bits.csv', 'cores.csv', 'model.csv', 'study.csv']
 
 `run_study` writes a report for a checkpoint and a model. `judge_files` joins measured or published rows with predictions and
-gives their errors. `measure_quality` prunes the layers of a checkpoint in many ways. This package reads files and predictions;
-it never runs a kernel.
+gives their errors. `measure_quality` prunes the layers of a checkpoint in many ways. `paired_difference` compares losses of
+whole models. This package reads files and predictions; it never runs a kernel.
 """
 
 from typing import TYPE_CHECKING
@@ -18,6 +18,12 @@ from typing import TYPE_CHECKING
 from nmsim.support.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from validate.accuracy.statistics import (
+        Interval,
+        difference_of_differences,
+        mean_interval,
+        paired_difference,
+    )
     from validate.judge.judge import Judgement, judge_files
     from validate.quality.measure import QualityRun, measure_quality
     from validate.study.example_checkpoint import write_example
@@ -26,6 +32,7 @@ else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
+            "validate.accuracy.statistics": "Interval difference_of_differences mean_interval paired_difference",
             "validate.judge.judge": "Judgement judge_files",
             "validate.quality.measure": "QualityRun measure_quality",
             "validate.study.example_checkpoint": "write_example",
@@ -34,11 +41,15 @@ else:
     )
 
 __all__ = [
+    "Interval",
     "Judgement",
     "QualityRun",
     "StudyResult",
+    "difference_of_differences",
     "judge_files",
+    "mean_interval",
     "measure_quality",
+    "paired_difference",
     "run_study",
     "write_example",
 ]
