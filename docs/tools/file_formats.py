@@ -9,7 +9,7 @@ from hwmodels.silicon.technology import TechnologyFile
 from hwmodels.sweeps.space import SpaceFile
 from hwmodels.tensorcore.record import SparseTensorCore
 from kernels.measure.campaign import CampaignFile
-from nmsim.rows import COLUMNS
+from nmsim.rows import LossRow, Measurement, Row, columns_of
 from nmsim.support.schema_pages import field_table, json_schema
 from validate.judge.budget import Budget
 from validate.judge.names import MachineNames
@@ -92,6 +92,18 @@ seconds, with their 20th and 80th percentiles. An older file that lacks columns 
 |---|---|---|---|
 """
 
+LOSSES = """
+## Rows of losses
+
+CSV files that `nmsim perplexity` appends to. A line holds one model, pruned in one configuration, on one text. A loss is the
+mean negative log-likelihood in nats per predicted token. The perplexity is exp(loss). Window i is the same tokens in every row
+of the same model, text, `window_tokens` and `first_window_token`, so differences are taken window by window. The cells of an
+operand that is neither pruned nor rounded are empty.
+
+| column | value | may be empty | meaning |
+|---|---|---|---|
+"""
+
 
 def page() -> str:
     """Write the table of fields of each format."""
@@ -100,7 +112,8 @@ def page() -> str:
         f"{field_table(entry.record)}\n"
         for name, entry in FORMATS.items()
     ]
-    return INTRO + "".join(sections) + ROWS + "\n".join(_columns()) + "\n"
+    rows = f"{ROWS}{_column_table(Measurement)}{LOSSES}{_column_table(LossRow)}"
+    return INTRO + "".join(sections) + rows
 
 
 def schemas() -> dict[str, Any]:
@@ -112,15 +125,15 @@ def _writer(entry: Format) -> Any:
     return lambda: json.dumps(json_schema(entry.record, title=f"nmsim: {entry.title}"), indent=1) + "\n"
 
 
-def _columns() -> list[str]:
+def _column_table(record: type[Row]) -> str:
     """Columns of measured rows, from the declarations of the record."""
     percentiles = {"_p20": "20th", "_p80": "80th"}
     lines = []
-    for name, column in COLUMNS.items():
+    for name, column in columns_of(record).items():
         value = {int: "whole number", float: "number", bool: "`true` or `false`", str: "text"}[column.kind]
         if column.cell.texts:
             value = "one of " + ", ".join(f"`{text}`" for text in column.cell.texts if text)
         stem, percentile = name[:-4], percentiles.get(name[-4:])
         meaning = f"{percentile} percentile of `{stem}`" if percentile else column.cell.meaning
         lines.append(f"| `{name}` | {value} | {'no' if column.never_empty else 'yes'} | {meaning}. |")
-    return lines
+    return "\n".join(lines) + "\n"

@@ -194,15 +194,34 @@ class Campaign:
         return any(fnmatchcase(label, glob) for glob in self.skip)
 
 
-def shipped() -> list[str]:
-    """Name the campaigns that ship with the package.
+def shipped(folder: Path = CAMPAIGN_FOLDER) -> list[str]:
+    """Name the campaigns that ship with the package, in a folder of it.
 
     Examples
     --------
     >>> "cpu-quick" in shipped()
     True
     """
-    return sorted(path.stem for path in CAMPAIGN_FOLDER.glob("*.toml"))
+    return sorted(path.stem for path in folder.glob("*.toml"))
+
+
+def campaign_file(campaign: str | Path, *, folder: Path = CAMPAIGN_FOLDER) -> Path:
+    """Find the file of a campaign: one that ships with the package in a folder of it, by name, or a TOML file.
+
+    Raises
+    ------
+    SpecError
+        No such campaign.
+    """
+    path, names = Path(campaign), shipped(folder)
+    if path.suffix == ".toml":
+        return path
+    if str(campaign) not in names:
+        raise SpecError(
+            f"campaign {brief(str(campaign))}: expected one of {', '.join(names)}, or the path of a .toml file"
+            f"{did_you_mean(campaign, names)}"
+        )
+    return folder / f"{campaign}.toml"
 
 
 def load(campaign: str | Path) -> Campaign:
@@ -213,14 +232,7 @@ def load(campaign: str | Path) -> Campaign:
     SpecError
         No such campaign, or keys that are unknown, missing or malformed: the error names the file and each key.
     """
-    path = Path(campaign)
-    if path.suffix != ".toml":
-        if str(campaign) not in shipped():
-            raise SpecError(
-                f"campaign {brief(str(campaign))}: expected one of {', '.join(shipped())}, or the path of a .toml file"
-                f"{did_you_mean(campaign, shipped())}"
-            )
-        path = CAMPAIGN_FOLDER / f"{campaign}.toml"
+    path = campaign_file(campaign)
     file = read_record(CampaignFile, path)
     rounds = dict.fromkeys(each for table in file.round for each in _rounds(table))
     return Campaign(path.stem, file.seed, file.repetitions, file.warmup, file.budget_s, tuple(rounds))

@@ -200,7 +200,7 @@ def cross(
     read = [(text, parse_mitigation(text)) for text in mitigations]
     for criterion, (text, mitigation) in itertools.product(criteria, read):
         named(criterion)
-        why = _why_not(Way(operand, None, criterion, mitigation))
+        why = why_not(Way(operand, None, criterion, mitigation))
         if why:
             left_out[f"{criterion}, {text}"] = why
             continue
@@ -210,8 +210,14 @@ def cross(
     return ways, left_out
 
 
-def _why_not(way: Way) -> str:
-    """Why a way is not measured; empty when it is."""
+def why_not(way: Way) -> str:
+    """Say why criterion and mitigations of a way do not go together, or not with its operand; empty if they do.
+
+    Examples
+    --------
+    >>> why_not(Way("weights", Pattern(8, 16), "magnitude", parse_mitigation("var")))
+    'var is of pruned activations'
+    """
     names, criterion = way.names, way.criterion
     if way.operand == "weights":
         others = [name for name in names if not MITIGATIONS[name].of_weights]

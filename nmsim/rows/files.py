@@ -1,4 +1,4 @@
-"""Measurements in CSV files and in tables: read, checked, appended.
+"""Rows in CSV files and in tables: read, checked, appended. A row is a `Measurement`, or another record of checked cells.
 
 Files are append-only and a row is one line, so that a run that was killed leaves at most one broken line at the end.
 That line is reported, never corrected without a message. A file of an older version lacks the columns that were added
@@ -6,18 +6,18 @@ since. It is read, and each missing cell holds the default of its column.
 """
 
 import csv
-import dataclasses
 import io
 import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from nmsim.errors import NmsimError, RowError, brief, brief_names
 from nmsim.files.atomic import new_file
-from nmsim.rows.measurement import COLUMNS, Column, Measurement
+from nmsim.rows.measurement import Measurement
+from nmsim.rows.record import Column, Row, columns_of
 from nmsim.support.cells import guarded, unguarded
 from nmsim.support.lock import held
 from nmsim.support.sources import csv_rows, read_text
@@ -25,16 +25,28 @@ from nmsim.support.sources import csv_rows, read_text
 if TYPE_CHECKING:
     import pandas as pd
 
+OfRow = TypeVar("OfRow", bound=Row)
+
 _MEND = "remove the last line (on Unix: sed -i '$d' FILE) and run again, which measures only what is missing"
 _TABLE_TYPES = {float: "float64", int: "Int64", bool: "boolean", str: "object"}
 
 
-def read(path: str | Path) -> list[Measurement]:
+@overload
+def read(path: str | Path) -> list[Measurement]: ...
+
+
+@overload
+def read(path: str | Path, record: type[OfRow]) -> list[OfRow]: ...
+
+
+def read(path: str | Path, record: type[Row] = Measurement) -> list[Any]:
     """Read every row of a file.
 
     Parameters
     ----------
     path : str or Path
+    record : type
+        What a row is.
 
     Raises
     ------
@@ -42,15 +54,15 @@ def read(path: str | Path) -> list[Measurement]:
         Another header, an incomplete last line, or a bad cell. The error names the file, the row (1 is the first below
         the header), the column, the value and what was expected.
     """
-    header, *lines = _lines(Path(path))
-    columns = _columns_of(header, str(path))
-    rows: list[Measurement] = []
+    header, *lines = _lines(Path(path), record)
+    columns = _header_columns(header, str(path), record)
+    rows: list[Any] = []
     problems: list[RowError] = []
     number = 0
     try:
         for number, cells in enumerate(csv.reader(lines, strict=True), start=1):
             try:
-                rows.append(_from_texts(cells, columns, str(path), number))
+                rows.append(_from_texts(cells, columns, record, str(path), number))
             except RowError as error:
                 problems.append(error)
     except csv.Error as error:
@@ -61,7 +73,7 @@ def read(path: str | Path) -> list[Measurement]:
     return rows
 
 
-def append(path: str | Path, row: Measurement) -> None:
+def append(path: str | Path, row: Row) -> None:
     """Add one row at the end of a file, in one write; a new or empty file gets the header first.
 
     Raises
@@ -77,8 +89,8 @@ def append(path: str | Path, row: Measurement) -> None:
     # Two writers that both find the file empty would both write the header.
     with held(path.resolve(), path):
         text = _line(to_texts(row))
-        if check(path):
-            text = _line(COLUMNS) + text
+        if check(path, type(row)):
+            text = _line(columns_of(type(row))) + text
         try:
             handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             try:
@@ -91,8 +103,8 @@ def append(path: str | Path, row: Measurement) -> None:
             raise RowError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def write(path: str | Path, rows: Iterable[Measurement]) -> None:
-    """Write a file anew; it takes its name when it is complete.
+def write(path: str | Path, rows: Iterable[Row], *, record: type[Row] = Measurement) -> None:
+    """Write a file anew; it takes its name when it is complete. All rows are of one record, whose columns are its header.
 
     Raises
     ------
@@ -102,12 +114,12 @@ def write(path: str | Path, rows: Iterable[Measurement]) -> None:
         It cannot be written.
     """
     with new_file(Path(path), force=True) as stream:
-        stream.write(_line(COLUMNS).encode())
+        stream.write(_line(columns_of(record)).encode())
         stream.writelines(_line(to_texts(row)).encode() for row in rows)
 
 
-def check(path: str | Path) -> bool:
-    """Refuse a file that measurements cannot be appended to; True if it is new or empty.
+def check(path: str | Path, record: type[Row] = Measurement) -> bool:
+    """Refuse a file that rows of a record cannot be appended to; True if it is new or empty.
 
     Raises
     ------
@@ -120,35 +132,48 @@ def check(path: str | Path) -> bool:
         raise RowError(f"{path}: there is no folder {path.parent}, expected an existing one")
     if not path.exists() or (path.is_file() and path.stat().st_size == 0):
         return True
-    if missing := missing_columns(_cells(_lines(path)[0], str(path))):
+    if missing := missing_columns(_cells(_lines(path, record)[0], str(path)), record):
+        mend = f"; to add them: {record.OLDER} {path.name}" if record.OLDER else ""
         raise RowError(
-            f"{path}: header: written by an older version, without {brief_names(missing, most=2)}; expected another file; "
-            f"to add them: python -m validate.judge.published --older {path.name}"
+            f"{path}: header: written by an older version, without {brief_names(missing, most=2)}; "
+            f"expected another file{mend}"
         )
     return False
 
 
-def missing_columns(header: Sequence[str]) -> list[str]:
+def missing_columns(header: Sequence[str], record: type[Row] = Measurement) -> list[str]:
     """Name the columns that were added since a file of an older version was written; empty for a file of this version."""
-    return [name for name in COLUMNS if name not in header]
+    return [name for name in columns_of(record) if name not in header]
 
 
-def is_header(header: Sequence[str]) -> bool:
+def is_header(header: Sequence[str], record: type[Row] = Measurement) -> bool:
     """Whether a header has all columns, in any order, or all but columns that were added later."""
-    return sorted(header) == sorted(name for name in COLUMNS if name in header) and all(
-        COLUMNS[name].cell.added for name in missing_columns(header)
+    columns = columns_of(record)
+    return sorted(header) == sorted(name for name in columns if name in header) and all(
+        columns[name].cell.added for name in missing_columns(header, record)
     )
 
 
-def to_frame(rows: Iterable[Measurement]) -> "pd.DataFrame":
-    """Put measurements in a table, one column per field; None is NA in whole numbers and booleans, NaN in times."""
+def to_frame(rows: Iterable[Row], *, record: type[Row] = Measurement) -> "pd.DataFrame":
+    """Put rows in a table, one column per field; None is NA in whole numbers and booleans, NaN in other numbers."""
     import pandas as pd
 
-    table = pd.DataFrame([dataclasses.asdict(row) for row in rows], columns=list(COLUMNS))
-    return table.astype({name: _TABLE_TYPES[column.kind] for name, column in COLUMNS.items()})
+    columns = columns_of(record)
+    # Every field of a row is a plain value: its own name is enough.
+    cells = [{name: getattr(row, name) for name in columns} for row in rows]
+    table = pd.DataFrame(cells, columns=list(columns))
+    return table.astype({name: _TABLE_TYPES[column.kind] for name, column in columns.items()})
 
 
-def from_frame(table: "pd.DataFrame", name: str = "table") -> list[Measurement]:
+@overload
+def from_frame(table: "pd.DataFrame", name: str = "table") -> list[Measurement]: ...
+
+
+@overload
+def from_frame(table: "pd.DataFrame", name: str = "table", *, record: type[OfRow]) -> list[OfRow]: ...
+
+
+def from_frame(table: "pd.DataFrame", name: str = "table", *, record: type[Row] = Measurement) -> list[Any]:
     """Take measurements out of a table with these columns, in any order. To read a file, use `read`: pandas guesses types.
 
     Parameters
@@ -157,18 +182,21 @@ def from_frame(table: "pd.DataFrame", name: str = "table") -> list[Measurement]:
         Columns that were added later may be missing.
     name : str
         What errors call the table; rows count from 1.
+    record : type
+        What a row is.
 
     Raises
     ------
     RowError
         A column is missing or unknown, or a cell is bad.
     """
-    header = list(table.columns)
-    if not is_header(header):
-        raise RowError(f"{name}: header: {_difference(header)}")
+    header, columns = list(table.columns), columns_of(record)
+    if not is_header(header, record):
+        raise RowError(f"{name}: header: {_difference(header, record)}")
     return [
         _checked(
-            {str(column): _plain(COLUMNS[str(column)], value) for column, value in cells.items()},
+            {str(column): _plain(columns[str(column)], value) for column, value in cells.items()},
+            record,
             name,
             number,
         )
@@ -176,19 +204,19 @@ def from_frame(table: "pd.DataFrame", name: str = "table") -> list[Measurement]:
     ]
 
 
-def to_texts(row: Measurement) -> list[str]:
+def to_texts(row: Row) -> list[str]:
     """Format the cells of a row as a file holds them."""
-    return [_text(getattr(row, name)) for name in COLUMNS]
+    return [_text(getattr(row, name)) for name in columns_of(type(row))]
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path, record: type[Row]) -> list[str]:
     """Lines of a file, the header first."""
-    text = read_text(path, error=RowError)
+    text, columns = read_text(path, error=RowError), columns_of(record)
     if not text:
-        raise RowError(f"{path}: empty, expected a header line of {len(COLUMNS)} columns")
+        raise RowError(f"{path}: empty, expected a header line of {len(columns)} columns")
     lines = text.replace("\r\n", "\n").split("\n")
-    if len(lines) > 1 or not ",".join(COLUMNS).startswith(text):
-        _columns_of(lines[0], str(path))
+    if len(lines) > 1 or not ",".join(columns).startswith(text):
+        _header_columns(lines[0], str(path), record)
     if lines.pop():
         row = len(lines)
         raise RowError(
@@ -199,11 +227,11 @@ def _lines(path: Path) -> list[str]:
     return lines
 
 
-def _columns_of(line: str, path: str) -> list[Column]:
-    header = _cells(line, path)
-    if header != [name for name in COLUMNS if name in header] or not is_header(header):
-        raise RowError(f"{path}: header: {_difference(header)}")
-    return [COLUMNS[name] for name in header]
+def _header_columns(line: str, path: str, record: type[Row]) -> list[Column]:
+    header, columns = _cells(line, path), columns_of(record)
+    if header != [name for name in columns if name in header] or not is_header(header, record):
+        raise RowError(f"{path}: header: {_difference(header, record)}")
+    return [columns[name] for name in header]
 
 
 def _cells(line: str, path: str) -> list[str]:
@@ -211,18 +239,19 @@ def _cells(line: str, path: str) -> list[str]:
     return cells
 
 
-def _difference(header: Sequence[str]) -> str:
-    missing = [name for name, column in COLUMNS.items() if name not in header and not column.cell.added]
-    unknown = [name for name in header if name not in COLUMNS]
+def _difference(header: Sequence[str], record: type[Row]) -> str:
+    columns = columns_of(record)
+    missing = [name for name, column in columns.items() if name not in header and not column.cell.added]
+    unknown = [name for name in header if name not in columns]
     problem = "; ".join(
         f"{word} {brief_names(map(brief, names))}"
         for word, names in (("missing", missing), ("unknown", unknown))
         if names
     )
-    return f"{problem or 'columns repeated or out of order'}; expected the {len(COLUMNS)} columns {brief_names(COLUMNS)}"
+    return f"{problem or 'columns repeated or out of order'}; expected the {len(columns)} columns {brief_names(columns)}"
 
 
-def _from_texts(cells: list[str], columns: Sequence[Column], path: str, row: int) -> Measurement:
+def _from_texts(cells: list[str], columns: Sequence[Column], record: type[Row], path: str, row: int) -> Row:
     if len(cells) != len(columns):
         raise RowError(f"{path}: row {row}: {len(cells)} cells, expected {len(columns)}", row=row)
     values = {}
@@ -232,12 +261,12 @@ def _from_texts(cells: list[str], columns: Sequence[Column], path: str, row: int
         except ValueError as error:
             message = f"{path}: row {row}: {column.name}={brief(text)}: expected {error}"
             raise RowError(message, row=row, column=column.name) from None
-    return _checked(values, path, row)
+    return _checked(values, record, path, row)
 
 
-def _checked(values: Mapping[str, Any], path: str, row: int) -> Measurement:
+def _checked(values: Mapping[str, Any], record: type[Row], path: str, row: int) -> Row:
     try:
-        return Measurement(**values)
+        return record(**values)
     except NmsimError as error:
         column = error.column if isinstance(error, RowError) else ""
         raise RowError(f"{path}: row {row}: {error}", row=row, column=column, problem=str(error)) from error

@@ -1,68 +1,36 @@
-"""One measured time as a record: what ran, beside which baseline, how often, how far it spread, and where.
+"""One measured time as a record: what ran, beside which baseline, how often, how far it spread, and where."""
 
-A field is declared once: its name is the column of the CSV files, its type and its `Cell` say what a cell may hold.
-"""
-
-import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, fields
-from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 from nmsim import encodings, packing
 from nmsim.case import VALUE_BITS, Case, GemmShape, Phase, SparseOperand, case_id
-from nmsim.errors import NmsimError, RowError, brief
+from nmsim.errors import RowError, brief
 from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
+from nmsim.rows.record import (
+    Cell,
+    Column,
+    Commit,
+    Dirty,
+    Note,
+    NumpyVersion,
+    TimeUtc,
+    TorchVersion,
+    check_cells,
+    columns_of,
+)
 
 L2State = Literal["cold", "warm", ""]
 Gate = Literal["pass", ""]
 Timing = Literal["graph", "calls", ""]
 Mark = Literal["above byte bound", "weak baseline", "anomalous", "host overhead", "pruned beforehand", ""]
-Kind: TypeAlias = type[bool] | type[int] | type[float] | type[str]
 Key = tuple[str, str, str, int | None, str]
 """Machine, case_id, kernel, threads and l2_state: they distinguish measurements."""
 
 _SPREAD = ("_p20", "", "_p80")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What a cell of a column means, and what it may hold beside what its type says.
-
-    Parameters
-    ----------
-    meaning : str
-    least : int
-        Smallest whole number; floats must be above 0, or at least 0 if this is 0.
-    texts : tuple of str
-        The texts that are taken; any if empty.
-    shape : tuple of str
-        A regular expression for texts, and the same in words.
-    named : callable, optional
-        Looks a text up, and raises a `NmsimError` if nmsim does not know it.
-    added : bool
-        Files of older versions do not have the column.
-    """
-
-    meaning: str
-    least: int = 1
-    texts: tuple[str, ...] = ()
-    shape: tuple[str, str] = (".*", "")
-    named: Callable[[str], object] | None = None
-    added: bool = False
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column: its name, the kind of its cells, the cell that stands for nothing, and what a cell may hold."""
-
-    name: str
-    kind: Kind
-    never_empty: bool
-    default: Any
-    cell: Cell
 
 
 def is_pattern(text: str) -> bool:
@@ -83,7 +51,9 @@ def _known_pattern(text: str) -> None:
 
 # Names that fields of the record have as well.
 _known_encoding, _known_packing = encodings.get, packing.parse
-_PATTERN = Cell("`N:M`, or the words of a publication for what is not N:M", named=_known_pattern)
+_PATTERN = Cell(
+    "`N:M`, or the words of a publication for what is not N:M", named=_known_pattern, may_be_empty=True
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,15 +111,13 @@ class Measurement:
     max_rel_err: Annotated[float | None, Cell("Largest error of that comparison", least=0)] = None
     driver: Annotated[str, Cell("Version of the device's driver")] = ""
     cuda: Annotated[str, Cell("Version of CUDA")] = ""
-    torch: Annotated[str, Cell("Version of torch")] = ""
+    torch: TorchVersion = ""
     triton: Annotated[str, Cell("Version of Triton")] = ""
-    numpy: Annotated[str, Cell("Version of numpy")] = ""
+    numpy: NumpyVersion = ""
     numba: Annotated[str, Cell("Version of numba")] = ""
-    commit: Annotated[str, Cell("Commit of nmsim", shape=(r"[0-9a-f]{7,64}", "a commit's hex digits"))] = ""
-    dirty: Annotated[bool | None, Cell("Whether the checkout held changes that are not in `commit`")] = None
-    timestamp_utc: Annotated[
-        str, Cell("When", shape=(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "a time such as 2026-01-31T12:00:00Z"))
-    ] = ""
+    commit: Commit = ""
+    dirty: Dirty = None
+    timestamp_utc: TimeUtc = ""
     kernel_family: Annotated[
         str, Cell("How the kernel runs the pattern, as the judge names it", added=True)
     ] = ""
@@ -201,15 +169,14 @@ class Measurement:
             ),
         ),
     ] = ""
-    note: Annotated[str, Cell("What a reader should know; no program reads it")] = ""
+    note: Note = ""
+    OLDER: ClassVar[str] = "python -m validate.judge.published --older"
 
     def __post_init__(self) -> None:
-        for column in COLUMNS.values():
-            value = getattr(self, column.name)
-            if problem := _problem(column, value):
-                raise RowError(f"{column.name}={brief(value)}: expected {problem}", column=column.name)
-            if f"{column.name}_p20" in COLUMNS:
-                _check_order(column.name, *(getattr(self, f"{column.name}{suffix}") for suffix in _SPREAD))
+        check_cells(self)
+        for name in COLUMNS:
+            if f"{name}_p20" in COLUMNS:
+                _check_order(name, *(getattr(self, f"{name}{suffix}") for suffix in _SPREAD))
         if not self.pattern and not self.is_transfer:
             raise RowError("pattern='': expected a value, not an empty cell", column="pattern")
         if (self.moved_bytes is None) != (self.copy_bytes is None):
@@ -248,61 +215,8 @@ class Measurement:
         return (self.machine, self.case_id, self.kernel, self.threads, self.l2_state)
 
 
-def _column(field: "Field[Any]") -> Column:
-    kind_of_cell, cell = get_args(field.type)
-    if get_origin(kind_of_cell) is Literal:
-        cell = Cell(cell.meaning, texts=get_args(kind_of_cell), added=cell.added)
-    members = get_args(kind_of_cell) or (kind_of_cell,)
-    kinds: tuple[Kind, ...] = (bool, int, float)
-    kind = next((kind for kind in kinds if kind in members), str)
-    required = field.default is MISSING
-    # A required column whose texts hold "" (`l2_state`) must be stated, but may state nothing.
-    never_empty = (
-        (required or field.default not in (None, "")) and "" not in cell.texts and field.name != "pattern"
-    )
-    return Column(field.name, kind, never_empty, None if required else field.default, cell)
-
-
-COLUMNS: Mapping[str, Column] = MappingProxyType(
-    {field.name: _column(field) for field in fields(Measurement)}
-)
+COLUMNS: Mapping[str, Column] = columns_of(Measurement)
 """The columns of a file, in order, by name."""
-
-
-def _problem(column: Column, value: object) -> str:
-    """What was expected of a cell instead of its value; empty if the value may stand there."""
-    cell = column.cell
-    if value == "" if column.kind is str else value is None:
-        return "a value, not an empty cell" if column.never_empty else ""
-    if column.kind is int:
-        whole = isinstance(value, int) and not isinstance(value, bool) and value >= cell.least
-        return "" if whole else f"a whole number of at least {cell.least}"
-    if column.kind is float:
-        return _float_problem(value, zero=cell.least == 0)
-    if column.kind is bool:
-        return "" if isinstance(value, bool) else "true, false or nothing"
-    if not isinstance(value, str):
-        return f"text, not {type(value).__name__}"
-    if not value.isprintable() or value != value.strip():
-        return "text of one line without blanks around it"
-    if cell.texts and value not in cell.texts:
-        return f"one of {', '.join(text or 'nothing' for text in cell.texts)}"
-    pattern, words = cell.shape
-    if not re.fullmatch(pattern, value, re.ASCII | re.DOTALL):
-        return f"{words}, or nothing"
-    try:
-        if cell.named is not None:
-            cell.named(value)
-    except NmsimError as error:
-        return f"another {column.name}: {error}"
-    return ""
-
-
-def _float_problem(value: object, zero: bool) -> str:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if zero:
-        return "" if number and value >= 0 else "a finite number of at least 0"  # type: ignore[operator]
-    return "" if number and value > 0 else "a positive, finite number"  # type: ignore[operator]
 
 
 def _check_order(name: str, low: float | None, median: float | None, high: float | None) -> None:
