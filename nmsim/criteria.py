@@ -84,6 +84,44 @@ def channel_vector(x: NDArray[Any], vector: NDArray[Any]) -> FloatArray:
     return np.abs(x * row_vector("vector", vector, x.shape[1]))
 
 
+def ria(x: NDArray[Any], vector: NDArray[Any], *, column_sums: NDArray[Any] | None = None) -> FloatArray:
+    """Score by relative importance and activations (RIA): S_ij = (|x_ij| / R_i + |x_ij| / C_j) sqrt(|f_j|).
+
+    X is a matrix of weights here. R_i = sum_j |x_ij| is the sum of its row, C_j = sum_i |x_ij| that of its column. f_j is the
+    norm of in feature j over calibration tokens. The norms may share a factor, which scales all scores alike. An element of
+    a row or column of zeros scores zero.
+
+    Parameters
+    ----------
+    x : array [O, K]
+    vector : array [K]
+    column_sums : array [K], optional
+        C, if X is a block of the rows.
+
+    Raises
+    ------
+    PatternError
+        A vector of another length.
+
+    Source
+    ------
+    arXiv 2402.12419; formula and the exponent 1/2, prune.py of the authors' code (Relative-importance-and-activation-pruning).
+
+    Examples
+    --------
+    >>> ria(np.array([[1.0, -3.0], [1.0, 1.0]]), np.array([4.0, 1.0])).tolist()
+    [[1.5, 1.5], [2.0, 0.75]]
+    """
+    x = matrix("x", x)
+    f = np.sqrt(np.abs(row_vector("vector", vector, x.shape[1])))
+    sizes = np.abs(x)
+    rows = sizes.sum(axis=1, keepdims=True)
+    columns = sizes.sum(axis=0) if column_sums is None else row_vector("column_sums", column_sums, x.shape[1])
+    shares = 1 / np.where(rows == 0, 1.0, rows) + 1 / np.where(columns == 0, 1.0, columns)
+    found: FloatArray = sizes * shares * f
+    return found
+
+
 def amber_vector(weight: NDArray[Any]) -> FloatArray:
     """Amber-Pruner's vector: f_j = |What_j| / min_k |What_k|, norms of the columns of What = (W - mu) / sigma.
 
@@ -174,21 +212,30 @@ def best_of_tokens(scores: NDArray[Any], count: int) -> BoolArray:
     [[False, True, True, False]]
     """
     # Scores may be -inf, so that `matrix` would be too strict.
-    scores = _two_dimensional("scores", scores).astype(np.float64)
-    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= scores.shape[1]:
-        raise PatternError(f"count={brief(count)}: expected an int from 0 to {scores.shape[1]}")
+    scores = _two_dimensional("scores", scores)
+    k = scores.shape[1]
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= k:
+        raise PatternError(f"count={brief(count)}: expected an int from 0 to {k}")
+    if scores.dtype != np.float32:
+        scores = scores.astype(np.float64)
     if np.isnan(scores).any():
         raise PatternError("scores: a NaN among them, expected numbers that have an order")
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :count]
-    mask = np.zeros(scores.shape, np.bool_)
-    np.put_along_axis(mask, best, True, axis=1)
+    if not 0 < count < k:
+        return np.full(scores.shape, count > 0)
+    # The count-th greatest of each row parts it. A partition takes a fifth of the time of a sort.
+    least = np.partition(scores, k - count, axis=1)[:, k - count, None]
+    mask: BoolArray = scores > least
+    room = count - np.count_nonzero(mask, axis=1)[:, None]
+    equal = scores == least
+    mask |= equal & (np.cumsum(equal, axis=1, dtype=np.int64) <= room)
     return mask
 
 
 class Criterion(NamedTuple):
     """A criterion: its formula, what an element competes with, and what its scores are made of.
 
-    One that has neither `scores` nor `vector` takes a vector that is handed in.
+    One that has neither `scores` nor `vector` takes a vector that is handed in. Of weights that is the norm of each in
+    feature over calibration tokens.
     """
 
     formula: str
@@ -199,6 +246,13 @@ class Criterion(NamedTuple):
     """W [O, K] -> the vector [K] that magnitudes are multiplied with."""
     of_weights: bool = False
     """It also chooses among weights."""
+    with_vector: Callable[[NDArray[Any], NDArray[Any]], FloatArray] = channel_vector
+    """X and a vector [K] -> scores [L, K], if it has no `scores`."""
+
+    @property
+    def takes_vector(self) -> bool:
+        """Its vector is handed in."""
+        return self.scores is None and self.vector is None
 
 
 CRITERIA: Mapping[str, Criterion] = MappingProxyType(
@@ -208,8 +262,17 @@ CRITERIA: Mapping[str, Criterion] = MappingProxyType(
         "amber": Criterion("|x_ij| |What_:j| / min_k |What_:k|", "group", vector=amber_vector),
         "weight_variance": Criterion("|x_ij| Var_o(w_oj)", "group", vector=weight_variance_vector),
         "channel_vector": Criterion("|x_ij f_j|, f given", "group", of_weights=True),
+        "ria": Criterion(
+            "(|x_ij| / sum_k |x_ik| + |x_ij| / sum_p |x_pj|) |f_j|^(1/2), f given",
+            "group",
+            of_weights=True,
+            with_vector=ria,
+        ),
         "unstructured": Criterion(
             "|x_ij|, the K N/M greatest of a token", "token", magnitude, of_weights=True
+        ),
+        "unstructured_channel_vector": Criterion(
+            "|x_ij f_j|, f given, the K N/M greatest of a token", "token", of_weights=True
         ),
         "unstructured_global": Criterion("|x_ij|, the L K N/M greatest of all", "all", magnitude),
     }
@@ -257,7 +320,7 @@ def choose(
     """Choose what a criterion keeps.
 
     Of equal scores the lower index wins, in a group, in a token and in the whole. `magnitude` compares stored bits, as
-    `nmsim.prune`. The two unstructured criteria keep the pattern's share of a token, or of all tokens, rounded down.
+    `nmsim.prune`. Unstructured criteria keep the pattern's share of a token, or of all tokens, rounded down.
 
     Parameters
     ----------
@@ -267,7 +330,7 @@ def choose(
     criterion : str
         A key of `CRITERIA`.
     weight : array [O, K], for `amber` and `weight_variance`
-    vector : array [K], for `channel_vector`
+    vector : array [K], for `channel_vector`, `ria` and `unstructured_channel_vector`
 
     Returns
     -------
@@ -304,7 +367,7 @@ def _scores(chosen: Criterion, x: NDArray[Any], vector: FloatArray | None) -> Fl
     if chosen.scores is not None:
         return chosen.scores(x)
     assert vector is not None
-    return channel_vector(x, vector)
+    return chosen.with_vector(x, vector)
 
 
 def named(criterion: str) -> Criterion:

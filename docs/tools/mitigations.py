@@ -53,11 +53,22 @@ ENTRIES = {
         "It is the formula itself. Signs of f are left out when f is stored.",
         "`nmsim.criteria.channel_vector`",
     ),
+    "ria": Entry(
+        "S_ij = (|x_ij| / sum_k |x_ik| + |x_ij| / sum_p |x_pj|) sqrt(|f_j|) with a vector f of norms that is given",
+        "It is the formula itself, with |x_ij| taken out of the bracket. It is a criterion of weights, made once. Of tokens it "
+        "would wait for the sequence.",
+        "`nmsim.criteria.ria`",
+    ),
     "unstructured": Entry(
         "keep the k greatest |x_ij| of a token, k = K N/M rounded down",
         "All keys above the k-th greatest are kept. Of the keys equal to it, the first ones are kept until k are. These are "
         "the same elements that sorting the token would give.",
         "`nmsim.criteria.best_of_tokens`",
+    ),
+    "unstructured_channel_vector": Entry(
+        "keep the k greatest |x_ij f_j| of a token, k = K N/M rounded down, with a vector f that is given",
+        "As `channel_vector`, then as `unstructured`.",
+        "`nmsim.criteria.choose`",
     ),
     "unstructured_global": Entry(
         "keep the k greatest |x_ij| of all L tokens, k = L K N/M rounded down",
@@ -138,6 +149,12 @@ ENTRIES = {
         "Y = Xsp W^T + Xout W^T, Xout n of every 256, Xsp N of every M, no element in both; of weights X Wsp^T + X Wout^T",
         "The sum of the products is the product of the sum. The order of the two parts changes the choice and no count.",
         "`nmsim.mitigation.outliers.split`",
+    ),
+    "outliers_unstructured": Entry(
+        "Y = Xsp W^T + Xout W^T, Xout the K n/256 greatest of a token, Xsp N of every M, no element in both; of weights "
+        "X Wsp^T + X Wout^T, Wout of a row",
+        "The sum of the products is the product of the sum. The greatest of a token are found as by `unstructured`.",
+        "`nmsim.mitigation.outliers.split_unstructured`",
     ),
     "salient_columns": Entry(
         "Y = Xsp W^T + X_c W_c^T over c columns that are kept whole, which the N:M part leaves out",

@@ -33,6 +33,9 @@ CODE = "formula: https://github.com/On-Point-RND/Structured-Sparse-Activations-I
 """Where most formulas are from: what the authors' code does, not what the paper's text says."""
 
 
+RIA_OF = "formula: arXiv 2402.12419 and the code of its authors, Relative-importance-and-activation-pruning, prune.py"
+
+
 @dataclass(frozen=True)
 class Settings:
     """Free sizes of the mitigations.
@@ -308,6 +311,33 @@ def channel_vector(product: PrunedProduct) -> Stages:
     return vector(product, "channel_vector", "|x_j| f_j", "f: any vector of K elements")
 
 
+def ria(product: PrunedProduct) -> Stages:
+    """RIA: |x_ij| (1 / R_i + 1 / C_j) g_j with the sums R of rows and C of columns, and g_j = sqrt(|f_j|).
+
+    It is a criterion of weights, which are pruned offline. These are the counts if a selector ranked tokens by it.
+    """
+    tokens, K = product.shape.M, product.shape.K
+    sums = StageCost(
+        name="ria sums",
+        part="producer",
+        formula="1 / R_i = 1 / sum_j |x_ij|, 1 / C_j = 1 / sum_i |x_ij|",
+        why="C depends on the last token of the sequence, R on the last element of the token",
+        source=RIA_OF,
+        adds=tokens * (K - 1) + (tokens - 1) * K,
+        specials=tokens + K,
+        **(token_buffer(product, 2) if tokens == 1 else sequence_buffer(product)),
+    )
+    scored = dataclasses.replace(
+        second_pass(product, "ria score", "|x_ij| (1 / R_i + 1 / C_j) g_j"),
+        source=RIA_OF,
+        adds=tokens * K,
+        multiplies=2 * tokens * K,
+        waits_for=sums.waits_for,
+        **parameters(product.row_bytes),
+    )
+    return sums, scored, select(product), offline("ria vector", "g_j = sqrt(|f_j|), f: norms of in features")
+
+
 def clact(product: PrunedProduct) -> Stages:
     """CLACT: |x_ij| c_j, where c is the norm of a column of X over all tokens.
 
@@ -340,6 +370,13 @@ def unstructured(product: PrunedProduct) -> Stages:
     """
     waits = token_buffer(product, key_bits(product.dtype) + 1)
     return _greatest(product, "unstructured", "token", product.shape.M, waits)
+
+
+def unstructured_channel_vector(product: PrunedProduct) -> Stages:
+    """Keep the k greatest |x_j f_j| of a token, k = K N/M: `channel_vector` without groups."""
+    scored, _, made = channel_vector(product)
+    waits = token_buffer(product, key_bits(product.dtype) + 1)
+    return scored, *_greatest(product, "unstructured_channel_vector", "token", product.shape.M, waits), made
 
 
 def unstructured_global(product: PrunedProduct) -> Stages:
@@ -382,7 +419,7 @@ def _greatest(product: PrunedProduct, name: str, row: str, rows: int, waits: Map
 CRITERIA: Mapping[str, Callable[[PrunedProduct], Stages]] = MappingProxyType(
     {name: globals()[name] for name in criteria.CRITERIA}
 )
-"""Name -> the stages it takes. All except the two unstructured ones end in an N:M mask."""
+"""Name -> the stages it takes. All except the unstructured ones end in an N:M mask."""
 
 
 OUTLIERS_OF = "outliers n:256 beside N:M: arXiv 2507.03052; the codes are counted, not published"
@@ -462,6 +499,35 @@ def outliers(product: PrunedProduct) -> Stages:
         held_bytes=bits_to_bytes(pattern.m * key_bits(product.dtype)),
     )
     return chosen, beside
+
+
+def outliers_unstructured(product: PrunedProduct) -> Stages:
+    """Keep the greatest elements of a whole row of the sparse operand beside its N:M part: as many as `outliers`, no window.
+
+    Stored as values with the index of each in its row. Each token meets each kept element once, on vector lanes. Of
+    activations they are found as `unstructured` finds its elements, before N:M is chosen among the rest.
+    """
+    (tokens, N, K), settings = _dims(product), product.settings
+    count = K * settings.outliers // settings.window
+    online = product.operand == "activations"
+    elems = (tokens if online else N) * count
+    stored_bytes = bits_to_bytes(elems * product.bits) + bits_to_bytes(elems * index_bits(K))
+    beside = StageCost(
+        name="outliers_unstructured product",
+        part="side path",
+        formula=f"Y + X_out W^T, {count} of a token" if online else f"Y + X W_out^T, {count} of a row",
+        why="its elements are known before the product",
+        source=OUTLIERS_OF,
+        passes=1 if online else 0,
+        lane_macs=tokens * N * count,
+        l2_read_bytes=stored_bytes,
+        l2_written_bytes=stored_bytes if online else 0,
+        dram_read_bytes=0 if online else stored_bytes,
+    )
+    if not online:
+        return beside, offline("outliers_unstructured choice", f"{count} of each row of the weights")
+    waits = token_buffer(product, key_bits(product.dtype) + 1)
+    return *_greatest(product, "outliers_unstructured", "token", tokens, waits), beside
 
 
 def salient_columns(product: PrunedProduct) -> Stages:

@@ -4,7 +4,7 @@
 record of what is asked, `Recipe`, and no arithmetic. `weights` and `outliers` are about pruned weights, `fit` finds parameters.
 """
 
-from nmsim.mitigation.outliers import Split, split, split_columns
+from nmsim.mitigation.outliers import Split, split, split_columns, split_unstructured
 from nmsim.mitigation.recipe import Recipe
 
-__all__ = ["Recipe", "Split", "split", "split_columns"]
+__all__ = ["Recipe", "Split", "split", "split_columns", "split_unstructured"]

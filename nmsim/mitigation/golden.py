@@ -109,6 +109,24 @@ def equalisation(x: NDArray[Any], weight: NDArray[Any]) -> FloatArray:
     return found
 
 
+def rounded(x: NDArray[Any], *, bits: int, group: int) -> FloatArray:
+    """Round to nearest in whole numbers, symmetric, one scale per group of each row; the tail is a group of its own.
+
+    Examples
+    --------
+    >>> rounded(np.array([[3.0, 1.4, 0.2]]), bits=3, group=2).round(6).tolist()
+    [[3.0, 1.0, 0.2]]
+    """
+    x = matrix("x", x)
+    found = np.zeros_like(x)
+    for first in range(0, x.shape[1], group):
+        part = x[:, first : first + group]
+        scale = np.abs(part).max(axis=1, keepdims=True) / (2 ** (bits - 1) - 1)
+        scale = np.where(scale == 0, 1.0, scale)
+        found[:, first : first + group] = np.rint(part / scale) * scale
+    return found
+
+
 def fitting(x: NDArray[Any], weight: NDArray[Any]) -> tuple[FloatArray, FloatArray]:
     """Take tokens and weights of one layer as float64.
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmsim import dtypes
+from nmsim.criteria import best_of_tokens
 from nmsim.errors import PatternError, brief
 from nmsim.mask import BoolArray, prune
 from nmsim.pattern import Pattern, as_pattern
@@ -85,6 +86,58 @@ def split(
     taken = prune(x, leading, scores=_finite(scores))
     rest = _choose_rest(x, as_pattern(following), taken, scores)
     return Split(rest, taken) if first == "outliers" else Split(taken, rest)
+
+
+def split_unstructured(
+    x: NDArray[Any],
+    pattern: Pattern | str,
+    outliers: Pattern | str = "4:256",
+    *,
+    scores: NDArray[Any] | None = None,
+) -> Split:
+    """Keep the greatest elements of every row, anywhere in it, as outliers, and N of every M beside them.
+
+    n:m says which share of the row they are: K n/m of K elements, rounded down. So it keeps as many as `split`, and no window
+    has a limit. The outliers choose first. Of equal elements, the lower index is an outlier.
+
+    Parameters
+    ----------
+    x : array [O, K]
+    pattern : Pattern or str
+    outliers : Pattern or str
+        Such as 4:256, 8:256 or 16:256.
+    scores : array like x, optional
+        As `split`.
+
+    Returns
+    -------
+    Split
+
+    Raises
+    ------
+    PatternError
+        As `split`.
+
+    Source
+    ------
+    Unstructured salient weights, with which arXiv 2507.03052 compares semi-structured ones. Whether they are the greatest of
+    a row or of the whole matrix was not read.
+
+    Examples
+    --------
+    >>> parts = split_unstructured(np.array([[1.0, 0.0, 9.0, 8.0, 7.0, 2.0]]), "1:2", "1:3")
+    >>> parts.outliers.astype(int).tolist(), parts.nm.astype(int).tolist()
+    ([[0, 0, 1, 1, 0, 0]], [[1, 0, 0, 0, 1, 0]])
+    """
+    x = np.asarray(x)
+    if x.ndim != 2 or not x.size:
+        raise PatternError(f"x has shape {x.shape}: expected a matrix with something in it")
+    dtypes.refuse_not_finite(x)
+    share = as_pattern(outliers)
+    ranked = dtypes.magnitude_keys(x) if scores is None else _finite(scores)
+    assert ranked is not None
+    taken = best_of_tokens(ranked, x.shape[1] * share.n // share.m)
+    return Split(_choose_rest(x, as_pattern(pattern), taken, scores), taken)
 
 
 def split_columns(

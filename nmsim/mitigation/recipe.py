@@ -200,6 +200,7 @@ MITIGATIONS: Mapping[str, MitigationKind] = MappingProxyType(
         "weight_correction": MitigationKind("correction", of_weights=True),
         "rotation": MitigationKind("rotation", fitted_on=_ACTIVATIONS),
         "outliers": MitigationKind("split", of_weights=True, size="4:256"),
+        "outliers_unstructured": MitigationKind("split", of_weights=True, size="4:256"),
         "salient_columns": MitigationKind("split", of_weights=True, fitted_on=_ACTIVATIONS, size="128"),
     }
 )

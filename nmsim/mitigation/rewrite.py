@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim.criteria import CRITERIA, choose, vector_of
+from nmsim.criteria import CRITERIA, channel_vector, choose, vector_of
 from nmsim.errors import PatternError
 from nmsim.mask import BoolArray, prune
 from nmsim.mitigation.recipe import Recipe
@@ -253,6 +253,9 @@ def _choose(x: Array, pattern: Pattern, prepared: Prepared) -> BoolArray:
         defined = (column_max > 0) & (row > 0)
         inverse = np.where(defined, column_max, 1) / np.where(defined, row, 1)
         return prune(x, pattern, scores=np.abs(x) * np.sqrt(inverse))
+    kind = CRITERIA[criterion]
+    if prepared.vector is not None and (kind.among != "group" or kind.with_vector is not channel_vector):
+        return choose(x, pattern, criterion, vector=prepared.vector)
     if prepared.vector is not None:
         return prune(x, pattern, scores=np.abs(x) * np.abs(prepared.vector).astype(x.dtype))
     if criterion == "clact":
@@ -260,7 +263,7 @@ def _choose(x: Array, pattern: Pattern, prepared: Prepared) -> BoolArray:
             return prune(x, pattern)
         columns = np.sqrt(np.einsum("ij,ij->j", x, x, dtype=np.float64))
         return prune(x, pattern, scores=np.abs(x) * columns)
-    if CRITERIA[criterion].among == "group":
+    if kind.among == "group":
         return prune(x, pattern)
     return choose(x, pattern, criterion)
 

@@ -4,6 +4,7 @@ Ways of pruning that differ only in the epilogue share the product of the kept e
 
 import dataclasses
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -11,79 +12,87 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmsim import criteria
-from nmsim.criteria import matrix
+from nmsim.criteria import named
 from nmsim.errors import PatternError
 from nmsim.mask import BoolArray
-from nmsim.mitigation import fit, golden, rewrite
-from nmsim.mitigation.outliers import Split, split, split_columns
+from nmsim.mitigation import fit, rewrite
+from nmsim.mitigation.outliers import Split, split, split_columns, split_unstructured
 from nmsim.mitigation.recipe import Recipe
+from nmsim.mitigation.rounding import round_values
 from nmsim.pattern import Pattern
-from nmsim.quality.layer import BLOCK_ELEMS, Columns, Layer, Measured, entropy_of, squares, tokens_of
-from nmsim.quality.way import Way, is_reference
+from nmsim.quality.layer import (
+    BLOCK_ELEMS,
+    Calibration,
+    Columns,
+    Layer,
+    Measured,
+    entropy_of,
+    needed,
+    squares,
+    tokens_of,
+)
+from nmsim.quality.way import SPLITS, Way, is_reference
+from nmsim.support import parallel
 
 Array = NDArray[Any]
+Floats = NDArray[np.float32]
 
 
-def folded_recipe(way: Way, x_fit: NDArray[np.float32], columns: Columns) -> Recipe:
+def folded_recipe(way: Way, known: Calibration | None, columns: Columns) -> Recipe:
     """Make what is folded into weights and into the operation before: rotation, and equalisation.
 
     Parameters
     ----------
     way : Way
-    x_fit : float32 array [L, K]
-        Calibration tokens.
+    known : Calibration or None
+        None if nothing of the way needs tokens.
     columns : Columns
         Of the weights as they are.
+
+    Raises
+    ------
+    PatternError
+        No calibration tokens where they are needed.
     """
-    rotation = eigenvectors(x_fit) if way.find("rotation") else None
+    rotation = needed(way, known).eigenvectors if way.find("rotation") else None
     if way.find("smooth_static"):
-        return Recipe(equalise=golden.equalisation(x_fit, columns.largest[None]))
+        return Recipe(equalise=needed(way, known).equalisation(columns))
     return Recipe(rotation=rotation, equalise="dynamic" if way.find("smooth_dynamic") else "none")
 
 
-def eigenvectors(x: NDArray[Any]) -> NDArray[np.float64]:
-    """Rotation of La RoSA: eigenvectors of X^T X, columns of Q [K, K], greatest eigenvalue first.
-
-    Fewer tokens than in features leave the last of them free: any basis of what no token reaches.
-
-    Source
-    ------
-    La RoSA as the code of arXiv 2509.22166 has it, with 8192 samples there.
-
-    Examples
-    --------
-    >>> np.abs(eigenvectors(np.array([[0.0, 3.0], [1.0, 0.0]]))).round(6).tolist()
-    [[0.0, 1.0], [1.0, 0.0]]
-    """
-    x = matrix("x", x)
-    found: NDArray[np.float64] = np.linalg.eigh(x.T @ x)[1][:, ::-1]
-    return found
-
-
-def token_recipe(way: Way, x_fit: NDArray[np.float32]) -> Recipe:
+def token_recipe(way: Way, x_fit: NDArray[np.float32] | None) -> Recipe:
     """Make what `select` depends on beside the fold: the shift, and the variance.
 
     Parameters
     ----------
     way : Way
-    x_fit : float32 array [L, K]
-        Calibration tokens, as the folded weights meet them; one call of S-PTS.
+    x_fit : float32 array [L, K] or None
+        Calibration tokens, as the folded weights meet them; one call of S-PTS. None if nothing of the way needs them.
     """
     shift: Any = "none"
     if way.find("dpts_mean"):
         shift = "mean"
     elif way.find("dpts_median"):
         shift = "median"
-    elif way.find("spts"):
+    elif x_fit is not None and way.find("spts"):
         shift = fit.static_shift([x_fit])
-    elif way.find("lpts"):
+    elif x_fit is not None and way.find("lpts"):
         shift = fit.channel_shift(x_fit)
     dynamic = "dynamic" if way.find("smooth_dynamic") else "none"
     return Recipe(shift=shift, variance=bool(way.find("var")), equalise=dynamic)
 
 
+class FitTokens(NamedTuple):
+    """Calibration tokens as the folded weights meet them."""
+
+    given: Floats
+    """Of which the dense output is the aim."""
+    taken: Floats
+    """From which is chosen: the same, or rounded."""
+
+
 def with_side_terms(
-    way: Way, recipe: Recipe, chosen: rewrite.Selected, x_fit: NDArray[np.float32], layer: Layer, columns: Columns
+    way: Way, recipe: Recipe, chosen: rewrite.Selected, tokens: FitTokens, layer: Layer, columns: Columns
 ) -> Recipe:  # fmt: skip
     """Fit bias1, bias2 and the low rank to calibration tokens.
 
@@ -97,8 +106,7 @@ def with_side_terms(
         From `token_recipe`.
     chosen : Selected
         Of the calibration tokens under that recipe.
-    x_fit : float32 array [L, K]
-        As for `token_recipe`.
+    tokens : FitTokens
     layer : Layer
     columns : Columns
         Of the folded weights.
@@ -107,19 +115,19 @@ def with_side_terms(
     low_rank = way.find("r_sparse")
     if not names and not low_rank:
         return recipe
-    dropped = np.where(chosen.mask, np.float32(0), shifted(x_fit, chosen, recipe))
+    dropped = np.where(chosen.mask, np.float32(0), shifted(tokens.taken, chosen, recipe))
     biases: dict[str, Any] = {}
     if names:
         mean_row = columns.mean[None].astype(np.float32)
         ours = rewrite.finish(chosen.values @ mean_row.T, chosen, rewrite.prepare(mean_row, recipe))
         parts = {"bias1": chosen.values, "bias2": dropped}
-        found = fit.token_bias(np.hstack([parts[name] for name in names]), x_fit @ mean_row.T - ours)
+        found = fit.token_bias(np.hstack([parts[name] for name in names]), tokens.given @ mean_row.T - ours)
         fields = ("kept_bias" if name == "bias1" else "dropped_bias" for name in names)
         biases = dict(zip(fields, np.split(found, len(names)), strict=True))
     pair = None
     if low_rank:
-        if low_rank.number >= len(x_fit):
-            raise PatternError(f"{low_rank}: {len(x_fit)} calibration tokens, expected more than the rank")
+        if low_rank.number >= len(dropped):
+            raise PatternError(f"{low_rank}: {len(dropped)} calibration tokens, expected more than the rank")
         pair = fit.low_rank(dropped, layer.whole(), low_rank.number)
     return dataclasses.replace(recipe, low_rank=pair, **biases)
 
@@ -140,7 +148,187 @@ def of_rows(recipe: Recipe, rows: slice) -> Recipe:
     return dataclasses.replace(recipe, low_rank=(recipe.low_rank[0][rows], recipe.low_rank[1]))
 
 
-Floats = NDArray[np.float32]
+SLAB_ELEMS = 1 << 16
+"""Elements of tokens that are chosen from together. What is made of them on the way stays in a core's own cache."""
+
+
+class TokenChoice:
+    """The choice of one way in the tokens of one layer, parameters fitted.
+
+    Parameters
+    ----------
+    way : Way
+        Of activations.
+    recipe : Recipe
+        From `token_recipe`, or from `with_side_terms`.
+    column_max : float32 array [K]
+        max_o |w_oj| of the folded weights: all that a choice may need of them beside the vector.
+    vector : array [K] or None
+        Of the criterion.
+    saliency : array [K] or None
+        By which salient columns are chosen.
+    """
+
+    def __init__(
+        self,
+        way: Way,
+        recipe: Recipe,
+        *,
+        column_max: Floats,
+        vector: Array | None = None,
+        saliency: Array | None = None,
+    ) -> None:
+        self.way = way
+        self.recipe = recipe
+        self.column_max = column_max
+        self.vector = vector
+        self.saliency = saliency
+        criterion = "channel_vector" if vector is not None and named(way.criterion).vector else way.criterion
+        # The choice sees the weights as one row.
+        one_row = of_rows(recipe, slice(0, 1))
+        self.prepared = rewrite.prepare(column_max[None], one_row, criterion=criterion, vector=vector)
+
+    def replaced(self, recipe: Recipe) -> "TokenChoice":
+        """The same with another recipe."""
+        return TokenChoice(
+            self.way, recipe, column_max=self.column_max, vector=self.vector, saliency=self.saliency
+        )
+
+    def taken(self, x: Floats) -> Floats:
+        """Tokens [L, K] from `rewrite.produced` as the choice sees them: rounded, if the way rounds before it."""
+        return self._rounded(x, "before")
+
+    def select(self, x: Floats) -> tuple[rewrite.Selected, BoolArray]:
+        """Choose among tokens [L, K] from `rewrite.produced`.
+
+        Returns
+        -------
+        Selected
+            Its values are those of the product, rounded if the way says so. What else it holds is of values before a rounding
+            after the choice. Its mask is all that is kept.
+        bool array [L, K]
+            The N:M mask: what is kept without outliers and salient columns.
+        """
+        if looks_across_tokens(self.way):
+            return self._select(x)
+        step = max(1, SLAB_ELEMS // x.shape[1])
+        slabs = [slice(first, min(len(x), first + step)) for first in range(0, len(x), step)]
+        if len(slabs) <= 1:
+            return self._select(x)
+        # Slabs are written into arrays of the whole: fresh memory costs more than the choice itself.
+        values, mask = np.empty(x.shape, np.float32), np.empty(x.shape, np.bool_)
+        nm = np.empty(x.shape, np.bool_) if self._splits else mask
+
+        def one(rows: slice) -> rewrite.Selected:
+            selected, nm_mask = self._select(x[rows])
+            values[rows], mask[rows] = selected.values, selected.mask
+            if self._splits:
+                nm[rows] = nm_mask
+            return selected
+
+        found = parallel.run(one, slabs, os.cpu_count() or 1)
+        beside = [
+            None if parts[0] is None else np.concatenate(parts)
+            for parts in zip(*((part.eta, part.v, part.token_bias, part.side) for part in found), strict=True)
+        ]
+        return rewrite.Selected(values, mask, *beside), nm
+
+    @property
+    def _splits(self) -> bool:
+        return bool(set(SPLITS) & set(self.way.names))
+
+    def _select(self, x: Floats) -> tuple[rewrite.Selected, BoolArray]:
+        x, way = self.taken(x), self.way
+        if way.pattern is None:
+            every = np.ones(x.shape, np.bool_)
+            return self._finished(rewrite.Selected(x, every, None, None, None, None)), every
+        if self._splits:
+            parts = self._split(x, way.pattern)
+            values = np.where(parts.kept, x, np.float32(0))
+            return self._finished(rewrite.Selected(values, parts.kept, None, None, None, None)), parts.nm
+        selected = rewrite.select(x, way.pattern, self.prepared)
+        return self._finished(selected), selected.mask
+
+    def _finished(self, selected: rewrite.Selected) -> rewrite.Selected:
+        if self.way.values is None or self.way.values.when == "before":
+            return selected
+        return selected._replace(values=self._rounded(selected.values, "after"))
+
+    def _rounded(self, x: Floats, when: str) -> Floats:
+        how = self.way.values
+        return x if how is None or how.when != when else round_values(x, bits=how.bits, group=how.group)
+
+    def _split(self, x: Floats, pattern: Pattern) -> Split:
+        """Outliers or salient columns beside N:M; which columns, calibration tokens say."""
+        scores: Array | None = None
+        if self.vector is not None:
+            scores = criteria.channel_vector(x, self.vector)
+        elif self.way.criterion == "clact":
+            scores = criteria.clact(x)
+        if outliers := self.way.find("outliers"):
+            return split(x, pattern, outliers.size, scores=scores)
+        if outliers := self.way.find("outliers_unstructured"):
+            return split_unstructured(x, pattern, outliers.size, scores=scores)
+        salient = self.way.find("salient_columns")
+        assert salient is not None
+        return split_columns(x, pattern, salient.number, saliency=self.saliency, scores=scores)
+
+
+def looks_across_tokens(way: Way) -> bool:
+    """Whether a choice in a token depends on the other tokens of the call.
+
+    Examples
+    --------
+    >>> [looks_across_tokens(Way("activations", Pattern(2, 4), name)) for name in ("magnitude", "clact")]
+    [False, True]
+    """
+    if way.pattern is None:
+        return False
+    return way.criterion == "clact" or named(way.criterion).among == "all" or bool(way.find("smooth_dynamic"))
+
+
+def fitted_choice(
+    way: Way,
+    x_fit: Floats | None,
+    layer: Layer,
+    *,
+    columns: Columns,
+    vector: Array | None,
+) -> tuple[TokenChoice, rewrite.Selected | None]:
+    """Fit all that goes beside the product but scale and bias.
+
+    Parameters
+    ----------
+    way : Way
+    x_fit : float32 array [L, K] or None
+        Calibration tokens as the folded weights meet them. None if nothing of the way needs them.
+    layer : Layer
+        Folded.
+    columns : Columns
+        Of the folded weights.
+    vector : array [K] or None
+        Of the criterion.
+
+    Returns
+    -------
+    TokenChoice
+    Selected or None
+        Of the calibration tokens, if scale and bias are still to be fitted.
+    """
+    saliency = np.square(x_fit).sum(axis=0) if x_fit is not None and way.find("salient_columns") else None
+    plain = TokenChoice(way, Recipe(), column_max=columns.largest, vector=vector, saliency=saliency)
+    if way.pattern is None:
+        return plain, None
+    taken = None if x_fit is None else plain.taken(x_fit)
+    choice = plain.replaced(token_recipe(way, taken))
+    if x_fit is None or taken is None or not {"bias1", "bias2", "r_sparse", "scale_shift"} & set(way.names):
+        return choice, None
+    chosen, _ = choice.select(x_fit)
+    recipe = with_side_terms(way, choice.recipe, chosen, FitTokens(x_fit, taken), layer, columns)
+    if recipe is not choice.recipe:
+        choice = choice.replaced(recipe)
+        chosen, _ = choice.select(x_fit) if way.find("scale_shift") else (chosen, None)
+    return choice, chosen if way.find("scale_shift") else None
 
 
 class _Tokens(NamedTuple):
@@ -212,14 +400,14 @@ def measure_activations(
     >>> [round(one.energy_kept_share, 2) for one in measure_activations(x[0], x[1], weight, ways)]
     [1.0, 0.92, 0.86, 0.91]
     """
-    x_fit, x = tokens_of("x_fit", x_fit, weight), tokens_of("x", x, weight)
+    known, x = Calibration(tokens_of("x_fit", x_fit, weight)), tokens_of("x", x, weight)
     columns = Layer(weight, block_elems=block_elems).columns()
     found: dict[int, Measured] = {}
     folds = {way: tuple(name for name in way.names if name in ("rotation", "smooth_static")) for way in ways}
     for fold in dict.fromkeys(folds.values()):
         mine = [(place, way) for place, way in enumerate(ways) if folds[way] == fold]
-        layer = Layer(weight, folded_recipe(mine[0][1], x_fit, columns), block_elems)
-        found |= dict(_measure_fold(x_fit, x, layer, mine))
+        layer = Layer(weight, folded_recipe(mine[0][1], known, columns), block_elems)
+        found |= dict(_measure_fold(known.tokens, x, layer, mine))
     return [found[place] for place in range(len(ways))]
 
 
@@ -236,7 +424,7 @@ def _measure_fold(
     energy, output_energy = squares(tokens.counted), squares(tokens.output)
     vectors = {
         criterion: criteria.vector_of(criterion, weight=layer.whole())
-        for criterion in dict.fromkeys(way.criterion for _, way in ways)
+        for criterion in dict.fromkeys(way.criterion for _, way in ways if way.pattern)
     }
     # One pattern after the other: the pruned tokens of all patterns would not fit into memory.
     for _, of_pattern in itertools.groupby(sorted(ways, key=_by_pattern), key=_by_pattern):
@@ -264,8 +452,8 @@ def _by_pattern(one: tuple[int, Way]) -> str:
 
 def _shares_product(way: Way) -> tuple[str, ...]:
     """What the values of a way depend on, within a pattern and a fold."""
-    names = ("dpts_mean", "dpts_median", "spts", "lpts", "smooth_dynamic", "outliers", "salient_columns")
-    return (way.criterion, *(str(one) for one in way.mitigation if one.name in names))
+    names = ("dpts_mean", "dpts_median", "spts", "lpts", "smooth_dynamic", *SPLITS)
+    return (way.criterion, str(way.values), *(str(one) for one in way.mitigation if one.name in names))
 
 
 def _choose(
@@ -276,50 +464,11 @@ def _choose(
     columns: Columns,
     vectors: dict[str, criteria.FloatArray | None],
 ) -> _Chosen:
-    if way.pattern is None:
-        every = np.ones(tokens.x.shape, np.bool_)
-        whole = rewrite.Selected(tokens.x, every, None, None, None, None)
-        return _Chosen(place, way, Recipe(), whole, None, squares(tokens.counted), every)
-    vector = vectors[way.criterion]
-    if way.find("outliers") or way.find("salient_columns"):
-        parts = _split(way, way.pattern, tokens, vector)
-        values = np.where(parts.kept, tokens.x, np.float32(0))
-        beside = rewrite.Selected(values, parts.nm, None, None, None, None)
-        kept = squares(np.where(parts.kept, tokens.counted, np.float32(0)))
-        return _Chosen(place, way, Recipe(), beside, None, kept, parts.nm)
-    recipe = token_recipe(way, tokens.fit)
-    # The choice sees the weights as one row: the largest of each column is all that it may need of them.
-    stand_in = columns.largest[None]
-
-    def select(x: Floats, recipe: Recipe) -> rewrite.Selected:
-        of_criterion = ("channel_vector", vector) if vector is not None else (way.criterion, None)
-        one_row = of_rows(recipe, slice(0, 1))
-        prepared = rewrite.prepare(stand_in, one_row, criterion=of_criterion[0], vector=of_criterion[1])
-        return rewrite.select(x, str(way.pattern), prepared)
-
-    fit_chosen = None
-    if {"bias1", "bias2", "r_sparse", "scale_shift"} & set(way.names):
-        fit_chosen = select(tokens.fit, recipe)
-        recipe = with_side_terms(way, recipe, fit_chosen, tokens.fit, layer, columns)
-        fit_chosen = select(tokens.fit, recipe) if way.find("scale_shift") else None
-    chosen = select(tokens.x, recipe)
+    vector = vectors[way.criterion] if way.pattern else None
+    choice, fit_chosen = fitted_choice(way, tokens.fit, layer, columns=columns, vector=vector)
+    chosen, nm_mask = choice.select(tokens.x)
     kept = squares(np.where(chosen.mask, tokens.counted, np.float32(0)))
-    return _Chosen(place, way, recipe, chosen, fit_chosen, kept, chosen.mask)
-
-
-def _split(way: Way, pattern: Pattern, tokens: _Tokens, vector: criteria.FloatArray | None) -> Split:
-    """Outliers or salient columns beside N:M; which columns, calibration tokens say."""
-    scores: NDArray[Any] | None = None
-    if vector is not None:
-        scores = criteria.channel_vector(tokens.x, vector)
-    elif way.criterion == "clact":
-        scores = criteria.clact(tokens.x)
-    if outliers := way.find("outliers"):
-        return split(tokens.x, pattern, outliers.size, scores=scores)
-    salient = way.find("salient_columns")
-    assert salient is not None
-    saliency = np.square(tokens.fit).sum(axis=0)
-    return split_columns(tokens.x, pattern, salient.number, saliency=saliency, scores=scores)
+    return _Chosen(place, way, choice.recipe, chosen, fit_chosen, kept, nm_mask)
 
 
 def _errors(chosen: Sequence[_Chosen], tokens: _Tokens, layer: Layer) -> dict[int, float]:

@@ -9,6 +9,7 @@ with the same correction. The other is log2 C(M, N) per group. The smaller of th
 unless columns are kept with different frequency.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmsim import encodings
-from nmsim.criteria import FloatArray
+from nmsim.criteria import FloatArray, matrix
 from nmsim.errors import PatternError
 from nmsim.mask import BoolArray, complete, to_words
-from nmsim.mitigation import rewrite
+from nmsim.mitigation import golden, rewrite
 from nmsim.mitigation.recipe import Recipe
 from nmsim.pattern import Pattern
 from nmsim.quality.way import Way
@@ -248,6 +249,73 @@ def tokens_of(name: str, x: NDArray[Any], weight: NDArray[Any]) -> NDArray[np.fl
 Array = NDArray[Any]
 
 
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Calibration tokens of one layer, from which parameters are fitted, and what is made of them once.
+
+    Layers that read the same tokens may share one.
+
+    Parameters
+    ----------
+    tokens : float32 array [L, K]
+    """
+
+    tokens: NDArray[np.float32]
+
+    @functools.cached_property
+    def norms(self) -> FloatArray:
+        """sqrt(sum_i x_ij^2) of each in feature: Wanda's vector."""
+        found: FloatArray = np.sqrt(np.square(self.tokens, dtype=np.float64).sum(axis=0))
+        return found
+
+    @functools.cached_property
+    def largest(self) -> NDArray[np.float32]:
+        """max_i |x_ij| of each in feature."""
+        found: NDArray[np.float32] = np.abs(self.tokens).max(axis=0)
+        return found
+
+    @functools.cached_property
+    def eigenvectors(self) -> NDArray[np.float64]:
+        """Rotation of La RoSA: `eigenvectors` of the tokens."""
+        return eigenvectors(self.tokens)
+
+    def equalisation(self, columns: "Columns") -> FloatArray:
+        """Factors that share the range between the tokens and weights with these columns."""
+        return golden.equalisation(self.largest[None], columns.largest[None])
+
+
+def needed(way: Way, known: Calibration | None) -> Calibration:
+    """Take calibration tokens, or refuse that there are none.
+
+    Raises
+    ------
+    PatternError
+        None, and the way needs them.
+    """
+    if known is None:
+        raise PatternError(f"{way}: no calibration tokens, expected some to fit {', '.join(way.fitted)} to")
+    return known
+
+
+def eigenvectors(x: NDArray[Any]) -> NDArray[np.float64]:
+    """Rotation of La RoSA: eigenvectors of X^T X, columns of Q [K, K], greatest eigenvalue first.
+
+    Fewer tokens than in features leave the last of them free: any basis of what no token reaches.
+
+    Source
+    ------
+    La RoSA as the code of arXiv 2509.22166 has it, with 8192 samples there.
+
+    Examples
+    --------
+    >>> np.abs(eigenvectors(np.array([[0.0, 3.0], [1.0, 0.0]]))).round(6).tolist()
+    [[0.0, 1.0], [1.0, 0.0]]
+    """
+    x = matrix("x", x)
+    found: NDArray[np.float64] = np.linalg.eigh(x.T @ x)[1][:, ::-1]
+    return found
+
+
 class Columns(NamedTuple):
     """What is known of the columns of W, from one pass over its rows; each [K]."""
 
@@ -257,6 +325,8 @@ class Columns(NamedTuple):
     """mean_o w_oj."""
     squares: FloatArray
     """sum_o w_oj^2."""
+    absolute: FloatArray
+    """sum_o |w_oj|."""
 
 
 class Layer:
@@ -308,13 +378,15 @@ class Layer:
         """
         out_features, in_features = self.shape
         largest = np.zeros(in_features, np.float32)
-        total, sum_of_squares = np.zeros(in_features), np.zeros(in_features)
+        total, sum_of_squares, absolute = (np.zeros(in_features) for _ in range(3))
         for rows, block in self.blocks():
             refuse_unusable("weight", block, rows.start)
-            np.maximum(largest, np.abs(block).max(axis=0), out=largest)
+            sizes = np.abs(block)
+            np.maximum(largest, sizes.max(axis=0), out=largest)
+            absolute += sizes.sum(axis=0, dtype=np.float64)
             total += block.sum(axis=0, dtype=np.float64)
             sum_of_squares += np.square(block).sum(axis=0, dtype=np.float64)
-        return Columns(largest, total / out_features, sum_of_squares)
+        return Columns(largest, total / out_features, sum_of_squares, absolute)
 
     def _folded(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.fold.rotation is None and isinstance(self.fold.equalise, str):

@@ -13,6 +13,8 @@ from nmsim.pattern import Pattern, as_pattern
 
 NONE = "none"
 UNSTRUCTURED = "unstructured"
+SPLITS = tuple(name for name, kind in MITIGATIONS.items() if kind.sets == "split")
+"""What keeps a second part beside N:M: outliers, and salient columns."""
 WITH_DYNAMIC = ("smooth_dynamic", "scale_shift", "rotation")
 
 
@@ -74,9 +76,9 @@ class Way(NamedTuple):
 
     @property
     def fitted(self) -> tuple[str, ...]:
-        """What of it comes from calibration tokens; Wanda's criterion is among them."""
+        """What of it comes from calibration tokens; Wanda's criterion and RIA are among them."""
         names = [name for name in self.names if self.operand in MITIGATIONS[name].fitted_on]
-        return (*(["channel_vector"] if self.criterion == "channel_vector" else []), *names)
+        return (*([self.criterion] if self.pattern and named(self.criterion).takes_vector else []), *names)
 
     def find(self, name: str) -> Mitigation | None:
         """A mitigation of that name, if it is among them."""
@@ -157,7 +159,7 @@ def parse_mitigation(text: str) -> tuple[Mitigation, ...]:
 
 
 def _size(name: str, text: str) -> str:
-    if name == "outliers":
+    if name.startswith("outliers"):
         return str(Pattern.parse(text))
     if MITIGATIONS[name].size and not (text.isascii() and text.isdigit() and int(text) > 0):
         raise PatternError(f"mitigation {name}={brief(text)}: expected a positive whole number")
@@ -225,14 +227,18 @@ def why_not(way: Way) -> str:
             return f"{others[0]} is of pruned activations"
         if not named(criterion).of_weights:
             return f"{criterion} is a criterion of activations"
-        if criterion == UNSTRUCTURED and {"outliers", "salient_columns", "smooth_static"} & set(names):
-            return "unstructured leaves no groups beside outliers or equalisation"
+        if criterion == "ria" and "smooth_static" in names:
+            return "equalisation changes the sums that ria divides by"
+        if is_reference(criterion) and {*SPLITS, "smooth_static"} & set(names):
+            return f"{criterion} leaves no groups beside outliers or equalisation"
         return ""
     if "weight_correction" in names:
         return "weight_correction is of pruned weights"
-    if criterion == "channel_vector":
-        return "channel_vector of activations needs a vector that no checkpoint has"
-    if {"outliers", "salient_columns"} & set(names):
+    if criterion == "ria":
+        return "ria is a criterion of weights"
+    if named(criterion).takes_vector:
+        return f"{criterion} of activations needs a vector that no checkpoint has"
+    if set(SPLITS) & set(names):
         if len(names) > 1:
             return (
                 f"{names[0]} and {names[1]}: outliers and salient columns of activations are measured alone"

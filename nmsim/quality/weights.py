@@ -7,22 +7,25 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nmsim.criteria import best_of_tokens
+from nmsim.criteria import best_of_tokens, named, ria
 from nmsim.mask import BoolArray, prune
-from nmsim.mitigation import fit, golden
-from nmsim.mitigation.outliers import Split, split, split_columns
+from nmsim.mitigation import fit
+from nmsim.mitigation.outliers import Split, split, split_columns, split_unstructured
+from nmsim.mitigation.rounding import round_values
 from nmsim.mitigation.weights import choose_equalised, correction_factors
 from nmsim.quality.layer import (
     BLOCK_ELEMS,
+    Calibration,
     Columns,
     Layer,
     MaskCounter,
     Measured,
+    needed,
     row_blocks,
     squares,
     tokens_of,
 )
-from nmsim.quality.way import UNSTRUCTURED, Way
+from nmsim.quality.way import SPLITS, Way, is_reference
 from nmsim.support import parallel
 
 Floats = NDArray[np.float32]
@@ -33,15 +36,6 @@ class _Sums(NamedTuple):
 
     energy_kept: float = 0.0
     output_error: float = 0.0
-
-
-class _Calibration(NamedTuple):
-    """What calibration tokens say of the in features, each [K]."""
-
-    norms: NDArray[Any]
-    """sqrt(sum_i x_ij^2), Wanda's vector."""
-    factors: NDArray[Any]
-    """Of equalisation."""
 
 
 def measure_weights(
@@ -95,10 +89,7 @@ def measure_weights(
     x_fit, x = tokens_of("x_fit", x_fit, weight), tokens_of("x", x, weight)
     layer = Layer(weight, block_elems=block_elems)
     columns = layer.columns()
-    known = _Calibration(
-        np.sqrt(np.square(x_fit, dtype=np.float64).sum(axis=0)),
-        golden.equalisation(x_fit, columns.largest[None]),
-    )
+    known = Calibration(x_fit)
     counters = [_counter(way, weight.shape) for way in ways]
     sums = [_Sums() for _ in ways]
     together: dict[Way, list[int]] = {}
@@ -112,17 +103,19 @@ def measure_weights(
         output_energy += squares(dense)
         dense_fit = x_fit @ block.T if any(way.find("scale_shift") for way in ways) else None
         for plain, places in together.items():
-            parts = _choose(plain, block, columns, known)
-            kept = np.where(parts.kept, block, np.float32(0))
-            energy_kept, product = squares(kept), x @ kept.T
+            pruned = prune_rows(plain, block, columns, known)
+            kept = (
+                pruned.values if plain.values is None else np.where(pruned.parts.kept, block, np.float32(0))
+            )
+            energy_kept, product = squares(kept), x @ pruned.values.T
             for place in places:
                 if (counter := counters[place]) is not None:
-                    counter.add(parts.nm)
-                factors = _corrections(ways[place], block, parts.kept)
+                    counter.add(pruned.parts.nm)
+                factors = corrections(ways[place], pruned)
                 y = product * factors
                 if ways[place].find("scale_shift"):
                     assert dense_fit is not None
-                    scale, bias = fit.scale_and_bias((x_fit @ kept.T) * factors, dense_fit)
+                    scale, bias = fit.scale_and_bias((x_fit @ pruned.values.T) * factors, dense_fit)
                     y = y * (1 + scale.astype(np.float32)) + bias.astype(np.float32)
                 old = sums[place]
                 sums[place] = _Sums(old.energy_kept + energy_kept, old.output_error + squares(y - dense))
@@ -141,51 +134,111 @@ def measure_weights(
 
 
 def _counter(way: Way, shape: tuple[int, ...]) -> MaskCounter | None:
-    if way.pattern is None or way.criterion == UNSTRUCTURED:
+    if way.pattern is None or is_reference(way.criterion):
         return None
     return MaskCounter(way.pattern, shape[0] * (shape[1] // way.pattern.m))
 
 
 def _plain(way: Way) -> Way:
-    """The way without what leaves the choice as it is."""
-    changing = ("smooth_static", "outliers", "salient_columns")
+    """The way without what leaves the choice and the values as they are."""
+    changing = ("smooth_static", *SPLITS)
     return way._replace(mitigation=tuple(one for one in way.mitigation if one.name in changing))
 
 
-def _choose(way: Way, block: Floats, columns: Columns, known: _Calibration) -> Split:
+class PrunedRows(NamedTuple):
+    """Rows of weights under one way, before factors of rows and what is fitted to outputs."""
+
+    given: Floats
+    """From which was chosen: as they were, or rounded."""
+    parts: Split
+    values: Floats
+    """What is kept, zero elsewhere."""
+
+
+def prune_rows(way: Way, block: Floats, columns: Columns, known: Calibration | None) -> PrunedRows:
+    """Choose in a block of rows, and round its values if the way says so.
+
+    Under `smooth_static` W s is what is stored and rounded. It is divided by s here, since X / s meets it.
+
+    Parameters
+    ----------
+    way : Way
+        Of weights. Factors of rows and what is fitted to outputs are left to the caller.
+    block : float32 array [rows, K]
+    columns : Columns
+        Of all rows, before they are rounded.
+    known : Calibration or None
+        None if neither criterion nor mitigation needs tokens.
+
+    Raises
+    ------
+    PatternError
+        No calibration tokens where they are needed, or as `nmsim.prune`.
+    """
+    given = _rounded(way, "before", block, columns, known)
+    parts = _choose(way, given, columns, known)
+    if way.pattern is None:
+        return PrunedRows(given, parts, _rounded(way, "after", given, columns, known))
+    kept = np.where(parts.kept, given, np.float32(0))
+    return PrunedRows(given, parts, _rounded(way, "after", kept, columns, known))
+
+
+def corrections(way: Way, pruned: PrunedRows) -> Floats:
+    """Factors of the out features [O], 1 without a correction. They are of what is kept before it is rounded."""
+    if way.find("weight_correction"):
+        return correction_factors(pruned.given, pruned.parts.kept).astype(np.float32)
+    return np.ones(len(pruned.given), np.float32)
+
+
+def _rounded(way: Way, when: str, block: Floats, columns: Columns, known: Calibration | None) -> Floats:
+    if way.values is None or way.values.when != when:
+        return block
+    how = {"bits": way.values.bits, "group": way.values.group}
+    if not way.find("smooth_static"):
+        return round_values(block, **how)
+    factors = needed(way, known).equalisation(columns).astype(np.float32)
+    found: Floats = np.divide(round_values(block * factors, **how), factors)
+    return found
+
+
+def _choose(way: Way, block: Floats, columns: Columns, known: Calibration | None) -> Split:
     """Choose in a block of rows, on all cores."""
-    slabs = row_blocks(len(block), block.shape[1], max(1, block.size // (os.cpu_count() or 1)))
     threads = os.cpu_count() or 1
+    slabs = row_blocks(len(block), block.shape[1], max(1, -(-block.size // threads)))
     parts = parallel.run(lambda rows: _choose_slab(way, block[rows], columns, known), slabs, threads)
     return Split(*(np.concatenate(masks) for masks in zip(*parts, strict=True)))
 
 
-def _choose_slab(way: Way, block: Floats, columns: Columns, known: _Calibration) -> Split:
+def _choose_slab(way: Way, block: Floats, columns: Columns, known: Calibration | None) -> Split:
     pattern = way.pattern
     if pattern is None:
         return _alone(np.ones(block.shape, np.bool_))
-    if way.criterion == UNSTRUCTURED:
-        return _alone(best_of_tokens(np.abs(block), block.shape[1] * pattern.n // pattern.m))
-    factors = known.factors if way.find("smooth_static") else None
-    if way.criterion == "channel_vector":
-        # Equalisation divides x_j, and with it its norm, by what it multiplies w_oj with: Wanda's product stays.
-        factors = known.norms
-    scores = None if factors is None else np.abs(block) * factors.astype(np.float32)
+    scores = _scores(way, block, columns, known)
     if outliers := way.find("outliers"):
         return split(block, pattern, outliers.size, scores=scores)
+    if outliers := way.find("outliers_unstructured"):
+        return split_unstructured(block, pattern, outliers.size, scores=scores)
     if salient := way.find("salient_columns"):
         return split_columns(block, pattern, salient.number, saliency=columns.squares, scores=scores)
-    if way.criterion == "magnitude" and factors is not None:
-        return _alone(choose_equalised(block, pattern, factors))
+    if named(way.criterion).among == "token":
+        ranked = np.abs(block) if scores is None else scores
+        return _alone(best_of_tokens(ranked, block.shape[1] * pattern.n // pattern.m))
+    if way.criterion == "magnitude" and way.find("smooth_static"):
+        return _alone(choose_equalised(block, pattern, needed(way, known).equalisation(columns)))
     return _alone(prune(block, pattern, scores=scores))
+
+
+def _scores(way: Way, block: Floats, columns: Columns, known: Calibration | None) -> NDArray[Any] | None:
+    """By what the weights of a block are ranked; None if by their magnitude."""
+    if way.criterion == "ria":
+        return ria(block, needed(way, known).norms, column_sums=columns.absolute)
+    if named(way.criterion).takes_vector:
+        # Equalisation divides x_j, and with it its norm, by what it multiplies w_oj with: Wanda's product stays.
+        return np.abs(block) * needed(way, known).norms.astype(np.float32)
+    if way.find("smooth_static"):
+        return np.abs(block) * needed(way, known).equalisation(columns).astype(np.float32)
+    return None
 
 
 def _alone(mask: BoolArray) -> Split:
     return Split(mask, np.zeros_like(mask))
-
-
-def _corrections(way: Way, block: Floats, mask: BoolArray) -> Floats:
-    """Factors of the out features [O], 1 without a correction."""
-    if way.find("weight_correction"):
-        return correction_factors(block, mask).astype(np.float32)
-    return np.ones(len(block), np.float32)

@@ -14,8 +14,7 @@ from nmsim.mitigation import Recipe, fit, golden, split, split_columns
 from nmsim.mitigation.recipe import MITIGATIONS
 from nmsim.mitigation.weights import corrected
 from nmsim.quality import Way, cross, measure_activations, measure_weights, parse_mitigation
-from nmsim.quality.activations import eigenvectors
-from nmsim.quality.layer import GROUPS_PER_MASK, MaskCounter, entropy_of
+from nmsim.quality.layer import GROUPS_PER_MASK, MaskCounter, eigenvectors, entropy_of
 
 TOKENS, OUT, IN = 48, 24, 96
 RNG = np.random.default_rng(5)
@@ -86,9 +85,7 @@ def expected_recipe(names, pattern, criterion):
     return recipe
 
 
-OF_ACTIVATIONS = [
-    name for name in MITIGATIONS if name not in ("weight_correction", "outliers", "salient_columns")
-]
+OF_ACTIVATIONS = [name for name, kind in MITIGATIONS.items() if kind.sets not in ("correction", "split")]
 
 
 class TestActivations:
@@ -252,6 +249,7 @@ class TestWeights:
             "weight_correction",
             "smooth_static",
             "outliers",
+            "outliers_unstructured",
             "salient_columns",
             "scale_shift",
         }
@@ -360,7 +358,7 @@ class TestWays:
         [
             ("vra", "'vra': expected none, or some of dpts_mean"),
             ("none+var", "'none': expected none, or some of"),
-            ("var=3", "var has no size; those that have one: r_sparse, outliers, salient_columns"),
+            ("var=3", "var has no size; those that have one: r_sparse, outliers, outliers_unstructured"),
             ("r_sparse=0", "mitigation r_sparse='0': expected a positive whole number"),
             ("outliers=9:8", "expected 1 <= N <= M"),
             ("dpts_mean+spts", "dpts_mean and spts set the same"),

@@ -59,7 +59,7 @@ def compare(seed, dims, pattern, parts, criterion="magnitude"):
     tokens, out_features, in_features = dims
     x, weight, rng = layer(seed, tokens, out_features, in_features)
     recipe = recipe_of(rng, out_features, in_features, parts)
-    vector = np.exp(rng.normal(size=in_features)) if criterion == "channel_vector" else None
+    vector = np.exp(rng.normal(size=in_features)) if CRITERIA[criterion].takes_vector else None
     expected = golden.linear(x, weight, pattern, recipe, criterion=criterion, vector=vector)
     found = rewrite.linear(x, weight, pattern, recipe, criterion=criterion, vector=vector)
     assert_equal(found, expected, np.abs(x) @ np.abs(weight).T)

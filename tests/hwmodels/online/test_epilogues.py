@@ -20,7 +20,7 @@ from nmsim import compress
 from nmsim import criteria as golden_criteria
 from nmsim.case import GemmShape
 from nmsim.errors import NmsimError, RowError
-from nmsim.mitigation import Recipe, golden, split, split_columns
+from nmsim.mitigation import Recipe, golden, split, split_columns, split_unstructured
 from nmsim.pattern import Pattern
 
 SHAPES = [(1, 3, 8), (2, 5, 24), (3, 4, 37)]
@@ -175,6 +175,26 @@ def run_unstructured(t, X, W, pattern, rng):
     return X * kept @ W.T, golden.linear(X, W, pattern, criterion="unstructured")
 
 
+def run_ria(t, X, W, pattern, rng):
+    f = rng.normal(size=X.shape[1])
+    rows, g, one = [t.row(row) for row in np.abs(X)], np.sqrt(np.abs(f)), Number(1, t)
+    of_rows = [one / total(row) for row in rows]
+    of_columns = [one / total([row[j] for row in rows]) for j in range(X.shape[1])]
+    scores = [
+        [x * (r + c) * gj for x, c, gj in zip(row, of_columns, g, strict=True)]
+        for row, r in zip(rows, of_rows, strict=True)
+    ]
+    ours = X * masks(plains(scores), pattern) @ W.T
+    return ours, golden.linear(X, W, pattern, criterion="ria", vector=f)
+
+
+def run_unstructured_channel_vector(t, X, W, pattern, rng):
+    X, f = np.sign(X) * (np.abs(X) // 20), rng.integers(-9, 10, X.shape[1])
+    scores = plains([[x * fj for x, fj in zip(t.row(row), np.abs(f), strict=True)] for row in np.abs(X)])
+    kept = np.array([greatest(t, row, X.shape[1] * pattern.n // pattern.m) for row in scores])
+    return X * kept @ W.T, golden.linear(X, W, pattern, criterion="unstructured_channel_vector", vector=f)
+
+
 def run_unstructured_global(t, X, W, pattern, rng):
     X = np.sign(X) * (np.abs(X) // 20)
     k = X.size * pattern.n // pattern.m
@@ -326,6 +346,16 @@ def run_outliers(t, X, W, pattern, rng):
     return Y, X * split(X, pattern, Pattern(OUTLIERS, WINDOW), first="pattern").kept @ W.T
 
 
+def run_outliers_unstructured(t, X, W, pattern, rng):
+    taken = np.array([greatest(t, row, X.shape[1] * OUTLIERS // WINDOW) for row in np.abs(X)])
+    rest = np.where(taken, 0, X)
+    Y = (rest * masks(rest, pattern)) @ W.T
+    for i, o in itertools.product(range(len(X)), range(len(W))):
+        for j in np.flatnonzero(taken[i]):
+            Y[i, o] = t.mac(Y[i, o], X[i, j], W[o, j])
+    return Y, X * split_unstructured(X, pattern, Pattern(OUTLIERS, WINDOW)).kept @ W.T
+
+
 def run_salient_columns(t, X, W, pattern, rng):
     columns = np.sort(rng.permutation(X.shape[1])[:COLUMNS])
     rest = X.copy()
@@ -429,6 +459,19 @@ def test_bits_of_outliers_by_hand(n, bits, operand):
     assert summed(stages, "parameter_bytes") == (0 if operand == "activations" else elements * bits / 8)
 
 
+@pytest.mark.parametrize("operand", ["activations", "weights"])
+def test_bits_of_unstructured_outliers_by_hand(operand):
+    """32 of 1024 in a row at 8:256: each a value of 16 bits and an index of 10."""
+    settings = Settings(outliers=8)
+    stages = stage_costs(
+        GemmShape(32, 64, 1024), "8:16", criterion=None, mitigation="outliers_unstructured", operand=operand, settings=settings
+    )  # fmt: skip
+    rows = 32 if operand == "activations" else 64
+    assert summed(stages, "l2_read_bytes") == rows * 32 * (16 + 10) // 8
+    assert summed(stages, "parameter_bytes") == (0 if operand == "activations" else rows * 32 * 26 // 8)
+    assert summed(stages, "lane_macs") == 32 * 64 * 32
+
+
 def test_bytes_are_those_of_arrays():
     M, N, K = 6, 20, 600
     W = np.random.default_rng(1).normal(size=(N, K)).astype(np.float16)
@@ -469,7 +512,8 @@ def test_what_waits_is_kept_and_read_again():
 
 def test_what_streams():
     table = mitigation_table(GemmShape(4096, 4096, 4096), "8:16").set_index(["phase", "name"]).streams
-    waiting = {"unstructured", "unstructured_global", "dpts_mean", "dpts_median", "rotation"}
+    waiting = {"unstructured", "unstructured_channel_vector", "unstructured_global", "outliers_unstructured", "ria",
+               "dpts_mean", "dpts_median", "rotation"}  # fmt: skip
     assert set(table["decode"].index[~table["decode"]]) == waiting
     assert set(table["prefill"].index[~table["prefill"]]) == waiting | {"clact", "smooth_dynamic"}
 
