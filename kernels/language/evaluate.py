@@ -102,7 +102,7 @@ class LanguageEvaluator:
             More windows than the text has, or a way that a layer does not take. The error names the layer.
         """
         have = len(self._windows) - self.calibration_windows
-        if not 1 <= windows <= have:
+        if isinstance(windows, bool) or not isinstance(windows, int) or not 1 <= windows <= have:
             raise NmsimError(
                 f"windows={brief(windows)}: expected 1 to {max(have, 0)}; the text has {len(self._windows)} windows of "
                 f"{self.window_tokens} tokens, {self.calibration_windows} of them for calibration"
@@ -156,7 +156,9 @@ class LanguageEvaluator:
 
     def _losses_of(self, batch: Tensor) -> list[float]:
         logits = self.model.module(input_ids=batch, use_cache=False).logits.float()
-        each = functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
+        each = functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten(), reduction="none"
+        )
         return [float(loss) for loss in each.view(len(batch), -1).double().mean(1)]
 
     def _first_block(self, names: list[str]) -> int:
@@ -174,7 +176,7 @@ class LanguageEvaluator:
             for name, layer in self.model.layers.items():
                 hooks.callback(layer.register_forward_pre_hook(_recorder(taken[name])).remove)
             size = max(1, BATCH_TOKENS // self.window_tokens)
-            for batch in self._windows[: self.calibration_windows].split(size):
+            for batch in torch.split(self._windows[: self.calibration_windows], size):
                 self.model.module(input_ids=batch, use_cache=False)
         shared: dict[tuple[int, ...], Calibration] = {}
         found: dict[str, Calibration] = {}
@@ -196,7 +198,9 @@ class LanguageEvaluator:
             for name in names:
                 layer = self.model.layers[name]
                 try:
-                    forward = _changed_forward(configuration, layer, calibration[name], last, self.window_tokens)
+                    forward = _changed_forward(
+                        configuration, layer, calibration[name], last, self.window_tokens
+                    )
                 except NmsimError as error:
                     raise error.within(f"layer {name}") from error
                 changes.enter_context(_replaced(layer, forward))
@@ -216,11 +220,15 @@ Forward = Callable[[Tensor], Tensor]
 
 
 def _changed_forward(
-    configuration: Configuration, layer: nn.Linear, calibration: Calibration, last: _LastSelection, window_tokens: int
+    configuration: Configuration,
+    layer: nn.Linear,
+    calibration: Calibration,
+    last: _LastSelection,
+    window_tokens: int,
 ) -> Forward:
     """Fit what a configuration needs of one layer."""
     weight: Floats = layer.weight.detach().numpy()
-    bias = layer.bias
+    bias: Tensor | None = layer.bias
     if configuration.weights is not None:
         changed = pruned_weight(weight, configuration.weights, calibration)
         weight = changed.weight
@@ -238,7 +246,7 @@ def _changed_forward(
         if last.x is not x or last.key != key or key is None:
             # A choice that depends on other tokens sees those of its own window, whatever runs beside it.
             rows = window_tokens if pruner.looks_across_tokens else x[..., 0].numel()
-            parts = [pruner.select(part.numpy()) for part in x.flatten(0, -2).split(rows)]
+            parts = [pruner.select(part.numpy()) for part in torch.split(x.flatten(0, -2), rows)]
             # The tensor is held as well, so that its identity stays its own.
             last.x, last.key, last.selected = x, key, parts
         y = torch.cat([product(one) for one in last.selected]).view(*x.shape[:-1], -1)

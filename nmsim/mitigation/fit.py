@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
 
 from nmsim.criteria import FloatArray, matrix
@@ -146,8 +147,23 @@ def low_rank(dropped: NDArray[Any], weight: NDArray[Any], rank: int) -> tuple[Fl
         raise PatternError(
             f"rank={brief(rank)}: expected an int from 1 to {most}, the lesser of tokens and out features"
         )
-    right = np.linalg.svd(dropped @ weight.T, full_matrices=False)[2][:rank]  # [r, O]
+    right = _right_vectors(dropped @ weight.T, rank)
     return right.T, right @ weight
+
+
+def _right_vectors(y: FloatArray, rank: int) -> FloatArray:
+    """The right singular vectors [r, O] of the r greatest singular values of Y [L, O], as an orthonormal basis.
+
+    They are eigenvectors of the smaller Gram matrix, which takes a quarter of the time of all singular values. Squares lose half
+    of the digits, but only of values that are far below the greatest one.
+    """
+    wide = y.shape[1] > y.shape[0]
+    gram = y @ y.T if wide else y.T @ y
+    last = len(gram) - 1
+    vectors: FloatArray = scipy.linalg.eigh(gram, subset_by_index=[last - rank + 1, last])[1][:, ::-1]
+    # Vectors of singular values near zero are not orthogonal after the product with Y.
+    basis: FloatArray = scipy.linalg.qr(y.T @ vectors, mode="economic")[0] if wide else vectors
+    return basis.T
 
 
 def _pair(y: NDArray[Any], target: NDArray[Any]) -> tuple[FloatArray, FloatArray]:

@@ -30,7 +30,9 @@ def evaluator(tiny: LanguageModel, ids: torch.Tensor) -> LanguageEvaluator:
     return LanguageEvaluator(tiny, ids, window_tokens=WINDOW, calibration_tokens=CALIBRATION)
 
 
-def activations(pattern: str = "2:4", mitigation: str = "none", criterion: str = "magnitude") -> Configuration:
+def activations(
+    pattern: str = "2:4", mitigation: str = "none", criterion: str = "magnitude"
+) -> Configuration:
     way = Way("activations", Pattern.parse(pattern), criterion, parse_mitigation(mitigation))
     return Configuration(activations=way)
 
@@ -49,7 +51,7 @@ def test_dense_losses_are_those_of_transformers(evaluator, tiny, ids):
     expected = [float(tiny.module(input_ids=one[None], labels=one[None]).loss) for one in windows]
     assert losses == pytest.approx(expected, abs=1e-5)
     # A model of random weights knows nothing of a random text.
-    assert np.mean(losses) == pytest.approx(math.log(tiny.vocabulary), rel=0.2)
+    assert np.mean(losses) > 0.9 * math.log(tiny.vocabulary)
 
 
 @pytest.mark.parametrize(
