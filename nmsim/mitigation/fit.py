@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
 from nmsim.criteria import FloatArray, matrix
@@ -157,6 +156,8 @@ def _right_vectors(y: FloatArray, rank: int) -> FloatArray:
     They are eigenvectors of the smaller Gram matrix, which takes a quarter of the time of all singular values. Squares lose half
     of the digits, but only of values that are far below the greatest one.
     """
+    import scipy.linalg  # here: the command line imports this module, and starts without scipy
+
     wide = y.shape[1] > y.shape[0]
     gram = y @ y.T if wide else y.T @ y
     last = len(gram) - 1
