@@ -153,8 +153,8 @@ def low_rank(dropped: NDArray[Any], weight: NDArray[Any], rank: int) -> tuple[Fl
 def _right_vectors(y: FloatArray, rank: int) -> FloatArray:
     """The right singular vectors [r, O] of the r greatest singular values of Y [L, O], as an orthonormal basis.
 
-    They are eigenvectors of the smaller Gram matrix, which takes a quarter of the time of all singular values. Squares lose half
-    of the digits, but only of values that are far below the greatest one.
+    They are eigenvectors of the smaller Gram matrix, which takes a quarter of the time of all singular values. Squares lose
+    half of the digits, but only of values that are far below the greatest one.
     """
     import scipy.linalg  # here: the command line imports this module, and starts without scipy
 
