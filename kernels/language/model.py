@@ -9,10 +9,9 @@ import functools
 import hashlib
 import io
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,7 +52,7 @@ class Tokenizer(Protocol):
         """Give the text of tokens."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LanguageModel:
     """A causal language model in float32, ready to be run and pruned. No parameter has a gradient.
 
@@ -77,10 +76,10 @@ class LanguageModel:
     name: str
     digest: str
     paths: tuple[Path, ...]
-    module: nn.Module
-    tokenizer: Tokenizer
-    layers: dict[str, nn.Linear]
-    blocks: nn.ModuleList
+    module: nn.Module = field(repr=False)
+    tokenizer: Tokenizer = field(repr=False)
+    layers: dict[str, nn.Linear] = field(repr=False)
+    blocks: nn.ModuleList = field(repr=False)
 
     @property
     def vocabulary(self) -> int:
@@ -116,6 +115,8 @@ def load_model(where: str | Path) -> LanguageModel:
         else Path(where)
     )
     require(what=f"model {path.name}")
+    if not str(where) or not path.exists():
+        raise LanguageError(f"model {brief(str(where))}: does not exist, expected {EXPECTED}")
     is_gguf = path.suffix.lower() == GGUF_SUFFIX
     paths = _gguf_file(path) if is_gguf else _weights_of_folder(path)
     with _quiet(), _named_errors(path), _fast_gguf() if is_gguf else contextlib.nullcontext():
@@ -136,8 +137,7 @@ def _gguf_file(path: Path) -> tuple[Path, ...]:
 def _weights_of_folder(path: Path) -> tuple[Path, ...]:
     """Check what can be checked without transformers, whose errors are long: the files, and which model they are of."""
     if not path.is_dir():
-        found = "is no folder" if path.exists() else "does not exist"
-        raise LanguageError(f"model {brief(str(path))}: {found}, expected {EXPECTED}")
+        raise LanguageError(f"model {brief(str(path))}: is no folder, expected {EXPECTED}")
     with open_checkpoint(path) as checkpoint:
         paths, config = tuple(checkpoint.paths), read_config(checkpoint)
     if config is None:
@@ -259,10 +259,10 @@ def _named_errors(path: Path) -> Iterator[None]:
     except Exception as error:
         import transformers
 
-        text = re.split(r"[\n]|(?<=[.]) ", str(error).strip())[0][:120]
+        text = " ".join(str(error).split())[:130]
         raise LanguageError(
             f"{path}: transformers {transformers.__version__} does not load it: {type(error).__name__}: {text}; "
-            f"expected {EXPECTED}"
+            "expected a causal language model"
         ) from error
 
 
