@@ -18,6 +18,15 @@ from typing import TYPE_CHECKING
 from nmsim.support.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from validate.accuracy.claims import Claim, answer_claims
+    from validate.accuracy.losses import LossTable, loss_frame, loss_tables, read_losses
+    from validate.accuracy.proxies import beside_quality, proxy_table
+    from validate.accuracy.sensitivity import (
+        read_sensitivity,
+        sensitivity_table,
+        sums_of_singles,
+        write_sensitivity,
+    )
     from validate.accuracy.statistics import (
         Interval,
         difference_of_differences,
@@ -32,6 +41,10 @@ else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
+            "validate.accuracy.claims": "Claim answer_claims",
+            "validate.accuracy.losses": "LossTable loss_frame loss_tables read_losses",
+            "validate.accuracy.proxies": "beside_quality proxy_table",
+            "validate.accuracy.sensitivity": "read_sensitivity sensitivity_table sums_of_singles write_sensitivity",
             "validate.accuracy.statistics": "Interval difference_of_differences mean_interval paired_difference",
             "validate.judge.judge": "Judgement judge_files",
             "validate.quality.measure": "QualityRun measure_quality",
@@ -41,15 +54,27 @@ else:
     )
 
 __all__ = [
+    "Claim",
     "Interval",
     "Judgement",
+    "LossTable",
     "QualityRun",
     "StudyResult",
+    "answer_claims",
+    "beside_quality",
     "difference_of_differences",
     "judge_files",
+    "loss_frame",
+    "loss_tables",
     "mean_interval",
     "measure_quality",
     "paired_difference",
+    "proxy_table",
+    "read_losses",
+    "read_sensitivity",
     "run_study",
+    "sensitivity_table",
+    "sums_of_singles",
     "write_example",
+    "write_sensitivity",
 ]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from nmsim.support.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from hwmodels.plots.accuracy import loss_vs_pattern, proxy_scatter, sensitivity
     from hwmodels.plots.cores import (
         break_even_batch,
         core_speedup_vs_pattern,
@@ -38,6 +39,7 @@ else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
+            "hwmodels.plots.accuracy": "loss_vs_pattern proxy_scatter sensitivity",
             "hwmodels.plots.cores": "break_even_batch core_speedup_vs_pattern core_time_by_stage roof_surface selector_need",
             "hwmodels.plots.fronts": "pareto quality_cost",
             "hwmodels.plots.judged": "break_even bytes_per_element measured_on_predicted "
@@ -57,14 +59,17 @@ __all__ = [
     "bytes_per_element",
     "core_speedup_vs_pattern",
     "core_time_by_stage",
+    "loss_vs_pattern",
     "measured_on_predicted",
     "pareto",
+    "proxy_scatter",
     "quality_cost",
     "rendered",
     "residuals_by",
     "residuals_by_tokens",
     "roof_surface",
     "selector_need",
+    "sensitivity",
     "speedup_scatter",
     "speedup_vs_pattern",
     "speedup_vs_tokens",

@@ -6,11 +6,12 @@ independent. Neighbouring windows of one document are not quite so; `neighbour_c
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import special
 
 from nmsim.errors import RowError, brief
 
@@ -18,6 +19,7 @@ CONFIDENCE = 0.95
 RESAMPLES = 10_000
 DECIMALS = 12
 """Losses have six decimals. Beyond these, a mean is noise of the arithmetic."""
+ROUNDED = 4 * 10.0**-DECIMALS
 FEWEST_WINDOWS = 8
 """With fewer windows, an interval of the bootstrap is too narrow, and no verdict is made of it."""
 CANNOT_BE_TOLD = "cannot be told"
@@ -85,23 +87,24 @@ def mean_interval(
     Returns
     -------
     Interval
-        Of no width if all values are equal.
+        Of no width if all values are equal. Of a single window, the ends are NaN.
 
     Raises
     ------
     RowError
-        Fewer than two windows, a value that is not finite, or a confidence out of range.
+        No window, a value that is not finite, or a confidence out of range.
 
     Source
     ------
-    `scipy.stats.bootstrap`, bias-corrected and accelerated (Efron 1987).
+    Bias-corrected and accelerated bootstrap, Efron 1987. A test compares it with `scipy.stats.bootstrap`, which draws
+    anew for each loss and takes twenty times longer.
 
     Examples
     --------
     >>> mean_interval([3.0, 3.0, 3.0])
     Interval(mean=3.0, low=3.0, high=3.0)
     """
-    return _bootstrap(_mean, (values,), confidence=confidence, resamples=resamples, seed=seed)
+    return _bootstrap(_losses(values), None, confidence=confidence, resamples=resamples, seed=seed)
 
 
 def paired_difference(
@@ -132,7 +135,7 @@ def paired_difference(
     Raises
     ------
     RowError
-        Other numbers of windows, fewer than two, or a loss that is not finite.
+        Other numbers of windows, none, or a loss that is not finite.
 
     Examples
     --------
@@ -216,7 +219,7 @@ def ratio_of_means(
     options: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
     if mean_interval(under, **options).sign == 0:
         return UNKNOWN
-    return _bootstrap(_mean_ratio, (over, under), **options)
+    return _bootstrap(over, under, **options)
 
 
 def neighbour_correlation(values: ArrayLike) -> float:
@@ -239,104 +242,150 @@ def neighbour_correlation(values: ArrayLike) -> float:
     return float((centred[1:] * centred[:-1]).sum() / squares)
 
 
-def bootstrap_of_rows(
-    statistic: Callable[[FloatArray], float],
-    rows: Sequence[Sequence[float]],
-    *,
-    confidence: float = CONFIDENCE,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Ends of the interval of any statistic of rows, such as a rank correlation; whole rows are drawn.
+def spearman(
+    x: ArrayLike, y: ArrayLike, *, confidence: float = CONFIDENCE, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """Spearman's rank correlation of two quantities of the same points, and its interval; points are drawn.
 
     Parameters
     ----------
-    statistic : function
-        Takes an array [rows, columns] and gives a number. A draw that gives NaN is left out.
-    rows : sequence of sequence of float
+    x, y : array [points]
     confidence, resamples, seed
         As in `paired_difference`.
 
     Returns
     -------
-    low, high : float
-        Quantiles of the draws; NaN if fewer than half of them give a number.
+    Interval
+        Quantiles of the draws. `UNKNOWN` if all points agree in one of both.
+
+    Source
+    ------
+    Correlation of average ranks, as `scipy.stats.spearmanr`. A test compares both.
 
     Examples
     --------
-    >>> bootstrap_of_rows(lambda rows: float(rows[:, 0].mean()), [[1.0], [1.0]])
-    (1.0, 1.0)
+    >>> spearman([1.0, 2.0, 3.0, 4.0], [1.0, 4.0, 9.0, 16.0])
+    Interval(mean=1.0, low=1.0, high=1.0)
     """
-    table, generator = np.asarray(rows, float), np.random.default_rng(seed)
-    draws = generator.integers(len(table), size=(resamples, len(table))) if len(table) else ()
-    found = np.array([statistic(table[draw]) for draw in draws], float)
-    found = found[np.isfinite(found)]
-    if 2 * len(found) <= resamples:
-        return float("nan"), float("nan")
-    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    return _of_points(_spearman, x, y, confidence=confidence, resamples=resamples, seed=seed)
 
 
-def _mean(values: FloatArray, axis: int = -1) -> Any:
-    """Rounded, so that equal means are equal: the correction of the bias counts the draws below the mean and at it."""
-    return np.round(np.mean(values, axis=axis), DECIMALS)
+def kendall(
+    x: ArrayLike, y: ArrayLike, *, confidence: float = CONFIDENCE, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """Kendall's rank correlation tau-b of two quantities of the same points, and its interval; points are drawn.
+
+    Parameters
+    ----------
+    x, y : array [points]
+    confidence, resamples, seed
+        As in `paired_difference`.
+
+    Returns
+    -------
+    Interval
+        Quantiles of the draws. `UNKNOWN` if all points agree in one of both.
+
+    Source
+    ------
+    As `scipy.stats.kendalltau`. A test compares both.
+
+    Examples
+    --------
+    >>> kendall([1.0, 2.0, 3.0, 4.0], [1.0, 4.0, 9.0, 16.0])
+    Interval(mean=1.0, low=1.0, high=1.0)
+    """
+    return _of_points(_kendall, x, y, confidence=confidence, resamples=resamples, seed=seed)
 
 
-def _mean_ratio(numerator: FloatArray, denominator: FloatArray, axis: int = -1) -> Any:
-    return np.round(np.mean(numerator, axis=axis) / np.mean(denominator, axis=axis), DECIMALS)
-
-
-def _bootstrap(
-    statistic: Callable[..., Any],
-    samples: Sequence[ArrayLike],
+def _of_points(
+    statistic: Callable[[FloatArray, FloatArray, FloatArray], FloatArray],
+    x: ArrayLike,
+    y: ArrayLike,
     *,
     confidence: float,
     resamples: int,
     seed: int,
 ) -> Interval:
+    ours, theirs = _same_windows(x, y)
+    if np.ptp(ours) == 0 or np.ptp(theirs) == 0:
+        return UNKNOWN
+    times = _draws(len(ours), resamples, seed)
+    (centre,) = statistic(ours, theirs, np.ones((1, len(ours))))
+    # A draw of few points that all agree has no correlation; it is left out.
+    drawn = statistic(ours, theirs, times)
+    ends = np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(centre), float(ends[0]), float(ends[1]))
+
+
+def _spearman(x: FloatArray, y: FloatArray, times: FloatArray) -> FloatArray:
+    """Of every draw at once: a point that is drawn several times ties with itself."""
+    ranks = [times @ (one[:, None] < one) + (times @ (one[:, None] == one) + 1) / 2 for one in (x, y)]
+    centred = [rank - (times * rank).sum(axis=1, keepdims=True) / len(x) for rank in ranks]
+    products = [(times * centred[i] * centred[j]).sum(axis=1) for i, j in ((0, 1), (0, 0), (1, 1))]
+    return _quotient(*products)
+
+
+def _kendall(x: FloatArray, y: FloatArray, times: FloatArray) -> FloatArray:
+    """Of every draw at once: pairs in one order minus pairs in opposite orders, over the pairs that differ."""
+    orders = [np.sign(one[:, None] - one) for one in (x, y)]
+    products = [((times @ (orders[i] * orders[j])) * times).sum(axis=1) for i, j in ((0, 1), (0, 0), (1, 1))]
+    return _quotient(*products)
+
+
+def _quotient(both: FloatArray, first: FloatArray, second: FloatArray) -> FloatArray:
+    below = np.sqrt(first * second)
+    found: FloatArray = np.divide(both, below, out=np.full(len(both), np.nan), where=below > 0)
+    return found
+
+
+def _bootstrap(
+    over: FloatArray, under: FloatArray | None, *, confidence: float, resamples: int, seed: int
+) -> Interval:
+    """The interval of a mean, or of a ratio of two means, of windows that are drawn together."""
     if not 0 < confidence < 1:
         raise RowError(f"confidence={brief(confidence)}: expected a number between 0 and 1")
-    keys = tuple(_losses(sample).tobytes() for sample in samples)
-    return _cached(statistic, keys, confidence, resamples, seed)
+    count = len(over)
+    below: Any = 1.0 if under is None else under.mean()
+    centre = _round(over.mean() / below)
+    if count < 2:
+        return Interval(float(centre), float("nan"), float("nan"))
+    # Each window left out once: how much the statistic depends on single windows corrects for its skewness.
+    rest: Any = float(count - 1) if under is None else under.sum() - under
+    without = _round((over.sum() - over) / rest)
+    if np.ptp(without) <= ROUNDED:
+        return Interval(float(centre), float(centre), float(centre))
+    # One matrix of draws serves all losses of as many windows. A draw of a loss is then a product with it.
+    times = _draws(count, resamples, seed)
+    divisor: Any = float(count) if under is None else times @ under
+    drawn = _round(times @ over / divisor)
+    bias = special.ndtri((np.mean(drawn < centre) + np.mean(drawn <= centre)) / 2)
+    centred = without.mean() - without
+    skewness = (centred**3).sum() / (6 * (centred**2).sum() ** 1.5)
+    tails = bias + special.ndtri([(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(drawn, special.ndtr(bias + tails / (1 - skewness * tails)))
+    return Interval(float(centre), float(low), float(high))
 
 
-@functools.lru_cache(maxsize=4096)
-def _cached(
-    statistic: Callable[..., Any], keys: tuple[bytes, ...], confidence: float, resamples: int, seed: int
-) -> Interval:
-    """Pages and claims ask for the same intervals again and again; each takes some milliseconds."""
-    from scipy import stats
-
-    samples = [np.frombuffer(key) for key in keys]
-    centre = float(statistic(*samples))
-    # Without spread the correction of the bias would be 0 / 0.
-    if _is_constant(statistic, samples, centre):
-        return Interval(centre, centre, centre)
-    found = stats.bootstrap(
-        samples,
-        statistic,
-        n_resamples=resamples,
-        paired=len(samples) > 1,
-        vectorized=True,
-        confidence_level=confidence,
-        method="BCa",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Interval(centre, float(found.low), float(found.high))
+@functools.lru_cache(maxsize=8)
+def _draws(count: int, resamples: int, seed: int) -> FloatArray:
+    """How many times each draw has each window [resamples, windows]."""
+    chosen = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
+    places = chosen + count * np.arange(resamples)[:, None]
+    return np.bincount(places.ravel(), minlength=resamples * count).reshape(resamples, count).astype(float)
 
 
-def _is_constant(statistic: Callable[..., Any], samples: Sequence[FloatArray], centre: float) -> bool:
-    """Whether the statistic is the same without any of the windows, as a ratio of proportional differences."""
-    without = [
-        statistic(*(np.delete(sample, place) for sample in samples)) for place in range(len(samples[0]))
-    ]
-    return bool(np.allclose(without, centre, rtol=1e-12, atol=1e-15))
+def _round(means: Any) -> Any:
+    """Equal means become equal: the correction of the bias counts the draws below the mean and those at it."""
+    return np.round(means, DECIMALS)
 
 
 def _losses(values: ArrayLike) -> FloatArray:
     losses = np.ascontiguousarray(values, np.float64)
-    if losses.ndim != 1 or len(losses) < 2:
-        raise RowError(f"{losses.size} windows: expected at least two, one loss each")
+    if losses.ndim != 1 or not len(losses):
+        raise RowError(
+            f"losses of shape {brief(losses.shape)}: expected a list of at least one, one loss per window"
+        )
     if not np.isfinite(losses).all():
         raise RowError("losses of windows: one is infinite or not a number, expected finite losses")
     return losses

@@ -12,10 +12,11 @@ from nmsim.errors import RowError
 from validate import Interval, difference_of_differences, mean_interval, paired_difference
 from validate.accuracy.statistics import (
     UNKNOWN,
-    bootstrap_of_rows,
     compare,
+    kendall,
     neighbour_correlation,
     ratio_of_means,
+    spearman,
 )
 
 LOSSES = st.lists(st.floats(0.01, 20.0).map(lambda x: round(x, 6)), min_size=4, max_size=24)
@@ -52,6 +53,29 @@ def test_a_difference_is_that_of_the_textbook_when_it_is_normal():
     _, low, high = mean_interval(values)
     wanted = stats.t.interval(0.95, 199, loc=values.mean(), scale=stats.sem(values))
     assert (low, high) == pytest.approx(wanted, abs=0.01)
+
+
+@pytest.mark.parametrize("windows", [12, 33])
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_intervals_are_those_of_scipy(windows, confidence):
+    """Another implementation, with the same draws: means, and ratios of two means that are drawn together."""
+    from scipy import stats
+
+    generator = np.random.default_rng(windows)
+    first, second = generator.exponential(1.0, windows), generator.normal(3.0, 0.3, windows)
+    options = {"n_resamples": 2000, "confidence_level": confidence, "vectorized": True, "method": "BCa"}
+    of_mean = stats.bootstrap([first], np.mean, rng=np.random.default_rng(4), **options).confidence_interval
+    ours = mean_interval(first, confidence=confidence, resamples=2000, seed=4)
+    assert ours[1:] == pytest.approx((of_mean.low, of_mean.high), rel=1e-9)
+
+    def ratio(over, under, axis=-1):
+        return np.mean(over, axis=axis) / np.mean(under, axis=axis)
+
+    pairs = stats.bootstrap([first, second], ratio, paired=True, rng=np.random.default_rng(4), **options)
+    ours = ratio_of_means(first, second, confidence=confidence, resamples=2000, seed=4)
+    assert ours[1:] == pytest.approx(
+        (pairs.confidence_interval.low, pairs.confidence_interval.high), rel=1e-9
+    )
 
 
 @settings(deadline=None, max_examples=40)
@@ -130,28 +154,46 @@ def test_neighbours_that_are_alike_are_seen():
     assert math.isnan(neighbour_correlation([1.0, 1.0, 1.0]))
 
 
-def test_an_interval_of_a_rank_correlation_holds_it():
+def test_rank_correlations_are_those_of_scipy_draw_by_draw():
+    """Ties in both quantities; the draws are made again, and scipy ranks each of them."""
     from scipy import stats
 
-    x = np.arange(20.0)
-    rows = np.column_stack([x, x + np.random.default_rng(1).normal(0, 6, 20)])
-    low, high = bootstrap_of_rows(lambda drawn: stats.spearmanr(drawn[:, 0], drawn[:, 1])[0], rows)
-    assert 0 < low < stats.spearmanr(rows[:, 0], rows[:, 1])[0] < high <= 1
-    assert all(map(math.isnan, bootstrap_of_rows(lambda drawn: float("nan"), rows)))
+    generator = np.random.default_rng(1)
+    x, y = generator.integers(0, 6, 15).astype(float), generator.integers(0, 6, 15).astype(float)
+    draws = np.random.default_rng(3).integers(0, 15, size=(200, 15))
+    for ours, theirs in ((spearman, stats.spearmanr), (kendall, stats.kendalltau)):
+        found = ours(x, y, resamples=200, seed=3)
+        drawn = [theirs(x[draw], y[draw])[0] for draw in draws]
+        wanted = (theirs(x, y)[0], *np.quantile(drawn, [0.025, 0.975]))
+        assert tuple(found) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_a_rank_correlation_that_is_not_there_has_zero_in_its_interval():
+    generator = np.random.default_rng(9)
+    x = generator.normal(size=40)
+    assert spearman(x, generator.normal(size=40)).sign == 0
+    assert kendall(x, x + 0.5 * generator.normal(size=40)).sign == 1
+    assert spearman(x, np.ones(40)) == pytest.approx(UNKNOWN, nan_ok=True)
 
 
 @pytest.mark.parametrize(
     ("losses", "reference", "said"),
     [
         ([1.0, 2.0], [1.0, 2.0, 3.0], "losses of 2 and of 3 windows: expected those of the same windows"),
-        ([1.0], [1.0], "1 windows: expected at least two, one loss each"),
+        ([], [], r"losses of shape \(0,\): expected a list of at least one, one loss per window"),
         ([1.0, float("nan")], [1.0, 2.0], "one is infinite or not a number"),
-        ([[1.0, 2.0]], [1.0, 2.0], "expected at least two, one loss each"),
+        ([[1.0, 2.0]], [1.0, 2.0], r"losses of shape \(1, 2\)"),
     ],
 )
 def test_what_is_no_list_of_losses_is_refused(losses, reference, said):
     with pytest.raises(RowError, match=said):
         paired_difference(losses, reference)
+
+
+def test_one_window_has_a_mean_and_no_interval():
+    found = paired_difference([3.0], [2.5])
+    assert found == pytest.approx((0.5, math.nan, math.nan), nan_ok=True)
+    assert compare(found) == "cannot be told"
 
 
 def test_a_confidence_out_of_range_is_refused():
