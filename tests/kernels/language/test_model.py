@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -360,3 +361,9 @@ def test_the_model_of_the_package(smollm2):
     sentence = "The capital of France is"
     ids = torch.tensor([smollm2.tokenizer(sentence, add_special_tokens=False)["input_ids"]])
     assert smollm2.tokenizer.decode([int(logits(smollm2, ids)[0, -1].argmax())]) == " Paris"
+
+
+@pytest.mark.parametrize("page", ["Makefile", "README.md", "docs/how-to/measure-accuracy.md"])
+def test_the_releases_that_are_installed_are_those_that_errors_name(page):
+    text = (Path(__file__).parents[3] / page).read_text()
+    assert f"install --no-deps {' '.join(packages.ALONE.values())}" in text
