@@ -8,6 +8,7 @@ from hwmodels.machine.spec import HardwareSpec
 from hwmodels.silicon.technology import TechnologyFile
 from hwmodels.sweeps.space import SpaceFile
 from hwmodels.tensorcore.record import SparseTensorCore
+from kernels.language.campaign import LossCampaignFile
 from kernels.measure.campaign import CampaignFile
 from nmsim.rows import LossRow, Measurement, Row, columns_of
 from nmsim.support.schema_pages import field_table, json_schema
@@ -52,6 +53,12 @@ FORMATS = {
         "Campaign",
         CampaignFile,
         "What `nmsim measure` times. The campaigns that ship are in `kernels/measure/campaigns/`.",
+    ),
+    "loss-campaign": Format(
+        "Campaign of losses",
+        LossCampaignFile,
+        "In which configurations `nmsim perplexity` evaluates a language model. The dense model always comes first. The files "
+        "that ship are in `kernels/language/campaigns/`.",
     ),
     "budget": Format(
         "Budget",

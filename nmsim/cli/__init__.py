@@ -61,6 +61,11 @@ VERBS = {
     "measure": Verb("measure", JUDGE, "Time sparse products on this machine, and append rows to a file."),
     "validate": Verb("validate", JUDGE, "Compare predictions with measured and published rows."),
     "quality": Verb("quality", JUDGE, "Measure what pruning does to the outputs of linear layers."),
+    "perplexity": Verb(
+        "perplexity",
+        JUDGE,
+        "Measure the loss of a language model in many pruned configurations, and append rows to a file.",
+    ),
     "study": Verb("study", JUDGE, "Encode a checkpoint, predict a model, and write a report."),
     "export": Verb("interchange", DESIGN, "Write input files for another simulator."),
     "fit": Verb("maintain", MAINTAIN, "Fit the constants of the estimate to measured rows.", hidden=True),

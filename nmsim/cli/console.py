@@ -229,6 +229,16 @@ def say(text: str, *, gap: bool = False) -> None:
     out.print(visible(text) + "\n" * gap)
 
 
+def say_appended(rows: int, file: Path, *, skipped: int, left: int) -> None:
+    """Say how many rows a run appended to a file, how many were there already, and for how many there was no time."""
+    said = [f"{rows} rows appended to {file}"]
+    if skipped:
+        said.append(f"{skipped} were there already")
+    if left:
+        said.append(f"{left} left for want of time: run the same command again")
+    say("; ".join(said))
+
+
 def warn(text: str, style: str | None = None) -> None:
     """Write a line to standard error; what does not print is escaped."""
     err.print(visible(text), style=style)

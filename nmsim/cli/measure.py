@@ -300,12 +300,7 @@ def _show_rows(outcome: "Outcome", file: Path) -> None:
             extra=["dtype", "threads", "operands", "baseline", "baseline µs"],
             spare=["kernel", "time µs", "GB/s"],
         )
-    said = [f"{len(rows)} rows appended to {file}"]
-    if outcome.skipped:
-        said.append(f"{outcome.skipped} were there already")
-    if outcome.left:
-        said.append(f"{outcome.left} left for want of time: run the same command again")
-    console.say("; ".join(said))
+    console.say_appended(len(rows), file, skipped=outcome.skipped, left=outcome.left)
 
 
 def _cells(row: Measurement) -> tuple[object, ...]:

@@ -14,6 +14,7 @@ from hwmodels.machine.spec import HardwareSpec
 from hwmodels.silicon.technology import TechnologyFile
 from hwmodels.sweeps import load_space
 from hwmodels.tensorcore.record import SparseTensorCore
+from kernels.language.campaign import LossCampaignFile
 from kernels.measure.campaign import CampaignFile
 from nmsim.errors import SpecError
 from nmsim.support.schema import load_record
@@ -27,6 +28,7 @@ SHIPPED = [
     ("machine", ROOT / "validate/data/measured/epyc-milan-2core.toml"),
     *(("core", path) for path in (ROOT / "hwmodels/tensorcore/presets").glob("*.toml")),
     *(("campaign", path) for path in (ROOT / "kernels/measure/campaigns").glob("*.toml")),
+    *(("loss-campaign", path) for path in (ROOT / "kernels/language/campaigns").glob("*.toml")),
     ("space", ROOT / "hwmodels/data/example-space.toml"),
     ("technology", ROOT / "hwmodels/silicon/technology.toml"),
     ("budget", ROOT / "validate/judge/budget.toml"),
@@ -70,6 +72,7 @@ READERS = {
     "core": (SparseTensorCore, "hwmodels/tensorcore/presets/flexible-8x16.toml"),
     "technology": (TechnologyFile, "hwmodels/silicon/technology.toml"),
     "campaign": (CampaignFile, "kernels/measure/campaigns/cpu.toml"),
+    "loss-campaign": (LossCampaignFile, "kernels/language/campaigns/accuracy-quick.toml"),
     "budget": (Budget, "validate/judge/budget.toml"),
     "fitted": (FittedFile, "hwmodels/data/fitted.toml"),
     "space": (None, "hwmodels/data/example-space.toml"),

@@ -50,7 +50,7 @@ RUNS = {
     "validate": [["validate"]],
     "quality": [["quality", "tiny.safetensors", "--operand", "both", "-p", "8:16", "--eval-tokens", "16"]],
 }
-"""Runs of the verbs that print tables; pack, calibrate, measure, fit and bench print theirs with the same function."""
+"""Runs of the verbs that print tables; pack, calibrate, measure, perplexity, fit and bench print theirs alike."""
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_a_table_in_a_file_does_not_depend_on_the_terminal(nmsim, monkeypatch):
 
 
 def test_every_verb_that_prints_tables_is_run():
-    others = {"pack", "unpack", "export", "study", "calibrate", "measure", "fit", "bench"}
+    others = {"pack", "unpack", "export", "study", "calibrate", "measure", "perplexity", "fit", "bench"}
     assert set(RUNS) | others == set(VERBS)
 
 

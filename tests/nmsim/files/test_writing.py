@@ -45,6 +45,7 @@ WRITES = {
     ("machine", "--write"): (["machine", "machine.toml"], "file", ".toml", "machine.toml"),
     ("calibrate", "--output"): (["calibrate"], "file", ".toml", None),
     ("measure", "--output"): (["measure", "space.toml"], "rows", ".csv", "space.toml"),
+    ("perplexity", "--output"): (["perplexity", "space.toml"], "rows", ".csv", "space.toml"),
     ("validate", "--output"): (["validate", "--rows", "rows.csv"], "file", ".json", "rows.csv"),
     ("quality", "--output"): (["quality", "dense.safetensors"], "file", ".csv", "dense.safetensors"),
     ("quality", "--plot"): (["quality", "dense.safetensors", "-o", "q.csv"], "file", ".svg", "dense.safetensors"),
