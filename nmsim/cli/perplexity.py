@@ -150,16 +150,14 @@ def _subject(model: str, text: str, campaign: "LossCampaign", cores: int, progre
 
     progress(f"loading {text}", 0.0)
     try:
+        from kernels.language import evaluate, texts
         from kernels.language import model as models
-        from kernels.language import texts
     except ModuleNotFoundError as error:
         raise NmsimError(str(error)) from error
     words = texts.load_text(text)
     progress(f"loading {model}", 0.0)
     loaded = models.load_model(model)
-    from kernels.language.evaluate import LanguageEvaluator  # type: ignore[import-not-found, unused-ignore]
-
-    evaluator = LanguageEvaluator(
+    evaluator = evaluate.LanguageEvaluator(
         loaded,
         texts.token_ids(words, loaded),
         window_tokens=campaign.window_tokens,
