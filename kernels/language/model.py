@@ -37,6 +37,7 @@ MODELS = (SMOLLM2,)
 """Models that have a name; any other is a folder or a file."""
 GGUF_SUFFIX = ".gguf"
 EXPECTED = f"{SMOLLM2}, a folder of a Hugging Face causal language model, or a {GGUF_SUFFIX} file of one"
+WHOLE_GGUF = "a whole GGUF file of a causal language model"
 DIGEST_CHARS = 16
 TOKENS_TRIED = 8
 """Length of the two sequences by which a loaded model is checked."""
@@ -119,7 +120,7 @@ def load_model(where: str | Path) -> LanguageModel:
         raise LanguageError(f"model {brief(str(where))}: does not exist, expected {EXPECTED}")
     is_gguf = path.suffix.lower() == GGUF_SUFFIX
     paths = _gguf_file(path) if is_gguf else _weights_of_folder(path)
-    with _quiet(), _named_errors(path), _fast_gguf() if is_gguf else contextlib.nullcontext():
+    with _quiet(), _fast_gguf() if is_gguf else contextlib.nullcontext():
         module, tokenizer = _loaded(path, is_gguf)
     _refuse_unfit(path, module)
     layers = _layers(path, module)
@@ -170,19 +171,23 @@ def _loaded(path: Path, is_gguf: bool) -> tuple[nn.Module, Tokenizer]:
     folder, file = (path.parent, {"gguf_file": path.name}) if is_gguf else (path, {})
     local = {"local_files_only": True, "trust_remote_code": False, **file}
     weights = {} if is_gguf else {"use_safetensors": True}
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), **local)
-    module, info = AutoModelForCausalLM.from_pretrained(
-        str(folder), dtype=torch.float32, output_loading_info=True, **weights, **local
-    )
-    # A weight that the file lacks would be drawn at random, and only a warning would say so.
-    for problem, names in (
-        ("lack", info["missing_keys"]),
-        ("have another shape for", info["mismatched_keys"]),
+    # A GGUF file is read as a whole for the tokenizer already, so that damage of any part shows there.
+    with _named_errors(path, WHOLE_GGUF if is_gguf else "tokenizer.json of a tokenizer, beside the weights"):
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **local)
+    with _named_errors(path, WHOLE_GGUF if is_gguf else "weights that go with config.json"):
+        module, info = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=torch.float32, output_loading_info=True, **weights, **local
+        )
+    # A weight that the file lacks would be drawn at random, and one too many left out: only a warning would say so.
+    for problem, key in (
+        ("lack", "missing"),
+        ("are of another shape for", "mismatched"),
+        ("have, besides those of the model,", "unexpected"),
     ):
-        if names:
+        if names := sorted(map(str, info[f"{key}_keys"])):
             raise LanguageError(
-                f"{path}: the weights {problem} {brief_names(sorted(map(str, names)), most=3)}, "
-                f"expected all weights of {type(module).__name__}"
+                f"{path}: the weights {problem} {brief_names(names, most=3)}, expected the weights of "
+                f"{type(module).__name__} as its configuration describes it"
             )
     module.config.use_cache = False
     return module.eval().requires_grad_(False), tokenizer
@@ -250,7 +255,7 @@ def _digest(paths: Sequence[Path]) -> str:
 
 
 @contextlib.contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
+def _named_errors(path: Path, expected: str) -> Iterator[None]:
     """Make one line of what transformers raises: on damaged files, that is an error of any kind and many lines."""
     try:
         yield
@@ -262,7 +267,7 @@ def _named_errors(path: Path) -> Iterator[None]:
         text = " ".join(str(error).split())[:130]
         raise LanguageError(
             f"{path}: transformers {transformers.__version__} does not load it: {type(error).__name__}: {text}; "
-            "expected a causal language model"
+            f"expected {expected}"
         ) from error
 
 
