@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nmsim import dtypes
 from nmsim.errors import PatternError, brief
-from nmsim.mask import BoolArray, prune
+from nmsim.mask import BoolArray, greatest, prune
 from nmsim.pattern import Pattern, as_pattern
 
 FloatArray = NDArray[np.float64]
@@ -220,15 +220,7 @@ def best_of_tokens(scores: NDArray[Any], count: int) -> BoolArray:
         scores = scores.astype(np.float64)
     if np.isnan(scores).any():
         raise PatternError("scores: a NaN among them, expected numbers that have an order")
-    if not 0 < count < k:
-        return np.full(scores.shape, count > 0)
-    # The count-th greatest of each row parts it. A partition takes a fifth of the time of a sort.
-    least = np.partition(scores, k - count, axis=1)[:, k - count, None]
-    mask: BoolArray = scores > least
-    room = count - np.count_nonzero(mask, axis=1)[:, None]
-    equal = scores == least
-    mask |= equal & (np.cumsum(equal, axis=1, dtype=np.int64) <= room)
-    return mask
+    return greatest(scores, count)
 
 
 class Criterion(NamedTuple):

@@ -20,6 +20,8 @@ BoolArray = NDArray[np.bool_]
 
 ABREAST = 64
 """Groups ranked side by side."""
+PARTED_FROM = 128
+"""Elements of a group from which it is parted at a threshold. Ranking compares each pair, which takes longer then."""
 
 
 def prune(
@@ -173,11 +175,52 @@ def _keys(x: NDArray[Any], scores: NDArray[Any] | None) -> NDArray[Any]:
 def _choose(groups: NDArray[Any], n: int) -> BoolArray:
     """Keep the n best of every group: keys [G, m] -> mask [G, m]."""
     m = groups.shape[1]
+    if m >= PARTED_FROM:
+        return greatest(groups, n)
     mask = np.empty(groups.shape, np.bool_)
     across = np.zeros((m, ABREAST), groups.dtype)
     rank = np.empty((m, ABREAST), f"u{groups.itemsize}")
     _rank_and_keep(np.ascontiguousarray(groups), n, across, rank, mask)
     return mask
+
+
+def greatest(keys: NDArray[Any], count: int) -> BoolArray:
+    """Keep the `count` greatest of every row of keys [rows, K] without a NaN; of equal ones, the lower index wins."""
+    k = keys.shape[1]
+    if not 0 < count < k:
+        return np.full(keys.shape, count > 0)
+    # The count-th greatest of each row parts it. A partition takes a fifth of the time of a sort.
+    least = np.partition(keys, k - count, axis=1)[:, k - count, None]
+    mask: BoolArray = keys >= least
+    surplus = np.flatnonzero(np.count_nonzero(mask, axis=1) > count)
+    if len(surplus):
+        some, least = keys[surplus], least[surplus]
+        above, equal = some > least, some == least
+        room = count - np.count_nonzero(above, axis=1)[:, None]
+        mask[surplus] = above | (equal & (np.cumsum(equal, axis=1) <= room))
+    return mask
+
+
+def keep(x: NDArray[Any], mask: BoolArray) -> NDArray[Any]:
+    """Elements where they are kept, zero elsewhere: float32 or float64, like x.
+
+    Examples
+    --------
+    >>> keep(np.array([[1.0, -2.0]]), np.array([[False, True]])).tolist()
+    [[0.0, -2.0]]
+    """
+    x, mask = np.ascontiguousarray(x), np.ascontiguousarray(mask)
+    out = np.empty_like(x)
+    _keep(x.reshape(-1), mask.reshape(-1), out.reshape(-1))
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _keep(x, mask, out):  # type: ignore[no-untyped-def]
+    """Choose without a branch: `np.where` has one per element, and no processor guesses a mask."""
+    zero = x.dtype.type(0)
+    for i in range(x.size):
+        out[i] = x[i] if mask[i] else zero
 
 
 @njit(cache=True, nogil=True)

@@ -4,7 +4,6 @@ Ways of pruning that differ only in the epilogue share the product of the kept e
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from nmsim import criteria
 from nmsim.criteria import named
 from nmsim.errors import PatternError
-from nmsim.mask import BoolArray
+from nmsim.mask import BoolArray, keep
 from nmsim.mitigation import fit, rewrite
 from nmsim.mitigation.outliers import Split, split, split_columns, split_unstructured
 from nmsim.mitigation.recipe import Recipe
@@ -32,7 +31,6 @@ from nmsim.quality.layer import (
     tokens_of,
 )
 from nmsim.quality.way import SPLITS, Way, is_reference
-from nmsim.support import parallel
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -148,10 +146,6 @@ def of_rows(recipe: Recipe, rows: slice) -> Recipe:
     return dataclasses.replace(recipe, low_rank=(recipe.low_rank[0][rows], recipe.low_rank[1]))
 
 
-SLAB_ELEMS = 1 << 16
-"""Elements of tokens that are chosen from together. What is made of them on the way stays in a core's own cache."""
-
-
 class TokenChoice:
     """The choice of one way in the tokens of one layer, parameters fitted.
 
@@ -209,42 +203,13 @@ class TokenChoice:
         bool array [L, K]
             The N:M mask: what is kept without outliers and salient columns.
         """
-        if looks_across_tokens(self.way):
-            return self._select(x)
-        step = max(1, SLAB_ELEMS // x.shape[1])
-        slabs = [slice(first, min(len(x), first + step)) for first in range(0, len(x), step)]
-        if len(slabs) <= 1:
-            return self._select(x)
-        # Slabs are written into arrays of the whole: fresh memory costs more than the choice itself.
-        values, mask = np.empty(x.shape, np.float32), np.empty(x.shape, np.bool_)
-        nm = np.empty(x.shape, np.bool_) if self._splits else mask
-
-        def one(rows: slice) -> rewrite.Selected:
-            selected, nm_mask = self._select(x[rows])
-            values[rows], mask[rows] = selected.values, selected.mask
-            if self._splits:
-                nm[rows] = nm_mask
-            return selected
-
-        found = parallel.run(one, slabs, os.cpu_count() or 1)
-        beside = [
-            None if parts[0] is None else np.concatenate(parts)
-            for parts in zip(*((part.eta, part.v, part.token_bias, part.side) for part in found), strict=True)
-        ]
-        return rewrite.Selected(values, mask, *beside), nm
-
-    @property
-    def _splits(self) -> bool:
-        return bool(set(SPLITS) & set(self.way.names))
-
-    def _select(self, x: Floats) -> tuple[rewrite.Selected, BoolArray]:
         x, way = self.taken(x), self.way
         if way.pattern is None:
             every = np.ones(x.shape, np.bool_)
             return self._finished(rewrite.Selected(x, every, None, None, None, None)), every
-        if self._splits:
+        if set(SPLITS) & set(way.names):
             parts = self._split(x, way.pattern)
-            values = np.where(parts.kept, x, np.float32(0))
+            values = keep(x, parts.kept)
             return self._finished(rewrite.Selected(values, parts.kept, None, None, None, None)), parts.nm
         selected = rewrite.select(x, way.pattern, self.prepared)
         return self._finished(selected), selected.mask

@@ -5,7 +5,6 @@ handed on, so that a whole model can be run with it.
 """
 
 import dataclasses
-import os
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
@@ -16,16 +15,13 @@ from nmsim import criteria
 from nmsim.criteria import named
 from nmsim.errors import PatternError
 from nmsim.mitigation import fit, rewrite
-from nmsim.quality.activations import (
-    SLAB_ELEMS,
-    fitted_choice,
-    folded_recipe,
-    looks_across_tokens,
-)
+from nmsim.quality.activations import fitted_choice, folded_recipe, looks_across_tokens
 from nmsim.quality.layer import Calibration, Columns, Layer, needed, tokens_of
 from nmsim.quality.way import Way
 from nmsim.quality.weights import corrections, prune_rows
-from nmsim.support import parallel
+
+SLAB_ELEMS = 1 << 16
+"""Elements of the output that are finished together: what is made of them on the way stays in a core's own cache."""
 
 Floats = NDArray[np.float32]
 Tokens = Calibration | NDArray[Any] | None
@@ -194,21 +190,18 @@ class TokenPruner:
         return self._choice.select(rewrite.produced(x, self._fold))[0]
 
     def finish(self, product: Floats, selected: rewrite.Selected) -> Floats:
-        """Run the epilogue on `selected.values` times `weight`^T, [L, O]; rows are shared among the cores."""
-        step = max(1, SLAB_ELEMS // product.shape[1])
-        slabs = [slice(first, first + step) for first in range(0, len(product), step)]
+        """Run the epilogue on `selected.values` times `weight`^T, [L, O]."""
         parts = (selected.eta, selected.v, selected.token_bias, selected.side)
         beside = self._prepared
         if all(part is None for part in (*parts, beside.gain, beside.bias)):
             return product
         found = np.empty(product.shape, np.float32)
-
-        def one(rows: slice) -> None:
+        step = max(1, SLAB_ELEMS // product.shape[1])
+        for first in range(0, len(product), step):
+            rows = slice(first, first + step)
             eta, v, token_bias, side = (None if part is None else part[rows] for part in parts)
             some = rewrite.Selected(selected.values[rows], selected.mask[rows], eta, v, token_bias, side)
             found[rows] = rewrite.finish(product[rows], some, beside)
-
-        parallel.run(one, slabs, os.cpu_count() or 1)
         return found
 
 

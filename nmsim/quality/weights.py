@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmsim.criteria import best_of_tokens, named, ria
-from nmsim.mask import BoolArray, prune
+from nmsim.mask import BoolArray, keep, prune
 from nmsim.mitigation import fit
 from nmsim.mitigation.outliers import Split, split, split_columns, split_unstructured
 from nmsim.mitigation.rounding import round_values
@@ -179,7 +179,7 @@ def prune_rows(way: Way, block: Floats, columns: Columns, known: Calibration | N
     parts = _choose(way, given, columns, known)
     if way.pattern is None:
         return PrunedRows(given, parts, _rounded(way, "after", given, columns, known))
-    kept = np.where(parts.kept, given, np.float32(0))
+    kept = keep(given, parts.kept)
     return PrunedRows(given, parts, _rounded(way, "after", kept, columns, known))
 
 
