@@ -230,7 +230,11 @@ STORED_BITS = "stored_bits_per_elem"
 PANEL_HEIGHT_IN, BETWEEN_IN, TITLE_IN, LEGEND_LINE_IN, BOTTOM_IN = 2.1, 0.85, 0.5, 0.19, 1.0
 LEGEND_LETTERS, HANDLE_LETTERS, CAPTION_LETTERS = 150, 8, 215
 """Letters of a line over the whole width; a symbol of the legend, with room beside it, is as wide as so many letters."""
-DASHES: dict[str, Any] = {"unstructured": style.DASHED, "unstructured_global": (0, (1, 1.5))}
+DASHES: dict[str, Any] = {
+    "unstructured": style.DASHED,
+    "unstructured_global": (0, (1, 1.5)),
+    "unstructured_channel_vector": (0, (4, 1.5, 1, 1.5)),
+}
 COLOURS = (*LIGHT.series, *style.MORE_COLOURS)
 
 

@@ -68,6 +68,21 @@ class TestFormulas:
         expected = [[abs(x * fj) for x, fj in zip(row, f, strict=True)] for row in self.x]
         np.testing.assert_array_equal(criteria.channel_vector(self.x, f), expected)
 
+    def test_ria(self):
+        f, rows = np.linspace(-2, 3, 13), np.abs(self.x).tolist()
+        columns = [math.fsum(row[j] for row in rows) for j in range(13)]
+        expected = [
+            [(one / math.fsum(row) + one / columns[j]) * math.sqrt(abs(f[j])) for j, one in enumerate(row)]
+            for row in rows
+        ]
+        np.testing.assert_allclose(criteria.ria(self.x, f), expected, rtol=1e-14)
+        part = criteria.ria(self.x[2:4], f, column_sums=np.array(columns))
+        np.testing.assert_allclose(part, expected[2:4], rtol=1e-14)
+
+    def test_ria_of_a_row_and_a_column_of_zeros(self):
+        x = np.array([[0.0, 0.0], [0.0, 2.0]])
+        assert criteria.ria(x, np.ones(2)).tolist() == [[0.0, 0.0], [0.0, 2.0]]
+
     def test_n_counts_what_is_kept(self):
         """The authors' CLACT drops N of M, which shows at any pattern but N = M/2."""
         for name, chosen in CRITERIA.items():
@@ -147,6 +162,21 @@ class TestTies:
         mask = criteria.best_of_tokens(np.tile([0.0, 1.0], (2, 300)), 100)
         assert np.flatnonzero(mask[1]).tolist() == list(range(1, 200, 2))
 
+    @given(st.integers(0, 2**32), st.integers(1, 5), st.integers(1, 300), st.data())
+    def test_as_sorting_a_row_has_it(self, seed, rows, columns, data):
+        """Few different scores, so that most rows have equals at the threshold."""
+        scores = (
+            np.random.default_rng(seed)
+            .integers(-3, 4, (rows, columns))
+            .astype(data.draw(st.sampled_from([np.float32, float])))
+        )
+        scores[scores < -2] = -np.inf
+        count = data.draw(st.integers(0, columns))
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+        expected = np.zeros(scores.shape, bool)
+        np.put_along_axis(expected, best, True, axis=1)
+        np.testing.assert_array_equal(criteria.best_of_tokens(scores, count), expected)
+
     def test_a_token_of_zeros_still_keeps_n(self):
         mask = choose(np.zeros((3, 8)), "2:4", "clact")
         assert mask.sum() == 12
@@ -211,6 +241,13 @@ class TestErrors:
                 "x[0, 0] is nan, the first of",
             ),
             (lambda self: choose(self.x * np.nan, "2:4", "unstructured"), "x[0, 0] is nan, the first of"),
+            (lambda self: choose(self.x, "2:4", "ria"), "criterion='ria': vector is missing"),
+            (lambda self: criteria.ria(self.x, np.ones(3)), "vector has shape (3,): expected (4,)"),
+            (
+                lambda self: criteria.ria(self.x, np.ones(4), column_sums=np.ones(3)),
+                "column_sums has shape (3,)",
+            ),
+            (lambda self: criteria.best_of_tokens(self.x * np.nan, 2), "a NaN among them"),
             (lambda self: criteria.best_of_tokens(self.x, 5), "count=5: expected an int from 0 to 4"),
         ],
     )

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from nmsim.errors import PatternError
-from nmsim.mitigation import Recipe, fit, golden, rewrite, split, split_columns, weights
+from nmsim.mitigation import (
+    Recipe,
+    fit,
+    golden,
+    rewrite,
+    rounding,
+    split,
+    split_columns,
+    split_unstructured,
+    weights,
+)
 
 X = np.array([[1.0, 5.0, 3.0, 3.0], [-2.0, 0.0, 6.0, 4.0]])
 W = np.array([[1.0, 0.0, 2.0, -1.0], [0.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
@@ -109,6 +119,80 @@ class TestFit:
     def test_channel_shift(self):
         assert fit.channel_shift(X).tolist() == [-0.5, 2.5, 4.5, 3.5]
 
+    @pytest.mark.parametrize(
+        "shape", [(40, 32, 12), (40, 12, 32), (12, 40, 32), (12, 32, 40), (32, 12, 40), (32, 40, 12)]
+    )
+    def test_low_rank_takes_the_smallest_matrix_that_will_do(self, shape):
+        """Tokens, in features and out features in any order; singular values that are zero at the end."""
+        tokens, in_features, out_features = shape
+        dropped, weight = (
+            self.rng.normal(size=(tokens, in_features)),
+            self.rng.normal(size=(out_features, in_features)),
+        )
+        dropped[:, ::3] = 0
+        right = np.linalg.svd(dropped @ weight.T, full_matrices=False)[2][:7]
+        a, b = fit.low_rank(dropped, weight, 7)
+        np.testing.assert_allclose(a @ b, right.T @ right @ weight, atol=1e-10)
+        a, _ = fit.low_rank(np.zeros_like(dropped), weight, 7)
+        np.testing.assert_allclose(a.T @ a, np.eye(7), atol=1e-10)
+
+
+class TestUnstructuredOutliers:
+    @pytest.mark.parametrize("scored", [False, True])
+    def test_they_are_the_greatest_of_a_row_and_the_pattern_chooses_among_the_rest(self, scored):
+        x = np.random.default_rng(4).standard_t(4, (6, 100)).astype(np.float32)
+        scores = np.abs(x) * np.linspace(1, 2, 100) if scored else np.abs(x)
+        parts = split_unstructured(x, "2:4", "8:256", scores=scores if scored else None)
+        for row, ranks in enumerate(scores.tolist()):
+            taken = sorted(range(100), key=lambda j: (-ranks[j], j))[:3]  # 100 * 8 / 256, rounded down
+            assert np.flatnonzero(parts.outliers[row]).tolist() == sorted(taken)
+            for first in range(0, 100, 4):
+                rest = [j for j in range(first, first + 4) if j not in taken]
+                kept = sorted(rest, key=lambda j: (-ranks[j], j))[:2]
+                assert np.flatnonzero(parts.nm[row, first : first + 4]).tolist() == sorted(
+                    j - first for j in kept
+                )
+
+    def test_a_row_of_them_is_not_held_back_by_a_window(self):
+        x = np.ones((1, 512))
+        x[0, 256:264] = 9.0
+        assert split_unstructured(x, "2:4", "4:256").outliers.sum() == 8
+        assert split_unstructured(x, "2:4", "4:256").outliers[0, 256:264].all()
+        assert split(x, "2:4", "4:256").outliers[0, 256:].sum() == 4
+
+
+class TestRounding:
+    def test_by_hand(self):
+        """Scales 7 / 7 and 0.5 / 7; half a step goes to the even neighbour; the tail of one is its own group."""
+        x = np.array([[7.0, 2.5, -3.5, 0.4, 0.5, 0.0, -0.2, 0.0, 0.3]])
+        found = rounding.round_values(x, bits=4, group=4)
+        np.testing.assert_allclose(
+            found, [[7.0, 2.0, -4.0, 0.0, 0.5, 0.0, -3 * 0.5 / 7, 0.0, 0.3]], rtol=1e-15
+        )
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    @pytest.mark.parametrize("bits", range(2, 9))
+    @pytest.mark.parametrize("group", [1, 5, 16, 64, 1000])
+    def test_both_roads_give_the_same_bits(self, dtype, bits, group):
+        rng = np.random.default_rng(bits)
+        x = (rng.standard_t(3, (7, 70)) * (rng.random((7, 70)) < 0.7)).astype(dtype)
+        x[3] = 0
+        found = rounding.round_values(x, bits=bits, group=group)
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, golden.rounded(x, bits=bits, group=group).astype(dtype))
+
+    def test_what_is_rounded_stays_and_is_off_by_half_a_step_at_most(self):
+        x = np.random.default_rng(0).normal(size=(9, 64)).astype(np.float32)
+        found = rounding.round_values(x, bits=6, group=32)
+        steps = np.abs(x).reshape(9, 2, 32).max(axis=2, keepdims=True) / 31
+        assert (np.abs(found - x).reshape(9, 2, 32) <= steps / 2 * (1 + 1e-6)).all()
+        assert len(np.unique(np.rint(found.reshape(9, 2, 32) / steps))) <= 63
+        np.testing.assert_allclose(rounding.round_values(found, bits=6, group=32), found, rtol=1e-6)
+
+    def test_the_smallest_numbers_stay_as_they_are(self):
+        x = np.full((1, 2), 5e-324)
+        assert rounding.round_values(x, bits=4, group=2).tolist() == x.tolist()
+
 
 class TestOddNumbers:
     def test_the_least_integer_is_the_greatest_magnitude(self):
@@ -206,6 +290,16 @@ class TestErrors:
             (lambda: fit.static_shift([]), "no batch of tokens"),
             (lambda: fit.scale_and_bias(X, W), "y has shape (2, 4), target (3, 4)"),
             (lambda: fit.token_bias(X, W), "part has 2 tokens, error 3"),
+            (lambda: split_unstructured(X[0], "2:4"), "x has shape (4,): expected a matrix"),
+            (lambda: split_unstructured(X, "2:4", scores=np.full_like(X, np.inf)), "not finite"),
+            (lambda: split_unstructured(X * np.nan, "2:4"), "x[0, 0] is nan"),
+            (
+                lambda: rounding.round_values(X[0], bits=4, group=4),
+                "x has shape (4,) and dtype float64: expected [L, K]",
+            ),
+            (lambda: rounding.round_values(X, bits=9, group=4), "bits=9: expected an int from 2 to 8"),
+            (lambda: rounding.round_values(X, bits=4, group=0), "group=0: expected an int of at least 1"),
+            (lambda: rounding.round_values(np.full_like(X, np.inf), bits=4, group=4), "x[0, 0] is "),
             (lambda: fit.low_rank(X, W, 3), "rank=3: expected an int from 1 to 2"),
         ],
     )

@@ -23,6 +23,7 @@ import hwmodels
 from hwmodels import threshold
 from hwmodels.online.mitigations import DEFAULT_SETTINGS, Settings
 from hwmodels.online.pruning import offline_pruning, online_pruning
+from hwmodels.silicon.structures import index_bits
 from nmsim.case import (
     DEFAULT_DTYPE,
     VALUE_BITS,
@@ -44,6 +45,7 @@ from nmsim.format import SparseFormat, sparse_format
 from nmsim.mask import checked_axis
 from nmsim.pattern import Pattern
 from nmsim.quality import Measured, Way, measure_activations, measure_weights
+from nmsim.units import bits_to_bytes
 from validate.quality.activation_dump import Source, Tokens, refuse_missing, some_of
 
 PHASES: tuple[Phase, ...] = ("decode", "prefill")
@@ -149,7 +151,7 @@ def settings_of(way: Way) -> Settings:
     8
     """
     sizes: dict[str, Any] = {}
-    if outliers := way.find("outliers"):
+    if outliers := way.find("outliers") or way.find("outliers_unstructured"):
         pattern = Pattern.parse(outliers.size)
         sizes = {"outliers": pattern.n, "window": pattern.m}
     if low_rank := way.find("r_sparse"):
@@ -163,7 +165,8 @@ def stored(target: Target, way: Way, rows: int, in_features: int) -> StoredBits 
     """Count the bits of the pruned operand [rows, K], packing included; None without groups to encode.
 
     Each stream is rounded up to whole bytes. Salient columns stay in their groups, which keep N of the others; beside them lie
-    their values, and the list of which they are. Outliers are values and a combinatorial code a window.
+    their values, and the list of which they are. Outliers are values and a combinatorial code a window. Unstructured outliers
+    are values, each with its index in the row.
 
     Source
     ------
@@ -192,7 +195,14 @@ def stored(target: Target, way: Way, rows: int, in_features: int) -> StoredBits 
     )
     layer = hwmodels.Layer("layer", 1, rows, in_features)
     found = threshold.footprint(hwmodels.Model("layer", (layer,), tied_head=True, source="asked for"), how)
-    return StoredBits(8 * found.metadata_bytes, 8 * found.pruned_bytes)
+    beside_bytes = 0
+    if unstructured := way.find("outliers_unstructured"):
+        share = Pattern.parse(unstructured.size)
+        elems = rows * (in_features * share.n // share.m)
+        beside_bytes = bits_to_bytes(elems * VALUE_BITS[target.dtype]) + bits_to_bytes(
+            elems * index_bits(in_features)
+        )
+    return StoredBits(8 * found.metadata_bytes, 8 * (found.pruned_bytes + beside_bytes))
 
 
 def on_machine(target: Target, way: Way, phase: Phase, out_features: int, in_features: int) -> Speed | None:
@@ -336,10 +346,12 @@ def measure_quality(
     ContainerError
         No layer is chosen, or one has no tokens.
     NmsimError
-        A way that has no cost on the target, or numbers that cannot be measured; the error names the layer.
+        A way that has no cost on the target or rounds values, or numbers that cannot be measured; the error names the layer.
     """
     # All that can be refused is refused before the first layer is read.
     for way in ways:
+        if way.values is not None:
+            raise NmsimError(f"{way}: the table has no column for rounded values, expected a way without")
         target.check(way)
     choice = (selection or Selection()).of(checkpoint)
     layers, left_out = _layers(checkpoint, ways, choice)

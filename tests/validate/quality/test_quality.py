@@ -24,7 +24,7 @@ from nmsim.files.selection import Selection
 from nmsim.mask import prune
 from nmsim.mitigation import recipe as registry
 from nmsim.mitigation import split
-from nmsim.quality import cross
+from nmsim.quality import Way, cross, parse_rounding
 from validate.quality.activation_dump import KINDS, Synthetic, open_dump
 from validate.quality.measure import (
     ALL,
@@ -67,7 +67,7 @@ def ways():
         "weights",
         ["2:4", "8:16"],
         ["magnitude", "channel_vector"],
-        ["none", "outliers", "salient_columns=8", "scale_shift"],
+        ["none", "outliers", "outliers_unstructured=8:256", "salient_columns=8", "scale_shift"],
     )
     return [*of_x, *of_w]
 
@@ -151,10 +151,11 @@ def test_bits_are_those_of_a_packed_tensor(path, run, pattern):
 
 
 def test_bits_of_outliers_and_columns_stand_beside_those_of_nm(run):
-    plain, outliers, columns = (
+    plain, outliers, loose, columns = (
         only(run.table, layer=LAYER, operand="weights", pattern="2:4", criterion="magnitude", mitigation=name)
-        for name in ("none", "outliers", "salient_columns=8")
+        for name in ("none", "outliers", "outliers_unstructured=8:256", "salient_columns=8")
     )
+    assert loose["stored_bits"] - plain["stored_bits"] == 96 * 2 * (16 + 6)  # two of 64, each with its index
     assert outliers["metadata_bits"] == columns["metadata_bits"] == plain["metadata_bits"]
     assert outliers["stored_bits"] - plain["stored_bits"] == 96 * (
         4 * 16 + 28
@@ -162,6 +163,12 @@ def test_bits_of_outliers_and_columns_stand_beside_those_of_nm(run):
     assert columns["stored_bits"] - plain["stored_bits"] == 8 * (
         96 * 16 + 6
     )  # six bits name one of 64 columns
+
+
+def test_rounded_values_have_no_column(path):
+    rounded = Way("weights", Pattern(2, 4), values=parse_rounding("int8/64/before"))
+    with pytest.raises(NmsimError, match="weights 2:4 magnitude int8/64/before: the table has no column"):
+        measure(path, [rounded])
 
 
 def test_speedups_are_those_of_the_models(run):
