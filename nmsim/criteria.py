@@ -88,8 +88,8 @@ def ria(x: NDArray[Any], vector: NDArray[Any], *, column_sums: NDArray[Any] | No
     """Score by relative importance and activations (RIA): S_ij = (|x_ij| / R_i + |x_ij| / C_j) sqrt(|f_j|).
 
     X is a matrix of weights here. Sums of its rows are R_i = sum_j |x_ij|, sums of its columns C_j = sum_i |x_ij|. Of in
-    feature j, f_j is the norm over calibration tokens. The norms may share a factor, which scales all scores alike. An element of
-    a row or column of zeros scores zero.
+    feature j, f_j is the norm over calibration tokens. The norms may share a factor, which scales all scores alike. An element
+    of a row or column of zeros scores zero.
 
     Parameters
     ----------
