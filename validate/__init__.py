@@ -19,6 +19,7 @@ from nmsim.support.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from validate.accuracy.claims import Claim, answer_claims
+    from validate.accuracy.gains import gain_table
     from validate.accuracy.losses import LossTable, loss_frame, loss_tables, read_losses
     from validate.accuracy.proxies import beside_quality, proxy_table
     from validate.accuracy.sensitivity import (
@@ -42,6 +43,7 @@ else:
         __name__,
         {
             "validate.accuracy.claims": "Claim answer_claims",
+            "validate.accuracy.gains": "gain_table",
             "validate.accuracy.losses": "LossTable loss_frame loss_tables read_losses",
             "validate.accuracy.proxies": "beside_quality proxy_table",
             "validate.accuracy.sensitivity": "read_sensitivity sensitivity_table sums_of_singles write_sensitivity",
@@ -63,6 +65,7 @@ __all__ = [
     "answer_claims",
     "beside_quality",
     "difference_of_differences",
+    "gain_table",
     "judge_files",
     "loss_frame",
     "loss_tables",

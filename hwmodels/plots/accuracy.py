@@ -231,8 +231,9 @@ def _plain(table: pd.DataFrame, operand: str) -> pd.DataFrame:
         & (table[f"{other}_pattern"] == "")
         & (table[f"{other}_values"] == "")
     )
-    rows = table[kept].assign(
-        operand=operand, pattern=table[f"{operand}_pattern"], criterion=table[f"{operand}_criterion"]
+    found = table[kept]
+    rows = found.assign(
+        operand=operand, pattern=found[f"{operand}_pattern"], criterion=found[f"{operand}_criterion"]
     )
     half = [Pattern.parse(text).density == HALF for text in rows["pattern"]]
     rows = rows[half]

@@ -17,8 +17,8 @@ from nmsim.quality.configuration import ALL_LAYERS, Configuration
 from nmsim.quality.way import Way, parse_mitigation
 from validate.accuracy.losses import DENSE, LossTable, one_operand, with_way
 from validate.accuracy.statistics import (
-    CANNOT_BE_TOLD,
     FEWEST_WINDOWS,
+    UNDECIDED,
     FloatArray,
     Interval,
     difference_of_differences,
@@ -28,7 +28,7 @@ from validate.accuracy.statistics import (
 
 HOLDS, FAILS = "holds", "does not hold"
 NOT_MEASURED, NOT_MEASURABLE = "not measured", "not measurable here"
-VERDICTS = (HOLDS, FAILS, CANNOT_BE_TOLD, NOT_MEASURED, NOT_MEASURABLE)
+VERDICTS = (HOLDS, FAILS, UNDECIDED, NOT_MEASURED, NOT_MEASURABLE)
 NATS, TIMES, SHARE, BITS = "nats/token", "×", "share", "bits/element"
 UNITS = (NATS, TIMES, SHARE, BITS)
 WEIGHTS_PAPER, ACTIVATIONS_PAPER = "arXiv 2507.03052", "arXiv 2509.22166"
@@ -119,7 +119,7 @@ def judged(question: Question) -> Callable[[LossTable], Answer]:
             return Answer(NOT_MEASURED, reason="No rows of what is compared.")
         if FAILS in verdicts:
             return Answer(FAILS, parts)
-        return Answer(HOLDS if verdicts == {HOLDS} else CANNOT_BE_TOLD, parts)
+        return Answer(HOLDS if verdicts == {HOLDS} else UNDECIDED, parts)
 
     return answer
 
@@ -199,8 +199,8 @@ def within(label: str, found: Interval, low: float, high: float, *, unit: str, w
 
 def _verdict(sign: int, windows: int) -> str:
     if windows < FEWEST_WINDOWS:
-        return CANNOT_BE_TOLD
-    return (CANNOT_BE_TOLD, HOLDS, FAILS)[sign]
+        return UNDECIDED
+    return (UNDECIDED, HOLDS, FAILS)[sign]
 
 
 def increases(table: LossTable, *configurations: Configuration) -> list[FloatArray]:
@@ -703,8 +703,8 @@ CLAIMS: tuple[Claim, ...] = (
         f"{WEIGHTS_PAPER} [P]",
         "The loss increase of 8:16. The rival of equal memory would be a smaller or a quantised dense model.",
         not_measurable(
-            "The measured weights come from a 4-bit file. A dense rival of 4 bits is therefore free here, and no smaller "
-            "dense model of the same family is at hand.",
+            "The measured weights come from a 4-bit file. A dense rival of 4 bits costs no accuracy here, and no smaller "
+            "dense model of the same family was measured.",
             eight_of_sixteen,
         ),
     ),

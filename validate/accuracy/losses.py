@@ -25,6 +25,9 @@ from validate.accuracy.statistics import (
 )
 
 DENSE = Configuration()
+FOLDER = Path(__file__).parents[1] / "data" / "losses"
+"""Rows that ship with nmsim, and the table of `nmsim quality` on the same model."""
+QUALITY_FILE = FOLDER / "quality.csv"
 SAME_WITHIN = 1e-3
 """Two rows of one configuration may differ by so much in a window, in nats per token; beyond it they are two models."""
 
@@ -150,6 +153,11 @@ def read_losses(paths: Iterable[str | Path]) -> list[LossRow]:
     return [row for path in paths for row in read(path, LossRow)]
 
 
+def shipped_files() -> list[Path]:
+    """Files of the rows of losses that ship with nmsim; empty if there are none."""
+    return sorted(path for path in FOLDER.glob("*.csv") if path != QUALITY_FILE)
+
+
 def loss_tables(rows: Iterable[LossRow]) -> list[LossTable]:
     """Put rows in one table per setting, in the order in which settings come.
 
@@ -208,7 +216,7 @@ def loss_frame(rows: Iterable[LossRow]) -> pd.DataFrame:
     -------
     DataFrame
         `FRAME_COLUMNS`. An increase is NaN if the setting has no dense row. `against_dense` is `greater`, `less` or
-        `cannot be told`.
+        `cannot be decided`.
 
     Raises
     ------

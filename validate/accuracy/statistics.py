@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 from nmsim.errors import RowError, brief
 
@@ -22,7 +21,7 @@ DECIMALS = 12
 ROUNDED = 4 * 10.0**-DECIMALS
 FEWEST_WINDOWS = 8
 """With fewer windows, an interval of the bootstrap is too narrow, and no verdict is made of it."""
-CANNOT_BE_TOLD = "cannot be told"
+UNDECIDED = "cannot be decided"
 
 FloatArray = NDArray[np.float64]
 
@@ -60,14 +59,14 @@ UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
 
 def compare(difference: Interval) -> str:
-    """Say on which side of zero an interval lies: `greater`, `less`, or `cannot be told`.
+    """Say on which side of zero an interval lies: `greater`, `less`, or `cannot be decided`.
 
     Examples
     --------
     >>> compare(Interval(0.2, 0.1, 0.3)), compare(Interval(0.2, -0.1, 0.5))
-    ('greater', 'cannot be told')
+    ('greater', 'cannot be decided')
     """
-    return (CANNOT_BE_TOLD, "greater", "less")[difference.sign]
+    return (UNDECIDED, "greater", "less")[difference.sign]
 
 
 def mean_interval(
@@ -355,6 +354,8 @@ def _bootstrap(
     without = _round((over.sum() - over) / rest)
     if np.ptp(without) <= ROUNDED:
         return Interval(float(centre), float(centre), float(centre))
+    from scipy import special
+
     # One matrix of draws serves all losses of as many windows. A draw of a loss is then a product with it.
     times = _draws(count, resamples, seed)
     divisor: Any = float(count) if under is None else times @ under

@@ -15,7 +15,7 @@ from validate.accuracy.claims import (
     answer_claims,
 )
 from validate.accuracy.losses import loss_tables, one_operand
-from validate.accuracy.statistics import CANNOT_BE_TOLD
+from validate.accuracy.statistics import UNDECIDED
 
 VERDICT = {
     "activations against weights, by magnitude": HOLDS,
@@ -34,7 +34,7 @@ VERDICT = {
     "variance correction brings more at 2:4": FAILS,
     "equalisation, weights": HOLDS,
     "equalisation, activations": NOT_MEASURED,
-    "D-PTS (mean), activations": CANNOT_BE_TOLD,
+    "D-PTS (mean), activations": UNDECIDED,
     "S-PTS, activations": NOT_MEASURED,
     "L-PTS, activations": HOLDS,
     "R-Sparse, activations": HOLDS,
@@ -113,12 +113,12 @@ def test_a_claim_turns_with_the_rows(make_model):
     """The same model with one effect turned around."""
     model = make_model(seed=1)
     wide, narrow = (one_operand("activations", pattern) for pattern in ("8:16", "4:8"))
-    for wider, expected in ((0.7, HOLDS), (1.0001, CANNOT_BE_TOLD), (1.3, FAILS)):
+    for wider, expected in ((0.7, HOLDS), (1.0001, UNDECIDED), (1.3, FAILS)):
         found = [model.row(Configuration(), 0.0), model.row(narrow, 1.0), model.row(wide, wider)]
         assert verdict("wider patterns, activations", *loss_tables(found)) == expected
 
 
-@pytest.mark.parametrize(("ratio", "expected"), [(2.7, HOLDS), (2.45, CANNOT_BE_TOLD), (2.0, FAILS)])
+@pytest.mark.parametrize(("ratio", "expected"), [(2.7, HOLDS), (2.45, UNDECIDED), (2.0, FAILS)])
 def test_the_ratio_is_near_far_or_at_the_edge(make_model, ratio, expected):
     model = make_model(seed=2)
     ways = (one_operand("activations", pattern) for pattern in ("2:4", "16:32"))
@@ -129,7 +129,7 @@ def test_the_ratio_is_near_far_or_at_the_edge(make_model, ratio, expected):
 
 def test_few_windows_give_no_verdict(make_model):
     (table,) = loss_tables(make_model(windows=4).rows())
-    assert verdict("wider patterns, activations", table) == CANNOT_BE_TOLD
+    assert verdict("wider patterns, activations", table) == UNDECIDED
 
 
 def test_without_rows_nothing_is_measured(make_row):

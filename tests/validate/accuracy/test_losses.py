@@ -45,7 +45,7 @@ def test_rows_of_other_windows_or_models_are_never_compared(make_row, other):
     assert len(loss_tables(rows)) == 2
     frame = loss_frame(rows)
     assert math.isnan(frame["loss_increase"][1])
-    assert frame["against_dense"][1] == "cannot be told"
+    assert frame["against_dense"][1] == "cannot be decided"
 
 
 def test_the_common_first_windows_are_compared(make_row):

@@ -142,9 +142,9 @@ def test_a_ratio_needs_a_denominator_that_is_not_zero():
 
 
 def test_zero_in_the_interval_gives_no_verdict():
-    assert compare(Interval(0.1, -0.01, 0.3)) == "cannot be told"
+    assert compare(Interval(0.1, -0.01, 0.3)) == "cannot be decided"
     assert compare(Interval(-0.1, -0.3, -0.01)) == "less"
-    assert compare(Interval(0.0, 0.0, 0.0)) == "cannot be told"
+    assert compare(Interval(0.0, 0.0, 0.0)) == "cannot be decided"
 
 
 def test_neighbours_that_are_alike_are_seen():
@@ -193,7 +193,7 @@ def test_what_is_no_list_of_losses_is_refused(losses, reference, said):
 def test_one_window_has_a_mean_and_no_interval():
     found = paired_difference([3.0], [2.5])
     assert found == pytest.approx((0.5, math.nan, math.nan), nan_ok=True)
-    assert compare(found) == "cannot be told"
+    assert compare(found) == "cannot be decided"
 
 
 def test_a_confidence_out_of_range_is_refused():
