@@ -4,7 +4,7 @@
 >>> from pathlib import Path
 >>> from validate import run_study
 >>> out = Path(tempfile.mkdtemp()) / "study"
->>> result = run_study(hardware=["h200"], formats=["8:16/index"], batches=[1], prefill=[], out_dir=out)
+>>> result = run_study(hardware=["h200"], formats=["8:16/index"], batches=[1], prefill=[], out_dir=out, losses="")
 >>> sorted(path.name for path in out.iterdir() if path.suffix == ".csv")
 ['bits.csv', 'cores.csv', 'model.csv', 'study.csv']
 
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from nmsim.support.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from validate.accuracy.beside_cost import Qualities, read_qualities
     from validate.accuracy.claims import Claim, answer_claims
     from validate.accuracy.gains import gain_table
     from validate.accuracy.losses import LossTable, loss_frame, loss_tables, read_losses
@@ -47,6 +48,7 @@ else:
             "validate.accuracy.losses": "LossTable loss_frame loss_tables read_losses",
             "validate.accuracy.proxies": "beside_quality proxy_table",
             "validate.accuracy.sensitivity": "read_sensitivity sensitivity_table sums_of_singles write_sensitivity",
+            "validate.accuracy.beside_cost": "Qualities read_qualities",
             "validate.accuracy.statistics": "Interval difference_of_differences mean_interval paired_difference",
             "validate.judge.judge": "Judgement judge_files",
             "validate.quality.measure": "QualityRun measure_quality",
@@ -60,6 +62,7 @@ __all__ = [
     "Interval",
     "Judgement",
     "LossTable",
+    "Qualities",
     "QualityRun",
     "StudyResult",
     "answer_claims",
@@ -74,6 +77,7 @@ __all__ = [
     "paired_difference",
     "proxy_table",
     "read_losses",
+    "read_qualities",
     "read_sensitivity",
     "run_study",
     "sensitivity_table",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         speedup_scatter,
         time_scatter,
     )
+    from hwmodels.plots.losses import CostPanel, quality_beside_cost
     from hwmodels.plots.predicted import bound_by_stage, speedup_vs_pattern, speedup_vs_tokens
     from hwmodels.plots.style import DARK, LIGHT, Theme, rendered
 else:
@@ -44,6 +45,7 @@ else:
             "hwmodels.plots.fronts": "pareto quality_cost",
             "hwmodels.plots.judged": "break_even bytes_per_element measured_on_predicted "
             "residuals_by residuals_by_tokens speedup_scatter time_scatter",
+            "hwmodels.plots.losses": "CostPanel quality_beside_cost",
             "hwmodels.plots.predicted": "bound_by_stage speedup_vs_pattern speedup_vs_tokens",
             "hwmodels.plots.style": "DARK LIGHT Theme rendered",
         },
@@ -52,6 +54,7 @@ else:
 __all__ = [
     "DARK",
     "LIGHT",
+    "CostPanel",
     "Theme",
     "bound_by_stage",
     "break_even",
@@ -63,6 +66,7 @@ __all__ = [
     "measured_on_predicted",
     "pareto",
     "proxy_scatter",
+    "quality_beside_cost",
     "quality_cost",
     "rendered",
     "residuals_by",

@@ -394,7 +394,8 @@ class Evaluator:
         answers["limit"] = Words(limits, ("", *LIMITS))
         if self.space.quality is not None:
             places_of = np.ravel_multi_index(tuple(digits[[-2, -4, -1]]), tuple(self._lengths[[-2, -4, -1]]))
-            answers["quality"] = np.array(self.space.quality)[places_of]
+            for name, values in self.space.quality.columns.items():
+                answers[name] = np.array(values)[places_of]
         return answers | dict(zip(self._row, numbers, strict=True))
 
     def _fill(

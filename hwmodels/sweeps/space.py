@@ -6,7 +6,7 @@ Spaces are TOML files or dictionaries of the same form. They may hold the user's
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, field, replace
 from pathlib import Path
@@ -123,6 +123,58 @@ class Axis(NamedTuple):
     values: tuple[object, ...]
 
 
+class MeasuredQuality(NamedTuple):
+    """What a reader of measured qualities gives a sweep: a value and its interval by sparse operand and pattern.
+
+    `column` is its name in the answer. `least`: less of it is better. `source` is what errors call it.
+    """
+
+    column: str
+    least: bool
+    ways: Mapping[tuple[str, str], tuple[float, float, float]]
+    source: str
+
+
+class WayChoice(NamedTuple):
+    """Which measured ways to prune count: criterion and mitigation, "" for the best one, and choices `KEY=VALUE` of rows."""
+
+    criterion: str = ""
+    mitigation: str = ""
+    of: tuple[str, ...] = ()
+
+
+QualityReader = Callable[[str, WayChoice, Sequence[Pattern]], MeasuredQuality]
+"""Reads a name or a file of measured qualities, of some patterns. `validate` has one; this package imports none."""
+
+
+@dataclass(frozen=True)
+class PointQuality:
+    """Quality of each (work, dtype, way to store) of a space, in this order.
+
+    Parameters
+    ----------
+    values : tuple of float
+    column : str
+        Name of the column in the answer.
+    least : bool
+        Less is better.
+    low, high : tuple of float
+        Ends of the interval of each value; empty if there are none.
+    """
+
+    values: tuple[float, ...]
+    column: str = "quality"
+    least: bool = False
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+
+    @property
+    def columns(self) -> dict[str, tuple[float, ...]]:
+        """Columns of the answer, and a value of each of (work, dtype, way to store)."""
+        ends = {f"{self.column}_low": self.low, f"{self.column}_high": self.high}
+        return {self.column: self.values} | {name: values for name, values in ends.items() if values}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Space:
     """A design space as `load_space` makes it. Its order: cores outermost, ways to store innermost.
@@ -140,8 +192,8 @@ class Space:
     sample_points : int, optional
         Draw so many points of the product; all of it when absent.
     seed : int
-    quality : tuple of float, optional
-        Of each (work, dtype, stored), in this order. The user's; higher is better.
+    quality : PointQuality, optional
+        The user's own, of which more is better, or one that was measured.
     dual : bool
         The space has an axis `other_pattern`.
     costs : bool
@@ -156,7 +208,7 @@ class Space:
     stored: tuple[SweptFormat, ...]
     sample_points: int | None = None
     seed: int = 0
-    quality: tuple[float, ...] | None = field(default=None, repr=False)
+    quality: PointQuality | None = field(default=None, repr=False)
     dual: bool = False
     costs: bool = True
 
@@ -214,7 +266,7 @@ KEYS = ("pattern", "other_pattern", "encoding", "packing", "sparse_operand", "dt
 """Columns that a row may be matched by; each is compared with the text of the column of that name in the answer."""
 
 
-def read_quality(path: Path, space: Space) -> tuple[float, ...]:
+def read_quality(path: Path, space: Space) -> PointQuality:
     """Read a CSV file with a column `quality` and one or more of `KEYS`, and match it with a space.
 
     Parameters
@@ -224,8 +276,7 @@ def read_quality(path: Path, space: Space) -> tuple[float, ...]:
 
     Returns
     -------
-    tuple of float
-        Of each (work, dtype, way to store), in this order.
+    PointQuality
 
     Raises
     ------
@@ -273,7 +324,45 @@ def read_quality(path: Path, space: Space) -> tuple[float, ...]:
     problems += [f"{_named(keys, key)}: matches no point of the space" for key in rows if key not in known]
     if problems:
         raise RowError.of_all([RowError(f"{path}: {problem}") for problem in problems])
-    return tuple(rows[key] for key in wanted)
+    return PointQuality(tuple(rows[key] for key in wanted))
+
+
+OF_OTHERS = ("window_losses", "relative_output_error")
+"""Columns of tables that nmsim writes itself: rows of losses, and the table of `nmsim quality`."""
+NO_LOSS = (0.0, 0.0, 0.0)
+
+
+def is_measured(path: Path) -> bool:
+    """Whether a file is one of measured qualities, and not of the user's own figures."""
+    lines = read_text(path, error=RowError, encoding="utf-8-sig").splitlines()[:1]
+    (header,) = csv_rows(lines, where=path, error=RowError) or [[]]
+    return "quality" not in header and any(name in header for name in OF_OTHERS)
+
+
+def measured_quality(found: MeasuredQuality, space: Space) -> PointQuality:
+    """Match measured qualities with a space by pattern and sparse operand. What is dense loses nothing.
+
+    Raises
+    ------
+    RowError
+        A point of the space that nothing was measured for, or a space that prunes both operands.
+    """
+    if space.dual:
+        raise RowError(
+            f"{found.source}: the space has other_pattern: expected one pruned operand, whose quality was measured alone"
+        )
+    dense = NO_LOSS if found.least else (1.0, 1.0, 1.0)
+    wanted = [(point["sparse_operand"], point["pattern"]) for point in _texts(space)]
+    problems = [
+        f"no {found.column} of {operand} at {pattern}; every point of the space needs one"
+        for operand, pattern in dict.fromkeys(wanted)
+        if pattern != DENSE and (operand, pattern) not in found.ways
+    ]
+    if problems:
+        raise RowError.of_all([RowError(f"{found.source}: {problem}") for problem in problems])
+    values, low, high = zip(*(dense if key[1] == DENSE else found.ways[key] for key in wanted), strict=True)
+    known = not any(map(math.isnan, (*low, *high)))
+    return PointQuality(values, found.column, found.least, low if known else (), high if known else ())
 
 
 def _texts(space: Space) -> Iterator[dict[str, str]]:
@@ -476,9 +565,27 @@ class Sample:
 
 @record
 class Quality:
-    """Quality of each way to store, from the user."""
+    """Quality of each way to store: a figure of the user, or what was measured."""
 
-    file: Annotated[Any, Parsed(_csv, schema=TEXT), About("CSV file with columns pattern (encoding, dtype, ...) and quality.")]
+    file: Annotated[Any, Parsed(_csv, schema=TEXT), About("CSV file with columns pattern (encoding, dtype, ...) and quality; "
+        "or one that `losses` takes.")] = None
+    losses: Annotated[Text | None, About("`smollm2`, the losses that ship with nmsim, a CSV file of rows of losses, or the "
+        "table of `nmsim quality`.")] = None
+    criterion: Annotated[Text | None, About("Criterion of the measured ways that count. If left out, any: the best way "
+        "counts among those that cost no more than their format.")] = None
+    mitigation: Annotated[Text | None, About("Mitigations of the measured ways that count, or `none`; "
+        "as for `criterion`.")] = None
+    of: Annotated[tuple[Text, ...] | None, About("Which rows count, as KEY=VALUE such as `text=news`.")] = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Check that one file is named."""
+        if (self.file is None) == (self.losses is None):
+            yield "", "expected either file or losses"
+
+    @property
+    def choice(self) -> WayChoice:
+        """Which ways count."""
+        return WayChoice(self.criterion or "", self.mitigation or "", self.of or ())
 
 
 @record
@@ -499,13 +606,17 @@ class SpaceFile:
             yield "core", "expected either core.base, one core, or axes.core, a list of them"
 
 
-def load_space(space: str | Path | Mapping[str, Any] | Space) -> Space:
+def load_space(
+    space: str | Path | Mapping[str, Any] | Space, *, read_measured: QualityReader | None = None
+) -> Space:
     """Load a design space.
 
     Parameters
     ----------
     space : str, Path, mapping or Space
         Path of a TOML file, or what such a file holds as a mapping. A `Space` comes back as it is.
+    read_measured : function, optional
+        Reads measured qualities: `validate.accuracy.beside_cost.for_sweep`. Needed if the space names some.
 
     Returns
     -------
@@ -529,7 +640,7 @@ def load_space(space: str | Path | Mapping[str, Any] | Space) -> Space:
     if isinstance(space, Space):
         return space
     if isinstance(space, Mapping):
-        return _space(space, "")
+        return _space(space, "", read_measured)
     if not isinstance(space, str | Path):
         raise SpecError(
             f"space={brief(space)} (type {type(space).__name__}): expected the path of a TOML file, a mapping or a Space"
@@ -538,7 +649,7 @@ def load_space(space: str | Path | Mapping[str, Any] | Space) -> Space:
     document = read_toml(path)
     token = _folder.set(path.parent)
     try:
-        return _space(document, str(path))
+        return _space(document, str(path), read_measured)
     except NmsimError as error:
         placed = all(problem.startswith(f"{path}: ") for problem in error.args)
         raise SpecError(*(error if placed else error.within(str(path))).args) from error
@@ -546,7 +657,7 @@ def load_space(space: str | Path | Mapping[str, Any] | Space) -> Space:
         _folder.reset(token)
 
 
-def _space(document: Mapping[str, Any], where: str) -> Space:
+def _space(document: Mapping[str, Any], where: str, read_measured: QualityReader | None) -> Space:
     try:
         file = load_record(SpaceFile, document, where=where)
     except SpecError as error:
@@ -579,7 +690,22 @@ def _space(document: Mapping[str, Any], where: str) -> Space:
         raise SpecError(
             f"sample.points={space.points}: the space has {space.product_points} points, expected no more than these"
         )
-    return replace(space, quality=read_quality(file.quality.file, space)) if file.quality else space
+    return replace(space, quality=_quality(file.quality, space, read_measured)) if file.quality else space
+
+
+def _quality(table: Quality, space: Space, read_measured: QualityReader | None) -> PointQuality:
+    """The quality of each point, from either kind of file."""
+    if table.file is not None and not is_measured(table.file):
+        chosen = [name for name in ("criterion", "mitigation", "of") if getattr(table, name) is not None]
+        if chosen:
+            raise SpecError(f"quality.{chosen[0]}: {table.file} has figures of your own: expected measured ones")
+        return read_quality(table.file, space)
+    if read_measured is None:
+        raise SpecError("quality: measured qualities need load_space(..., read_measured=for_sweep) of validate")
+    inside = _folder.get() / (table.losses or "")
+    name = str(table.file) if table.file is not None else str(inside if inside.is_file() else table.losses)
+    patterns = [stored.format.pattern for stored in space.stored if stored.format is not None]
+    return measured_quality(read_measured(name, table.choice, patterns), space)
 
 
 def _too_many_points(document: Mapping[str, Any], where: str) -> Iterator[str]:

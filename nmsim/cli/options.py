@@ -192,6 +192,23 @@ Device = Annotated[str, Option(help="Device to measure: cpu or cuda.")]
 OutputCsv = Annotated[
     Path | None, Option("--output", "-o", metavar="FILE", help="CSV file to write the rows into.")
 ]
+Losses = Annotated[
+    str | None,
+    Option(
+        "--losses",
+        metavar="FILE",
+        help="Measured losses to show beside the costs: a CSV file of rows, the table of nmsim quality, or smollm2. Default: "
+        "smollm2, the rows that ship with nmsim, if there are any; '' for none.",
+    ),
+]
+LossesOf = Annotated[
+    list[str] | None,
+    Option(
+        "--losses-of",
+        metavar="KEY=VALUE",
+        help="Which rows of the losses count if they are of several models, texts or windows, such as text=news.",
+    ),
+]
 Force = Annotated[bool, Option("--force", "-f", help="Replace existing files; never an input.")]
 AsJson = Annotated[bool, Option("--json", help="Print JSON instead of text.")]
 Wide = Annotated[bool, Option("--wide", help="Print tables with all columns, wider than 100 characters.")]

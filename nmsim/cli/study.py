@@ -71,6 +71,8 @@ def study(
             "a machine that does nothing else."
         ),
     ] = False,
+    losses: options.Losses = None,
+    losses_of: options.LossesOf = None,
     output: Annotated[
         Path,
         Option(
@@ -122,6 +124,8 @@ def study(
             kv_dtype=kv_dtype,
             activations=activations,
             measure_own=own if measure else None,
+            losses=losses,
+            losses_of=losses_of or (),
             command=command_line(),
             progress=progress,
             force=force,
@@ -130,6 +134,8 @@ def study(
     def show() -> None:
         for paragraph in result.answer.paragraphs:
             console.say(paragraph, gap=True)
+        for sentence in result.summary.get("losses", {}).get("says", ()):
+            console.say(sentence)
         console.say(f"report: {result.report}")
 
     return Answer(result.summary, show)

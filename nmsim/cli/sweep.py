@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,11 +14,13 @@ from hwmodels.silicon.energy import UM2_PER_MM2
 from hwmodels.sweeps import EXAMPLE_FILE, Summary, kept_points, load_space, no_rows
 from hwmodels.sweeps.pareto import highlights
 from hwmodels.sweeps.run import SUFFIXES, finished
+from hwmodels.sweeps.space import MeasuredQuality, WayChoice
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
 from nmsim.errors import SpecError
 from nmsim.files.atomic import new_file
 from nmsim.files.output import ROW_FILE, Output
+from nmsim.pattern import Pattern
 from nmsim.support.cells import write_csv
 from nmsim.units import joules_unit, short
 
@@ -90,10 +92,15 @@ def sweep(
         raise SpecError(
             f"{space}: cannot be read: no such file; nmsim sweep {space} --example writes one to begin with"
         )
-    loaded = load_space(space)
+    loaded = load_space(space, read_measured=_measured)
     target = output or space.with_suffix(".parquet")
-    costs = options.split_names(pareto or [COSTS if loaded.costs else WITHOUT_COSTS], "column for --pareto")
-    gains = options.split_names(maximise or (["quality"] if loaded.quality is not None else []))
+    quality = loaded.quality
+    least = [quality.column] if quality is not None and quality.least else []
+    most = [quality.column] if quality is not None and not quality.least else []
+    costs = options.split_names(
+        pareto or [COSTS if loaded.costs else WITHOUT_COSTS, *least], "column for --pareto"
+    )
+    gains = options.split_names(maximise or most)
     # An empty table finds a column that does not exist before any point is evaluated.
     hwmodels.pareto_front(no_rows(loaded), minimise=costs, maximise=gains)
     # The points of a run that was stopped after its last one are complete, and no other run has to replace them.
@@ -122,6 +129,13 @@ def sweep(
 
     rows = [{str(name): value for name, value in row.items()} for row in best.best.to_dict("records")]
     return Answer(_record(done) | {"best": rows, "pareto_front_points": len(best.front)}, show)
+
+
+def _measured(source: str, choice: WayChoice, patterns: Sequence[Pattern]) -> MeasuredQuality:
+    """Read measured qualities; the judge is imported for spaces that name some."""
+    from validate.accuracy.beside_cost import for_sweep
+
+    return for_sweep(source, choice, patterns)
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from nmsim.files.atomic import new_file
 from nmsim.files.output import ROW_FILE, Output
 from nmsim.support.cells import write_csv
 from nmsim.units import joules_unit, percent, short
+from validate.accuracy.beside_cost import LOSS_INCREASE, Qualities, asked_qualities
 
 UNKNOWN = "-"
 PATTERNS = ["2:4", "8:16"]
@@ -89,6 +90,8 @@ def threshold(
     step: Annotated[
         int, Option(min=1, help="Widths of dense models are multiples of so many elements.")
     ] = 16,
+    losses: options.Losses = None,
+    losses_of: options.LossesOf = None,
     output: options.OutputCsv = None,
     force: options.Force = False,
 ) -> Answer:
@@ -117,6 +120,9 @@ def threshold(
         for one in options.formats(pattern, encoding, packing)
         for kept in options.split_names(outliers, "outliers")
     ]
+    qualities = asked_qualities(
+        losses, losses_of or (), patterns=[how.pattern for how in ways if how.pattern]
+    )
     with console.share_bar() as progress:
         rows, narrow = compare(
             loaded,
@@ -133,7 +139,7 @@ def threshold(
     # A missing threshold is a remark and not an error: the others are still valid.
     for problem in problems(rows):
         console.warn(problem)
-    records = [row.record() for row in rows]
+    records = [row.record() | _loss_cells(row, qualities) for row in rows]
     if output is not None:
         import pandas as pd
 
@@ -144,10 +150,39 @@ def threshold(
         for name, models in narrow.items()
         for each in models
     ]
-    return Answer({"pruned": records, "quantised": of_narrow}, lambda: _show(rows, narrow))
+    data = {"pruned": records, "quantised": of_narrow, **_losses(rows, qualities)}
+    return Answer(data, lambda: _show(rows, narrow, qualities))
 
 
-def _show(rows: Sequence[Comparison], narrow: Mapping[str | None, list[QuantisedDense]]) -> None:
+def _loss_cells(row: Comparison, qualities: Qualities | None) -> dict[str, Any]:
+    """Columns of the best measured way of a format; none without losses."""
+    if qualities is None:
+        return {}
+    best = next(iter(qualities.of_format(row.how)), None)
+    _, _, criterion, mitigation = best.key if best else ("", "", None, None)
+    # JSON has no number for what is not known.
+    cells = {name: None if value != value else value for name, value in qualities.cells(best).items()}
+    column = qualities.quantity.column
+    return {**cells, f"{column}_criterion": criterion, f"{column}_mitigation": mitigation}
+
+
+def _losses(rows: Sequence[Comparison], qualities: Qualities | None) -> dict[str, Any]:
+    """All measured ways of the formats, and what they are of, for JSON."""
+    if qualities is None:
+        return {}
+    ways = {one.key: one for row in rows for one in qualities.of_format(row.how)}
+    keys = ("operand", "pattern", "criterion", "mitigation")
+    cells = [dict(zip(keys, key, strict=True)) | qualities.cells(one) for key, one in ways.items()]
+    found = [{name: None if value != value else value for name, value in each.items()} for each in cells]
+    said = [qualities.description, qualities.caveat(rows[0].model)]
+    return {"losses": {"model": qualities.model, "text": qualities.text, "says": said, "ways": found}}
+
+
+def _show(
+    rows: Sequence[Comparison],
+    narrow: Mapping[str | None, list[QuantisedDense]],
+    qualities: Qualities | None,
+) -> None:
     """Print the tables of some rows, and a sentence or two for each."""
     first = rows[0]
     stored = [row for row in rows if row.hardware == first.hardware]
@@ -186,9 +221,46 @@ def _show(rows: Sequence[Comparison], narrow: Mapping[str | None, list[Quantised
     )  # fmt: skip
     if any(narrow.values()):
         _show_narrow(narrow, first.core)
+    if qualities is not None:
+        _show_losses(stored, qualities)
     for row in stored:
         others = [other for other in rows if other.how == row.how and other is not row]
-        console.say(f"{label(row.how)}: {row.statement(others)}", gap=True)
+        best = next(iter(qualities.of_format(row.how)), None) if qualities else None
+        measured = f" {qualities.sentence(best)}" if qualities and best else ""
+        console.say(f"{label(row.how)}: {row.statement(others)}{measured}", gap=True)
+    if qualities is not None:
+        console.say(f"{qualities.description} {qualities.caveat(first.model)}", gap=True)
+
+
+def _show_losses(stored: Sequence[Comparison], qualities: Qualities) -> None:
+    """Print the best measured way of each format, and the choice by magnitude alone beside it."""
+    lines: dict[tuple[str, ...], None] = {}
+    for row in stored:
+        ways = qualities.of_format(row.how)
+        names = str(row.how.pattern), row.how.beside
+        shown = [*ways[:1], *(one for one in ways[1:] if one.way.criterion == "magnitude")][:2]
+        for one in shown:
+            _, _, criterion, mitigation = one.key
+            ends = UNKNOWN if one.low != one.low else f"{one.low:.3f}-{one.high:.3f}"
+            ratio = f"{one.ratio.mean:.3g}x" if qualities.quantity is LOSS_INCREASE else UNKNOWN
+            lines[*names, criterion, mitigation, f"{one.value:.3f}", ends, ratio] = None
+        if not shown:
+            lines[*names, *[UNKNOWN] * 5] = None
+    console.print_table(
+        f"Measured on {qualities.model_name} with pruned weights, not on {stored[0].model}",
+        [
+            "pattern",
+            "beside",
+            "criterion",
+            "mitigation",
+            qualities.quantity.label,
+            "95 % interval",
+            "perplexity vs dense",
+        ],
+        list(lines),
+        note="The best measured way, and the choice by magnitude. - if nothing was measured.",
+        extra=["beside"] if all(row.how.beside == NONE for row in stored) else [],
+    )
 
 
 def _show_narrow(narrow: Mapping[str | None, list[QuantisedDense]], core: str | None) -> None:

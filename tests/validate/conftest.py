@@ -6,7 +6,10 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from loss_rows import rows
 
+from nmsim.rows.files import write
+from nmsim.rows.loss import LossRow
 from validate import run_study, write_example
 from validate.study.example_checkpoint import TINY
 
@@ -45,9 +48,20 @@ def study(tiny, tmp_path_factory) -> SimpleNamespace:
     """A finished study: its result, its folder, and its tables as read back from the files."""
     folder = tmp_path_factory.mktemp("studies") / "out"
     told: list[tuple[str, float]] = []
+    measured = tmp_path_factory.mktemp("losses") / "losses.csv"
+    write(measured, rows(), record=LossRow)
     found = run_study(
-        tiny.weights, tiny.config, **ARGUMENTS, out_dir=folder, progress=lambda *args: told.append(args)
+        tiny.weights,
+        tiny.config,
+        **ARGUMENTS,
+        losses=str(measured),
+        out_dir=folder,
+        progress=lambda *args: told.append(args),
     )
-    tables = {name: pd.read_csv(folder / f"{name}.csv") for name in ("study", "model", "bits", "cores")}
+    tables = {
+        name: pd.read_csv(folder / f"{name}.csv") for name in ("study", "model", "bits", "cores", "losses")
+    }
     page = (folder / "report.html").read_text(encoding="utf-8")
-    return SimpleNamespace(found=found, folder=Path(folder), page=page, told=told, **tables)
+    return SimpleNamespace(
+        found=found, folder=Path(folder), page=page, told=told, measured=measured, **tables
+    )

@@ -20,9 +20,10 @@ from hwmodels.steps.step import EXTRAPOLATED_SHARE
 from hwmodels.tensorcore.record import load_core
 from nmsim.errors import visible
 from nmsim.units import format_bytes, percent
+from validate.accuracy.beside_cost import Qualities
 from validate.judge import own_machine
 from validate.judge.judge import judged_columns
-from validate.study import cores, trust
+from validate.study import cores, losses, trust
 from validate.study.answer import PAYS_FROM, Answer, heat, reach, times
 from validate.study.provenance import Provenance
 from validate.study.whole_model import DENSE, TIE, fastest
@@ -83,6 +84,8 @@ class Findings:
     doubts: tuple[str, ...] = ()
     context_tokens: int = 0
     left_dense: tuple[dict[str, Any], ...] = ()
+    losses: pd.DataFrame | None = None
+    qualities: Qualities | None = None
 
     @property
     def operands(self) -> list[str]:
@@ -110,6 +113,11 @@ def draw(found: Findings) -> dict[str, Drawing]:
     if len(found.cores):
         tables = cores.figure_tables(found.cores)
         drawings += [_drawn(name, table, steps=steps) for name, (table, steps) in tables.items()]
+    if found.losses is not None and found.qualities is not None:
+        named = losses.figures(found.losses, found.qualities).items()
+        drawings += [
+            _drawn(name, table, "quality_beside_cost", **options) for name, (table, options) in named
+        ]
     if found.own is not None:
         drawings.append(_drawn(OWN_FIGURE, found.own))
     return {drawing.name: drawing for drawing in drawings}
@@ -121,9 +129,9 @@ def _drawn_trust(name: str) -> Drawing:
     return _drawn(name, judged_columns(trust.judged()))
 
 
-def _drawn(name: str, table: pd.DataFrame, **options: Any) -> Drawing:
-    """Draw a figure of `hwmodels.plots` in both themes."""
-    figure: Callable[..., Any] = getattr(plots, name)
+def _drawn(name: str, table: pd.DataFrame, function: str = "", **options: Any) -> Drawing:
+    """Draw a figure of `hwmodels.plots` in both themes; `function` draws it if it has another name."""
+    figure: Callable[..., Any] = getattr(plots, function or name)
     light, dark = (figure(table, **options, theme=theme)[0] for theme in (plots.LIGHT, plots.DARK))
     return Drawing(
         name, plots.rendered(light, "svg"), plots.rendered(dark, "svg"), plots.rendered(light, "png")
@@ -193,6 +201,7 @@ def sections(found: Findings) -> list[Section]:
             "tokens.html.j2",
             {**common, "rows": tables.get("activations") if len(tables) > 1 else None},
         ),
+        *_loss_section(found),
         _core_section(found, ends),
         Section(
             "trust",
@@ -230,6 +239,15 @@ def _core_section(found: Findings, ends: Sequence[Step]) -> Section:
         context["rows"] = cores.section_rows(found.cores, ends)
         context["sentences"] = cores.sentences(found.cores)
     return Section("cores", "A tensor core that takes the pattern", "cores.html.j2", context)
+
+
+def _loss_section(found: Findings) -> list[Section]:
+    """The section on measured losses beside costs; none without losses."""
+    if found.losses is None or found.qualities is None:
+        return []
+    patterns = [str(pattern) for pattern in found.model["pattern"].unique() if pattern != DENSE]
+    context = losses.section_context(found.losses, found.qualities, found.model_name, patterns)
+    return [Section("losses", "Quality beside cost", "losses.html.j2", context)]
 
 
 def _own_section(own: pd.DataFrame, doubts: Sequence[str]) -> Section:

@@ -23,6 +23,7 @@ from nmsim.files.output import Output, check
 from nmsim.format import FormatLike, SparseFormat, sparse_format
 from nmsim.support.cells import write_csv
 from nmsim.support.sources import read_text
+from validate.accuracy.beside_cost import asked_qualities
 from validate.judge.metrics import records
 from validate.judge.own_machine import OwnMachine, own_rows
 from validate.study import report
@@ -32,6 +33,9 @@ from validate.study.cores import BASE, chosen, core_table, sentences
 from validate.study.cores import FIGURES as CORE_FIGURES
 from validate.study.defaults import BATCHES, FORMATS, HARDWARE, MODEL, PREFILL
 from validate.study.example_checkpoint import FILE_NAME, write_example
+from validate.study.losses import FIGURES as LOSS_FIGURES
+from validate.study.losses import best_rows, loss_table
+from validate.study.losses import figures as loss_figures
 from validate.study.provenance import collect
 from validate.study.whole_model import Context, attention_rows, case_table, predict_layers, sum_layers
 
@@ -53,6 +57,10 @@ CORE_FILES = {
     "cores.csv": "a row per core, step and format: cycles, energy and area of a tensor core that takes the pattern"
 } | {f"{name}.png": "the figure of that name on this page" for name in CORE_FIGURES}
 """What it also writes if that tensor core takes the value type."""
+LOSS_FILES = {
+    "losses.csv": "a row per machine and measured way to prune: its loss beside bits, speedups, energy and area"
+} | {f"{name}.png": "the figure of that name on this page" for name in LOSS_FIGURES}
+"""What it also writes if losses were measured for a pattern of it."""
 OWN_FILES = {
     "rows.csv": "sparse products timed on the machine that made this page, a row per case",
     "this-machine.toml": "that machine, calibrated by micro-benchmarks alone, for --hardware",
@@ -75,7 +83,8 @@ class StudyResult:
     """The result of a study: its tables, its answer, and the folder it was written to.
 
     `study`, `model`, `bits` and `cores` are the tables of the CSV files. `bits_per_elem` is `bits` added up over tensors.
-    `cores` is empty, and no file, if the tensor core of `validate.study.cores` does not take the value type.
+    `cores` is empty, and no file, if the tensor core of `validate.study.cores` does not take the value type. `losses` is None
+    if no loss was asked for.
     """
 
     folder: Path
@@ -86,6 +95,7 @@ class StudyResult:
     bits_per_elem: pd.DataFrame
     answer: Answer
     summary: dict[str, Any]
+    losses: pd.DataFrame | None = None
 
     @property
     def report(self) -> Path:
@@ -120,6 +130,8 @@ def run_study(
     activations: bool = True,
     seed: int = 0,
     measure_own: MeasureOwn | None = None,
+    losses: str | None = None,
+    losses_of: Sequence[str] = (),
     command: str = "validate.run_study",
     progress: Progress | None = None,
     force: bool = False,
@@ -154,6 +166,11 @@ def run_study(
     measure_own : function, optional
         Called with a folder once all other input is checked. It measures this machine into `rows.csv` and
         `this-machine.toml` there, and the report gets a section on it.
+    losses : str, optional
+        Measured losses that stand beside the costs: a file, or `smollm2` for the rows that ship with nmsim. These are taken
+        if nothing is said; an empty text leaves the section out.
+    losses_of : sequence of str
+        Which rows of it count, as `KEY=VALUE`.
     command : str
         What the report names as its origin.
     progress : function, optional
@@ -190,7 +207,10 @@ def run_study(
     plan = _checked(model, hardware, formats, batches, prefill, operands, dtype, context)
     dtype = plan.dtype
     output = study_output(folder, own_machine=measure_own is not None, example=weights is None)
-    sources = [Path(name) for name in (weights, model, *hardware) if isinstance(name, str | os.PathLike)]
+    sources = [
+        Path(name) for name in (weights, model, losses, *hardware) if isinstance(name, str | os.PathLike)
+    ]
+    qualities = asked_qualities(losses, losses_of, patterns=[form.pattern for form in plan.formats])
     check([output], force=force, sources=sources)
     if weights is not None:
         with open_weights(weights, plan.formats):
@@ -218,6 +238,8 @@ def run_study(
             left = left_dense(checkpoint, plan.formats[0].pattern)
         sums = bits_per_element(bits)
         names = {spec.id: spec.name for spec in plan.machines}
+        beside = loss_table(whole, sums, plan.cores, qualities) if qualities is not None else None
+        has_losses = beside is not None and qualities is not None and bool(loss_figures(beside, qualities))
         findings = report.Findings(
             model_name=plan.model.name,
             dtype=dtype,
@@ -240,11 +262,14 @@ def run_study(
             provenance=collect(command, inputs),
             files=FILES
             | (CORE_FILES if len(plan.cores) else {})
+            | (LOSS_FILES if has_losses else {})
             | (OWN_FILES if own else {})
             | (EXAMPLE_FILES if weights is None else {}),
             own=own_rows(own.rows, own.hardware) if own else None,
             doubts=own.doubts if own else (),
             context_tokens=context_tokens,
+            losses=beside,
+            qualities=qualities,
         )
         tell("drawing", ENCODED_SHARE)
         drawings = report.draw(findings)
@@ -253,9 +278,13 @@ def run_study(
         tables = {"study": plan.predictions, "model": whole, "bits": bits}
         if len(plan.cores):
             tables["cores"] = plan.cores
+        if beside is not None and has_losses:
+            tables["losses"] = beside
         _write(work, tables, summary, drawings, report.render(findings, drawings))
     tell("", 1.0)
-    return StudyResult(folder, plan.predictions, whole, bits, plan.cores, sums, findings.answer, summary)
+    return StudyResult(
+        folder, plan.predictions, whole, bits, plan.cores, sums, findings.answer, summary, beside
+    )
 
 
 def study_output(folder: Path, *, own_machine: bool, example: bool) -> Output:
@@ -274,7 +303,13 @@ def study_output(folder: Path, *, own_machine: bool, example: bool) -> Output:
     >>> sorted(study_output(Path("nowhere"), own_machine=False, example=True).ours)
     []
     """
-    names = FILES | CORE_FILES | (OWN_FILES if own_machine else {}) | (EXAMPLE_FILES if example else {})
+    names = (
+        FILES
+        | CORE_FILES
+        | LOSS_FILES
+        | (OWN_FILES if own_machine else {})
+        | (EXAMPLE_FILES if example else {})
+    )
     try:
         summary = json.loads(read_text(folder / SUMMARY))
         ours = set(summary["files"]) if "nmsim" in summary["provenance"] else set()
@@ -368,9 +403,20 @@ def _summary(findings: report.Findings) -> dict[str, Any]:
             "says": sentences(findings.cores) if len(findings.cores) else [],
             "best_encoding_of_each_pattern": records(chosen(findings.cores)) if len(findings.cores) else [],
         },
+        **_losses(findings),
         "files": list(findings.files),
         "provenance": findings.provenance.as_dict(),
     }
+
+
+def _losses(findings: report.Findings) -> dict[str, Any]:
+    """Measured losses beside costs, and what they are of; nothing without losses."""
+    if findings.losses is None or findings.qualities is None:
+        return {}
+    of = findings.qualities
+    rows = records(best_rows(findings.losses, of)) if len(findings.losses) else []
+    said = {"model": of.model, "text": of.text, "says": [of.description, of.caveat(findings.model_name)]}
+    return {"losses": said | {"best_way_of_each_pattern": rows}}
 
 
 def _write(

@@ -69,7 +69,7 @@ def test_paths_are_relative_to_the_file(tmp_path):
         '[quality]\nfile = "quality.csv"\n'
     )
     space = load_space(file)
-    assert (space.cores[0].id, space.quality) == ("mine", (0.5, 0.75))
+    assert (space.cores[0].id, space.quality.values) == ("mine", (0.5, 0.75))
     assert load_space(space) is space
 
 
@@ -231,7 +231,7 @@ def test_all_problems_of_a_quality_file_are_named_in_one_run(tmp_path):
 def test_a_quality_file_may_begin_with_a_byte_order_mark(tmp_path):
     file = tmp_path / "quality.csv"
     file.write_text("pattern,quality\n2:4,1\n8:16,2\n", encoding="utf-8-sig")
-    assert load_space(changed(quality={"file": str(file)})).quality == (1.0, 2.0)
+    assert load_space(changed(quality={"file": str(file)})).quality.values == (1.0, 2.0)
 
 
 def test_a_layer_too_large_to_count_is_named(tmp_path):

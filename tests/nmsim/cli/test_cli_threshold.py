@@ -2,6 +2,10 @@ import csv
 import json
 
 import pytest
+from loss_rows import rows
+
+from nmsim.rows.files import write
+from nmsim.rows.loss import LossRow
 
 CONFIG = {
     "model_type": "llama",
@@ -164,3 +168,59 @@ def test_bad_input_is_one_line(nmsim, arguments, text):
     assert (code, out) == (2, "")
     assert text in err
     assert err.count("\n") == 1
+
+
+@pytest.fixture
+def losses(tmp_path):
+    write(tmp_path / "losses.csv", rows(), record=LossRow)
+    return tmp_path / "losses.csv"
+
+
+def test_a_measured_loss_stands_beside_what_must_be_beaten(nmsim, losses, tmp_path):
+    path = tmp_path / "threshold.csv"
+    asked = (
+        "threshold",
+        "-p",
+        "8:16",
+        "-x",
+        "none,8:256,4:256",
+        "-H",
+        "h200",
+        "-c",
+        "",
+        "-q",
+        "",
+        "--losses",
+        losses,
+    )
+    code, out, err = nmsim(*asked, "-o", path)
+    assert (code, err) == (0, "")
+    assert "Measured on SmolLM2-135M with pruned weights, not on llama-3.1-8b" in out
+    assert "Measured on SmolLM2-135M, by channel_vector: loss increase vs dense 0.8" in out
+    assert "They are not of llama-3.1-8b" in out
+    code, out, _ = nmsim(*asked, "--json")
+    found = json.loads(out)
+    with path.open(newline="") as stream:
+        written = list(csv.DictReader(stream))
+    of_format = {record["outliers"]: record for record in found["pruned"]}
+    assert of_format[None]["loss_increase_criterion"] == "channel_vector"
+    assert of_format["8:256"]["loss_increase_mitigation"] == "outliers=8:256"
+    # Nobody measured these outliers, and no other loss stands in for theirs.
+    assert of_format["4:256"]["loss_increase"] is None
+    assert [row["loss_increase"] for row in written][2] == ""
+    assert float(written[0]["loss_increase"]) == of_format[None]["loss_increase"]
+    assert of_format["8:256"]["loss_increase"] < of_format[None]["loss_increase"]
+    keys = {(way["criterion"], way["mitigation"]) for way in found["losses"]["ways"]}
+    assert keys == {
+        ("channel_vector", "none"), ("channel_vector", "weight_correction"), ("magnitude", "none"),
+        ("magnitude", "outliers=8:256"),
+    }  # fmt: skip
+
+
+def test_losses_can_be_left_out(nmsim, losses):
+    code, out, _ = nmsim("threshold", "-p", "8:16", "-H", "", "-c", "", "-q", "", "--losses", "", "--json")
+    assert code == 0
+    assert "losses" not in json.loads(out)
+    code, _, err = nmsim("threshold", "--losses", losses, "--losses-of", "text=other")
+    assert code == 2
+    assert "none of its 25 rows counts" in err

@@ -18,14 +18,14 @@ from nmsim.units import UNIT_SUFFIXES
 from validate import run_study
 from validate.study import report
 from validate.study.bits import BITS_COLUMNS, bits_per_element, measured_row
-from validate.study.study import CORE_FILES, FILES
+from validate.study.study import CORE_FILES, FILES, LOSS_FILES
 from validate.study.whole_model import MODEL_COLUMNS, STUDY_COLUMNS, fastest
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
 def test_all_files_are_there_and_are_what_they_say(study):
-    files = FILES | CORE_FILES
+    files = FILES | CORE_FILES | LOSS_FILES
     assert {path.name for path in study.folder.iterdir()} == set(files)
     for path in study.folder.glob("*.png"):
         assert path.read_bytes().startswith(PNG_START)
