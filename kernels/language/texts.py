@@ -1,4 +1,4 @@
-"""Texts by name or from a file, their tokens, and the windows of tokens on which a loss is fitted and measured."""
+"""Texts by name or from a file, and their tokens."""
 
 import hashlib
 import importlib.util
@@ -11,6 +11,7 @@ from kernels.language.packages import LanguageError, folder_of
 from nmsim.errors import brief
 from nmsim.support.lazy import explained
 from nmsim.support.sources import read_text
+from nmsim.units import ceil_div
 
 try:
     import torch
@@ -22,8 +23,6 @@ NEWS = "news"
 PYTHON_TOPICS = "python-topics"
 """Help pages of the language reference of CPython, which change with its version."""
 LEE_FILE = "test/test_data/lee_background.cor"
-CALIBRATION_SHARE = 4
-"""The first 1 / 4 of a text is for calibration, the rest for evaluation."""
 
 
 @dataclass(frozen=True)
@@ -42,35 +41,6 @@ class Text:
     name: str
     digest: str
     text: str
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Windows of tokens, each run on its own. Calibration and evaluation share no token.
-
-    Parameters
-    ----------
-    calibration : tensor of int64 [windows, window_tokens]
-        From the start of the text. It may have no windows.
-    evaluation : tensor of int64 [windows, window_tokens]
-    first_window_token : int
-        Place of the first token of evaluation in the text. It depends on the length of the text and of a window only.
-        So window i is the same tokens whatever the numbers of windows are.
-    """
-
-    calibration: torch.Tensor
-    evaluation: torch.Tensor
-    first_window_token: int
-
-    @property
-    def window_tokens(self) -> int:
-        """Tokens of each window; one fewer is predicted."""
-        return self.evaluation.shape[1]
-
-    @property
-    def calibration_tokens(self) -> int:
-        """Tokens of all windows of calibration."""
-        return self.calibration.numel()
 
 
 def load_text(where: str | Path = NEWS) -> Text:
@@ -130,93 +100,35 @@ def token_ids(text: Text, model: LanguageModel) -> torch.Tensor:
     return ids
 
 
-def cut_windows(
-    ids: torch.Tensor, *, window_tokens: int, windows: int, calibration_windows: int, where: str = "text"
-) -> Windows:
-    """Cut windows: those of calibration from the first quarter of the tokens, those of evaluation from the rest.
+def enough_token_ids(
+    text: Text, model: LanguageModel, *, window_tokens: int, windows: int, calibration_tokens: int
+) -> torch.Tensor:
+    """Give the tokens of a text that is long enough for windows of evaluation after the tokens of calibration.
 
-    Parameters
-    ----------
-    ids : tensor of int64 [tokens]
-        Of a whole text.
-    window_tokens, windows : int
-        At least 2 tokens per window, and at least 1 window of evaluation.
-    calibration_windows : int
-        May be 0.
-    where : str
-        Begins the error.
+    Returns
+    -------
+    tensor of int64 [tokens]
+        Of the whole text, as `token_ids` gives them.
 
     Raises
     ------
     LanguageError
-        Numbers out of range, or a text that is too short.
-
-    Examples
-    --------
-    >>> cut = cut_windows(torch.arange(80), window_tokens=4, windows=2, calibration_windows=1)
-    >>> cut.calibration.tolist(), cut.evaluation.tolist(), cut.first_window_token
-    ([[0, 1, 2, 3]], [[20, 21, 22, 23], [24, 25, 26, 27]], 20)
+        Too few tokens, or windows longer than the model's context.
     """
-    for name, number, least in (
-        ("window_tokens", window_tokens, 2),
-        ("windows", windows, 1),
-        ("calibration_windows", calibration_windows, 0),
-    ):
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise LanguageError(f"{where}: {name}={brief(number)}: expected an int of at least {least}")
-    needed = needed_tokens(
-        window_tokens=window_tokens, windows=windows, calibration_windows=calibration_windows
-    )
-    if len(ids) < needed:
-        raise LanguageError(
-            f"{where}: has {len(ids)} tokens, expected at least {needed}. Calibration takes {calibration_windows} windows of "
-            f"{window_tokens} tokens from its first quarter, and evaluation {windows} from the rest"
-        )
-    first = len(ids) // (CALIBRATION_SHARE * window_tokens) * window_tokens
-    used = calibration_windows * window_tokens
-    return Windows(
-        ids[:used].reshape(-1, window_tokens),
-        ids[first : first + windows * window_tokens].reshape(-1, window_tokens),
-        first,
-    )
-
-
-def needed_tokens(*, window_tokens: int, windows: int, calibration_windows: int) -> int:
-    """Give the fewest tokens of a text from which these windows can be cut.
-
-    Examples
-    --------
-    >>> needed_tokens(window_tokens=512, windows=8, calibration_windows=0) // 512
-    10
-    """
-    # Of T = q * 4 + r windows in the whole text, q are left to calibration, so 3 * q + r can be evaluated.
-    evaluated = windows + (windows - 1) // (CALIBRATION_SHARE - 1)
-    return max(CALIBRATION_SHARE * calibration_windows, evaluated) * window_tokens
-
-
-def windows_of(
-    text: Text, model: LanguageModel, *, window_tokens: int, windows: int, calibration_windows: int
-) -> Windows:
-    """Cut the windows of a text for a model: `token_ids`, then `cut_windows`.
-
-    Raises
-    ------
-    LanguageError
-        As these two, or windows longer than the model's context.
-    """
-    where = f"text {brief(text.name)}"
-    context = model.context_tokens
+    where, context = f"text {brief(text.name)}", model.context_tokens
     if context is not None and window_tokens > context:
         raise LanguageError(
-            f"{where}: window_tokens={window_tokens}: expected at most {context}, the context of {model.name}"
+            f"{where}: window_tokens={brief(window_tokens)}: expected at most {context}, the context of {model.name}"
         )
-    return cut_windows(
-        token_ids(text, model),
-        window_tokens=window_tokens,
-        windows=windows,
-        calibration_windows=calibration_windows,
-        where=where,
-    )
+    ids = token_ids(text, model)
+    # Evaluation begins with a whole window.
+    needed = (ceil_div(calibration_tokens, window_tokens) + windows) * window_tokens
+    if len(ids) < needed:
+        raise LanguageError(
+            f"{where}: has {len(ids)} tokens of {model.name}, expected at least {needed}: {calibration_tokens} for "
+            f"calibration, then {windows} windows of {window_tokens}"
+        )
+    return ids
 
 
 def _news() -> str:

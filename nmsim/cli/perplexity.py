@@ -157,11 +157,11 @@ def _subject(model: str, text: str, campaign: "LossCampaign", cores: int, progre
     words = texts.load_text(text)
     progress(f"loading {model}", 0.0)
     loaded = models.load_model(model)
+    sizes = {"window_tokens": campaign.window_tokens, "calibration_tokens": campaign.calibration_tokens}
     evaluator = evaluate.LanguageEvaluator(
         loaded,
-        texts.token_ids(words, loaded),
-        window_tokens=campaign.window_tokens,
-        calibration_tokens=campaign.calibration_tokens,
+        texts.enough_token_ids(words, loaded, windows=campaign.windows, **sizes),
+        **sizes,
         threads=cores,
     )
     cells = {

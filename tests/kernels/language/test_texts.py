@@ -1,25 +1,15 @@
-"""Texts come from packages and files, whole; windows of calibration and evaluation share no token, and keep their numbers."""
+"""Texts come from packages and files, whole, and their tokens are those of the text alone."""
 
 import hashlib
 import importlib.util
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
 from kernels.language import texts  # noqa: E402
 from kernels.language.packages import LanguageError  # noqa: E402
-from kernels.language.texts import (  # noqa: E402
-    TEXTS,
-    Text,
-    cut_windows,
-    load_text,
-    needed_tokens,
-    token_ids,
-    windows_of,
-)
+from kernels.language.texts import TEXTS, Text, enough_token_ids, load_text, token_ids  # noqa: E402
 
 
 def error(function, *arguments, **named):
@@ -101,84 +91,33 @@ def test_a_token_without_an_embedding_is_refused(tiny, monkeypatch):
     assert "expected tokens below 100" in error(token_ids, Text("t", "", "é"), tiny)
 
 
-@given(
-    tokens=st.integers(8, 4000),
-    window_tokens=st.integers(2, 40),
-    windows=st.integers(1, 60),
-    calibration_windows=st.integers(0, 20),
-)
-def test_windows_share_no_token_and_keep_their_numbers(tokens, window_tokens, windows, calibration_windows):
-    ids = torch.arange(tokens)
-    numbers = {"window_tokens": window_tokens, "calibration_windows": calibration_windows}
-    if tokens < needed_tokens(windows=windows, **numbers):
-        with pytest.raises(LanguageError):
-            cut_windows(ids, windows=windows, **numbers)
-        return
-    cut = cut_windows(ids, windows=windows, **numbers)
-    fewer = cut_windows(ids, windows=1, window_tokens=window_tokens, calibration_windows=0)
-    assert cut.evaluation.shape == (windows, window_tokens)
-    assert cut.calibration.shape == (calibration_windows, window_tokens)
-    assert (cut.window_tokens, cut.calibration_tokens) == (window_tokens, calibration_windows * window_tokens)
-    assert cut.calibration.flatten().tolist() == list(range(cut.calibration_tokens))
-    first = cut.first_window_token
-    assert cut.evaluation.flatten().tolist() == list(range(first, first + windows * window_tokens))
-    assert cut.calibration_tokens <= first
-    assert first % window_tokens == 0
-    assert (fewer.first_window_token, fewer.evaluation[0].tolist()) == (first, cut.evaluation[0].tolist())
-
-
-@given(window_tokens=st.integers(2, 12), windows=st.integers(1, 40), calibration_windows=st.integers(0, 12))
-def test_one_token_fewer_than_needed_is_too_few(window_tokens, windows, calibration_windows):
-    """The number that the error names is found again by trying: a quarter in whole windows, and the rest."""
-    numbers = {"window_tokens": window_tokens, "windows": windows, "calibration_windows": calibration_windows}
-
-    def fits(tokens):
-        quarter = tokens // 4 // window_tokens * window_tokens
-        return quarter >= calibration_windows * window_tokens and tokens - quarter >= windows * window_tokens
-
-    needed = needed_tokens(**numbers)
-    assert fits(needed)
-    assert not fits(needed - 1)
+def enough(tiny, characters, **numbers):
+    sizes = {"window_tokens": 16, "windows": 3, "calibration_tokens": 40} | numbers
+    return enough_token_ids(Text("mine", "", "x" * characters), tiny, **sizes)
 
 
 def test_a_text_that_is_too_short_says_how_many_tokens_it_has_and_needs(tiny):
-    line = error(
-        windows_of, Text("short", "", "x" * 500), tiny, window_tokens=64, windows=4, calibration_windows=3
+    """40 tokens of calibration take 3 windows of 16, and 3 are evaluated."""
+    assert len(enough(tiny, 96)) == 96
+    assert error(enough, tiny, 95) == (
+        "text 'mine': has 95 tokens of tiny-llama, expected at least 96: 40 for calibration, then 3 windows of 16"
     )
-    assert line.startswith("text 'short': has 500 tokens, expected at least 768")
 
 
-def test_windows_of_a_text_are_cut_from_its_tokens(tiny):
-    text = Text("t", "", "abcdefgh" * 32)
-    cut = windows_of(text, tiny, window_tokens=16, windows=3, calibration_windows=2)
-    ids = token_ids(text, tiny)
-    assert cut.first_window_token == 64
-    assert torch.equal(cut.evaluation[2], ids[96:112])
-    assert torch.equal(cut.calibration[1], ids[16:32])
-
-
-@pytest.mark.parametrize(
-    ("name", "number"),
-    [
-        ("window_tokens", 1),
-        ("window_tokens", 129),
-        ("windows", 0),
-        ("calibration_windows", -1),
-        ("windows", 2.0),
-    ],
-)
-def test_numbers_out_of_range_are_refused(tiny, name, number):
-    numbers = {"window_tokens": 16, "windows": 1, "calibration_windows": 1} | {name: number}
-    assert f"{name}={number}: expected" in error(windows_of, Text("t", "", "x" * 500), tiny, **numbers)
+def test_windows_longer_than_the_context_are_refused(tiny):
+    assert len(enough(tiny, 1000, window_tokens=128)) == 1000
+    assert error(enough, tiny, 1000, window_tokens=129).endswith(
+        "expected at most 128, the context of tiny-llama"
+    )
 
 
 def test_texts_of_the_package_and_the_model_agree(smollm2):
     """Tokens of the real model give the text back, and it predicts them far better than chance (log 49152 = 10.8)."""
     text = load_text(next(iter(TEXTS)))
-    cut = windows_of(text, smollm2, window_tokens=128, windows=1, calibration_windows=0)
-    assert (
-        smollm2.tokenizer.decode(cut.evaluation[0].tolist(), clean_up_tokenization_spaces=False) in text.text
-    )
+    ids = token_ids(text, smollm2)
+    assert len(ids) == 75_680
+    assert smollm2.tokenizer.decode(ids.tolist(), clean_up_tokenization_spaces=False) == text.text
+    window = ids[None, 1024:1152]
     with torch.inference_mode():
-        loss = smollm2.module(input_ids=cut.evaluation, labels=cut.evaluation).loss
+        loss = smollm2.module(input_ids=window, labels=window).loss
     assert 2.5 < float(loss) < 5
