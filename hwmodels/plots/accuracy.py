@@ -252,7 +252,7 @@ def _with_bars(ax: Axes, at: NDArray[np.float64], points: pd.DataFrame, mark: di
 def _logarithmic(scale: Callable[[str], None], axis: Any) -> None:
     """A logarithmic axis with plain numbers at steps that are near enough to read it."""
     scale("log")
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     style.plain_numbers(axis)
 
 

@@ -22,11 +22,11 @@ from nmsim.quality.way import NONE, Way, is_reference, parse_mitigation
 from nmsim.rows.files import read
 from nmsim.rows.loss import LossRow
 from nmsim.support.sources import csv_rows, read_text
+from validate.accuracy.losses import shipped_files
 from validate.accuracy.statistics import Interval, paired_difference
 
 SHIPPED = "smollm2"
 """Name of the rows that ship with nmsim."""
-SHIPPED_FOLDER = Path(__file__).parents[1] / "data" / "losses"
 SHIPPED_TEXT = "news"
 """The text of the shipped rows that counts unless another is chosen."""
 NAMES = {SHIPPED: "SmolLM2-135M"}
@@ -236,11 +236,6 @@ def costs_nothing_more(way: Way) -> bool:
     if way.operand == "activations":
         stages += [stage for stage in CRITERIA[way.criterion](product) if stage.name != "select"]
     return all(stage.part == "offline" for stage in stages)
-
-
-def shipped_files() -> list[Path]:
-    """The files of rows that ship with nmsim; empty if there are none."""
-    return sorted(SHIPPED_FOLDER.glob("*.csv"))
 
 
 def asked_qualities(

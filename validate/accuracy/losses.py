@@ -155,7 +155,7 @@ def read_losses(paths: Iterable[str | Path]) -> list[LossRow]:
 
 def shipped_files() -> list[Path]:
     """Files of the rows of losses that ship with nmsim; empty if there are none."""
-    return sorted(path for path in FOLDER.glob("*.csv") if path != QUALITY_FILE)
+    return sorted(path for path in FOLDER.glob("*.csv") if path.name != QUALITY_FILE.name)
 
 
 def loss_tables(rows: Iterable[LossRow]) -> list[LossTable]:

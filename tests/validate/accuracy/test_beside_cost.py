@@ -9,7 +9,7 @@ from nmsim.quality.configuration import Configuration
 from nmsim.quality.way import parse_rounding
 from nmsim.rows.files import write
 from nmsim.rows.loss import LossRow
-from validate.accuracy import beside_cost
+from validate.accuracy import losses
 from validate.accuracy.beside_cost import (
     ENERGY_KEPT,
     LOSS_INCREASE,
@@ -164,7 +164,7 @@ def test_what_an_option_asks_for(file, monkeypatch, tmp_path):
     for wrong in (["news"], ["colour=red"], ["text=a", "text=b"]):
         with pytest.raises(RowError, match="expected KEY=VALUE"):
             asked_qualities(path, wrong)
-    monkeypatch.setattr(beside_cost, "SHIPPED_FOLDER", tmp_path / "nothing")
+    monkeypatch.setattr(losses, "FOLDER", tmp_path / "nothing")
     assert asked_qualities(None) is None
     with pytest.raises(RowError, match="no rows ship"):
         asked_qualities("smollm2")
@@ -172,7 +172,7 @@ def test_what_an_option_asks_for(file, monkeypatch, tmp_path):
 
 def test_the_shipped_rows_are_those_of_one_text(file, monkeypatch, tmp_path):
     file([*rows(["2:4"]), *rows(["2:4"], seed=1, text="topics", text_digest="2" * 16)])
-    monkeypatch.setattr(beside_cost, "SHIPPED_FOLDER", tmp_path)
+    monkeypatch.setattr(losses, "FOLDER", tmp_path)
     assert asked_qualities(None).text == "news"
     assert asked_qualities("smollm2", ["text=topics"]).text == "topics"
     assert "SmolLM2-135M on the text news" in asked_qualities(None).description

@@ -9,6 +9,7 @@ from nmsim.errors import RowError
 from nmsim.quality.configuration import Configuration
 from nmsim.rows import append
 from validate import mean_interval, paired_difference
+from validate.accuracy import losses
 from validate.accuracy.losses import FRAME_COLUMNS, loss_frame, loss_tables, one_operand, read_losses
 
 DENSE = Configuration()
@@ -97,3 +98,10 @@ def test_rows_of_several_files_are_read(make_row, tmp_path):
         append(tmp_path / name, make_row(configuration, [3.0, 3.1]))
     rows = read_losses(sorted(tmp_path.glob("*.csv")))
     assert [row.configuration for row in rows] == [DENSE, SPARSE]
+
+
+def test_the_table_of_quality_beside_the_rows_is_none_of_them(make_row, monkeypatch, tmp_path):
+    monkeypatch.setattr(losses, "FOLDER", tmp_path)
+    append(tmp_path / "b.csv", make_row(DENSE, [3.0, 3.1]))
+    (tmp_path / "quality.csv").write_text("layer,operand\n")
+    assert [path.name for path in losses.shipped_files()] == ["b.csv"]
