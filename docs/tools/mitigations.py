@@ -182,9 +182,9 @@ Y = X W^T. X has tokens i by in features j (K of them). W has out features o (N 
 `prune` keeps N of every M along K of a token. Formulas of activations are those of the [code of arXiv
 2509.22166](https://github.com/On-Point-RND/Structured-Sparse-Activations-Inference) [C]. arXiv 2507.03052 names patterns
 for salient weights and the correction of weights [P]. Its formulas were not read. Those here are ours, n of 256 among them.
-Salient columns are after arXiv 2408.15300. [P]: read in the paper's own text; [C]: in the authors' code. `Recipe` is
-`nmsim.mitigation.Recipe`. `nmsim.mitigation.golden` computes it by the formula, and `nmsim.mitigation.rewrite` in the cheap
-form. The tests compare the two.
+Salient columns are after arXiv 2408.15300. RIA is that of arXiv 2402.12419 and the code of its authors. [P]: read in the
+paper's own text; [C]: in the authors' code. `Recipe` is `nmsim.mitigation.Recipe`. `nmsim.mitigation.golden` computes it by the
+formula, and `nmsim.mitigation.rewrite` in the cheap form. The tests compare the two.
 
 Counts are exact and belong to the form that is shown:
 

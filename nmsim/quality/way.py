@@ -38,6 +38,12 @@ class Rounding(NamedTuple):
     """Values rounded to nearest in whole numbers of some bits, one scale per group of values along K.
 
     Written as `int8/64/before`: bits, values per scale, and whether they are rounded before or after they are pruned.
+    `nmsim.mitigation.rounding` has the formula. A group is so many places of the dense row.
+
+    Before: the choice, and all that is fitted, sees rounded values. Scale, bias and low rank still aim at the output of values
+    that are not rounded. After: what is kept is rounded, and a scale is made of that alone. The factors of a variance and the
+    side paths are of values before the rounding. Static equalisation comes before either: X / s and W s are rounded. The
+    factors of dynamic equalisation are never applied, so that X itself is rounded.
     """
 
     bits: int
