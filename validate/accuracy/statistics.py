@@ -221,6 +221,45 @@ def ratio_of_means(
     return _bootstrap(over, under, **options)
 
 
+def ratio_of_excess(
+    numerator: ArrayLike,
+    denominator: ArrayLike,
+    *,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """The increase of one perplexity over that of another, both relative to the same dense one, and its interval.
+
+    Parameters
+    ----------
+    numerator, denominator : array [windows]
+        Differences of losses to dense per window. exp of their mean, minus 1, is the relative increase of the perplexity.
+    confidence, resamples, seed
+        As in `paired_difference`.
+
+    Returns
+    -------
+    Interval
+        `UNKNOWN` if the interval of the denominator has zero in it.
+
+    Raises
+    ------
+    RowError
+        As `paired_difference`.
+
+    Examples
+    --------
+    >>> round(ratio_of_excess(np.log([4.0, 4.0]), np.log([2.0, 2.0])).mean, 9)
+    3.0
+    """
+    over, under = _same_windows(numerator, denominator)
+    options: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
+    if mean_interval(under, **options).sign == 0:
+        return UNKNOWN
+    return _bootstrap(over, under, transform=np.expm1, **options)
+
+
 def neighbour_correlation(values: ArrayLike) -> float:
     """Correlation of each window's value with the next one's: near zero if windows may be drawn as independent.
 
@@ -339,27 +378,36 @@ def _quotient(both: FloatArray, first: FloatArray, second: FloatArray) -> FloatA
 
 
 def _bootstrap(
-    over: FloatArray, under: FloatArray | None, *, confidence: float, resamples: int, seed: int
+    over: FloatArray,
+    under: FloatArray | None,
+    *,
+    confidence: float,
+    resamples: int,
+    seed: int,
+    transform: Callable[[Any], Any] = np.asarray,
 ) -> Interval:
-    """The interval of a mean, or of a ratio of two means, of windows that are drawn together."""
+    """The interval of a mean, or of a ratio of two transformed means, of windows that are drawn together."""
     if not 0 < confidence < 1:
         raise RowError(f"confidence={brief(confidence)}: expected a number between 0 and 1")
     count = len(over)
-    below: Any = 1.0 if under is None else under.mean()
-    centre = _round(over.mean() / below)
+
+    samples = (over,) if under is None else (over, under)
+
+    def of_means(first: Any, second: Any = None) -> Any:
+        return _round(transform(first) if second is None else transform(first) / transform(second))
+
+    centre = of_means(*(one.mean() for one in samples))
     if count < 2:
         return Interval(float(centre), float("nan"), float("nan"))
     # Each window left out once: how much the statistic depends on single windows corrects for its skewness.
-    rest: Any = float(count - 1) if under is None else under.sum() - under
-    without = _round((over.sum() - over) / rest)
+    without = of_means(*((one.sum() - one) / (count - 1) for one in samples))
     if np.ptp(without) <= ROUNDED:
         return Interval(float(centre), float(centre), float(centre))
     from scipy import special
 
     # One matrix of draws serves all losses of as many windows. A draw of a loss is then a product with it.
     times = _draws(count, resamples, seed)
-    divisor: Any = float(count) if under is None else times @ under
-    drawn = _round(times @ over / divisor)
+    drawn = of_means(*(times @ one / count for one in samples))
     bias = special.ndtri((np.mean(drawn < centre) + np.mean(drawn <= centre)) / 2)
     centred = without.mean() - without
     skewness = (centred**3).sum() / (6 * (centred**2).sum() ** 1.5)

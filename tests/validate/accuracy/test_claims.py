@@ -1,5 +1,7 @@
 """Claims: verdicts follow from rows with planted effects, and turn when the effects do."""
 
+import math
+
 import pytest
 
 from nmsim.quality.configuration import Configuration
@@ -24,7 +26,7 @@ VERDICT = {
     "wider patterns, activations": HOLDS,
     "16:32 near unstructured, activations": HOLDS,
     "16:32 near unstructured, weights": HOLDS,
-    "2.7x": FAILS,
+    "2.7x, as loss": FAILS,
     "8:16 as the balance": NOT_MEASURABLE,
     "metadata of 2:4 and 8:16": HOLDS,
     "4:8 does not pay": HOLDS,
@@ -96,7 +98,7 @@ def test_numbers_are_those_of_the_formula(answered):
     near = parts(answered, "16:32 near unstructured, activations")
     assert near["activations, magnitude: 16:32 closes"] == pytest.approx(0.95, abs=0.01)
     assert near["activations, magnitude: 4:8 closes"] == pytest.approx(0.53, abs=0.01)
-    assert parts(answered, "2.7x")["activations, magnitude: 2:4 over 16:32"] == pytest.approx(
+    assert parts(answered, "2.7x, as loss")["activations, magnitude: 2:4 over 16:32"] == pytest.approx(
         1.6 / 0.7, rel=0.01
     )
     together = parts(answered, "both operands")
@@ -118,13 +120,18 @@ def test_a_claim_turns_with_the_rows(make_model):
         assert verdict("wider patterns, activations", *loss_tables(found)) == expected
 
 
+def test_perplexities_are_divided_as_they_are(answered):
+    found = parts(answered, "2.7x, as perplexity")["activations, magnitude: 2:4 over 16:32"]
+    assert found == pytest.approx(math.expm1(1.6) / math.expm1(0.7), rel=0.02)
+
+
 @pytest.mark.parametrize(("ratio", "expected"), [(2.7, HOLDS), (2.45, UNDECIDED), (2.0, FAILS)])
 def test_the_ratio_is_near_far_or_at_the_edge(make_model, ratio, expected):
     model = make_model(seed=2)
     ways = (one_operand("activations", pattern) for pattern in ("2:4", "16:32"))
     increases = zip(ways, (ratio, 1.0), strict=True)
     found = [model.row(Configuration(), 0.0), *(model.row(*pair, noise=0.1) for pair in increases)]
-    assert verdict("2.7x", *loss_tables(found)) == expected
+    assert verdict("2.7x, as loss", *loss_tables(found)) == expected
 
 
 def test_few_windows_give_no_verdict(make_model):

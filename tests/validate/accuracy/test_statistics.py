@@ -15,6 +15,7 @@ from validate.accuracy.statistics import (
     compare,
     kendall,
     neighbour_correlation,
+    ratio_of_excess,
     ratio_of_means,
     spearman,
 )
@@ -71,6 +72,14 @@ def test_intervals_are_those_of_scipy(windows, confidence):
     def ratio(over, under, axis=-1):
         return np.mean(over, axis=axis) / np.mean(under, axis=axis)
 
+    def excess(over, under, axis=-1):
+        return np.expm1(np.mean(over, axis=axis)) / np.expm1(np.mean(under, axis=axis))
+
+    pairs = stats.bootstrap([first, second], excess, paired=True, rng=np.random.default_rng(4), **options)
+    ours = ratio_of_excess(first, second, confidence=confidence, resamples=2000, seed=4)
+    assert ours[1:] == pytest.approx(
+        (pairs.confidence_interval.low, pairs.confidence_interval.high), rel=1e-9
+    )
     pairs = stats.bootstrap([first, second], ratio, paired=True, rng=np.random.default_rng(4), **options)
     ours = ratio_of_means(first, second, confidence=confidence, resamples=2000, seed=4)
     assert ours[1:] == pytest.approx(
