@@ -228,6 +228,8 @@ ERROR = "relative_output_error"
 ERROR_LABEL = "output error |Y - Yd|² / |Yd|² [1]"
 STORED_BITS = "stored_bits_per_elem"
 PANEL_HEIGHT_IN, BETWEEN_IN, TITLE_IN, LEGEND_LINE_IN, BOTTOM_IN = 2.1, 0.85, 0.5, 0.19, 1.0
+LEAST_SPAN = 0.2
+"""An axis of costs spans this share of its middle at least."""
 LEGEND_LETTERS, HANDLE_LETTERS, CAPTION_LETTERS = 150, 8, 215
 """Letters of a line over the whole width; a symbol of the legend, with room beside it, is as wide as so many letters."""
 DASHES: dict[str, Any] = {
@@ -327,17 +329,18 @@ def quality_cost(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure, 
             front = pareto_front(
                 own, minimise=[ERROR, name] if least else [ERROR], maximise=[] if least else [name]
             )
-            _draw_front(ax, own[front], name, least, theme)
-            _draw_points(ax, own.assign(on_front=front)[own["criterion"] == criterion], name, marks, theme)
+            points = own.assign(on_front=front)[own["criterion"] == criterion]
+            # A line through other criteria's points would lead through nothing that the panel shows.
+            if points["on_front"].any():
+                _draw_front(ax, own[front], name, least, theme)
+            _draw_points(ax, points, name, marks, theme)
             _draw_references(ax, references[references["operand"] == operand], theme)
             ax.set_yscale("log")
             ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
             style.plain_numbers(ax.yaxis)
             ax.set_ylim(errors.min() / 1.25, errors.max() * 1.25)
             # Limits that all rows of an operand share, with room beside the points.
-            low, high = float(own[name].min()), float(own[name].max())
-            room = 0.12 * (high - low) or 0.05 * high
-            ax.set_xlim(low - room, high + room)
+            ax.set_xlim(*cost_limits(own[name]))
             ax.ticklabel_format(axis="x", useOffset=False)
             ax.xaxis.set_major_locator(MaxNLocator(5))
             ax.set_xlabel(label, fontsize=8)
@@ -347,6 +350,23 @@ def quality_cost(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure, 
     words = textwrap.fill(_caption(rows), CAPTION_LETTERS)
     fig.text(0.008, 0.1 / fig.get_figheight(), words, fontsize=7, va="bottom")
     return fig, grid
+
+
+def cost_limits(values: Any, room: float = 0.12) -> tuple[float, float]:
+    """Ends of an axis of costs, with room beside the points, and at least `LEAST_SPAN` of its middle wide.
+
+    Differences of some thousandths are less than the error of any estimate: they look small.
+
+    Examples
+    --------
+    >>> cost_limits([1.0, 2.0]), cost_limits([0.5, 0.5])
+    ((0.88, 2.12), (0.45, 0.55))
+    """
+    numbers = np.asarray(values, float)
+    low, high = float(numbers.min()), float(numbers.max())
+    middle, half = (low + high) / 2, (high - low) * (0.5 + room)
+    half = max(half, LEAST_SPAN / 2 * abs(middle), 1e-9)
+    return middle - half, middle + half
 
 
 def _legend_columns(letters: list[int]) -> int:
@@ -431,7 +451,7 @@ def _caption(rows: pd.DataFrame) -> str:
         words.append("X only weighs the error of pruned weights.")
     words.append(f"Metadata: {first['encoding']}, {first['packing']}; {first['dtype']} values.")
     words.append(
-        "The Pareto front is that of all criteria of an operand, and the same in the panels of each."
+        "The Pareto front is that of all criteria of an operand. It is drawn in panels that have a point on it."
     )
     if hidden := int((~(rows[ERROR] > 0)).sum()):
         words.append(f"Ways with an error of 0, or without an output, not drawn: {hidden} of {len(rows)}.")

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from hwmodels.plots import style
-from hwmodels.plots.fronts import COLOURS
+from hwmodels.plots.fronts import COLOURS, cost_limits
 from hwmodels.plots.labels import DENSE, OPERANDS, pattern_order
 from hwmodels.plots.style import LIGHT, AxesGrid, Theme, styled
 from hwmodels.sweeps.pareto import pareto_front
@@ -28,8 +28,6 @@ PANEL_HEIGHT_IN, BETWEEN_IN, TOP_IN, BOTTOM_IN = 2.0, 0.62, 0.7, 0.55
 LOG_FROM_RATIO = 4.0
 """Qualities that differ by less have a linear axis, which begins at zero."""
 ROOM = 0.08
-LEAST_SPAN = 0.2
-"""An axis of costs spans this share of its middle at least, so that small differences look small."""
 
 
 @dataclass(frozen=True)
@@ -251,14 +249,11 @@ def _ends(row: "pd.Series[Any]", name: str) -> list[list[float]]:
 
 
 def _limits(own: pd.DataFrame, panel: CostPanel) -> tuple[float, float]:
-    """Ends of the axis of a cost: all points and bars, the dense model, and no narrower than `LEAST_SPAN`."""
+    """Ends of the axis of a cost: all points and bars, the dense model, and no narrower than `cost_limits` says."""
     names = [panel.column, f"{panel.column}_low", f"{panel.column}_high"]
     values = own[[name for name in names if name in own]].to_numpy(float).ravel()
     values = np.append(values[np.isfinite(values)], [] if panel.dense is None else [panel.dense])
-    low, high = float(values.min()), float(values.max())
-    middle = (low + high) / 2
-    half = max((high - low) / 2 * (1 + 2 * ROOM), LEAST_SPAN / 2 * abs(middle), 1e-9)
-    return middle - half, middle + half
+    return cost_limits(values, ROOM)
 
 
 def _quality_axis(ax: Axes, rows: pd.DataFrame, quality: str) -> None:

@@ -22,8 +22,9 @@ from nmsim.quality import Way, cross
 from nmsim.quality.way import is_reference
 from nmsim.support.cells import write_csv
 from nmsim.units import percent
+from validate.accuracy.beside_cost import LOSS_COLUMNS, asked_qualities
 from validate.quality.activation_dump import Source, Synthetic, open_dump, some_of
-from validate.quality.measure import Target, counted, measure_quality, open_dense
+from validate.quality.measure import QUALITY_COLUMNS, Target, counted, measure_quality, open_dense
 from validate.study.example_checkpoint import FILE_NAME, write_example
 
 PATTERNS = ["2:4", "4:8", "8:16", "16:32"]
@@ -112,6 +113,8 @@ def quality(
     allow_missing: Annotated[
         bool, Option("--allow-missing", help="Leave out layers that --activations has nothing of.")
     ] = False,
+    losses: options.Losses = None,
+    losses_of: options.LossesOf = None,
     output: Annotated[
         Path,
         Option(
@@ -150,7 +153,13 @@ def quality(
     ways, left_out = _ways(operand, patterns, criterion, mitigation)
     if plot is not None:
         _refuse_figure(ways)
-    sources = [path for path in (checkpoint, activations) if path is not None]
+    sources = [
+        path for path in (checkpoint, activations, Path(losses) if losses else None) if path is not None
+    ]
+    qualities = asked_qualities(losses, losses_of or (), patterns=patterns)
+    if qualities is not None:
+        # A table that cannot stand beside this one is refused before the measurement.
+        qualities.beside(pd.DataFrame(columns=list(QUALITY_COLUMNS)))
     table = Output(output, suffixes=ROW_FILE)
     pictures = [Output(plot, suffixes=PICTURES, strict=True)] if plot is not None else []
     console.claim(table, *pictures, force=force)
@@ -182,6 +191,7 @@ def quality(
             progress=progress,
         )
         description = tokens.description
+    found = run.table if qualities is None else qualities.beside(run.table)
     drawn = b"" if plot is None else _figure(run.table, plot.suffix.removeprefix("."))
     if activations is None:
         console.warn(f"activations: {description}, drawn at random, of no model")
@@ -191,15 +201,17 @@ def quality(
             f"{description}: {tensors} named as no tensor of the checkpoint: {some_of(run.unmatched)}"
         )
     with new_file(output, force=force, sources=sources) as stream:
-        write_csv(run.table, stream)
+        write_csv(found, stream)
     if plot is not None:
         with new_file(plot, force=force, sources=[*sources, output]) as stream:
             stream.write(drawn)
-    of_all = run.table[run.table["layer"] == "all"]
+    of_all = found[found["layer"] == "all"]
     layers = run.table["layer"].nunique() - 1
 
     def show() -> None:
         _show(of_all, description, layers)
+        if qualities is not None:
+            console.say(f"{qualities.description} {qualities.caveat('the checkpoint')}")
         if encoding_name is None:
             console.say(
                 "No encoding was named: each pattern is stored as the machine reads it, or else as the core does."
@@ -282,6 +294,7 @@ def _figure(table: pd.DataFrame, kind: str) -> bytes:
 
 def _show(rows: pd.DataFrame, description: str, layers: int) -> None:
     lines = []
+    has_losses = LOSS_COLUMNS[0] in rows
     for row in rows.itertuples():
         # The mark says that the figure is an upper bound and not an estimate.
         bound = "≤ " if row.mask_entropy_kind in ("upper_bound", "mixed") else ""
@@ -293,6 +306,7 @@ def _show(rows: pd.DataFrame, description: str, layers: int) -> None:
                 row.mitigation,
                 percent(float(row.energy_kept_share)),  # type: ignore[arg-type]
                 f"{float(row.relative_output_error):.4g}",  # type: ignore[arg-type]
+                *([_number(row.loss_increase)] if has_losses else []),
                 _number(row.mask_entropy_bits_per_elem, "", bound),
                 _number(row.metadata_bits_per_elem),
                 _number(row.stored_bits_per_elem),
@@ -306,7 +320,8 @@ def _show(rows: pd.DataFrame, description: str, layers: int) -> None:
     machine, core = first["hardware"] or "machine", first["core"] or "core"
     console.print_table(
         f"Quality and cost, {layers} layers together; activations: {description}",
-        ["operand", "pattern", "criterion", "mitigation", "energy kept", "output error", "entropy per element",
+        ["operand", "pattern", "criterion", "mitigation", "energy kept", "output error",
+         *(["loss increase"] if has_losses else []), "entropy per element",
          "metadata per element", "stored bits per element", f"{machine} decode", f"{machine} prefill", f"{core} decode",
          f"{core} prefill"],
         lines,

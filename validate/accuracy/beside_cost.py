@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
+
 from hwmodels.online.mitigations import CRITERIA, MITIGATIONS, PrunedProduct
 from hwmodels.sweeps.space import MeasuredQuality, WayChoice
 from hwmodels.threshold import ModelFormat
@@ -70,6 +72,10 @@ class Quantity(NamedTuple):
 LOSS_INCREASE = Quantity("loss_increase", "loss increase vs dense [nats/token]", True)
 OUTPUT_ERROR = Quantity("relative_output_error", "output error |Y - Yd|² / |Yd|² [1]", True)
 ENERGY_KEPT = Quantity("energy_kept_share", "energy kept [1]", False)
+LOSS_COLUMNS = tuple(f"{LOSS_INCREASE.column}{end}" for end in ("", "_low", "_high", "_model", "_text"))
+"""Columns that losses add to a table of `nmsim quality`."""
+OF_ALL_LAYERS = "all"
+"""What the column `layer` of such a table says of sums."""
 OF_TABLE = {"output_error": OUTPUT_ERROR, "energy_kept": ENERGY_KEPT}
 """What `quantity` may choose in a table of `nmsim quality`."""
 
@@ -193,6 +199,27 @@ class Qualities:
         _, _, criterion, mitigation = one.key
         by = criterion if mitigation == NONE else f"{criterion}, {mitigation}"
         return f"Measured on {self.model_name}, by {by}: {self.quantity.label.partition(' [')[0]} {one.value:.3f}{ends}."
+
+    def beside(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Add the columns `LOSS_COLUMNS` to a table of `nmsim quality`; rows of single layers have none of the values.
+
+        Raises
+        ------
+        RowError
+            These qualities are no losses.
+        """
+        if self.quantity is not LOSS_INCREASE:
+            raise RowError(
+                f"{self.source}: {self.quantity.column}: expected rows of losses, to stand beside such figures"
+            )
+        known = {one.key: one for one in self.ways}
+        nothing = dict.fromkeys(LOSS_COLUMNS[:3], math.nan) | dict.fromkeys(LOSS_COLUMNS[3:], "")
+        keys = zip(*(table[name] for name in ("operand", "pattern", "criterion", "mitigation")), strict=True)
+        found = [
+            self.cells(known[key]) if layer == OF_ALL_LAYERS and key in known else nothing
+            for layer, key in zip(table["layer"], keys, strict=True)
+        ]
+        return table.assign(**pd.DataFrame(found, columns=list(LOSS_COLUMNS), index=table.index))
 
     def cells(self, one: WayQuality | None) -> dict[str, Any]:
         """Columns of a table: the value and its ends, named after the quantity, and what they are of."""
@@ -486,7 +513,7 @@ def _of_table(
             raise RowError(f"{source}: row {number}: {len(line)} cells, expected {len(header)}", row=number)
         cells = dict(zip(header, line, strict=True))
         # Sums over the layers stand for the model; a row of one layer says nothing of the others.
-        if cells["layer"] != "all":
+        if cells["layer"] != OF_ALL_LAYERS:
             continue
         try:
             way, value = _way_of_cells(cells), float(cells[quantity.column] or "nan")

@@ -5,9 +5,13 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from loss_rows import rows
 
 from nmsim import load_file, save_file
+from nmsim.rows.files import write
+from nmsim.rows.loss import LossRow
 from validate import write_example
+from validate.accuracy.beside_cost import LOSS_COLUMNS, read_qualities
 from validate.quality.measure import QUALITY_COLUMNS
 from validate.study.example_checkpoint import TINY
 
@@ -33,6 +37,40 @@ def test_table_and_file(nmsim, weights):
     assert tuple(table.columns) == QUALITY_COLUMNS
     assert len(table) == 8 * (2 + 4)
     assert set(table["activations"]) == {"synthetic llm-like"}
+
+
+def test_losses_of_the_same_ways_stand_beside_the_errors(nmsim, weights, tmp_path):
+    write(tmp_path / "losses.csv", rows(), record=LossRow)
+    options = (
+        "--operand",
+        "weights",
+        "--mitigation",
+        "none,weight_correction",
+        "--criterion",
+        "magnitude,channel_vector",
+    )
+    code, text, _ = nmsim("quality", weights, *PATTERNS, *options, "--losses", "losses.csv")
+    assert code == 0
+    assert "They are not of the checkpoint" in text
+    table = pd.read_csv("quality.csv")
+    assert tuple(table.columns) == (*QUALITY_COLUMNS, *LOSS_COLUMNS)
+    assert table[table["layer"] != "all"]["loss_increase"].isna().all()
+    of_all = table[table["layer"] == "all"].set_index(["pattern", "criterion", "mitigation"])
+    measured = {one.key[1:]: one for one in read_qualities("losses.csv").ways if one.way.operand == "weights"}
+    for key in (
+        ("2:4", "channel_vector", "none"),
+        ("8:16", "channel_vector", "weight_correction"),
+        ("8:16", "magnitude", "none"),
+    ):
+        assert of_all.loc[key, "loss_increase"] == pytest.approx(measured[key].value)
+        assert of_all.loc[key, "loss_increase_high"] == pytest.approx(measured[key].high)
+        assert of_all.loc[key, "loss_increase_text"] == "news"
+    # Nobody measured these: they have no loss, and not that of another way.
+    assert np.isnan(of_all.loc[("2:4", "magnitude", "weight_correction"), "loss_increase"])
+    # The table that was written stands beside costs elsewhere, and beside another table of its kind it does not.
+    assert read_qualities("quality.csv").quantity.column == "relative_output_error"
+    code, _, err = nmsim("quality", weights, *PATTERNS, "--losses", "quality.csv", "-o", "other.csv")
+    assert (code, "expected rows of losses" in err) == (2, True)
 
 
 def test_json_is_all_there_is_on_standard_output(nmsim, weights):

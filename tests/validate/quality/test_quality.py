@@ -448,6 +448,22 @@ class TestFigure:
             beaten = any(s >= speed and e <= error and (s, e) != (speed, error) for s, e in at)
             assert (line.get_markerfacecolor() == line.get_color()) == (not beaten)
 
+    def test_a_front_is_drawn_where_a_point_is_on_it_and_axes_are_not_stretched(self, run):
+        _, grid = quality_cost(run.table)
+        fronts = []
+        for ax in grid.flat:
+            filled = [
+                line.get_markerfacecolor() == line.get_color()
+                for line in ax.lines
+                if line.get_linestyle() == "None"
+            ]
+            steps = [line for line in ax.lines if line.get_drawstyle() == "steps-post"]
+            assert bool(steps) == any(filled)
+            fronts.append(bool(steps))
+            low, high = ax.get_xlim()
+            assert high - low >= 0.2 * (low + high) / 2 - 1e-9
+        assert set(fronts) == {True, False}
+
     def test_criteria_without_groups_are_lines_and_take_no_column(self, path):
         ways, _ = cross(
             "activations",
