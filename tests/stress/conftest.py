@@ -16,12 +16,13 @@ from kernels.timing import host
 
 SHORT_SEED = 20260701
 SIZES = {
-    "streams": (3_000, 1_000_000),
+    "streams": (1_000, 1_000_000),
     "damaged files": (150, 10_000),
-    "bit flips": (1_000, 40_000),
+    "bit flips": (400, 40_000),
     "kills": (3, 50),
     "pairs of writers": (1, 20),
     "costly files": (1, 20),
+    "tensors of a costly file": (4, 12),
     "memory tensor MiB": (0, 256),
 }
 """What is tried, and how many: in the default suite, and with `--stress`."""

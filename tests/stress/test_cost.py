@@ -11,8 +11,6 @@ from nmsim import NmsimError, SparseFormat, compress, decompress, encodings, loa
 from nmsim.pattern import Pattern
 
 AXES = (-1, 0)
-TENSORS = 12
-"""Of each kind of file: tensors that hold one code, and tensors that hold none."""
 
 
 def drawn_format(rng):
@@ -40,7 +38,7 @@ def test_work(run, tmp_path):
     slowest_us_per_byte, most_calls_per_byte = 0.0, 0.0
     for number in range(total):
         tensors = {}
-        for position in range(TENSORS):
+        for position in range(run.size("tensors of a costly file")):
             stored_as = drawn_format(rng)
             groups = int(rng.integers(0, 1 + rng.integers(1, 40)))
             tensors[f"{position}.weight"] = compress(
