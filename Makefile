@@ -28,7 +28,7 @@ study: $(VENV)/core  ## the main job on an example checkpoint and Llama-3.1-8B s
 	$(BIN)/nmsim study --example --measure -o $(STUDY)
 
 test: $(VENV)/language  ## the whole default test suite; no GPU needed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 stress: $(VENV)/dev  ## a million streams, ten thousand damaged files, fifty kills and more; some 20 minutes, seeds printed
 	$(BIN)/python -m pytest tests/stress -s --stress --stress-figures docs/reference/robustness.json
