@@ -1,9 +1,16 @@
 """Settings that every test shares."""
 
+import os
+import sys
+
 import pytest
 from hypothesis import HealthCheck, settings
 
 from nmsim.cli import main
+
+# Tests start hundreds of processes. Each of them would compile all sources anew if the user keeps no compiled ones.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 settings.register_profile(
     "nmsim",
