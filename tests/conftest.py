@@ -43,3 +43,16 @@ def nmsim(capsys):
         return code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def blank_figures(monkeypatch):
+    """Let a study write blank figures: for tests of what it says beside them. Drawing is most of the time of a small study."""
+    from validate.study import report
+
+    def blank(name, *_, **__):
+        return report.Drawing(name, light_svg=b"<svg/>", dark_svg=b"<svg/>", png=b"")
+
+    monkeypatch.setattr(report, "_drawn", blank)
+    # This one keeps what it has drawn for the whole process, so a blank figure must not get there.
+    monkeypatch.setattr(report, "_drawn_trust", blank)

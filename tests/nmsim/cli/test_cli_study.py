@@ -26,6 +26,7 @@ def test_text(nmsim, few):
     assert (out / "report.html").is_file()
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_json_is_all_there_is_on_standard_output(nmsim, few):
     arguments, out = few
     code, text, err = nmsim(*arguments, "--json")
@@ -36,6 +37,7 @@ def test_json_is_all_there_is_on_standard_output(nmsim, few):
     assert {row["tokens"] for row in summary["best_encoding_of_each_pattern"]} == {1, 8, 512}
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_no_weights_means_the_example_and_says_so(nmsim, few):
     arguments, out = few
     code, _, err = nmsim(arguments[0], *arguments[3:])
@@ -55,6 +57,7 @@ def test_options_may_be_repeated_and_phases_left_out(nmsim, few):
     assert {(row["phase"], row["sparse_operand"]) for row in rows} == {("decode", "weights")}
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_other_packings_have_defaults_that_work(nmsim, few):
     arguments, _ = few
     cut = [a for a in arguments if a not in ("--encodings", "bitmask")]

@@ -65,6 +65,7 @@ def test_sums_of_a_study_are_those_of_a_step(model, context):
             assert row["attention_share"] == pytest.approx(found.attention_time_s / found.time_s, rel=1e-9)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_study_says_what_attention_takes(tmp_path):
     asked = {"hardware": ["h200"], "formats": ["2:4/index"], "batches": [16], "prefill": []}
     found = run_study(**asked, out_dir=tmp_path / "with", context_tokens=8192)

@@ -43,6 +43,7 @@ def test_reasons_and_shares_are_those_of_the_tensors(weights):
     assert [record["dense_bytes"] for record in found] == [65536, 2048, 256]
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_it_stands_in_the_report_and_in_the_summary(weights, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     run_study(

@@ -205,6 +205,7 @@ def test_provenance_names_the_input(study, tiny):
     assert re.search(r"made\s*20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", text)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_names_are_escaped(study, tiny, tmp_path):
     from validate import run_study
 
