@@ -32,6 +32,12 @@ SCALES: dict[str, tuple[tuple[float, str], ...]] = {
     "_groups": ((1e6, "10⁶ groups"), (1.0, "groups")),
 }
 """Suffix of a column -> units to print it in, largest first."""
+MEASURED = {
+    "loss_increase": "loss increase vs dense [nats/token]",
+    "relative_output_error": "output error |Y - Yd|² / |Yd|² [1]",
+    "energy_kept_share": "energy kept [1]",
+}
+"""Columns of measured qualities, whose names do not end in their unit -> what an axis says."""
 TEXT_POINTS = 7.5
 """Height of the letters of a name, in typographic points."""
 
@@ -51,6 +57,8 @@ def scaled(name: str, values: Any) -> Scaled:
     >>> scaled("area_um2", [1.4e8]), scaled("time_s", [2.5e-5]).label
     (Scaled(factor=1000000.0, label='area [mm²]'), 'time [µs]')
     """
+    if name in MEASURED:
+        return Scaled(1.0, MEASURED[name])
     for suffix, units in SCALES.items():
         if f"_{name}".endswith(suffix):
             text = f"_{name}".removesuffix(suffix).strip("_").replace("_", " ") or "time"
@@ -158,7 +166,8 @@ def _in_units(rows: pd.DataFrame, name: str, axis: str) -> tuple[pd.DataFrame, s
     ends = {
         f"{axis}_{end}": rows[f"{name}_{end}"] / factor for end in ("low", "high") if f"{name}_{end}" in rows
     }
-    if len(ends) == 2:
+    # Intervals of what was measured are of each point by itself.
+    if len(ends) == 2 and name not in MEASURED:
         low, high = ((rows[f"{name}_{end}"] / rows[name]).median() for end in ("low", "high"))
         label += f"; range: {low:.2g} to {high:.2g} times, mostly common to all"
     return rows.assign(**{axis: rows[name] / factor}, **ends), label

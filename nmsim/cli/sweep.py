@@ -12,14 +12,14 @@ from typer import Argument, Option
 import hwmodels
 from hwmodels.silicon.energy import UM2_PER_MM2
 from hwmodels.sweeps import EXAMPLE_FILE, Summary, kept_points, load_space, no_rows
-from hwmodels.sweeps.pareto import highlights
+from hwmodels.sweeps.pareto import COMPARABLE, highlights
 from hwmodels.sweeps.run import SUFFIXES, finished
-from hwmodels.sweeps.space import MeasuredQuality, WayChoice
+from hwmodels.sweeps.space import MeasuredQuality, Space, WayChoice
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
 from nmsim.errors import SpecError
 from nmsim.files.atomic import new_file
-from nmsim.files.output import ROW_FILE, Output
+from nmsim.files.output import PICTURES, ROW_FILE, Output
 from nmsim.pattern import Pattern
 from nmsim.support.cells import write_csv
 from nmsim.units import joules_unit, short
@@ -27,6 +27,9 @@ from nmsim.units import joules_unit, short
 if TYPE_CHECKING:
     import pandas as pd
 
+MOST_PANELS = 6
+"""Panels beside each other that can still be read."""
+DPI = 200
 COSTS = "time_s,energy_joules,area_um2"
 WITHOUT_COSTS = "time_s,dram_read_bytes"
 SPEED_FROM_POINTS = 100_000
@@ -65,6 +68,15 @@ def sweep(
     front: Annotated[
         Path | None, Option("--front", metavar="FILE", help="CSV file to write the Pareto front into.")
     ] = None,
+    plot: Annotated[
+        Path | None,
+        Option(
+            "--plot",
+            metavar="FILE",
+            help="Figure of the Pareto front to write, .svg, .png or .pdf: the quality, or else the second column, over the "
+            "first one.",
+        ),
+    ] = None,
     workers: Annotated[
         int, Option("--workers", "--threads", min=1, help="Threads that evaluate points.")
     ] = 1,
@@ -101,12 +113,16 @@ def sweep(
         pareto or [COSTS if loaded.costs else WITHOUT_COSTS, *least], "column for --pareto"
     )
     gains = options.split_names(maximise or most)
+    if plot is not None:
+        _refuse_figure(loaded, [*costs, *gains])
     # An empty table finds a column that does not exist before any point is evaluated.
     hwmodels.pareto_front(no_rows(loaded), minimise=costs, maximise=gains)
     # The points of a run that was stopped after its last one are complete, and no other run has to replace them.
     complete = finished(loaded, target) and not restart
     points = Output(target, suffixes=SUFFIXES, strict=True, complete=complete)
-    console.claim(points, *([Output(front, suffixes=ROW_FILE)] if front is not None else []), force=force)
+    tables = [Output(front, suffixes=ROW_FILE)] if front is not None else []
+    pictures = [Output(plot, suffixes=PICTURES, strict=True)] if plot is not None else []
+    console.claim(points, *tables, *pictures, force=force)
     with _say_what_is_kept(target), console.share_bar() as progress, _threads(workers) as executor:
         done = hwmodels.sweep(
             loaded,
@@ -121,6 +137,13 @@ def sweep(
         with new_file(front, force=force, sources=[space, target]) as stream:
             write_csv(best.front, stream)
 
+    if plot is not None:
+        drawn = _figure(
+            best.front, costs, gains, quality.column if quality else "", plot.suffix.removeprefix(".")
+        )
+        with new_file(plot, force=force, sources=[space, target]) as stream:
+            stream.write(drawn)
+
     def show() -> None:
         _show(done, best.best)
         over = f"{', '.join(costs)}" + (f" (least), {', '.join(gains)} (most)" if gains else " (least)")
@@ -129,6 +152,37 @@ def sweep(
 
     rows = [{str(name): value for name, value in row.items()} for row in best.best.to_dict("records")]
     return Answer(_record(done) | {"best": rows, "pareto_front_points": len(best.front)}, show)
+
+
+def _refuse_figure(space: Space, columns: Sequence[str]) -> None:
+    """Refuse a figure that has too many panels or no second axis, before any work."""
+    works = len(space.works) * len(space.tokens)
+    if works > MOST_PANELS:
+        raise SpecError(
+            f'--plot: {works} works, each a panel: expected at most {MOST_PANELS}; per = "model" adds layers up'
+        )
+    if len(columns) < 2:
+        raise SpecError("--plot: one column of the Pareto front: expected at least two")
+
+
+def _figure(
+    front: "pd.DataFrame", costs: Sequence[str], gains: Sequence[str], quality: str, kind: str
+) -> bytes:
+    """Draw the front by two of its columns. Points that only other columns keep on it are hollow."""
+    from hwmodels import plots
+
+    columns = [*costs, *gains]
+    x = next(name for name in columns if name != quality)
+    y = quality if quality in columns else next(name for name in columns if name != x)
+    within = [name for name in COMPARABLE if name in front]
+    axes = {
+        "minimise": [name for name in (x, y) if name in costs],
+        "maximise": [name for name in (x, y) if name in gains],
+    }
+    own = hwmodels.pareto_front(front, **axes, within=within)
+    named = ("core", "pattern", "encoding", "sparse_operand", "dtype")
+    fig, _ = plots.pareto(front, x=x, y=y, front=own, within=within, bars=True, label=named)
+    return plots.rendered(fig, kind, dpi=DPI)
 
 
 def _measured(source: str, choice: WayChoice, patterns: Sequence[Pattern]) -> MeasuredQuality:

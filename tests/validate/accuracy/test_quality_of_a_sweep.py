@@ -1,6 +1,7 @@
 """A sweep with measured qualities: which way of each pattern counts, and what the answer holds."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -131,6 +132,27 @@ def test_the_verb_minimises_losses(nmsim, losses, tmp_path, monkeypatch):
     front = pd.read_csv(tmp_path / "front.csv")
     assert {"loss_increase", "loss_increase_low", "loss_increase_high"} <= set(front.columns)
     assert "dense" in set(front["pattern"])
-    code, text, _ = nmsim("sweep", "space.toml", "-o", "again.csv", "--json")
+    code, text, _ = nmsim("sweep", "space.toml", "-o", "again.csv", "--plot", "front.svg", "--json")
     assert code == 0
     assert "loss_increase" in json.loads(text)["best"][0]
+    assert "loss increase vs dense" in texts_of_svg(tmp_path / "front.svg")
+
+
+def texts_of_svg(path):
+    """Texts of a figure, which stand in its comments."""
+    return " ".join(re.findall(r"<!-- (.*?) -->", path.read_text(encoding="utf-8")))
+
+
+def test_a_figure_that_cannot_be_read_is_refused_before_any_work(nmsim, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "space.toml").write_text(
+        '[core]\nbase = "flexible-8x16"\n[axes]\npattern = ["2:4"]\ntokens = [1, 2, 3, 4, 5, 6, 7]\n'
+        "[workload]\nshapes = [[256, 256]]\n"
+    )
+    for options, problem in (
+        ((), "7 works, each a panel: expected at most 6"),
+        (("--pareto", "time_s"), "7 works"),
+    ):
+        code, _, err = nmsim("sweep", "space.toml", "--plot", "front.png", *options)
+        assert (code, problem in err) == (2, True)
+    assert not list(tmp_path.glob("space.parquet*"))
