@@ -1,7 +1,11 @@
 """A campaign of losses on a fake model: rows as they come, resumed, held, bounded, and failures that end nothing."""
 
-import dataclasses
 import math
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 
@@ -110,9 +114,40 @@ def test_a_run_that_was_stopped_continues(go, planned, tmp_path):
     assert again.asked == []
 
 
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import test_run as here
+
+class Killed(here.Fake):
+    def losses(self, configuration, *, windows):
+        if len(self.asked) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().losses(configuration, windows=windows)
+
+planned = here.plan(here.campaigns.load("c.toml"), layers=here.LAYERS, about=here.ABOUT)
+here.run(planned, Killed(), here.Path("losses.csv"), stamp=here.STAMP, budget_s=60)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a system with SIGKILL")
+def test_a_run_that_was_killed_continues(go, planned, tmp_path):
+    folder = Path(__file__).parent
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(folder)], cwd=tmp_path, timeout=120, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    before = row_files.read(tmp_path / "losses.csv", LossRow)
+    assert len(before) == 3
+    fake = Fake()
+    # The lock of the killed process is free, and its rows are kept.
+    outcome = go(fake)
+    assert (outcome.found, len(outcome.rows), len(fake.asked)) == (before, 4, 4)
+
+
 def test_other_windows_are_other_rows(go, planned, tmp_path):
     go(Fake())
-    other = dataclasses.replace(campaigns.load(tmp_path / "c.toml").limited(1))
+    other = campaigns.load(tmp_path / "c.toml").limited(1)
     found = run(
         plan(other, layers=LAYERS, about=ABOUT), Fake(), tmp_path / "losses.csv", stamp=STAMP, budget_s=60
     )
@@ -181,8 +216,6 @@ def test_half_a_line_stops_a_run_before_any_work(go, tmp_path):
 
 
 def test_a_second_run_on_the_same_file_is_refused(go, tmp_path):
-    import threading
-
     caught = []
 
     def other():
