@@ -37,7 +37,7 @@ VERBS = {
     "unpack": Verb("files", FILES, "Make a packed checkpoint dense again."),
     "inspect": Verb("files", FILES, "Show what each format keeps and costs, tensor by tensor."),
     "check": Verb("files", FILES, "Say whether the weights of a checkpoint are N:M, and where they are not."),
-    "convert": Verb("interchange", FILES, "Read sparse weights of another tool, or write them for one."),
+    "convert": Verb("files", FILES, "Read sparse weights of another tool, or write them for one."),
     "model": Verb(
         "models",
         PREDICT,
@@ -67,7 +67,7 @@ VERBS = {
         "Measure the loss of a language model in many pruned configurations, and append rows to a file.",
     ),
     "study": Verb("study", JUDGE, "Encode a checkpoint, predict a model, and write a report."),
-    "export": Verb("interchange", DESIGN, "Write input files for another simulator."),
+    "export": Verb("files", DESIGN, "Write input files for another simulator."),
     "fit": Verb("maintain", MAINTAIN, "Fit the constants of the estimate to measured rows.", hidden=True),
     "bench": Verb("maintain", MAINTAIN, "Time the codecs and the models on this machine.", hidden=True),
 }
