@@ -91,9 +91,9 @@ def test_rows_of_a_model_are_its_own_losses(nmsim, here, tiny_model, tiny):
         (["--model", "nobody"], "nobody"),
         (
             ["--text", "short.txt"],
-            "text 'short.txt': has 1 windows of 32 tokens after 64 tokens of calibration, expected 3",
+            "expected at least 160: 64 for calibration, then 3 windows of 32",
         ),
-        (["long.toml"], "campaign long: window_tokens=256: expected at most 128, the model's context"),
+        (["long.toml"], "window_tokens=256: expected at most 128, the context of tiny-llama"),
     ],
 )
 def test_a_model_or_text_that_cannot_be_had_is_one_line(nmsim, here, tiny_model, arguments, message):
