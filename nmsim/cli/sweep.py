@@ -113,8 +113,6 @@ def sweep(
         pareto or [COSTS if loaded.costs else WITHOUT_COSTS, *least], "column for --pareto"
     )
     gains = options.split_names(maximise or most)
-    if plot is not None:
-        _refuse_figure(loaded, [*costs, *gains])
     # An empty table finds a column that does not exist before any point is evaluated.
     hwmodels.pareto_front(no_rows(loaded), minimise=costs, maximise=gains)
     # The points of a run that was stopped after its last one are complete, and no other run has to replace them.
@@ -123,6 +121,8 @@ def sweep(
     tables = [Output(front, suffixes=ROW_FILE)] if front is not None else []
     pictures = [Output(plot, suffixes=PICTURES, strict=True)] if plot is not None else []
     console.claim(points, *tables, *pictures, force=force)
+    if plot is not None:
+        _refuse_figure(loaded, [*costs, *gains])
     with _say_what_is_kept(target), console.share_bar() as progress, _threads(workers) as executor:
         done = hwmodels.sweep(
             loaded,

@@ -41,6 +41,7 @@ WRITES = {
     ("mitigations", "--output"): (["mitigations", "--model", "config.json"], "file", ".csv", "config.json"),
     ("sweep", "--output"): (["sweep", "space.toml"], "file", ".parquet", None),
     ("sweep", "--front"): (["sweep", "space.toml", "-o", "points.parquet"], "file", ".csv", "space.toml"),
+    ("sweep", "--plot"): (["sweep", "space.toml", "-o", "points.parquet"], "file", ".svg", "space.toml"),
     ("core", "--write"): (["core", "-c", "core.toml"], "file", ".toml", "core.toml"),
     ("machine", "--write"): (["machine", "machine.toml"], "file", ".toml", "machine.toml"),
     ("calibrate", "--output"): (["calibrate"], "file", ".toml", None),
