@@ -60,7 +60,7 @@ def perplexity(
         str,
         Argument(
             help="What to evaluate: a campaign by name, or the path of a campaign TOML file. The campaign accuracy-quick takes "
-            "under three minutes on two cores, accuracy some 75 minutes.",
+            "under three minutes on two cores; accuracy ends after 90 minutes, and the same command continues it.",
             metavar="CAMPAIGN",
         ),
     ] = DEFAULT,
