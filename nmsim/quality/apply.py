@@ -135,14 +135,13 @@ class TokenPruner:
         self.way = way
         columns = Layer(block).columns()
         self._fold = folded_recipe(way, known, columns)
-        folds = bool(way.find("rotation") or way.find("smooth_static"))
-        # One block: the layer of a model that is run is in memory as a whole.
-        layer = Layer(block, self._fold, block.size)
-        folded_columns = layer.columns() if folds else columns
-        vector = criteria.vector_of(way.criterion, weight=layer.whole()) if way.pattern else None
-        x_fit = layer.produced(known.tokens) if known is not None and way.fitted else None
+        # Folded once: products with a rotation are the longest part of it.
+        whole = np.ascontiguousarray(Layer(block, self._fold, block.size).whole())
+        layer = Layer(whole, block_elems=block.size)
+        folded_columns = layer.columns() if way.find("rotation") or way.find("smooth_static") else columns
+        vector = criteria.vector_of(way.criterion, weight=whole) if way.pattern else None
+        x_fit = rewrite.produced(known.tokens, self._fold) if known is not None and way.fitted else None
         self._choice, fit_chosen = fitted_choice(way, x_fit, layer, columns=folded_columns, vector=vector)
-        whole = np.ascontiguousarray(layer.whole())
         recipe = self._choice.recipe
         self._prepared = rewrite.prepare(whole, recipe)
         if fit_chosen is not None and x_fit is not None:

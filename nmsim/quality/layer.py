@@ -337,14 +337,14 @@ class Layer:
     weight : array [O, K]
         Of any dtype; a view of a file will do.
     fold : Recipe
-        Its rotation and its static equalisation are folded into every block.
+        Rotation and equalisation alone; they are folded into every block, if they are static.
     block_elems : int
     """
 
     def __init__(self, weight: Array, fold: Recipe = rewrite.PLAIN, block_elems: int = BLOCK_ELEMS) -> None:
         self.weight = weight
         self.shape: tuple[int, int] = weight.shape
-        self.fold = Recipe(rotation=fold.rotation, equalise=fold.equalise)
+        self.fold = fold
         self.block_elems = block_elems
 
     def blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:

@@ -166,6 +166,14 @@ def expected_weight(one, x_fit, weight):
     return found * (1 + scale)[:, None], bias, mask
 
 
+FEW = [
+    one
+    for one in ways_of("activations", "2:4")
+    if one.criterion in ("magnitude", "clact", "amber", "unstructured_global")
+]
+"""Of each kind of criterion one: of an element, of the call, of the weights, of all tokens."""
+
+
 class TestTokens:
     @pytest.mark.parametrize("one", ways_of("activations"), ids=str)
     def test_a_layer_is_that_of_the_golden_formulas(self, one):
@@ -231,7 +239,7 @@ class TestMeasuring:
     @pytest.mark.parametrize("values", [None, "int4/16/before", "int4/16/after"])
     def test_tokens(self, values):
         x_fit, x, weight = layer(100)
-        ways = [one._replace(values=values and parse_rounding(values)) for one in ways_of("activations")]
+        ways = [one._replace(values=values and parse_rounding(values)) for one in FEW]
         dense = x.astype(float) @ weight.T.astype(float)
         for measured in measure_activations(x_fit, x, weight, ways):
             y = run(measured.way, x_fit, x, weight)
@@ -288,14 +296,6 @@ class TestRounding:
         one = Way("activations", None, values=parse_rounding("int4/16/before"))
         y = golden.rounded(self.X, bits=4, group=16) @ self.WEIGHT.T.astype(float)
         near(run(one, None, self.X, self.WEIGHT), y)
-
-
-FEW = [
-    one
-    for one in ways_of("activations", "2:4")
-    if one.criterion in ("magnitude", "clact", "amber", "unstructured_global")
-]
-"""Of each kind of criterion one: of an element, of the call, of the weights, of all tokens."""
 
 
 class TestSharing:
