@@ -22,7 +22,7 @@ from nmsim.quality import Way, cross
 from nmsim.quality.way import is_reference
 from nmsim.support.cells import write_csv
 from nmsim.units import percent
-from validate.accuracy.beside_cost import LOSS_COLUMNS, asked_qualities
+from validate.accuracy.beside_cost import LOSS_COLUMNS, asked_qualities, with_losses
 from validate.quality.activation_dump import Source, Synthetic, open_dump, some_of
 from validate.quality.measure import QUALITY_COLUMNS, Target, counted, measure_quality, open_dense
 from validate.study.example_checkpoint import FILE_NAME, write_example
@@ -157,9 +157,8 @@ def quality(
         path for path in (checkpoint, activations, Path(losses) if losses else None) if path is not None
     ]
     qualities = asked_qualities(losses, losses_of or (), patterns=patterns)
-    if qualities is not None:
-        # A table that cannot stand beside this one is refused before the measurement.
-        qualities.beside(pd.DataFrame(columns=list(QUALITY_COLUMNS)))
+    # A table that cannot stand beside this one is refused before the measurement.
+    with_losses(pd.DataFrame(columns=list(QUALITY_COLUMNS)), qualities)
     table = Output(output, suffixes=ROW_FILE)
     pictures = [Output(plot, suffixes=PICTURES, strict=True)] if plot is not None else []
     console.claim(table, *pictures, force=force)
@@ -191,7 +190,7 @@ def quality(
             progress=progress,
         )
         description = tokens.description
-    found = run.table if qualities is None else qualities.beside(run.table)
+    found = with_losses(run.table, qualities)
     drawn = b"" if plot is None else _figure(run.table, plot.suffix.removeprefix("."))
     if activations is None:
         console.warn(f"activations: {description}, drawn at random, of no model")
@@ -294,7 +293,7 @@ def _figure(table: pd.DataFrame, kind: str) -> bytes:
 
 def _show(rows: pd.DataFrame, description: str, layers: int) -> None:
     lines = []
-    has_losses = LOSS_COLUMNS[0] in rows
+    has_losses = bool(rows[LOSS_COLUMNS[0]].notna().any())
     for row in rows.itertuples():
         # The mark says that the figure is an upper bound and not an estimate.
         bound = "≤ " if row.mask_entropy_kind in ("upper_bound", "mixed") else ""

@@ -200,27 +200,6 @@ class Qualities:
         by = criterion if mitigation == NONE else f"{criterion}, {mitigation}"
         return f"Measured on {self.model_name}, by {by}: {self.quantity.label.partition(' [')[0]} {one.value:.3f}{ends}."
 
-    def beside(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Add the columns `LOSS_COLUMNS` to a table of `nmsim quality`; rows of single layers have none of the values.
-
-        Raises
-        ------
-        RowError
-            These qualities are no losses.
-        """
-        if self.quantity is not LOSS_INCREASE:
-            raise RowError(
-                f"{self.source}: {self.quantity.column}: expected rows of losses, to stand beside such figures"
-            )
-        known = {one.key: one for one in self.ways}
-        nothing = dict.fromkeys(LOSS_COLUMNS[:3], math.nan) | dict.fromkeys(LOSS_COLUMNS[3:], "")
-        keys = zip(*(table[name] for name in ("operand", "pattern", "criterion", "mitigation")), strict=True)
-        found = [
-            self.cells(known[key]) if layer == OF_ALL_LAYERS and key in known else nothing
-            for layer, key in zip(table["layer"], keys, strict=True)
-        ]
-        return table.assign(**pd.DataFrame(found, columns=list(LOSS_COLUMNS), index=table.index))
-
     def cells(self, one: WayQuality | None) -> dict[str, Any]:
         """Columns of a table: the value and its ends, named after the quantity, and what they are of."""
         column = self.quantity.column
@@ -232,6 +211,36 @@ class Qualities:
             f"{column}_model": self.model,
             f"{column}_text": self.text,
         }
+
+
+def with_losses(table: pd.DataFrame, qualities: Qualities | None) -> pd.DataFrame:
+    """Add the columns `LOSS_COLUMNS` to a table of `nmsim quality`: values in rows of all layers whose way was measured.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `validate.measure_quality`.
+    qualities : Qualities or None
+        None: the columns are empty.
+
+    Raises
+    ------
+    RowError
+        These qualities are no losses.
+    """
+    if qualities is not None and qualities.quantity is not LOSS_INCREASE:
+        column = qualities.quantity.column
+        raise RowError(f"{qualities.source}: {column}: expected rows of losses, to stand beside such figures")
+    known = {one.key: one for one in qualities.ways} if qualities is not None else {}
+    nothing = dict.fromkeys(LOSS_COLUMNS[:3], math.nan) | dict.fromkeys(LOSS_COLUMNS[3:], "")
+    keys = zip(*(table[name] for name in ("operand", "pattern", "criterion", "mitigation")), strict=True)
+    found = [
+        qualities.cells(known[key])
+        if qualities is not None and layer == OF_ALL_LAYERS and key in known
+        else nothing
+        for layer, key in zip(table["layer"], keys, strict=True)
+    ]
+    return table.assign(**pd.DataFrame(found, columns=list(LOSS_COLUMNS), index=table.index))
 
 
 def _stored_so(way: Way, beside: Mapping[str, str | None]) -> bool:

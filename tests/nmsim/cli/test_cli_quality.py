@@ -34,7 +34,7 @@ def test_table_and_file(nmsim, weights):
     assert "≤" in text
     assert text.endswith("48 rows in quality.csv\n")
     table = pd.read_csv("quality.csv")
-    assert tuple(table.columns) == QUALITY_COLUMNS
+    assert tuple(table.columns) == (*QUALITY_COLUMNS, *LOSS_COLUMNS)
     assert len(table) == 8 * (2 + 4)
     assert set(table["activations"]) == {"synthetic llm-like"}
 
