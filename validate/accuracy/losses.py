@@ -180,12 +180,13 @@ def loss_tables(rows: Iterable[LossRow]) -> list[LossTable]:
     keys: set[tuple[object, ...]] = set()
     tables: dict[Setting, dict[Configuration, LossRow]] = {}
     for row in rows:
-        where = f"{Setting.of(row)}: {row.configuration}"
+        setting, as_written = Setting.of(row), row.configuration
+        where = f"{setting}: {as_written}"
         if row.key in keys:
             raise RowError(f"{where}: two rows of one key: expected one (a file that was read twice?)")
         keys.add(row.key)
-        of_setting = tables.setdefault(Setting.of(row), {})
-        configuration = _lowest_terms(row.configuration)
+        of_setting = tables.setdefault(setting, {})
+        configuration = _lowest_terms(as_written)
         other = of_setting.get(configuration)
         if other is not None:
             _refuse_contradiction(row, other, where)

@@ -185,20 +185,17 @@ def sums_of_singles(rows: Iterable[LossRow]) -> pd.DataFrame:
 
 def _sums(table: LossTable) -> Iterator[dict[str, Any]]:
     places = {one: place_of(one.layers) for one in table.rows if not one.is_dense}
+    # Singles by the way in which they are pruned: a table has a thousand of them, and a hundred wholes.
+    singles_of: dict[tuple[Configuration, Scope], list[tuple[Configuration, Place]]] = {}
+    for one, at in places.items():
+        if at is not None:
+            singles_of.setdefault((replace(one, layers=ALL_LAYERS), at.scope), []).append((one, at))
     for whole, place in places.items():
         if whole.layers != ALL_LAYERS and (place is None or place.scope == "layer"):
             continue
-        for scope in SCOPES:
-            if place is not None and scope != "layer":
-                continue
-            singles = [
-                one
-                for one, at in places.items()
-                if at is not None
-                and at.scope == scope
-                and _is_part(at, place)
-                and replace(one, layers=whole.layers) == whole
-            ]
+        for scope in SCOPES if place is None else SCOPES[:1]:
+            of_way = singles_of.get((replace(whole, layers=ALL_LAYERS), scope), [])
+            singles = [one for one, at in of_way if _is_part(at, place)]
             # Names of all layers are not in the rows; their number is.
             pruned = sum(table.rows[one].layers_pruned for one in singles)
             if singles and pruned == table.rows[whole].layers_pruned:

@@ -103,7 +103,7 @@ def mean_interval(
     >>> mean_interval([3.0, 3.0, 3.0])
     Interval(mean=3.0, low=3.0, high=3.0)
     """
-    return _bootstrap(_losses(values), None, confidence=confidence, resamples=resamples, seed=seed)
+    return _bootstrap(_losses(values), confidence=confidence, resamples=resamples, seed=seed)
 
 
 def paired_difference(
@@ -378,9 +378,7 @@ def _quotient(both: FloatArray, first: FloatArray, second: FloatArray) -> FloatA
 
 
 def _bootstrap(
-    over: FloatArray,
-    under: FloatArray | None,
-    *,
+    *samples: FloatArray,
     confidence: float,
     resamples: int,
     seed: int,
@@ -389,9 +387,20 @@ def _bootstrap(
     """The interval of a mean, or of a ratio of two transformed means, of windows that are drawn together."""
     if not 0 < confidence < 1:
         raise RowError(f"confidence={brief(confidence)}: expected a number between 0 and 1")
-    count = len(over)
+    return _cached(tuple(one.tobytes() for one in samples), confidence, resamples, seed, transform)
 
-    samples = (over,) if under is None else (over, under)
+
+@functools.lru_cache(maxsize=8192)
+def _cached(
+    data: tuple[bytes, ...],
+    confidence: float,
+    resamples: int,
+    seed: int,
+    transform: Callable[[Any], Any],
+) -> Interval:
+    """Tables, claims and figures ask for the same intervals."""
+    samples = [np.frombuffer(one) for one in data]
+    count = len(samples[0])
 
     def of_means(first: Any, second: Any = None) -> Any:
         return _round(transform(first) if second is None else transform(first) / transform(second))

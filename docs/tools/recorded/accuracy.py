@@ -609,8 +609,9 @@ def _detail(own: pd.DataFrame) -> str:
 
 
 def _readable(label: str) -> str:
-    for name in sorted(NAMES, key=len, reverse=True):
-        label = re.sub(rf"\b{name}\b", NAMES[name], label)
+    for name, readable in NAMES.items():
+        if name != "unstructured":
+            label = re.sub(rf"\b{name}\b", readable, label)
     return label
 
 
