@@ -37,6 +37,8 @@ PROXY_LABELS = {
     "relative_output_error": "output error |Y - Yd|² / |Yd|² [1]",
 }
 HALF = Pattern(1, 2).density
+SMALL: dict[str, Any] = {"markersize": 2.5, "alpha": 0.6, "zorder": 3}
+"""Of the many marks of single layers, whose bars would cover each other."""
 ROW_GAP = 0.36
 """Between rows of panels that have a title and a label of the x axis, as a share of their height."""
 
@@ -131,7 +133,13 @@ def sensitivity(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure, A
     operands = list(dict.fromkeys(rows["operand"]))
     # A way has the same mark in all panels, though most panels have only some of the ways.
     ways = list(dict.fromkeys(_way(row) for row in rows.to_dict("records")))
-    fig, grid = style.panel_grid(len(operands), len(scopes), 2.8, top=0.75, share_y=False)
+    marks = {
+        way: {"color": colour, "marker": marker, "linestyle": "none", "markersize": 4}
+        for way, colour, marker in zip(ways, _many_colours(theme), style.MANY_MARKERS, strict=False)
+    }
+    if len(marks) < len(ways):
+        raise RowError(f"a figure of {len(ways)} ways to prune, expected at most {len(marks)}")
+    fig, grid = style.panel_grid(len(operands), len(scopes), 2.8, top=0.95, share_y=False)
     fig.subplots_adjust(hspace=ROW_GAP)
     for operand, panels in zip(operands, grid, strict=True):
         for scope, ax in zip(scopes, panels, strict=True):
@@ -141,7 +149,7 @@ def sensitivity(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure, A
             for way, offset in zip(present, style.side_by_side(len(present), 0.25), strict=True):
                 points = own[[_way(row) == way for row in own.to_dict("records")]]
                 at = np.array([places.index(name) for name in points[scope]]) + offset
-                _with_bars(ax, at, points, theme.mark(ways.index(way), size=4))
+                _with_bars(ax, at, points, marks[way])
             style.named_axis(ax, [str(place).removesuffix("_proj") for place in places], theme)
             ax.axhline(0, color=theme.ink, linewidth=0.8, zorder=1)
             ax.set_title(f"{operand}, one {scope} pruned")
@@ -151,7 +159,7 @@ def sensitivity(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure, A
             )
             if scope == "block" and len(places) > 12:
                 ax.set_xticks(range(0, len(places), 3), [str(place) for place in places[::3]])
-    style.add_legend(fig, [style.mark_key(way, **theme.mark(place)) for place, way in enumerate(ways)])
+    style.add_legend(fig, [style.mark_key(way, **mark) for way, mark in marks.items()], 4)
     return fig, grid
 
 
@@ -159,7 +167,8 @@ def sensitivity(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure, A
 def proxy_scatter(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure, AxesGrid]:
     """Draw measured loss increases over figures of `nmsim quality`: configurations above, single layers below.
 
-    Points whose increase is not above zero have no place on the logarithmic axis, and the title counts them.
+    Single layers have no bars: these would cover each other. Points whose increase is not above zero have no place on the
+    logarithmic axis, and the title counts them.
 
     Parameters
     ----------
@@ -201,7 +210,10 @@ def proxy_scatter(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure,
         for (proxy, label), ax in zip(PROXY_LABELS.items(), panels, strict=True):
             for pair in series:
                 points = own[(own["operand"] == pair[0]) & (own["pattern"] == pair[1])]
-                _with_bars(ax, points[proxy].to_numpy(float), points, marks[pair])
+                if over == "configurations":
+                    _with_bars(ax, points[proxy].to_numpy(float), points, marks[pair])
+                else:
+                    ax.plot(points[proxy], points[INCREASE], **marks[pair] | SMALL)
             _logarithmic(ax.set_xscale, ax.xaxis)
             _logarithmic(ax.set_yscale, ax.yaxis)
             ax.set_xlabel(label)
@@ -250,9 +262,13 @@ def _with_bars(ax: Axes, at: NDArray[np.float64], points: pd.DataFrame, mark: di
 
 
 def _logarithmic(scale: Callable[[str], None], axis: Any) -> None:
-    """A logarithmic axis with plain numbers at steps that are near enough to read it."""
+    """A logarithmic axis with plain numbers, as many per decade as have room."""
     scale("log")
-    axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    low, high = axis.get_view_interval()
+    decades = np.log10(high / low)
+    axis.set_major_locator(
+        LogLocator(subs=(1, 2, 3, 5) if decades < 1.3 else (1, 3) if decades < 2.5 else (1,))
+    )
     style.plain_numbers(axis)
 
 

@@ -39,7 +39,14 @@ TEXTS = {
 TRUSTED = "relative_output_error"
 WORST_LAYERS = 12
 
-HEAD = """# Accuracy: what pruning costs a real language model
+TITLE = "# Accuracy: what pruning costs a real language model"
+WITHOUT_ROWS = f"""{TITLE}
+
+No rows are committed in `validate/data/losses`. `nmsim perplexity` measures them, and `make docs` makes this page of them: losses
+of pruned weights and activations with intervals, sensitive layers, and the claims of both papers.
+"""
+
+HEAD = """{title}
 
 Everything on this page is measured on a real language model, and made from [committed rows](../../validate/data/losses) by
 `make docs`. Numbers and verdicts come from the rows. The [claims of both papers](#claims-of-both-papers) stand at the end.
@@ -227,6 +234,8 @@ def drawable(figure: str) -> bool:
 
 def page() -> str:
     """The whole page as Markdown."""
+    if not has_rows():
+        return WITHOUT_ROWS
     parts = [
         _head(),
         _grid(),
@@ -265,6 +274,7 @@ def _head() -> str:
     )
     perplexity = _interval(Interval(cell["perplexity"], cell["perplexity_low"], cell["perplexity_high"]))
     return HEAD.format(
+        title=TITLE,
         short=_short(),
         model=MODELS.get(dense.model, dense.model),
         layers=layers,
@@ -574,7 +584,7 @@ def _verdicts() -> list[str]:
 
 
 def _counts(verdicts: Sequence[str]) -> str:
-    return "; ".join(f"{word}: {verdicts.count(word)}" for word in VERDICTS if word in verdicts)
+    return "; ".join(f"{word} {verdicts.count(word)}" for word in VERDICTS if word in verdicts)
 
 
 def _claims() -> str:
