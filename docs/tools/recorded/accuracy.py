@@ -42,8 +42,8 @@ WORST_LAYERS = 12
 TITLE = "# Accuracy: what pruning costs a real language model"
 WITHOUT_ROWS = f"""{TITLE}
 
-No rows are committed in `validate/data/losses`. `nmsim perplexity` measures them, and `make docs` makes this page of them: losses
-of pruned weights and activations with intervals, sensitive layers, and the claims of both papers.
+No rows are committed in `validate/data/losses`. `nmsim perplexity` measures them, and `make docs` makes this page of them. It
+then shows losses of pruned weights and activations with intervals, sensitive layers, and the claims of both papers.
 """
 
 HEAD = """{title}
