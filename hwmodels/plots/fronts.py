@@ -233,6 +233,8 @@ def _handles(order: list[str], bars: bool, theme: Theme) -> list[Any]:
 
 
 ALL_LAYERS = "all"
+CHECKPOINT = "checkpoint"
+"""In `costs_of`: speedups are those of the layers that were measured."""
 ERROR = "relative_output_error"
 ERROR_LABEL = "output error |Y - Yd|² / |Yd|² [1]"
 STORED_BITS = "stored_bits_per_elem"
@@ -241,11 +243,16 @@ LEAST_SPAN = 0.2
 """An axis of costs spans this share of its middle at least."""
 LEGEND_LETTERS, HANDLE_LETTERS, CAPTION_LETTERS = 150, 8, 215
 """Letters of a line over the whole width; a symbol of the legend, with room beside it, is as wide as so many letters."""
-DASHES: dict[str, Any] = {
-    "unstructured": style.DASHED,
-    "unstructured_global": (0, (1, 1.5)),
-    "unstructured_channel_vector": (0, (4, 1.5, 1, 1.5)),
-}
+DASHES: tuple[Any, ...] = (
+    style.DASHED,
+    (0, (1, 1.5)),
+    (0, (6, 1.5, 1, 1.5)),
+    (0, (8, 3)),
+    (0, (3, 1, 1, 1, 1, 1)),
+)
+"""Of criteria without groups, in the order in which they appear; they repeat."""
+ALIKE = 0.02
+"""Speedups on a core count as alike if all lie within this share of each other: no number of a core is as exact."""
 COLOURS = (*LIGHT.series, *style.MORE_COLOURS)
 
 
@@ -293,11 +300,25 @@ class WayMarks:
         return {"marker": marker, "linestyle": "none", "markersize": 5.5, "markeredgewidth": 1.1}
 
 
+def with_values(mitigation: str, values: Any) -> str:
+    """Name a mitigation and a rounding together: they share a marker.
+
+    Examples
+    --------
+    >>> with_values("none", ""), with_values("none", "int8/64/before"), with_values("var", "int4/64/after")
+    ('none', 'int8/64/before', 'var, int4/64/after')
+    """
+    parts = [mitigation, values] if isinstance(values, str) and values else [mitigation]
+    return ", ".join(part for part in parts if part != NONE) or NONE
+
+
 @styled
 def quality_cost(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure, AxesGrid]:
-    """Draw the error of the output over speedups and over bits: a row per operand and criterion, and the Pareto front.
+    """Draw the error of the output over speedups and over bits: a row per operand and criterion, with its Pareto front.
 
-    Colours are patterns, markers mitigations. The front is that of an operand over all of its criteria; its own points are
+    Colours are patterns, markers mitigations. Ways that none of the operand beats, of any criterion, are filled. Bars are the
+    ranges of predicted speedups. Speedups of an operand on a machine are alike if their ranges have a part in common. Those
+    on a core are alike if they differ by less than `ALIKE`. Then the panel says so, has no front, and only the least error is
     filled. Dashed lines are criteria without groups, at each density and without mitigation, which have no speedup. A way
     with an error of 0 has no place on a logarithmic axis: the caption says how many there are.
 
@@ -318,6 +339,7 @@ def quality_cost(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure, 
     """
     rows = table[(table["layer"] == ALL_LAYERS) & (table["pattern"] != DENSE)]
     rows = rows.assign(reference=[is_reference(criterion) for criterion in rows["criterion"]])
+    rows = rows.assign(mitigation=list(map(with_values, rows["mitigation"], rows["values"])))
     drawn = rows[rows[ERROR] > 0]
     sparse = drawn[~drawn["reference"]]
     references = drawn[drawn["reference"] & (drawn["mitigation"] == NONE)]
@@ -326,30 +348,32 @@ def quality_cost(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure, 
     marks = WayMarks.of(sparse["pattern"], sparse["mitigation"])
     costs = _costs(sparse)
     pairs = list(dict.fromkeys(zip(sparse["operand"], sparse["criterion"], strict=True)))
-    handles = _way_handles(marks, references, theme)
+    handles = _way_handles(marks, references, any(_has_ranges(sparse, name) for name, _ in costs), theme)
     columns = _legend_columns([len(handle.get_label()) + HANDLE_LETTERS for handle in handles])
     fig, grid = style.panel_grid(len(pairs), len(costs), PANEL_HEIGHT_IN, share_y=False)
     _make_room(fig, len(grid), -(-len(handles) // columns))
     errors = pd.concat([sparse, references])[ERROR]
+    dashes = _dashes(references)
     for (operand, criterion), panels in zip(pairs, grid, strict=True):
         own = sparse[sparse["operand"] == operand]
+        in_panel = own["criterion"] == criterion
         for (name, label), ax in zip(costs, panels, strict=True):
-            least = name == STORED_BITS
-            front = pareto_front(
-                own, minimise=[ERROR, name] if least else [ERROR], maximise=[] if least else [name]
-            )
-            points = own.assign(on_front=front)[own["criterion"] == criterion]
-            # A line through other criteria's points would lead through nothing that the panel shows.
-            if points["on_front"].any():
-                _draw_front(ax, own[front], name, least, theme)
-            _draw_points(ax, points, name, marks, theme)
-            _draw_references(ax, references[references["operand"] == operand], theme)
+            alike = _alike(own, name)
+            on_front = own[ERROR] == own[ERROR].min() if alike else _on_front(own, name)
+            if alike:
+                _say_alike(ax, theme)
+            else:
+                # Of the criterion alone, so that the line passes through points of its panel.
+                of_criterion = own[in_panel]
+                _draw_front(ax, of_criterion[_on_front(of_criterion, name)], name, theme)
+            _draw_ranges(ax, own[in_panel], name, theme)
+            _draw_points(ax, own.assign(on_front=on_front)[in_panel], name, marks, theme)
+            _draw_references(ax, references[references["operand"] == operand], dashes, theme)
             ax.set_yscale("log")
             ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
             style.plain_numbers(ax.yaxis)
             ax.set_ylim(errors.min() / 1.25, errors.max() * 1.25)
-            # Limits that all rows of an operand share, with room beside the points.
-            ax.set_xlim(*cost_limits(own[name]))
+            ax.set_xlim(*_limits(own, name))
             ax.ticklabel_format(axis="x", useOffset=False)
             ax.xaxis.set_major_locator(MaxNLocator(5))
             ax.set_xlabel(label, fontsize=8)
@@ -397,12 +421,13 @@ def _costs(sparse: pd.DataFrame) -> list[tuple[str, str]]:
     costs = []
     for phase in ("decode", "prefill"):
         tokens = "1 token" if phase == "decode" else f"{int(sparse['tokens_prefill'].iloc[0])} tokens"
+        of = "" if sparse["costs_of"].iloc[0] == CHECKPOINT else f"{sparse['costs_of'].iloc[0]} on "
         for column, on in (
             (f"core_{phase}_speedup_vs_dense", "core"),
             (f"predicted_{phase}_speedup_vs_dense", "hardware"),
         ):
             if sparse[column].notna().all():
-                costs.append((column, f"{phase}, {tokens}, {sparse[on].iloc[0]}: speedup vs dense [×]"))
+                costs.append((column, f"{phase}, {tokens}, {of}{sparse[on].iloc[0]}: speedup vs dense [×]"))
                 break
     return [*costs, (STORED_BITS, "stored bits of the operand [bits/element]")]
 
@@ -415,19 +440,80 @@ def _draw_points(ax: Axes, rows: pd.DataFrame, name: str, marks: WayMarks, theme
         ax.plot([x], [y], markerfacecolor=face, alpha=alpha, zorder=zorder, **mark)
 
 
-def _draw_front(ax: Axes, front: pd.DataFrame, name: str, least: bool, theme: Theme) -> None:
+def _on_front(rows: pd.DataFrame, name: str) -> Any:
+    """Ways that no other way of the rows beats in error and in a cost."""
+    least = name == STORED_BITS
+    return pareto_front(rows, minimise=[ERROR, name] if least else [ERROR], maximise=[] if least else [name])
+
+
+def _range_of(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Columns `low` and `high` of a speedup's range, NaN if it is not known."""
+    ends = {end: f"{name.removesuffix('_vs_dense')}_{end}" for end in ("low", "high")}
+    found = {end: rows.get(column, np.nan) for end, column in ends.items()}
+    return pd.DataFrame(found, index=rows.index, dtype=float)
+
+
+def _has_ranges(rows: pd.DataFrame, name: str) -> bool:
+    return bool(_range_of(rows, name).notna().all(axis=1).any())
+
+
+def _alike(rows: pd.DataFrame, name: str) -> bool:
+    """Whether the speedups of an operand differ by less than their noise; bits are exact."""
+    if name == STORED_BITS:
+        return False
+    known = _range_of(rows, name)
+    low, high = known["low"].fillna(rows[name]), known["high"].fillna((1 + ALIKE) * rows[name])
+    return bool(low.max() <= high.min())
+
+
+def _say_alike(ax: Axes, theme: Theme) -> None:
+    ax.annotate(
+        "speedups alike within their noise: no front", (0.5, 1), (0, -3), "axes fraction", "offset points",
+        ha="center", va="top", fontsize=6.5, bbox={"facecolor": theme.paper, "edgecolor": "none", "pad": 1.0},
+    )  # fmt: skip
+
+
+def _limits(rows: pd.DataFrame, name: str) -> tuple[float, float]:
+    """Limits that all panels of an operand share: of points and ranges, with room beside them."""
+    known = _range_of(rows, name)
+    return cost_limits(pd.concat([known["low"].fillna(rows[name]), known["high"].fillna(rows[name])]))
+
+
+def _draw_ranges(ax: Axes, rows: pd.DataFrame, name: str, theme: Theme) -> None:
+    """Bars from low to high at the points whose range is known."""
+    known = _range_of(rows, name)
+    rows = rows[known.notna().all(axis=1)]
+    if not rows.empty:
+        lengths = np.abs([rows[name] - known["low"][rows.index], known["high"][rows.index] - rows[name]])
+        look: dict[str, Any] = {
+            "fmt": "none",
+            "ecolor": theme.quiet,
+            "elinewidth": 0.6,
+            "alpha": 0.5,
+            "zorder": 1,
+        }
+        ax.errorbar(rows[name], rows[ERROR], xerr=lengths, **look)
+
+
+def _draw_front(ax: Axes, front: pd.DataFrame, name: str, theme: Theme) -> None:
     """Steps through the front: what is reached at a cost is reached at all greater ones."""
+    least = name == STORED_BITS
     front = front.sort_values([name, ERROR], ascending=[least, True], kind="stable")
     ax.step(front[name], front[ERROR], where="post", color=theme.ink, linewidth=0.9, zorder=2)
 
 
-def _draw_references(ax: Axes, references: pd.DataFrame, theme: Theme) -> None:
+def _dashes(references: pd.DataFrame) -> dict[str, Any]:
+    criteria = dict.fromkeys(references["criterion"])
+    return {criterion: DASHES[place % len(DASHES)] for place, criterion in enumerate(criteria)}
+
+
+def _draw_references(ax: Axes, references: pd.DataFrame, dashes: dict[str, Any], theme: Theme) -> None:
     """A line per criterion and density; patterns of one density are one way without groups."""
     densities = [float(Pattern.parse(pattern).density) for pattern in references["pattern"]]
     once = references.assign(density=densities).drop_duplicates(["criterion", "density"])
     several = once["density"].nunique() > 1
     for criterion, density, error in zip(once["criterion"], once["density"], once[ERROR], strict=True):
-        ax.axhline(error, color=theme.quiet, linewidth=1.0, linestyle=DASHES[criterion], zorder=1)
+        ax.axhline(error, color=theme.quiet, linewidth=1.0, linestyle=dashes[criterion], zorder=1)
         if several and criterion == once["criterion"].iloc[0]:
             ax.annotate(
                 f"{density:.0%}", (1, error), xycoords=("axes fraction", "data"), xytext=(2, 0),
@@ -435,7 +521,7 @@ def _draw_references(ax: Axes, references: pd.DataFrame, theme: Theme) -> None:
             )  # fmt: skip
 
 
-def _way_handles(marks: WayMarks, references: pd.DataFrame, theme: Theme) -> list[Any]:
+def _way_handles(marks: WayMarks, references: pd.DataFrame, ranges: bool, theme: Theme) -> list[Any]:
     handles = [
         style.line_key(pattern, color=colour, linewidth=4)
         for colour, pattern in zip(COLOURS, marks.patterns, strict=False)
@@ -443,10 +529,13 @@ def _way_handles(marks: WayMarks, references: pd.DataFrame, theme: Theme) -> lis
     for mitigation in marks.mitigations:
         mark = marks.of_mitigation(mitigation)
         handles.append(style.mark_key(mitigation, color=theme.ink, markerfacecolor=theme.paper, **mark))
-    handles.append(style.line_key("Pareto front (filled)", color=theme.ink, linewidth=0.9))
+    handles.append(style.line_key("Pareto front of a criterion", color=theme.ink, linewidth=0.9))
+    handles.append(style.mark_key("beaten by none", color=theme.ink))
+    if ranges:
+        handles.append(style.line_key("range of a speedup", color=theme.quiet, linewidth=1))
     return handles + [
-        style.line_key(criterion, color=theme.quiet, linestyle=DASHES[criterion])
-        for criterion in dict.fromkeys(references["criterion"])
+        style.line_key(criterion, color=theme.quiet, linestyle=look)
+        for criterion, look in _dashes(references).items()
     ]
 
 
@@ -458,10 +547,16 @@ def _caption(rows: pd.DataFrame) -> str:
     ]
     if set(rows["operand"]) == {"weights"}:
         words.append("X only weighs the error of pruned weights.")
-    words.append(f"Metadata: {first['encoding']}, {first['packing']}; {first['dtype']} values.")
-    words.append(
-        "The Pareto front is that of all criteria of an operand. It is drawn in panels that have a point on it."
+    encodings = "; ".join(
+        f"{', '.join(pattern_order(some['pattern']))} {name}, {packing}"
+        for (name, packing), some in rows.groupby(["encoding", "packing"], sort=False)
     )
+    words.append(f"Metadata as stored: {encodings}. {first['dtype']} values.")
+    words.append(
+        "Line: Pareto front of the criterion of a panel. Filled: beaten by no way of the operand, of any criterion."
+    )
+    if first["costs_of"] != CHECKPOINT:
+        words.append(f"Speedups: the pruned layers of {first['costs_of']} together.")
     if hidden := int((~(rows[ERROR] > 0)).sum()):
         words.append(f"Ways with an error of 0, or without an output, not drawn: {hidden} of {len(rows)}.")
     if rows.loc[rows["reference"], "pattern"].map(lambda text: Pattern.parse(text).density).nunique() > 1:

@@ -4,7 +4,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
 
 import pandas as pd
 from typer import Argument, Option
@@ -13,28 +13,50 @@ import hwmodels
 from nmsim.case import DEFAULT_DTYPE, SparseOperand
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
-from nmsim.errors import NmsimError, brief
+from nmsim.errors import NmsimError, brief, brief_names
 from nmsim.files.atomic import new_file, work_folder
+from nmsim.files.container import save_file
 from nmsim.files.output import PICTURES, ROW_FILE, Output
-from nmsim.files.selection import Selection
+from nmsim.files.selection import CONFIG_NAME, Selection
+from nmsim.files.sharded import Checkpoint, HeldTensors
 from nmsim.pattern import Pattern
-from nmsim.quality import Way, cross
-from nmsim.quality.way import is_reference
+from nmsim.quality import Rounding, Way, cross, parse_rounding
+from nmsim.quality.way import NONE, is_reference
 from nmsim.support.cells import write_csv
-from nmsim.units import percent
+from nmsim.units import ceil_div, percent
 from validate.accuracy.beside_cost import LOSS_COLUMNS, asked_qualities, with_losses
-from validate.quality.activation_dump import Source, Synthetic, open_dump, some_of
-from validate.quality.measure import QUALITY_COLUMNS, Target, counted, measure_quality, open_dense
+from validate.quality.activation_dump import Origin, Recorded, Source, Synthetic, open_dump, some_of
+from validate.quality.measure import (
+    CHECKPOINT,
+    QUALITY_COLUMNS,
+    Progress,
+    Target,
+    counted,
+    measure_quality,
+    open_dense,
+)
 from validate.study.example_checkpoint import FILE_NAME, write_example
+
+if TYPE_CHECKING:
+    from kernels.language.model import LanguageModel
 
 PATTERNS = ["2:4", "4:8", "8:16", "16:32"]
 CRITERIA = {"activations": "magnitude,amber", "weights": "magnitude,channel_vector"}
 MITIGATIONS = {"activations": "none,var,dpts_mean,dpts_median", "weights": "none,weight_correction,outliers"}
 BOTH = "both"
 SYNTHETIC = "llm-like"
+SMOLLM2 = "smollm2"
+"""The model that comes as a package; `kernels.language.model` loads it."""
+GGUF = ".gguf"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+"""Files of a folder of Hugging Face, one of which says that it holds a language model and not only weights."""
+TEXT = "news"
 DPI = 200
+LOAD_SHARE, RECORD_SHARE = 0.1, 0.2
+"""Of all work, done when a model is loaded, and when its activations are recorded."""
 EXAMPLES = {
     "quality": [
+        "nmsim quality smollm2 --model llama-3.1-8b -o quality.csv --plot quality.svg",
         "nmsim quality --example -o quality.csv --plot quality.svg",
         "nmsim quality model.safetensors --activations dump.safetensors --operand both -p 8:16",
     ]
@@ -45,7 +67,8 @@ def quality(
     checkpoint: Annotated[
         Path | None,
         Argument(
-            help="Checkpoint whose linear layers are measured: a .safetensors file, an index, or a folder with one.",
+            help="Model whose linear layers are measured: smollm2, a folder of a Hugging Face causal language model, or a "
+            ".gguf file. Or weights alone: a .safetensors file, an index, or a folder with one.",
             metavar="CHECKPOINT",
         ),
     ] = None,
@@ -59,12 +82,35 @@ def quality(
             "-a",
             metavar="FILE",
             help="Safetensors file of recorded inputs, a tensor per layer with the name of its weight: tokens x K, or "
-            "batch x sequence x K. Synthetic ones if absent.",
+            "batch x sequence x K. Default: a language model runs on --text, and its activations are recorded.",
         ),
     ] = None,
     synthetic: Annotated[
         str | None,
-        Option(help=f"Kind of synthetic activations: gaussian, laplace or llm-like. Default {SYNTHETIC}."),
+        Option(
+            help="Kind of synthetic activations instead: gaussian, laplace or llm-like. Default for weights alone: "
+            f"{SYNTHETIC}."
+        ),
+    ] = None,
+    text: Annotated[
+        str | None,
+        Option(
+            "--text",
+            metavar="TEXT",
+            help="Text that the model runs on: news, python-topics, or a text file in UTF-8. Calibration takes its first "
+            f"windows, evaluation those after them. Default {TEXT}.",
+        ),
+    ] = None,
+    window_tokens: Annotated[
+        int, Option(min=2, help="Tokens of a window of text, which the model sees by itself.")
+    ] = 256,
+    save_activations: Annotated[
+        Path | None,
+        Option(
+            "--save-activations",
+            metavar="FILE",
+            help="Safetensors file to write what was recorded into, as --activations reads it.",
+        ),
     ] = None,
     seed: options.Seed = 0,
     operand: Annotated[
@@ -77,7 +123,8 @@ def quality(
             "--criterion",
             "--criteria",
             metavar="NAMES",
-            help=f"What is kept. Default {CRITERIA['activations']}; of weights {CRITERIA['weights']} (Wanda).",
+            help=f"What is kept, names of nmsim mitigations. Default {CRITERIA['activations']}; of weights "
+            f"{CRITERIA['weights']} (Wanda).",
         ),
     ] = None,
     mitigation: Annotated[
@@ -88,6 +135,15 @@ def quality(
             metavar="NAMES",
             help="What is done beside the product, + between several, sizes after =, such as dpts_mean+var or outliers=8:256. "
             f"Default {MITIGATIONS['activations']}; of weights {MITIGATIONS['weights']}.",
+        ),
+    ] = None,
+    values: Annotated[
+        list[str] | None,
+        Option(
+            "--values",
+            metavar="NAMES",
+            help="How values are rounded: none, or intB/G/before or intB/G/after pruning, to B bits with a scale per G of "
+            "them, such as int8/64/before. Default none.",
         ),
     ] = None,
     encoding: options.Encodings = None,
@@ -103,6 +159,15 @@ def quality(
             "--hardware", "-H", help="Machine that speedups are predicted on, or a TOML file; '' for none."
         ),
     ] = "h200",
+    model: Annotated[
+        str | None,
+        Option(
+            "--model",
+            "-m",
+            help="Model whose layers all speedups are of, as of nmsim predict. The errors stay those of the checkpoint. "
+            "Default: the checkpoint's own layers.",
+        ),
+    ] = None,
     tokens_prefill: Annotated[int, Option(min=1, help="Tokens of a prompt; decode has one.")] = 4096,
     eval_tokens: Annotated[int, Option(min=1, help="Tokens per layer that are measured.")] = 128,
     calibration_tokens: Annotated[
@@ -124,6 +189,16 @@ def quality(
             help="CSV file: a row per layer and way, and one for all layers.",
         ),
     ] = Path("quality.csv"),
+    columns: Annotated[
+        list[str] | None,
+        Option("--columns", metavar="NAMES", help="Columns of the CSV file, joined by commas. Default: all."),
+    ] = None,
+    digits: Annotated[
+        int | None,
+        Option(
+            "--digits", min=3, max=17, help="Significant digits of its numbers. Default: all that are known."
+        ),
+    ] = None,
     plot: Annotated[
         Path | None, Option("--plot", metavar="FILE", help="Figure to write: .svg, .png or .pdf.")
     ] = None,
@@ -138,6 +213,13 @@ def quality(
         raise NmsimError("expected either a checkpoint or --example")
     if activations is not None and synthetic is not None:
         raise NmsimError("--activations and --synthetic are both given, expected one of them")
+    records = activations is None and synthetic is None and _is_language_model(checkpoint)
+    for option, value in (("--text", text), ("--save-activations", save_activations)):
+        if value is not None and not records:
+            raise NmsimError(
+                f"{option}: nothing is recorded here, expected {SMOLLM2}, a folder with {CONFIG_NAME} and a tokenizer, or a "
+                f"{GGUF} file, without --activations and --synthetic"
+            )
     asked = options.formats(pattern, encoding, packing)
     patterns = [one.format.pattern for one in asked if one.format is not None]
     stored = {
@@ -151,6 +233,8 @@ def quality(
     ((encoding_name, policy),) = stored
     # All choices and file names are checked before the measurement, which can take minutes.
     ways, left_out = _ways(operand, patterns, criterion, mitigation)
+    roundings = _roundings(values)
+    ways = [way._replace(values=rounding) for way in ways for rounding in roundings]
     if plot is not None:
         _refuse_figure(ways)
     sources = [
@@ -159,9 +243,12 @@ def quality(
     qualities = asked_qualities(losses, losses_of or (), patterns=patterns)
     # A table that cannot stand beside this one is refused before the measurement.
     with_losses(pd.DataFrame(columns=list(QUALITY_COLUMNS)), qualities)
+    chosen_columns = _chosen_columns(columns)
     table = Output(output, suffixes=ROW_FILE)
-    pictures = [Output(plot, suffixes=PICTURES, strict=True)] if plot is not None else []
-    console.claim(table, *pictures, force=force)
+    others = [Output(plot, suffixes=PICTURES, strict=True)] if plot is not None else []
+    if save_activations is not None:
+        others.append(Output(save_activations, suffixes=(".safetensors",), strict=True))
+    console.claim(table, *others, force=force)
     target = Target(
         hwmodels.load_machine(hardware) if hardware else None,
         hwmodels.load_core(core) if core else None,
@@ -169,30 +256,44 @@ def quality(
         policy,
         dtype,
         tokens_prefill,
+        hwmodels.load_model(model) if model is not None else None,
     )
     selection = Selection(
         options.split_names(include) if include else None, options.split_names(exclude) if exclude else None
     )
     counts = (calibration_tokens, eval_tokens)
+    asked_text = _Text(text or TEXT, window_tokens)
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(console.share_bar())
-        tokens = stack.enter_context(_tokens(activations, synthetic or SYNTHETIC, counts, seed))
         if checkpoint is None:
             folder = stack.enter_context(work_folder(table.place))
             checkpoint = write_example(folder / FILE_NAME)
+        loaded = _load(checkpoint, progress) if records or _is_packaged(checkpoint) else None
+        weights = stack.enter_context(_weights(checkpoint, loaded))
+        tokens: Source
+        if records:
+            assert loaded is not None, "a model is loaded to be recorded"
+            tokens = _record(loaded, weights, selection, asked_text, counts, progress)
+        else:
+            tokens = stack.enter_context(_tokens(activations, synthetic or SYNTHETIC, counts, seed))
+        # The module itself is not needed any more; weights of a GGUF file stay.
+        before, loaded = LOAD_SHARE if loaded is not None else 0.0, None
+        before = RECORD_SHARE if records else before
         run = measure_quality(
-            stack.enter_context(open_dense(checkpoint)),
+            weights,
             tokens,
             ways=ways,
             target=target,
             selection=selection,
             allow_missing=allow_missing,
-            progress=progress,
+            progress=lambda name, share: progress(name, before + (1 - before) * share),
         )
         description = tokens.description
+        if isinstance(tokens, Recorded) and save_activations is not None:
+            save_file(tokens.arrays(), save_activations, metadata=tokens.origin._asdict())
     found = with_losses(run.table, qualities)
     drawn = b"" if plot is None else _figure(run.table, plot.suffix.removeprefix("."))
-    if activations is None:
+    if activations is None and not records:
         console.warn(f"activations: {description}, drawn at random, of no model")
     if run.unmatched:
         tensors = "1 tensor is" if len(run.unmatched) == 1 else f"{len(run.unmatched)} tensors are"
@@ -200,7 +301,7 @@ def quality(
             f"{description}: {tensors} named as no tensor of the checkpoint: {some_of(run.unmatched)}"
         )
     with new_file(output, force=force, sources=sources) as stream:
-        write_csv(found, stream)
+        write_csv(found[chosen_columns], stream, float_format=f"%.{digits}g" if digits else None)
     if plot is not None:
         with new_file(plot, force=force, sources=[*sources, output]) as stream:
             stream.write(drawn)
@@ -213,13 +314,14 @@ def quality(
             console.say(f"{qualities.description} {qualities.caveat('the checkpoint')}")
         if encoding_name is None:
             console.say(
-                "No encoding was named: each pattern is stored as the machine reads it, or else as the core does."
+                "No encoding was named: each pattern is stored as the machine reads it. The core has the same if it reads "
+                "that, else its first encoding."
             )
         if run.left_out:
             console.say(f"{len(run.left_out)} tensors left out ({counted(run.left_out.values())})")
         for name, why in left_out.items():
             console.say(f"not measured: {name}: {why}")
-        written = f" and {plot}" if plot is not None else ""
+        written = "".join(f" and {path}" for path in (plot, save_activations) if path is not None)
         console.say(f"{len(run.table):,} rows in {output}{written}")
 
     return Answer(
@@ -227,6 +329,8 @@ def quality(
             "output": str(output),
             "plot": str(plot) if plot is not None else None,
             "activations": description,
+            "save_activations": str(save_activations) if save_activations is not None else None,
+            "costs_of": target.costs_of,
             "layers": layers,
             "tensors_left_out": run.left_out,
             "activations_unmatched": run.unmatched,
@@ -260,9 +364,18 @@ def _ways(
     return ways, everywhere
 
 
+def _roundings(texts: list[str] | None) -> list[Rounding | None]:
+    """Read `--values`."""
+    names = options.split_names(texts or [NONE], "rounding")
+    return [None if name == NONE else parse_rounding(name) for name in names]
+
+
 def _refuse_figure(ways: Sequence[Way]) -> None:
     """Refuse what no figure can show, before any work."""
-    from hwmodels.plots.fronts import WayMarks
+    from hwmodels.plots.fronts import WayMarks, with_values
+
+    def marked(way: Way) -> str:
+        return with_values(way.mitigation_text, str(way.values or ""))
 
     in_groups = [way for way in ways if way.pattern and not is_reference(way.criterion)]
     if not in_groups:
@@ -270,9 +383,95 @@ def _refuse_figure(ways: Sequence[Way]) -> None:
             "--plot: unstructured criteria are drawn as references only, expected one that chooses within groups"
         )
     try:
-        WayMarks.of((str(way.pattern) for way in in_groups), (way.mitigation_text for way in in_groups))
+        WayMarks.of((str(way.pattern) for way in in_groups), (marked(way) for way in in_groups))
     except NmsimError as error:
         raise NmsimError(f"--plot: {error}") from error
+
+
+def _chosen_columns(columns: list[str] | None) -> list[str]:
+    """Columns of the file, all by default."""
+    known = [*QUALITY_COLUMNS, *LOSS_COLUMNS]
+    names = known if columns is None else options.split_names(columns, "column")
+    if unknown := [name for name in names if name not in known]:
+        raise NmsimError(f"--columns {brief_names(unknown)}: expected some of {', '.join(known)}")
+    return names
+
+
+class _Text(NamedTuple):
+    """A text by name or path, and the tokens of its windows."""
+
+    where: str
+    window_tokens: int
+
+
+def _is_packaged(checkpoint: Path) -> bool:
+    """Whether weights are not read as safetensors: those of the package, and GGUF files."""
+    return str(checkpoint) == SMOLLM2 or checkpoint.suffix.lower() == GGUF
+
+
+def _is_language_model(checkpoint: Path | None) -> bool:
+    if checkpoint is None:
+        return False
+    folder_of_model = (checkpoint / CONFIG_NAME).is_file() and any(
+        (checkpoint / name).is_file() for name in TOKENIZERS
+    )
+    return _is_packaged(checkpoint) or folder_of_model
+
+
+def _load(checkpoint: Path, progress: Progress) -> "LanguageModel":
+    """Load a language model; a package that is missing is named with the command that installs it."""
+    from kernels.language.model import load_model
+
+    progress(f"loading {checkpoint}", 0.0)
+    return load_model(checkpoint if str(checkpoint) != SMOLLM2 else SMOLLM2)
+
+
+@contextlib.contextmanager
+def _weights(checkpoint: Path, loaded: "LanguageModel | None") -> Iterator[Checkpoint]:
+    """Open the weights: those of the loaded module if a file of another format holds them."""
+    if not _is_packaged(checkpoint):
+        with open_dense(checkpoint) as opened:
+            yield opened
+        return
+    from kernels.measure.activation_dump import weights_of
+
+    assert loaded is not None, "a packaged model is always loaded"
+    (path,) = loaded.paths
+    yield Checkpoint(checkpoint, (HeldTensors(path, weights_of(loaded.layers)),), None, {})
+
+
+def _record(
+    loaded: "LanguageModel",
+    weights: Checkpoint,
+    selection: Selection,
+    text: _Text,
+    counts: tuple[int, int],
+    progress: Progress,
+) -> Recorded:
+    """Run the model on its text, and record the layers that are measured: calibration first, then evaluation."""
+    from kernels.language.texts import enough_token_ids, load_text
+    from kernels.measure.activation_dump import run_windows
+
+    read, length = load_text(text.where), text.window_tokens
+    calibrating, evaluated = (ceil_div(count, length) for count in counts)
+    ids = enough_token_ids(
+        read, loaded, window_tokens=length, windows=evaluated, calibration_tokens=counts[0]
+    )
+    windows = ids[: (calibrating + evaluated) * length].reshape(-1, length)
+    choice = selection.of(weights)
+    taken = {name for name, info in choice.tensors.items() if choice.named(info) is None}
+    # If nothing fits, the measurement says so, with the names that there are.
+    layers = [name for name in loaded.layers if f"{name}.weight" in taken] or list(loaded.layers)
+    found = []
+    for place, (part, count) in enumerate(
+        zip((windows[:calibrating], windows[calibrating:]), counts, strict=True)
+    ):
+        progress(
+            f"recording {loaded.name} on {read.name}", LOAD_SHARE + place * (RECORD_SHARE - LOAD_SHARE) / 2
+        )
+        found.append(run_windows(loaded.module, part, tokens=count, layers=layers))
+    origin = Origin(loaded.name, loaded.digest, read.name, read.digest)
+    return Recorded(found[0], found[1], origin)
 
 
 @contextlib.contextmanager
@@ -303,6 +502,7 @@ def _show(rows: pd.DataFrame, description: str, layers: int) -> None:
                 row.pattern,
                 row.criterion,
                 row.mitigation,
+                row.values or NONE,
                 percent(float(row.energy_kept_share)),  # type: ignore[arg-type]
                 f"{float(row.relative_output_error):.4g}",  # type: ignore[arg-type]
                 *([_number(row.loss_increase)] if has_losses else []),
@@ -316,18 +516,22 @@ def _show(rows: pd.DataFrame, description: str, layers: int) -> None:
             )
         )
     first = rows.iloc[0]
-    machine, core = first["hardware"] or "machine", first["core"] or "core"
+    machine, core, costs_of = first["hardware"] or "machine", first["core"] or "core", first["costs_of"]
+    if costs_of != CHECKPOINT:
+        # The heads of the columns say whose layers the speedups are of.
+        machine, core = f"{costs_of} on {machine}", f"{costs_of} on {core}"
     console.print_table(
         f"Quality and cost, {layers} layers together; activations: {description}",
-        ["operand", "pattern", "criterion", "mitigation", "energy kept", "output error",
+        ["operand", "pattern", "criterion", "mitigation", "values", "energy kept", "output error",
          *(["loss increase"] if has_losses else []), "entropy per element",
          "metadata per element", "stored bits per element", f"{machine} decode", f"{machine} prefill", f"{core} decode",
          f"{core} prefill"],
         lines,
         note="output error: |Y - Y dense|² / |Y dense|², one layer at a time. ≤: a bound, too few groups for an estimate. "
-        f"Speedups vs dense; {machine} without criterion and mitigation, {core} with them.",
+        f"Speedups vs dense, of the pruned layers of {'the checkpoint' if costs_of == CHECKPOINT else costs_of} together; "
+        f"{first['hardware'] or 'machine'} without criterion and mitigation, {first['core'] or 'core'} with them.",
         extra=[
-            *(["operand"] if rows["operand"].nunique() == 1 else []),
+            *(name for name in ("operand", "values") if rows[name].nunique() == 1),
             *("entropy per element", "metadata per element", f"{machine} decode", f"{machine} prefill"),
         ],
         spare=[f"{core} prefill", "stored bits per element", "energy kept"],

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from nmsim.errors import ContainerError, brief
-from nmsim.files.safetensors import RawTensor, SafetensorsReader, loads_strict
+from nmsim.files.safetensors import CODE_OF_DTYPE, RawTensor, SafetensorsReader, TensorInfo, loads_strict
 from nmsim.support.sources import read_bytes
 
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -103,6 +104,63 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Iterator[Checkpoint]:
             files.append(stack.enter_context(SafetensorsReader(shard_path)))
         _refuse_disagreement(index_path, weight_map, files)
         yield Checkpoint(path, tuple(files), index_path, index)
+
+
+class HeldTensors(SafetensorsReader):
+    """Tensors that are in memory already, read as those of a file.
+
+    Parameters
+    ----------
+    path : path
+        Where they were loaded from, for errors; it is not opened.
+    arrays : mapping of str to array
+        Of dtypes that the safetensors format knows.
+
+    Raises
+    ------
+    ContainerError
+        An array of another dtype.
+
+    Examples
+    --------
+    >>> held = HeldTensors("model.gguf", {"x": np.arange(3)})
+    >>> held.tensors["x"].dtype, held.array("x").tolist(), held.where("x")
+    ('I64', [0, 1, 2], "model.gguf: tensor 'x'")
+    """
+
+    def __init__(self, path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.path, self.metadata, self.data_start = Path(path), {}, 0
+        self._arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        self.tensors: dict[str, TensorInfo] = {}
+        begin = 0
+        for name, array in self._arrays.items():
+            code = CODE_OF_DTYPE.get(array.dtype.name)
+            if code is None:
+                raise ContainerError(
+                    f"{path}: tensor {brief(name)}: dtype {array.dtype.name}, expected one of {', '.join(CODE_OF_DTYPE)}"
+                )
+            self.tensors[name] = TensorInfo(name, code, array.shape, begin, begin + array.nbytes)
+            begin += array.nbytes
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """Copy a tensor's bytes."""
+        return self._bytes(name).copy()
+
+    def read(self, name: str, begin: int, target: NDArray[Any]) -> NDArray[Any]:
+        """Fill a contiguous array with bytes of a tensor, from its byte `begin` on; gives the array back."""
+        raw = target.reshape(-1).view(np.uint8)
+        raw[:] = self._bytes(name)[begin : begin + len(raw)]
+        return target
+
+    def where(self, name: str) -> str:
+        """Say where a tensor is, for errors: file and tensor."""
+        return f"{self.path}: tensor {brief(name)}"
+
+    def _bytes(self, name: str) -> NDArray[np.uint8]:
+        return self._arrays[name].reshape(-1).view(np.uint8)
 
 
 def has_shards(path: str | os.PathLike[str]) -> bool:

@@ -234,11 +234,11 @@ def with_losses(table: pd.DataFrame, qualities: Qualities | None) -> pd.DataFram
     known = {one.key: one for one in qualities.ways} if qualities is not None else {}
     nothing = dict.fromkeys(LOSS_COLUMNS[:3], math.nan) | dict.fromkeys(LOSS_COLUMNS[3:], "")
     keys = zip(*(table[name] for name in ("operand", "pattern", "criterion", "mitigation")), strict=True)
+    # Losses of rounded values are not among the ways, and those of whole values are not theirs.
+    of_all = (table["layer"] == OF_ALL_LAYERS) & (table["values"] == "")
     found = [
-        qualities.cells(known[key])
-        if qualities is not None and layer == OF_ALL_LAYERS and key in known
-        else nothing
-        for layer, key in zip(table["layer"], keys, strict=True)
+        qualities.cells(known[key]) if qualities is not None and is_of_all and key in known else nothing
+        for is_of_all, key in zip(of_all, keys, strict=True)
     ]
     return table.assign(**pd.DataFrame(found, columns=list(LOSS_COLUMNS), index=table.index))
 

@@ -34,10 +34,21 @@ class Tokens(NamedTuple):
     x: Floats
 
 
+class Origin(NamedTuple):
+    """Model and text that recorded tokens are of, each with its digest as in rows of losses; empty if nobody says it."""
+
+    model: str = ""
+    model_digest: str = ""
+    text: str = ""
+    text_digest: str = ""
+
+
 class Source(Protocol):
-    """Where tokens come from."""
+    """Where tokens come from. `counts` are those of calibration and of evaluation."""
 
     description: str
+    counts: tuple[int, int]
+    origin: Origin
 
     def tokens(self, weight_name: str, in_features: int) -> Tokens:
         """Tokens of a layer, by the name of its weight."""
@@ -110,7 +121,7 @@ class Synthetic:
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise RowError(f"seed={brief(seed)}: expected an int of 0 or more")
         self.kind, self.seed = kind, seed
-        self.counts = (calibration_tokens, eval_tokens)
+        self.counts, self.origin = (calibration_tokens, eval_tokens), Origin()
         self.description = f"synthetic {kind}"
 
     def has(self, weight_name: str) -> bool:
@@ -145,6 +156,10 @@ class Dump:
     ) -> None:  # fmt: skip
         _refuse_few(calibration_tokens, eval_tokens)
         self.path, self.counts = path, (calibration_tokens, eval_tokens)
+        # A dump of other programs says nothing of its origin.
+        self.origin = (
+            Origin(**{key: files[0].metadata.get(key, "") for key in Origin._fields}) if files else Origin()
+        )
         self.description = f"dump {os.path.basename(path)}"
         self._file_of = {name: file for file in files for name in file.tensors}
 
@@ -210,6 +225,80 @@ class Dump:
             )
 
 
+class Recorded:
+    """Tokens that were recorded just now, in memory.
+
+    Parameters
+    ----------
+    fit, x : mapping of str to float32 array [L, K]
+        Calibration tokens and others that are measured, by the names of the weights.
+    origin : Origin
+        Model and text.
+
+    Raises
+    ------
+    ContainerError
+        Layers of one mapping are not those of the other.
+
+    Examples
+    --------
+    >>> tokens = {"q.weight": np.ones((4, 8), np.float32)}
+    >>> source = Recorded(tokens, tokens, Origin("smollm2", "", "news", ""))
+    >>> source.description, source.counts
+    ('smollm2 on news', (4, 4))
+    """
+
+    def __init__(self, fit: Mapping[str, Floats], x: Mapping[str, Floats], origin: Origin) -> None:
+        if not fit or fit.keys() != x.keys():
+            raise ContainerError(
+                f"recorded tokens of {len(fit)} layers to calibrate and {len(x)} to measure: expected the same layers"
+            )
+        self._fit, self._x, self.origin = fit, x, origin
+        self.counts = (len(next(iter(fit.values()))), len(next(iter(x.values()))))
+        self.description = f"{origin.model} on {origin.text}"
+
+    def has(self, weight_name: str) -> bool:
+        """Whether the layer was recorded."""
+        return weight_name in self._x
+
+    def unmatched(self, weight_names: Sequence[str]) -> list[str]:
+        """Recorded layers whose names fit no weight."""
+        known = set(weight_names)
+        return [name for name in self._x if name not in known]
+
+    def tokens(self, weight_name: str, in_features: int) -> Tokens:
+        """Give the tokens of a layer.
+
+        Raises
+        ------
+        ContainerError
+            Tokens of another width, or as for `Dump.tokens`.
+        """
+        found = Tokens(self._fit[weight_name], self._x[weight_name])
+        for x in found:
+            if x.ndim != 2 or x.shape[1] != in_features:
+                raise ContainerError(
+                    f"{self.description}: tokens of {weight_name} have shape {list(x.shape)}, expected [tokens, {in_features}]"
+                )
+            if bad := first_unusable(x):
+                raise ContainerError(
+                    f"{self.description}: tokens of {weight_name}: token {bad[0]}, feature {bad[1]} is {float(x[bad]):g}, "
+                    f"expected finite numbers of at most {most_of(x):.2g}"
+                )
+        return found
+
+    def arrays(self) -> dict[str, Floats]:
+        """All tokens of each layer, those of calibration first: what a dump holds.
+
+        Examples
+        --------
+        >>> tokens = {"q.weight": np.ones((4, 8), np.float32)}
+        >>> Recorded(tokens, tokens, Origin()).arrays()["q.weight"].shape
+        (8, 8)
+        """
+        return {name: np.concatenate([self._fit[name], x]) for name, x in self._x.items()}
+
+
 @contextlib.contextmanager
 def open_dump(path: str | os.PathLike[str], calibration_tokens: int, eval_tokens: int) -> Iterator[Dump]:
     """Open a file of recorded tokens, an index of several, or a folder with one.
@@ -232,6 +321,20 @@ def open_dump(path: str | os.PathLike[str], calibration_tokens: int, eval_tokens
     """
     with open_checkpoint(path) as files:
         yield Dump(path, files.files, calibration_tokens, eval_tokens)
+
+
+def module_name(weight_name: str) -> str:
+    """Name of the module that a weight is of: how rows name a layer, as those of losses do.
+
+    Of a tensor of several experts the number of the expert stays.
+
+    Examples
+    --------
+    >>> module_name("model.layers.3.self_attn.q_proj.weight"), module_name("experts.up.weight[2]"), module_name("h.w1")
+    ('model.layers.3.self_attn.q_proj', 'experts.up[2]', 'h.w1')
+    """
+    stem, mark, number = weight_name.partition("[") if weight_name.endswith("]") else (weight_name, "", "")
+    return (stem.removesuffix(".weight") or stem) + mark + number
 
 
 def names_of(weight_name: str) -> tuple[str, ...]:

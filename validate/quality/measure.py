@@ -24,6 +24,7 @@ from hwmodels import threshold
 from hwmodels.online.mitigations import DEFAULT_SETTINGS, Settings
 from hwmodels.online.pruning import offline_pruning, online_pruning
 from hwmodels.silicon.structures import index_bits
+from hwmodels.steps.experts import grouped
 from nmsim.case import (
     DEFAULT_DTYPE,
     VALUE_BITS,
@@ -46,9 +47,11 @@ from nmsim.mask import checked_axis
 from nmsim.pattern import Pattern
 from nmsim.quality import Measured, Way, measure_activations, measure_weights
 from nmsim.units import bits_to_bytes
-from validate.quality.activation_dump import Source, Tokens, refuse_missing, some_of
+from validate.quality.activation_dump import Origin, Source, Tokens, module_name, refuse_missing, some_of
 
 PHASES: tuple[Phase, ...] = ("decode", "prefill")
+CHECKPOINT = "checkpoint"
+"""In `costs_of`: times and cycles are those of the checkpoint's own layers."""
 
 
 class StoredBits(NamedTuple):
@@ -81,11 +84,14 @@ class Target:
     hardware : HardwareSpec or None
     core : SparseTensorCore or None
     encoding, packing : str or None
-        Of the metadata. If None, as the machine reads a pattern (`hwmodels.best_format`), or else as the core does.
+        Of the metadata. If None, machine and core each get what they read. The machine has `hwmodels.best_format`. The core has
+        the same if its decoder reads it, else its first encoding.
     dtype : str
         Value type.
     tokens_prefill : int
         Decode has one token.
+    model : Model or None
+        Whose linear layers times and cycles are of, all together. None: the layers of the checkpoint, each by itself.
 
     Raises
     ------
@@ -99,27 +105,48 @@ class Target:
     packing: str | None = None
     dtype: str = DEFAULT_DTYPE
     tokens_prefill: int = 4096
+    model: hwmodels.Model | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", value_type(self.dtype))
         GemmShape(self.tokens_prefill, 1, 1)
 
     def case(self, way: Way, phase: Phase, out_features: int, in_features: int) -> Case:
-        """One product."""
-        shape = GemmShape(1 if phase == "decode" else self.tokens_prefill, out_features, in_features)
+        """One product on the machine."""
+        shape = GemmShape(self.tokens(phase), out_features, in_features)
         return Case(shape, self.format(way), dtype=self.dtype, sparse_operand=way.operand)
 
+    def tokens(self, phase: Phase) -> int:
+        """Tokens of a product."""
+        return 1 if phase == "decode" else self.tokens_prefill
+
     def format(self, way: Way) -> SparseFormat | None:
-        """How the pruned operand is stored; None for the dense reference."""
+        """How the pruned operand is stored: as the machine takes it, as the core does without a machine. None if dense."""
         if way.pattern is None:
             return None
-        native = sparse_format(way.pattern)
-        if self.hardware is not None:
-            native = hwmodels.best_format(way.pattern, self.hardware, dtype=self.dtype, operand=way.operand)
+        if self.hardware is None:
+            return self.core_format(way)
+        native = hwmodels.best_format(way.pattern, self.hardware, dtype=self.dtype, operand=way.operand)
+        return self._as_asked(native)
+
+    def core_format(self, way: Way) -> SparseFormat | None:
+        """How the core takes the pruned operand; None if dense."""
+        if way.pattern is None:
+            return None
+        native = sparse_format(way.pattern) if self.hardware is None else self.format(way)
+        assert native is not None, "the way has a pattern"
         if self.core is not None and native.encoding.spec.name not in self.core.encodings:
             native = sparse_format(way.pattern, encoding=self.core.encodings[0])
+        return self._as_asked(native)
+
+    def _as_asked(self, native: SparseFormat) -> SparseFormat:
         encoding, packing = self.encoding or native.encoding.name, self.packing or str(native.packing)
-        return sparse_format(way.pattern, encoding=encoding, packing=packing)
+        return sparse_format(native.pattern, encoding=encoding, packing=packing)
+
+    @property
+    def costs_of(self) -> str:
+        """Whose layers times and cycles are of."""
+        return CHECKPOINT if self.model is None else self.model.name
 
     def check(self, way: Way) -> None:
         """Refuse a way that has no cost on the target, before any work.
@@ -131,6 +158,9 @@ class Target:
         """
         side = 8 * 256
         stored(self, way, side, side)
+        if self.model is not None:
+            costs_of_model(way, self)
+            return
         for phase in PHASES:
             on_machine(self, way, phase, side, side)
             on_core(self, way, phase, side, side)
@@ -165,8 +195,9 @@ def stored(target: Target, way: Way, rows: int, in_features: int) -> StoredBits 
     """Count the bits of the pruned operand [rows, K], packing included; None without groups to encode.
 
     Each stream is rounded up to whole bytes. Salient columns stay in their groups, which keep N of the others; beside them lie
-    their values, and the list of which they are. Outliers are values and a combinatorial code a window. Unstructured outliers
-    are values, each with its index in the row.
+    their values, and the list of which they are. Outliers are values and a combinatorial code per window. Unstructured outliers
+    are values, each with its index in the row. Rounded values have their bits, and a scale of 16 bits per group of elements,
+    kept or not.
 
     Source
     ------
@@ -174,34 +205,39 @@ def stored(target: Target, way: Way, rows: int, in_features: int) -> StoredBits 
 
     Examples
     --------
-    >>> from nmsim.quality import parse_mitigation
+    >>> from nmsim.quality import parse_mitigation, parse_rounding
     >>> way = Way("weights", Pattern(8, 16), mitigation=parse_mitigation("outliers"))
     >>> found = stored(Target(None, None, "combinatorial"), way, 64, 256)
     >>> found.metadata_bits / (64 * 256), found.all_bits / (64 * 256)
     (0.875, 9.234375)
+    >>> way = Way("weights", Pattern(8, 16), values=parse_rounding("int4/64"))
+    >>> stored(Target(None, None, "combinatorial"), way, 64, 256).all_bits / (64 * 256)
+    3.125
     """
-    form = target.format(way)
-    if form is None:
+    form, values = target.format(way), way.values
+    if form is None and values is None:
         return StoredBits(0, rows * in_features * VALUE_BITS[target.dtype])
-    if not has_groups(way):
+    if form is not None and not has_groups(way):
         return None
     outliers, columns = way.find("outliers"), way.find("salient_columns")
+    rounded = f"int{values.bits}" if values else target.dtype
     how = threshold.ModelFormat(
         form,
         dtype=target.dtype,
-        group_elems=0,
+        group_elems=values.group if values else 0,
         outliers=outliers.size if outliers else None,
         columns=columns.number if columns else 0,
+        side_dtype=rounded if rounded in VALUE_BITS else target.dtype,
     )
     layer = hwmodels.Layer("layer", 1, rows, in_features)
-    found = threshold.footprint(hwmodels.Model("layer", (layer,), tied_head=True, source="asked for"), how)
+    model = hwmodels.Model("layer", (layer,), tied_head=True, source="asked for")
+    found = threshold.footprint(model, how, values.bits if values else None)
     beside_bytes = 0
     if unstructured := way.find("outliers_unstructured"):
         share = Pattern.parse(unstructured.size)
         elems = rows * (in_features * share.n // share.m)
-        beside_bytes = bits_to_bytes(elems * VALUE_BITS[target.dtype]) + bits_to_bytes(
-            elems * index_bits(in_features)
-        )
+        beside_bits = (elems * VALUE_BITS[how.side_dtype], elems * index_bits(in_features))
+        beside_bytes = sum(map(bits_to_bytes, beside_bits))
     return StoredBits(8 * found.metadata_bytes, 8 * (found.pruned_bytes + beside_bytes))
 
 
@@ -230,8 +266,19 @@ def _predicted(case: Case, hardware: hwmodels.HardwareSpec) -> Prediction:
     return hwmodels.predict(case, hardware)
 
 
-def on_core(target: Target, way: Way, phase: Phase, out_features: int, in_features: int) -> Speed | None:
+def on_core(
+    target: Target, way: Way, phase: Phase, out_features: int, in_features: int, *, tokens: int | None = None
+) -> Speed | None:
     """Count the cycles of the product on a core, with what criterion and mitigation cost.
+
+    Parameters
+    ----------
+    target : Target
+    way : Way
+    phase : {"decode", "prefill"}
+    out_features, in_features : int
+    tokens : int, optional
+        Of the product, by default those of the phase.
 
     Source
     ------
@@ -239,7 +286,8 @@ def on_core(target: Target, way: Way, phase: Phase, out_features: int, in_featur
     """
     if target.core is None or (way.pattern is not None and not has_groups(way)):
         return None
-    case = target.case(way, phase, out_features, in_features)
+    shape = GemmShape(tokens or target.tokens(phase), out_features, in_features)
+    case = Case(shape, target.core_format(way), dtype=target.dtype, sparse_operand=way.operand)
     if way.pattern is not None and way.operand == "activations":
         pruned = online_pruning(
             case, target.core, criterion=way.criterion, mitigation=way.names, settings=settings_of(way)
@@ -249,6 +297,78 @@ def on_core(target: Target, way: Way, phase: Phase, out_features: int, in_featur
     return Speed(pruned_before.net_cycles, pruned_before.dense_cycles)
 
 
+def model_on_machine(target: Target, way: Way, phase: Phase) -> Speed | None:
+    """Estimate the time of all pruned layers of the target's model on the machine, in one step.
+
+    The range is that of `sum_layers`: the dense time over the sum of the times at each end.
+
+    Source
+    ------
+    `hwmodels.step`.
+
+    Examples
+    --------
+    >>> target = Target(hwmodels.load_machine("h200-8x16"), None, model=hwmodels.load_model("llama-3.1-8b"))
+    >>> found = model_on_machine(target, Way("weights", Pattern(8, 16)), "decode")
+    >>> found.low < found.speedup < found.high
+    True
+    """
+    if target.hardware is None or (way.pattern is not None and not has_groups(way)):
+        return None
+    assert target.model is not None, "the caller asks for a model"
+    step = _step(
+        target.model,
+        target.hardware,
+        target.format(way),
+        phase,
+        target.tokens(phase),
+        target.dtype,
+        way.operand,
+    )
+    rows = [row for row in step.rows if row.pruned]
+    time_s, dense_s = (math.fsum(getattr(row, name) for row in rows) for name in ("time_s", "dense_time_s"))
+    if way.pattern is None:
+        return Speed(dense_s, dense_s, 1.0, 1.0)
+    low, high = (
+        dense_s / math.fsum(row.dense_time_s / getattr(row, name) for row in rows)
+        for name in ("speedup_low", "speedup_high")
+    )
+    return Speed(time_s, dense_s, low, high)
+
+
+@functools.lru_cache(maxsize=512)
+def _step(
+    model: hwmodels.Model, hardware: hwmodels.HardwareSpec, form: SparseFormat | None, phase: Phase, tokens: int,
+    dtype: str, operand: SparseOperand,
+) -> hwmodels.Step:  # fmt: skip
+    return hwmodels.step(
+        model, hardware, format=form, phase=phase, context_tokens=0, new_tokens=tokens, dtype=dtype,
+        sparse_operand=operand,
+    )  # fmt: skip
+
+
+def model_on_core(target: Target, way: Way, phase: Phase) -> Speed | None:
+    """Count the cycles of all pruned layers of the target's model on the core, one product after the other.
+
+    Experts have the tokens that a batch sends to them (`hwmodels.steps.experts.grouped`).
+    """
+    if target.core is None or (way.pattern is not None and not has_groups(way)):
+        return None
+    assert target.model is not None, "the caller asks for a model"
+    cycles, dense_cycles = [], []
+    for layer in target.model.layers:
+        if not layer.pruned:
+            continue
+        group = grouped(layer.experts, layer.active_experts, tokens=target.tokens(phase))
+        for tokens, share in group.parts:
+            one = on_core(target, way, phase, layer.N, layer.K, tokens=tokens)
+            assert one is not None, "there is a core"
+            count = layer.places * layer.reads * group.products * share
+            cycles.append(count * one.time)
+            dense_cycles.append(count * one.dense_time)
+    return Speed(math.fsum(cycles), math.fsum(dense_cycles))
+
+
 Progress = Callable[[str, float], None]
 """Called with the name of the next layer and the share of all work that is done."""
 
@@ -256,7 +376,8 @@ ALL = "all"
 MIXED = "mixed"
 DENSE = "dense"
 SHOWN_REASONS = 5
-KEYS = ("operand", "pattern", "criterion", "mitigation")
+KEYS = ("operand", "pattern", "criterion", "mitigation", "values")
+"""Columns that name a way; the texts are those of rows of losses."""
 SUMS = (
     "elems", "energy", "energy_kept", "output_energy", "output_error", "mask_entropy_bits", "mask_elems",
     "metadata_bits", "stored_bits", "predicted_decode_time_s", "predicted_decode_dense_time_s",
@@ -264,18 +385,20 @@ SUMS = (
     "core_prefill_cycles", "core_prefill_dense_cycles",
 )  # fmt: skip
 """Columns that are added up over the layers; a sum without a term is NaN."""
+ORIGIN = Origin._fields
+"""Model and text that recorded tokens are of."""
 LIMITS = tuple(f"predicted_{phase}_speedup_{end}" for phase in PHASES for end in ("low", "high"))
 QUALITY_COLUMNS = (
-    "layer", *KEYS, "fitted", "activations", "out_features", "in_features", "tokens",
+    "layer", *KEYS, "fitted", "activations", *ORIGIN, "out_features", "in_features", "calibration_tokens", "tokens",
     "elems", "energy", "energy_kept", "energy_kept_share", "output_energy", "output_error", "relative_output_error",
     "mask_entropy_bits", "mask_elems", "mask_entropy_bits_per_elem", "mask_entropy_kind",
     "encoding", "packing", "dtype", "metadata_bits", "metadata_bits_per_elem", "stored_bits", "stored_bits_per_elem",
-    "tokens_prefill", "hardware",
+    "costs_of", "tokens_prefill", "hardware",
     "predicted_decode_time_s", "predicted_decode_dense_time_s", "predicted_decode_speedup_vs_dense",
     "predicted_decode_speedup_low", "predicted_decode_speedup_high",
     "predicted_prefill_time_s", "predicted_prefill_dense_time_s", "predicted_prefill_speedup_vs_dense",
     "predicted_prefill_speedup_low", "predicted_prefill_speedup_high",
-    "core", "core_decode_cycles", "core_decode_dense_cycles", "core_decode_speedup_vs_dense",
+    "core", "core_encoding", "core_decode_cycles", "core_decode_dense_cycles", "core_decode_speedup_vs_dense",
     "core_prefill_cycles", "core_prefill_dense_cycles", "core_prefill_speedup_vs_dense",
 )  # fmt: skip
 """Columns of `quality.csv`; `docs/how-to/measure-quality.md` says what each is. NaN if a way has no such figure."""
@@ -346,12 +469,10 @@ def measure_quality(
     ContainerError
         No layer is chosen, or one has no tokens.
     NmsimError
-        A way that has no cost on the target or rounds values, or numbers that cannot be measured; the error names the layer.
+        A way that has no cost on the target, or numbers that cannot be measured; the error names the layer.
     """
     # All that can be refused is refused before the first layer is read.
     for way in ways:
-        if way.values is not None:
-            raise NmsimError(f"{way}: the table has no column for rounded values, expected a way without")
         target.check(way)
     choice = (selection or Selection()).of(checkpoint)
     layers, left_out = _layers(checkpoint, ways, choice)
@@ -395,10 +516,15 @@ def measure_quality(
         tokens = measured[0][0]
         for (_, one), cost in zip(measured, costs[shape], strict=True):
             bits = stored(target, one.way, shape[0] if one.way.operand == "weights" else tokens, shape[1])
-            rows.append(_row(name, one, source, tokens, shape, target) | cost | _bits(bits))
+            row = _row(module_name(name), one, source, tokens, shape, target)
+            rows.append(row | cost | _bits(bits))
         done += shape[0] * shape[1]
     table = pd.DataFrame(rows)
-    table = pd.concat([table, sum_layers(table)], ignore_index=True)
+    together = sum_layers(table)
+    if target.model is not None:
+        # Nothing was added up here: the costs of a layer are left out if they are those of another model.
+        together = together.assign(**_columns([costs_of_model(way, target) for way in ways]))
+    table = pd.concat([table, together], ignore_index=True)
     return QualityRun(_with_shares(table)[list(QUALITY_COLUMNS)], left_out, unmatched)
 
 
@@ -480,14 +606,18 @@ def _row(
 ) -> dict[str, Any]:
     # What belongs to a shape, its costs and bits, is added by the caller.
     way, entropy, stored = one.way, one.entropy, target.format(one.way)
+    on_core = target.core_format(one.way) if target.core else None
     return {
         "layer": name,
         "operand": way.operand,
         "pattern": str(way.pattern) if way.pattern else DENSE,
         "criterion": way.criterion if way.pattern else DENSE,
         "mitigation": way.mitigation_text,
+        "values": str(way.values) if way.values else "",
         "fitted": "+".join(way.fitted),
         "activations": source.description,
+        **source.origin._asdict(),
+        "calibration_tokens": source.counts[0],
         "out_features": shape[0],
         "in_features": shape[1],
         "tokens": tokens,
@@ -503,25 +633,53 @@ def _row(
         "encoding": stored.encoding.name if stored else "",
         "packing": str(stored.packing) if stored else "",
         "dtype": target.dtype,
+        "costs_of": target.costs_of,
         "tokens_prefill": target.tokens_prefill,
         "hardware": target.hardware.id if target.hardware else "",
         "core": target.core.id if target.core else "",
+        "core_encoding": on_core.encoding.name if on_core else "",
     }
 
 
 def _cost(way: Way, target: Target, out_features: int, in_features: int) -> dict[str, Any]:
+    """Costs of one product; NaN if those of another model are asked for."""
     found: dict[str, Any] = {}
     for phase in PHASES:
-        machine = on_machine(target, way, phase, out_features, in_features)
-        machine = machine or Speed(math.nan, math.nan)
-        found[f"predicted_{phase}_time_s"] = machine.time
-        found[f"predicted_{phase}_dense_time_s"] = machine.dense_time
-        found[f"predicted_{phase}_speedup_low"] = machine.low
-        found[f"predicted_{phase}_speedup_high"] = machine.high
-        core = on_core(target, way, phase, out_features, in_features) or Speed(math.nan, math.nan)
-        found[f"core_{phase}_cycles"] = core.time
-        found[f"core_{phase}_dense_cycles"] = core.dense_time
+        own = target.model is None
+        machine = on_machine(target, way, phase, out_features, in_features) if own else None
+        core = on_core(target, way, phase, out_features, in_features) if own else None
+        found |= _cells(phase, machine, core)
     return found
+
+
+def costs_of_model(way: Way, target: Target) -> dict[str, Any]:
+    """Costs of all pruned layers of the target's model together, by column.
+
+    Raises
+    ------
+    NmsimError
+        As `model_on_machine` and `model_on_core`.
+    """
+    found: dict[str, Any] = {}
+    for phase in PHASES:
+        found |= _cells(phase, model_on_machine(target, way, phase), model_on_core(target, way, phase))
+    return found
+
+
+def _cells(phase: Phase, machine: Speed | None, core: Speed | None) -> dict[str, float]:
+    machine, core = machine or Speed(math.nan, math.nan), core or Speed(math.nan, math.nan)
+    return {
+        f"predicted_{phase}_time_s": machine.time,
+        f"predicted_{phase}_dense_time_s": machine.dense_time,
+        f"predicted_{phase}_speedup_low": machine.low,
+        f"predicted_{phase}_speedup_high": machine.high,
+        f"core_{phase}_cycles": core.time,
+        f"core_{phase}_dense_cycles": core.dense_time,
+    }
+
+
+def _columns(records: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [record[name] for record in records] for name in records[0]}
 
 
 def _bits(found: StoredBits | None) -> dict[str, float]:
@@ -555,7 +713,8 @@ def sum_layers(table: pd.DataFrame) -> pd.DataFrame:
     sums = grouped[[*SUMS, *LIMITS]].sum(min_count=1)
     unknown = work[list(LIMITS)].isna().groupby([work[key] for key in KEYS], sort=False).any()
     constant = [
-        "fitted", "activations", "tokens", "encoding", "packing", "dtype", "tokens_prefill", "hardware", "core",
+        "fitted", "activations", *ORIGIN, "calibration_tokens", "tokens", "encoding", "packing", "dtype", "costs_of",
+        "tokens_prefill", "hardware", "core", "core_encoding",
     ]  # fmt: skip
     out = sums.join(grouped[constant].first())
     kinds = grouped["mask_entropy_kind"]

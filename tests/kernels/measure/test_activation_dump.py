@@ -5,12 +5,13 @@ import io
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
-from kernels.measure.activation_dump import recorded_inputs, save_inputs  # noqa: E402
+from kernels.measure.activation_dump import recorded_inputs, run_windows, save_inputs, weights_of  # noqa: E402
 from nmsim.errors import NmsimError  # noqa: E402
 from validate.quality.activation_dump import open_dump  # noqa: E402
 
@@ -86,6 +87,52 @@ def test_a_layer_alone(tmp_path):
 def test_what_cannot_be_recorded(arguments, message):
     with pytest.raises(NmsimError, match=message), recorded_inputs(*arguments):
         pass
+
+
+def test_some_layers_only(model):
+    with recorded_inputs(model, layers=["down"]) as inputs:
+        model(torch.randn(2, 8))
+    assert list(inputs) == ["down.weight"]
+    with (
+        pytest.raises(
+            NmsimError, match="Model: sideways: no nn.Linear of that name, expected some of up, down"
+        ),
+        recorded_inputs(model, layers=["sideways"]),
+    ):
+        pass
+
+
+class Language(Model):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(50, 8)
+
+    def forward(self, input_ids):
+        self.lengths = [*getattr(self, "lengths", []), input_ids.shape]
+        return super().forward(self.embedding(input_ids))
+
+
+def test_windows_are_run_one_by_one_and_no_more_than_needed():
+    model = Language()
+    windows = torch.arange(40).reshape(4, 10)
+    found = run_windows(model, windows, tokens=15)
+    assert model.lengths == [(1, 10), (1, 10)]
+    x = model.embedding.weight.detach().numpy()
+    expected = x[[*range(10), 10, 12, 14, 16, 18]]
+    assert np.array_equal(found["up.weight"], expected)
+    assert found["down.weight"].dtype == np.float32
+    assert list(run_windows(model, windows, tokens=3, layers=["up"])) == ["up.weight"]
+    with pytest.raises(NmsimError, match="windows: 4 of 10 tokens, expected at least 41 tokens"):
+        run_windows(model, windows, tokens=41)
+
+
+def test_weights_are_those_of_the_layers(model):
+    found = weights_of({"down": model.down})
+    assert list(found) == ["down.weight"]
+    assert np.array_equal(found["down.weight"], model.down.weight.detach().numpy())
+    short = weights_of({"down": model.down.to(torch.bfloat16)})["down.weight"]
+    assert short.dtype == np.float32
+    assert np.array_equal(short, model.down.weight.detach().float().numpy())
 
 
 def test_nothing_to_save(tmp_path):

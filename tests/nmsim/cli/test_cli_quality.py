@@ -148,6 +148,58 @@ def test_what_goes_with_no_operand_is_told(nmsim, weights):
     assert "not measured: magnitude, weight_correction: weight_correction is of pruned weights\n" in text
 
 
+def test_costs_of_another_model_are_named_wherever_they_stand(nmsim, weights):
+    arguments = ("quality", weights, *PATTERNS, "--criterion", "magnitude", "--mitigation", "none")
+    code, text, _ = nmsim(*arguments, "--model", "llama-3.2-1b", "--wide")
+    assert code == 0
+    words = " ".join(text.split())
+    assert "Speedups vs dense, of the pruned layers of llama-3.2-1b together" in words
+    assert "llama-3.2-1b on h200 decode" in text
+    assert "llama-3.2-1b on flexible-16x32 prefill" in text
+    code, text, _ = nmsim(*arguments, "--model", "llama-3.2-1b", "--json", "-o", "other.csv")
+    found = json.loads(text)
+    assert found["costs_of"] == "llama-3.2-1b"
+    assert {row["costs_of"] for row in found["all_layers"]} == {"llama-3.2-1b"}
+    table = pd.read_csv("other.csv")
+    assert table.loc[table["layer"] != "all", "core_decode_cycles"].isna().all()
+
+
+def test_columns_and_digits_of_the_file(nmsim, weights):
+    arguments = ("quality", weights, *PATTERNS, "--criterion", "magnitude", "--mitigation", "none")
+    assert nmsim(*arguments)[0] == 0
+    code, _, _ = nmsim(
+        *arguments, "--columns", "layer,pattern,relative_output_error", "--digits", "3", "-o", "few.csv"
+    )
+    assert code == 0
+    whole, few = pd.read_csv("quality.csv"), pd.read_csv("few.csv")
+    assert list(few) == ["layer", "pattern", "relative_output_error"]
+    assert few["layer"].tolist() == whole["layer"].tolist()
+    assert few["relative_output_error"].tolist() == [
+        float(f"{one:.3g}") for one in whole["relative_output_error"]
+    ]
+
+
+def test_rounded_values_are_ways_of_their_own(nmsim, weights):
+    code, text, _ = nmsim("quality", weights, *PATTERNS, "--operand", "both", "--criterion", "magnitude", "--mitigation",
+                          "none", "--values", "none,int4/32/before,int8/32/after", "--plot", "q.svg")  # fmt: skip
+    assert code == 0
+    assert "int4/32/before" in text
+    table = pd.read_csv("quality.csv", keep_default_na=False)
+    assert set(table["values"]) == {"", "int4/32/before", "int8/32/after"}
+    rows = table[
+        (table["layer"] == "all") & (table["criterion"] == "magnitude") & (table["pattern"] == "8:16")
+    ]
+    rows = rows.set_index(["operand", "values"])
+    error, bits = rows["relative_output_error"].astype(float), rows["stored_bits_per_elem"].astype(float)
+    for operand in ("activations", "weights"):
+        assert error[operand, ""] < error[operand, "int4/32/before"]
+        assert error[operand, "int8/32/after"] == pytest.approx(error[operand, ""], rel=0.05)
+        # Half of the values, a scale of 16 bits per 32 elements, and a bitmask or index.
+        for values, width in (("", 16), ("int4/32/before", 4), ("int8/32/after", 8)):
+            scale = 0.5 if values else 0.0
+            assert bits[operand, values] == pytest.approx(width / 2 + scale + 1)
+
+
 def test_a_figure_of_references_alone_is_refused_before_any_work(nmsim, weights):
     arguments = (
         *PATTERNS,
@@ -198,6 +250,15 @@ def test_a_figure_of_references_alone_is_refused_before_any_work(nmsim, weights)
         (["tiny.safetensors", "-o", "q.svg", "--plot", "q.svg"], "q.svg: is named for two outputs"),
         (["tiny.safetensors", "-o", "none/q.csv"], "there is no folder none"),
         (["tiny.safetensors", "--core", "none"], "core 'none'"),
+        (["tiny.safetensors", "--model", "none"], "model 'none'"),
+        (
+            ["tiny.safetensors", "--columns", "layer,size"],
+            "--columns size: expected some of layer, operand, pattern",
+        ),
+        (
+            ["tiny.safetensors", "--values", "int9/64"],
+            "values='int9/64': expected intB/G/before or intB/G/after",
+        ),
         (["tiny.safetensors", "--hardware", "h300"], "hardware 'h300'"),
         (["tiny.safetensors", "--encoding", "zip"], "encoding 'zip'"),
         (

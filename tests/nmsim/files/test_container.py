@@ -12,6 +12,8 @@ import safetensors.numpy
 from nmsim import compress, decompress, encodings, load_file, prune, save_file
 from nmsim.errors import ContainerError
 from nmsim.files.container import RawTensor
+from nmsim.files.safetensors import SafetensorsReader
+from nmsim.files.sharded import HeldTensors
 
 DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2, np.int8]
 SHAPES = [(4, 8), (3, 10), (1, 1), (7, 33), (2, 3, 5), (9,), (0, 8), (8, 0), (0,), (2, 0, 3)]
@@ -262,3 +264,30 @@ def test_an_empty_file_of_no_tensors_comes_back(path):
     save_file({}, path)
     assert load_file(path) == {}
     assert safetensors.numpy.load_file(path) == {}
+
+
+def test_tensors_in_memory_are_read_as_those_of_a_file(tmp_path):
+    """What the reader of a file gives, of the same arrays."""
+    arrays = {
+        "a": np.arange(12, dtype=np.float32).reshape(3, 4),
+        "b": np.array([1.5, -2.0], ml_dtypes.bfloat16),
+        "c": np.arange(6, dtype=np.int8).reshape(2, 3).T,
+    }
+    save_file(arrays, tmp_path / "x.safetensors")
+    held = HeldTensors("model.gguf", arrays)
+    with SafetensorsReader(tmp_path / "x.safetensors") as file:
+        for name in arrays:
+            assert (held.tensors[name].dtype, held.tensors[name].shape) == (
+                file.tensors[name].dtype,
+                file.tensors[name].shape,
+            )
+            assert np.array_equal(held.array(name), file.array(name))
+            assert np.array_equal(held.raw(name), file.raw(name))
+            begin = arrays[name].itemsize
+            part = [reader.read(name, begin, np.empty(begin, np.uint8)) for reader in (held, file)]
+            assert np.array_equal(*part)
+    held.array("a")[:] = 0
+    assert arrays["a"].any(), "an array of the reader is the caller's own"
+    assert held.where("a") == "model.gguf: tensor 'a'"
+    with pytest.raises(ContainerError, match="model.gguf: tensor 'x': dtype complex128, expected one of"):
+        HeldTensors("model.gguf", {"x": np.zeros(2, np.complex128)})

@@ -12,7 +12,7 @@ import hwmodels
 from hwmodels.online.mitigations import CRITERIA, MITIGATIONS, OF_WEIGHTS, Settings
 from hwmodels.online.pruning import exposed_epilogue, online_pruning
 from hwmodels.plots import LIGHT, quality_cost
-from hwmodels.plots.fronts import WayMarks
+from hwmodels.plots.fronts import ALIKE, WayMarks
 from hwmodels.plots.style import MANY_MARKERS
 from hwmodels.tensorcore.cycles import Cycles, closed_form
 from hwmodels.tensorcore.point import point
@@ -24,8 +24,8 @@ from nmsim.files.selection import Selection
 from nmsim.mask import prune
 from nmsim.mitigation import recipe as registry
 from nmsim.mitigation import split
-from nmsim.quality import Way, cross, parse_rounding
-from validate.quality.activation_dump import KINDS, Synthetic, open_dump
+from nmsim.quality import Way, cross, parse_mitigation, parse_rounding
+from validate.quality.activation_dump import KINDS, Origin, Recorded, Synthetic, open_dump
 from validate.quality.measure import (
     ALL,
     KEYS,
@@ -33,6 +33,7 @@ from validate.quality.measure import (
     SUMS,
     Target,
     measure_quality,
+    model_on_core,
     open_dense,
     sum_layers,
 )
@@ -40,6 +41,7 @@ from validate.study.example_checkpoint import TINY, write_example
 
 SOURCE = Synthetic("llm-like", 64, 64)
 LAYER = "model.layers.0.mlp.up_proj.weight"
+MODULE = "model.layers.0.mlp.up_proj"
 
 
 def measure(path, ways, source=SOURCE, **options):
@@ -121,7 +123,7 @@ def test_sums_are_added_and_shares_are_made_of_sums(run):
 
 def test_a_range_that_one_layer_has_not_is_not_that_of_all(run):
     layers = run.table[run.table["layer"] != ALL].copy()
-    layers.loc[layers["layer"] == LAYER, "predicted_decode_speedup_low"] = math.nan
+    layers.loc[layers["layer"] == MODULE, "predicted_decode_speedup_low"] = math.nan
     together = sum_layers(layers)
     assert together["predicted_decode_speedup_low"].isna().all()
     assert (
@@ -133,7 +135,7 @@ def test_energy_kept_of_weights_is_that_of_the_bits_road(path, run):
     weight = load_file(path)[LAYER]
     expected = energy(weight, prune(weight, "8:16"))
     row = only(
-        run.table, layer=LAYER, operand="weights", pattern="8:16", criterion="magnitude", mitigation="none"
+        run.table, layer=MODULE, operand="weights", pattern="8:16", criterion="magnitude", mitigation="none"
     )
     assert row["energy_kept_share"] == pytest.approx(expected.share_kept)
 
@@ -143,7 +145,7 @@ def test_bits_are_those_of_a_packed_tensor(path, run, pattern):
     weight = load_file(path)[LAYER]
     foot = compress(weight, f"{pattern}/bitmask").footprint
     row = only(
-        run.table, layer=LAYER, operand="weights", pattern=pattern, criterion="magnitude", mitigation="none"
+        run.table, layer=MODULE, operand="weights", pattern=pattern, criterion="magnitude", mitigation="none"
     )
     assert row["metadata_bits"] == 8 * foot.metadata_bytes
     assert row["stored_bits"] == 8 * foot.total_bytes
@@ -152,7 +154,9 @@ def test_bits_are_those_of_a_packed_tensor(path, run, pattern):
 
 def test_bits_of_outliers_and_columns_stand_beside_those_of_nm(run):
     plain, outliers, loose, columns = (
-        only(run.table, layer=LAYER, operand="weights", pattern="2:4", criterion="magnitude", mitigation=name)
+        only(
+            run.table, layer=MODULE, operand="weights", pattern="2:4", criterion="magnitude", mitigation=name
+        )
         for name in ("none", "outliers", "outliers_unstructured=8:256", "salient_columns=8")
     )
     assert loose["stored_bits"] - plain["stored_bits"] == 96 * 2 * (16 + 6)  # two of 64, each with its index
@@ -165,10 +169,20 @@ def test_bits_of_outliers_and_columns_stand_beside_those_of_nm(run):
     )  # six bits name one of 64 columns
 
 
-def test_rounded_values_have_no_column(path):
-    rounded = Way("weights", Pattern(2, 4), values=parse_rounding("int8/64/before"))
-    with pytest.raises(NmsimError, match="weights 2:4 magnitude int8/64/before: the table has no column"):
-        measure(path, [rounded])
+def test_rounded_values_are_a_way_of_their_own(path):
+    """Bits of the values, a scale per 32 of 64 elements, and outliers of the same width."""
+    plain = Way("weights", Pattern(2, 4))
+    beside = plain._replace(mitigation=parse_mitigation("outliers_unstructured=8:256"))
+    ways = [plain, *(way._replace(values=parse_rounding("int4/32/before")) for way in (plain, beside))]
+    table = measure(path, ways).table
+    whole, rounded = (
+        only(table, layer=MODULE, mitigation="none", values=text) for text in ("", "int4/32/before")
+    )
+    assert whole["relative_output_error"] < rounded["relative_output_error"]
+    assert whole["stored_bits"] == 96 * (32 * 16 + 64)
+    assert rounded["stored_bits"] == 96 * (32 * 4 + 2 * 16 + 64)
+    outliers = only(table, layer=MODULE, mitigation="outliers_unstructured=8:256")
+    assert outliers["stored_bits"] - rounded["stored_bits"] == 96 * 2 * (4 + 6)
 
 
 def test_speedups_are_those_of_the_models(run):
@@ -177,7 +191,7 @@ def test_speedups_are_those_of_the_models(run):
     for mitigation, name in (("none", ""), ("var", "var"), ("r_sparse=8", "r_sparse")):
         row = only(
             run.table,
-            layer=LAYER,
+            layer=MODULE,
             operand="activations",
             pattern="8:16",
             criterion="magnitude",
@@ -191,7 +205,7 @@ def test_speedups_are_those_of_the_models(run):
         assert row["predicted_decode_speedup_low"] == pytest.approx(machine.predicted_speedup_low)
         assert (row["hardware"], row["core"]) == ("h200", "flexible-8x16")
     plain = only(
-        run.table, layer=LAYER, operand="weights", pattern="8:16", criterion="magnitude", mitigation="none"
+        run.table, layer=MODULE, operand="weights", pattern="8:16", criterion="magnitude", mitigation="none"
     )
     case = dataclasses.replace(case, sparse_operand="weights", shape=GemmShape(4096, 96, 64))
     assert plain["core_prefill_speedup_vs_dense"] == pytest.approx(
@@ -204,7 +218,7 @@ def test_what_stands_beside_sparse_weights_costs_cycles(run, phase, tokens):
     """Of a layer of 96 outputs and 64 inputs, in bf16: lanes that the product hides, parameters from DRAM, side products."""
     core = hwmodels.load_core("flexible-8x16")
     lanes = 128 * core.cores
-    named = {"layer": LAYER, "operand": "weights", "pattern": "8:16", "criterion": "magnitude"}
+    named = {"layer": MODULE, "operand": "weights", "pattern": "8:16", "criterion": "magnitude"}
     plain, outliers, columns, scaled = (
         only(run.table, mitigation=name, **named)[f"core_{phase}_cycles"]
         for name in ("none", "outliers", "salient_columns=8", "scale_shift")
@@ -267,6 +281,141 @@ def test_without_an_encoding_each_pattern_is_stored_as_the_machine_reads_it(path
     assert native.execution == "native"
     assert Target(None, core).format(wide).short == "8:16/index"
     assert str(Target(h200, None, "combinatorial", "byte").format(narrow)) == "2:4/combinatorial/byte"
+
+
+PRESETS = list(itertools.product([None, *hwmodels.machine_names()], [None, *hwmodels.core_names()]))[1:]
+
+
+@pytest.mark.parametrize("operand", ["weights", "activations"])
+def test_the_default_code_is_one_that_each_machine_and_core_takes(operand):
+    """On every preset: a native unit is used if there is one, and no decoder gets a code that it does not read."""
+    native = 0
+    patterns = [Pattern.parse(text) for text in ("2:4", "4:8", "8:16", "16:32", "1:4")]
+    for (machine, core), pattern in itertools.product(PRESETS, patterns):
+        hardware = machine and hwmodels.load_machine(machine)
+        design = core and hwmodels.load_core(core)
+        way = Way(operand, pattern)
+        target = Target(hardware, design)
+        form = target.format(way)
+        if hardware is not None:
+            unit = [unit for unit in hardware.native if pattern == unit.pattern and operand in unit.operands]
+            if unit and "bf16" in hardware.sparse_peak_flop_per_s:
+                assert hardware.native_unit(form, operand=operand, dtype="bf16") is not None, (
+                    machine,
+                    core,
+                    form.short,
+                )
+                native += 1
+        if design is not None:
+            on_core = target.core_format(way)
+            assert on_core.encoding.name in design.encodings, (machine, core, on_core.short)
+            if form.encoding.name in design.encodings:
+                assert on_core == form
+    assert native > 100
+
+
+def test_machine_and_core_each_get_the_code_that_they_read(path):
+    """The machine reads 2:4 as an index, the core only bitmasks: neither is predicted with the code of the other."""
+    few, _ = cross("weights", ["2:4"], ["magnitude"], ["none"])
+    h200, core = hwmodels.load_machine("h200"), hwmodels.load_core("dual-sided-8x16")
+    row = only(measure(path, few, target=Target(h200, core)).table, layer=MODULE, criterion="magnitude")
+    assert (row["encoding"], row["core_encoding"]) == ("index", "bitmask")
+    shape = GemmShape(1, 96, 64)
+    machine = hwmodels.predict(Case(shape, "2:4/index"), h200)
+    assert row["predicted_decode_speedup_vs_dense"] == pytest.approx(machine.predicted_speedup_vs_dense)
+    way = next(way for way in few if way.pattern and way.criterion == "magnitude")
+    assert hwmodels.predict(Target(h200, core).case(way, "prefill", 4096, 4096), h200).execution == "native"
+    on_core = hwmodels.predict_core(Case(shape, "2:4/bitmask"), core)
+    assert row["core_decode_speedup_vs_dense"] == pytest.approx(on_core.predicted_speedup_vs_dense)
+
+
+H200, CORE = hwmodels.load_machine("h200"), hwmodels.load_core("flexible-8x16")
+
+
+@pytest.fixture(scope="module")
+def three():
+    of_x, _ = cross("activations", ["8:16"], ["magnitude"], ["none", "var"])
+    return [*of_x, *cross("weights", ["8:16"], ["magnitude"], ["none"])[0]]
+
+
+@pytest.fixture(scope="module")
+def tables(path, three):
+    """Costs of the checkpoint's own layers, and of those of a model."""
+    models = None, hwmodels.load_model("llama-3.2-1b")
+    return [measure(path, three, target=Target(H200, CORE, "bitmask", model=model)).table for model in models]
+
+
+class TestCostsOfAnotherModel:
+    def test_only_costs_change(self, tables):
+        own, other = tables
+        costs = [name for name in own if name.startswith(("predicted_", "core_decode", "core_prefill"))]
+        same = own.columns.difference([*costs, "costs_of"])
+        pd.testing.assert_frame_equal(own[same], other[same])
+        assert (set(own["costs_of"]), set(other["costs_of"])) == ({"checkpoint"}, {"llama-3.2-1b"})
+        assert other.loc[other["layer"] != ALL, costs].isna().all().all()
+
+    @pytest.mark.parametrize(("phase", "tokens"), [("decode", 1), ("prefill", 4096)])
+    def test_speedups_are_of_all_pruned_layers_together(self, tables, phase, tokens):
+        """Product by product, as the table of cases has them, on both."""
+        _, other = tables
+        row = only(other, layer=ALL, operand="weights", criterion="magnitude")
+        options = (
+            {"decode_batches": [1]}
+            if phase == "decode"
+            else {"decode_batches": [], "prefill_lengths": [4096]}
+        )
+        table = hwmodels.cases("llama-3.2-1b", formats=["8:16/bitmask"], **options)
+        assert (table["M"] == tokens).all()
+        sums = {"machine": np.zeros(2), "core": np.zeros(2)}
+        for one in table.itertuples():
+            case = Case(GemmShape(one.M, one.N, one.K), "8:16/bitmask")
+            machine, core = hwmodels.predict(case, H200), hwmodels.predict_core(case, CORE)
+            sums["machine"] += one.count * np.array(
+                [machine.predicted_dense_time_s, machine.predicted_time_s]
+            )
+            sums["core"] += one.count * np.array([core.cycles * core.predicted_speedup_vs_dense, core.cycles])
+        for name, (dense, sparse) in sums.items():
+            column = {
+                "machine": f"predicted_{phase}_speedup_vs_dense",
+                "core": f"core_{phase}_speedup_vs_dense",
+            }[name]
+            assert row[column] == pytest.approx(dense / sparse, rel=1e-6), name
+        low, speedup, high = (row[f"predicted_{phase}_speedup_{end}"] for end in ("low", "vs_dense", "high"))
+        assert low < speedup < high or math.isnan(low)
+
+    def test_criterion_and_mitigation_cost_on_the_core(self, tables):
+        _, other = tables
+        plain, var = (
+            only(other, layer=ALL, operand="activations", criterion="magnitude", mitigation=name)
+            for name in ("none", "var")
+        )
+        assert var["core_prefill_cycles"] > plain["core_prefill_cycles"]
+        assert var["predicted_prefill_time_s"] == plain["predicted_prefill_time_s"]
+
+    def test_experts_have_the_tokens_that_reach_them(self):
+        mixtral = hwmodels.load_model("mixtral-8x7b")
+        target = Target(None, CORE, "bitmask", tokens_prefill=16, model=mixtral)
+        way = Way("weights", Pattern(8, 16))
+        cycles = 0.0
+        for layer in mixtral.layers:
+            if not layer.pruned:
+                continue
+            # 16 tokens, 2 of 8 experts each: (1 - 3/4 ** 16) of the experts are reached.
+            reached = 8 * (1 - 0.75**16) if layer.experts else 1
+            mean = 16 * 2 / reached if layer.experts else 16
+            for tokens, share in ((math.floor(mean), 1 - mean % 1), (math.floor(mean) + 1, mean % 1)):
+                if share:
+                    case = Case(GemmShape(tokens, layer.N, layer.K), "8:16/bitmask")
+                    places = layer.count / (layer.experts or 1)
+                    cycles += places * reached * share * hwmodels.predict_core(case, CORE).cycles
+        assert model_on_core(target, way, "prefill").time == pytest.approx(cycles, rel=1e-6)
+
+    def test_what_cannot_be_predicted_is_refused_before_any_work(self, path, three):
+        told = []
+        target = Target(H200, CORE, "joint:4", model=hwmodels.load_model("llama-3.2-1b"))
+        with pytest.raises(NmsimError, match="joint"):
+            measure(path, three, target=target, progress=lambda *at: told.append(at))
+        assert told == []
 
 
 def test_an_empty_target_gives_quality_and_bits_alone(path):
@@ -333,7 +482,7 @@ class TestDump:
         expected = self.run(path, few, tensors, tmp_path).table
         other = {rename(name): x.reshape(4, 5, -1) for name, x in tensors.items()}
         pd.testing.assert_frame_equal(self.run(path, few, other, tmp_path).table, expected)
-        row = only(expected, layer=LAYER, criterion="magnitude", mitigation="none")
+        row = only(expected, layer=MODULE, criterion="magnitude", mitigation="none")
         assert (row["activations"], row["tokens"]) == ("dump dump.safetensors", 12)
         x = tensors[LAYER][8:]
         assert row["energy_kept_share"] == pytest.approx(energy(x, prune(x, "2:4")).share_kept)
@@ -381,6 +530,50 @@ class TestDump:
         twice = tensors | {LAYER.removesuffix(".weight"): tensors[LAYER]}
         with pytest.raises(ContainerError, match="are there, expected one of them"):
             self.run(path, few, twice, tmp_path)
+
+
+class TestRecorded:
+    ORIGIN = Origin("tiny", "0" * 16, "words", "1" * 16)
+
+    def source(self, path, tokens=12):
+        rng = np.random.default_rng(0)
+        fit, x = (
+            {
+                name: rng.normal(size=(count, 96 if "down" in name else 64)).astype(np.float32)
+                for name in load_file(path)
+                if "proj" in name
+            }
+            for count in (8, tokens)
+        )
+        return Recorded(fit, x, self.ORIGIN)
+
+    def test_rows_say_what_was_recorded_and_a_dump_of_it_gives_the_same(self, path, tmp_path):
+        few, _ = cross("weights", ["2:4"], ["channel_vector"], ["none"])
+        source = self.source(path)
+        table = measure(path, few, source).table
+        row = only(table, layer=MODULE, criterion="channel_vector")
+        assert (row["activations"], row["calibration_tokens"], row["tokens"]) == ("tiny on words", 8, 12)
+        assert tuple(row[name] for name in Origin._fields) == self.ORIGIN
+        save_file(source.arrays(), tmp_path / "dump.safetensors", metadata=self.ORIGIN._asdict())
+        with open_dump(tmp_path / "dump.safetensors", 8, 12) as dump:
+            again = measure(path, few, dump).table
+        pd.testing.assert_frame_equal(
+            again.drop(columns="activations"), table.drop(columns="activations"), check_exact=True
+        )
+
+    def test_what_cannot_be_used(self, path):
+        few, _ = cross("weights", ["2:4"], ["magnitude"], ["none"])
+        good = self.source(path)
+        bad = put(good._x[LAYER], (3, 5), np.nan)
+        for x, message in (
+            (bad, "token 3, feature 5 is nan"),
+            (good._x[LAYER][:, :32], r"shape \[12, 32\], expected"),
+        ):
+            with pytest.raises(ContainerError, match=f"tiny on words: tokens of {LAYER}.*{message}"):
+                measure(path, few, Recorded(good._fit, good._x | {LAYER: x}, self.ORIGIN))
+        rest = {name: x for name, x in good._x.items() if name != LAYER}
+        with pytest.raises(ContainerError, match="7 layers to calibrate and 6 to measure"):
+            Recorded(good._fit, rest, self.ORIGIN)
 
 
 class TestSynthetic:
@@ -448,22 +641,6 @@ class TestFigure:
             beaten = any(s >= speed and e <= error and (s, e) != (speed, error) for s, e in at)
             assert (line.get_markerfacecolor() == line.get_color()) == (not beaten)
 
-    def test_a_front_is_drawn_where_a_point_is_on_it_and_axes_are_not_stretched(self, run):
-        _, grid = quality_cost(run.table)
-        fronts = []
-        for ax in grid.flat:
-            filled = [
-                line.get_markerfacecolor() == line.get_color()
-                for line in ax.lines
-                if line.get_linestyle() == "None"
-            ]
-            steps = [line for line in ax.lines if line.get_drawstyle() == "steps-post"]
-            assert bool(steps) == any(filled)
-            fronts.append(bool(steps))
-            low, high = ax.get_xlim()
-            assert high - low >= 0.2 * (low + high) / 2 - 1e-9
-        assert set(fronts) == {True, False}
-
     def test_criteria_without_groups_are_lines_and_take_no_column(self, path):
         ways, _ = cross(
             "activations",
@@ -488,7 +665,94 @@ class TestFigure:
         assert labels[-2:] == ["unstructured", "unstructured_global"]
         assert len(set(labels)) == len(labels)
         assert "that have a mitigation, not drawn: 6." in caption(fig)
-        assert "front is that of all criteria of an operand" in caption(fig)
+        assert "Line: Pareto front of the criterion of a panel" in caption(fig)
+
+    def test_a_line_passes_through_points_of_its_panel_only(self, run):
+        fig, grid = quality_cost(run.table)
+        lines = 0
+        for ax in grid.flat:
+            at = {
+                (line.get_xdata()[0], line.get_ydata()[0])
+                for line in ax.lines
+                if line.get_linestyle() == "None"
+            }
+            for line in ax.lines:
+                if line.get_drawstyle() == "steps-post":
+                    assert {*zip(line.get_xdata(), line.get_ydata(), strict=True)} <= at
+                    lines += 1
+            low, high = ax.get_xlim()
+            assert high - low >= 0.2 * (low + high) / 2 - 1e-9
+        assert lines
+        assert "Filled: beaten by no way of the operand" in caption(fig)
+
+    def alike(self, ax):
+        return any("alike within their noise" in text.get_text() for text in ax.texts)
+
+    def stretched(self, run, ratio):
+        """The same table, prefill speedups of weights on the core spread evenly over a ratio."""
+        table = run.table.copy()
+        chosen = (
+            (table["layer"] == ALL) & (table["operand"] == "weights") & table["core_prefill_cycles"].notna()
+        )
+        table.loc[chosen, "core_prefill_speedup_vs_dense"] = np.linspace(1.3, 1.3 * ratio, chosen.sum())
+        return quality_cost(table)[1][2:, 1]
+
+    def test_speedups_within_their_noise_make_no_front(self, run):
+        near, far = (self.stretched(run, 1 + part * ALIKE) for part in (0.9, 2))
+        for ax in near:
+            assert self.alike(ax)
+            assert not any(line.get_drawstyle() == "steps-post" for line in ax.lines)
+            low, high = ax.get_xlim()
+            assert high - low > 0.1
+        filled = [
+            line
+            for ax in near
+            for line in ax.lines
+            if line.get_linestyle() == "None" and line.get_markerfacecolor() == line.get_color()
+        ]
+        least = run.table.query(
+            "layer == 'all' and operand == 'weights' and stored_bits > 0 and pattern != 'dense'"
+        )
+        assert [line.get_ydata()[0] for line in filled] == [least["relative_output_error"].min()]
+        assert not any(self.alike(ax) for ax in far)
+
+    def test_ranges_of_a_machine_are_drawn_and_decide(self, path):
+        few, _ = cross("weights", ["2:4", "8:16"], ["magnitude"], ["none"])
+        table = measure(path, few, target=Target(hwmodels.load_machine("h200"), None)).table
+        sparse = (table["layer"] == ALL) & (table["criterion"] == "magnitude")
+
+        def panel(lows, highs):
+            changed = table.copy()
+            changed.loc[sparse, "predicted_decode_speedup_vs_dense"] = [1.2, 1.6]
+            changed.loc[sparse, "predicted_decode_speedup_low"] = lows
+            changed.loc[sparse, "predicted_decode_speedup_high"] = highs
+            return quality_cost(changed)[1][0, 0]
+
+        wide, narrow = panel([1.0, 1.3], [1.4, 1.9]), panel([1.1, 1.5], [1.3, 1.7])
+        assert (self.alike(wide), self.alike(narrow)) == (True, False)
+        for ax, ends in ((wide, {(1.0, 1.4), (1.3, 1.9)}), (narrow, {(1.1, 1.3), (1.5, 1.7)})):
+            (bars,) = ax.collections
+            found = {tuple(segment[:, 0].round(9)) for segment in bars.get_segments()}
+            assert found == ends
+            assert ax.get_xlim()[0] < min(low for low, _ in ends)
+            assert ax.get_xlim()[1] > max(high for _, high in ends)
+        assert not panel([np.nan, np.nan], [np.nan, np.nan]).collections
+
+    def test_criteria_that_nobody_knew_get_a_dash_of_their_own(self, run):
+        table = run.table.copy()
+        loose = table["criterion"] == "unstructured"
+        other = table[loose].assign(criterion="unstructured_global", relative_output_error=0.5)
+        _, grid = quality_cost(pd.concat([table, other], ignore_index=True))
+        styles = {str(line.get_linestyle()) + str(line._unscaled_dash_pattern) for line in grid[0, 0].lines
+                  if line.get_color() == LIGHT.quiet}  # fmt: skip
+        assert len(styles) == 2
+
+    def test_costs_of_another_model_are_named(self, run):
+        fig, grid = quality_cost(run.table.assign(costs_of="llama-3.1-8b"))
+        assert (
+            grid[0, 0].get_xlabel() == "decode, 1 token, llama-3.1-8b on flexible-8x16: speedup vs dense [×]"
+        )
+        assert "Speedups: the pruned layers of llama-3.1-8b together." in caption(fig)
 
     def test_what_has_no_error_is_counted(self, run):
         assert "error of 0" not in caption(quality_cost(run.table)[0])
@@ -528,7 +792,7 @@ def test_outliers_of_activations_are_measured_where_the_split_puts_them(path, ru
     expected = np.square(np.where(kept, x, 0) @ weight.T - dense).sum() / np.square(dense).sum()
     row = only(
         run.table,
-        layer=LAYER,
+        layer=MODULE,
         operand="activations",
         pattern="2:4",
         criterion="magnitude",
