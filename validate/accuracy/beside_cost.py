@@ -521,8 +521,9 @@ def _of_table(
         if len(line) != len(header):
             raise RowError(f"{source}: row {number}: {len(line)} cells, expected {len(header)}", row=number)
         cells = dict(zip(header, line, strict=True))
-        # Sums over the layers stand for the model; a row of one layer says nothing of the others.
-        if cells["layer"] != OF_ALL_LAYERS:
+        # Sums over the layers stand for the model; a row of one layer says nothing of the others. Nothing is known of what
+        # rounded values cost.
+        if cells["layer"] != OF_ALL_LAYERS or cells.get("values"):
             continue
         try:
             way, value = _way_of_cells(cells), float(cells[quantity.column] or "nan")

@@ -211,6 +211,9 @@ FITS = (Fit("power law", _power), Fit("monotone", _monotone))
 def _figures(quality: pd.DataFrame) -> pd.DataFrame:
     """Figures of pruned layers, named as rows of losses name them. Criteria without groups go by their density."""
     pruned = quality[quality["pattern"] != DENSE_PATTERN]
+    if "values" in pruned:
+        # Rounded values are another way; the measured losses here are of values as they are.
+        pruned = pruned[pruned["values"].fillna("") == ""]
     loose = [is_reference(name) for name in pruned["criterion"]]
     patterns = [
         lowest_terms(Pattern.parse(text)) if free else text
