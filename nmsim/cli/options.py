@@ -206,7 +206,7 @@ LossesOf = Annotated[
     Option(
         "--losses-of",
         metavar="KEY=VALUE",
-        help="Which rows of the losses count if they are of several models, texts or windows, such as text=news.",
+        help="Which rows of the losses count if they are of several models or texts, such as text=news.",
     ),
 ]
 Force = Annotated[bool, Option("--force", "-f", help="Replace existing files; never an input.")]

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -24,7 +25,7 @@ from nmsim.quality.way import NONE, Way, is_reference, parse_mitigation
 from nmsim.rows.files import read
 from nmsim.rows.loss import LossRow
 from nmsim.support.sources import csv_rows, read_text
-from validate.accuracy.losses import shipped_files
+from validate.accuracy.losses import SAME_WITHIN, shipped_files
 from validate.accuracy.statistics import Interval, paired_difference
 
 SHIPPED = "smollm2"
@@ -46,18 +47,9 @@ OF_LAYERS = (
     "relative_output_error",
 )
 """Columns by which a table of losses, and one of `nmsim quality`, are known."""
-SAME = (
-    "model",
-    "model_digest",
-    "text",
-    "text_digest",
-    "window_tokens",
-    "windows",
-    "first_window_token",
-    "dtype",
-)
-"""Columns that have to agree between rows whose losses are subtracted."""
-CHOICES = (*SAME, "calibration_tokens", "layers")
+SAME = ("model", "model_digest", "text", "text_digest", "window_tokens", "first_window_token", "dtype")
+"""Columns that have to agree between rows whose losses are subtracted. The first windows of such rows are the same tokens."""
+CHOICES = (*SAME, "windows", "calibration_tokens", "layers")
 QUANTITY = "quantity"
 
 
@@ -72,7 +64,9 @@ class Quantity(NamedTuple):
 LOSS_INCREASE = Quantity("loss_increase", "loss increase vs dense [nats/token]", True)
 OUTPUT_ERROR = Quantity("relative_output_error", "output error |Y - Yd|² / |Yd|² [1]", True)
 ENERGY_KEPT = Quantity("energy_kept_share", "energy kept [1]", False)
-LOSS_COLUMNS = tuple(f"{LOSS_INCREASE.column}{end}" for end in ("", "_low", "_high", "_model", "_text"))
+LOSS_COLUMNS = tuple(
+    f"{LOSS_INCREASE.column}{end}" for end in ("", "_low", "_high", "_windows", "_model", "_text")
+)
 """Columns that losses add to a table of `nmsim quality`."""
 OF_ALL_LAYERS = "all"
 """What the column `layer` of such a table says of sums."""
@@ -87,6 +81,10 @@ class WayQuality(NamedTuple):
     value: float
     low: float = math.nan
     high: float = math.nan
+    windows: int = 0
+    """Windows of text that the value is a mean of; 0 if there are none."""
+    rank: float = math.nan
+    """The value over the windows that all ways of this operand and pattern have, to order them by."""
 
     @property
     def pattern(self) -> str:
@@ -123,8 +121,8 @@ class Qualities:
         As the rows name them. Of a table of `nmsim quality`: the file, and where its activations come from.
     source : str
         What was read.
-    tokens : int
-        Predicted tokens that the losses are means of; 0 for a table of `nmsim quality`.
+    window_tokens : int
+        Tokens of a window; 0 for a table of `nmsim quality`.
     dense_loss : float
         Loss of the dense model, nats per token; NaN for a table of `nmsim quality`.
     left_out : mapping of str to int
@@ -136,7 +134,7 @@ class Qualities:
     model: str
     text: str
     source: str
-    tokens: int = 0
+    window_tokens: int = 0
     dense_loss: float = math.nan
     left_out: Mapping[str, int] = field(default_factory=dict)
 
@@ -151,9 +149,13 @@ class Qualities:
         if self.quantity is LOSS_INCREASE:
             return (
                 f"Loss increases are of {self.model_name} on the text {self.text}: nats per token against the dense model, "
-                f"means over {self.tokens:,} tokens, with 95 % intervals over windows."
+                f"means over {self._windows()} windows of {self.window_tokens - 1} tokens, with 95 % intervals over windows."
             )
         return f"{self.quantity.label}: layers one at a time, from {self.model}; activations: {self.text}. It is no accuracy."
+
+    def _windows(self) -> str:
+        counts = [one.windows for one in self.ways] or [0]
+        return f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else str(max(counts))
 
     def caveat(self, studied: str) -> str:
         """What has to be said if these values stand beside the costs of another model.
@@ -167,13 +169,13 @@ class Qualities:
         return f"{about} {NOTES[self.model]}" if self.model in NOTES else about
 
     def of(self, operand: str, pattern: str) -> list[WayQuality]:
-        """The ways that leave groups of a pattern in an operand, the best first."""
+        """The ways that leave groups of a pattern in an operand, the best first over the windows that all of them have."""
         found = [
             one
             for one in self.ways
             if one.way.operand == operand and one.pattern == pattern and not is_reference(one.way.criterion)
         ]
-        return sorted(found, key=lambda one: one.value if self.quantity.least else -one.value)
+        return sorted(found, key=lambda one: one.rank if self.quantity.least else -one.rank)
 
     def best(self, operand: str, pattern: str) -> WayQuality | None:
         """The best way among those that cost no more than the format; None if there is none."""
@@ -208,6 +210,11 @@ class Qualities:
             column: value,
             f"{column}_low": low,
             f"{column}_high": high,
+            **(
+                {f"{column}_windows": one.windows if one else math.nan}
+                if self.quantity is LOSS_INCREASE
+                else {}
+            ),
             f"{column}_model": self.model,
             f"{column}_text": self.text,
         }
@@ -232,7 +239,7 @@ def with_losses(table: pd.DataFrame, qualities: Qualities | None) -> pd.DataFram
         column = qualities.quantity.column
         raise RowError(f"{qualities.source}: {column}: expected rows of losses, to stand beside such figures")
     known = {one.key: one for one in qualities.ways} if qualities is not None else {}
-    nothing = dict.fromkeys(LOSS_COLUMNS[:3], math.nan) | dict.fromkeys(LOSS_COLUMNS[3:], "")
+    nothing = dict.fromkeys(LOSS_COLUMNS[:4], math.nan) | dict.fromkeys(LOSS_COLUMNS[4:], "")
     keys = zip(*(table[name] for name in ("operand", "pattern", "criterion", "mitigation")), strict=True)
     # Losses of rounded values are not among the ways, and those of whole values are not theirs.
     of_all = (table["layer"] == OF_ALL_LAYERS) & (table["values"] == "")
@@ -428,13 +435,15 @@ def _of_losses(
     pruned: dict[tuple[Any, ...], list[tuple[Way, LossRow]]] = {}
     for row in rows:
         way, why = _way_of(row, layers)
-        # Nothing of a dense row was fitted, so that it stands beside any number of calibration tokens.
-        free = ("layers", *(("calibration_tokens",) if way is None and not why else ()))
+        # Nothing of a dense row was fitted, and its first windows are those of a row with fewer.
+        free = ("layers", *(("calibration_tokens", "windows") if way is None and not why else ()))
         if any(str(getattr(row, name)) != text for name, text in of.items() if name not in free):
             continue
         if way is None and not why:
-            if dense.setdefault(_same(row), row).losses != row.losses:
+            other = dense.setdefault(_same(row), row)
+            if any(abs(a - b) > SAME_WITHIN for a, b in zip(other.losses, row.losses, strict=False)):
                 raise RowError(f"{source}: two dense rows of the same windows differ, expected one")
+            dense[_same(row)] = max(other, row, key=_count)
         elif why:
             left_out[why] = left_out.get(why, 0) + 1
         elif way is not None:
@@ -449,15 +458,32 @@ def _of_losses(
     if key[:-1] not in dense:
         raise RowError(f"{source}: no dense row of the same {', '.join(SAME)}: expected one to compare with")
     base = dense[key[:-1]]
+    # Of two rows of one way, the one with more windows has those of the other.
+    most: dict[Way, int] = {}
+    for way, row in found:
+        most[way] = max(row.windows, most.get(way, 0))
+    found = [(way, row) for way, row in found if row.windows == most[way]]
+    shared: dict[tuple[Any, ...], list[int]] = {}
+    for way, row in found:
+        shared.setdefault((way.operand, way.pattern), []).append(row.windows)
     ways: dict[Way, WayQuality] = {}
     for way, row in found:
         if way in ways:
             raise RowError(f"{source}: {way} comes twice, expected one row of each way")
         if patterns is None or str(way.pattern) in patterns:
-            ways[way] = WayQuality(way, *paired_difference(row.losses, base.losses))
-    tokens = base.windows * (base.window_tokens - 1)
+            count = min(base.windows, *shared[way.operand, way.pattern])
+            increase = paired_difference(row.losses[: base.windows], base.losses[: row.windows])
+            rank = fmean(row.losses[:count]) - fmean(base.losses[:count])
+            ways[way] = WayQuality(way, *increase, min(row.windows, base.windows), rank)
     return Qualities(
-        LOSS_INCREASE, tuple(ways.values()), base.model, base.text, source, tokens, float(base.loss), left_out
+        LOSS_INCREASE,
+        tuple(ways.values()),
+        base.model,
+        base.text,
+        source,
+        base.window_tokens,
+        float(base.loss),
+        left_out,
     )
 
 
@@ -474,6 +500,10 @@ def _way_of(row: LossRow, layers: str) -> tuple[Way | None, str]:
     if ways[0].pattern is None or ways[0].values is not None:
         return None, "rounded values"
     return ways[0], ""
+
+
+def _count(row: LossRow) -> int:
+    return row.windows
 
 
 def _same(row: LossRow) -> tuple[Any, ...]:
@@ -539,7 +569,7 @@ def _of_table(
             and math.isfinite(value)
             and (patterns is None or str(way.pattern) in patterns)
         ):
-            ways[way] = WayQuality(way, value)
+            ways[way] = WayQuality(way, value, rank=value)
     if not ways:
         raise RowError(
             f"{source}: no row of all layers with {quantity.column}, expected one per way to prune"

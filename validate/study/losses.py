@@ -139,11 +139,13 @@ def _ends(name: str, values: Sequence[float]) -> dict[str, float]:
     return {name: nominal, f"{name}_low": low, f"{name}_high": high}
 
 
-def best_rows(table: pd.DataFrame, qualities: Qualities) -> pd.DataFrame:
-    """Keep the best way of each machine, operand and pattern among those that cost no more than their format."""
+def best_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Keep the best way of each machine, operand and pattern among those that cost no more than their format.
+
+    The rows of a pattern stand in the order of `Qualities.of`, the best first.
+    """
     free = table[table[COSTS_NOTHING_MORE].astype(bool)]
-    order = free.sort_values(qualities.quantity.column, ascending=qualities.quantity.least, kind="stable")
-    return order.drop_duplicates(["hardware", "operand", "pattern"]).sort_index().reset_index(drop=True)
+    return free.drop_duplicates(["hardware", "operand", "pattern"]).reset_index(drop=True)
 
 
 def figures(table: pd.DataFrame, qualities: Qualities) -> dict[str, tuple[pd.DataFrame, dict[str, Any]]]:
@@ -153,7 +155,7 @@ def figures(table: pd.DataFrame, qualities: Qualities) -> dict[str, tuple[pd.Dat
 
     if table.empty:
         return {}
-    best = best_rows(table, qualities)
+    best = best_rows(table)
     if best.empty:
         return {}
     least = qualities.quantity.least
@@ -218,7 +220,7 @@ def section_context(
     }
     if table.empty:
         return context
-    best = best_rows(table, qualities)
+    best = best_rows(table)
     column = qualities.quantity.column
     # More machines would make the table wider than a page.
     machines = list(table["hardware"].unique())[:MACHINES_SHOWN]

@@ -414,7 +414,7 @@ def _losses(findings: report.Findings) -> dict[str, Any]:
     if findings.losses is None or findings.qualities is None:
         return {}
     of = findings.qualities
-    rows = records(best_rows(findings.losses, of)) if len(findings.losses) else []
+    rows = records(best_rows(findings.losses)) if len(findings.losses) else []
     said = {"model": of.model, "text": of.text, "says": [of.description, of.caveat(findings.model_name)]}
     return {"losses": said | {"best_way_of_each_pattern": rows}}
 

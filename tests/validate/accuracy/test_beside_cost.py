@@ -47,7 +47,8 @@ def test_the_increase_is_paired_with_the_dense_row(file):
         "news",
         24,
     )
-    assert found.tokens == 12 * 512
+    assert found.window_tokens == 513
+    assert "means over 12 windows of 512 tokens" in found.description
     of_one = {str(one.way): one for one in found.ways}["weights 8:16 channel_vector"]
     (pruned,) = [one for one in some if str(one.configuration) == "weights 8:16 channel_vector"]
     differences = np.array(pruned.losses) - np.array(some[0].losses)
@@ -87,6 +88,29 @@ def test_rows_of_two_kinds_are_chosen_and_never_averaged(file, changes, chosen, 
     found = read_qualities(path, of=chosen)
     alone = read_qualities(file(rows(["2:4"], seed=1, **changes)))
     assert [one.value for one in found.ways] == [one.value for one in alone.ways]
+
+
+def test_rows_of_fewer_windows_are_paired_with_the_same_windows_and_ranked_on_them(file):
+    ours, theirs = way("weights", "2:4"), way("weights", "2:4", "channel_vector")
+    dense = np.linspace(2.0, 4.0, 12)
+    # The second half of the text is far easier: over all windows the first way looks better than it is over the first six.
+    first = np.where(np.arange(12) < 6, 1.0, 0.1)
+    some = [
+        row(Configuration(), dense),
+        row(Configuration(ours), dense + first),
+        row(Configuration(theirs), (dense + 0.8)[:6]),
+    ]
+    found = read_qualities(file(some))
+    values = {one.way: one for one in found.ways}
+    assert (values[ours].value, values[ours].windows) == (pytest.approx(0.55), 12)
+    assert (values[theirs].value, values[theirs].windows) == (pytest.approx(0.8), 6)
+    assert [one.way for one in found.of("weights", "2:4")] == [theirs, ours]
+    assert "means over 6 to 12 windows" in found.description
+    assert found.cells(values[theirs])["loss_increase_windows"] == 6
+    # A row of the same way with fewer windows says nothing more.
+    again = read_qualities(file([*some, row(Configuration(ours), (dense + first)[:6])]))
+    assert {one.way: one.value for one in again.ways} == {one.way: one.value for one in found.ways}
+    assert [one.way for one in read_qualities(file(some), of={"windows": "6"}).ways] == [theirs]
 
 
 def test_two_numbers_of_calibration_tokens_are_two_kinds(file):
