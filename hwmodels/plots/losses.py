@@ -28,6 +28,8 @@ PANEL_HEIGHT_IN, BETWEEN_IN, TOP_IN, BOTTOM_IN = 2.0, 0.62, 0.7, 0.55
 LOG_FROM_RATIO = 4.0
 """Qualities that differ by less have a linear axis, which begins at zero."""
 ROOM = 0.08
+DIGITS = 3
+"""Costs that are the same in so many digits count as equal: no estimate is better than that."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def quality_beside_cost(
     """Draw a measured quality over costs, with the intervals of both, and the Pareto front of each panel.
 
     Colours are patterns, markers operands. Points of the front are filled. The front is that of the nominal values: points
-    whose intervals overlap may change places. A panel without a point stays empty and says so.
+    whose intervals overlap may change places. Costs are compared in three digits. A panel without a
+    point stays empty and says so.
 
     Parameters
     ----------
@@ -207,7 +210,8 @@ def _draw_panel(
         ax.axvline(panel.dense, color=theme.quiet, linewidth=0.8, linestyle=style.DASHED, zorder=0)
     minimise = [name for name, wanted in ((quality, least), (panel.column, not panel.most)) if wanted]
     maximise = [name for name in (quality, panel.column) if name not in minimise]
-    on_front = pareto_front(known, minimise=minimise, maximise=maximise)
+    rounded = [float(f"{cost:.{DIGITS}g}") for cost in known[panel.column]]
+    on_front = pareto_front(known.assign(**{panel.column: rounded}), minimise=minimise, maximise=maximise)
     front = known[on_front].sort_values(
         [panel.column, quality], ascending=[not panel.most, True], kind="stable"
     )

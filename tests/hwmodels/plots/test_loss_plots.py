@@ -51,6 +51,12 @@ def test_what_dense_beats_is_not_on_the_front():
     )
 
 
+def test_costs_that_are_the_same_in_three_digits_are_equal():
+    near = table(speedup=[1.5198, 0.9, 1.5196])
+    _, grid = plots.quality_beside_cost(near, panels=[SPEEDUP])
+    assert marks(grid[0, 0]) == {(1.5198, 1.6): False, (0.9, 0.8): False, (1.5196, 0.7): True}
+
+
 def test_bars_are_drawn_only_if_both_ends_are_known():
     _, grid = plots.quality_beside_cost(table(), panels=[SPEEDUP])
     segments = [segment for bars in grid[0, 0].collections for segment in bars.get_segments()]
