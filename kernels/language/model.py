@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from kernels.language.gguf_reader import quick_reader
 from kernels.language.packages import LanguageError, folder_of, require
 from nmsim.errors import NmsimError, brief, brief_names
-from nmsim.files.selection import read_config
+from nmsim.files.selection import CONFIG_NAME, read_config
 from nmsim.files.sharded import open_checkpoint
 from nmsim.support.lazy import explained
 from nmsim.support.sources import open_regular
@@ -139,10 +139,11 @@ def _weights_of_folder(path: Path) -> tuple[Path, ...]:
     """Check what can be checked without transformers, whose errors are long: the files, and which model they are of."""
     if not path.is_dir():
         raise LanguageError(f"model {brief(str(path))}: is no folder, expected {EXPECTED}")
+    # Looked for first: in a folder of something else, what was expected says more than which file of weights is missing.
+    if not (path / CONFIG_NAME).exists():
+        raise LanguageError(f"{path}: holds no {CONFIG_NAME}, expected {EXPECTED}")
     with open_checkpoint(path) as checkpoint:
-        paths, config = tuple(checkpoint.paths), read_config(checkpoint)
-    if config is None:
-        raise LanguageError(f"{path}: holds no config.json, expected {EXPECTED}")
+        paths, config = tuple(checkpoint.paths), read_config(checkpoint) or {}
     if config.get("quantization_config") is not None:
         raise LanguageError(
             f"{path}: config.json: quantization_config: the weights are stored in a form of their own, "

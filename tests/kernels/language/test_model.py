@@ -166,6 +166,10 @@ def test_a_damaged_folder_is_refused(tiny_model, tmp_path, name, content, says):
     assert re.search(says, refusal(damaged(tiny_model, tmp_path, name, content)))
 
 
+def test_a_folder_of_something_else_is_refused_by_what_it_should_be(tmp_path):
+    assert "holds no config.json, expected smollm2, a folder of a Hugging Face" in refusal(tmp_path)
+
+
 def test_weights_that_give_no_numbers_are_refused(tiny_model, tmp_path):
     copy = tmp_path / "nan"
     shutil.copytree(tiny_model, copy)
