@@ -20,7 +20,7 @@ SAME_MACHINE, OTHER_MACHINE = 1e-4, 5e-3
 
 WEIGHTS = Configuration(weights=Way("weights", Pattern(8, 16), "channel_vector"))
 TOKENS = Configuration(
-    activations=Way("activations", Pattern(8, 16), mitigation=parse_mitigation("dpts_mean+var"))
+    activations=Way("activations", Pattern(2, 4), mitigation=parse_mitigation("dpts_mean+var"))
 )
 
 
