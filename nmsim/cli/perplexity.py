@@ -110,6 +110,7 @@ def perplexity(
     Nothing is fetched: model and text come from installed packages or from files. A configuration that fails has no row, is
     named, and gives exit code 1. A run that was stopped continues when it is started again.
     """
+    # What can be refused is refused before the model is loaded, which takes seconds.
     console.claim(Output(output, "rows", ROW_FILE))
     from kernels.language import campaign as campaigns
 
@@ -149,6 +150,7 @@ def _subject(model: str, text: str, campaign: "LossCampaign", cores: int, progre
     from kernels.timing.host import this_machine, versions
 
     progress(f"loading {text}", 0.0)
+    # Imported here: torch takes seconds, and campaign and output are checked without it.
     try:
         from kernels.language import evaluate, texts
         from kernels.language import model as models

@@ -234,6 +234,7 @@ def _show(
 
 def _show_losses(stored: Sequence[Comparison], qualities: Qualities) -> None:
     """Print the best measured way of each format, and the choice by magnitude alone beside it."""
+    # Formats that differ in their encoding only have the same losses: keys of a dict leave such lines out.
     lines: dict[tuple[str, ...], None] = {}
     for row in stored:
         ways = qualities.of_format(row.how)

@@ -13,8 +13,9 @@ import pandas as pd
 
 from nmsim.case import SparseOperand
 from nmsim.format import sparse_format
+from nmsim.pattern import Pattern
 from nmsim.quality.configuration import ALL_LAYERS, Configuration
-from nmsim.quality.way import Way, parse_mitigation
+from nmsim.quality.way import Way
 from validate.accuracy.losses import DENSE, LossTable, one_operand, with_way
 from validate.accuracy.statistics import (
     FEWEST_WINDOWS,
@@ -330,16 +331,28 @@ def every(*questions: Question) -> Question:
 
 
 def structured_outliers(table: LossTable) -> Iterable[Part]:
-    """Outliers in a pattern against as many without one, at each size and pattern."""
+    """Outliers in a pattern against as many without one, at each size and pattern.
+
+    A window that does not divide a row keeps its n in the rest of the row as well. So it keeps more than its share. The
+    smallest window of a share has the least such rest, and is the one that is compared.
+    """
     for operand in CRITERIA_OF:
-        for way, configuration in table.ways(operand).items():
-            if way.names == ("outliers",):
-                loose = parse_mitigation(f"outliers_unstructured={way.mitigation[0].size}")
-                other = with_way(DENSE, way._replace(mitigation=loose))
-                label = (
-                    f"{operand}, {way.pattern} {way.criterion}: {way.mitigation[0].size} minus unstructured"
-                )
-                yield from not_more(table, label, configuration, other)
+        ways = table.ways(operand)
+        loose = [way for way in ways if way.names == ("outliers_unstructured",)]
+        for other in loose:
+            share = Pattern.parse(other.mitigation[0].size)
+            fitting = [
+                way
+                for way in ways
+                if way.names == ("outliers",)
+                and way._replace(mitigation=()) == other._replace(mitigation=())
+                and Pattern.parse(way.mitigation[0].size).density == share.density
+            ]
+            if not fitting:
+                continue
+            tight = min(fitting, key=lambda way: Pattern.parse(way.mitigation[0].size).m)
+            label = f"{operand}, {other.pattern} {other.criterion}: {tight.mitigation[0].size} minus unstructured {share}"
+            yield from not_more(table, label, ways[tight], ways[other])
 
 
 def correction_at_2_4(name: str, operand: SparseOperand) -> Question:

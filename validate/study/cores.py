@@ -16,7 +16,8 @@ from hwmodels import Model
 from hwmodels.plots.labels import Step, at_step, choose_steps, pattern_order
 from hwmodels.silicon.area import area
 from hwmodels.steps.fusion import fused
-from hwmodels.sweeps.space import Space, SweptFormat, Work, products_of
+from hwmodels.sweeps.products import Work, products_of
+from hwmodels.sweeps.space import Space, SweptFormat
 from hwmodels.tensorcore.answer import limit_in_words
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from hwmodels.tensorcore.services import STAGES

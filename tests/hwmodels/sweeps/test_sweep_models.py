@@ -8,7 +8,8 @@ import hwmodels
 from hwmodels.models import Layer
 from hwmodels.steps.experts import grouped
 from hwmodels.steps.fusion import fused
-from hwmodels.sweeps.space import Space, SweptFormat, Work, load_space, products_of
+from hwmodels.sweeps.products import Work, products_of
+from hwmodels.sweeps.space import Space, SweptFormat, load_space
 from hwmodels.tensorcore.record import load_core
 from nmsim.case import Case, GemmShape
 from nmsim.errors import SpecError
