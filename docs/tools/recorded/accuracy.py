@@ -87,6 +87,10 @@ GAINS = """## What mitigations bring
 
 Loss with the mitigation minus loss without it, in nats per token, under the same criterion. Below zero it helps.
 
+What is fitted is a least squares of one layer to the calibration tokens, not the training of the papers' authors. A fit of as
+many numbers as a layer has inputs, such as `bias1`, follows the noise of few tokens. So a fitted mitigation that hurts here may
+help after training.
+
 {mitigations}
 
 ## What criteria bring
