@@ -38,6 +38,10 @@ TEXTS = {
 }
 TRUSTED = "relative_output_error"
 WORST_LAYERS = 12
+FEWER = r" \*"
+MARKED = r"""
+A cell with \* has fewer windows than the others. Do not compare it with its neighbours: [paired differences](#what-criteria-bring)
+use the windows that both have."""
 
 TITLE = "# Accuracy: what pruning costs a real language model"
 WITHOUT_ROWS = f"""{TITLE}
@@ -74,7 +78,7 @@ activations at 8:16. A correlation above zero makes intervals too narrow.
 GRID = """## Patterns
 
 Loss increase against the dense model, in nats per token, all {layers} layers pruned. exp of it is the ratio of the perplexities.
-Nothing is corrected. "Wanda" is magnitude times the norm of the inputs.
+Nothing is corrected. "Wanda" is magnitude times the norm of the inputs.{marked}
 
 {table}
 
@@ -352,7 +356,10 @@ def _grid() -> str:
         for pattern, own, label in sorted(places, key=lambda place: -Pattern.parse(place[0]).density)
     ]
     return GRID.format(
-        layers=int(every["layers_pruned"].max()), table=_table(head, lines), widest_pair=_widest_pair()
+        layers=int(every["layers_pruned"].max()),
+        marked=MARKED if any(FEWER in cell for line in lines for cell in line) else "",
+        table=_table(head, lines),
+        widest_pair=_widest_pair(),
     )
 
 
@@ -662,7 +669,11 @@ def _way(row: dict[str, object]) -> str:
 
 
 def _cell(frame: pd.DataFrame, pattern: str) -> str:
-    return _increase(frame.loc[pattern].to_dict()) if pattern in frame.index else ""
+    """The increase of one pattern, marked if it has fewer windows than the dense row, so that none reads across."""
+    if pattern not in frame.index:
+        return ""
+    row = frame.loc[pattern].to_dict()
+    return _increase(row) + (FEWER if row["windows"] < _first().windows else "")
 
 
 def _increase(row: dict[str, float]) -> str:
