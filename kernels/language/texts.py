@@ -72,7 +72,8 @@ def load_text(where: str | Path = NEWS) -> Text:
             f"text {brief(name)}: does not exist, expected {', '.join(TEXTS)}, or a text file in UTF-8"
         )
     else:
-        name, text = Path(where).name, read_text(where, error=LanguageError)
+        # A mark that an editor puts before the first character is no token of the text.
+        name, text = Path(where).name, read_text(where, error=LanguageError, encoding="utf-8-sig")
     if not text.strip():
         raise LanguageError(f"text {brief(name)}: has no words, expected a text")
     return Text(name, hashlib.sha256(text.encode()).hexdigest()[:DIGEST_CHARS], text)
@@ -126,7 +127,7 @@ def enough_token_ids(
     if len(ids) < needed:
         raise LanguageError(
             f"{where}: has {len(ids)} tokens of {model.name}, expected at least {needed}: {calibration_tokens} for "
-            f"calibration, then {windows} windows of {window_tokens}"
+            f"calibration, then {windows} window{'s' if windows > 1 else ''} of {window_tokens}"
         )
     return ids
 

@@ -48,9 +48,23 @@ def test_a_file_of_the_user_is_read(tmp_path):
     assert load_text(str(path)) == load_text(path)
 
 
+def test_a_mark_before_the_first_character_is_not_of_the_text(tmp_path):
+    """Editors of Windows write one; as three bytes it would shift every window."""
+    path = tmp_path / "mine.txt"
+    path.write_text("Words.", encoding="utf-8")
+    plain = load_text(path)
+    path.write_text("Words.", encoding="utf-8-sig")
+    assert load_text(path) == plain
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(b"caf\xe9", "byte 3"), (b"", "has no words"), (b" \n\t", "has no words")],
+    [
+        (b"caf\xe9", "byte 3"),
+        (b"", "has no words"),
+        (b" \n\t", "has no words"),
+        (b"\xef\xbb\xbf\n", "has no words"),
+    ],
 )
 def test_a_file_that_is_no_text_is_refused(tmp_path, content, says):
     path = tmp_path / "mine.txt"
