@@ -8,7 +8,14 @@ import pandas as pd
 from nmsim.quality.way import NONE, Way
 from nmsim.rows.loss import OPERANDS, LossRow
 from validate.accuracy.losses import DENSE, LossTable, ends, loss_tables, with_way
-from validate.accuracy.statistics import UNDECIDED, UNKNOWN, Interval, paired_difference, ratio_of_means
+from validate.accuracy.statistics import (
+    FEWEST_WINDOWS,
+    UNDECIDED,
+    UNKNOWN,
+    Interval,
+    paired_difference,
+    ratio_of_means,
+)
 
 GAIN_COLUMNS = (
     "model", "text", "windows", "operand", "pattern", "criterion", "mitigation", "against",
@@ -17,7 +24,7 @@ GAIN_COLUMNS = (
 """Columns of `gain_table`.
 
 `change` is in nats per token, below zero if the way loses less than `against`. `share` is the change over the loss increase of
-`against`.
+`against`. With fewer than 8 windows the verdict is "cannot be decided".
 """
 HELPS, HURTS = "helps", "hurts"
 MAGNITUDE, WANDA = "magnitude", "channel_vector"
@@ -66,7 +73,7 @@ def _records(table: LossTable) -> Iterator[dict[str, Any]]:
                     "against": against,
                     **ends("change", change),
                     **ends("share", _share(table, way, plainer)),
-                    "verdict": (UNDECIDED, HURTS, HELPS)[change.sign],
+                    "verdict": (UNDECIDED, HURTS, HELPS)[change.sign if len(ours) >= FEWEST_WINDOWS else 0],
                 }
 
 

@@ -63,3 +63,13 @@ def test_the_change_is_paired_by_window(make_row):
     assert tuple(row[["change", "change_low", "change_high"]]) == paired_difference(mended, plain)
     assert np.isnan(row["share"])
     assert gain_table([make_row(var, mended), make_row(Configuration(), plain)]).empty
+
+
+@pytest.mark.parametrize(("windows", "verdict"), [(7, "cannot be decided"), (8, "helps")])
+def test_few_windows_have_no_verdict(make_row, windows, verdict):
+    """As claims have none: an interval over so few windows is too narrow."""
+    plain = [4.0 + 0.1 * window for window in range(windows)]
+    sparse, var = (one_operand("activations", "8:16", mitigation=name) for name in ("none", "var"))
+    table = gain_table([make_row(sparse, plain), make_row(var, [loss - 0.2 for loss in plain])])
+    assert table["verdict"].tolist() == [verdict]
+    assert table["change"].item() == pytest.approx(-0.2)
