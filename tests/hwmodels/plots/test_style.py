@@ -13,7 +13,7 @@ from hwmodels.plots import style
 from hwmodels.plots.labels import refuse_twice
 from nmsim.errors import NmsimError, RowError
 
-DRAWING = [name for name in plots.__all__ if name not in ("DARK", "LIGHT", "Theme", "rendered")]
+DRAWING = [name for name in plots.__all__ if name not in ("CostPanel", "DARK", "LIGHT", "Theme", "rendered")]
 BITS = pd.DataFrame(
     {
         "pattern": ["2:4"],
