@@ -16,7 +16,7 @@ from numpy.linalg import LinAlgError
 from kernels.language.campaign import Evaluation, LossCampaign
 from kernels.timing.rounds import Clock, Progress, Stamp, rounded
 from nmsim import rows as row_files
-from nmsim.errors import NmsimError, one_line
+from nmsim.errors import NmsimError, RowError, brief, one_line
 from nmsim.files.output import ROW_FILE, Output, claimed
 from nmsim.quality.configuration import Configuration
 from nmsim.rows.loss import LossRow, configuration_cells, loss_cells
@@ -122,6 +122,22 @@ def plan(campaign: LossCampaign, *, layers: Sequence[str], about: Mapping[str, A
     return found
 
 
+def _held(path: Path) -> dict[tuple[object, ...], LossRow]:
+    """Rows of a file by their key. A file with two of one key is refused: nobody could say which of them counts."""
+    held: dict[tuple[object, ...], LossRow] = {}
+    if row_files.check(path, LossRow):
+        return held
+    for number, row in enumerate(row_files.read(path, LossRow), start=1):
+        if row.key in held:
+            raise RowError(
+                f"{path}: row {number}: {brief(str(row.configuration))} stands there already, expected one row of each "
+                "configuration, model and text",
+                row=number,
+            )
+        held[row.key] = row
+    return held
+
+
 def run(
     planned: Sequence[Planned],
     evaluator: Evaluator,
@@ -156,7 +172,7 @@ def run(
     Raises
     ------
     RowError
-        The file is no file of such rows, or ends in half a line.
+        The file is no file of such rows, has one twice, or ends in half a line.
     BusyError
         Another run appends rows to the file.
     ContainerError
@@ -166,9 +182,7 @@ def run(
     begin = clock()
     # Held from the look at what is there to the last row: another run would evaluate the same configurations.
     with claimed(Output(path, "rows", ROW_FILE)):
-        held = (
-            {} if row_files.check(path, LossRow) else {row.key: row for row in row_files.read(path, LossRow)}
-        )
+        held = _held(path)
         outcome.found = [held[one.key] for one in planned if one.key in held]
         fresh = [one for one in planned if one.key not in held]
         total, done = sum(one.work for one in fresh), 0.0

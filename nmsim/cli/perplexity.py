@@ -231,11 +231,13 @@ def _show(compared: Sequence[Compared], outcome: "Outcome", file: Path) -> None:
     """Print the campaign's rows, and how many were there already, failed or are left."""
     if compared:
         first = compared[0].row
+        few = any(one.row.windows < statistics.FEWEST_WINDOWS for one in compared)
         console.print_table(
             f"{first.model} on {first.text}: loss in nats per token, windows of {first.window_tokens} tokens",
             ["configuration", "windows", "loss", "perplexity", "above dense", "95 % interval"],
             map(_cells, compared),
-            note="above dense: difference of the losses, window by window. Interval: bootstrap over windows.",
+            note="above dense: difference of the losses, window by window. Interval: bootstrap over windows"
+            + (f", too narrow with fewer than {statistics.FEWEST_WINDOWS}." if few else "."),
             spare=["windows"],
         )
     console.say_appended(len(outcome.rows), file, skipped=len(outcome.found), left=outcome.left)

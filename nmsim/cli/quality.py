@@ -529,7 +529,8 @@ def _show(rows: pd.DataFrame, description: str, layers: int) -> None:
         lines,
         note="output error: |Y - Y dense|² / |Y dense|², one layer at a time. ≤: a bound, too few groups for an estimate. "
         f"Speedups vs dense, of the pruned layers of {'the checkpoint' if costs_of == CHECKPOINT else costs_of} together; "
-        f"{first['hardware'] or 'machine'} without criterion and mitigation, {first['core'] or 'core'} with them.",
+        f"{first['hardware'] or 'machine'} without criterion and mitigation, {first['core'] or 'core'} with them."
+        + (" loss increase: nats per token, of a whole model with all of its layers pruned." if has_losses else ""),
         extra=[
             *(name for name in ("operand", "values") if rows[name].nunique() == 1),
             *("entropy per element", "metadata per element", f"{machine} decode", f"{machine} prefill"),

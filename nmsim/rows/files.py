@@ -108,6 +108,8 @@ def write(path: str | Path, rows: Iterable[Row], *, record: type[Row] = Measurem
 
     Raises
     ------
+    RowError
+        A row of another record, which the header would not fit.
     BusyError
         Another process writes it.
     ContainerError
@@ -115,7 +117,13 @@ def write(path: str | Path, rows: Iterable[Row], *, record: type[Row] = Measurem
     """
     with new_file(Path(path), force=True) as stream:
         stream.write(_line(columns_of(record)).encode())
-        stream.writelines(_line(to_texts(row)).encode() for row in rows)
+        for number, row in enumerate(rows, start=1):
+            if type(row) is not record:
+                raise RowError(
+                    f"{path}: row {number} is a {type(row).__name__}, expected a {record.__name__}",
+                    row=number,
+                )
+            stream.write(_line(to_texts(row)).encode())
 
 
 def check(path: str | Path, record: type[Row] = Measurement) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from nmsim.case import SparseOperand
-from nmsim.errors import RowError, brief
+from nmsim.errors import PatternError, RowError, brief
 from nmsim.pattern import Pattern
 from nmsim.quality.configuration import ALL_LAYERS, Configuration
 from nmsim.quality.way import Way, is_reference, parse_mitigation
@@ -119,11 +119,18 @@ def one_operand(
 ) -> Configuration:
     """Prune one operand and leave the other dense.
 
+    Raises
+    ------
+    PatternError
+        An unknown operand, criterion or mitigation, or no pattern.
+
     Examples
     --------
     >>> str(one_operand("weights", "8:16", layers="*.q_proj"))
     'weights 8:16 magnitude; layers *.q_proj'
     """
+    if operand not in OPERANDS:
+        raise PatternError(f"operand={brief(operand)}: expected one of {', '.join(OPERANDS)}")
     kept = pattern if isinstance(pattern, Pattern) else Pattern.parse(pattern)
     way = Way(operand, kept, criterion, parse_mitigation(mitigation))
     return with_way(Configuration(layers=layers), way)
@@ -142,15 +149,16 @@ def with_way(configuration: Configuration, way: Way) -> Configuration:
     return dataclasses.replace(configuration, activations=way)
 
 
-def read_losses(paths: Iterable[str | Path]) -> list[LossRow]:
-    """Read the rows of several files.
+def read_losses(paths: str | Path | Iterable[str | Path]) -> list[LossRow]:
+    """Read the rows of a file, or of several.
 
     Raises
     ------
     RowError
         As `nmsim.rows.read`.
     """
-    return [row for path in paths for row in read(path, LossRow)]
+    each = [paths] if isinstance(paths, str | Path) else paths
+    return [row for path in each for row in read(path, LossRow)]
 
 
 def shipped_files() -> list[Path]:

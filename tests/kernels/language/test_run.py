@@ -239,3 +239,13 @@ def test_progress_counts_work_and_names_the_time_that_is_left(go):
     assert said[0] == ("1 of 7: dense", 0.0)
     assert said[1] == ("2 of 7, 3 s left: activations 2:4 magnitude", pytest.approx(2 / 8.5))
     assert [share for _, share in said[3:]] == pytest.approx([6 / 8.5, 7 / 8.5, 7.75 / 8.5, 8.25 / 8.5])
+
+
+def test_a_file_with_one_configuration_twice_is_refused(go, tmp_path):
+    go(Fake())
+    file = tmp_path / "losses.csv"
+    file.write_text(file.read_text() + file.read_text().splitlines()[2] + "\n")
+    before = file.read_bytes()
+    with pytest.raises(RowError, match="row 8: .*activations 2:4 magnitude.* stands there already"):
+        go(Fake())
+    assert file.read_bytes() == before

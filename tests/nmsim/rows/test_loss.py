@@ -160,3 +160,10 @@ def test_tables_and_rows_are_the_same():
     assert row_files.from_frame(row_files.to_frame([], record=LossRow), record=LossRow) == []
     with pytest.raises(RowError, match=r"mine: header: missing 'note'"):
         row_files.from_frame(table.drop(columns="note"), "mine", record=LossRow)
+
+
+def test_rows_of_another_record_are_not_written(tmp_path):
+    file = tmp_path / "rows.csv"
+    with pytest.raises(RowError, match="row 1 is a LossRow, expected a Measurement"):
+        row_files.write(file, [row_of(Configuration())])
+    assert not file.exists()

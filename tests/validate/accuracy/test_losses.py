@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from nmsim.errors import RowError
+from nmsim.errors import PatternError, RowError
 from nmsim.quality.configuration import Configuration
 from nmsim.rows import append
 from validate import mean_interval, paired_difference
@@ -105,3 +105,13 @@ def test_the_table_of_quality_beside_the_rows_is_none_of_them(make_row, monkeypa
     append(tmp_path / "b.csv", make_row(DENSE, [3.0, 3.1]))
     (tmp_path / "quality.csv").write_text("layer,operand\n")
     assert [path.name for path in losses.shipped_files()] == ["b.csv"]
+
+
+def test_one_path_is_a_file_and_not_its_letters():
+    file = losses.shipped_files()[0]
+    assert read_losses(str(file)) == read_losses([file])
+
+
+def test_an_operand_that_is_none_is_refused():
+    with pytest.raises(PatternError, match="operand='foo': expected one of weights, activations"):
+        one_operand("foo", "8:16")
