@@ -50,6 +50,7 @@ WRITES = {
     ("validate", "--output"): (["validate", "--rows", "rows.csv"], "file", ".json", "rows.csv"),
     ("quality", "--output"): (["quality", "dense.safetensors"], "file", ".csv", "dense.safetensors"),
     ("quality", "--plot"): (["quality", "dense.safetensors", "-o", "q.csv"], "file", ".svg", "dense.safetensors"),
+    ("quality", "--save-activations"): (["quality", "model.gguf", "-o", "q.csv"], "file", ".safetensors", None),
     ("study", "--output"): (["study", "--model", "config.json"], "folder", "study.csv", None),
     ("fit", "--output"): (["fit"], "folder", "residuals.csv", None),
 }  # fmt: skip
@@ -73,7 +74,8 @@ def inputs(tmp_path_factory):
     machine = Path(hwmodels.__file__).parent / "machine" / "specs" / "h200.toml"
     for name, source in (("core.toml", PRESET_FOLDER / "dense.toml"), ("machine.toml", machine)):
         shutil.copy(source, folder / name)
-    (folder / "rows.csv").touch()
+    for name in ("rows.csv", "model.gguf"):
+        (folder / name).touch()
     return folder
 
 
