@@ -14,8 +14,9 @@ from kernels.measure.campaign import campaign_file
 from nmsim import criteria as known_criteria
 from nmsim.case import SparseOperand
 from nmsim.errors import NmsimError, SpecError, brief
+from nmsim.format import DENSE
 from nmsim.pattern import Pattern
-from nmsim.quality.configuration import ALL_LAYERS, DENSE, Configuration
+from nmsim.quality.configuration import ALL_LAYERS, Configuration
 from nmsim.quality.way import NONE, Rounding, Way, parse_mitigation, parse_rounding, why_not
 from nmsim.support.schema import About, Number, Parsed, Text, read_record, record
 

@@ -19,6 +19,7 @@ from nmsim.quality.apply import TokenPruner, pruned_weight
 from nmsim.quality.configuration import Configuration
 from nmsim.quality.layer import Calibration
 from nmsim.support.lazy import explained
+from nmsim.units import ceil_div
 
 try:
     import torch
@@ -76,7 +77,7 @@ class LanguageEvaluator:
             torch.set_num_threads(threads)
         self.model = model
         self.window_tokens = window_tokens
-        self.calibration_windows = -(-calibration_tokens // window_tokens)
+        self.calibration_windows = ceil_div(calibration_tokens, window_tokens)
         self._windows = ids[: len(ids) // window_tokens * window_tokens].reshape(-1, window_tokens)
         self._calibration: dict[str, Calibration] | None = None
         self._kept: list[list[Any]] = []

@@ -6,10 +6,10 @@ from fnmatch import fnmatchcase
 
 from nmsim.case import SparseOperand
 from nmsim.errors import PatternError, brief, brief_names
+from nmsim.format import DENSE
 from nmsim.quality.way import Way
 
 ALL_LAYERS = "all"
-DENSE = "dense"
 
 
 @dataclass(frozen=True)

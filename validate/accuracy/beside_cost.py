@@ -19,13 +19,13 @@ from hwmodels.threshold import ModelFormat
 from nmsim.case import DEFAULT_DTYPE, GemmShape
 from nmsim.criteria import named
 from nmsim.errors import NmsimError, RowError, brief, brief_names
+from nmsim.format import DENSE
 from nmsim.pattern import Pattern
-from nmsim.quality.configuration import ALL_LAYERS, DENSE
+from nmsim.quality.configuration import ALL_LAYERS
 from nmsim.quality.way import NONE, Way, is_reference, parse_mitigation
-from nmsim.rows.files import read
 from nmsim.rows.loss import LossRow
 from nmsim.support.sources import csv_rows, read_text
-from validate.accuracy.losses import SAME_WITHIN, shipped_files
+from validate.accuracy.losses import SAME_WITHIN, read_losses, shipped_files
 from validate.accuracy.statistics import Interval, paired_difference
 
 SHIPPED = "smollm2"
@@ -346,7 +346,7 @@ def read_qualities(
         files = shipped_files()
         if not files:
             raise RowError(f"{SHIPPED}: no rows ship with this version of nmsim, expected a file of rows")
-        rows = [row for file in files for row in read(file, LossRow)]
+        rows = read_losses(files)
         if "text" not in chosen and any(row.text == SHIPPED_TEXT for row in rows):
             chosen["text"] = SHIPPED_TEXT
         return _of_losses(rows, SHIPPED, chosen, wanted)
@@ -356,7 +356,7 @@ def read_qualities(
     )
     header = lines[0] if lines else []
     if OF_ROWS in header:
-        return _of_losses(read(path, LossRow), str(path), chosen, wanted)
+        return _of_losses(read_losses(path), str(path), chosen, wanted)
     if set(OF_LAYERS) <= set(header):
         return _of_table(header, lines[1:], str(path), chosen, wanted)
     raise RowError(

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from nmsim.errors import RowError, brief_names
+from nmsim.format import DENSE as DENSE_PATTERN
 from nmsim.pattern import Pattern
 from nmsim.quality.configuration import ALL_LAYERS
-from nmsim.quality.configuration import DENSE as DENSE_PATTERN
 from nmsim.quality.way import is_reference
 from nmsim.rows.loss import LossRow
 from validate.accuracy.losses import DENSE, ends, loss_tables, lowest_terms

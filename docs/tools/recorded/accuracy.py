@@ -67,7 +67,9 @@ Everything on this page is measured on a real language model, and made from [com
 - **Dense**: {dense}.
 - **Intervals** are of {confidence}, in brackets, from a bootstrap over windows. Differences are paired: the losses of the same
   window are subtracted first. If zero lies in the interval, the verdict is "{cannot}".
-- **Rows**: {rows}, {configurations} configurations on the first text. Arithmetic: {dtype}. A row takes {time} s (median) on {cpu}.
+- **Rows**: {rows}, {configurations} configurations on the first text. Arithmetic: {dtype}, on {cpu}. The processor
+  did other work meanwhile, so that `time_s` of the rows is no measure of speed.
+  [Times of idle cores](../how-to/measure-accuracy.md#the-whole-campaign) stand in the how-to.
 
 Windows are drawn as if they were independent. The correlation of each window's increase with the next one's is {correlation} for
 activations at 8:16. A correlation above zero makes intervals too narrow.
@@ -298,7 +300,6 @@ def _head() -> str:
         rows=len(rows()),
         configurations=len(table.rows),
         dtype=", ".join(dict.fromkeys(row.dtype for row in main_rows())),
-        time=_median(row.time_s for row in main_rows()),
         cpu=", ".join(dict.fromkeys(row.cpu for row in rows() if row.cpu)) or "an unknown processor",
         correlation=f"{correlation:.2f}",
     )
@@ -705,8 +706,3 @@ def _patterns(frames: Iterable[pd.DataFrame]) -> list[str]:
 
 def _order(patterns: Iterable[str]) -> list[str]:
     return sorted(patterns, key=lambda text: (Pattern.parse(text).m, Pattern.parse(text).n))
-
-
-def _median(times: Iterable[float | None]) -> str:
-    known = pd.Series([time for time in times if time is not None], dtype=float)
-    return f"{known.median():.0f}" if len(known) else "an unknown number of"
