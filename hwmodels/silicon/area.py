@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hwmodels.gates.spread import Spread
 from hwmodels.silicon.structures import Cells
-from hwmodels.silicon.technology import Spread, Technology, load
+from hwmodels.silicon.technology import Technology, load
 from hwmodels.silicon.units import decoder_cells, encoder_cells, pruner_cells, select_cells
 from hwmodels.tensorcore.point import BLOCK_BYTES, Point
 from hwmodels.tensorcore.record import SparseTensorCore, load_core

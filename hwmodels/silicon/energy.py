@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hwmodels.gates.spread import Spread
 from hwmodels.silicon.area import (
     ADDER_BITS,
     MEMORY_PARTS,
@@ -24,7 +25,7 @@ from hwmodels.silicon.area import (
     unit_areas,
 )
 from hwmodels.silicon.structures import Cells, index_bits
-from hwmodels.silicon.technology import Spread, Technology, load
+from hwmodels.silicon.technology import Technology, load
 from hwmodels.silicon.units import decoder, encoder, pass_cells, rom_decoder, select_one, selector_cells
 from hwmodels.tensorcore.cycles import Cycles, closed_form
 from hwmodels.tensorcore.point import Point, mapping, point

@@ -1,14 +1,14 @@
 """Costs of elementary actions and structures at a technology node, each with its range, from `technology.toml`."""
 
 import functools
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Self
+from typing import Annotated
 
+from hwmodels.gates.spread import Spread, power_law
 from hwmodels.silicon.structures import LOGIC_CELLS, Cells
 from nmsim.case import VALUE_BITS
 from nmsim.errors import SpecError, brief
@@ -24,43 +24,6 @@ from nmsim.support.schema import (
     read_record,
     record,
 )
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A sum of costs: low, nominal and high, in one unit that its owner knows.
-
-    Lows are added to lows and highs to highs, as if all costs erred together; so a sum's range is the widest there is.
-
-    Raises
-    ------
-    SpecError
-        Not finite, negative, or not in order.
-
-    Examples
-    --------
-    >>> Spread(1.0, 2.0, 4.0) + Spread(1.0, 1.0, 1.0).times(3)
-    Spread(low=4.0, nominal=5.0, high=7.0)
-    """
-
-    low: float = 0.0
-    nominal: float = 0.0
-    high: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.low <= self.nominal <= self.high and math.isfinite(self.high)):
-            raise SpecError(
-                f"low={brief(self.low)}, nominal={brief(self.nominal)}, high={brief(self.high)}: "
-                "expected 0 <= low <= nominal <= high"
-            )
-
-    def __add__(self, other: "Spread") -> Self:
-        return type(self)(self.low + other.low, self.nominal + other.nominal, self.high + other.high)
-
-    def times(self, factor: "float | Spread") -> Self:
-        """Multiply by a count, or by a factor that has a range itself."""
-        by = factor if isinstance(factor, Spread) else Spread(factor, factor, factor)
-        return type(self)(self.low * by.low, self.nominal * by.nominal, self.high * by.high)
 
 
 @dataclass(frozen=True)
@@ -344,13 +307,6 @@ def _at_node(anchors: list[CostRange], node_nm: float, scaling: list[CostRange] 
 
 def _moved(anchor: CostRange, spread: Spread, node_nm: float, source: str) -> CostRange:
     return CostRange(spread.low, spread.nominal, spread.high, anchor.unit, anchor.kind, source, node_nm)
-
-
-def power_law(left: tuple[float, Spread], right: tuple[float, Spread], at: float) -> Spread:
-    """A power of `at` through two points, for each of low, nominal and high."""
-    (x0, first), (x1, second) = left, right
-    t = math.log(at / x0) / math.log(x1 / x0)
-    return Spread(*(a * (b / a) ** t for a, b in zip(astuple(first), astuple(second), strict=True)))
 
 
 TECHNOLOGY_FILE = Path(__file__).parent / "technology.toml"

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hwmodels.gates.spread import Spread
 from hwmodels.silicon.structures import LOGIC_CELLS, Cells
-from hwmodels.silicon.technology import TABLES, TECHNOLOGY_FILE, CostRange, Spread, load
+from hwmodels.silicon.technology import TABLES, TECHNOLOGY_FILE, CostRange, load
 from nmsim.case import VALUE_BITS
 from nmsim.errors import SpecError
 from nmsim.support.schema import read_toml
