@@ -7,7 +7,7 @@ more than others.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from hwmodels.tensorcore.blocks import BoolArray, Cut, Integers
 from hwmodels.tensorcore.point import Mapping, Point, execution, mapping, point
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from hwmodels.tensorcore.services import IN_BLOCKS, STAGES
+from hwmodels.tensorcore.trace import Trace, empty_trace
 from nmsim.case import VALUE_BITS, Case
 from nmsim.errors import RowError
 from nmsim.format import SparseFormat
@@ -91,8 +92,8 @@ class Machine(NamedTuple):
 
 
 def run(
-    tables: Tables, machine: Machine, core: SparseTensorCore, progress: Progress
-) -> tuple[int, list[int], list[int], int, int]:
+    tables: Tables, machine: Machine, core: SparseTensorCore, progress: Progress, traced: bool = False
+) -> tuple[int, list[int], list[int], int, int, Trace | None]:
     """Run the event loop, some waves at a time, so that progress can be reported.
 
     Parameters
@@ -102,11 +103,18 @@ def run(
     core : SparseTensorCore
         For its latencies and room.
     progress : function
+    traced : bool
+        Whether times are kept.
 
     Returns
     -------
     tuple
-        Cycles; busy cycles by stage; totals as the event loop adds them up; events; waves.
+        Cycles; busy cycles by stage; totals as the event loop adds them up; events; waves; times if traced.
+
+    Raises
+    ------
+    RowError
+        A trace would be too large.
     """
     rows, depth = tables.steps.shape
     cols = len(tables.tile_cols)
@@ -131,16 +139,21 @@ def run(
         np.zeros(8, np.int64),
         np.zeros(6, np.int64),
     )
+    trace = times = None
+    if traced:
+        trace = empty_trace(
+            waves, depth, cores=cores, latency=latency, room=room, buffers=machine.accumulator_buffers
+        )
+        times = (trace.start_cycle, trace.duration_cycles, trace.write_start_cycle, trace.write_cycles)
     # A compiled call cannot report progress, so it gets a part of the waves that takes a short time.
     at_once = max(1, EVENTS_A_CALL // (depth * (2 + 6 * cores)))
     for start in range(0, waves, at_once):
-        _simulate(
-            tables, machine, state, latency, room, row_waves, col_waves, start, min(waves, start + at_once)
-        )
+        end = min(waves, start + at_once)
+        _simulate(tables, machine, state, latency, room, row_waves, col_waves, start, end, times)
         progress(min(1.0, (start + at_once) / waves))
     busy = state.busy.max(axis=1).tolist()
     scalars = state.scalars.tolist()
-    return scalars[_WRITE_FREE], busy, state.totals.tolist(), scalars[_EVENTS], waves
+    return scalars[_WRITE_FREE], busy, state.totals.tolist(), scalars[_EVENTS], waves, trace
 
 
 class _State(NamedTuple):
@@ -173,8 +186,10 @@ def _up(a: Any, b: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def _simulate(
-    t: Any, c: Any, s: Any, latency: Any, room: Any, row_waves: int, col_waves: int, first: int, end: int
-) -> None:
+    t: Any, c: Any, s: Any, latency: Any, room: Any, row_waves: int, col_waves: int, first: int, end: int,
+    times: Any,
+) -> None:  # fmt: skip
+    # Without a trace `times` is None. Then the compiler leaves out each `if times is not None`.
     n_rows, n_blocks = t.steps.shape
     n_cols = len(t.tile_cols)
     most = s.done.shape[1]
@@ -216,6 +231,8 @@ def _simulate(
                 start = max(start, s.chip[0, (g - room[0]) % most])
             scalars[_DRAM_FREE] = start + work
             s.busy[0, 0] += work
+            if times is not None:
+                _keep(times, g, 0, c.wave_rows * c.wave_cols, start, work)
             ready = start + work + latency[0]
             # L2 to the shared memories.
             moved = 0
@@ -242,6 +259,8 @@ def _simulate(
             scalars[_L2_FREE] = start + work
             s.chip[0, g % most] = start + work
             s.busy[1, 0] += work
+            if times is not None:
+                _keep(times, g, 1, c.wave_rows * c.wave_cols, start, work)
             ready = start + work + latency[1]
             slowest: Any = 0
             core = 0
@@ -287,6 +306,8 @@ def _simulate(
                         if stage == 6 and block == 0 and wave >= c.accumulator_buffers:
                             start = max(start, s.sums[wave % c.accumulator_buffers])
                         finish = start + took[stage]
+                        if times is not None:
+                            times[0][g, stage, core], times[1][g, stage, core] = start, took[stage]
                         s.last[stage, core] = finish
                         s.done[stage, count % most, core] = finish
                         s.busy[stage, core] += took[stage]
@@ -305,15 +326,28 @@ def _simulate(
         if wave + 1 == row_waves * col_waves:
             work = max(work, np.int64(np.ceil(out_bytes / c.dram_bytes_per_cycle)))
         s.busy[8, 0] += work
-        scalars[_WRITE_FREE] = max(scalars[_WRITE_FREE], summed) + work
+        start = max(scalars[_WRITE_FREE], summed)
+        if times is not None:
+            times[2][wave], times[3][wave] = start, work
+        scalars[_WRITE_FREE] = start + work
         s.sums[wave % c.accumulator_buffers] = scalars[_WRITE_FREE]
         scalars[_WRITTEN] = out_bytes
         scalars[_EVENTS] += 1
 
 
+@njit(cache=True, inline="always")
+def _keep(times: Any, block: int, stage: int, cores: int, start: int, work: int) -> None:
+    """Note the times of a stage that serves all cores at once."""
+    for core in range(cores):
+        times[0][block, stage, core], times[1][block, stage, core] = start, work
+
+
 @dataclass(frozen=True)
 class Simulation:
-    """What a simulation saw. Cycles, bytes and counts as in `Cycles`; `busy_cycles` by stage, of the busiest core."""
+    """What a simulation saw. Cycles, bytes and counts as in `Cycles`; `busy_cycles` by stage, of the busiest core.
+
+    `trace` is there if it was asked for.
+    """
 
     cycles: int
     busy_cycles: dict[str, int]
@@ -328,6 +362,7 @@ class Simulation:
     accumulator_accesses: int
     waves: int
     events: int
+    trace: Trace | None = field(default=None, compare=False, repr=False)
 
 
 def random_mask(rows: int, K: int, pattern: Pattern, seed: int = 0) -> BoolArray:
@@ -352,6 +387,7 @@ def simulate(
     tile: tuple[int, int] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    trace: bool = False,
 ) -> Simulation:
     """Simulate one product on one core design.
 
@@ -372,6 +408,8 @@ def simulate(
     seed : int
         Of masks that are drawn.
     progress : function, optional
+    trace : bool
+        Whether to keep start and duration of each stage's work on each block, as a `Trace`.
 
     Returns
     -------
@@ -380,7 +418,8 @@ def simulate(
     Raises
     ------
     RowError
-        As `point` and `mapping`; a mask of another shape or type, or without a pattern on a core that skips nothing.
+        As `point` and `mapping`; a mask of another shape or type, or without a pattern on a core that skips nothing. A
+        trace of more than `hwmodels.tensorcore.trace.MOST_ENTRIES` numbers.
     PatternError
         A mask that does not follow the pattern.
 
@@ -411,8 +450,8 @@ def simulate(
         # Another seed than the first mask's: equal masks would meet in every position.
         other_kept = random_mask(cols, K, other, seed + 1)
     tables, pairs = _Product(case, core, p, m, kept, other, other_kept).tables()
-    cycles, busy, totals, events, waves = run(
-        tables, _machine(core, p, m), core, progress or (lambda share: None)
+    cycles, busy, totals, events, waves, times = run(
+        tables, _machine(core, p, m), core, progress or (lambda share: None), trace
     )
     return Simulation(
         cycles=cycles,
@@ -428,6 +467,7 @@ def simulate(
         accumulator_accesses=totals[7] * core.array_rows * core.array_cols * 2,
         waves=waves,
         events=events,
+        trace=times,
     )
 
 

@@ -8,7 +8,9 @@ from hwmodels.tensorcore import blocks
 from hwmodels.tensorcore.cycles import Cycles, closed_form
 from hwmodels.tensorcore.point import point
 from hwmodels.tensorcore.record import load_core
+from hwmodels.tensorcore.services import STAGES
 from hwmodels.tensorcore.simulate import random_mask, simulate
+from hwmodels.tensorcore.trace import ABSENT
 from nmsim.case import Case, GemmShape
 from nmsim.errors import PatternError, RowError
 from nmsim.format import as_format
@@ -220,3 +222,57 @@ def test_bad_masks():
         simulate(case, core, mask=np.ones((64, 128), bool))
     with pytest.raises(RowError, match="other_mask: expected a second pattern"):
         simulate(case, core, other_mask=np.ones((8, 128), bool))
+
+
+def test_a_trace_adds_up_to_what_the_simulator_counts():
+    for place, (case, core) in enumerate(designs(23, 25, regular=False)):
+        plain, seen = simulate(case, core, seed=place), simulate(case, core, seed=place, trace=True)
+        assert plain == seen
+        assert plain.trace is None
+        trace = seen.trace
+        assert trace.write_end_cycle[-1] == seen.cycles
+        assert len(trace.write_cycles) == seen.waves
+        assert len(trace.start_cycle) == seen.waves * trace.blocks_per_wave
+        there = trace.start_cycle != ABSENT
+        assert ((trace.duration_cycles == ABSENT) == ~there).all()
+        assert there[..., 0].all()
+        worked = np.where(there, trace.duration_cycles, 0).sum(axis=0).max(axis=1)
+        assert [*worked, trace.write_cycles.sum()] == list(seen.busy_cycles.values())
+
+
+def test_no_stage_of_a_trace_begins_before_it_may():
+    """The rules, once more and by hand: one block at a time, latencies, room, buffers of sums; and something always binds."""
+    bound = dict.fromkeys(("stage", "block", "room", "buffer"), 0)
+    for place, (case, core) in enumerate(designs(29, 25, regular=False)):
+        trace = simulate(case, dataclasses.replace(core, cores=1), seed=place, trace=True).trace
+        start, end = trace.start_cycle[..., 0], trace.end_cycle[..., 0]
+        for block, stage in np.ndindex(start.shape):
+            wave, in_wave = divmod(block, trace.blocks_per_wave)
+            room = int(trace.room_blocks[stage])
+            free = {"stage": end[block - 1, stage] if block else 0}
+            if stage:
+                free["block"] = end[block, stage - 1] + trace.latency_cycles[stage - 1]
+            if stage + 1 < start.shape[1] and block >= room:
+                free["room"] = end[block - room, stage + 1]
+            if STAGES[stage] == "multiply" and in_wave == 0 and wave >= trace.accumulator_buffers:
+                free["buffer"] = trace.write_end_cycle[wave - trace.accumulator_buffers]
+            assert start[block, stage] == max(free.values())
+            for name, at in free.items():
+                bound[name] += at == start[block, stage]
+    assert all(bound.values())
+
+
+def test_cores_without_a_tile_are_absent_from_the_trace():
+    core = dataclasses.replace(load_core("flexible-8x16"), cores=4)
+    trace = simulate(Case(GemmShape(80, 16, 128), "8:16"), core, tile=(16, 16), trace=True).trace
+    assert (trace.start_cycle[-1, 2:, 1:] == ABSENT).all()
+    assert (trace.start_cycle[:, :2] != ABSENT).all()
+    assert (trace.start_cycle[0] != ABSENT).all()
+    assert ((trace.end_cycle == ABSENT) == (trace.start_cycle == ABSENT)).all()
+
+
+def test_a_trace_that_would_fill_the_memory_is_refused():
+    with pytest.raises(
+        RowError, match=r"trace of \d+ blocks on 132 cores: \d+ numbers, expected at most 33554432"
+    ):
+        simulate(Case(GemmShape(1 << 14, 1 << 14, 1 << 14)), "dense", tile=(16, 16), trace=True)
