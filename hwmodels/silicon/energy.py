@@ -14,7 +14,6 @@ from hwmodels.gates.spread import Spread
 from hwmodels.silicon.area import (
     ADDER_BITS,
     MEMORY_PARTS,
-    SPARSE_PARTS,
     UnitAreas,
     adder_of,
     at_capacity,
@@ -60,10 +59,10 @@ class UnitCosts(NamedTuple):
         An element of operand B to the kept value that needs it; or through the network with nothing to select.
     decode, prune, encode : joules
         A group. None for weights, or by software, of the last two.
-    cell_multiply, cell_add : joules
-        What a cell of the array takes in a cycle at full pace, in the value type that takes most.
-    static : ratio
-        Static power over dynamic power at full pace.
+    logic_leakage, sram_leakage : watts per mm2
+        Static power of what is powered.
+    when_cut : ratio
+        Static power of an array that does not work, over that of one that works: 1 without power gating.
     """
 
     dram_bit: Floats
@@ -78,9 +77,9 @@ class UnitCosts(NamedTuple):
     decode: Floats
     prune: Floats
     encode: Floats
-    cell_multiply: Floats
-    cell_add: Floats
-    static: Floats
+    logic_leakage: Floats
+    sram_leakage: Floats
+    when_cut: Floats
 
 
 def unit_costs(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> UnitCosts:
@@ -124,7 +123,6 @@ def _unit_costs(
     core: SparseTensorCore, dtype: str, format: SparseFormat | None, operand: str, other: Pattern | None
 ) -> UnitCosts:
     technology = load(core.node_nm)
-    static = technology.share("static_share")
     nothing = Spread()
     select = decode = prune = encode = nothing
     if format is not None:
@@ -143,15 +141,6 @@ def _unit_costs(
             prune = technology.joules(selector_cells(pattern, core.selector_kind, dtype, latency))
             written = format.encoding if core.selector_placement == "producer" else encodings.get("index")
             encode = _encode_joules(technology, replace(format, encoding=written))
-    # Static power belongs to the chip, so it follows its most demanding value type and not this product's.
-    paces = [
-        [
-            technology.cost(table, key).times(core.depth(VALUE_BITS[each]))
-            for table, key in (("multiply_joules", each), ("add_joules", adder_of(each)))
-        ]
-        for each in core.dtypes
-    ]
-    full_pace = max(paces, key=lambda parts: parts[0].nominal + parts[1].nominal)
     return UnitCosts(
         dram_bit=ends(technology.cost("dram_joules_per_bit", core.dram_kind).spread),
         register_bit=ends(technology.cost("register_joules_per_bit", "register_file").spread),
@@ -165,9 +154,11 @@ def _unit_costs(
         decode=ends(decode),
         prune=ends(prune),
         encode=ends(encode),
-        cell_multiply=ends(full_pace[0]),
-        cell_add=ends(full_pace[1]),
-        static=ends(Spread(*(share / (1 - share) for share in (static.low, static.nominal, static.high)))),
+        logic_leakage=ends(technology.cost("leakage_watts_per_mm2", "logic").spread),
+        sram_leakage=ends(technology.cost("leakage_watts_per_mm2", "sram").spread),
+        when_cut=ends(
+            technology.share("leakage_when_cut_share") if core.power_gating else Spread(1.0, 1.0, 1.0)
+        ),
     )
 
 
@@ -198,9 +189,10 @@ def _table_joules(technology: Technology, table_bits: int, read_bits: int) -> Sp
 
 
 PARTS = (
-    "dram", "l2", "shared", "registers", "prune", "encode", "decode", "select", "multiply", "accumulate", "static",
+    "dram", "l2", "shared", "registers", "prune", "encode", "decode", "select", "multiply", "accumulate", "clock", "static",
 )  # fmt: skip
-"""Where energy goes. `l2` has the wires between it and the cores; `multiply` has gated and idle lanes."""
+"""Where energy goes. `l2` has the wires between it and the cores; `multiply` has gated lanes. `clock`: arrays in cycles in
+which they do not work. `static`: leakage."""
 PHRASES: Mapping[str, str] = {
     "dram": "DRAM",
     "l2": "L2 and the wires to it",
@@ -212,13 +204,14 @@ PHRASES: Mapping[str, str] = {
     "select": "selecting operands",
     "multiply": "multiply-adds",
     "accumulate": "partial sums",
+    "clock": "clocks of idle arrays",
     "static": "static power",
 }
 L2_BANK_BYTES = 1 << 20
 """Largest bank of L2 that an access reads (A50)."""
 UM2_PER_MM2 = 1e6
-ARRAYS_SHARE = 0.85
-"""Arrays and registers in what is modelled of a chip, where the share of static power was taken (A52)."""
+SRAM_PARTS = ("accumulators", "registers", *MEMORY_PARTS)
+"""Parts of a chip that are memory; the others are logic."""
 SRAM_COSTS = (Technology.sram_read_joules_per_bit, Technology.sram_write_joules_per_bit)
 
 
@@ -226,6 +219,7 @@ class Design(NamedTuple):
     """A core and what is stored on it, ready for any number of products: see `design`."""
 
     node_nm: Any
+    clock_hz: Any
     costs: UnitCosts
     areas: UnitAreas
 
@@ -264,7 +258,7 @@ def design(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> 
     >>> design(load_core("dense"), Case(GemmShape(1, 1, 1))).node_nm
     5
     """
-    return Design(core.node_nm, unit_costs(core, case, other), unit_areas(core))
+    return Design(core.node_nm, core.clock_hz, unit_costs(core, case, other), unit_areas(core))
 
 
 def shared_write_bytes(p: Any, c: Any) -> Any:
@@ -297,7 +291,7 @@ def part_joules(of: Design, p: Any, c: Any) -> Iterator[tuple[str, Floats]]:
     Parameters
     ----------
     of : Design
-        Of one product, arrays [3]; or of a row each, arrays [3, n] and `node_nm` [n].
+        Of one product, arrays [3]; or of a row each, arrays [3, n], `node_nm` and `clock_hz` [n].
     p : Point
     c : Cycles
         Numbers, or arrays [n].
@@ -311,7 +305,6 @@ def part_joules(of: Design, p: Any, c: Any) -> Iterator[tuple[str, Floats]]:
     yield "dram", 8 * (c.dram_read_bytes + c.dram_write_bytes) * cost.dram_bit
     areas = part_areas(of.areas, p, node_nm)
     total_um2 = summed(areas.values())
-    dense_um2 = total_um2 - summed(areas[name] for name in SPARSE_PARTS)
     bank_bytes = np.minimum(p.l2_bytes, L2_BANK_BYTES)
     out, into = c.l2_read_bytes + c.dram_write_bytes, c.dram_read_bytes + c.dram_write_bytes
     distance_mm = cost.l2_distance * np.sqrt(total_um2 / UM2_PER_MM2)
@@ -335,12 +328,16 @@ def part_joules(of: Design, p: Any, c: Any) -> Iterator[tuple[str, Floats]]:
     yield "multiply", (c.effectual_macs + idle * cost.gated) * multiply_add
     sums = c.accumulator_accesses + p.a_rows * p.b_cols
     yield "accumulate", sums * p.accumulator_bits * cost.register_bit
-    cells = p.cores * p.array_rows * p.array_cols
-    operand_bits = p.depth * p.value_bits * (1 / p.array_rows + 1 / p.array_cols)
-    sum_bits = 2 * p.accumulator_bits / p.accumulate_steps
-    pace = cost.cell_multiply + cost.cell_add * width + (operand_bits + sum_bits) * cost.register_bit
-    arrays_um2 = dense_um2 - sum(areas[name] for name in MEMORY_PARTS)
-    yield "static", c.cycles * cells * pace * cost.static * (ARRAYS_SHARE * total_um2 / arrays_um2)
+    # Idle arrays are clocked, and gated as lanes with a zero operand are, unless they are cut from power.
+    offered_macs = c.cycles * p.cores * p.array_rows * p.array_cols * p.depth
+    idle_macs = np.maximum(offered_macs - c.macs, 0.0)
+    powered = (cost.when_cut == 1.0) * 1.0
+    yield "clock", idle_macs * cost.gated * multiply_add * powered
+    busy = np.minimum(c.macs / offered_macs, 1.0)
+    memory_um2 = summed(areas[name] for name in SRAM_PARTS)
+    watts = (total_um2 - memory_um2) * cost.logic_leakage * (busy + (1.0 - busy) * cost.when_cut)
+    watts = (watts + memory_um2 * cost.sram_leakage) / UM2_PER_MM2
+    yield "static", c.cycles / of.clock_hz * watts
 
 
 def energy(
@@ -405,7 +402,7 @@ def _explained(total: Spread, parts: Mapping[str, Spread]) -> str:
 
 def _s(part: str) -> str:
     """The ending of the verb."""
-    return "" if part in ("registers", "multiply", "accumulate", "l2") else "s"
+    return "" if part in ("registers", "multiply", "accumulate", "l2", "clock") else "s"
 
 
 def energy_columns(
@@ -451,6 +448,7 @@ def energy_columns(
     found = [designs[place] for place in used]
     of_rows = Design(
         np.array([each.node_nm for each in found])[rows],
+        np.array([each.clock_hz for each in found])[rows],
         gathered([each.costs for each in found], rows),
         gathered([each.areas for each in found], rows),
     )

@@ -88,9 +88,9 @@ class CostRange:
 MOST_JOULES = 1e-6
 """More is a figure in picojoules."""
 ADDERS = ("int32", "fp16", "fp32")
-DRAMS = ("hbm2", "hbm3", "gddr6", "lpddr4", "lpddr5", "ddr4")
+DRAMS = ("hbm2", "hbm3", "hbm3e", "hbm4", "gddr6", "gddr7", "lpddr4", "lpddr5", "lpddr5x", "ddr4")
 SHARES = (
-    "layout_overhead", "static_share", "rom_read_share", "sram_write_share", "gated_share", "l2_distance_share",
+    "layout_overhead", "leakage_when_cut_share", "rom_read_share", "sram_write_share", "gated_share", "l2_distance_share",
 )  # fmt: skip
 
 
@@ -196,6 +196,8 @@ class TechnologyFile:
         "Energy of DRAM.", scaling=None, spread="energy", keys=DRAMS)]
     wire_joules_per_bit_mm: Annotated[Mapping[Annotated[str, OneOf(("wire",))], Anchors], Table("joules_per_bit_mm",
         "Energy of a wire.", scaling=None, spread="energy", keys=("wire",))]
+    leakage_watts_per_mm2: Annotated[Mapping[Annotated[str, OneOf(("logic", "sram"))], Anchors], Table("watts_per_mm2",
+        "Static power of an area that is powered, at any clock.", scaling=None, spread="energy", keys=("logic", "sram"))]
     multiply_um2: Annotated[Typed, Table("um2", "Area of a multiplier.",
         scaling="logic_area", spread="area", keys=tuple(VALUE_BITS))]
     add_um2: Annotated[Added, Table("um2", "Area of an adder.", scaling="logic_area", spread="area", keys=ADDERS)]
@@ -310,7 +312,7 @@ def _moved(anchor: CostRange, spread: Spread, node_nm: float, source: str) -> Co
 
 
 TECHNOLOGY_FILE = Path(__file__).parent / "technology.toml"
-NODES_NM = (5.0, 45.0)
+NODES_NM = (3.0, 45.0)
 """Finest and coarsest node with costs."""
 
 
@@ -466,7 +468,7 @@ def load(node_nm: float, path: Path = TECHNOLOGY_FILE) -> Technology:
     Parameters
     ----------
     node_nm : float
-        5 to 45, in nanometres.
+        3 to 45, in nanometres.
     path : Path
         A TOML file like the one that ships.
 

@@ -33,7 +33,7 @@ PRESET_FOLDER = Path(__file__).parent / "presets"
 Network = Literal["mux", "crossbar", "banked"]
 Placement = Literal["producer", "consumer"]
 SelectorKind = Literal["all_pairs", "bitonic", "half"]
-DramKind = Literal["hbm2", "hbm3", "gddr6", "lpddr5", "ddr4"]
+DramKind = Literal["hbm2", "hbm3", "hbm3e", "hbm4", "gddr6", "gddr7", "lpddr5", "lpddr5x", "ddr4"]
 
 
 # fmt: off
@@ -121,6 +121,8 @@ class SparseTensorCore:
         "fetched.", section="l2")]
     sources: Annotated[Mapping[str, Text], About("A number or a section: where its numbers are from, or why they were "
         "chosen. Every number has a source.")] = field(hash=False, compare=False)
+    power_gating: Annotated[Flag, About("Whether arrays are cut from power in cycles in which they do not work. They are "
+        "powered all the time if this is left out.", section="chip")] = False
     # fmt: on
 
     def problems(self) -> Iterator[tuple[str, str]]:

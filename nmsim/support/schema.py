@@ -46,6 +46,7 @@ UNITS = (
     "lanes",
     "lanes_per_core_per_cycle",
     "instructions",
+    "watts_per_mm2",
     "ratio",
 )
 """Units a `Quantity` may carry, spelled as in the names of variables and TOML keys."""

@@ -156,8 +156,8 @@ def test_a_selector_in_the_consumer_writes_no_codes():
 def test_codes_without_a_decoder_are_refused():
     with pytest.raises(EncodingError, match="escapes"):
         unit_areas(replace(FLEXIBLE, encodings=("gap:1",)))
-    with pytest.raises(SpecError, match="node_nm=3"):
-        area(replace(FLEXIBLE, node_nm=3))
+    with pytest.raises(SpecError, match="node_nm=2"):
+        area(replace(FLEXIBLE, node_nm=2))
 
 
 def test_networks_of_uni_stc_are_met_within_a_factor_of_four():

@@ -13,7 +13,7 @@ from nmsim.case import VALUE_BITS
 from nmsim.errors import SpecError
 from nmsim.support.schema import read_toml
 
-NODES_NM = (45, 28, 16, 7, 5)
+NODES_NM = (45, 28, 16, 7, 5, 3)
 SHIPPED = TECHNOLOGY_FILE.read_text(encoding="utf-8")
 
 
@@ -185,9 +185,9 @@ def test_a_cost_that_is_none_is_refused(change, message):
         CostRange(**(fields | change))
 
 
-@pytest.mark.parametrize("node_nm", [4.9, 46, 0, -7, float("nan"), "7", True, None])
+@pytest.mark.parametrize("node_nm", [2.9, 46, 0, -7, float("nan"), "7", True, None])
 def test_a_node_out_of_range_is_refused(node_nm):
-    with pytest.raises(SpecError, match=r"node_nm=.*: expected a technology node of 5 to 45 nm"):
+    with pytest.raises(SpecError, match=r"node_nm=.*: expected a technology node of 3 to 45 nm"):
         load(node_nm)
 
 
@@ -196,7 +196,7 @@ def test_a_node_out_of_range_is_refused(node_nm):
     [
         ("[spread]", "[spread", "t.toml: cannot be read as TOML"),
         ("[shares]", "[share]", r"t.toml: share: unknown key \(did you mean shares\?\)"),
-        ("gddr6 = [", "gddr9 = [", r"dram_joules_per_bit.gddr9: unknown key \(did you mean gddr6\?\)"),
+        ("gddr6 = [", "gddr9 = [", r"dram_joules_per_bit.gddr9: unknown key \(did you mean gddr7\?\)"),
         ("32768 = [", "many = [", r"sram_joules_per_bit: expected a table of two or more capacities"),
         (
             'value = 0.2e-12, kind = "datasheet", source = "horowitz"',
@@ -253,3 +253,29 @@ def test_an_unknown_multiply_add_is_refused(dtype, bits):
 def test_no_memory_without_capacity(capacity):
     with pytest.raises(SpecError, match="capacity_bytes=.*: expected a positive number"):
         load(7).sram_read_joules_per_bit(capacity)
+
+
+PUBLISHED_IDLE = {"A100, 7 nm": (54, 826, 7), "H200, 5 nm": (73.65, 814, 5)}
+"""Watts that an idle chip draws with its memory and links, mm2 of its die, node: see `idle` in technology.toml."""
+
+
+@pytest.mark.parametrize("chip", PUBLISHED_IDLE)
+def test_a_die_of_a_real_chip_leaks_no_more_than_it_draws_idle(chip):
+    watts, die_mm2, node_nm = PUBLISHED_IDLE[chip]
+    leakage = load(node_nm).cost("leakage_watts_per_mm2", "logic")
+    assert leakage.low * die_mm2 < 0.5 * watts
+    assert 0.5 * watts < leakage.nominal * die_mm2 < watts < leakage.high * die_mm2 * 1.01
+
+
+def test_sram_leaks_no_more_per_area_than_logic():
+    logic, sram = (load(5).cost("leakage_watts_per_mm2", key) for key in ("logic", "sram"))
+    assert sram.low < logic.low
+    assert sram.nominal < logic.nominal
+    assert sram.high <= logic.high
+
+
+def test_newer_dram_takes_no_more_energy_per_bit():
+    costs = load(5).costs["dram_joules_per_bit"]
+    for older, newer in (("hbm3", "hbm3e"), ("hbm3e", "hbm4"), ("gddr6", "gddr7"), ("lpddr5", "lpddr5x")):
+        assert costs[newer].nominal <= costs[older].nominal
+        assert costs[newer].high <= costs[older].high
