@@ -54,9 +54,9 @@ class Cell:
 
 
 # Effort and parasitic delay are those of Sutherland, Sproull and Harris, Logical Effort, 1999, tables 1.1 and 1.2.
-# A NAND of n inputs has (n + 2) / 3 and n, a NOR (2n + 1) / 3 and n. AOI and OAI, of which the worst input counts, are counted in
-# the same way: widths of transistors at the input, and at the output, over 3. Two stages (AND, OR, BUF) have the effort of the
-# first. Their parasitic delay is that of both, with the load of the inverter between them.
+# A NAND of n inputs has (n + 2) / 3 and n, a NOR (2n + 1) / 3 and n. AOI and OAI are counted in the same way for their worst
+# input: widths of its transistors, and of those at the output, over 3. Two stages (AND, OR, BUF) have the effort of the first.
+# Their parasitic delay is that of both, with the load of the inverter between them.
 CELLS = {
     cell.name: cell
     for cell in (

@@ -183,8 +183,8 @@ class Netlist:
     def cut_bits(self) -> int:
         """Flip-flops of one rank of registers: nets that cross a cut at half of the delay.
 
-        A net crosses if its value is there by then and is needed later: it is an output, or a gate reads it whose own
-        value comes later.
+        A net crosses if its value is there by then and is needed later. Needed later are outputs, and inputs of gates whose
+        own value comes later.
         """
         half, arrivals = self.fo4 / 2, self.arrivals
         read = {
@@ -257,7 +257,7 @@ class Netlist:
                 memory[places] = values[port]
         if state is not None:
             memory[program.inputs[_STATE]] = state
-        run(program.steps, memory)  # type: ignore[no-untyped-call]
+        run(program.steps, memory)
         if state is not None:
             state[:] = memory[program.outputs[_STATE]]
         return {port: memory[places] for port, places in program.outputs.items() if port != _STATE}
@@ -315,10 +315,11 @@ class Netlist:
             if gate.output not in last and gate.output not in kept:
                 free.append(place[gate.output])
             steps[step, : 2 + len(pins)] = [_OPS.index(gate.cell), place[gate.output], *pins]
-        at = lambda ports: {
-            port: np.array([place[net] for net in bits], np.int64) for port, bits in ports.items()
-        }  # noqa: E731
-        return Program(steps, at(starts), at(ends), places)
+        inputs, outputs = (
+            {port: np.array([place[net] for net in bits], np.int64) for port, bits in ports.items()}
+            for ports in (starts, ends)
+        )
+        return Program(steps, inputs, outputs, places)
 
     def mutants(self, count: int, *, seed: int) -> Iterator["Netlist"]:
         """Draw netlists in which one gate is replaced by another with as many inputs, for tests that must notice it.
