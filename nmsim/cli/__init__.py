@@ -66,7 +66,7 @@ VERBS = {
         JUDGE,
         "Measure the loss of a language model in many pruned configurations, and append rows to a file.",
     ),
-    "study": Verb("study", JUDGE, "Encode a checkpoint, predict a model, and write a report."),
+    "study": Verb("validate", JUDGE, "Encode a checkpoint, predict a model, and write a report."),
     "export": Verb("files", DESIGN, "Write input files for another simulator."),
     "fit": Verb("maintain", MAINTAIN, "Fit the constants of the estimate to measured rows.", hidden=True),
     "bench": Verb("maintain", MAINTAIN, "Time the codecs and the models on this machine.", hidden=True),

@@ -92,7 +92,7 @@ def test_a_bad_campaign_leaves_nothing_behind(nmsim, tmp_path):
 
 
 def test_a_study_may_measure_its_machine(nmsim, campaign, tmp_path, monkeypatch):
-    monkeypatch.setattr("nmsim.cli.study.CAMPAIGN", str(campaign))
+    monkeypatch.setattr("nmsim.cli.validate.CAMPAIGN", str(campaign))
     weights = write_example(tmp_path / "tiny.safetensors", shape=TINY)
     out = tmp_path / "out"
     code, _, _ = nmsim(
