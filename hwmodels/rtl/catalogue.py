@@ -1,19 +1,26 @@
-"""Which units there are: every one that can be built, and those that the table of synthesis holds."""
+"""Which units there are: every one that can be built, those that the table of synthesis holds, and how a row of it is made."""
 
 import importlib
-from collections.abc import Iterator
-from itertools import product
-from typing import Final
+from collections.abc import Callable, Iterable
+from itertools import product, starmap
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
-from hwmodels.gates.record import UnitSpec
-from hwmodels.rtl.unit import Unit
+from hwmodels.gates.record import CODED_UNITS, WIDE_UNITS, GateRow, Goal, UnitSpec
+from hwmodels.gates.record import Unit as UnitName
+from hwmodels.rtl.flow import missing, script_name, synthesise, tool_version
 from nmsim.errors import SpecError, brief, brief_names
+from nmsim.pattern import Pattern
+from nmsim.rows.files import append, read
 
-_ROOM: Final = "hwmodels.rtl"
-_FILES: Final = {
+if TYPE_CHECKING:
+    from hwmodels.rtl.unit import Unit
+
+ROOM: Final = "hwmodels.rtl"
+FILES: Final = {
     ("decoder", "combinatorial"): "combinatorial",
-    ("decoder", "tiled"): "tiled",
     ("position_decoder", "combinatorial"): "combinatorial",
+    ("decoder", "tiled"): "tiled",
     ("position_decoder", "tiled"): "tiled",
     ("encoder", "tiled"): "tiled",
     ("decoder", ""): "decoders",
@@ -23,10 +30,35 @@ _FILES: Final = {
     ("selector", ""): "selectors",
     ("lane", ""): "lane",
 }
-"""Unit and encoding -> file with its `build`; an empty encoding stands for all others."""
+"""Unit and encoding -> file with its `build`. An empty encoding stands for all others."""
+UNITS: Final = tuple(dict.fromkeys(unit for unit, _ in FILES))
+ENCODINGS: Final = ("bitmask", "index", "gap", "combinatorial", "tiled")
+PATTERNS: Final = ((1, 2), (1, 4), (2, 4), (2, 8), (4, 8), (4, 16), (8, 16), (16, 32))
+VARIANTS: Final = {
+    ("decoder", "combinatorial"): ("serial", "digits", "shallow"),
+    ("position_decoder", "combinatorial"): ("serial", "digits", "shallow", "columns"),
+    ("select", ""): ("mux", "ordered_mux", "onehot", "crossbar", "butterfly"),
+    ("selector", ""): ("all_pairs", "half", "planes"),
+}
+"""Unit and encoding -> structures. All others are `plain`."""
+PLAIN: Final = ("plain",)
+SELECT_BITS, KEY_BITS, LANE_BITS = (4, 8, 16), (8, 16), (8,)
+GOALS: Final[tuple[Goal, ...]] = ("area", "delay")
+TOLERANCE = 0.02
+"""Largest share by which a number may differ from the table's when a unit is synthesised again."""
 
 
-def build(spec: UnitSpec) -> Unit:
+class Asked(NamedTuple):
+    """A unit, and what its script is to work for."""
+
+    spec: UnitSpec
+    goal: Goal
+
+    def __str__(self) -> str:
+        return f"{self.spec}, {self.goal}"
+
+
+def build(spec: UnitSpec) -> "Unit":
     """Build a unit.
 
     Parameters
@@ -36,13 +68,186 @@ def build(spec: UnitSpec) -> Unit:
     Raises
     ------
     SpecError
-        No such unit, or one that its file does not know.
+        No such unit, or one that its file does not know; or the extra `rtl` is not installed.
     """
-    file = _FILES.get((spec.unit, spec.encoding)) or _FILES.get((spec.unit, ""))
+    file = FILES.get((spec.unit, spec.encoding)) or FILES.get((spec.unit, ""))
     if file is None:
-        units = dict.fromkeys(unit for unit, _ in _FILES)
-        raise SpecError(f"unit {brief(spec.unit)}: expected one of {brief_names(units)}")
-    if spec.stages and spec.unit != "lane":
-        file = "pipeline" if importlib.util.find_spec(f"{_ROOM}.pipeline") else file
-    unit: Unit = importlib.import_module(f"{_ROOM}.{file}").build(spec)
+        raise SpecError(f"unit {brief(spec.unit)}: expected one of {brief_names(UNITS)}")
+    try:
+        unit: Unit = importlib.import_module(f"{ROOM}.{file}").build(spec)
+    except ModuleNotFoundError as error:
+        # A file of this room that is missing is a fault of ours, and no extra would help.
+        if error.name is None or error.name.split(".")[0] != "amaranth":
+            raise
+        raise missing("amaranth") from None
     return unit
+
+
+def variants_of(unit: str, encoding: str = "") -> tuple[str, ...]:
+    """Structures of a unit, the smallest first."""
+    return VARIANTS.get((unit, encoding), PLAIN)
+
+
+def widths_of(unit: str) -> tuple[int, ...]:
+    """Bits of values or keys that the catalogue has of a unit; 0 if it has no width."""
+    return {"select": SELECT_BITS, "selector": KEY_BITS, "lane": LANE_BITS}.get(unit, (0,))
+
+
+def row_of(spec: UnitSpec, goal: Goal = "area") -> GateRow:
+    """Synthesise a unit and say what it takes.
+
+    Raises
+    ------
+    SpecError
+        As `build` and `synthesise`.
+    """
+    unit = build(spec)
+    netlist = synthesise(unit, goal)
+    return GateRow(
+        unit=cast(UnitName, spec.unit),
+        pattern=str(spec.pattern),
+        encoding=spec.encoding,
+        variant=spec.variant,
+        width_bits=spec.width_bits,
+        stages=spec.stages,
+        goal=goal,
+        nand2=round(netlist.nand2, 2),
+        levels=netlist.levels,
+        fo4=round(netlist.fo4, 2),
+        flip_flops=netlist.flip_flops,
+        cut_bits=netlist.cut_bits,
+        comparators=unit.comparators,
+        synthesis_s=round(netlist.seconds, 2),
+        tool=tool_version(),
+        script=script_name(goal),
+    )
+
+
+def fill(
+    wanted: Iterable[Asked], path: Path | None = None, *, progress: Callable[[str, float], None] | None = None
+) -> tuple[list[GateRow], int]:
+    """Synthesise units that a file lacks, and append a row of each as soon as it is there.
+
+    Parameters
+    ----------
+    wanted : iterable of Asked
+    path : Path, optional
+    progress : callable, optional
+        Called with what is under way and the share done.
+
+    Returns
+    -------
+    list of GateRow
+        All that was asked for, in its order.
+    int
+        How many of them the file held already.
+
+    Raises
+    ------
+    SpecError, RowError
+        A unit that cannot be made, or a file that cannot be read.
+    """
+    wanted = list(dict.fromkeys(wanted))
+    kept = {}
+    if path is not None and path.exists() and path.stat().st_size:
+        kept = {Asked(row.spec, row.goal): row for row in read(path, GateRow)}
+    found = {one: kept[one] for one in wanted if one in kept}
+    skipped = len(found)
+    for number, one in enumerate(wanted):
+        if progress is not None:
+            progress(str(one), number / len(wanted))
+        if one not in found:
+            found[one] = row_of(*one)
+            if path is not None:
+                append(path, found[one])
+    return [found[one] for one in wanted], skipped
+
+
+def differences(row: GateRow, again: GateRow) -> list[str]:
+    """Say where a unit that was synthesised again differs from its row: gates, levels and delay by over 2 %, others at all.
+
+    Examples
+    --------
+    >>> from dataclasses import replace
+    >>> numbers = {"nand2": 10, "levels": 4, "fo4": 2, "flip_flops": 0}
+    >>> row = GateRow(unit="encoder", pattern="2:4", encoding="index", variant="plain", goal="area", **numbers)
+    >>> differences(row, row), differences(row, replace(row, nand2=11))
+    ([], ['nand2 11, expected 10 within 2 %'])
+    """
+    wrong = []
+    for name in ("nand2", "levels", "fo4"):
+        before, now = getattr(row, name), getattr(again, name)
+        if abs(now - before) > TOLERANCE * before:
+            wrong.append(f"{name} {now:g}, expected {before:g} within {TOLERANCE:.0%}".replace("%", " %"))
+    for name in ("flip_flops", "comparators", "cut_bits"):
+        before, now = getattr(row, name), getattr(again, name)
+        if before != now:
+            wrong.append(f"{name} {now:g}, expected {before:g}")
+    return wrong
+
+
+def specs_of(
+    unit: str,
+    pattern: Pattern,
+    *,
+    encoding: str = "",
+    variants: Iterable[str] = (),
+    widths_bits: Iterable[int] = (),
+    stages: int = 0,
+) -> tuple[UnitSpec, ...]:
+    """Structures and widths of a unit for one pattern: those named, or all that the catalogue has.
+
+    Parameters
+    ----------
+    unit : str
+    pattern : Pattern
+    encoding : str
+        Ignored by units without codes.
+    variants : iterable of str
+    widths_bits : iterable of int
+        Ignored by units without widths.
+    stages : int
+
+    Raises
+    ------
+    SpecError
+        No such unit.
+
+    Examples
+    --------
+    >>> [spec.variant for spec in specs_of("decoder", Pattern(8, 16), encoding="combinatorial")]
+    ['serial', 'digits', 'shallow']
+    """
+    if unit not in UNITS:
+        raise SpecError(f"unit {brief(unit)}: expected one of {brief_names(UNITS)}")
+    coded = encoding if unit in CODED_UNITS else ""
+    widths = (tuple(widths_bits) or widths_of(unit)) if unit in WIDE_UNITS else (0,)
+    return tuple(
+        UnitSpec(unit, pattern.n, pattern.m, coded, variant, width, stages)
+        for variant, width in product(tuple(variants) or variants_of(unit, coded), widths)
+    )
+
+
+def catalogue() -> tuple[UnitSpec, ...]:
+    """All units of the table of synthesis."""
+    found: list[UnitSpec] = []
+    for pattern in starmap(Pattern, PATTERNS):
+        for unit, encoding in product(("decoder", "position_decoder", "encoder"), ENCODINGS):
+            found += specs_of(unit, pattern, encoding=encoding)
+        for unit in ("select", "selector"):
+            found += specs_of(unit, pattern)
+    return tuple(found)
+
+
+def asked(specs: Iterable[UnitSpec], goals: Iterable[Goal] = GOALS) -> tuple[Asked, ...]:
+    """Each unit with each goal."""
+    return tuple(Asked(spec, goal) for spec, goal in product(specs, goals))
+
+
+def ci_subset() -> tuple[Asked, ...]:
+    """Units that are synthesised again wherever the tests run: each kind, encoding and structure, at the cheaper patterns."""
+    return asked(
+        spec
+        for spec in catalogue()
+        if (spec.n, spec.m) in ((2, 4), (4, 8)) and spec.width_bits in (0, SELECT_BITS[1])
+    )

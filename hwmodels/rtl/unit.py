@@ -28,6 +28,9 @@ class Unit(Elaboratable):
         More stages than boundaries.
     """
 
+    comparators = 0
+    """Of two keys each; a selector says how many it has."""
+
     def __init__(
         self,
         spec: UnitSpec,
