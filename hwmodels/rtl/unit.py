@@ -30,6 +30,9 @@ class Unit(Elaboratable):
 
     comparators = 0
     """Of two keys each; a selector says how many it has."""
+    _MustUse__silence = (
+        True  # Amaranth warns of units that are not built, but some are only described or refused.
+    )
 
     def __init__(
         self,

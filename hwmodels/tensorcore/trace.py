@@ -20,8 +20,8 @@ class Trace:
     """The times of a simulation, and the limits that produced them.
 
     Blocks are numbered through all waves: block b belongs to wave b // `blocks_per_wave`. Stages are the first `IN_BLOCKS` of
-    `STAGES`. DRAM and L2 serve all cores at once, so each core has the same times there. At the other stages, a core without a tile
-    in a wave has `ABSENT`.
+    `STAGES`. DRAM and L2 serve all cores at once, so each core has the same times there. At the other stages, a core
+    without a tile in a wave has `ABSENT`.
 
     Parameters
     ----------
