@@ -38,7 +38,7 @@ VARIANTS: Final = {
     ("decoder", "combinatorial"): ("serial", "digits", "shallow"),
     ("position_decoder", "combinatorial"): ("serial", "digits", "shallow", "columns"),
     ("select", ""): ("mux", "ordered_mux", "onehot", "crossbar", "butterfly"),
-    ("selector", ""): ("all_pairs", "half", "planes"),
+    ("selector", ""): ("all_pairs", "half", "bitonic", "planes"),
 }
 """Unit and encoding -> structures. All others are `plain`."""
 PLAIN: Final = ("plain",)

@@ -34,11 +34,11 @@ _SMALLER = (
 )
 """abc's own alias `compress2rs`."""
 SCRIPTS: Final[dict[Goal, str]] = {
-    "area": f"strash; ifraig; scorr; dc2; {_SMALLER}; {_SMALLER}; dch; amap; topo",
-    "delay": "strash; ifraig; scorr; dc2; &get -n; &syn4; &dch -x; &nf -D 1; &put; topo",
+    "area": f"strash; ifraig; scorr; dc2; {_SMALLER}; {_SMALLER}; dch; amap -m; topo",
+    "delay": "strash; ifraig; scorr; dc2; &get -n; &syn3; &syn3; &syn4; &dch -x; &nf -R 5; &put; topo",
 }
-"""What abc does. Area: rewriting in place, then a mapper that works for area alone. Delay: a shorter graph, choices between
-structures, then a mapper that works for the longest path first."""
+"""What abc does. Area: rewriting in place, then a mapper that works for area alone. Delay: rewriting for depth and choices
+between structures, then a mapper that takes back area wherever the longest path grows by 5 % at most."""
 
 # Carries ripple where the goal is area: Yosys' own rule makes a prefix adder.
 _RIPPLE = """(* techmap_celltype = "$lcu" *)
