@@ -82,9 +82,9 @@ def rule(pattern: Pattern, variant: str) -> Rule:
 
     count = pattern.configurations
     return Rule(
-        code_bits=_code_bits(pattern),
+        code_bits=code_bits(pattern),
         decode=whole,
-        refuses=count != 1 << _code_bits(pattern),
+        refuses=count != 1 << code_bits(pattern),
         boundaries=max(0, len(steps) - 1),
         notes=_NOTES[variant == "serial"],
     )
@@ -105,11 +105,11 @@ _NOTES = (
 )
 
 
-def _code_bits(pattern: Pattern) -> int:
+def code_bits(pattern: Pattern) -> int:
     return (pattern.configurations - 1).bit_length()
 
 
-def _left(pattern: Pattern, elements: int) -> range:
+def left_in(pattern: Pattern, elements: int) -> range:
     """Ones that the lowest `elements` elements of a legal mask can have."""
     return range(max(0, pattern.n - (pattern.m - elements)), min(pattern.n, elements) + 1)
 
@@ -119,7 +119,7 @@ def _masks(elements: int, ones: int) -> int:
     return math.comb(elements, ones) if 0 <= ones <= elements else 0
 
 
-def _below(elements: int, digit_bits: int, *, ones: int) -> list[int]:
+def masks_below(elements: int, digit_bits: int, *, ones: int) -> list[int]:
     """Masks of `elements` elements with so many ones whose highest bits are less than 0, 1, .. 2^digit_bits."""
     lower = elements - digit_bits
     counts = (_masks(lower, ones - digit.bit_count()) for digit in range(1 << digit_bits))
@@ -128,7 +128,7 @@ def _below(elements: int, digit_bits: int, *, ones: int) -> list[int]:
 
 def _rest_bits(pattern: Pattern, elements: int) -> int:
     """Bits of a rank among the masks of the lowest elements."""
-    return max(1, *((_masks(elements, ones) - 1).bit_length() for ones in _left(pattern, elements)), 1)
+    return max(1, *((_masks(elements, ones) - 1).bit_length() for ones in left_in(pattern, elements)), 1)
 
 
 def _one_hot(module: Module, reached: Sequence[Value], name: str) -> list[Value]:
@@ -166,7 +166,7 @@ def _serial(
     rests. The second element of a step needs the sign of its difference only. One addition then takes both elements.
     """
     n, top = pattern.n, pattern.m - SERIAL_HEAD
-    edges = _below(pattern.m, SERIAL_HEAD, ones=n)
+    edges = masks_below(pattern.m, SERIAL_HEAD, ones=n)
     reached: list[Value] = [Const(1, 1)]
     for digit in range(1, 1 << SERIAL_HEAD):
         line = Signal(name=f"highest_from_{digit}")
@@ -183,7 +183,7 @@ def _serial(
     possible = [
         (line, digit, n - digit.bit_count())
         for digit, line in enumerate(highest)
-        if n - digit.bit_count() in _left(pattern, top)
+        if n - digit.bit_count() in left_in(pattern, top)
     ]
     width = _difference_bits(pattern, steps[0])
     first = gated(
@@ -213,7 +213,7 @@ def _serial(
 
 def _difference_bits(pattern: Pattern, element: int) -> int:
     """Bits of the signed difference at an element."""
-    counts = _left(pattern, element + 1)
+    counts = left_in(pattern, element + 1)
     least = min(-_masks(element, ones) for ones in counts)
     most = max(_masks(element + 1, ones) - 1 - _masks(element, ones) for ones in counts)
     return max((-least - 1).bit_length() if least < 0 else 0, max(most, 0).bit_length()) + 1
@@ -223,7 +223,7 @@ def _two_elements(
     module: Module, pattern: Pattern, element: int, difference: Signal, left: Signal
 ) -> tuple[list[Signal], Signal, Signal]:
     """One step of `serial`: bits of an element and of the one below, the difference below both, and the ones left there."""
-    counts = _left(pattern, element + 1)
+    counts = left_in(pattern, element + 1)
     high = Signal(name=f"kept_{element}")
     module.d.comb += high.eq(~difference[-1])
     if not element:
@@ -285,7 +285,7 @@ def _digits(
         passed, rest, left, valid = cut(number, passed, rest, left, valid)
         decided = [passed]
     entries: dict[int, int] = {}
-    for ones in _left(pattern, elements):
+    for ones in left_in(pattern, elements):
         masks = (mask for mask in range(1 << elements) if mask.bit_count() == ones)
         entries |= {ones << len(rest) | rank: mask for rank, mask in enumerate(masks)}
     lowest = looked_up(
@@ -299,8 +299,8 @@ def _digit(
 ) -> tuple[Signal, Signal, Signal]:
     """One digit: its bits of the mask, what is left of the code, and the ones left to place."""
     number, elements, size = place
-    counts = _left(pattern, elements)
-    edges = {ones: _below(elements, size, ones=ones) for ones in counts}
+    counts = left_in(pattern, elements)
+    edges = {ones: masks_below(elements, size, ones=ones) for ones in counts}
     reached: list[Value] = [Const(1, 1)]
     thresholds: list[Value] = [Const(0, 1)]
     for value in range(1, 1 << size):
@@ -353,7 +353,7 @@ class Columns(Unit):
         pattern = spec.pattern
         if pattern.n == pattern.m:
             raise SpecError(f"{spec}: all elements are kept and a code has no bits; expected N < M")
-        self.code = Signal(_code_bits(pattern), name="code")
+        self.code = Signal(code_bits(pattern), name="code")
         self.positions = tuple(
             Signal(position_bits(pattern.m), name=f"position_{slot}") for slot in range(pattern.n)
         )
