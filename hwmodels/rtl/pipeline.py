@@ -9,20 +9,25 @@ A stage whose work on every block takes no time cannot be clocked. `settings` le
 before. That changes nothing, provided that no latency lies between the two: the block passes in the cycle in which it comes.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Const, Elaboratable, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.lib.memory import Memory
 from numpy.typing import NDArray
 
 from hwmodels.gates.record import UnitSpec
+from hwmodels.rtl import catalogue
 from hwmodels.rtl.netlist import Netlist, bit_slices
 from hwmodels.rtl.unit import Unit
 from hwmodels.tensorcore.services import IN_BLOCKS, STAGES
 from hwmodels.tensorcore.trace import ABSENT, Trace
+from nmsim import encodings
 from nmsim.errors import SpecError, brief, brief_names
+from nmsim.pattern import Pattern
 
 Integers = NDArray[np.int64]
 STAGE_BITS = 9
@@ -377,3 +382,333 @@ def run(netlist: Netlist, products: Sequence[Settings], *, most_cycles: int) -> 
         )
         for at in range(count)
     ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoreShape:
+    """The size of a `DataCore`, and of the blocks that it works on. All blocks are equal.
+
+    Parameters
+    ----------
+    pattern : Pattern
+        Of operand A; `array_depth` is a multiple of its N.
+    encoding, variant : str
+        Of the position decoders.
+    array_rows, array_cols, array_depth : int
+        A step of the array multiplies `array_depth` kept values of each row with what they meet in each column.
+    row_strips, col_strips : int
+        Times that the array is laid over a tile.
+    windows : int
+        Steps in which one strip walks through a block.
+    value_bits, sum_bits : int
+        Signed values, and their sums.
+    decoders : int
+        Groups that are decoded per cycle; divides the groups of a block.
+    decoder_stages : int
+        Ranks of registers in each decoder; at most the latency of the stage.
+    window_cycles : int
+        Cycles in which operand B gives one window; divides `array_cols`.
+    sum_cycles : int
+        Cycles in which one step is added to the sums; divides `array_rows` times `array_cols`.
+    """
+
+    pattern: Pattern
+    encoding: str
+    variant: str
+    array_rows: int
+    array_cols: int
+    array_depth: int
+    row_strips: int
+    col_strips: int
+    windows: int
+    value_bits: int = 8
+    sum_bits: int = 32
+    decoders: int = 1
+    decoder_stages: int = 0
+    window_cycles: int = 1
+    sum_cycles: int = 1
+
+    @property
+    def groups_per_row(self) -> int:
+        """Groups of one row that a step takes."""
+        return self.array_depth // self.pattern.n
+
+    @property
+    def groups(self) -> int:
+        """Groups of operand A in a block."""
+        return self.row_strips * self.array_rows * self.windows * self.groups_per_row
+
+    @property
+    def steps(self) -> int:
+        """Steps of the array on a block."""
+        return self.row_strips * self.col_strips * self.windows
+
+    @property
+    def took_cycles(self) -> dict[str, int]:
+        """Cycles that a block takes: one for each word that the stage writes."""
+        return {
+            "decode": -(-self.groups // self.decoders),
+            "select": self.steps * self.window_cycles,
+            "multiply": self.steps,
+            "accumulate": self.steps * self.sum_cycles,
+        }
+
+
+class DataCore(Elaboratable):
+    """A core that decodes, selects, multiplies and accumulates real blocks, under the control of a `Pipeline`.
+
+    Each stage reads a block that is whole and writes one into a buffer, one word per cycle of its work. Between two stages
+    there are as many buffers as the room between them. Blocks come from memories that hold the whole product. They stand for
+    what the stages before have brought. Sums stay in the accumulators until the write of their wave has ended.
+
+    Parameters
+    ----------
+    shape : CoreShape
+    product : Settings
+        Latencies, rooms, and the durations of the stages up to `shared` and of the write. Those of the four stages follow from
+        the shape.
+    codes : sequence of int [blocks * groups]
+        Of operand A, in the order in which strips walk: row strip, window, row, group.
+    values : sequence of int [blocks * row strips * windows]
+        Kept values of a step, packed: row, lane; the first lowest.
+    operand_b : sequence of int [blocks * column strips * windows * window cycles]
+        What operand B gives in a cycle, packed: column, group, element; the first lowest.
+
+    Attributes
+    ----------
+    control : Pipeline
+    sums : Memory
+        Rows of `array_rows` * `array_cols` sums by buffer and strip, packed: row, column; the first lowest.
+    """
+
+    _MustUse__silence = True  # As of a `Unit`.
+
+    def __init__(
+        self,
+        shape: CoreShape,
+        product: Settings,
+        *,
+        codes: Sequence[int],
+        values: Sequence[int],
+        operand_b: Sequence[int],
+    ) -> None:
+        self.shape, self.product = shape, product
+        self.control = Pipeline(product.stages)
+        self.codes, self.values, self.operand_b = codes, values, operand_b
+        cells = shape.array_rows * shape.array_cols
+        strips = shape.row_strips * shape.col_strips
+        self.sums = Memory(shape=unsigned(cells * shape.sum_bits), depth=product.buffers * strips, init=[])
+
+    def elaborate(self, platform: object) -> Module:
+        """Build the logic."""
+        module = Module()
+        module.submodules.control = self.control
+        self._set(module)
+        steps = {stage: self._step(module, stage) for stage in self.shape.took_cycles}
+        self._decode(module, steps["decode"])
+        self._select(module, steps["select"])
+        self._multiply(module, steps["multiply"])
+        self._accumulate(module, steps["accumulate"])
+        return module
+
+    def _set(self, module: Module) -> None:
+        """Give the control its settings."""
+        control, product = self.control, self.product
+        blocks = len(product.took_cycles)
+        begun = Signal(range(blocks + 1), name="blocks_begun")
+        module.d.sync += begun.eq(begun + control.at[product.stages[0]].start)
+        module.d.comb += [
+            control.offered.eq(begun < blocks),
+            control.blocks_per_wave.eq(product.blocks_per_wave),
+            control.buffers.eq(product.buffers),
+        ]
+        for at, stage in enumerate(product.stages[:-1]):
+            module.d.comb += [
+                control.latency[stage].eq(int(product.latency_cycles[at])),
+                control.room[stage].eq(int(product.room_blocks[at])),
+            ]
+        own = self.shape.took_cycles
+        for at, stage in enumerate((*product.stages, WRITE)):
+            took = product.write_cycles if stage == WRITE else product.took_cycles[:, at]
+            if stage in own:
+                module.d.comb += control.at[stage].took.eq(own[stage])
+                continue
+            following = Signal(range(len(took) + 1), name=f"next_at_{stage}")
+            module.d.sync += following.eq(following + control.at[stage].start)
+            module.d.comb += control.at[stage].took.eq(Array(took.tolist())[following])
+
+    def _step(self, module: Module, stage: str) -> "_Step":
+        """Count the blocks of a stage, and its cycles on a block."""
+        own, blocks = self.control.at[stage], len(self.product.took_cycles)
+        step = Signal(range(self.shape.took_cycles[stage] + 1), name=f"step_of_{stage}")
+        following, block = (
+            Signal(range(blocks + 1), name=f"{word}_at_{stage}") for word in ("next", "block")
+        )
+        with module.If(own.start):
+            module.d.sync += [step.eq(0), block.eq(following), following.eq(following + 1)]
+        with module.Else():
+            module.d.sync += step.eq(step + 1)
+        return _Step(own.left != 0, step, block)
+
+    def _buffer(self, module: Module, stage: str, width_bits: int, words: int) -> "_Buffer":
+        """Make the memory between a stage and the next: as many blocks of words as there is room for."""
+        room = int(self.product.room_blocks[self.product.stages.index(stage)])
+        memory = Memory(shape=unsigned(width_bits), depth=room * words, init=[])
+        module.submodules[f"after_{stage}"] = memory
+        return _Buffer(module, memory, room, words)
+
+    def _given(self, module: Module, name: str, width_bits: int, words: Sequence[int]) -> "_Buffer":
+        """Make the memory of an operand of the whole product."""
+        memory = Memory(shape=unsigned(width_bits), depth=len(words), init=words)
+        module.submodules[name] = memory
+        blocks = len(self.product.took_cycles)
+        return _Buffer(module, memory, blocks, len(words) // blocks)
+
+    def _decode(self, module: Module, step: "_Step") -> None:
+        """Turn codes into positions, some groups per cycle."""
+        shape, at_once = self.shape, self.shape.decoders
+        code_bits = encodings.get(shape.encoding).code_bits(shape.pattern)
+        slot_bits = shape.pattern.n * (shape.pattern.m - 1).bit_length()
+        packed = [
+            sum(int(code) << (code_bits * at) for at, code in enumerate(self.codes[start : start + at_once]))
+            for start in range(0, len(self.codes), at_once)
+        ]
+        words = self._given(module, "codes", code_bits * at_once, packed).read(step.block, step.cycle)
+        self.positions = self._buffer(module, "decode", slot_bits, shape.groups)
+        for place in range(at_once):
+            decoder = catalogue.build(
+                UnitSpec(
+                    "position_decoder",
+                    shape.pattern.n,
+                    shape.pattern.m,
+                    shape.encoding,
+                    shape.variant,
+                    stages=shape.decoder_stages,
+                )
+            )
+            module.submodules[f"decoder_{place}"] = decoder
+            module.d.comb += decoder.inputs[0].eq(words.word_select(place, code_bits))
+            found = Cat(port for port in decoder.outputs if port.name.startswith("position"))
+            # The address waits as many cycles as the positions do.
+            address = self.positions.address(step.block, step.cycle * at_once + place)
+            enable, where = step.busy, address
+            for rank in range(shape.decoder_stages):
+                held = (
+                    Signal(name=f"enable_{place}_{rank}"),
+                    Signal.like(address, name=f"where_{place}_{rank}"),
+                )
+                module.d.sync += [held[0].eq(enable), held[1].eq(where)]
+                enable, where = held
+            self.positions.write(where, found, enable=enable)
+
+    def _select(self, module: Module, step: "_Step") -> None:
+        """Give each lane the element of operand B that its kept value meets."""
+        shape, bits = self.shape, self.shape.value_bits
+        of_row, group_bits = shape.groups_per_row, shape.pattern.m * bits
+        columns = shape.array_cols // shape.window_cycles
+        window = step.cycle // shape.window_cycles
+        part = step.cycle % shape.window_cycles
+        strip = window // shape.windows
+        row_strip, col_strip = strip // shape.col_strips, strip % shape.col_strips
+        first_group = (row_strip * shape.windows + window % shape.windows) * shape.array_rows * of_row
+        offered = self._given(module, "operand_b", columns * of_row * group_bits, self.operand_b).read(
+            step.block, (col_strip * shape.windows + window % shape.windows) * shape.window_cycles + part
+        )
+        width = shape.array_rows * columns * shape.array_depth * bits
+        self.selected = self._buffer(module, "select", width, shape.steps * shape.window_cycles)
+        spec = UnitSpec("select", shape.pattern.n, shape.pattern.m, variant="mux", width_bits=bits)
+        found = []
+        for column, row, group in itertools.product(range(columns), range(shape.array_rows), range(of_row)):
+            network = catalogue.build(spec)
+            module.submodules[f"select_{row}_{column}_{group}"] = network
+            x, positions = network.inputs
+            module.d.comb += [
+                x.eq(offered.word_select(column * of_row + group, group_bits)),
+                positions.eq(self.positions.read(step.block, first_group + row * of_row + group)),
+            ]
+            found.append(network.outputs[0])
+        where = self.selected.address(step.block, step.cycle)
+        self.selected.write(where, Cat(*found), enable=step.busy)
+
+    def _multiply(self, module: Module, step: "_Step") -> None:
+        """Multiply what each row keeps with what it meets in each column, and add up the lanes."""
+        shape, bits, lanes = self.shape, self.shape.value_bits, self.shape.array_depth
+        row_strip = step.cycle // (shape.windows * shape.col_strips)
+        own = row_strip * shape.windows + step.cycle % shape.windows
+        kept = self._given(module, "values", shape.array_rows * lanes * bits, self.values).read(
+            step.block, own
+        )
+        met = Cat(
+            self.selected.read(step.block, step.cycle * shape.window_cycles + part)
+            for part in range(shape.window_cycles)
+        )
+        found = []
+        for row, column in itertools.product(range(shape.array_rows), range(shape.array_cols)):
+            pairs = (
+                (
+                    kept.word_select(row * lanes + lane, bits).as_signed(),
+                    met.word_select((column * shape.array_rows + row) * lanes + lane, bits).as_signed(),
+                )
+                for lane in range(lanes)
+            )
+            total = Signal(signed(shape.sum_bits), name=f"sum_of_row_{row}_column_{column}")
+            module.d.comb += total.eq(sum(one * other for one, other in pairs))
+            found.append(total)
+        self.products = self._buffer(module, "multiply", len(found) * shape.sum_bits, shape.steps)
+        where = self.products.address(step.block, step.cycle)
+        self.products.write(where, Cat(*found), enable=step.busy)
+
+    def _accumulate(self, module: Module, step: "_Step") -> None:
+        """Add each step's products to the sums of its strip, some sums per cycle."""
+        shape, product = self.shape, self.product
+        cells = shape.array_rows * shape.array_cols // shape.sum_cycles
+        word, part = step.cycle // shape.sum_cycles, step.cycle % shape.sum_cycles
+        wave, in_wave = step.block // product.blocks_per_wave, step.block % product.blocks_per_wave
+        strips = shape.row_strips * shape.col_strips
+        module.submodules.sums = self.sums
+        held, write = (
+            self.sums.read_port(domain="comb"),
+            self.sums.write_port(granularity=cells * shape.sum_bits),
+        )
+        at = (wave % product.buffers) * strips + word // shape.windows
+        first = (in_wave == 0) & (word % shape.windows == 0)
+        module.d.comb += [held.addr.eq(at), write.addr.eq(at), write.en.eq(step.busy << part)]
+        added = self.products.read(step.block, word)
+        for cell in range(cells * shape.sum_cycles):
+            old, new = (data.word_select(cell, shape.sum_bits) for data in (held.data, added))
+            # The first products of a wave replace what its buffer held.
+            module.d.comb += write.data.word_select(cell, shape.sum_bits).eq(Mux(first, 0, old) + new)
+
+
+class _Step(NamedTuple):
+    """The block of a stage, the cycle within that block, and whether the stage works at all."""
+
+    busy: Value
+    cycle: Signal
+    block: Signal
+
+
+class _Buffer(NamedTuple):
+    """A memory of some blocks of words; block b lies at place b modulo their number."""
+
+    module: Module
+    memory: Memory
+    blocks: int
+    words: int
+
+    def address(self, block: Value, word: Value) -> Signal:
+        """Where a word of a block lies."""
+        found = Signal(range(max(2, self.blocks * self.words)))
+        self.module.d.comb += found.eq(block % self.blocks * self.words + word)
+        return found
+
+    def read(self, block: Value, word: Value) -> Signal:
+        """Read a word of a block in the same cycle."""
+        port = self.memory.read_port(domain="comb")
+        self.module.d.comb += port.addr.eq(self.address(block, word))
+        return port.data
+
+    def write(self, address: Value, data: Value, *, enable: Value) -> None:
+        """Write a word at the next edge of the clock."""
+        port = self.memory.write_port()
+        self.module.d.comb += [port.addr.eq(address), port.data.eq(data), port.en.eq(enable)]
