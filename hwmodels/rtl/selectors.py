@@ -117,9 +117,7 @@ class _ComparatorNetwork(Selector):
 
     def __init__(self, spec: UnitSpec) -> None:
         self.network = network(spec.pattern, spec.variant)
-        super().__init__(
-            spec, comparators=self.network.comparators, boundaries=len(self.network.stages)
-        )
+        super().__init__(spec, comparators=self.network.comparators, boundaries=len(self.network.stages))
 
     def elaborate(self, platform: object) -> Module:
         module = Module()
