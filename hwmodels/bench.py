@@ -21,7 +21,7 @@ SWEPT: dict[str, Any] = {
     "encoding": ["bitmask", "combinatorial"],
     "tokens": [1, 4, 16, 64, 256, 1024, 4096],
     "array_depth": [8, 16, 32],
-    "decoder_groups_per_cycle": [1, 2, 4, 8, 16],
+    "decoder_elements_per_cycle": [16, 32, 64, 128, 256],
     "operand_b_bytes_per_cycle": [256, 512, 1024],
     "dram_bytes_per_cycle": [656, 1311, 2623, 5246],
     "shared_bytes_per_cycle": [64, 128, 256],

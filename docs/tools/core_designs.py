@@ -16,7 +16,7 @@ from nmsim import Case, GemmShape, Pattern
 
 MODEL = {"model": "llama-3.1-8b", "per": "model"}
 PATTERNS = ("2:4", "4:8", "8:16", "16:32")
-ROOF_DECODERS = 4
+ROOF_ELEMENTS = 128
 LAYER = Case(GemmShape(1, 14336, 4096), "8:16/combinatorial", sparse_operand="activations")
 MOST_TOKENS = 1024
 POINT = ["core", "dtype", "tokens", "model", "pattern", "encoding", "packing", "sparse_operand", "execution"]
@@ -43,12 +43,12 @@ def one_encoding(table: pd.DataFrame) -> pd.DataFrame:
 
 @functools.cache
 def roof_core() -> SparseTensorCore:
-    """The core of the roofs: with so few decoders that they matter."""
+    """The core of the roofs: with decoders so slow that they matter."""
     return dataclasses.replace(
         load_core("flexible-16x32"),
-        id=f"flexible-16x32-{ROOF_DECODERS}-decoders",
-        name=f"flexible 16:32 core with {ROOF_DECODERS} decoders",
-        decoder_groups_per_cycle=ROOF_DECODERS,
+        id=f"flexible-16x32-decoding-{ROOF_ELEMENTS}",
+        name=f"flexible 16:32 core that decodes {ROOF_ELEMENTS} elements per cycle",
+        decoder_elements_per_cycle=ROOF_ELEMENTS,
     )
 
 
@@ -95,11 +95,11 @@ def selectors() -> pd.DataFrame:
 
 
 def designs() -> pd.DataFrame:
-    """One core a pattern, with arrays of three depths and 4 or 16 decoders, and the dense core beside them."""
+    """One core a pattern, with arrays of three depths that decode 128 or 512 elements per cycle, and the dense core."""
     tables = []
-    for pattern, depth, decoders in itertools.product(("dense", *PATTERNS), (8, 16, 32), (4, 16)):
+    for pattern, depth, decoded in itertools.product(("dense", *PATTERNS), (8, 16, 32), (128, 512)):
         if pattern == "dense":
-            if decoders > 4:
+            if decoded > 128:
                 continue
             core, name = load_core("dense"), f"depth {depth}"
         else:
@@ -108,10 +108,10 @@ def designs() -> pd.DataFrame:
                 patterns=(Pattern.parse(pattern),),
                 sparse_operands=("weights",),
                 encodings=("combinatorial",),
-                selector_groups_per_cycle=0,
-                decoder_groups_per_cycle=decoders,
+                selector_elements_per_cycle=0,
+                decoder_elements_per_cycle=decoded,
             )
-            name = f"depth {depth}, {decoders} decoders"
+            name = f"depth {depth}, decodes {decoded}"
         width = core.operand_b_bytes_per_cycle * depth // core.array_depth
         core = dataclasses.replace(
             core,

@@ -137,7 +137,9 @@ FIGURES = {
         "core_roofs", lambda table: plots.roof_surface(table, core=core_designs.roof_core())
     ),
     "break_even_batch": Drawn("online_pruning", plots.break_even_batch),
-    "selector_need": Drawn("selectors", lambda table: plots.selector_need(table, built_groups_per_cycle=4)),
+    "selector_need": Drawn(
+        "selectors", lambda table: plots.selector_need(table, built_elements_per_cycle=128)
+    ),
     "core_pareto": Drawn("core_designs", core_designs.fronts),
     "loss_vs_pattern": Drawn("losses", plots.loss_vs_pattern),
     "sensitivity": Drawn("sensitivity", plots.sensitivity),

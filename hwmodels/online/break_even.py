@@ -13,7 +13,7 @@ from hwmodels.tensorcore.record import SparseTensorCore
 from nmsim.case import Case, GemmShape
 from nmsim.errors import RowError, brief
 
-RATE_STEP = 64
+RATE_STEP = 4
 """The search for a selector rate goes in steps of 1/64 group per cycle."""
 MOST_STEPS = 1 << 20
 """End of the search: 16384 groups per cycle and core."""
@@ -38,7 +38,7 @@ class BatchBreakEven(NamedTuple):
 
 
 class SelectorBreakEven(NamedTuple):
-    """Least groups per cycle of one core's selector, in steps of 1/64 from 1/64 on; infinite if none is fast enough.
+    """Least elements per cycle of one core's selector, in steps of 1/4 from 1/4 on; infinite if none is fast enough.
 
     `as_fast_as_dense`: the pruned product takes no longer than the dense one. `near_free`: at most 1 % longer than with a
     selector that takes no time.
@@ -195,7 +195,7 @@ def break_even_selector(
     asked = dataclasses.replace(setup or PruningSetup(), **changes)
 
     def at(rate: float) -> OnlinePruning:
-        return online_pruning(case, core, setup=asked, selector_groups_per_cycle=rate)
+        return online_pruning(case, core, setup=asked, selector_elements_per_cycle=rate)
 
     free = at(math.inf)
     return SelectorBreakEven(_least(at, free.dense_cycles), _least(at, NEAR * free.net_cycles))
@@ -227,7 +227,7 @@ def selector_table(
     Returns
     -------
     pandas.DataFrame
-        `tokens`, `placement`, `as_fast_as_dense`, `near_free` in groups per cycle and core, and the `speedup_vs_dense` of a
+        `tokens`, `placement`, `as_fast_as_dense`, `near_free` in elements per cycle and core, and the `speedup_vs_dense` of a
         selector that takes no time.
 
     Raises
@@ -246,7 +246,7 @@ def selector_table(
     for count, placement in itertools.product(tokens, ("producer", "consumer")):
         asked = dataclasses.replace(setup or PruningSetup(), **{**changes, "placement": placement})
         found = break_even_selector(_at(case, count), core, setup=asked)
-        free = online_pruning(_at(case, count), core, setup=asked, selector_groups_per_cycle=math.inf)
+        free = online_pruning(_at(case, count), core, setup=asked, selector_elements_per_cycle=math.inf)
         row = {"tokens": count, "placement": placement} | found._asdict()
         rows.append(row | {"speedup_vs_dense": free.speedup_vs_dense})
     return pd.DataFrame(rows)

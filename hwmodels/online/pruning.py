@@ -19,6 +19,7 @@ from hwmodels.online.overheads import mitigation_names, stage_costs, strongest_w
 from hwmodels.silicon.structures import index_bits
 from hwmodels.silicon.units import key_bits
 from hwmodels.tensorcore.cycles import Cycles, closed_form
+from hwmodels.tensorcore.latency import selector_cycles
 from hwmodels.tensorcore.point import Point, mapping, point
 from hwmodels.tensorcore.record import Placement, SelectorKind, SparseTensorCore
 from nmsim.case import VALUE_BITS, Case
@@ -87,9 +88,10 @@ class PruningSetup:
         A key of `hwmodels.online.mitigations.CRITERIA` that gives N:M.
     mitigation : str or sequence of str
         Of `hwmodels.online.mitigations.MITIGATIONS`, `+` between several.
-    selector_groups_per_cycle : float or None
-        Of one core; the core's own when None. Fractions are allowed, `inf` is a selector that takes no time.
-    selector_kind : {"all_pairs", "bitonic", "half"} or None
+    selector_elements_per_cycle : float or None
+        Dense elements of one core, M per group; the core's own when None. Fractions are allowed, `inf` is a selector that
+        takes no time.
+    selector_kind : {"all_pairs", "bitonic", "half", "planes"} or None
         The core's own when None.
     vector_ops_per_cycle : float
         Of the vector lanes of one core.
@@ -110,7 +112,7 @@ class PruningSetup:
     placement: Placement | None = None
     criterion: str = "magnitude"
     mitigation: str | Sequence[str] = ()
-    selector_groups_per_cycle: float | None = None
+    selector_elements_per_cycle: float | None = None
     selector_kind: SelectorKind | None = None
     vector_ops_per_cycle: float = VECTOR_OPS_PER_CYCLE
     settings: Settings = DEFAULT_SETTINGS
@@ -123,9 +125,9 @@ class PruningSetup:
             )
         if self.criterion.startswith("unstructured"):
             raise RowError(f"criterion={brief(self.criterion)}: leaves no N:M pattern for a core to skip by")
-        if self.selector_groups_per_cycle is not None and not self.selector_groups_per_cycle > 0:
+        if self.selector_elements_per_cycle is not None and not self.selector_elements_per_cycle > 0:
             raise RowError(
-                f"selector_groups_per_cycle={brief(self.selector_groups_per_cycle)}: expected a positive number"
+                f"selector_elements_per_cycle={brief(self.selector_elements_per_cycle)}: expected a positive number"
             )
         if not self.vector_ops_per_cycle > 0:
             raise RowError(
@@ -257,7 +259,7 @@ class _Points(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """Settings of all cases of a call: the core as placed, groups per cycle, kind of selector, and the rest."""
+    """Settings of all cases of a call: the core as placed, elements per cycle, kind of selector, and the rest."""
 
     core: SparseTensorCore
     rate: float
@@ -296,16 +298,17 @@ def online_prunings(
 
 
 def _asked(core: SparseTensorCore, setup: PruningSetup) -> _Asked:
-    rate = setup.selector_groups_per_cycle or core.selector_groups_per_cycle
+    rate = setup.selector_elements_per_cycle or core.selector_elements_per_cycle
     if not rate:
-        raise RowError(f"sparse activations: {core.id} has no selector; expected selector_groups_per_cycle")
+        raise RowError(f"sparse activations: {core.id} has no selector; expected selector_elements_per_cycle")
     placed = dataclasses.replace(
         core,
         selector_placement=setup.placement or core.selector_placement,
-        selector_groups_per_cycle=max(1, core.selector_groups_per_cycle),
+        selector_elements_per_cycle=max(1, core.selector_elements_per_cycle),
+        selector_kind=setup.selector_kind or core.selector_kind,
         selector_latency_cycles=0 if math.isinf(rate) else core.selector_latency_cycles,
     )
-    return _Asked(placed, float(rate), setup.selector_kind or core.selector_kind, setup)
+    return _Asked(placed, float(rate), placed.selector_kind, setup)
 
 
 def _pattern(case: Case) -> Pattern:
@@ -318,8 +321,8 @@ def _pattern(case: Case) -> Pattern:
 
 def _points(case: Case, asked: _Asked) -> _Points:
     _pattern(case)
-    sparse = point(asked.core, case)._replace(selector_groups_per_cycle=asked.rate)
-    free = sparse._replace(selector_groups_per_cycle=math.inf, selector_latency_cycles=0.0)
+    sparse = point(asked.core, case)._replace(selector_elements_per_cycle=asked.rate)
+    free = sparse._replace(selector_elements_per_cycle=math.inf, selector_latency_cycles=0.0)
     whole = free._replace(skip=0.0)
     return _Points(
         point(asked.core, Case(case.shape, dtype=case.dtype)),
@@ -329,7 +332,7 @@ def _points(case: Case, asked: _Asked) -> _Points:
         whole,
         whole._replace(
             a_n=1.0, a_m=1.0, a_groups_per_code=1.0, a_codes_per_slot=1.0, a_slot_bits=0.0, a_mean_bits=0.0, native=0.0,
-            consumer=0.0,
+            decoded=0.0, consumer=0.0,
         ),
     )  # fmt: skip
 
@@ -368,6 +371,7 @@ def _assemble(
     (dense, weights, free, real), sides = answers[:4], answers[4:]
     core, setup, pattern, shape = asked.core, asked.setup, _pattern(case), case.shape
     consumer = core.selector_placement == "consumer"
+    latency_cycles = selector_cycles(core, pattern, case.dtype)
     groups = shape.M * ceil_div(shape.K, pattern.m)
     again = int(real.pruned_groups) // groups if consumer else 1
     costs = [cost.times(again) if cost.part == "selector" else cost for cost in costs]
@@ -384,13 +388,11 @@ def _assemble(
     if consumer:
         selecting = int(real.prune_cycles)
         exposed = int(real.cycles - free.cycles) + arrival.exposed_statistics(statistics, waits_for)
-        exposed += _look_ahead_cycles(core) if columns < shape.K else 0
+        exposed += _look_ahead_cycles(core, latency_cycles) if columns < shape.K else 0
         epilogue += scoring
     else:
-        selecting = math.ceil(ceil_div(groups, core.cores) / asked.rate)
-        exposed = core.selector_latency_cycles + arrival.exposed_choice(
-            statistics, scoring, selecting, waits_for
-        )
+        selecting = math.ceil(ceil_div(groups, core.cores) * pattern.m / asked.rate)
+        exposed = latency_cycles + arrival.exposed_choice(statistics, scoring, selecting, waits_for)
     exposed_beside = exposed_epilogue(epilogue, free, core.accumulator_buffers)
     parameter_cycles = math.ceil(sum(cost.dram_read_bytes for cost in costs) / core.dram_bytes_per_cycle)
     side_cycles = sum(int(side.cycles) for side in sides)
@@ -436,9 +438,9 @@ def _assemble(
     )
 
 
-def _look_ahead_cycles(core: SparseTensorCore) -> int:
+def _look_ahead_cycles(core: SparseTensorCore, selecting: int) -> int:
     """Cycles by which X runs ahead of W where only a core can tell which columns are needed (A49)."""
-    return core.dram_latency_cycles + core.l2_latency_cycles + core.selector_latency_cycles
+    return core.dram_latency_cycles + core.l2_latency_cycles + selecting
 
 
 class OfflinePruning(NamedTuple):

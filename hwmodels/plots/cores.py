@@ -508,17 +508,17 @@ def break_even_batch(
 
 @styled
 def selector_need(
-    table: pd.DataFrame, *, built_groups_per_cycle: float | None = None, theme: Theme = LIGHT
+    table: pd.DataFrame, *, built_elements_per_cycle: float | None = None, theme: Theme = LIGHT
 ) -> tuple[Figure, AxesGrid]:
     """Draw how fast a selector must be: to be as fast as the dense product (hollow), and to cost next to nothing (filled).
 
     Parameters
     ----------
     table : DataFrame
-        Of `hwmodels.online.break_even.selector_table`: `tokens`, `placement`, `as_fast_as_dense`, `near_free`, in groups
+        Of `hwmodels.online.break_even.selector_table`: `tokens`, `placement`, `as_fast_as_dense`, `near_free`, in elements
         per cycle and core. Several may be put together with a column `pattern`: a marker each. If no selector is fast
         enough, a triangle points out of the panel.
-    built_groups_per_cycle : float, optional
+    built_elements_per_cycle : float, optional
         What a core has, drawn as a line.
     theme : Theme
 
@@ -548,7 +548,7 @@ def selector_need(
     placements = [name for name in PLACEMENTS if (rows["placement"] == name).any()]
     tokens = sorted(rows["tokens"].unique())
     rates = rows[["as_fast_as_dense", "near_free"]].to_numpy(float)
-    built = [built_groups_per_cycle] if built_groups_per_cycle else []
+    built = [built_elements_per_cycle] if built_elements_per_cycle else []
     finite = [*rates[np.isfinite(rates)], *built] or [1.0]
     low, high = 0.5 * min(finite), 4.0 * max(finite)
     # A rate that no selector reaches is infinite: its triangle stands near the upper edge.
@@ -581,7 +581,7 @@ def selector_need(
         ax.set_ylim(low, high)
         style.plain_numbers(ax.yaxis)
         ax.set_title(f"selector at the {placement}")
-    style.label_axes(grid, TOKENS_LABEL, "selector of a core [groups/cycle]")
+    style.label_axes(grid, TOKENS_LABEL, "selector of a core [elements/cycle]")
     handles: list[Any] = [
         style.line_key(pattern, color=theme.colour(place), linewidth=3) for place, pattern in enumerate(patterns) if pattern
     ]  # fmt: skip

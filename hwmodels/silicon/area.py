@@ -38,7 +38,8 @@ ADDER_BITS = 32
 class UnitAreas(NamedTuple):
     """Areas of the units of a core, um2, float64 arrays [3]: low, nominal, high.
 
-    A cell is what stands at a row and a column of the array. `selector_rank`: one cycle of latency of a selector.
+    A cell is what stands at a row and a column of the array. `group_elems`: M of the widest pattern, whose groups decoders
+    and selectors take.
     """
 
     cell_multiply: Floats
@@ -46,9 +47,9 @@ class UnitAreas(NamedTuple):
     cell_select: Floats
     decoder: Floats
     selector: Floats
-    selector_rank: Floats
     encoder: Floats
     register_bit: Floats
+    group_elems: Floats
 
 
 @dataclass(frozen=True)
@@ -121,17 +122,17 @@ def unit_areas(core: SparseTensorCore) -> UnitAreas:
         technology.cost("multiply_um2", dtype).times(core.depth(VALUE_BITS[dtype])) for dtype in core.dtypes
     ]
     adders = [technology.cost("add_um2", adder_of(dtype)).times(core.array_depth) for dtype in core.dtypes]
-    selector = pruner_cells(core)
-    rank = Cells(flip_flop=pruner_cells(core, 1).flip_flop - selector.flip_flop)
+    selector = pruner_cells(core) if core.selector_elements_per_cycle else Cells()
+    widest = float(max((pattern.m for pattern in core.patterns), default=1))
     return UnitAreas(
         cell_multiply=_largest(multipliers) * ends(overhead),
         cell_add=_largest(adders) * ends(overhead),
         cell_select=ends(technology.um2(select_cells(core))),
         decoder=ends(technology.um2(decoder_cells(core))),
         selector=ends(technology.um2(selector)),
-        selector_rank=ends(technology.um2(rank)),
         encoder=ends(technology.um2(encoder_cells(core))),
         register_bit=_register_um2_per_bit(technology),
+        group_elems=np.full(3, widest),
     )
 
 
@@ -164,7 +165,7 @@ def part_areas(unit: UnitAreas, numbers: Any, node_nm: Any) -> dict[str, Floats]
     p, cores = numbers, numbers.cores
     cells = cores * p.array_rows * p.array_cols
     register_bytes = p.register_blocks * (p.fragment_rows + p.fragment_cols) * BLOCK_BYTES
-    selectors = cores * p.selector_groups_per_cycle
+    selectors = cores * p.selector_elements_per_cycle / unit.group_elems
     (shared,) = at_capacity([Technology.sram_um2_per_bit], node_nm, p.shared_bytes)
     (l2,) = at_capacity([Technology.sram_um2_per_bit], node_nm, p.l2_bytes)
     return {
@@ -172,8 +173,8 @@ def part_areas(unit: UnitAreas, numbers: Any, node_nm: Any) -> dict[str, Floats]
         "accumulators": cores * p.accumulator_bytes * 8 * unit.register_bit,
         "registers": cores * register_bytes * 8 * unit.register_bit,
         "select": cells * unit.cell_select,
-        "decode": cores * p.decoder_groups_per_cycle * unit.decoder,
-        "prune": selectors * (unit.selector + p.selector_latency_cycles * unit.selector_rank),
+        "decode": cores * p.decoder_elements_per_cycle / unit.group_elems * unit.decoder,
+        "prune": selectors * unit.selector,
         "encode": selectors * unit.encoder,
         "shared": cores * p.shared_bytes * 8 * shared,
         "l2": p.l2_bytes * 8 * l2,

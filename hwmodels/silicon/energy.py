@@ -27,6 +27,7 @@ from hwmodels.silicon.structures import Cells, index_bits
 from hwmodels.silicon.technology import Technology, load
 from hwmodels.silicon.units import decoder, encoder, pass_cells, rom_decoder, select_one, selector_cells
 from hwmodels.tensorcore.cycles import Cycles, closed_form
+from hwmodels.tensorcore.latency import selector_cycles
 from hwmodels.tensorcore.point import Point, mapping, point
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from hwmodels.tensorcore.simulate import Simulation
@@ -85,35 +86,36 @@ class UnitCosts(NamedTuple):
 def unit_costs(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> UnitCosts:
     """Work out what the actions of a core take for a case, whatever its shape and packing.
 
-    Parameters
-    ----------
-    core : SparseTensorCore
-    case : Case
-    other : Pattern, optional
-        Of the other operand.
+        Parameters
+        ----------
+        core : SparseTensorCore
+        case : Case
+        other : Pattern, optional
+            Of the other operand.
 
-    Returns
-    -------
-    UnitCosts
+        Returns
+        -------
+        UnitCosts
 
-    Raises
-    ------
-    SpecError
-        A technology node that no cost is known for.
-    EncodingError
-        An encoding without a decoder.
+        Raises
+        ------
+        SpecError
+            A technology node that no cost is known for.
+        EncodingError
+            An encoding without a decoder.
 
-    Source
-    ------
-    `technology.toml`; structures as in `hwmodels.silicon.units`; A30 to A39, A52 to A54.
+        Source
+        ------
+        `technology.toml`; structures as in `hwmodels.silicon.units`; A30 to A39, A52 to A54.
 
-    Examples
-    --------
-    >>> from hwmodels.tensorcore.record import load_core
-    >>> from nmsim.case import GemmShape
-    >>> costs = unit_costs(load_core("edge-npu-8x16"), Case(GemmShape(1, 1, 1), "8:16", dtype="int8"))
-    >>> float(costs.multiply[1])
-    7e-14
+        Examples
+        --------
+        >>> from hwmodels.tensorcore.latency import selector_cycles
+    from hwmodels.tensorcore.record import load_core
+        >>> from nmsim.case import GemmShape
+        >>> costs = unit_costs(load_core("edge-npu-8x16"), Case(GemmShape(1, 1, 1), "8:16", dtype="int8"))
+        >>> float(costs.multiply[1])
+        7e-14
     """
     return _unit_costs(core, case.dtype, case.format, case.sparse_operand, other)
 
@@ -136,8 +138,8 @@ def _unit_costs(
         if other is not None:
             beside = _decode_joules(technology, replace(format, pattern=other))
             decode = max(decode, beside, key=lambda cost: cost.nominal)
-        if operand == "activations" and core.selector_groups_per_cycle:
-            latency = core.selector_latency_cycles
+        if operand == "activations" and core.selector_elements_per_cycle:
+            latency = selector_cycles(core, pattern, dtype)
             prune = technology.joules(selector_cells(pattern, core.selector_kind, dtype, latency))
             written = format.encoding if core.selector_placement == "producer" else encodings.get("index")
             encode = _encode_joules(technology, replace(format, encoding=written))
@@ -246,17 +248,18 @@ class EnergyReport:
 def design(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> Design:
     """Work out all that `energy_columns` wants of a core and a way to store; the shape of the case is without effect.
 
-    Raises
-    ------
-    SpecError, EncodingError
-        As `unit_costs`.
+        Raises
+        ------
+        SpecError, EncodingError
+            As `unit_costs`.
 
-    Examples
-    --------
-    >>> from hwmodels.tensorcore.record import load_core
-    >>> from nmsim.case import GemmShape
-    >>> design(load_core("dense"), Case(GemmShape(1, 1, 1))).node_nm
-    5
+        Examples
+        --------
+        >>> from hwmodels.tensorcore.latency import selector_cycles
+    from hwmodels.tensorcore.record import load_core
+        >>> from nmsim.case import GemmShape
+        >>> design(load_core("dense"), Case(GemmShape(1, 1, 1))).node_nm
+        5
     """
     return Design(core.node_nm, core.clock_hz, unit_costs(core, case, other), unit_areas(core))
 
@@ -410,35 +413,36 @@ def energy_columns(
 ) -> dict[str, Floats]:
     """Add up the energy of many products at once.
 
-    Parameters
-    ----------
-    designs : sequence of Design
-    places : int64 array [n]
-        Which of the designs each point is.
-    points : float64 array [n, fields of Point]
-        Their numbers take the place of the core's own.
-    answers : float64 array [n, fields of Cycles]
-        As `closed_form` gives them.
+        Parameters
+        ----------
+        designs : sequence of Design
+        places : int64 array [n]
+            Which of the designs each point is.
+        points : float64 array [n, fields of Point]
+            Their numbers take the place of the core's own.
+        answers : float64 array [n, fields of Cycles]
+            As `closed_form` gives them.
 
-    Returns
-    -------
-    dict of str to float64 array [n]
-        `energy_joules_low`, `energy_joules`, `energy_joules_high`; NaN if there is no answer.
+        Returns
+        -------
+        dict of str to float64 array [n]
+            `energy_joules_low`, `energy_joules`, `energy_joules_high`; NaN if there is no answer.
 
-    Raises
-    ------
-    SpecError
-        Arrays of different lengths.
+        Raises
+        ------
+        SpecError
+            Arrays of different lengths.
 
-    Examples
-    --------
-    >>> from hwmodels.tensorcore.record import load_core
-    >>> from nmsim.case import GemmShape
-    >>> core, case = load_core("flexible-8x16"), Case(GemmShape(64, 4096, 4096), "8:16")
-    >>> points = np.array([point(core, case)])
-    >>> found = energy_columns([design(core, case)], np.array([0]), points, closed_form(points))
-    >>> bool(np.isclose(found["energy_joules"][0], energy(case, core).total.nominal))
-    True
+        Examples
+        --------
+        >>> from hwmodels.tensorcore.latency import selector_cycles
+    from hwmodels.tensorcore.record import load_core
+        >>> from nmsim.case import GemmShape
+        >>> core, case = load_core("flexible-8x16"), Case(GemmShape(64, 4096, 4096), "8:16")
+        >>> points = np.array([point(core, case)])
+        >>> found = energy_columns([design(core, case)], np.array([0]), points, closed_form(points))
+        >>> bool(np.isclose(found["energy_joules"][0], energy(case, core).total.nominal))
+        True
     """
     if not len(places) == len(points) == len(answers):
         raise SpecError(

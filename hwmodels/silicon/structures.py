@@ -71,7 +71,7 @@ LOGIC_CELLS = FIELDS[:-1]
 """All but `rom_bits`: those with an equivalent in gates."""
 
 
-SelectStructure = Literal["mux", "ordered_mux", "crossbar", "banked", "benes"]
+SelectStructure = Literal["mux", "ordered_mux", "onehot", "crossbar", "banked", "butterfly", "benes"]
 
 
 def index_bits(count: int) -> int:
@@ -223,7 +223,9 @@ def _select_one(pattern: Pattern, value_bits: int, macs: int, structure: SelectS
         inputs = m if structure == "mux" else m - n + 1
         return Cells(mux2=macs * (inputs - 1) * value_bits)
     groups = ceil_div(macs, n)
-    if structure == "benes":
+    if structure == "onehot":
+        return Cells(and2=groups * n * (m - n + 1) * value_bits)
+    if structure in ("benes", "butterfly"):
         levels = index_bits(m)
         switches = (levels << levels) - ((1 << levels) >> 1)
         return Cells(mux2=groups * switches * 2 * value_bits)

@@ -17,6 +17,7 @@ from hwmodels.silicon.structures import (
     slot_lines,
 )
 from hwmodels.silicon.technology import Technology, load
+from hwmodels.tensorcore.latency import selector_cycles
 from hwmodels.tensorcore.record import Network, SelectorKind, SparseTensorCore
 from nmsim.case import VALUE_BITS
 from nmsim.errors import EncodingError, SpecError, brief
@@ -46,6 +47,8 @@ def comparators(pattern: Pattern, kind: SelectorKind) -> int:
     _check_kind(kind)
     if pattern.n == pattern.m:
         return 0
+    if kind == "planes":
+        return 0
     return pattern.m * (pattern.m - 1) // 2 if kind == "all_pairs" else network(pattern, kind).comparators
 
 
@@ -59,6 +62,8 @@ def stages(pattern: Pattern, kind: SelectorKind) -> int:
     """
     _check_kind(kind)
     if pattern.n == pattern.m:
+        return 0
+    if kind == "planes":
         return 0
     return 1 if kind == "all_pairs" else len(network(pattern, kind).stages)
 
@@ -131,6 +136,10 @@ def selector_cells(pattern: Pattern, kind: SelectorKind, dtype: str, latency_cyc
         compared = Cells(comparator_bit=count * bits)
         ranked = (popcount(pattern.m - 1) + Cells(comparator_bit=position)).times(pattern.m)
         return magnitudes + compared + ranked + Cells(flip_flop=latency_cycles * pattern.m * bits)
+    if kind == "planes":
+        # Bit by bit: the keys still in question are counted, compared with what is left of N, and narrowed.
+        plane = popcount(pattern.m) + Cells(comparator_bit=position + 1, and2=3 * pattern.m)
+        return magnitudes + plane.times(bits) + Cells(flip_flop=latency_cycles * 2 * pattern.m)
     wire = bits + position
     exchanged = Cells(comparator_bit=count * wire, mux2=2 * count * wire)
     marked = Cells(and2=pattern.n * pattern.m * max(position - 1, 0) + pattern.m * (pattern.n - 1))
@@ -383,7 +392,7 @@ def encoder_cells(core: SparseTensorCore) -> Cells:
     >>> encoder_cells(load_core("nvidia-like-2x4")) == Cells()
     True
     """
-    if not core.selector_groups_per_cycle:
+    if not core.selector_elements_per_cycle:
         return Cells()
     written = core.encodings if core.selector_placement == "producer" else ("index",)
     return _encoder_of(core.patterns, written)
@@ -396,8 +405,8 @@ def _encoder_of(patterns: tuple[Pattern, ...], written: tuple[str, ...]) -> Cell
     )
 
 
-def pruner_cells(core: SparseTensorCore, latency_cycles: int = 0) -> Cells:
-    """Count the cells of one selector that prunes to any native pattern, in any value type.
+def pruner_cells(core: SparseTensorCore) -> Cells:
+    """Count the cells of one selector that prunes to any native pattern, in any value type, with its ranks of registers.
 
     Examples
     --------
@@ -405,14 +414,11 @@ def pruner_cells(core: SparseTensorCore, latency_cycles: int = 0) -> Cells:
     >>> pruner_cells(load_core("flexible-8x16")).comparator_bit
     1064
     """
-    return _pruner_of(core.patterns, core.selector_kind, core.dtypes, latency_cycles)
-
-
-@functools.lru_cache(maxsize=256)
-def _pruner_of(
-    patterns: tuple[Pattern, ...], kind: SelectorKind, dtypes: tuple[str, ...], latency_cycles: int
-) -> Cells:
-    needs = (selector_cells(pattern, kind, dtype, latency_cycles) for pattern in patterns for dtype in dtypes)
+    needs = (
+        selector_cells(pattern, core.selector_kind, dtype, selector_cycles(core, pattern, dtype))
+        for pattern in core.patterns
+        for dtype in core.dtypes
+    )
     return functools.reduce(Cells.shared_with, needs, Cells())
 
 

@@ -22,7 +22,7 @@ from hwmodels.models import Model, load_model
 from hwmodels.steps.fusion import fused
 from hwmodels.sweeps.products import Product, Work, products_of
 from hwmodels.tensorcore.point import CORE_FIELDS
-from hwmodels.tensorcore.record import FLAGS, NUMBERS, WORDS, SparseTensorCore, load_core
+from hwmodels.tensorcore.record import FLAGS, IN_GROUPS, NUMBERS, RENAMED, WORDS, SparseTensorCore, load_core
 from nmsim import encodings, packing
 from nmsim.case import VALUE_BITS, Case, GemmShape, SparseOperand, value_type
 from nmsim.errors import NmsimError, RowError, SpecError, brief
@@ -45,7 +45,7 @@ from nmsim.support.sources import csv_rows, read_text
 
 NOTHING = "none"
 """What `encoding`, `packing` and `sparse_operand` say of it."""
-GATHERED = tuple(name for name in CORE_FIELDS if name not in ("multicast", "selector_groups_per_cycle"))
+GATHERED = tuple(name for name in CORE_FIELDS if name not in ("multicast", "selector_elements_per_cycle"))
 """Numbers of a core that change a `Point` in their own field and nowhere else, so that arrays of them are put in."""
 MAX_POINTS = 1 << 60
 STAND_IN = GemmShape(M=1, N=2, K=1)
@@ -348,7 +348,8 @@ MEANT: Mapping[str, str] = MappingProxyType(
         "M": "tokens",
         "bandwidth": "dram_bytes_per_cycle",
         "array": "array_rows, array_cols or array_depth",
-        "decoder": "decoder_groups_per_cycle",
+        "decoder": "decoder_elements_per_cycle",
+        **IN_GROUPS,
         "clock": "clock_hz",
         "node": "node_nm",
         "patterns": "pattern",
@@ -413,6 +414,7 @@ class _Axes:
     """Axes of a design space: how operands are stored, what is multiplied, and any number, flag or word of the core."""
 
     synonyms = MEANT
+    renamed = RENAMED
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Refuse empty axes, and values that come twice."""

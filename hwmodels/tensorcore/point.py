@@ -14,6 +14,7 @@ import numpy as np
 
 from hwmodels.estimate.bounds import DENSE_STREAM, OUTPUT_BITS, stream
 from hwmodels.estimate.table import MAX_DIMENSION, SHAPE_COLUMNS
+from hwmodels.tensorcore.latency import decoder_cycles, passes_by, selector_cycles
 from hwmodels.tensorcore.record import SparseTensorCore
 from nmsim.case import VALUE_BITS, Case
 from nmsim.errors import RowError, brief
@@ -27,9 +28,9 @@ EXECUTIONS = ("dense", "native", "expanded")
 class Point(NamedTuple):
     """Numbers of one product on one core. `a_*` and `b_*` are how the metadata of an operand add up (`Stream`).
 
-    `native`, `consumer`, `skip`, `dual`, `multicast` are 0 or 1. `native`: the array skips zeros of A. `consumer`: A arrives
-    dense and is pruned in the core. `skip`: columns of B that no row of A needs stay in DRAM. `dual`: zeros of B are skipped
-    too.
+    `native`, `decoded`, `consumer`, `skip`, `dual`, `multicast` are 0 or 1. `native`: the array skips zeros of A. `decoded`:
+    codes of A pass the decoder. `consumer`: A arrives dense and is pruned in the core. `skip`: columns of B that no row of A
+    needs stay in DRAM. `dual`: zeros of B are skipped too.
     """
 
     a_rows: Any
@@ -50,6 +51,7 @@ class Point(NamedTuple):
     b_slot_bits: Any
     b_mean_bits: Any
     native: Any
+    decoded: Any
     consumer: Any
     skip: Any
     dual: Any
@@ -62,11 +64,11 @@ class Point(NamedTuple):
     accumulator_buffers: Any
     accumulator_bytes_per_cycle: Any
     accumulate_steps: Any
-    decoder_groups_per_cycle: Any
+    decoder_elements_per_cycle: Any
     decoder_latency_cycles: Any
     operand_b_bytes_per_cycle: Any
     match_windows: Any
-    selector_groups_per_cycle: Any
+    selector_elements_per_cycle: Any
     selector_latency_cycles: Any
     fragment_rows: Any
     fragment_cols: Any
@@ -116,6 +118,8 @@ def point(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> P
     RowError
         A value type or encoding that the core does not take. Consumer-side pruning without a selector. A second
         pattern on a core that is not dual-sided or does not take it.
+    SpecError
+        No latency is known: as `decoder_cycles`.
 
     Examples
     --------
@@ -146,12 +150,20 @@ def point(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> P
                 f"second pattern {other}: the first one, {case.pattern or 'dense'}, is not native to {core.id}"
             )
     consumer = online and core.selector_placement == "consumer"
-    if consumer and not core.selector_groups_per_cycle:
+    if consumer and not core.selector_elements_per_cycle:
         raise RowError(f"sparse activations: {core.id} prunes on loading, but has no selector")
     bits = VALUE_BITS[case.dtype]
     shape = case.shape
     a = stream(case.format) if case.format else DENSE_STREAM
     b = stream(replace(case.format, pattern=other)) if case.format and other else DENSE_STREAM
+    runs = execution(core, case)
+    how = "dual" if other is not None else runs
+    decoded = (
+        case.format is not None
+        and not consumer
+        and case.format.pattern.m > 1
+        and not passes_by(case.format.encoding, how)
+    )
     numbers = {
         "a_rows": shape.M if online else shape.N,
         "b_cols": shape.N if online else shape.M,
@@ -160,12 +172,17 @@ def point(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> P
         "output_bits": 32 if bits == 32 else OUTPUT_BITS,
         **{f"a_{name}": value for name, value in _named(a)},
         **{f"b_{name}": value for name, value in _named(b)},
-        "native": execution(core, case) == "native",
+        "native": runs == "native",
+        "decoded": decoded,
         "consumer": consumer,
         "skip": online and core.column_skip and other is None,
         "dual": other is not None,
         "depth": core.depth(bits),
         **{name: getattr(core, name) for name in CORE_FIELDS},
+        "decoder_latency_cycles": decoder_cycles(core, case.format, how) if case.format and decoded else 0,
+        "selector_latency_cycles": selector_cycles(core, case.format.pattern, case.dtype)
+        if case.format and online
+        else 0,
     }
     # All numbers are floats, so that one compiled function serves single points and sweeps.
     return Point(**{name: float(value) for name, value in numbers.items()})

@@ -30,9 +30,18 @@ from nmsim.support.schema import (
 )
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
-Network = Literal["mux", "crossbar", "banked"]
+Network = Literal["onehot", "ordered_mux", "mux", "crossbar", "butterfly", "banked"]
 Placement = Literal["producer", "consumer"]
-SelectorKind = Literal["all_pairs", "bitonic", "half"]
+SelectorKind = Literal["all_pairs", "bitonic", "half", "planes"]
+GateGoal = Literal["area", "delay", "cycles"]
+IN_GROUPS: Mapping[str, str] = {
+    f"{unit}_groups_per_cycle": f"{unit}_elements_per_cycle" for unit in ("decoder", "selector")
+}
+"""Keys of earlier versions, in groups -> their successors, in elements."""
+RENAMED: Mapping[str, str] = {
+    old: f"{new} counts dense elements, M per group: give groups x M of the widest pattern, such as 16 x 16 = 256 for 8:16"
+    for old, new in IN_GROUPS.items()
+}
 DramKind = Literal["hbm2", "hbm3", "hbm3e", "hbm4", "gddr6", "gddr7", "lpddr5", "lpddr5x", "ddr4"]
 
 
@@ -78,11 +87,12 @@ class SparseTensorCore:
     accumulate_steps: Annotated[int, Number("steps", "Steps of the array that are summed up before partial sums are touched.",
         section="accumulate", least=1)]
     encodings: Annotated[tuple[Encoding, ...], About("Metadata encodings that the decoder reads.", section="decode")]
-    decoder_groups_per_cycle: Annotated[int, Number("groups_per_cycle", "Codes turned into positions.",
-        section="decode", least=1)]
-    decoder_latency_cycles: Annotated[int, Number("cycles", "Latency of the decoder.", section="decode")]
-    select_network: Annotated[Network, About("What connects kept values with their elements of operand B: a multiplexer per "
-        "lane, a full crossbar, or banks. Banks have one port each, so that lanes may collide.", section="select")]
+    decoder_elements_per_cycle: Annotated[int, Number("elements_per_cycle", "Dense elements, M per group, whose codes a core "
+        "turns into selects. `index` of a native pattern passes by.", section="decode", least=1)]
+    select_network: Annotated[Network, About("What connects kept values with their elements of operand B. `onehot`: a line per "
+        "lane and element that may be meant, M-N+1 per lane, since positions ascend. `ordered_mux`: the same as multiplexers. "
+        "`mux`: M inputs per lane. `crossbar`: all lines. `butterfly`: switches that compact. `banked`: banks of one port "
+        "each, so that lanes may collide.", section="select")]
     select_banks: Annotated[int, Number("banks", "Banks of one row's operand-B window. Only `banked` uses them.",
         section="select", least=1)]
     operand_b_bytes_per_cycle: Annotated[int, Number("bytes_per_cycle", "Operand B from registers into the select network. "
@@ -91,10 +101,10 @@ class SparseTensorCore:
     dual_sided: Annotated[Flag, About("Whether zeros of operand B are skipped too.", section="select")]
     match_windows: Annotated[int, Number("windows", "Windows over which the lanes of a dual-sided array may run ahead of each "
         "other.", section="select", least=1)]
-    selector_groups_per_cycle: Annotated[int, Number("groups_per_cycle", "Online pruning of activations. 0: there is no "
-        "selector.", section="prune")]
-    selector_latency_cycles: Annotated[int, Number("cycles", "Latency of the selector.", section="prune")]
-    selector_kind: Annotated[SelectorKind, About("Network of comparators, for energy and area.", section="prune")]
+    selector_elements_per_cycle: Annotated[int, Number("elements_per_cycle", "Dense elements, M per group, that a core prunes "
+        "online. 0: there is no selector.", section="prune")]
+    selector_kind: Annotated[SelectorKind, About("How the selector finds the largest: comparators of all pairs, a sorting "
+        "network, half of one, or bit planes without comparators.", section="prune")]
     selector_placement: Annotated[Placement, About("Prune before activations are written, or when they are loaded.",
         section="prune")]
     fragment_rows: Annotated[int, Number("elems", "Rows of a tile in registers at a time. B is read from shared memory once "
@@ -123,7 +133,18 @@ class SparseTensorCore:
         "chosen. Every number has a source.")] = field(hash=False, compare=False)
     power_gating: Annotated[Flag, About("Whether arrays are cut from power in cycles in which they do not work. They are "
         "powered all the time if this is left out.", section="chip")] = False
+    decoder_goal: Annotated[GateGoal, About("Which structure a decoder has: `area`, the smallest; `delay`, that of the "
+        "shortest path; `cycles`, the smallest of those that take the fewest cycles.", section="decode")] = "area"
+    decoder_variant: Annotated[Text | None, About("A structure of decoders by its name in the table of synthesis, for the "
+        "encodings that have it.", section="decode")] = None
+    decoder_latency_cycles: Annotated[int | None, Number("cycles", "Latency of a decoder, whatever it decodes. If left out, "
+        "that of the gates of each format, at clock and node.", section="decode")] = None
+    selector_goal: Annotated[GateGoal, About("As `decoder_goal`, of the selector.", section="prune")] = "area"
+    selector_latency_cycles: Annotated[int | None, Number("cycles", "Latency of a selector. If left out, that of its gates, at "
+        "clock and node.", section="prune")] = None
     # fmt: on
+    synonyms = IN_GROUPS
+    renamed = RENAMED
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Check value types, patterns and sources against the numbers."""
@@ -159,7 +180,11 @@ class SparseTensorCore:
             if key not in NUMBERS and key not in SECTIONS:
                 yield f"sources.{key}", "expected the name of a number or a section"
         for section, numbers in SECTIONS.items():
-            bare = [name for name in numbers if section not in self.sources and name not in self.sources]
+            bare = [
+                name
+                for name in numbers
+                if section not in self.sources and name not in self.sources and getattr(self, name) is not None
+            ]
             if bare:
                 yield "sources", f"nothing for {', '.join(bare)}, nor for section {section}"
 

@@ -19,10 +19,10 @@ IN_BLOCKS = 8
 DRAM_BYTES, L2_BYTES, A_BYTES, B_BYTES = 9, 10, 11, 12
 """Indices in an array of services, after the stages: bytes read from DRAM and from L2, and those of A and of B in DRAM."""
 SERVICES = 13
-SHARED_BYTES, OFFERED_BYTES, STEPS, FEEDS, GROUPS, SUMS = range(6)
+SHARED_BYTES, OFFERED_BYTES, STEPS, FEEDS, GROUPS, SUMS, DECODED_ELEMS = range(7)
 """Indices in an array of the work on one block of one tile. They are bytes from shared memory and of operand B, cycles of
-the array and of its feeding, decoded groups, and partial sums."""
-WORKS = 6
+the array and of its feeding, decoded groups, partial sums, and the dense elements of decoded groups."""
+WORKS = 7
 
 
 @njit(cache=True, error_model="numpy")
@@ -95,14 +95,14 @@ def strips(p: Point, rows: float, cols: float) -> float:
 
 
 @njit(cache=True, error_model="numpy")
-def decoded_groups(p: Point, rows: float, cols: float, k: float) -> float:
-    """Groups that a core decodes for a block: again each time that registers take them in."""
-    groups = 0.0
-    if p.a_m > 1.0 and not p.consumer:
-        groups += rows * np.ceil(k / p.a_m) * np.ceil(cols / p.fragment_cols)
+def decoded_groups(p: Point, rows: float, cols: float, k: float) -> tuple[float, float]:
+    """Groups of A and of B that a core decodes for a block: again each time that registers take them in."""
+    of_a = of_b = 0.0
+    if p.decoded:
+        of_a = rows * np.ceil(k / p.a_m) * np.ceil(cols / p.fragment_cols)
     if p.b_m > 1.0:
-        groups += cols * np.ceil(k / p.b_m) * np.ceil(rows / p.fragment_rows)
-    return groups
+        of_b = cols * np.ceil(k / p.b_m) * np.ceil(rows / p.fragment_rows)
+    return of_a, of_b
 
 
 @njit(cache=True, error_model="numpy")
@@ -128,7 +128,9 @@ def fill_work(p: Point, rows: float, cols: float, k: float, work: Any) -> None:
     work[OFFERED_BYTES] = laid * offered
     work[STEPS] = laid * walked
     work[FEEDS] = laid * np.ceil(offered / p.operand_b_bytes_per_cycle)
-    work[GROUPS] = decoded_groups(p, rows, cols, k)
+    of_a, of_b = decoded_groups(p, rows, cols, k)
+    work[GROUPS] = of_a + of_b
+    work[DECODED_ELEMS] = of_a * p.a_m + of_b * p.b_m
     work[SUMS] = laid * np.ceil(walked / p.accumulate_steps) * p.array_rows * p.array_cols * 2.0
 
 
@@ -206,8 +208,8 @@ def fill(p: Point, m: Mapping, rows: float, cols: float, k: float, work: Any, se
     services[PRUNE] = 0.0
     if p.consumer:
         groups = pruned_groups(p, min(m.tile_rows, rows), min(m.tile_cols, cols), k)
-        services[PRUNE] = np.ceil(groups / p.selector_groups_per_cycle)
-    services[DECODE] = np.ceil(work[GROUPS] / p.decoder_groups_per_cycle)
+        services[PRUNE] = np.ceil(groups * p.a_m / p.selector_elements_per_cycle)
+    services[DECODE] = np.ceil(work[DECODED_ELEMS] / p.decoder_elements_per_cycle)
     services[SELECT] = max(work[STEPS], work[FEEDS])
     services[MULTIPLY] = work[STEPS]
     services[ACCUMULATE] = np.ceil(work[SUMS] * p.accumulator_bits / 8.0 / p.accumulator_bytes_per_cycle)
@@ -222,7 +224,7 @@ def latency(p: Point, stage: int) -> float:
         return p.l2_latency_cycles
     if stage == PRUNE and p.consumer:
         return p.selector_latency_cycles
-    if stage == DECODE and ((p.a_m > 1.0 and not p.consumer) or p.b_m > 1.0):
+    if stage == DECODE and (p.decoded or p.b_m > 1.0):
         return p.decoder_latency_cycles
     return 0.0
 

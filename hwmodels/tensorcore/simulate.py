@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from hwmodels.tensorcore import blocks
 from hwmodels.tensorcore.blocks import BoolArray, Cut, Integers
+from hwmodels.tensorcore.latency import decoder_cycles, passes_by
 from hwmodels.tensorcore.point import Mapping, Point, execution, mapping, point
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from hwmodels.tensorcore.services import IN_BLOCKS, STAGES
 from hwmodels.tensorcore.trace import Trace, empty_trace
 from nmsim.case import VALUE_BITS, Case
 from nmsim.errors import RowError
-from nmsim.format import SparseFormat
+from nmsim.format import SparseFormat, sparse_format
 from nmsim.mask import complete, prune
 from nmsim.pattern import Pattern
 from nmsim.support.jit import njit
@@ -61,16 +62,23 @@ class Tables(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """Numbers of core, case and mapping that the event loop reads. `skip`: B's tables are bytes of one column along K."""
+    """Numbers of core, case and mapping that the event loop reads. `skip`: B's tables are bytes of one column along K.
+
+    `a_group_elems`, `b_group_elems`: M of the groups that are decoded.
+    """
 
     array_rows: int
     array_cols: int
     fragment_rows: int
     fragment_cols: int
     shared_bytes_per_cycle: int
-    selector_groups_per_cycle: int
-    decoder_groups_per_cycle: int
+    selector_elements_per_cycle: int
+    decoder_elements_per_cycle: int
+    a_group_elems: int
+    b_group_elems: int
     operand_b_bytes_per_cycle: int
+    decoder_latency_cycles: int
+    selector_latency_cycles: int
     accumulate_steps: int
     sum_bits: int
     accumulator_bytes_per_cycle: int
@@ -101,7 +109,7 @@ def run(
     tables : Tables
     machine : Machine
     core : SparseTensorCore
-        For its latencies and room.
+        For its latencies of memories and its room.
     progress : function
     traced : bool
         Whether times are kept.
@@ -123,8 +131,8 @@ def run(
     cores = machine.wave_rows * machine.wave_cols
     latency = np.zeros(IN_BLOCKS, np.int64)
     latency[0], latency[1] = core.dram_latency_cycles, core.l2_latency_cycles
-    latency[3] = core.selector_latency_cycles if tables.pruned.any() else 0
-    latency[4] = core.decoder_latency_cycles if tables.a_groups.any() or tables.b_groups.any() else 0
+    latency[3] = machine.selector_latency_cycles if tables.pruned.any() else 0
+    latency[4] = machine.decoder_latency_cycles if tables.a_groups.any() or tables.b_groups.any() else 0
     room = np.array([core.l2_blocks, core.shared_blocks, *[core.register_blocks] * (IN_BLOCKS - 2)], np.int64)
     most = int(room.max())
     state = _State(
@@ -272,7 +280,8 @@ def _simulate(
                     col_strips = _up(t.tile_cols[col], c.array_cols)
                     used = t.used_by_tile[row, block] if c.skip else 1
                     shared = t.a_shared[row, block] * passes_a + t.b_shared[col, block] * used * passes_b
-                    groups = t.a_groups[row, block] * passes_a + t.b_groups[col, block] * passes_b
+                    of_a, of_b = t.a_groups[row, block] * passes_a, t.b_groups[col, block] * passes_b
+                    decoded_elems = of_a * c.a_group_elems + of_b * c.b_group_elems
                     if c.dual:
                         steps = np.int64(t.matched[row, col, block])
                         selects = steps
@@ -285,8 +294,9 @@ def _simulate(
                     else:
                         sums = strips * _up(_up(steps, strips), c.accumulate_steps)
                     took[2] = _up(shared, c.shared_bytes_per_cycle)
-                    took[3] = _up(t.pruned[row, block] * passes_a, c.selector_groups_per_cycle)
-                    took[4] = _up(groups, c.decoder_groups_per_cycle)
+                    pruned = t.pruned[row, block] * passes_a
+                    took[3] = _up(pruned * c.a_group_elems, c.selector_elements_per_cycle)
+                    took[4] = _up(decoded_elems, c.decoder_elements_per_cycle)
                     took[5] = max(selects, feed)
                     took[6] = steps
                     sum_bits = 2 * sums * c.array_rows * c.array_cols * c.sum_bits
@@ -294,8 +304,8 @@ def _simulate(
                     totals[2] += shared
                     totals[3] += strips * t.offered_bits[block]
                     totals[4] += steps
-                    totals[5] += groups
-                    totals[6] += t.pruned[row, block] * passes_a
+                    totals[5] += of_a + of_b
+                    totals[6] += pruned
                     totals[7] += sums
                     count = s.begun[core]
                     arrived = ready
@@ -449,9 +459,10 @@ def simulate(
     if other is not None and other_kept is None:
         # Another seed than the first mask's: equal masks would meet in every position.
         other_kept = random_mask(cols, K, other, seed + 1)
-    tables, pairs = _Product(case, core, p, m, kept, other, other_kept).tables()
+    product = _Product(case, core, p, m, kept, other, other_kept)
+    tables, pairs = product.tables()
     cycles, busy, totals, events, waves, times = run(
-        tables, _machine(core, p, m), core, progress or (lambda share: None), trace
+        tables, product.machine(), core, progress or (lambda share: None), trace
     )
     return Simulation(
         cycles=cycles,
@@ -513,6 +524,41 @@ class _Product:
         return VALUE_BITS[self.case.dtype]
 
     @property
+    def group_elems(self) -> int:
+        """Elements of a group of A. A mask without a pattern is decoded by the decoder of the widest one."""
+        if self.case.pattern is not None:
+            return self.case.pattern.m
+        return max((one.m for one in self.core.patterns), default=1) if self.kept is not None else 1
+
+    @property
+    def passes_by(self) -> bool:
+        """Whether codes of A go to the select network as they are."""
+        how = "dual" if self.other is not None else execution(self.core, self.case)
+        return self.case.format is not None and passes_by(self.case.format.encoding, how)
+
+    @property
+    def decoder_latency_cycles(self) -> int:
+        """Of the point; or of a bitmask of the widest pattern, if the mask follows none."""
+        if self.case.pattern is not None or self.kept is None:
+            return int(self.point.decoder_latency_cycles)
+        widest = max(self.core.patterns, key=lambda one: one.m)
+        return decoder_cycles(self.core, sparse_format(widest, encoding="bitmask"))
+
+    def machine(self) -> Machine:
+        """Numbers of core, case and mapping for the event loop."""
+        core, p, m = self.core, self.point, self.mapping
+        return Machine(
+            core.array_rows, core.array_cols, core.fragment_rows, core.fragment_cols, core.shared_bytes_per_cycle,
+            max(1, core.selector_elements_per_cycle), core.decoder_elements_per_cycle,
+            self.group_elems, self.other.m if self.other else 1, core.operand_b_bytes_per_cycle,
+            self.decoder_latency_cycles, int(p.selector_latency_cycles), core.accumulate_steps, core.accumulator_bits,
+            core.accumulator_bytes_per_cycle, core.accumulator_buffers, core.l2_bytes_per_cycle,
+            core.dram_bytes_per_cycle, core.multicast, bool(p.skip), bool(p.dual),
+            int(p.output_bits), int(p.value_bits), core.dram_access_bytes, core.l2_access_bytes,
+            int(m.wave_rows), int(m.wave_cols), bool(m.inner_cols), bool(m.keep_a), bool(m.keep_b),
+        )  # fmt: skip
+
+    @property
     def accesses(self) -> tuple[int, int, int]:
         """Bytes of an access to DRAM, L2 and shared memory."""
         return self.core.dram_access_bytes, self.core.l2_access_bytes, self.core.shared_access_bytes
@@ -526,9 +572,8 @@ class _Product:
         pruned = np.zeros_like(a_groups)
         if self.case.pattern is not None and self.point.consumer:
             pruned = blocks.group_counts(a, self.case.pattern.m)
-        elif self.kept is not None:
-            m = self.case.pattern.m if self.case.pattern else max(one.m for one in core.patterns)
-            a_groups = blocks.group_counts(a, m) if m > 1 else a_groups
+        elif self.kept is not None and not self.passes_by:
+            a_groups = blocks.group_counts(a, self.group_elems) if self.group_elems > 1 else a_groups
         if self.other is not None:
             b_groups = blocks.group_counts(b, self.other.m)
         used_by_tile = used_by_wave = np.multiply.outer(np.ones(len(a.row_starts), np.int64), a.block_k)
@@ -625,14 +670,3 @@ class _Product:
 def _stored(value_bits: Integers, metadata_bits: Integers, access: int) -> Integers:
     values = blocks.in_accesses(-(-value_bits // 8), access)
     return np.asarray(values + blocks.in_accesses(-(-metadata_bits // 8), access), np.int64)
-
-
-def _machine(core: SparseTensorCore, p: Point, m: Mapping) -> Machine:
-    return Machine(
-        core.array_rows, core.array_cols, core.fragment_rows, core.fragment_cols, core.shared_bytes_per_cycle,
-        max(1, core.selector_groups_per_cycle), core.decoder_groups_per_cycle, core.operand_b_bytes_per_cycle,
-        core.accumulate_steps, core.accumulator_bits, core.accumulator_bytes_per_cycle, core.accumulator_buffers,
-        core.l2_bytes_per_cycle, core.dram_bytes_per_cycle, core.multicast, bool(p.skip), bool(p.dual),
-        int(p.output_bits), int(p.value_bits), core.dram_access_bytes, core.l2_access_bytes,
-        int(m.wave_rows), int(m.wave_cols), bool(m.inner_cols), bool(m.keep_a), bool(m.keep_b),
-    )  # fmt: skip

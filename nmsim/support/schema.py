@@ -308,7 +308,8 @@ class Parsed:
 def record(cls: type[Record]) -> type[Record]:
     """Make a frozen dataclass whose fields are checked, in files and in Python alike.
 
-    A mapping `synonyms`, if there is one, gives the key that is meant by another word. A method `problems`, if there is
+    A mapping `synonyms`, if there is one, gives the key that is meant by another word. A mapping `renamed` gives, for a key
+    of earlier versions, a sentence on how its values become those of the key that is meant. A method `problems`, if there is
     one, checks fields against each other. It yields pairs of a dotted key and a sentence.
 
     Raises
@@ -510,9 +511,8 @@ def _flat(kind: type, document: Mapping[str, Any]) -> tuple[dict[str, Any], dict
     sections = dict.fromkeys(section for section in fields.values() if section)
     paths: dict[Place, str] = {(name,): f"{section}.{name}" for name, section in fields.items() if section}
     at_top = [name for name, section in fields.items() if not section]
-    synonyms = getattr(kind, "synonyms", {})
     keys = (*at_top, *sections)
-    lines = [_unknown(name, "", keys, synonyms) for name in document if name not in keys]
+    lines = [_unknown(name, "", keys, kind) for name in document if name not in keys]
     values = {name: document[name] for name in at_top if name in document}
     slips = _slips(document, at_top)
     for section in sections:
@@ -525,7 +525,7 @@ def _flat(kind: type, document: Mapping[str, Any]) -> tuple[dict[str, Any], dict
         if not isinstance(table, Mapping):
             lines.append(f"{section}={brief(table)}: expected a table")
             continue
-        lines += [_unknown(name, section, names, synonyms) for name in table if name not in names]
+        lines += [_unknown(name, section, names, kind) for name in table if name not in names]
         values |= {name: value for name, value in table.items() if name in names}
         slips |= {key: (f"{section}.{name}", value) for key, (name, value) in _slips(table, names).items()}
     # The value of a misspelt key is checked as that of the key that was meant, so that one run names all problems.
@@ -552,9 +552,7 @@ def _meant(hint: Any, value: Any, place: Place, paths: dict[Place, str], lines: 
     fields = {} if kind is Quantity else hints(kind)
     names = tuple(fields) or ("value", "kind", "source")
     key = _dotted(place, paths)
-    lines += [
-        _unknown(name, key, names, getattr(kind, "synonyms", {})) for name in value if name not in names
-    ]
+    lines += [_unknown(name, key, names, kind) for name in value if name not in names]
     found = {name: entry for name, entry in value.items() if name in names}
     for name, (spelt, entry) in _slips(value, names).items():
         found[name], paths[(*place, name)] = entry, f"{key}.{spelt}"
@@ -584,12 +582,12 @@ def _slips(table: Mapping[str, Any], names: Collection[str]) -> dict[str, tuple[
     return slips
 
 
-def _unknown(name: str, table: str, expected: Collection[str], synonyms: Mapping[str, str]) -> str:
+def _unknown(name: str, table: str, expected: Collection[str], kind: Any) -> str:
+    synonyms, renamed = getattr(kind, "synonyms", {}), getattr(kind, "renamed", {})
     near = [synonyms[name]] if name in synonyms else difflib.get_close_matches(name, expected, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    return (
-        f"{f'{table}.' if table else ''}{name}: unknown key{hint}; expected {', '.join(expected) or 'none'}"
-    )
+    meant = renamed.get(name, f"expected {', '.join(expected) or 'none'}")
+    return f"{f'{table}.' if table else ''}{name}: unknown key{hint}; {meant}"
 
 
 def _lines(error: ValidationError, kind: type, paths: Mapping[Place, str]) -> list[str]:
@@ -610,11 +608,7 @@ def _lines(error: ValidationError, kind: type, paths: Mapping[Place, str]) -> li
                 lines.append(f"{place}: {text}" if place else text)
         elif entry["type"] in UNKNOWN or loc in strange:
             table, _, name = key.rpartition(".")
-            lines.append(
-                _unknown(
-                    name, table, _keys(kind, loc[:-1]), getattr(_type_at(kind, loc[:-1]), "synonyms", {})
-                )
-            )
+            lines.append(_unknown(name, table, _keys(kind, loc[:-1]), _type_at(kind, loc[:-1])))
         elif entry["type"] == "missing":
             line = f"{key}: missing; this key is required"
             lines += [] if _follows(line, lines) else [line]

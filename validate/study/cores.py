@@ -100,7 +100,7 @@ def _named(core: SparseTensorCore, name: str, **changes: Any) -> SparseTensorCor
 
 def _chips(base: SparseTensorCore, fmt: SparseFormat) -> list[SparseTensorCore]:
     """The chip with a native unit, and with a decoder alone, both without a selector: weights are pruned beforehand."""
-    common: dict[str, Any] = {"encodings": (fmt.encoding.spec.name,), "selector_groups_per_cycle": 0}
+    common: dict[str, Any] = {"encodings": (fmt.encoding.spec.name,), "selector_elements_per_cycle": 0}
     unit = _named(base, WITH_UNIT, patterns=(fmt.pattern,), sparse_operands=("weights",), **common)
     return [unit, _named(base, WITH_DECODER, patterns=(), sparse_operands=(), **common)]
 

@@ -66,7 +66,7 @@ rates = st.floats(0.02, 64)
 @pytest.mark.parametrize("tokens", [1, 16, 300, 4096])
 def test_a_selector_that_takes_no_time_leaves_the_sparse_product(core, tokens):
     case = case_of(tokens, dtype="int8")
-    found = online_pruning(case, core, selector_groups_per_cycle=math.inf, placement="producer")
+    found = online_pruning(case, core, selector_elements_per_cycle=math.inf, placement="producer")
     assert found.net_cycles == found.product_cycles == cycles_of(core, case).cycles
     assert found.dense_cycles == cycles_of(core, Case(case.shape, dtype="int8")).cycles
     weights = dataclasses.replace(case, sparse_operand="weights")
@@ -106,10 +106,10 @@ def test_a_consumer_never_selects_less_than_a_producer(tokens, N, K, pattern):
 def test_a_faster_selector_never_takes_longer(tokens, N, K, one, other, place, core):
     case = case_of(tokens, N, K, dtype="int8")
     slow, fast = (
-        online_pruning(case, core, placement=place, selector_groups_per_cycle=rate)
+        online_pruning(case, core, placement=place, selector_elements_per_cycle=rate)
         for rate in sorted((one, other))
     )
-    free = online_pruning(case, core, placement=place, selector_groups_per_cycle=math.inf)
+    free = online_pruning(case, core, placement=place, selector_elements_per_cycle=math.inf)
     assert slow.net_cycles >= fast.net_cycles >= free.net_cycles
 
 
@@ -165,8 +165,8 @@ def test_bytes_from_dram_by_hand(tokens, saved):
 def test_a_selector_slower_than_its_producer_by_hand():
     # 4096 x 256 groups on 132 cores: 7944 a core. X leaves at 4224 bytes a cycle: 7944 cycles.
     case = case_of(4096, 512, 4096)
-    assert online_pruning(case, FLEXIBLE, selector_groups_per_cycle=1).exposed_selector_cycles == 8
-    found = online_pruning(case, FLEXIBLE, selector_groups_per_cycle=0.25)
+    assert online_pruning(case, FLEXIBLE, selector_elements_per_cycle=1).exposed_selector_cycles == 8
+    found = online_pruning(case, FLEXIBLE, selector_elements_per_cycle=0.25)
     assert found.selector_cycles == 4 * 7944
     assert found.exposed_selector_cycles == 8 + 3 * 7944
     assert found.net_cycles == found.product_cycles + 8 + 3 * 7944
@@ -342,7 +342,7 @@ def test_break_even_of_tokens_moves_with_what_is_asked():
 def test_break_even_of_the_selector_is_the_slowest_that_will_do(core, tokens, place):
     case = case_of(tokens, 4096, 4096, dtype="int8")
     found = break_even_selector(case, core, placement=place)
-    free = online_pruning(case, core, placement=place, selector_groups_per_cycle=math.inf)
+    free = online_pruning(case, core, placement=place, selector_elements_per_cycle=math.inf)
     for rate, cycles in (
         (found.as_fast_as_dense, free.dense_cycles),
         (found.near_free, 1.01 * free.net_cycles),
@@ -352,7 +352,7 @@ def test_break_even_of_the_selector_is_the_slowest_that_will_do(core, tokens, pl
             continue
 
         def at(rate):
-            return online_pruning(case, core, placement=place, selector_groups_per_cycle=rate).net_cycles
+            return online_pruning(case, core, placement=place, selector_elements_per_cycle=rate).net_cycles
 
         assert at(rate) <= cycles
         step = 1 / RATE_STEP
@@ -402,7 +402,7 @@ def test_a_mitigation_never_speeds_up(tokens, name):
         ),
         (
             lambda: online_pruning(case_of(1, encoding="bitmask"), load_core("dense")),
-            "dense has no selector; expected selector_groups_per_cycle",
+            "dense has no selector; expected selector_elements_per_cycle",
         ),
         (
             lambda: PruningSetup(placement="between"),
@@ -414,10 +414,10 @@ def test_a_mitigation_never_speeds_up(tokens, name):
             "criterion='unstructured_global': leaves no N:M pattern",
         ),
         (
-            lambda: PruningSetup(selector_groups_per_cycle=0),
-            "selector_groups_per_cycle=0: expected a positive number",
+            lambda: PruningSetup(selector_elements_per_cycle=0),
+            "selector_elements_per_cycle=0: expected a positive number",
         ),
-        (lambda: PruningSetup(selector_groups_per_cycle=math.nan), "expected a positive number"),
+        (lambda: PruningSetup(selector_elements_per_cycle=math.nan), "expected a positive number"),
         (
             lambda: PruningSetup(vector_ops_per_cycle=-1),
             "vector_ops_per_cycle=-1: expected a positive number",

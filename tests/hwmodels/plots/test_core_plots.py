@@ -220,7 +220,7 @@ def test_patterns_of_a_break_even_have_panels_in_their_order(batches):
 def test_rates_of_selectors_are_those_of_the_table(rates):
     doctored = rates.copy()
     doctored.loc[doctored["tokens"] == 1, "as_fast_as_dense"] = np.inf
-    fig, grid = plots.selector_need(doctored, built_groups_per_cycle=4)
+    fig, grid = plots.selector_need(doctored, built_elements_per_cycle=128)
     assert grid[0, 0].get_ylabel() == "selector of a core [groups/cycle]"
     for ax, placement in zip(grid[0], ("producer", "consumer"), strict=True):
         here = doctored[doctored["placement"] == placement]

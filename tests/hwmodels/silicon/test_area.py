@@ -107,7 +107,7 @@ def test_a_coarser_node_never_takes_less(name, end):
 @given(
     name=st.sampled_from(
         ["cores", "array_rows", "array_cols", "array_depth", "accumulator_bits", "accumulator_bytes",
-         "decoder_groups_per_cycle", "selector_groups_per_cycle", "selector_latency_cycles", "fragment_rows",
+         "decoder_elements_per_cycle", "selector_elements_per_cycle", "selector_latency_cycles", "fragment_rows",
          "fragment_cols", "register_blocks", "shared_bytes", "l2_bytes"]
     ),
     factor=st.integers(2, 5),

@@ -259,7 +259,7 @@ def test_pruning_is_charged_once_in_the_producer_and_for_each_tile_in_the_consum
     assert consumed.parts["decode"].nominal == 0
     for other in (replace(case, sparse_operand="weights"), replace(case, format=None)):
         assert energy(other, FLEXIBLE).parts["prune"].nominal == 0
-    by_software = energy(case, replace(FLEXIBLE, selector_groups_per_cycle=0))
+    by_software = energy(case, replace(FLEXIBLE, selector_elements_per_cycle=0))
     assert by_software.parts["prune"].nominal == by_software.parts["encode"].nominal == 0
 
 
@@ -309,7 +309,7 @@ def study_core(sparse: bool):
     return replace(
         FLEXIBLE, id="study", cores=1, node_nm=45, array_rows=64, array_cols=1, array_depth=16, lane_bits=8,
         dtypes=("int8",), patterns=(Pattern(2, 4),) if sparse else (), encodings=("index",), accumulator_buffers=1,
-        operand_b_bytes_per_cycle=32, selector_groups_per_cycle=0, fragment_rows=64, fragment_cols=128,
+        operand_b_bytes_per_cycle=32, selector_elements_per_cycle=0, fragment_rows=64, fragment_cols=128,
         shared_bytes=262144, shared_bytes_per_cycle=42, shared_access_bytes=1, l2_bytes=1000, l2_access_bytes=1,
         dram_kind="gddr6", dram_bytes_per_cycle=32.0, dram_access_bytes=1,
     )  # fmt: skip

@@ -40,7 +40,7 @@ SPACE = {
         "accumulator_bytes": [64, 131072],
         "column_skip": [False, True],
         "selector_placement": ["producer", "consumer"],
-        "selector_groups_per_cycle": [0, 4],
+        "selector_elements_per_cycle": [0, 64],
     },
     "workload": {"shapes": [[100, 72], [256, 512]]},
 }
@@ -202,13 +202,15 @@ def test_a_step_adds_columns(monkeypatch):
 def test_energy_and_area_are_those_of_a_single_case():
     document = {
         "axes": {"core": ["flexible-8x16", "dual-sided-8x16"], "pattern": ["dense", "8:16"], "tokens": [1, 300],
-                 "decoder_groups_per_cycle": [2, 16], "other_pattern": ["dense", "8:16"]},
+                 "decoder_elements_per_cycle": [32, 256], "other_pattern": ["dense", "8:16"]},
         "workload": {"shapes": [[512, 1024]]},
     }  # fmt: skip
     found = hwmodels.sweep(document)
     seen = 0
     for row in found[found["refused"] == ""].itertuples():
-        core = dataclasses.replace(load_core(row.core), decoder_groups_per_cycle=row.decoder_groups_per_cycle)
+        core = dataclasses.replace(
+            load_core(row.core), decoder_elements_per_cycle=row.decoder_elements_per_cycle
+        )
         pattern = None if row.pattern == "dense" else row.pattern
         other = None if row.other_pattern == "dense" else Pattern.parse(row.other_pattern)
         case = Case(GemmShape(row.tokens, 512, 1024), pattern)
@@ -236,7 +238,7 @@ def test_a_value_that_no_point_takes_is_refused_at_once():
         (with_axes(dtype=["bf16", "fp32"]), "axes: dtype: 'fp32': no point takes it"),
         (with_axes(other_pattern=["dense", "2:4"]), "axes: other_pattern: '2:4': no point takes it: second"),
         (with_axes(array_depth=[8, 8.5]), "axes.array_depth[1]=8.5: expected a whole number of macs"),
-        (with_axes(select_network=["mux", "wire"]), "axes.select_network[1]='wire': expected one of mux, crossbar"),
+        (with_axes(select_network=["mux", "wire"]), "axes.select_network[1]='wire': expected one of onehot, ordered_mux"),
         (with_axes(dual_sided=["yes"]), "axes.dual_sided[0]='yes': expected true or false"),
         (with_axes("dense", encoding=["index"]), "axes: no point of the space exists: encoding 'index': dense"),
     ):  # fmt: skip

@@ -84,7 +84,7 @@ def test_presets_of_one_chip_differ_in_what_is_sparse_only():
         (
             "select_network",
             'select_network = "benes"',
-            "select_network='benes': expected one of mux, crossbar, banked",
+            "select_network='benes': expected one of onehot, ordered_mux, mux",
         ),
         ("patterns", 'patterns = "8:16"', r"array\.patterns='8:16': expected a list"),
         ("patterns", 'patterns = ["17:16"]', "17:16"),

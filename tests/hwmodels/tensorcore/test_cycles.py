@@ -16,8 +16,8 @@ from nmsim.errors import RowError
 from nmsim.format import as_format
 
 FASTER = (
-    "dram_bytes_per_cycle", "l2_bytes_per_cycle", "shared_bytes_per_cycle", "decoder_groups_per_cycle",
-    "operand_b_bytes_per_cycle", "selector_groups_per_cycle", "accumulator_bytes_per_cycle",
+    "dram_bytes_per_cycle", "l2_bytes_per_cycle", "shared_bytes_per_cycle", "decoder_elements_per_cycle",
+    "operand_b_bytes_per_cycle", "selector_elements_per_cycle", "accumulator_bytes_per_cycle",
     "register_blocks", "l2_blocks",
 )  # fmt: skip
 SLOWER = ("dram_latency_cycles", "l2_latency_cycles", "decoder_latency_cycles", "selector_latency_cycles")
@@ -131,7 +131,7 @@ def test_density_1_is_the_dense_core(shape):
     assert evaluate(dense, Case(shape)) == evaluate(flexible, Case(shape))
     whole = dataclasses.replace(flexible, patterns=(dataclasses.replace(flexible.patterns[0], n=4, m=4),))
     without_codes = Case(shape, "4:4/combinatorial")
-    kept = dataclasses.replace(whole, decoder_groups_per_cycle=10**9, decoder_latency_cycles=0)
+    kept = dataclasses.replace(whole, decoder_elements_per_cycle=10**9, decoder_latency_cycles=0)
     stages = ("dram", "l2", "shared", "select", "multiply", "accumulate", "write")
     one, other = evaluate(dense, Case(shape)), evaluate(kept, without_codes)
     assert [getattr(one, f"{s}_cycles") for s in stages] == [getattr(other, f"{s}_cycles") for s in stages]

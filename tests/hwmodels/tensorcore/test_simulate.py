@@ -163,7 +163,7 @@ def test_the_columns_that_tokens_need_are_those_of_their_masks():
 
 
 @pytest.mark.parametrize(
-    "name", ["dram_bytes_per_cycle", "decoder_groups_per_cycle", "shared_bytes_per_cycle", "l2_blocks"]
+    "name", ["dram_bytes_per_cycle", "decoder_elements_per_cycle", "shared_bytes_per_cycle", "l2_blocks"]
 )
 def test_more_of_anything_never_costs_cycles(name):
     for case, core in designs(11, 20, regular=False):
@@ -192,7 +192,7 @@ def test_a_core_that_skips_nothing_refuses_a_mask_without_a_pattern():
 
 def test_patterns_that_keep_all_are_not_decoded():
     core = dataclasses.replace(
-        load_core("flexible-8x16"), patterns=(Pattern(1, 1),), decoder_groups_per_cycle=1
+        load_core("flexible-8x16"), patterns=(Pattern(1, 1),), decoder_elements_per_cycle=16
     )
     closed, seen = both(Case(GemmShape(64, 256, 512), "1:1"), core)
     assert seen.cycles >= closed.cycles

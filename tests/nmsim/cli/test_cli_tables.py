@@ -21,7 +21,7 @@ pattern = ["dense", "2:4", "8:16"]
 encoding = ["bitmask", "combinatorial"]
 tokens = [1, 512]
 array_depth = [8, 16]
-decoder_groups_per_cycle = [1, 4]
+decoder_elements_per_cycle = [16, 64]
 [workload]
 model = "llama-3.1-8b"
 """

@@ -48,7 +48,7 @@ def own_chip(pattern: str, family: str):
         patterns=(Pattern.parse(pattern),),
         sparse_operands=("weights",),
         encodings=(family,),
-        selector_groups_per_cycle=0,
+        selector_elements_per_cycle=0,
     )
 
 
