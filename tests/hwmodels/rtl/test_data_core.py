@@ -36,10 +36,10 @@ class Drawn:
 
 # Pattern; encoding, variant and ranks of registers of the decoder; array rows, columns and depth; tile; what else differs.
 CASES = [
-    ("2:4", "combinatorial", "serial", 1, (2, 2, 2), (4, 2), {"decoder_groups_per_cycle": 2}),
-    ("2:4", "index", "plain", 0, (2, 2, 4), (4, 4), {"operand_b_bytes_per_cycle": 8, "register_blocks": 1}),
+    ("2:4", "combinatorial", "serial", 1, (2, 2, 2), (4, 2), {"decoder_elements_per_cycle": 8}),
+    ("2:4", "gap", "plain", 0, (2, 2, 4), (4, 4), {"operand_b_bytes_per_cycle": 8, "register_blocks": 1}),
     ("4:8", "combinatorial", "digits", 2, (2, 2, 4), (2, 4), {"accumulator_bytes_per_cycle": 16}),
-    ("4:8", "bitmask", "plain", 0, (2, 1, 4), (4, 2), {"decoder_groups_per_cycle": 1, "decoder_latency_cycles": 0}),
+    ("4:8", "bitmask", "plain", 0, (2, 1, 4), (4, 2), {"decoder_elements_per_cycle": 8, "decoder_latency_cycles": 0}),
 ]  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def drawn(place):
     text, encoding, variant, stages, array, tile, changes = CASES[place]
     pattern, rng = Pattern.parse(text), np.random.default_rng(place)
     rates = {
-        "decoder_groups_per_cycle": 4,
+        "decoder_elements_per_cycle": 4 * pattern.m,
         "decoder_latency_cycles": 2,
         "operand_b_bytes_per_cycle": 1024,
         "accumulator_bytes_per_cycle": 2 * array[0] * array[1] * 4,
@@ -85,7 +85,7 @@ def drawn(place):
         pattern=pattern, encoding=encoding, variant=variant,
         array_rows=array[0], array_cols=array[1], array_depth=array[2],
         row_strips=tile[0] // array[0], col_strips=tile[1] // array[1], windows=block // window,
-        decoders=core.decoder_groups_per_cycle,
+        decoders=core.decoder_elements_per_cycle // pattern.m,
         decoder_stages=stages,
         window_cycles=max(1, of_b * window // block),
         sum_cycles=2 * array[0] * array[1] * 4 // core.accumulator_bytes_per_cycle,
