@@ -33,16 +33,23 @@ FILES: Final = {
 """Unit and encoding -> file with its `build`. An empty encoding stands for all others."""
 UNITS: Final = tuple(dict.fromkeys(unit for unit, _ in FILES))
 ENCODINGS: Final = ("bitmask", "index", "gap", "combinatorial", "tiled")
-PATTERNS: Final = ((1, 2), (1, 4), (2, 4), (2, 8), (4, 8), (4, 16), (8, 16), (16, 32))
+PATTERNS: Final = ((2, 4), (4, 8), (8, 16), (1, 4), (2, 8), (4, 16), (16, 32))
 VARIANTS: Final = {
     ("decoder", "combinatorial"): ("serial", "digits", "shallow"),
     ("position_decoder", "combinatorial"): ("serial", "digits", "shallow", "columns"),
+    ("encoder", "combinatorial"): ("serial", "pairs", "slots"),
     ("select", ""): ("mux", "ordered_mux", "onehot", "crossbar", "butterfly"),
     ("selector", ""): ("all_pairs", "half", "bitonic", "planes"),
 }
 """Unit and encoding -> structures. All others are `plain`."""
 PLAIN: Final = ("plain",)
-SELECT_BITS, KEY_BITS, LANE_BITS = (4, 8, 16), (8, 16), (8,)
+NIBBLES: Final = ((1, 2), (2, 4))
+"""Patterns that NVIDIA's four bits per group have, a second structure of `index`."""
+WIDTH_BITS = 8
+"""The width that all units with one have."""
+SELECT_BITS, KEY_BITS, LANE_BITS = (4, WIDTH_BITS, 16), (WIDTH_BITS, 16), (WIDTH_BITS,)
+SLOW_FROM_M, SLOW_VARIANTS = 32, ("shallow", "columns", "bitonic", "half")
+"""Structures that take minutes of synthesis from this M on: the table lacks them."""
 GOALS: Final[tuple[Goal, ...]] = ("area", "delay")
 TOLERANCE = 0.02
 """Largest share by which a number may differ from the table's when a unit is synthesised again."""
@@ -229,14 +236,23 @@ def specs_of(
 
 
 def catalogue() -> tuple[UnitSpec, ...]:
-    """All units of the table of synthesis."""
+    """All units of the table of synthesis, the most common patterns first."""
     found: list[UnitSpec] = []
     for pattern in starmap(Pattern, PATTERNS):
         for unit, encoding in product(("decoder", "position_decoder", "encoder"), ENCODINGS):
             found += specs_of(unit, pattern, encoding=encoding)
+            if encoding == "index" and (pattern.n, pattern.m) in NIBBLES:
+                found += specs_of(unit, pattern, encoding=encoding, variants=("nibbles",))
         for unit in ("select", "selector"):
             found += specs_of(unit, pattern)
-    return tuple(found)
+    return tuple(spec for spec in found if not _slow(spec))
+
+
+def _slow(spec: UnitSpec) -> bool:
+    """Whether a synthesis takes minutes."""
+    return spec.m >= SLOW_FROM_M and (
+        spec.variant in SLOW_VARIANTS or (spec.unit, spec.width_bits) == ("selector", KEY_BITS[1])
+    )
 
 
 def asked(specs: Iterable[UnitSpec], goals: Iterable[Goal] = GOALS) -> tuple[Asked, ...]:
@@ -244,10 +260,20 @@ def asked(specs: Iterable[UnitSpec], goals: Iterable[Goal] = GOALS) -> tuple[Ask
     return tuple(Asked(spec, goal) for spec, goal in product(specs, goals))
 
 
+def table_rows() -> tuple[Asked, ...]:
+    """All rows of the table of synthesis: units of `catalogue` with both goals, but one goal for further widths.
+
+    A further width says how area grows; the longest path hardly changes with it.
+    """
+    return tuple(
+        one for one in asked(catalogue()) if one.goal == "area" or one.spec.width_bits in (0, WIDTH_BITS)
+    )
+
+
 def ci_subset() -> tuple[Asked, ...]:
     """Units that are synthesised again wherever the tests run: each kind, encoding and structure, at the cheaper patterns."""
     return asked(
         spec
         for spec in catalogue()
-        if (spec.n, spec.m) in ((2, 4), (4, 8)) and spec.width_bits in (0, SELECT_BITS[1])
+        if (spec.n, spec.m) in ((2, 4), (4, 8)) and spec.width_bits in (0, WIDTH_BITS)
     )

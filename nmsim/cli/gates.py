@@ -84,10 +84,10 @@ def synth(
     if output is not None:
         console.claim(Output(output, "rows", ROW_FILE))
         check_rows(output, GateRow)
-    wanted = catalogue.asked(
-        catalogue.catalogue() if everything else _specs(formats, unit, variant, width_bits, stages),
-        _goals(goal),
-    )
+    if everything:
+        wanted = catalogue.table_rows()
+    else:
+        wanted = catalogue.asked(_specs(formats, unit, variant, width_bits, stages), _goals(goal))
     with console.share_bar() as progress:
         rows, skipped = catalogue.fill(wanted, output, progress=progress)
     data = {
