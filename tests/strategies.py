@@ -54,12 +54,26 @@ def any_masks(pattern: Pattern, *, max_size: int = 5) -> st.SearchStrategy[list[
 
 
 def encoding_names() -> st.SearchStrategy[str]:
-    """Names of encodings, with and without a parameter."""
+    """Names of encodings that have codes for every pattern, with and without a parameter."""
     return st.one_of(
         st.sampled_from(["bitmask", "index", "gap", "combinatorial", "joint"]),
         st.integers(1, 16).map(lambda run_bits: f"gap:{run_bits}"),
         st.integers(1, 20).map(lambda groups: f"joint:{groups}"),
     )
+
+
+def halving_patterns(max_m: int = 64) -> st.SearchStrategy[Pattern]:
+    """Patterns whose M is a power of two: those that `tiled` has codes for."""
+    sizes = [m for m in (1, 2, 4, 8, 16, 32, 64) if m <= max_m]
+    return st.sampled_from(sizes).flatmap(lambda m: st.integers(1, m).map(lambda n: Pattern(n, m)))
+
+
+@st.composite
+def coded_patterns(draw, any_pattern: st.SearchStrategy[Pattern], *, max_m: int = 64) -> tuple[Pattern, str]:
+    """A pattern and the name of an encoding that has codes for it."""
+    if draw(st.integers(0, 5)) == 0:
+        return draw(halving_patterns(max_m)), "tiled"
+    return draw(any_pattern), draw(encoding_names())
 
 
 def packings() -> st.SearchStrategy[str]:

@@ -63,14 +63,22 @@ def bits(
     """
     chosen = [Pattern.parse(text) for text in options.split_names(patterns, "pattern")]
     names = options.split_names(encodings.names() if encoding is None else encoding, "encoding")
-    rows = [_bits_row(pattern, name) for pattern in chosen for name in names]
+    # An encoding that was asked for by name and has no codes is an error.
+    rows = [
+        _bits_row(pattern, name)
+        for pattern in chosen
+        for name in (names if encoding is not None else encodings.names(pattern))
+    ]
 
     def show() -> None:
         shown = [encodings.get(name).name for name in names]
         console.print_table(
             "Metadata bits per group (per element)",
             ["pattern", "masks", *shown, "entropy bound"],
-            [_bits_line(pattern, [r for r in rows if r["pattern"] == str(pattern)]) for pattern in chosen],
+            [
+                _bits_line(pattern, shown, {r["encoding"]: r for r in rows if r["pattern"] == str(pattern)})
+                for pattern in chosen
+            ],
             note="The mean over all masks if codes differ in length. In brackets: groups that share a code.",
             extra=["masks"],
         )
@@ -95,10 +103,13 @@ def _bits_row(pattern: Pattern, name: str) -> dict[str, Any]:
     }
 
 
-def _bits_line(pattern: Pattern, rows: list[dict[str, Any]]) -> list[str]:
+def _bits_line(pattern: Pattern, names: list[str], rows: dict[str, dict[str, Any]]) -> list[str]:
     masks = pattern.configurations
     cells = [str(pattern), str(masks) if masks < 10**12 else f"{float(masks):.4g}"]
-    for row in rows:
+    for name in names:
+        if (row := rows.get(name)) is None:
+            cells.append("-")
+            continue
         shared = f" [{row['groups_per_code']}]" if row["groups_per_code"] > 1 else ""
         cells.append(f"{row['bits_per_group']:.4g} ({row['bits_per_elem']:.4g}){shared}")
     cells.append(f"{pattern.entropy_bits:.4g} ({pattern.entropy_bits / pattern.m:.4g})")

@@ -12,14 +12,16 @@ from nmsim.encodings.combinatorial import Combinatorial
 from nmsim.encodings.gap import Gap
 from nmsim.encodings.index import Index
 from nmsim.encodings.joint import Joint
+from nmsim.encodings.tiled import Tiled
 from nmsim.encodings.unstructured import coo_bits, csr_bits
 from nmsim.errors import EncodingError, brief
+from nmsim.pattern import Pattern
 from nmsim.support.names import did_you_mean
 
 __all__ = ["Encoding", "EncodingSpec", "coo_bits", "csr_bits", "get", "names", "specs"]
 
 CLASSES: dict[str, type[Encoding]] = {
-    kind.spec.name: kind for kind in (Bitmask, Index, Gap, Combinatorial, Joint)
+    kind.spec.name: kind for kind in (Bitmask, Index, Gap, Combinatorial, Joint, Tiled)
 }
 
 
@@ -30,7 +32,7 @@ def get(name: str) -> Encoding:
     Parameters
     ----------
     name : str
-        `bitmask`, `index`, `gap`, `gap:R`, `combinatorial`, `joint` or `joint:G`.
+        `bitmask`, `index`, `gap`, `gap:R`, `combinatorial`, `joint`, `joint:G` or `tiled`.
 
     Raises
     ------
@@ -65,9 +67,15 @@ def get(name: str) -> Encoding:
     return kind(int(number))  # type: ignore[call-arg]
 
 
-def names() -> list[str]:
-    """List the encodings' names, without parameters."""
-    return list(CLASSES)
+def names(pattern: Pattern | None = None) -> list[str]:
+    """List the encodings' names, without parameters; of a pattern, those that have codes for it.
+
+    Examples
+    --------
+    >>> set(names()) - set(names(Pattern(3, 7)))
+    {'tiled'}
+    """
+    return [name for name, kind in CLASSES.items() if pattern is None or kind().supports(pattern)]
 
 
 def specs() -> list[EncodingSpec]:

@@ -95,6 +95,10 @@ class Encoding(ABC):
     def decoder(self, pattern: Pattern) -> Kernel:
         """A kernel from codes to group masks; a position it returns is that of an illegal code."""
 
+    def supports(self, pattern: Pattern) -> bool:
+        """Say whether the pattern has codes: always, except for `tiled`."""
+        return True
+
     def groups_per_code(self, pattern: Pattern) -> int:
         """Groups that one code covers: 1, except for `joint`."""
         return 1

@@ -7,7 +7,7 @@ language can start here.
 | module | idea |
 |---|---|
 | `masks` | choose what is kept, cut a row into group masks, complete a group that keeps fewer than N |
-| `bitmask`, `index`, `gap`, `combinatorial`, `joint` | one encoding each: masks to codes and back |
+| `bitmask`, `index`, `gap`, `combinatorial`, `joint`, `tiled` | one encoding each: masks to codes and back |
 | `packing` | codes to bytes and back, and what the bits are spent on |
 | `stream` | the encodings by name; masks to bytes and back in one call |
 

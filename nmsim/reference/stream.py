@@ -1,6 +1,6 @@
 """Encodings by name, and the whole way of a row's metadata: group masks -> codes -> stream, and back.
 
-The five modules of encodings stand behind one set of calls, with the parameter of `gap:2` filled in.
+The six modules of encodings stand behind one set of calls, with the parameter of `gap:2` filled in.
 """
 
 import re
@@ -9,10 +9,11 @@ from typing import Any
 
 from nmsim.errors import EncodingError, brief
 from nmsim.pattern import Pattern
-from nmsim.reference import bitmask, combinatorial, gap, index, joint, packing
+from nmsim.reference import bitmask, combinatorial, gap, index, joint, packing, tiled
 
 MODULES: dict[str, Any] = {
     "bitmask": bitmask, "index": index, "gap": gap, "combinatorial": combinatorial, "joint": joint,
+    "tiled": tiled,
 }  # fmt: skip
 """The modules of the encodings. Functions of `gap` and `joint` take the parameter last, those of the others take none."""
 
@@ -24,7 +25,7 @@ class ReferenceEncoding:
     Parameters
     ----------
     kind : str
-        `bitmask`, `index`, `gap`, `combinatorial` or `joint`.
+        `bitmask`, `index`, `gap`, `combinatorial`, `joint` or `tiled`.
     parameter : int, optional
         R of `gap:R`, G of `joint:G`; what `gap` and `joint` choose themselves if not given.
 

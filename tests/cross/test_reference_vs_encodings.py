@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import (
     any_masks,
-    encoding_names,
+    coded_patterns,
     group_masks,
     packings,
     partial_masks,
@@ -39,8 +39,8 @@ NAMES = ("bitmask", "index", "gap", "gap:1", "gap:2", "gap:5", "combinatorial", 
 @st.composite
 def legal_cases(draw: Any) -> tuple[str, Pattern, list[int]]:
     """An encoding, a pattern and masks that follow it."""
-    pattern = draw(ALL_PATTERNS)
-    return draw(encoding_names()), pattern, draw(group_masks(pattern))
+    pattern, encoding = draw(coded_patterns(ALL_PATTERNS))
+    return encoding, pattern, draw(group_masks(pattern))
 
 
 def outcome(action: Callable[[], Any]) -> tuple[str, Any]:
@@ -131,16 +131,18 @@ def test_packing_codes_of_any_length(data: st.DataObject, policy: str) -> None:
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.data(), ALL_PATTERNS, encoding_names())
-def test_masks_refused(data: st.DataObject, pattern: Pattern, encoding: str) -> None:
+@given(st.data(), coded_patterns(ALL_PATTERNS))
+def test_masks_refused(data: st.DataObject, coded: tuple[Pattern, str]) -> None:
+    pattern, encoding = coded
     masks = data.draw(any_masks(pattern))
     same_outcome(lambda road: road.encode(encoding, masks, pattern))
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.data(), ALL_PATTERNS, encoding_names())
-def test_codes_refused(data: st.DataObject, pattern: Pattern, encoding: str) -> None:
+@given(st.data(), coded_patterns(ALL_PATTERNS))
+def test_codes_refused(data: st.DataObject, coded: tuple[Pattern, str]) -> None:
     """Any code, or a legal one with bits flipped."""
+    pattern, encoding = coded
     bits = REFERENCE.code_bits(encoding, pattern) + 1
     any_codes = st.lists(st.integers(0, 2**bits - 1), max_size=4)
     legal = REFERENCE.encode(encoding, data.draw(group_masks(pattern, max_size=4)), pattern)
@@ -184,8 +186,9 @@ def test_streams_refused(case: tuple[str, Pattern, list[int]], policy: str, data
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.binary(max_size=24), st.integers(0, 12), patterns(max_m=20), encoding_names(), packings())
-def test_any_bytes(stream: bytes, n_groups: int, pattern: Pattern, encoding: str, policy: str) -> None:
+@given(st.binary(max_size=24), st.integers(0, 12), coded_patterns(patterns(max_m=20), max_m=16), packings())
+def test_any_bytes(stream: bytes, n_groups: int, coded: tuple[Pattern, str], policy: str) -> None:
+    pattern, encoding = coded
     same_reading(stream, n_groups, pattern, encoding, policy)
 
 
@@ -198,6 +201,35 @@ def test_every_mask_and_every_code(encoding: str, text: str) -> None:
         same_outcome(lambda road, mask=mask: road.encode(encoding, [mask], pattern))
     for code in range(min(2 ** (REFERENCE.code_bits(encoding, pattern) + 1), 2**11)):
         same_outcome(lambda road, code=code: road.decode(encoding, [code], pattern, None))
+
+
+@pytest.mark.parametrize(
+    "text", ["1:1", "1:2", "3:4", "1:8", "3:8", "4:8", "7:8", "2:16", "5:16", "8:16", "12:16"]
+)
+def test_every_code_of_tiled(text: str) -> None:
+    """All codes, legal or not; then all masks of as many ones, which have one legal code each."""
+    pattern = Pattern.parse(text)
+    found = {}
+    for code in range(2 ** REFERENCE.code_bits("tiled", pattern)):
+        kind, masks = same_outcome(lambda road, code=code: road.decode("tiled", [code], pattern, None))
+        if kind == "returns":
+            found[masks[0]] = code
+    assert sorted(found) == [mask for mask in range(2**pattern.m) if mask.bit_count() == pattern.n]
+    assert same_outcome(lambda road: road.encode("tiled", list(found), pattern)) == (
+        "returns",
+        list(found.values()),
+    )
+
+
+@pytest.mark.parametrize("text", ["3:7", "2:6", "33:65", "64:128", "1:256"])
+def test_tiled_refuses_groups_without_halves(text: str) -> None:
+    pattern = Pattern.parse(text)
+    for action in (
+        lambda road: road.code_bits("tiled", pattern),
+        lambda road: road.encode("tiled", [2**pattern.n - 1], pattern),
+        lambda road: road.decode("tiled", [0], pattern, None),
+    ):
+        assert same_outcome(action) == ("refuses", "EncodingError")
 
 
 @pytest.mark.parametrize("encoding", NAMES)

@@ -111,6 +111,25 @@ HAND = [
         streams={"bitstream": "00 40 91 1c ff 00", "byte": "00 00 45 32 f1 0f"},
     ),
     Case(
+        "the six masks of 2:4: one in each half first, then both below, then both above",
+        "tiled",
+        "2:4",
+        ALL_2_OF_4,
+        "hand: bit 0 says where in the lower half, bit 1 where in the upper; "
+        "4 + 0*8 + 1*64 + 2*512 + 3*4096 + 5*32768 = 0x2b444",
+        codes=[4, 0, 1, 2, 3, 5],
+        streams={"bitstream": "44 b4 02", "byte": "04 00 01 02 03 05"},
+    ),
+    Case(
+        "masks of all five tiles of 4:8",
+        "tiled",
+        "4:8",
+        [0b01101001, 0b00011110, 0b10000111, 0b01111000, 0b00001111, 0b11110000],
+        "hand: halves 1 and 2 dealt, 000110; tile 64 and halves 0, 0; tile 64 and 3, 3 of 1000 and the complement of 0111; "
+        "tile 80 and 3, 3; tile 96; tile 97",
+        codes=[6, 64, 79, 95, 96, 97],
+    ),
+    Case(
         "a group size that is no power of two",
         "combinatorial",
         "5:7",
@@ -196,11 +215,15 @@ ENCODINGS = (
     "joint",
     "joint:2",
     "joint:10",
+    "tiled",
 )
 PATTERNS = (
     *("1:1", "1:2", "1:4", "2:4", "4:4", "2:8", "4:8", "6:8", "5:7", "4:16", "8:16"),
     *("16:32", "8:64", "32:64", "33:65", "4:256", "16:256"),
 )
+
+NOT_TILED = ("5:7", "33:65", "4:256", "16:256")
+"""Patterns without codes of `tiled`: M is no power of two, or more than 64."""
 
 
 def masks_apart(pattern: Pattern, count: int) -> list[int]:
@@ -227,6 +250,8 @@ def cases(encoding: str) -> list[Case]:
     found = [case for case in HAND if case.encoding == encoding]
     for text in PATTERNS:
         pattern = Pattern.parse(text)
+        if encoding == "tiled" and text in NOT_TILED:
+            continue
         masks = masks_apart(pattern, 7 if pattern.m <= 16 else 3)
         found.append(Case(f"masks of {text} at even distances", encoding, text, masks))
     return found

@@ -12,7 +12,7 @@ TWO_OF_FOUR = [0b0011, 0b0101, 0b0110, 0b1001, 0b1010, 0b1100]
 
 
 def test_the_package_is_a_mapping():
-    assert encodings.names() == ["bitmask", "index", "gap", "combinatorial", "joint"]
+    assert encodings.names() == ["bitmask", "index", "gap", "combinatorial", "joint", "tiled"]
     assert encodings.get("joint:10").name == "joint:10"
 
 
@@ -41,6 +41,7 @@ def test_unknown_names_are_refused(name, message):
     [
         ("bitmask", TWO_OF_FOUR),
         ("combinatorial", [0, 1, 2, 3, 4, 5]),
+        ("tiled", [4, 0, 1, 2, 3, 5]),
         ("index", [0b0100, 0b1000, 0b1001, 0b1100, 0b1101, 0b1110]),
         ("gap", [0b0000, 0b0100, 0b0001, 0b1000, 0b0101, 0b0010]),
     ],

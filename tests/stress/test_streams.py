@@ -19,9 +19,9 @@ def drawn_pattern(rng):
     return Pattern(int(rng.integers(1, m + 1)), m)
 
 
-def drawn_encoding(rng):
-    """One encoding, with a parameter in half of the cases that take one."""
-    name = str(rng.choice(encodings.names()))
+def drawn_encoding(rng, pattern):
+    """One encoding that has codes for a pattern, with a parameter in half of the cases that take one."""
+    name = str(rng.choice(encodings.names(pattern)))
     if name in PARAMETERS and rng.random() < 0.5:
         low, high = PARAMETERS[name]
         name = f"{name}:{rng.integers(low, high + 1)}"
@@ -63,7 +63,8 @@ def test_streams(run):
     rng, total, variants = run.rng(), run.size("streams"), 50
     counts: Counter[str] = Counter()
     while counts["tried"] < total:
-        pattern, encoding = drawn_pattern(rng), drawn_encoding(rng)
+        pattern = drawn_pattern(rng)
+        encoding = drawn_encoding(rng, pattern)
         policy = str(rng.choice(POLICIES))
         if policy.startswith("no_straddle") and encoding.code_bits(pattern) > int(policy.partition(":")[2]):
             policy = "byte"
