@@ -18,11 +18,10 @@ PLAIN = "plain"
 def build(spec: UnitSpec) -> Unit:
     """Build a lane of signed integers.
 
-    One group passes per cycle. Inputs `in_valid`, `in_last`, `code`, `values` (N kept values of operand A, slot 0 lowest) and
-    `x` (M elements of operand B) are taken in a cycle in which `in_valid` and `in_ready` are 1. `in_last` marks the last group
-    of a row. Then `sum`, of 32 bits, is given with `out_valid` until `out_ready` is 1; meanwhile the lane stands still.
-    `bad` rises if a code was illegal, no later than the sum of its row, and stays until reset. Sums of rows with an illegal
-    code mean nothing.
+    One group passes per cycle: its `code`, `values` (N kept values of operand A, slot 0 lowest) and `x` (M elements of
+    operand B). It is taken if `in_valid` and `in_ready` are 1. `in_last` marks the last group of a row. Then `sum`, of 32
+    bits, is given with `out_valid` until `out_ready` is 1; meanwhile the lane stands still. `bad` rises if a code was
+    illegal, no later than the sum of its row, and stays until reset. Sums of rows with an illegal code mean nothing.
 
     The sum is always held in a register. `stages` are further ranks, 0 to 2: after the decoder, after the select network.
 

@@ -6,21 +6,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bit_sliced import SideBySide, numbered, sliced, unsliced
+from bit_sliced import numbered, quickly, sliced, unsliced
 from numpy.typing import NDArray
 
 import nmsim
 from hwmodels.gates.record import UnitSpec
 from hwmodels.machine.comparators import network
-from hwmodels.rtl import flow, selectors
+from hwmodels.rtl import selectors
 from hwmodels.rtl.netlist import Netlist, Words
 from nmsim.errors import SpecError
 from nmsim.pattern import Pattern
 
 GROUPS = 8_192
-PATTERNS = ("2:4", "4:8", "8:16", "2:6", "1:8")
-"""2:6: the network has wires without a key."""
-WIDE_PATTERNS = ("2:4", "4:8")
+PATTERNS = {
+    "all_pairs": ("2:4", "4:8", "8:16", "1:8"),
+    "half": ("2:4", "4:8", "8:16", "2:6"),
+    "bitonic": ("2:4", "4:8", "2:6"),
+    "planes": ("2:4", "4:8", "8:16", "2:6"),
+}
+"""2:6: networks have wires without a key."""
+WIDE_PATTERNS = ("2:4",)
+"""Of keys of 16 bits: the structure is that of 8."""
 
 
 def spec_of(variant: str, pattern: str, bits: int = 8, stages: int = 0) -> UnitSpec:
@@ -47,7 +53,7 @@ def keys(pattern: str, bits: int) -> NDArray[Any]:
         drawn[:, :1] ^ (rng.integers(0, 2, (GROUPS, m)) << rng.integers(0, bits, (GROUPS, 1))),
     ]
     share = GROUPS // len(kinds)
-    return np.concatenate([kind[:share] for kind in kinds]).astype(f"uint{bits}")
+    return rng.permutation(np.concatenate([kind[:share] for kind in kinds])).astype(f"uint{bits}")
 
 
 @functools.cache
@@ -56,47 +62,107 @@ def pruned(pattern: str, bits: int) -> NDArray[np.bool_]:
     return nmsim.prune(keys(pattern, bits), pattern)
 
 
-def patterns_of(bits: int) -> tuple[str, ...]:
-    return PATTERNS if bits == 8 else WIDE_PATTERNS
+def patterns_of(variant: str, bits: int = 8) -> tuple[str, ...]:
+    return PATTERNS[variant] if bits == 8 else WIDE_PATTERNS
 
 
 @functools.cache
-def ports(bits: int) -> dict[str, Words]:
-    return numbered([{"keys": sliced(keys(pattern, bits), bits)} for pattern in patterns_of(bits)])
+def ports(variant: str, bits: int) -> dict[str, Words]:
+    return numbered([{"keys": sliced(keys(pattern, bits), bits)} for pattern in patterns_of(variant, bits)])
 
 
 @functools.cache
-def netlist(variant: str, bits: int = 8) -> Netlist:
-    """Of all patterns. The script for delay makes other gates of the same structure in less time."""
-    units = [selectors.build(spec_of(variant, pattern, bits)) for pattern in patterns_of(bits)]
-    return flow.synthesise(SideBySide(units), "delay")
+def netlist(variant: str, bits: int) -> Netlist:
+    """Of all patterns."""
+    units = [selectors.build(spec_of(variant, pattern, bits)) for pattern in patterns_of(variant, bits)]
+    return quickly(units)
 
 
-def wrong(found: Netlist, bits: int = 8) -> dict[str, int]:
+def wrong(found: Netlist, variant: str, bits: int = 8) -> dict[str, int]:
     """Groups of each pattern with another mask than `nmsim.prune` gives."""
-    outputs = found.evaluate(ports(bits))
+    outputs = found.evaluate(ports(variant, bits))
     return {
         pattern: int((unsliced(outputs[f"mask_{i}"], 1, GROUPS) != pruned(pattern, bits)).any(axis=1).sum())
-        for i, pattern in enumerate(patterns_of(bits))
+        for i, pattern in enumerate(patterns_of(variant, bits))
     }
 
 
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("variant", selectors.VARIANTS)
 def test_the_netlist_keeps_what_prune_keeps(variant: str, bits: int) -> None:
-    assert wrong(netlist(variant, bits), bits) == dict.fromkeys(patterns_of(bits), 0)
+    assert wrong(netlist(variant, bits), variant, bits) == dict.fromkeys(patterns_of(variant, bits), 0)
 
 
-@pytest.mark.parametrize("bits", [8, 16])
-def test_the_keys_have_ties_at_the_edge_of_what_is_kept(bits: int) -> None:
-    for pattern in patterns_of(bits):
-        found, kept = keys(pattern, bits), pruned(pattern, bits)
-        least_kept = np.where(kept, found, np.iinfo(found.dtype).max).min(axis=1)
-        most_dropped = np.where(kept, 0, found).max(axis=1)
-        assert (least_kept == most_dropped).sum() > GROUPS // 4
+@pytest.mark.parametrize("pattern", ["2:4", "4:8", "8:16"])
+def test_the_keys_have_ties_at_the_edge_of_what_is_kept(pattern: str) -> None:
+    found, kept = keys(pattern, 8), pruned(pattern, 8)
+    least_kept = np.where(kept, found, 255).min(axis=1)
+    most_dropped = np.where(kept, 0, found).max(axis=1)
+    assert (least_kept == most_dropped).sum() > GROUPS // 4
 
 
 @pytest.mark.parametrize("variant", selectors.VARIANTS)
 def test_another_gate_is_noticed(variant: str) -> None:
-    mutants = list(netlist(variant).mutants(12, seed=3))
-    assert sum(any(wrong(mutant).values()) for mutant in mutants) >= 9
+    mutants = list(netlist(variant, 8).mutants(10, seed=3))
+    assert sum(any(wrong(mutant, variant).values()) for mutant in mutants) >= 8
+
+
+@pytest.mark.parametrize("variant", selectors.VARIANTS)
+def test_the_other_rule_of_ties_is_noticed(variant: str) -> None:
+    # Both the keys and the mask in reverse order: a selector that keeps the higher index of equal keys.
+    for i, pattern in enumerate(patterns_of(variant)):
+        reverse = keys(pattern, 8)[:, ::-1]
+        given = ports(variant, 8) | {f"keys_{i}": sliced(reverse, 8)}
+        mask = unsliced(netlist(variant, 8).evaluate(given)[f"mask_{i}"], 1, GROUPS)[:, ::-1]
+        assert (mask != pruned(pattern, 8)).any(axis=1).sum() > GROUPS // 4
+        assert (mask.sum(axis=1) == Pattern.parse(pattern).n).all()
+
+
+STAGED = {"all_pairs": (1, 2), "half": (1, 2, 4), "planes": (2, 4, 8)}
+"""Stages of 4:8; the most are one after each step, or after each bit of a key of 8."""
+
+
+@pytest.mark.parametrize("variant", STAGED)
+def test_a_pipeline_gives_the_same_masks_as_many_cycles_later(variant: str) -> None:
+    units = [selectors.build(spec_of(variant, "4:8", 8, stages)) for stages in STAGED[variant]]
+    found = quickly(units)
+    batches = np.split(keys("4:8", 8), 16)
+    expected = np.split(pruned("4:8", 8), 16)
+    size = len(batches[0])
+    state = found.empty_state(size // 64)
+    for cycle, batch in enumerate(batches):
+        given = numbered([{"keys": sliced(batch, 8)}] * len(units))
+        outputs = found.evaluate(given, state=state)
+        for i, stages in enumerate(STAGED[variant]):
+            mask = unsliced(outputs[f"mask_{i}"], 1, size)
+            arrived = [past for past in range(cycle + 1) if (mask == expected[past]).all()]
+            # Batches differ, so a mask that is a cycle early or late is that of no batch or of another one.
+            assert arrived == ([cycle - stages] if cycle >= stages else [])
+
+
+def test_comparators_are_those_of_the_structure() -> None:
+    built = {
+        (variant, pattern): selectors.build(spec_of(variant, pattern)).comparators
+        for variant in selectors.VARIANTS
+        for pattern in ("2:4", "4:8", "8:16", "16:32")
+    }
+    assert [built["all_pairs", f"{m // 2}:{m}"] for m in (4, 8, 16, 32)] == [6, 28, 120, 496]
+    assert [built["half", f"{m // 2}:{m}"] for m in (4, 8, 16, 32)] == [4, 16, 56, 176]
+    assert built["bitonic", "8:16"] == network(Pattern(8, 16), "bitonic").comparators
+    assert built["planes", "16:32"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"variant": "merge"}, "expected a selector of variant all_pairs, half, bitonic, planes"),
+        ({"unit": "select"}, "expected a selector"),
+        ({"width_bits": 0}, "at least 1 bit"),
+        ({"n": 4}, "N below M"),
+        ({"stages": 3}, "3 stages; expected at most 2"),
+        ({"variant": "planes", "stages": 9}, "9 stages; expected at most 8"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(change: dict[str, Any], problem: str) -> None:
+    with pytest.raises(SpecError, match=problem):
+        selectors.build(replace(spec_of("all_pairs", "2:4"), **change))
