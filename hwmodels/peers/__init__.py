@@ -1,4 +1,4 @@
-"""The peers: simulators whose numbers are reproduced here, so that each difference from ours can be explained.
+"""The peers: simulators and an open GPU whose numbers are reproduced here, so that each difference from ours can be explained.
 
 >>> from hwmodels import peers
 >>> peers.sparseloop_cycles("M128-K1152-N1024-IAD0.44", "STC_flexible", "WD-0.25").cycles
@@ -12,6 +12,7 @@ Nothing of hwmodels is built on them. `docs/explanation/peers.md` sets them agai
 from hwmodels.peers.export import PEERS, Exported, export_peer
 from hwmodels.peers.scalesim import ScalesimCycles, scalesim_cycles
 from hwmodels.peers.sparseloop import DESIGNS, Reads, SparseloopCycles, sparseloop_cycles
+from hwmodels.peers.vortex import VortexCycles, vortex_core, vortex_cycles
 
 __all__ = [
     "DESIGNS",
@@ -20,7 +21,10 @@ __all__ = [
     "Reads",
     "ScalesimCycles",
     "SparseloopCycles",
+    "VortexCycles",
     "export_peer",
     "scalesim_cycles",
     "sparseloop_cycles",
+    "vortex_core",
+    "vortex_cycles",
 ]
