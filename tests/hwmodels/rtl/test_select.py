@@ -11,7 +11,9 @@ from bit_sliced import numbered, quickly, sliced, unsliced
 from numpy.typing import NDArray
 
 from hwmodels.gates.record import UnitSpec
-from hwmodels.rtl import flow, select
+from hwmodels.gates.shared import serves, serving
+from hwmodels.gates.table import gates_of
+from hwmodels.rtl import select
 from hwmodels.rtl.netlist import Netlist, Words
 from nmsim.errors import SpecError
 from nmsim.pattern import Pattern
@@ -101,7 +103,7 @@ def test_a_slot_without_a_line_is_zero(variant: str) -> None:
 
 @pytest.mark.parametrize("variant", select.VARIANTS)
 def test_another_gate_is_noticed(variant: str) -> None:
-    # Some changes compute the same: a line of a slot is never set beside another, so OR and XOR cannot be told apart.
+    # Some changes compute the same: two lines of a slot are never set, so XOR serves for OR.
     mutants = list(netlist(variant).mutants(16, seed=5))
     noticed = sum(any(wrong(mutant, variant).values()) for mutant in mutants)
     assert noticed >= 12
@@ -114,10 +116,67 @@ def test_a_slot_that_takes_the_next_element_is_noticed(monkeypatch: pytest.Monke
     assert all(wrong(quickly(units), "onehot").values())
 
 
+NESTED = ("2:4", "4:8", "1:2", "4:6", "2:2", "8:9")
+"""Patterns of which groups fill a group of 8:16, or a part of it."""
+
+
+@pytest.mark.parametrize("variant", select.VARIANTS)
+@pytest.mark.parametrize("narrow", NESTED)
+def test_the_network_of_8_16_serves_the_groups_of_narrower_patterns(variant: str, narrow: str) -> None:
+    wide, inner = Pattern(8, 16), Pattern.parse(narrow)
+    assert serves(wide, inner)
+    copies = wide.n // inner.n
+    own = np.array(list(itertools.combinations(range(inner.m), inner.n)))
+    # All masks of all groups side by side, if they are not too many to count: 1,296 of 2:4 and 4,900 of 4:8.
+    every = list(itertools.islice(itertools.product(range(len(own)), repeat=copies), CASES))
+    positions = np.concatenate(
+        [own[[masks[group] for masks in every]] + group * inner.m for group in range(copies)], axis=1
+    )
+    positions = np.resize(positions, (CASES, wide.n))
+    elements = np.random.default_rng(4).integers(0, 1 << BITS, (CASES, wide.m))
+    at = PATTERNS.index("8:16")
+    given = dict(cases(variant)[0])
+    given |= {
+        f"{name}_{at}": words
+        for name, words in {"x": sliced(elements, BITS), **control(variant, "8:16", positions)}.items()
+    }
+    found = unsliced(netlist(variant).evaluate(given)[f"y_{at}"], BITS, CASES)
+    assert (found == np.take_along_axis(elements, positions, axis=1)).all()
+
+
+def reach(pattern: Pattern, slots: int, group_elements: int) -> list[set[int]]:
+    """Elements that each slot may need, if groups of N slots stand side by side from each multiple of a wide group on."""
+    copies = slots // pattern.n
+    return [
+        {group * pattern.m + j + i for i in range(pattern.m - pattern.n + 1)}
+        for group in range(copies)
+        for j in range(pattern.n)
+        if copies * pattern.m <= group_elements
+    ]
+
+
+def test_a_network_serves_those_patterns_whose_lines_it_contains() -> None:
+    patterns = [Pattern(n, m) for m in range(1, 13) for n in range(1, m + 1)]
+    for wide, narrow in itertools.product(patterns, patterns):
+        own = reach(wide, wide.n, wide.m)
+        inner = reach(narrow, wide.n, wide.m) if wide.n % narrow.n == 0 else []
+        contained = bool(inner) and all(a <= b for a, b in zip(inner, own, strict=True))
+        assert serves(wide, narrow) == contained, f"{wide} {narrow}"
+
+
+def test_the_serving_pattern_serves_all_and_a_smaller_one_does_not() -> None:
+    for names in (["2:4", "4:8", "8:16"], ["1:4", "2:4"], ["1:4", "8:16"], ["3:4", "2:4"], ["4:8"]):
+        patterns = [Pattern.parse(name) for name in names]
+        found = serving(patterns)
+        assert all(serves(found, pattern) for pattern in patterns)
+        smaller = [Pattern(n, m) for m in range(1, found.m) for n in range(1, m + 1)]
+        assert not any(all(serves(other, pattern) for pattern in patterns) for other in smaller)
+    with pytest.raises(SpecError, match="expected at least one"):
+        serving([])
+
+
 def test_ordered_lines_of_16_bits_take_at_most_1600_gates() -> None:
-    found = flow.synthesise(select.build(spec_of("onehot", "8:16", 16)), "area")
-    assert found.nand2 <= 1600
-    assert found.flip_flops == 0
+    assert gates_of("select", Pattern(8, 16), variant="onehot", width_bits=16).nand2 <= 1600
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 import nmsim
 from hwmodels.gates.record import UnitSpec
+from hwmodels.gates.table import gates_of
 from hwmodels.machine.comparators import network
 from hwmodels.rtl import selectors
 from hwmodels.rtl.netlist import Netlist, Words
@@ -49,7 +50,7 @@ def keys(pattern: str, bits: int) -> NDArray[Any]:
         most - rng.integers(0, 2, (GROUPS, m)),
         np.clip(drawn * 3, 0, most),
         np.repeat(drawn[:, :1], m, axis=1),
-        # Equal but for one bit, which may be any.
+        # Equal except for one bit, which may be any.
         drawn[:, :1] ^ (rng.integers(0, 2, (GROUPS, m)) << rng.integers(0, bits, (GROUPS, 1))),
     ]
     share = GROUPS // len(kinds)
@@ -150,6 +151,11 @@ def test_comparators_are_those_of_the_structure() -> None:
     assert [built["half", f"{m // 2}:{m}"] for m in (4, 8, 16, 32)] == [4, 16, 56, 176]
     assert built["bitonic", "8:16"] == network(Pattern(8, 16), "bitonic").comparators
     assert built["planes", "16:32"] == 0
+
+
+@pytest.mark.parametrize(("variant", "most"), [("all_pairs", 3400), ("planes", 2200)])
+def test_gates_of_8_bit_keys_at_8_16(variant: str, most: int) -> None:
+    assert gates_of("selector", Pattern(8, 16), variant=variant, width_bits=8).nand2 <= most
 
 
 @pytest.mark.parametrize(
