@@ -145,7 +145,7 @@ class Streams:
     @property
     def finished(self) -> bool:
         """No sum is awaited any more."""
-        return sum(map(len, self.given)) >= self.feed.last.sum()
+        return sum(map(len, self.given)) >= int(self.feed.last.sum())
 
     def check(self) -> None:
         """Rows before the first illegal code have their sums, and `bad` is 1 from the row on that has it."""

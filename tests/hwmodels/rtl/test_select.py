@@ -52,7 +52,7 @@ def control(variant: str, pattern: str, positions: NDArray[Any]) -> dict[str, Wo
     if variant == "butterfly":
         return {"mask": sliced((1 << positions).sum(axis=1)[:, None], m)}
     per_slot = m if variant == "crossbar" else m - n + 1
-    first = 0 if variant == "crossbar" else np.arange(n)
+    first = np.arange(n) * (variant == "onehot")
     return {"lines": sliced(1 << (positions - first), per_slot)}
 
 
