@@ -1,8 +1,8 @@
 """How the tiled code cuts the pairs of two halves into tiles: a plan of few numbers, the same for software and hardware.
 
 A block is m neighbouring bits with k ones, m a power of two. Its masks have numbers, and its room is a number that all of them
-lie below. The halves of a block are blocks too. Numbers of two halves are a pair; a tile is all pairs of a range of 2^i numbers
-of the upper half and a range of 2^j numbers of the lower half, and takes 2^(i+j) numbers of the block.
+lie below. The halves of a block are blocks too. A tile is made of a range of 2^i numbers of the
+upper half and a range of 2^j numbers of the lower half. It holds all their pairs, and takes 2^(i+j) numbers of the block.
 """
 
 import functools
@@ -295,7 +295,7 @@ def _block(m: int, ones: int, rooms: _Rooms) -> Block:
     """Cut one block: the fewest tiles for which its room suffices, larger ones first.
 
     Of tiles of one size those come first whose halves differ most in ones, then those with fewer ones in the upper half.
-    A class and its mirror image so follow one another, and one bit of the number tells them apart.
+    A class and its mirror image so follow one another, and differ in one bit of the number.
     """
     if m == 1:
         return Block(m, ones, 1, ())
