@@ -20,7 +20,12 @@ SLOW = {
     "dram": {"dram_bytes_per_cycle": (2.5, 3.5, 5.0)},
     "l2": {"l2_bytes_per_cycle": (3, 4, 6)},
     "shared": {"shared_bytes_per_cycle": (4, 6, 8)},
-    "decode": {"decoder_elements_per_cycle": (4, 8), "array_rows": (4,), "array_cols": (4,), "array_depth": (8,)},
+    "decode": {
+        "decoder_elements_per_cycle": (4, 8),
+        "array_rows": (4,),
+        "array_cols": (4,),
+        "array_depth": (8,),
+    },
     "select": {"operand_b_bytes_per_cycle": (4, 6)},
     "multiply": {"array_rows": (2,), "array_cols": (2,)},
     "accumulate": {"accumulator_bytes_per_cycle": (16, 24, 40)},
@@ -210,3 +215,22 @@ def test_stages_that_are_no_pipeline(netlist):
         Pipeline(("dram", "l2"))
     with pytest.raises(SpecError, match="products of 0 lists of stages"):
         run(netlist, [], most_cycles=1)
+
+
+def test_stages_without_work_may_be_left_out():
+    """Dense operands and plain positions: nothing is decoded or pruned, and the others begin when they did."""
+    rng, left_out = np.random.default_rng(5), Counter()
+    for place in range(60):
+        case, core = drawn_core(rng, CLOCKED[place % len(CLOCKED)])
+        stored = as_format("2:4", encoding="index") if place % 2 else None
+        seen = simulate(replace(case, format=stored), core, tile=(8, 8), seed=place, trace=True)
+        if seen.cycles > MOST_CYCLES:
+            continue
+        product = settings(seen.trace)
+        kept = [STAGES.index(stage) for stage in product.stages]
+        left_out.update(set(STAGES) - {"write"} - set(product.stages))
+        start, end, written = reference(product)
+        assert (start == seen.trace.start_cycle[:, kept, 0]).all()
+        assert (end == seen.trace.end_cycle[:, kept, 0]).all()
+        assert written == seen.trace.write_end_cycle.tolist()
+    assert left_out["prune"] == left_out["decode"] == left_out.total() / 2 > 30
