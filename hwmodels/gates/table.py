@@ -6,12 +6,13 @@ variable `NMSIM_GATES`.
 
 import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hwmodels.gates.record import GateRow
+from hwmodels.gates.fit import NUMBERS, Fit, at_width, fit
+from hwmodels.gates.record import GateRow, Goal
 from nmsim.errors import SpecError, brief_names
 from nmsim.pattern import Pattern
 from nmsim.rows.files import read
@@ -95,9 +96,9 @@ def gates_of(
     encoding: str = "",
     variant: str = "",
     width_bits: int = 0,
-    goal: Literal["area", "delay"] = "area",
+    goal: Goal = "area",
 ) -> Gates:
-    """Look up what a combinational unit takes.
+    """Look up what a combinational unit takes, or work it out from other patterns and widths of the same structure.
 
     Parameters
     ----------
@@ -110,39 +111,120 @@ def gates_of(
     goal : {"area", "delay"}
         Of several rows, the one of the fewest gates, or the one of the shortest delay.
 
+    Returns
+    -------
+    Gates
+        All zero if N = M, since nothing is to be decoded or chosen. Of origin `fitted` if the table lacks the pattern or the
+        width. Then `error` is that of the law over patterns, or of the line over widths (`hwmodels.gates.fit`).
+
     Raises
     ------
     SpecError
-        The table has no such unit.
+        The table has no such unit, encoding or variant, or too few patterns of it.
+
+    Examples
+    --------
+    >>> gates_of("select", Pattern(8, 16), variant="onehot", width_bits=16).origin
+    'synthesised'
     """
-    rows = [
-        row
-        for row in table()
-        if row.unit == unit
-        and row.encoding == encoding
-        and not row.stages
-        and variant in ("", row.variant)
-        and (row.spec.pattern, row.width_bits) == (pattern, width_bits)
+    return _gates_of(
+        os.environ.get(ADDED_FILE_VARIABLE, ""), unit, pattern, encoding, variant, width_bits, goal
+    )
+
+
+@functools.lru_cache(maxsize=65536)
+def _gates_of(
+    added: str, unit: str, pattern: Pattern, encoding: str, variant: str, width_bits: int, goal: Goal
+) -> Gates:
+    """`gates_of`, with the name of the added file in its key: sweeps ask for the same units again and again."""
+    structures = {
+        name: patterns
+        for name, patterns in _index(added).get((unit, encoding), {}).items()
+        if variant in ("", name[0])
+    }
+    found = [
+        _as_gates(row)
+        for patterns in structures.values()
+        for row in patterns.get(pattern, ())
+        if row.width_bits == width_bits
     ]
-    if not rows:
+    if not found and pattern.n == pattern.m and structures:
+        return Gates()
+    if not found:
+        found = [
+            gates
+            for name in structures
+            if (gates := _fitted(added, (unit, encoding), name, pattern, width_bits)) is not None
+        ]
+    if not found:
+        wanted = f"{unit} {pattern}{f'/{encoding}' if encoding else ''} {variant}".rstrip()
+        known = brief_names(_known(row for row in table() if row.unit == unit))
         raise SpecError(
-            f"{unit} {pattern}{f'/{encoding}' if encoding else ''} {variant}: not in the table of synthesis; expected one of "
-            f"{brief_names(_known(row for row in table() if row.unit == unit))}"
+            f"{wanted}: not in the table of synthesis, nor enough of its kind; expected one of {known}"
         )
-    best = min(rows, key=lambda row: (row.nand2, row.fo4) if goal == "area" else (row.fo4, row.nand2))
-    return Gates(best.nand2, float(best.flip_flops), best.fo4, best.cut_bits)
+    return min(found, key=lambda one: (one.nand2, one.fo4) if goal == "area" else (one.fo4, one.nand2))
+
+
+def _fitted(
+    added: str, unit: tuple[str, str], structure: tuple[str, str], pattern: Pattern, width_bits: int
+) -> Gates | None:
+    """A structure of a pattern or width that the table lacks; None if it has too few patterns of it."""
+    here = _index(added)[unit][structure].get(pattern, ())
+    if len(here) > 1:
+        numbers, error = at_width(here, width_bits)
+        return Gates(**numbers, origin="fitted", error=error)
+    if laws := _laws(added, unit, structure, width_bits):
+        numbers = {number: law.at(pattern, unit[1]) for number, law in laws.items()}
+        return Gates(**numbers, origin="fitted", error=laws["nand2"].error_at(pattern))
+    if here and width_bits:
+        numbers, error = at_width(here, width_bits)
+        return Gates(**numbers, origin="fitted", error=error)
+    return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _laws(added: str, unit: tuple[str, str], structure: tuple[str, str], width_bits: int) -> dict[str, Fit]:
+    """The laws of a structure over patterns, at one width; empty if the patterns are too few."""
+    known: dict[Pattern, Mapping[str, float]] = {}
+    for pattern, rows in _index(added)[unit][structure].items():
+        exact = [row for row in rows if row.width_bits == width_bits]
+        if exact:
+            known[pattern] = {number: getattr(exact[0], number) for number in NUMBERS}
+        elif len(rows) > 1:
+            known[pattern] = at_width(rows, width_bits)[0]
+    laws = {
+        number: fit({pattern: numbers[number] for pattern, numbers in known.items()}, unit[1])
+        for number in NUMBERS
+    }
+    return {number: law for number, law in laws.items() if law is not None}
+
+
+def _as_gates(row: GateRow) -> Gates:
+    return Gates(row.nand2, float(row.flip_flops), row.fo4, row.cut_bits)
+
+
+@functools.cache
+def _index(added: str) -> dict[tuple[str, str], dict[tuple[str, str], dict[Pattern, list[GateRow]]]]:
+    """Combinational rows by unit and encoding, then by variant and goal, then by pattern."""
+    index: dict[tuple[str, str], dict[tuple[str, str], dict[Pattern, list[GateRow]]]] = {}
+    for row in _rows(added):
+        if not row.stages:
+            structures = index.setdefault((row.unit, row.encoding), {})
+            patterns = structures.setdefault((row.variant, row.goal), {})
+            patterns.setdefault(row.spec.pattern, []).append(row)
+    return index
 
 
 def _known(rows: Iterable[GateRow]) -> list[str]:
-    return list(dict.fromkeys(str(row.spec) for row in rows))
+    return list(dict.fromkeys(f"{row.unit} {row.pattern} {row.encoding} {row.variant}" for row in rows))
 
 
 def table() -> tuple[GateRow, ...]:
-    """All rows: those that ship, and those of the file that `NMSIM_GATES` names."""
+    """All rows: shipped ones, and those of the file that `NMSIM_GATES` names, which replace shipped ones of their unit."""
     return _rows(os.environ.get(ADDED_FILE_VARIABLE, ""))
 
 
 @functools.cache
 def _rows(added: str) -> tuple[GateRow, ...]:
-    shipped = read(SYNTHESIS_FILE, GateRow)
-    return (*shipped, *(read(added, GateRow) if added else ()))
+    rows = {row.key: row for row in read(SYNTHESIS_FILE, GateRow)}
+    return tuple((rows | {row.key: row for row in (read(added, GateRow) if added else ())}).values())

@@ -33,7 +33,7 @@ FILES: Final = {
 """Unit and encoding -> file with its `build`. An empty encoding stands for all others."""
 UNITS: Final = tuple(dict.fromkeys(unit for unit, _ in FILES))
 ENCODINGS: Final = ("bitmask", "index", "gap", "combinatorial", "tiled")
-PATTERNS: Final = ((2, 4), (4, 8), (8, 16), (1, 4), (2, 8), (4, 16), (16, 32))
+PATTERNS: Final = ((2, 4), (4, 8), (8, 16), (1, 4), (2, 8), (3, 4), (6, 8), (4, 16), (16, 32))
 VARIANTS: Final = {
     ("decoder", "combinatorial"): ("serial", "digits", "shallow"),
     ("position_decoder", "combinatorial"): ("serial", "digits", "shallow", "columns"),
@@ -249,9 +249,10 @@ def catalogue() -> tuple[UnitSpec, ...]:
 
 
 def _slow(spec: UnitSpec) -> bool:
-    """Whether a synthesis takes minutes."""
-    return spec.m >= SLOW_FROM_M and (
-        spec.variant in SLOW_VARIANTS or (spec.unit, spec.width_bits) == ("selector", KEY_BITS[1])
+    """Whether a synthesis takes minutes, or says nothing that another one does not."""
+    wide = spec.unit == "selector" and spec.width_bits > WIDTH_BITS
+    return (spec.m >= SLOW_FROM_M and (wide or spec.variant in SLOW_VARIANTS)) or (
+        wide and spec.variant == "bitonic"
     )
 
 
@@ -261,13 +262,8 @@ def asked(specs: Iterable[UnitSpec], goals: Iterable[Goal] = GOALS) -> tuple[Ask
 
 
 def table_rows() -> tuple[Asked, ...]:
-    """All rows of the table of synthesis: units of `catalogue` with both goals, but one goal for further widths.
-
-    A further width says how area grows; the longest path hardly changes with it.
-    """
-    return tuple(
-        one for one in asked(catalogue()) if one.goal == "area" or one.spec.width_bits in (0, WIDTH_BITS)
-    )
+    """All rows of the table of synthesis: each unit of `catalogue` with both goals."""
+    return asked(catalogue())
 
 
 def ci_subset() -> tuple[Asked, ...]:
