@@ -43,6 +43,8 @@ class SparseFormat:
     ------
     PatternError
         A field has another type.
+    EncodingError
+        The encoding has no codes for the pattern.
 
     Examples
     --------
@@ -62,6 +64,9 @@ class SparseFormat:
                     f"format {name}={brief(value)} (type {type(value).__name__}): expected a {kind.__name__}; "
                     "SparseFormat.parse reads text"
                 )
+        if not self.encoding.supports(self.pattern):
+            # Whatever asks for a code refuses; a format that nothing can store is refused at once.
+            self.encoding.code_bits(self.pattern)
 
     @classmethod
     def parse(cls, text: str, *, encoding: str = DEFAULT_ENCODING, packing: str = DEFAULT_PACKING) -> Self:

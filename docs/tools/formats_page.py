@@ -30,12 +30,17 @@ TABLE_PATTERNS = (
 FAULT_PATTERNS = ("2:4", "4:8", "8:16")
 PACKING_PATTERNS = ("2:4", "4:8", "8:16", "16:32")
 
-CHANGES = (("1", "first version: five encodings, four packing policies, linear layout"),)
+CHANGES = (
+    (
+        "1",
+        "first version: five encodings, four packing policies, linear layout; later `tiled`, which changes no other code",
+    ),
+)
 
 PREAMBLE = f"""# The metadata formats
 
-Format version {FORMAT_VERSION}. This page stands alone: it is enough to write an encoder and a decoder. `make docs`
-generates it from the records in `nmsim/encodings/` and from codes that the package makes. `nmsim/reference/` is a plain
+Format version {FORMAT_VERSION}. This page is enough to write an encoder and a decoder. Of `tiled`
+the rule stands on [a page of its own](../explanation/tiled-code.md). `make docs` generates this page from the records in `nmsim/encodings/` and from codes that the package makes. `nmsim/reference/` is a plain
 decoder in the order of this page.
 
 ## Words and conventions
@@ -103,7 +108,9 @@ def _table() -> str:
     lines = [_row(head), _row(["---"] * len(head))]
     for text in TABLE_PATTERNS:
         pattern = Pattern.parse(text)
-        best = min(encodings.get(n).expected_bits_per_group(pattern) / pattern.m for n in names)
+        best = min(
+            encodings.get(n).expected_bits_per_group(pattern) / pattern.m for n in encodings.names(pattern)
+        )
         masks = pattern.configurations
         lines.append(
             _row(
@@ -116,11 +123,15 @@ def _table() -> str:
                 ]
             )
         )
-    note = "\nBits per group. For `joint`: bits per code / groups per code.\n"
+    note = (
+        "\nBits per group. For `joint`: bits per code / groups per code. A dash: no codes for this pattern.\n"
+    )
     return "\n".join(lines) + "\n" + note
 
 
 def _bits(codec: Encoding, pattern: Pattern) -> str:
+    if not codec.supports(pattern):
+        return "-"
     groups = codec.groups_per_code(pattern)
     return str(codec.code_bits(pattern)) if groups == 1 else f"{codec.code_bits(pattern)}/{groups}"
 

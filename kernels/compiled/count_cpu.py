@@ -15,7 +15,7 @@ import numpy as np
 from kernels.cpu.compiled import assembly
 from kernels.cpu.recipe import COLUMN_TOKENS, ROW_TOKENS, Recipe, recipe_for
 from kernels.stored.errors import KernelError
-from kernels.stored.rows import DTYPES, STEP_ELEMS, kernel_format
+from kernels.stored.rows import DTYPES, STEP_ELEMS, TABLED, kernel_format
 from nmsim.errors import brief
 from nmsim.format import FormatLike
 
@@ -35,7 +35,7 @@ def instructions_per_group(format: FormatLike, dtype: Any, *, tokens: int, isa: 
     Parameters
     ----------
     format : SparseFormat, Pattern or str
-        2:4, 4:8, 8:16 or 16:32. Not 16:32 as `combinatorial`, whose codes are decoded by other code before the kernel runs.
+        2:4, 4:8, 8:16 or 16:32. Not 16:32 as `combinatorial` or `tiled`, whose codes other code decodes before.
     dtype : dtype or its name
         Of the stored values.
     tokens : int
@@ -59,7 +59,7 @@ def instructions_per_group(format: FormatLike, dtype: Any, *, tokens: int, isa: 
     format = kernel_format(format)
     pattern = format.pattern
     name = np.dtype(dtype).name if not isinstance(dtype, str) else dtype
-    if pattern not in STEP_ELEMS or (pattern.m, format.encoding.name) == (32, "combinatorial"):
+    if pattern not in STEP_ELEMS or (pattern.m == 32 and format.encoding.name in TABLED):
         raise KernelError(
             f"{format.short}: no compiled kernel reads it, expected {', '.join(map(str, STEP_ELEMS))}, "
             "and 16:32 as bitmask or index"

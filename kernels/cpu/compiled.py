@@ -16,7 +16,7 @@ from kernels.cpu import decode
 from kernels.cpu.code import POINTER
 from kernels.cpu.kernel import ARGUMENTS, NAME, module_for
 from kernels.cpu.recipe import DENSE_STEP_ELEMS, Recipe, recipe_for
-from kernels.stored.rows import SparseWeights, aligned, kernel_format
+from kernels.stored.rows import TABLED, SparseWeights, aligned, kernel_format
 from nmsim.format import SparseFormat
 from nmsim.support.jit import njit
 
@@ -70,7 +70,7 @@ def _machine(cpu: str, features: str) -> Any:
 
 
 LONG_MASKS = kernel_format("16:32/bitmask")
-"""What codes of 16:32 as `combinatorial` are decoded to before kernels read them."""
+"""What codes of 16:32 in one of `TABLED` are decoded to before kernels read them."""
 NO_METADATA = np.zeros((1, 1), np.uint8)
 BLOCK_GROUPS = 1 << 16
 """Groups decoded before they are multiplied, where kernels cannot read the codes: their masks take 256 KiB."""
@@ -90,7 +90,7 @@ class Prepared(NamedTuple):
 
 def sparse(w: SparseWeights, tokens: Floats, isa: str) -> Multiply:
     """Make ready to multiply rows of `w`: tokens are [M, K], at most 16 of them."""
-    decoded_before = w.pattern.m == 32 and w.encoding == "combinatorial"
+    decoded_before = w.pattern.m == 32 and w.encoding in TABLED
     prepared = _prepared(LONG_MASKS if decoded_before else w.format, w.dtype, len(tokens), isa)
     n_elems = w.groups_per_row * w.pattern.m
     x = _laid_out(tokens, prepared.recipe, n_elems)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from kernels.cpu.code import I1, I8, I16, I32, I64, Code, Value, constants, vector
 from kernels.cpu.recipe import Recipe
+from kernels.stored.rows import TABLED
 
 BYTES = 256
 LONG_ORDER = (0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15)
@@ -27,7 +28,7 @@ def table(recipe: Recipe) -> NDArray[Any]:
         return np.zeros(1, np.uint8)
     if recipe.by_columns or recipe.isa != "avx2":
         return _masks(recipe)
-    if recipe.m == 8 or (recipe.m == 16 and recipe.encoding == "combinatorial"):
+    if recipe.m == 8 or (recipe.m == 16 and recipe.encoding in TABLED):
         return positions_of_codes(recipe)
     return np.zeros(1, np.uint8)
 
@@ -167,7 +168,7 @@ def _nibbles_of_16(code: Code, recipe: Recipe, codes: Value) -> Value:
     build = code.ir
     if recipe.encoding == "index":
         word = code.spread(code.load(codes, I32), LANES)
-    elif recipe.encoding == "combinatorial":
+    elif recipe.encoding in TABLED:
         at = build.mul(build.zext(code.load(codes, I16), I64), I64(4))
         word = code.spread(code.load(code.at(code.arguments["table"], at), I32), LANES)
     else:

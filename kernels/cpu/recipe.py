@@ -24,7 +24,7 @@ class Recipe:
     Parameters
     ----------
     format : SparseFormat or None
-        As `kernel_format` gives it, its pattern one of `STEP_ELEMS`; not 16:32 as `combinatorial`. None for a dense matrix.
+        As `kernel_format` gives it, its pattern one of `STEP_ELEMS`; not 16:32 as one of `TABLED`. None for a dense matrix.
     dtype : str
         Of the stored values: `"float32"`, `"float16"` or `"bfloat16"`.
     tokens : int

@@ -21,6 +21,8 @@ from nmsim.pattern import Pattern
 
 INTEGERS = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
 WARP_THREADS = 32
+ENCODINGS = ("bitmask", "index", "combinatorial")
+"""Those that kernels here read and write."""
 KINDS = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 
@@ -60,7 +62,17 @@ def ones_of(word: tl.tensor) -> tl.tensor:
 
 
 def about(format: SparseFormat, k: int) -> dict[str, Any]:
-    """Name the constants of kernels that read or write codes."""
+    """Name the constants of kernels that read or write codes.
+
+    Raises
+    ------
+    KernelError
+        An encoding that these kernels do not know.
+    """
+    if format.encoding.name not in ENCODINGS:
+        raise KernelError(
+            f"{format}: kernels on a GPU read one of {', '.join(ENCODINGS)}, got {format.encoding.name}"
+        )
     pattern = format.pattern
     values_columns, metadata_columns = row_lengths(format, k)
     groups = values_columns // pattern.n

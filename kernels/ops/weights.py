@@ -57,7 +57,8 @@ def compress(dense_weight: Tensor, format: FormatLike, *, mask: Tensor | None = 
         On the CPU, in any memory order, or on a CUDA device. Kept elements are stored bit for bit; the tensor itself is not
         touched.
     format : SparseFormat, Pattern or str
-        Such as `"8:16"` or `"8:16/bitmask"`. M at most 32; `index` if no encoding is named, `bitmask` or `combinatorial`.
+        Such as `"8:16"` or `"8:16/bitmask"`. M at most 32; `index` if no encoding is named, `bitmask`,
+        `combinatorial` or, on the CPU, `tiled`.
     mask : bool Tensor [N, K], optional
         What to keep; the greatest magnitudes (`nmsim.prune`) if absent.
 

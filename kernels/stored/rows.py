@@ -31,8 +31,15 @@ DTYPES = {
 }
 DEFAULT_ENCODING = "index"
 """The encoding of a format that names none: the one that kernels read fastest."""
-PACKINGS = {"bitmask": "bitstream", "index": "bitstream", "combinatorial": "power_of_two"}
+PACKINGS = {
+    "bitmask": "bitstream",
+    "index": "bitstream",
+    "combinatorial": "power_of_two",
+    "tiled": "power_of_two",
+}
 """Encodings with kernels -> the packing of their codes."""
+TABLED = ("combinatorial", "tiled")
+"""Encodings whose codes are looked up."""
 STEP_ELEMS = {Pattern(2, 4): 16, Pattern(4, 8): 16, Pattern(8, 16): 16, Pattern(16, 32): 32}
 """Dense elements that a kernel made for the pattern takes at a time."""
 MAX_M = 32
@@ -275,7 +282,7 @@ def kernel_format(format: FormatLike) -> SparseFormat:
     Parameters
     ----------
     format : SparseFormat, Pattern or str
-        M at most 32; `"bitmask"`, `"index"` or `"combinatorial"`.
+        M at most 32; `"bitmask"`, `"index"`, `"combinatorial"` or, on the CPU, `"tiled"`.
 
     Raises
     ------

@@ -33,7 +33,8 @@ def units(unit: str, stages: int = 0, patterns: tuple[Pattern, ...] = PATTERNS) 
 @functools.cache
 def netlist(unit: str) -> Netlist:
     """The units of all patterns."""
-    return quickly(units(unit))
+    found: Netlist = quickly(units(unit))
+    return found
 
 
 @functools.cache
@@ -51,7 +52,10 @@ def all_codes(pattern: Pattern) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 @functools.cache
 def ports_of_codes() -> dict[str, Words]:
-    return numbered([{"code": sliced(all_codes(p)[0][:, None], TILED.code_bits(p))} for p in PATTERNS])
+    ports: dict[str, Words] = numbered(
+        [{"code": sliced(all_codes(p)[0][:, None], TILED.code_bits(p))} for p in PATTERNS]
+    )
+    return ports
 
 
 def wrong_masks(found: Netlist) -> list[int]:
@@ -87,7 +91,10 @@ def wrong_positions(found: Netlist) -> list[int]:
 @functools.cache
 def ports_of_masks() -> dict[str, Words]:
     masks = np.arange(MASKS)
-    return numbered([{"mask": sliced(masks[:, None] & ((1 << p.m) - 1), p.m)} for p in PATTERNS])
+    ports: dict[str, Words] = numbered(
+        [{"mask": sliced(masks[:, None] & ((1 << p.m) - 1), p.m)} for p in PATTERNS]
+    )
+    return ports
 
 
 def wrong_codes(found: Netlist) -> list[int]:
