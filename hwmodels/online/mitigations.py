@@ -48,7 +48,7 @@ class Settings:
         An outlier matrix keeps `outliers` of `window` elements: 4:256.
     columns : int
         Salient columns; 128 in GIFT-SW, arXiv 2408.15300.
-    selector_kind : {"all_pairs", "bitonic", "half"}
+    selector_kind : {"all_pairs", "bitonic", "half", "planes"}
 
     Raises
     ------

@@ -421,7 +421,8 @@ def _assemble(
         net_cycles=int(free.cycles) + exposed + exposed_beside + parameter_cycles + side_cycles,
         selected_groups=again * groups,
         selector_comparisons=total["selector_compares"],
-        comparison_bits=key_bits(case.dtype) + (0 if asked.kind == "all_pairs" else index_bits(pattern.m)),
+        comparison_bits=key_bits(case.dtype)
+        + (0 if asked.kind in ("all_pairs", "planes") else index_bits(pattern.m)),
         encoded_groups=0 if consumer else groups,
         encoded_bits=encoded_bits,
         vector_multiplies=total["multiplies"],

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.gates.spread import Spread
-from hwmodels.silicon.structures import Cells
+from hwmodels.gates.table import Gates
+from hwmodels.silicon.datapath import ADDER_BITS, datapath
 from hwmodels.silicon.technology import Technology, load
-from hwmodels.silicon.units import decoder_cells, encoder_cells, pruner_cells, select_cells
+from hwmodels.silicon.units import per_group, select_gates
 from hwmodels.tensorcore.point import BLOCK_BYTES, Point
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from nmsim.case import VALUE_BITS
-from nmsim.errors import SpecError
+from nmsim.errors import SpecError, brief
 from nmsim.units import percent
 
 Floats = NDArray[np.float64]
@@ -31,25 +32,24 @@ SPARSE_PARTS = ("select", "decode", "prune", "encode")
 MEMORY_PARTS = ("shared", "l2")
 REGISTER_BANK_BYTES = (32768, 4096, 1024)
 """Banks that registers and partial sums are made of, from the low to the high end of their area (A51)."""
-ADDER_BITS = 32
-"""Width of the adders whose area and energy are published; others take them in proportion (A54)."""
 
 
 class UnitAreas(NamedTuple):
     """Areas of the units of a core, um2, float64 arrays [3]: low, nominal, high.
 
-    A cell is what stands at a row and a column of the array. `group_elems`: M of the widest pattern, whose groups decoders
-    and selectors take.
+    A cell is what stands at a row and a column of the array: its multipliers and the sum of their products, and what
+    accumulates 32 bits. `decoder`, `selector`, `encoder` [lengths, 3]: one of groups of M elements. `group_elems`
+    [lengths, 1]: M.
     """
 
     cell_multiply: Floats
-    cell_add: Floats
+    cell_accumulate: Floats
     cell_select: Floats
     decoder: Floats
     selector: Floats
     encoder: Floats
-    register_bit: Floats
     group_elems: Floats
+    register_bit: Floats
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,22 @@ class AreaReport:
         In um2.
     parts : mapping of str to Spread
         By `PARTS`, in um2, all cores together.
-    overhead_of_cores, overhead_of_chip : Spread
-        What sparsity adds, as a share of the dense cores without shared memory and L2, and with them.
+    lane_um2 : mapping of str to Spread
+        The same but memories, in um2 per multiply-add of `lane_bits`.
+    sparse_lane_um2 : Spread
+        What sparsity adds per such a multiply-add.
+    overhead_of_arrays, overhead_of_cores, overhead_of_chip : Spread
+        What sparsity adds, as a share of three dense sums: multipliers and adders; these with partial sums and operand
+        registers; and all that is modelled, shared memory and L2 as well.
     explanation : str
         One sentence.
     """
 
     total: Spread
     parts: Mapping[str, Spread]
+    lane_um2: Mapping[str, Spread]
+    sparse_lane_um2: Spread
+    overhead_of_arrays: Spread
     overhead_of_cores: Spread
     overhead_of_chip: Spread
     explanation: str
@@ -83,11 +91,6 @@ def ends(spread: Spread) -> Floats:
 def summed(arrays: Iterable[Floats]) -> Floats:
     """Add arrays up, number by number."""
     return functools.reduce(np.add, arrays)
-
-
-def adder_of(dtype: str) -> str:
-    """Name the adder that sums up products of a value type, in the tables of costs."""
-    return f"{'int' if dtype.startswith('int') else 'fp'}{ADDER_BITS}"
 
 
 @functools.lru_cache(maxsize=4096)
@@ -117,22 +120,21 @@ def unit_areas(core: SparseTensorCore) -> UnitAreas:
     [0.0, 0.0, 0.0]
     """
     technology = load(core.node_nm)
-    overhead = technology.share("layout_overhead")
-    multipliers = [
-        technology.cost("multiply_um2", dtype).times(core.depth(VALUE_BITS[dtype])) for dtype in core.dtypes
-    ]
-    adders = [technology.cost("add_um2", adder_of(dtype)).times(core.array_depth) for dtype in core.dtypes]
-    selector = pruner_cells(core) if core.selector_elements_per_cycle else Cells()
-    widest = float(max((pattern.m for pattern in core.patterns), default=1))
+    found = [datapath(core, dtype) for dtype in core.dtypes]
+    groups = per_group(core)
+    decoder, selector, encoder = (
+        np.array([ends(technology.um2(gates)) for gates in each or (Gates(),)])
+        for each in (groups.decoders, groups.selectors, groups.encoders)
+    )
     return UnitAreas(
-        cell_multiply=_largest(multipliers) * ends(overhead),
-        cell_add=_largest(adders) * ends(overhead),
-        cell_select=ends(technology.um2(select_cells(core))),
-        decoder=ends(technology.um2(decoder_cells(core))),
-        selector=ends(technology.um2(selector)),
-        encoder=ends(technology.um2(encoder_cells(core))),
+        cell_multiply=_largest([each.multiply_um2 + each.sum_um2 for each in found]),
+        cell_accumulate=_largest([each.accumulate_um2 for each in found]),
+        cell_select=ends(technology.um2(select_gates(core))),
+        decoder=decoder,
+        selector=selector,
+        encoder=encoder,
+        group_elems=np.array([[float(m)] for m in groups.m or (1,)]),
         register_bit=_register_um2_per_bit(technology),
-        group_elems=np.full(3, widest),
     )
 
 
@@ -165,20 +167,25 @@ def part_areas(unit: UnitAreas, numbers: Any, node_nm: Any) -> dict[str, Floats]
     p, cores = numbers, numbers.cores
     cells = cores * p.array_rows * p.array_cols
     register_bytes = p.register_blocks * (p.fragment_rows + p.fragment_cols) * BLOCK_BYTES
-    selectors = cores * p.selector_elements_per_cycle / unit.group_elems
     (shared,) = at_capacity([Technology.sram_um2_per_bit], node_nm, p.shared_bytes)
     (l2,) = at_capacity([Technology.sram_um2_per_bit], node_nm, p.l2_bytes)
     return {
-        "multiply": cells * (unit.cell_multiply + unit.cell_add * (p.accumulator_bits / ADDER_BITS)),
+        "multiply": cells * (unit.cell_multiply + unit.cell_accumulate * (p.accumulator_bits / ADDER_BITS)),
         "accumulators": cores * p.accumulator_bytes * 8 * unit.register_bit,
         "registers": cores * register_bytes * 8 * unit.register_bit,
         "select": cells * unit.cell_select,
-        "decode": cores * p.decoder_elements_per_cycle / unit.group_elems * unit.decoder,
-        "prune": selectors * unit.selector,
-        "encode": selectors * unit.encoder,
+        "decode": cores * _most(unit.decoder, unit, p.decoder_elements_per_cycle),
+        "prune": cores * _most(unit.selector, unit, p.selector_elements_per_cycle),
+        "encode": cores * _most(unit.encoder, unit, p.selector_elements_per_cycle),
         "shared": cores * p.shared_bytes * 8 * shared,
         "l2": p.l2_bytes * 8 * l2,
     }
+
+
+def _most(one: Floats, unit: UnitAreas, elements_per_cycle: Any) -> Floats:
+    """Area of the units of a core that take so many elements in a cycle: of the length of a group that needs most."""
+    needs = (np.ceil(elements_per_cycle / m) * um2 for m, um2 in zip(unit.group_elems, one, strict=True))
+    return functools.reduce(np.maximum, needs)
 
 
 def at_capacity(
@@ -233,16 +240,60 @@ def _area(core: SparseTensorCore) -> AreaReport:
     found = part_areas(unit_areas(core), core, core.node_nm)
     parts = {name: Spread(*found[name].tolist()) for name in PARTS}
     total = functools.reduce(Spread.__add__, parts.values())
-    sparse = sum(found[name] for name in SPARSE_PARTS)
-    of_cores = sum(found[name] for name in PARTS if name not in (*SPARSE_PARTS, *MEMORY_PARTS))
-    of_chip = ends(total) - sparse
-    cores_share, chip_share = (Spread(*np.sort(sparse / dense).tolist()) for dense in (of_cores, of_chip))
-    text = _explained(core, total, parts, cores_share, chip_share)
-    return AreaReport(total, MappingProxyType(parts), cores_share, chip_share, text)
+    sparse = summed(found[name] for name in SPARSE_PARTS)
+    dense_cores = summed(found[name] for name in ("multiply", "accumulators", "registers"))
+    dense = (found["multiply"], dense_cores, ends(total) - sparse)
+    of_arrays, of_cores, of_chip = (_share(sparse, um2) for um2 in dense)
+    per_lane = 1 / (core.cores * core.array_rows * core.array_cols * core.array_depth)
+    lane = {name: part.times(per_lane) for name, part in parts.items() if name not in MEMORY_PARTS}
+    sparse_lane = Spread(*(sparse * per_lane).tolist())
+    text = _explained(core, total, parts, sparse_lane, (of_arrays, of_cores, of_chip))
+    return AreaReport(
+        total,
+        MappingProxyType(parts),
+        MappingProxyType(lane),
+        sparse_lane,
+        of_arrays,
+        of_cores,
+        of_chip,
+        text,
+    )
+
+
+def _share(part: Floats, whole: Floats) -> Spread:
+    """A ratio of two ranges that err together; its ends need not be in their order."""
+    _, nominal, _ = ratios = (part / whole).tolist()
+    return Spread(min(ratios), nominal, max(ratios))
+
+
+def only(core: SparseTensorCore, dtype: str) -> SparseTensorCore:
+    """The same chip if it multiplies one value type alone, with as many bits per row and column.
+
+    Raises
+    ------
+    SpecError
+        No such value type.
+
+    Examples
+    --------
+    >>> from hwmodels.tensorcore.record import load_core
+    >>> chip = only(load_core("flexible-8x16"), "int8")
+    >>> chip.array_depth, chip.lane_bits
+    (32, 8)
+    """
+    if dtype not in VALUE_BITS:
+        raise SpecError(f"dtype={brief(dtype)}: expected one of {', '.join(VALUE_BITS)}")
+    return replace(
+        core, dtypes=(dtype,), lane_bits=VALUE_BITS[dtype], array_depth=core.depth(VALUE_BITS[dtype])
+    )
 
 
 def _explained(
-    core: SparseTensorCore, total: Spread, parts: Mapping[str, Spread], of_cores: Spread, of_chip: Spread
+    core: SparseTensorCore,
+    total: Spread,
+    parts: Mapping[str, Spread],
+    sparse_lane: Spread,
+    shares: Sequence[Spread],
 ) -> str:
     largest = max(PARTS, key=lambda name: parts[name].nominal)
     text = (
@@ -252,10 +303,10 @@ def _explained(
     if not any(parts[name].high for name in SPARSE_PARTS):
         return f"{text}; nothing is there for sparsity."
     dearest = max(SPARSE_PARTS, key=lambda name: parts[name].nominal)
+    of_arrays, of_cores, of_chip = (percent(share.nominal, 1, unit="%") for share in shares)
     return (
-        f"{text}; sparsity adds {percent(of_cores.nominal, 1, unit='%')} to the cores and "
-        f"{percent(of_chip.nominal, 1, unit='%')} with their memories, "
-        f"most of it for {dearest}."
+        f"{text}; sparsity adds {sparse_lane.nominal:.3g} um2 per lane of {core.lane_bits} bits: {of_arrays} of the "
+        f"arrays, {of_cores} of the cores and {of_chip} of all that is modelled, most of it for {dearest}."
     )
 
 
@@ -311,5 +362,20 @@ def area_columns(
 
 
 def gathered(units: Sequence[Any], rows: NDArray[np.int64]) -> Any:
-    """Turn records of arrays [3] into one record of arrays [3, n], row by row."""
-    return type(units[0])(*np.moveaxis(np.array(units), 0, 2)[:, :, rows])
+    """Turn records of arrays [..., 3] into one record of arrays [..., 3, n], row by row; short ones are filled up."""
+    fields = [_alike(of_field) for of_field in zip(*units, strict=True)]
+    # All numbers are taken in one go: that is many times as fast as field by field.
+    flat = np.take(np.concatenate([each.reshape(len(units), -1) for each in fields], axis=1).T, rows, axis=1)
+    ends_at = np.cumsum([each[0].size for each in fields])
+    parts = np.split(flat, ends_at[:-1])
+    return type(units[0])(
+        *(part.reshape(*each.shape[1:], -1) for part, each in zip(parts, fields, strict=True))
+    )
+
+
+def _alike(arrays: Sequence[Floats]) -> Floats:
+    """Arrays below each other; of decoders for fewer lengths than others have, the last one is repeated."""
+    most = max(len(each) for each in arrays)
+    if all(len(each) == most for each in arrays):
+        return np.array(arrays)
+    return np.array([np.pad(each, ((0, most - len(each)), (0, 0)), mode="edge") for each in arrays])

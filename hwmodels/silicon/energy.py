@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 
 from hwmodels.gates.spread import Spread
 from hwmodels.silicon.area import (
-    ADDER_BITS,
     MEMORY_PARTS,
     UnitAreas,
-    adder_of,
     at_capacity,
     ends,
     gathered,
@@ -23,11 +21,17 @@ from hwmodels.silicon.area import (
     summed,
     unit_areas,
 )
-from hwmodels.silicon.structures import Cells, index_bits
+from hwmodels.silicon.datapath import ADDER_BITS, datapath
 from hwmodels.silicon.technology import Technology, load
-from hwmodels.silicon.units import decoder, encoder, pass_cells, rom_decoder, select_one, selector_cells
+from hwmodels.silicon.units import (
+    decoder,
+    encoder,
+    passed_share,
+    select_gates,
+    select_one,
+    selector,
+)
 from hwmodels.tensorcore.cycles import Cycles, closed_form
-from hwmodels.tensorcore.latency import selector_cycles
 from hwmodels.tensorcore.point import Point, mapping, point
 from hwmodels.tensorcore.record import SparseTensorCore, load_core
 from hwmodels.tensorcore.simulate import Simulation
@@ -52,8 +56,9 @@ class UnitCosts(NamedTuple):
         A bit over one millimetre.
     l2_distance : ratio
         Way between L2 and a core over the side of the chip.
-    multiply, add : joules
-        Of one value type; the addition of 32 bits, of which other widths take their share.
+    multiply, accumulate : joules
+        A multiply-add of one value type: its multiplication and its part of the sum of products; its part of an accumulation in
+        32 bits, of which other widths take their share.
     gated : ratio
         Of a multiply-add, if an operand is zero or a lane idle.
     select, passed : joules
@@ -71,7 +76,7 @@ class UnitCosts(NamedTuple):
     wire_bit_mm: Floats
     l2_distance: Floats
     multiply: Floats
-    add: Floats
+    accumulate: Floats
     gated: Floats
     select: Floats
     passed: Floats
@@ -86,36 +91,35 @@ class UnitCosts(NamedTuple):
 def unit_costs(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> UnitCosts:
     """Work out what the actions of a core take for a case, whatever its shape and packing.
 
-        Parameters
-        ----------
-        core : SparseTensorCore
-        case : Case
-        other : Pattern, optional
-            Of the other operand.
+    Parameters
+    ----------
+    core : SparseTensorCore
+    case : Case
+    other : Pattern, optional
+        Of the other operand.
 
-        Returns
-        -------
-        UnitCosts
+    Returns
+    -------
+    UnitCosts
 
-        Raises
-        ------
-        SpecError
-            A technology node that no cost is known for.
-        EncodingError
-            An encoding without a decoder.
+    Raises
+    ------
+    SpecError
+        A technology node that no cost is known for.
+    EncodingError
+        An encoding without a decoder.
 
-        Source
-        ------
-        `technology.toml`; structures as in `hwmodels.silicon.units`; A30 to A39, A52 to A54.
+    Source
+    ------
+    `technology.toml`; structures as in `hwmodels.silicon.units`; A30 to A39, A52 to A54.
 
-        Examples
-        --------
-        >>> from hwmodels.tensorcore.latency import selector_cycles
-    from hwmodels.tensorcore.record import load_core
-        >>> from nmsim.case import GemmShape
-        >>> costs = unit_costs(load_core("edge-npu-8x16"), Case(GemmShape(1, 1, 1), "8:16", dtype="int8"))
-        >>> float(costs.multiply[1])
-        7e-14
+    Examples
+    --------
+    >>> from hwmodels.tensorcore.record import load_core
+    >>> from nmsim.case import GemmShape
+    >>> costs = unit_costs(load_core("edge-npu-8x16"), Case(GemmShape(1, 1, 1), "8:16", dtype="int8"))
+    >>> float(costs.multiply[1])
+    7e-14
     """
     return _unit_costs(core, case.dtype, case.format, case.sparse_operand, other)
 
@@ -127,32 +131,37 @@ def _unit_costs(
     technology = load(core.node_nm)
     nothing = Spread()
     select = decode = prune = encode = nothing
+    lane_bits = VALUE_BITS[dtype]
+    lanes = core.depth(lane_bits)
     if format is not None:
         pattern = format.pattern
-        lane_bits = VALUE_BITS[dtype]
-        lanes = core.depth(lane_bits)
         if core.takes(pattern, operand):
-            cells = select_one(pattern, lane_bits, lanes, core.select_network, other is not None)
-            select = technology.joules(cells).times(1 / lanes)
-        decode = _decode_joules(technology, format)
+            chosen = select_one(pattern, lane_bits, lanes, core.select_network, other is not None)
+            select = technology.joules(chosen).times(1 / lanes)
+        how = "native" if core.takes(pattern, operand) else "expanded"
+        how = how if other is None else "dual"
+        decode = technology.joules(decoder(core, format, how))
         if other is not None:
-            beside = _decode_joules(technology, replace(format, pattern=other))
+            beside = technology.joules(decoder(core, replace(format, pattern=other), how))
             decode = max(decode, beside, key=lambda cost: cost.nominal)
         if operand == "activations" and core.selector_elements_per_cycle:
-            latency = selector_cycles(core, pattern, dtype)
-            prune = technology.joules(selector_cells(pattern, core.selector_kind, dtype, latency))
+            prune = technology.joules(selector(core, pattern, dtype))
             written = format.encoding if core.selector_placement == "producer" else encodings.get("index")
-            encode = _encode_joules(technology, replace(format, encoding=written))
+            encode = technology.joules(encoder(replace(format, encoding=written)))
+    passed = technology.joules(select_gates(core)).times(
+        passed_share(core) / core.array_depth * lane_bits / core.lane_bits
+    )
+    cell = datapath(core, dtype)
     return UnitCosts(
         dram_bit=ends(technology.cost("dram_joules_per_bit", core.dram_kind).spread),
         register_bit=ends(technology.cost("register_joules_per_bit", "register_file").spread),
         wire_bit_mm=ends(technology.cost("wire_joules_per_bit_mm", "wire").spread),
         l2_distance=ends(technology.share("l2_distance_share")),
-        multiply=ends(technology.cost("multiply_joules", dtype).spread),
-        add=ends(technology.cost("add_joules", adder_of(dtype)).spread),
+        multiply=ends((cell.multiply_joules + cell.sum_joules).times(1 / lanes)),
+        accumulate=ends(cell.accumulate_joules.times(1 / lanes)),
         gated=ends(technology.share("gated_share")),
         select=ends(select),
-        passed=ends(technology.joules(pass_cells(core)).times(VALUE_BITS[dtype] / core.lane_bits)),
+        passed=ends(passed),
         decode=ends(decode),
         prune=ends(prune),
         encode=ends(encode),
@@ -162,32 +171,6 @@ def _unit_costs(
             technology.share("leakage_when_cut_share") if core.power_gating else Spread(1.0, 1.0, 1.0)
         ),
     )
-
-
-def _decode_joules(technology: Technology, format: SparseFormat) -> Spread:
-    """Logic of a decoder at work, and its table: a mask looked up, or a binomial for every position."""
-    pattern = format.pattern
-    cells = decoder(format, technology)
-    looked_up = cells.rom_bits == rom_decoder(pattern).rom_bits
-    bits = pattern.m if looked_up else (pattern.m - 1) * index_bits(pattern.configurations)
-    return technology.joules(cells) + _table_joules(technology, cells.rom_bits, bits)
-
-
-def _encode_joules(technology: Technology, format: SparseFormat) -> Spread:
-    """Logic of an encoder at work, and a binomial for every kept element."""
-    cells, pattern = encoder(format), format.pattern
-    return technology.joules(cells) + _table_joules(
-        technology, cells.rom_bits, pattern.n * index_bits(pattern.configurations)
-    )
-
-
-def _table_joules(technology: Technology, table_bits: int, read_bits: int) -> Spread:
-    """A table is a memory that is read, or a gate for each of its bits: whichever takes less (A53)."""
-    if not table_bits:
-        return Spread()
-    as_memory = technology.rom_read_joules_per_bit(table_bits).times(read_bits)
-    as_gates = technology.joules(Cells(and2=table_bits))
-    return min(as_memory, as_gates, key=lambda cost: cost.nominal)
 
 
 PARTS = (
@@ -248,18 +231,17 @@ class EnergyReport:
 def design(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> Design:
     """Work out all that `energy_columns` wants of a core and a way to store; the shape of the case is without effect.
 
-        Raises
-        ------
-        SpecError, EncodingError
-            As `unit_costs`.
+    Raises
+    ------
+    SpecError, EncodingError
+        As `unit_costs`.
 
-        Examples
-        --------
-        >>> from hwmodels.tensorcore.latency import selector_cycles
-    from hwmodels.tensorcore.record import load_core
-        >>> from nmsim.case import GemmShape
-        >>> design(load_core("dense"), Case(GemmShape(1, 1, 1))).node_nm
-        5
+    Examples
+    --------
+    >>> from hwmodels.tensorcore.record import load_core
+    >>> from nmsim.case import GemmShape
+    >>> design(load_core("dense"), Case(GemmShape(1, 1, 1))).node_nm
+    5
     """
     return Design(core.node_nm, core.clock_hz, unit_costs(core, case, other), unit_areas(core))
 
@@ -327,7 +309,7 @@ def part_joules(of: Design, p: Any, c: Any) -> Iterator[tuple[str, Floats]]:
     yield "select", np.where(p.native, c.effectual_macs * cost.select, offered * cost.passed)
     idle = np.maximum(c.macs - c.effectual_macs, 0.0)
     width = p.accumulator_bits / ADDER_BITS
-    multiply_add = cost.multiply + cost.add * width
+    multiply_add = cost.multiply + cost.accumulate * width
     yield "multiply", (c.effectual_macs + idle * cost.gated) * multiply_add
     sums = c.accumulator_accesses + p.a_rows * p.b_cols
     yield "accumulate", sums * p.accumulator_bits * cost.register_bit
@@ -413,36 +395,35 @@ def energy_columns(
 ) -> dict[str, Floats]:
     """Add up the energy of many products at once.
 
-        Parameters
-        ----------
-        designs : sequence of Design
-        places : int64 array [n]
-            Which of the designs each point is.
-        points : float64 array [n, fields of Point]
-            Their numbers take the place of the core's own.
-        answers : float64 array [n, fields of Cycles]
-            As `closed_form` gives them.
+    Parameters
+    ----------
+    designs : sequence of Design
+    places : int64 array [n]
+        Which of the designs each point is.
+    points : float64 array [n, fields of Point]
+        Their numbers take the place of the core's own.
+    answers : float64 array [n, fields of Cycles]
+        As `closed_form` gives them.
 
-        Returns
-        -------
-        dict of str to float64 array [n]
-            `energy_joules_low`, `energy_joules`, `energy_joules_high`; NaN if there is no answer.
+    Returns
+    -------
+    dict of str to float64 array [n]
+        `energy_joules_low`, `energy_joules`, `energy_joules_high`; NaN if there is no answer.
 
-        Raises
-        ------
-        SpecError
-            Arrays of different lengths.
+    Raises
+    ------
+    SpecError
+        Arrays of different lengths.
 
-        Examples
-        --------
-        >>> from hwmodels.tensorcore.latency import selector_cycles
-    from hwmodels.tensorcore.record import load_core
-        >>> from nmsim.case import GemmShape
-        >>> core, case = load_core("flexible-8x16"), Case(GemmShape(64, 4096, 4096), "8:16")
-        >>> points = np.array([point(core, case)])
-        >>> found = energy_columns([design(core, case)], np.array([0]), points, closed_form(points))
-        >>> bool(np.isclose(found["energy_joules"][0], energy(case, core).total.nominal))
-        True
+    Examples
+    --------
+    >>> from hwmodels.tensorcore.record import load_core
+    >>> from nmsim.case import GemmShape
+    >>> core, case = load_core("flexible-8x16"), Case(GemmShape(64, 4096, 4096), "8:16")
+    >>> points = np.array([point(core, case)])
+    >>> found = energy_columns([design(core, case)], np.array([0]), points, closed_form(points))
+    >>> bool(np.isclose(found["energy_joules"][0], energy(case, core).total.nominal))
+    True
     """
     if not len(places) == len(points) == len(answers):
         raise SpecError(

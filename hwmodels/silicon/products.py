@@ -1,5 +1,6 @@
 """Products on tensor cores as flat records, with their energy; and what a core does not take."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -7,6 +8,8 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from hwmodels.estimate.table import format_cells
+from hwmodels.gates.spread import Spread
+from hwmodels.silicon.area import area, only
 from hwmodels.silicon.energy import energy
 from hwmodels.tensorcore.answer import predict_core
 from hwmodels.tensorcore.record import SparseTensorCore
@@ -66,6 +69,52 @@ def product_record(core: SparseTensorCore, case: Case, other: Pattern | None) ->
             zip(ENERGIES, (joules.low, joules.nominal, joules.high) if joules else (None,) * 3, strict=True)
         ),
     }, problem
+
+
+ALONE = ("bf16", "fp8", "int8", "int4")
+"""Value types that a chip may be built for alone."""
+SHARES = ("overhead_of_arrays", "overhead_of_cores", "overhead_of_chip")
+
+
+def area_records(core: SparseTensorCore) -> list[dict[str, Any]]:
+    """Say what sparsity adds to a core: as it is, and if it multiplied one value type alone with as many bits.
+
+    Returns
+    -------
+    list of dict
+        `core`, `dtypes`, `lane_bits`; `area_um2`, `lane_um2` and `sparse_lane_um2` (multiplier, adder and their registers, and
+        what sparsity adds, per lane); `SHARES`. Areas and shares have `_low` and `_high` beside them. None without sparsity,
+        or if no cost is known.
+
+    Examples
+    --------
+    >>> from hwmodels.tensorcore.record import load_core
+    >>> [each["dtypes"] for each in area_records(load_core("nvidia-like-2x4"))][1:]
+    [['bf16'], ['fp8'], ['int8'], ['int4']]
+    """
+    found = []
+    for each in (core, *(only(core, dtype) for dtype in ALONE)) if core.patterns else ():
+        try:
+            report = area(each)
+        except NmsimError:
+            return []
+        spreads = {
+            "area_um2": report.total,
+            "lane_um2": functools.reduce(Spread.__add__, (report.lane_um2[name] for name in DENSE_LANE)),
+            "sparse_lane_um2": report.sparse_lane_um2,
+            **{name: getattr(report, name) for name in SHARES},
+        }
+        numbers = {
+            f"{name}{end}": value
+            for name, spread in spreads.items()
+            for end, value in (("_low", spread.low), ("", spread.nominal), ("_high", spread.high))
+        }
+        found.append({"core": core.id, "dtypes": list(each.dtypes), "lane_bits": each.lane_bits, **numbers})
+    return found
+
+
+DENSE_LANE = ("multiply", "accumulators", "registers")
+"""Parts of a lane that a dense core has."""
 
 
 def best_encoding(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> Case:

@@ -1,14 +1,11 @@
-"""What structures are built of: counts of standard cells, before anybody says what a cell costs."""
+"""Cells of what is counted, not synthesised: multipliers' sums, aligned trees of products, and the accumulation behind them."""
 
-import functools
 import operator
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Literal, Self, get_args
+from typing import NamedTuple, Self
 
+from nmsim.case import VALUE_BITS
 from nmsim.errors import SpecError, brief
-from nmsim.pattern import Pattern
-from nmsim.units import ceil_div
 
 
 @dataclass(frozen=True)
@@ -25,8 +22,6 @@ class Cells:
         Two inputs, one bit.
     and2 : int
         Two-input gates: AND or OR.
-    flip_flop : int
-    rom_bits : int
 
     Raises
     ------
@@ -36,7 +31,7 @@ class Cells:
     Examples
     --------
     >>> Cells(mux2=3) + Cells(and2=1).times(4)
-    Cells(full_adder=0, half_adder=0, comparator_bit=0, mux2=3, and2=4, flip_flop=0, rom_bits=0)
+    Cells(full_adder=0, half_adder=0, comparator_bit=0, mux2=3, and2=4)
     """
 
     full_adder: int = 0
@@ -44,8 +39,6 @@ class Cells:
     comparator_bit: int = 0
     mux2: int = 0
     and2: int = 0
-    flip_flop: int = 0
-    rom_bits: int = 0
 
     def __post_init__(self) -> None:
         for name, count in zip(FIELDS, counts(self), strict=True):
@@ -59,19 +52,12 @@ class Cells:
         """So many copies of the structure."""
         return type(self)(*(count * copies for count in counts(self)))
 
-    def shared_with(self, other: "Cells") -> Self:
-        """A structure that can serve as either of two, one at a time: the larger count of every cell."""
-        return type(self)(*map(max, counts(self), counts(other)))
-
 
 FIELDS = tuple(part.name for part in fields(Cells))
 counts = operator.attrgetter(*FIELDS)
 """All counts of a structure as a tuple."""
-LOGIC_CELLS = FIELDS[:-1]
-"""All but `rom_bits`: those with an equivalent in gates."""
-
-
-SelectStructure = Literal["mux", "ordered_mux", "onehot", "crossbar", "banked", "butterfly", "benes"]
+LOGIC_CELLS = (*FIELDS, "flip_flop")
+"""Cells with an equivalent in gates."""
 
 
 def index_bits(count: int) -> int:
@@ -85,149 +71,169 @@ def index_bits(count: int) -> int:
     return (count - 1).bit_length()
 
 
-def popcount(bits: int) -> Cells:
-    """Count the adders that add up `bits` bits: at every weight three bits become a sum and a carry, until one is left.
+class FloatType(NamedTuple):
+    """Bits of a floating-point type: of its exponent, of its significand with the leading one, and of any exact product."""
 
-    Source
-    ------
-    Counting by full adders, Knuth, TAOCP 7.1.2. `bits` less the ones of `bits` in binary are adders of either kind.
-
-    Examples
-    --------
-    >>> popcount(7).full_adder, popcount(8).full_adder, popcount(8).half_adder
-    (4, 4, 3)
-    """
-    full = half = 0
-    while bits > 1:
-        full += (bits - 1) // 2
-        half += bits % 2 == 0
-        bits //= 2
-    return Cells(full_adder=full, half_adder=half)
+    exponent_bits: int
+    significand_bits: int
+    exact_bits: int
 
 
-def prefix_sums(count: int, widths: Iterable[int]) -> Cells:
-    """Count the adders of a Sklansky network that makes all prefix sums of `count` numbers.
-
-    Parameters
-    ----------
-    count : int
-    widths : iterable of int
-        Bits of an adder at each level; as many levels as `index_bits(count)`.
-
-    Source
-    ------
-    J. Sklansky, Conditional-sum addition logic, 1960: position p adds at level l where bit l of p is set.
-
-    Examples
-    --------
-    >>> prefix_sums(16, [1, 2, 3, 4]).full_adder
-    80
-    """
-    levels = range(index_bits(count))
-    return Cells(
-        full_adder=sum(
-            width * sum(p >> level & 1 for p in range(count))
-            for level, width in zip(levels, widths, strict=True)
-        )
-    )
+FLOATS = {
+    "fp32": FloatType(8, 24, 554),
+    "tf32": FloatType(8, 11, 528),
+    "fp16": FloatType(5, 11, 80),
+    "bf16": FloatType(8, 8, 522),
+    "fp8": FloatType(5, 4, 64),
+    "fp4": FloatType(2, 2, 8),
+}
+"""`exact_bits`: fixed point that holds every product, 2 (largest - smallest exponent + significand). fp8: E4M3 and E5M2."""
+SUM_EXPONENT_BITS = 8
+"""Of a partial sum of 32 bits."""
+SUM_SIGNIFICAND_BITS = 24
+INTEGER_BITS = 2
+"""A product of two significands is below 4."""
 
 
-def slot_lines(pattern: Pattern) -> Cells:
-    """Count the cells that compute, from a mask, the kept element of every position.
-
-    There are prefix counts of the mask's ones. Each possible pair of position and slot, N(M - N + 1) of them, has a line. It
-    is set if the position goes to the slot: the decoded count, and the mask's own bit.
-
-    Examples
-    --------
-    >>> slot_lines(Pattern(2, 4))
-    Cells(full_adder=6, half_adder=0, comparator_bit=0, mux2=0, and2=12, flip_flop=0, rom_bits=0)
-    """
-    if pattern.n == pattern.m:
-        return Cells()
-    counter = pattern.n.bit_length()
-    widths = (min(level + 1, counter) for level in range(index_bits(pattern.m)))
-    lines = pattern.n * (pattern.m - pattern.n + 1)
-    return prefix_sums(pattern.m, widths) + Cells(and2=lines * counter)
-
-
-def mask_to_positions(pattern: Pattern) -> Cells:
-    """Count the cells that turn a mask into N positions: `slot_lines`, and each slot's lines put into binary by ORs.
-
-    Examples
-    --------
-    >>> mask_to_positions(Pattern(2, 4)).and2
-    16
-    """
-    per_slot = index_bits(pattern.m) * ((pattern.m - pattern.n + 1) // 2)
-    return slot_lines(pattern) + Cells(and2=pattern.n * per_slot if pattern.n < pattern.m else 0)
-
-
-def operand_select(
-    patterns: Iterable[Pattern], value_bits: int, macs: int, structure: SelectStructure = "mux"
-) -> Cells:
-    """Count the cells that bring kept values together with their elements of operand B.
-
-    Parameters
-    ----------
-    patterns : iterable of Pattern
-        What a core takes, one at a time: the larger count of every cell serves them all. None: nothing to select.
-    value_bits : int
-        Bits of an element of operand B.
-    macs : int
-        Multiply-adds that are fed side by side with one row or column of operand B.
-    structure : {"mux", "ordered_mux", "crossbar", "banked", "benes"}
-        `"mux"`: an M:1 multiplexer for each multiply-add, M - 1 of two inputs per bit. `"ordered_mux"`: only M - N + 1
-        inputs, which is enough if positions ascend. `"crossbar"`, and `"banked"` with a crossbar before its banks: per
-        group N x M gates per bit, ORs for each output, and the decoded positions. `"benes"`: M log2 M - M/2 switches
-        of two multiplexers per bit for each group, M rounded up to a power of two. The logic for its settings is
-        not counted (assumption A39).
-
-    Returns
-    -------
-    Cells
+def significand_bits(dtype: str) -> int:
+    """Bits of the two numbers that a multiplier of this value type multiplies: significands, or integers.
 
     Raises
     ------
     SpecError
-        Another structure, or no positive number of bits or multiply-adds.
-
-    Source
-    ------
-    A multiplexer of M inputs is a tree of M - 1. Benes network: V. Benes, Mathematical Theory of Connecting Networks
-    and Telephone Traffic, 1965.
+        No such value type.
 
     Examples
     --------
-    >>> operand_select([Pattern(2, 4)], 16, 4).mux2, operand_select([Pattern(8, 16)], 16, 4).mux2
-    (192, 960)
-    >>> operand_select([Pattern(2, 4), Pattern(8, 16)], 16, 4).mux2
-    960
+    >>> [significand_bits(dtype) for dtype in ("fp16", "bf16", "fp8", "int8")]
+    [11, 8, 4, 8]
     """
-    if structure not in get_args(SelectStructure):
-        raise SpecError(
-            f"select structure {brief(structure)}: expected one of {', '.join(get_args(SelectStructure))}"
-        )
-    for name, value in (("value_bits", value_bits), ("macs", macs)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise SpecError(f"{name}={brief(value)}: expected a positive whole number")
-    needs = (_select_one(pattern, value_bits, macs, structure) for pattern in patterns)
-    return functools.reduce(Cells.shared_with, needs, Cells())
+    if dtype not in VALUE_BITS:
+        raise SpecError(f"dtype={brief(dtype)}: expected one of {', '.join(VALUE_BITS)}")
+    return FLOATS[dtype].significand_bits if dtype in FLOATS else VALUE_BITS[dtype]
 
 
-def _select_one(pattern: Pattern, value_bits: int, macs: int, structure: SelectStructure) -> Cells:
-    n, m = pattern.n, pattern.m
-    if n == m:
-        return Cells()
-    if structure in ("mux", "ordered_mux"):
-        inputs = m if structure == "mux" else m - n + 1
-        return Cells(mux2=macs * (inputs - 1) * value_bits)
-    groups = ceil_div(macs, n)
-    if structure == "onehot":
-        return Cells(and2=groups * n * (m - n + 1) * value_bits)
-    if structure in ("benes", "butterfly"):
-        levels = index_bits(m)
-        switches = (levels << levels) - ((1 << levels) >> 1)
-        return Cells(mux2=groups * switches * 2 * value_bits)
-    crosspoints = n * m * value_bits + n * (m - 1) * value_bits
-    return Cells(and2=groups * (crosspoints + n * m * max(index_bits(m) - 1, 0)))
+def word_bits(dtype: str, fraction_bits: int) -> int:
+    """Bits of an aligned product, without sign and carries.
+
+    An integer product is exact. A product of floats keeps `fraction_bits` behind the leading bit of the largest one, or is
+    exact if that takes no more.
+
+    Examples
+    --------
+    >>> word_bits("int8", 25), word_bits("fp16", 25), word_bits("fp4", 25)
+    (16, 27, 8)
+    """
+    if dtype not in FLOATS:
+        return 2 * significand_bits(dtype)
+    return min(FLOATS[dtype].exact_bits, fraction_bits + INTEGER_BITS)
+
+
+def shifter(into_bits: int, word: int, amount_bits: int) -> Cells:
+    """Count the cells of a right shift of `into_bits` into a word, by any amount of `amount_bits`.
+
+    A stage is a multiplexer for each bit that it can find in two places, and a gate for each that it finds in one. Amounts
+    beyond the word clear it.
+
+    Examples
+    --------
+    >>> shifter(4, 8, 3)
+    Cells(full_adder=0, half_adder=0, comparator_bit=0, mux2=7, and2=12)
+    """
+    mux2 = and2 = 0
+    bits, stages = min(into_bits, word), min(index_bits(word), amount_bits)
+    for shift in (1 << stage for stage in range(stages)):
+        out = min(word, bits + shift)
+        both = max(0, bits - shift)
+        mux2, and2, bits = mux2 + both, and2 + out - both, out
+    beyond = amount_bits - stages
+    return Cells(mux2=mux2, and2=and2 + (word + beyond if beyond else 0))
+
+
+def sum_of(words: int, bits: int) -> Cells:
+    """Count the adders of a tree that adds words up, each level a bit wider than the one before.
+
+    Examples
+    --------
+    >>> sum_of(4, 8).full_adder
+    28
+    """
+    adders = 0
+    while words > 1:
+        bits += 1
+        adders += (words // 2) * bits
+        words -= words // 2
+    return Cells(full_adder=adders)
+
+
+def product_tree(dtype: str, products: int, fraction_bits: int) -> Cells:
+    """Count the cells that add up the products of one cell of the array, exact and not yet normalised.
+
+    Parameters
+    ----------
+    dtype : str
+        Type of the values.
+    products : int
+        That are summed in a cycle.
+    fraction_bits : int
+        Bits of an aligned product behind the leading bit of the largest one; what is shifted out is cut off.
+
+    Returns
+    -------
+    Cells
+        Integers: a tree of adders. Floats: sums of exponents, the largest of them, differences to it, a shifter and the choice
+        of the complement for each product, and the tree. If products fit into the word whatever their exponents, as of fp4,
+        there is nothing to compare.
+
+    Source
+    ------
+    NVIDIA tensor cores align products to the largest and cut off: Fasi, Higham, Mikaitis and Pranesh, PeerJ Computer Science
+    7:e330, 2021; Khattak and Mikaitis, arXiv 2512.07004. Counted by this structure; no published netlist.
+
+    Examples
+    --------
+    >>> product_tree("int8", 16, 25).full_adder
+    261
+    """
+    word = word_bits(dtype, fraction_bits)
+    if dtype not in FLOATS:
+        return sum_of(products, word)
+    kind = FLOATS[dtype]
+    exponent = kind.exponent_bits + 1
+    each = Cells(full_adder=kind.exponent_bits, mux2=word)
+    if word < kind.exact_bits:
+        each += Cells(comparator_bit=exponent, mux2=exponent, full_adder=exponent)
+    each += shifter(2 * kind.significand_bits, word, exponent)
+    return each.times(products) + sum_of(products, word + 1)
+
+
+def accumulation(dtype: str, products: int, fraction_bits: int) -> Cells:
+    """Count the cells that add a tree's sum to a partial sum of 32 bits, once per cell of the array.
+
+    Returns
+    -------
+    Cells
+        Integers: an adder. Floats: the partial sum is aligned with the products, added, and normalised: magnitude, leading
+        zeros, a left shifter, the exponent. It is cut off and not rounded.
+
+    Source
+    ------
+    As `product_tree`.
+
+    Examples
+    --------
+    >>> accumulation("int8", 16, 25)
+    Cells(full_adder=32, half_adder=0, comparator_bit=0, mux2=0, and2=0)
+    """
+    if dtype not in FLOATS:
+        return Cells(full_adder=32)
+    word = max(word_bits(dtype, fraction_bits), SUM_SIGNIFICAND_BITS)
+    total = word + 1 + index_bits(products + 1)
+    aligned = Cells(
+        comparator_bit=SUM_EXPONENT_BITS, mux2=SUM_EXPONENT_BITS + word, full_adder=SUM_EXPONENT_BITS
+    ) + shifter(SUM_SIGNIFICAND_BITS, word, SUM_EXPONENT_BITS)
+    magnitude = Cells(half_adder=total, mux2=total)
+    # A tree over pairs: a gate says whether a half is empty, and multiplexers pass on where the leading one is.
+    leading = Cells(and2=total, mux2=total)
+    normalised = Cells(mux2=total * index_bits(total), full_adder=SUM_EXPONENT_BITS)
+    return aligned + Cells(full_adder=total) + magnitude + leading + normalised

@@ -2,14 +2,15 @@
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated
 
 from hwmodels.gates.spread import Spread, power_law
-from hwmodels.silicon.structures import LOGIC_CELLS, Cells
+from hwmodels.gates.table import Gates
+from hwmodels.silicon.structures import FIELDS, LOGIC_CELLS, Cells
 from nmsim.case import VALUE_BITS
 from nmsim.errors import SpecError, brief
 from nmsim.support.schema import (
@@ -88,9 +89,11 @@ class CostRange:
 MOST_JOULES = 1e-6
 """More is a figure in picojoules."""
 ADDERS = ("int32", "fp16", "fp32")
+LIBRARY_ERROR = 0.12
+"""Share by which gates differ if another library of cells is mapped to (A36)."""
 DRAMS = ("hbm2", "hbm3", "hbm3e", "hbm4", "gddr6", "gddr7", "lpddr4", "lpddr5", "lpddr5x", "ddr4")
 SHARES = (
-    "layout_overhead", "leakage_when_cut_share", "rom_read_share", "sram_write_share", "gated_share", "l2_distance_share",
+    "layout_overhead", "leakage_when_cut_share", "sram_write_share", "gated_share", "l2_distance_share",
 )  # fmt: skip
 
 
@@ -205,8 +208,6 @@ class TechnologyFile:
         scaling="logic_area", spread="area", keys=("gate",))]
     sram_um2_per_bit: Annotated[Mapping[str, Anchors], Table("um2_per_bit", "Area of SRAM with its periphery.",
         scaling="sram_area", spread="area", keys=None)]
-    rom_um2_per_bit: Annotated[Mapping[Annotated[str, OneOf(("rom",))], Anchors], Table("um2_per_bit", "Area of ROM.",
-        scaling="sram_area", spread="area", keys=("rom",))]
     cell_gates: Annotated[Mapping[Annotated[str, OneOf(LOGIC_CELLS)], Anchors], Table("gates", "Cells in gates.",
         scaling=None, spread="area", keys=LOGIC_CELLS)]
     shares: Annotated[Mapping[Annotated[str, OneOf(SHARES)], Anchors], Table("ratio", "Ratios.",
@@ -352,34 +353,6 @@ class Technology:
                 raise SpecError(f"cost {table}.{key}: no such {what}; expected one of {', '.join(among)}")
         return self.costs[table][key]
 
-    def multiply_add_joules(self, dtype: str, accumulator_bits: int = 32) -> Spread:
-        """Energy of one multiplication and one addition to the accumulator, in joules.
-
-        Parameters
-        ----------
-        dtype : str
-            Type of the values, a key of `nmsim.case.VALUE_BITS`.
-        accumulator_bits : int
-            32; or 16 with floating-point values.
-
-        Raises
-        ------
-        SpecError
-            A type or width that no cost is known for.
-
-        Examples
-        --------
-        >>> round(load(7).multiply_add_joules("int8").nominal * 1e12, 3)
-        0.1
-        """
-        adder = self.cost("add_joules", _adder(dtype, accumulator_bits))
-        return self.cost("multiply_joules", dtype).spread + adder.spread
-
-    def multiply_add_um2(self, dtype: str, accumulator_bits: int = 32) -> Spread:
-        """Area of one multiplier and one adder, wiring included, in um2. Arguments as `multiply_add_joules`."""
-        adder = self.cost("add_um2", _adder(dtype, accumulator_bits))
-        return self._laid_out(self.cost("multiply_um2", dtype).spread + adder.spread)
-
     def sram_read_joules_per_bit(self, capacity_bytes: float) -> Spread:
         """Energy of reading a bit from an SRAM of a capacity.
 
@@ -402,10 +375,6 @@ class Technology:
         """Energy of writing a bit to an SRAM of a capacity."""
         return self.sram_read_joules_per_bit(capacity_bytes).times(self.share("sram_write_share"))
 
-    def rom_read_joules_per_bit(self, capacity_bits: int) -> Spread:
-        """Energy of reading a bit from a ROM of a capacity."""
-        return self.sram_read_joules_per_bit(capacity_bits / 8).times(self.share("rom_read_share"))
-
     def sram_um2_per_bit(self, capacity_bytes: float) -> Spread:
         """Area per bit of SRAM with its part of the periphery; as at 1 KB below that, as at 1 MB above that."""
         return _at_capacity(self.costs["sram_um2_per_bit"], capacity_bytes, extend=False)
@@ -414,41 +383,41 @@ class Technology:
         """A ratio of the `shares` table."""
         return self.cost("shares", name).spread
 
-    def gates(self, cells: Cells) -> Spread:
-        """Two-input NAND equivalents of a structure, flip-flops included and ROM left out.
+    def gates(self, structure: Gates | Cells) -> Spread:
+        """Two-input NAND equivalents of a unit from the table of synthesis, or of counted cells; with flip-flops.
+
+        Gates of the table may be wrong by `LIBRARY_ERROR`, and by the error of the fit if they were fitted (A36).
 
         Examples
         --------
-        >>> round(load(45).gates(Cells(full_adder=3)).nominal, 2)
-        15.99
+        >>> round(load(45).gates(Cells(full_adder=3)).nominal, 2), load(45).gates(Gates(nand2=10.0)).nominal
+        (15.99, 10.0)
         """
-        parts = (self.cost("cell_gates", name).times(getattr(cells, name)) for name in LOGIC_CELLS)
-        return functools.reduce(Spread.__add__, parts)
+        logic = self._logic(structure)
+        if isinstance(structure, Cells):
+            return logic
+        return logic + self.cost("cell_gates", "flip_flop").times(structure.flip_flops)
 
-    def um2(self, cells: Cells) -> Spread:
+    def _logic(self, structure: Gates | Cells) -> Spread:
+        if isinstance(structure, Cells):
+            parts = (self.cost("cell_gates", name).times(getattr(structure, name)) for name in FIELDS)
+            return functools.reduce(Spread.__add__, parts)
+        error = LIBRARY_ERROR + structure.error
+        return Spread(max(0.0, 1 - error), 1.0, 1 + error).times(structure.nand2)
+
+    def um2(self, structure: Gates | Cells) -> Spread:
         """Area of a structure, wiring included."""
-        logic = self.gates(cells).times(self.cost("logic_um2", "gate").spread)
-        return self._laid_out(logic) + self.cost("rom_um2_per_bit", "rom").times(cells.rom_bits)
+        return self.laid_out(self.gates(structure).times(self.cost("logic_um2", "gate").spread))
 
-    def joules(self, cells: Cells) -> Spread:
-        """Energy of using a structure once, without its ROM: each gate as one of an int8 multiplier at work (A39)."""
-        logic = self.gates(replace(cells, flip_flop=0)).times(self.cost("logic_joules", "gate").spread)
-        return logic + self.cost("logic_joules", "flip_flop").times(cells.flip_flop)
+    def joules(self, structure: Gates | Cells) -> Spread:
+        """Energy of using a structure once: each gate as one of an int8 multiplier at work (A39)."""
+        logic = self._logic(structure).times(self.cost("logic_joules", "gate").spread)
+        flip_flops = 0.0 if isinstance(structure, Cells) else structure.flip_flops
+        return logic + self.cost("logic_joules", "flip_flop").times(flip_flops)
 
-    def _laid_out(self, cells_um2: Spread) -> Spread:
+    def laid_out(self, cells_um2: Spread) -> Spread:
+        """Area of a block of cells, with room for wires."""
         return cells_um2.times(self.share("layout_overhead"))
-
-
-def _adder(dtype: str, accumulator_bits: int) -> str:
-    kind = "int" if dtype.startswith("int") else "fp"
-    name = f"{kind}{accumulator_bits}"
-    known = TABLES["add_joules"].keys or ()
-    if dtype not in VALUE_BITS or name not in known:
-        raise SpecError(
-            f"dtype={brief(dtype)}, accumulator_bits={brief(accumulator_bits)}: expected one of {', '.join(VALUE_BITS)} "
-            f"with an adder among {', '.join(known)}"
-        )
-    return name
 
 
 def _at_capacity(points: Mapping[str, CostRange], capacity_bytes: float, extend: bool) -> Spread:

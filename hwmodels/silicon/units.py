@@ -1,28 +1,33 @@
-"""Units of a core as cells: selectors, decoders and encoders of metadata, and the select network of one cell."""
+"""Units of a core as gates, from the table of synthesis: decoders, encoders, selectors and the select network of one cell.
+
+A core runs one pattern in one encoding at a time, so that a unit which serves several is as large as the largest need.
+"""
 
 import functools
-import math
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import get_args
+from typing import NamedTuple, get_args
 
+from hwmodels.gates.table import Gates, gates_of, table
 from hwmodels.machine.comparators import network
-from hwmodels.silicon.structures import (
-    Cells,
-    index_bits,
-    mask_to_positions,
-    operand_select,
-    popcount,
-    prefix_sums,
-    slot_lines,
-)
-from hwmodels.silicon.technology import Technology, load
-from hwmodels.tensorcore.latency import selector_cycles
+from hwmodels.silicon.structures import Cells, index_bits
+from hwmodels.silicon.technology import load
+from hwmodels.tensorcore import latency
+from hwmodels.tensorcore.latency import decoder_cycles, selector_cycles
 from hwmodels.tensorcore.record import Network, SelectorKind, SparseTensorCore
+from nmsim import encodings
 from nmsim.case import VALUE_BITS
 from nmsim.errors import EncodingError, SpecError, brief
 from nmsim.format import SparseFormat, sparse_format
 from nmsim.pattern import Pattern
+from nmsim.units import ceil_div
+
+COUNTED_ERROR = 0.5
+"""Share by which gates may be wrong that are counted cell by cell and not synthesised, such as a divider of joint codes."""
+WIDTH_ERROR = 0.2
+"""Of a selector of keys wider than any in the table."""
+FED_BY_LINES = ("onehot", "crossbar", "banked")
+"""Networks that take a line per output and input; positions have to be put on them."""
 
 
 def comparators(pattern: Pattern, kind: SelectorKind) -> int:
@@ -31,8 +36,9 @@ def comparators(pattern: Pattern, kind: SelectorKind) -> int:
     Parameters
     ----------
     pattern : Pattern
-    kind : {"all_pairs", "bitonic", "half"}
-        `"all_pairs"` compares each of M(M-1)/2 pairs at once and counts the wins of every element.
+    kind : {"all_pairs", "bitonic", "half", "planes"}
+        `"all_pairs"` compares each of M(M-1)/2 pairs at once and counts the wins of every element. `"planes"` counts ones of
+        a bit of all keys at a time and compares none.
 
     Raises
     ------
@@ -41,31 +47,13 @@ def comparators(pattern: Pattern, kind: SelectorKind) -> int:
 
     Examples
     --------
-    >>> comparators(Pattern(8, 16), "all_pairs"), comparators(Pattern(8, 16), "half")
-    (120, 56)
+    >>> [comparators(Pattern(8, 16), kind) for kind in ("all_pairs", "half", "planes")]
+    [120, 56, 0]
     """
     _check_kind(kind)
-    if pattern.n == pattern.m:
-        return 0
-    if kind == "planes":
+    if pattern.n == pattern.m or kind == "planes":
         return 0
     return pattern.m * (pattern.m - 1) // 2 if kind == "all_pairs" else network(pattern, kind).comparators
-
-
-def stages(pattern: Pattern, kind: SelectorKind) -> int:
-    """Count the comparators that a key passes one after another; with `"all_pairs"`, which only counts wins then, 1.
-
-    Examples
-    --------
-    >>> [stages(Pattern(m // 2, m), "half") for m in (4, 8, 16, 32)]
-    [2, 4, 7, 11]
-    """
-    _check_kind(kind)
-    if pattern.n == pattern.m:
-        return 0
-    if kind == "planes":
-        return 0
-    return 1 if kind == "all_pairs" else len(network(pattern, kind).stages)
 
 
 def key_bits(dtype: str) -> int:
@@ -90,157 +78,175 @@ def key_bits(dtype: str) -> int:
     return VALUE_BITS[dtype] - (not dtype.startswith("int"))
 
 
-@functools.lru_cache(maxsize=1024, typed=True)
-def selector_cells(pattern: Pattern, kind: SelectorKind, dtype: str, latency_cycles: int = 0) -> Cells:
-    """Count the cells that turn a group of M values into its mask.
-
-    Parameters
-    ----------
-    pattern : Pattern
-    kind : {"all_pairs", "bitonic", "half"}
-    dtype : str
-        Type of the values.
-    latency_cycles : int
-        Ranks of registers that a key passes on its way.
-
-    Returns
-    -------
-    Cells
-        First come magnitudes of integers. A network has comparators of key and position (for ties), two multiplexers
-        per wire to swap them, and a decoder of each kept position. `"all_pairs"` has comparators of keys alone, a
-        population count of wins for each element, and a comparison with N.
-
-    Raises
-    ------
-    SpecError
-        An unknown kind or value type, or a negative latency.
-
-    Source
-    ------
-    Counted from the structure that is described here; no published netlist.
-
-    Examples
-    --------
-    >>> selector_cells(Pattern(2, 4), "half", "fp16").comparator_bit
-    68
-    """
-    _check_kind(kind)
-    if isinstance(latency_cycles, bool) or not isinstance(latency_cycles, int) or latency_cycles < 0:
-        raise SpecError(f"latency_cycles={brief(latency_cycles)}: expected a whole number, 0 or more")
-    bits, position = key_bits(dtype), index_bits(pattern.m)
-    if pattern.n == pattern.m:
-        return Cells()
-    magnitudes = Cells(half_adder=pattern.m * bits if dtype.startswith("int") else 0)
-    count = comparators(pattern, kind)
-    if kind == "all_pairs":
-        compared = Cells(comparator_bit=count * bits)
-        ranked = (popcount(pattern.m - 1) + Cells(comparator_bit=position)).times(pattern.m)
-        return magnitudes + compared + ranked + Cells(flip_flop=latency_cycles * pattern.m * bits)
-    if kind == "planes":
-        # Bit by bit: the keys still in question are counted, compared with what is left of N, and narrowed.
-        plane = popcount(pattern.m) + Cells(comparator_bit=position + 1, and2=3 * pattern.m)
-        return magnitudes + plane.times(bits) + Cells(flip_flop=latency_cycles * 2 * pattern.m)
-    wire = bits + position
-    exchanged = Cells(comparator_bit=count * wire, mux2=2 * count * wire)
-    marked = Cells(and2=pattern.n * pattern.m * max(position - 1, 0) + pattern.m * (pattern.n - 1))
-    return magnitudes + exchanged + marked + Cells(flip_flop=latency_cycles * pattern.m * wire)
-
-
 def _check_kind(kind: str) -> None:
     if kind not in get_args(SelectorKind):
         raise SpecError(f"selector kind {brief(kind)}: expected one of {', '.join(get_args(SelectorKind))}")
 
 
+def counted(cells: Cells, flip_flops: float = 0.0) -> Gates:
+    """Turn cells that are counted into gates, with `COUNTED_ERROR`.
+
+    Examples
+    --------
+    >>> round(counted(Cells(mux2=10)).nand2, 1)
+    23.3
+    """
+    # Gates of a cell are ratios of one library, the same at each node.
+    return Gates(
+        load(45).gates(cells).nominal,
+        flip_flops,
+        origin="fitted",
+        error=COUNTED_ERROR if cells != Cells() else 0.0,
+    )
+
+
 @functools.lru_cache(maxsize=1024)
-def decoder(format: SparseFormat, technology: Technology) -> Cells:
-    """Count the cells that turn codes into positions, one group at a time.
+def at_width(unit: str, pattern: Pattern, variant: str, width_bits: int) -> Gates:
+    """Look up a unit of a width that the table need not hold: on a straight line through the two widths nearest to it.
+
+    Every bit of a value takes one more copy of the same network, and every bit of a key one more bit of each comparison.
+
+    Raises
+    ------
+    SpecError
+        The table has no such unit.
+
+    Examples
+    --------
+    >>> one, two = (at_width("select", Pattern(2, 4), "mux", bits).nand2 for bits in (16, 32))
+    >>> 1.9 < two / one < 2.1
+    True
+    """
+    widths = sorted(
+        {
+            row.width_bits
+            for row in table()
+            if (row.unit, row.spec.pattern) == (unit, pattern) and not row.stages
+        }
+        or {row.width_bits for row in table() if row.unit == unit}
+    )
+    if width_bits in widths or not widths:
+        return gates_of(unit, pattern, variant=variant, width_bits=width_bits)
+    near = sorted(sorted(widths, key=lambda width: abs(width - width_bits))[:2])
+    found = [gates_of(unit, pattern, variant=variant, width_bits=width) for width in near]
+    if len(found) == 1:
+        return found[0].times(width_bits / near[0])
+    (low, high), (w0, w1) = found, near
+    share = (width_bits - w0) / (w1 - w0)
+    nand2, flip_flops, fo4, cut_bits = (
+        max(0.0, a + share * (b - a))
+        for a, b in (
+            (getattr(low, name), getattr(high, name)) for name in ("nand2", "flip_flops", "fo4", "cut_bits")
+        )
+    )
+    return Gates(nand2, flip_flops, fo4, cut_bits, "fitted", max(low.error, high.error))
+
+
+def registered(gates: Gates, ranks: int) -> Gates:
+    """A unit with so many ranks of registers on its way.
+
+    Examples
+    --------
+    >>> registered(Gates(nand2=10.0, cut_bits=4.0), 2).flip_flops
+    8.0
+    """
+    return Gates(
+        gates.nand2,
+        gates.flip_flops + ranks * gates.cut_bits,
+        gates.fo4,
+        gates.cut_bits,
+        gates.origin,
+        gates.error,
+    )
+
+
+def selector(core: SparseTensorCore, pattern: Pattern, dtype: str) -> Gates:
+    """Look up what turns a group of M values into its mask, with a core's ranks of registers.
 
     Parameters
     ----------
-    format : SparseFormat
-    technology : Technology
-        Decides whether a combinatorial code is looked up or unranked: what takes less area.
+    core : SparseTensorCore
+        Its kind, goal and latency of a selector.
+    pattern : Pattern
+    dtype : str
+        Type of the values.
 
     Returns
     -------
-    Cells
-        `index`: none, codes are positions. `bitmask`: `mask_to_positions`. `gap`: prefix sums of N gaps, and a
-        constant added to each. `combinatorial`: `rom_decoder` or `unranking_decoder`. `joint`: a division by C(M, N)
-        for each group, then as `combinatorial`.
+    Gates
+        First come magnitudes of integers, which are counted: a half adder per bit. Keys are 8 or 16 bits wide; wider ones take
+        gates in proportion.
+
+    Raises
+    ------
+    SpecError
+        An unknown value type, or no such selector in the table.
+
+    Examples
+    --------
+    >>> from hwmodels.tensorcore.record import load_core
+    >>> core = load_core("flexible-8x16")
+    >>> selector(core, Pattern(2, 4), "bf16").nand2 < selector(core, Pattern(8, 16), "bf16").nand2
+    True
+    """
+    bits = key_bits(dtype)
+    if pattern.n == pattern.m:
+        return Gates()
+    found = latency.selector_gates(core, pattern, dtype)
+    widest = latency.KEY_BITS[-1]
+    if bits > widest:
+        found = replace(found.times(bits / widest), origin="fitted", error=found.error + WIDTH_ERROR)
+    chosen = registered(found, selector_cycles(core, pattern, dtype))
+    return counted(Cells(half_adder=pattern.m * bits)) + chosen if dtype.startswith("int") else chosen
+
+
+def decoder(core: SparseTensorCore, format: SparseFormat, execution: str = "native") -> Gates:
+    """Look up what turns codes into what a core's select network takes, one group at a time, with its ranks of registers.
+
+    Parameters
+    ----------
+    core : SparseTensorCore
+    format : SparseFormat
+    execution : {"native", "expanded", "dual"}
+
+    Returns
+    -------
+    Gates
+        The row that latency is taken from. Lines arise on the way of a position decoder, so that they cost no more than
+        positions. `index` of a native pattern is positions already: nothing, or what puts them on lines, as its decoder to
+        masks does. `joint`: before that a division by C(M, N), which is counted.
 
     Raises
     ------
     EncodingError
         `gap` with escapes, whose codes have no fixed place.
+    SpecError
+        No such unit in the table.
 
     Examples
     --------
-    >>> from hwmodels.silicon import technology
-    >>> decoder(SparseFormat.parse("2:4/index"), technology.load(7)) == Cells()
-    True
-    >>> decoder(SparseFormat.parse("2:4/combinatorial"), technology.load(7)).rom_bits
-    24
+    >>> from dataclasses import replace
+    >>> from hwmodels.tensorcore.record import load_core
+    >>> core, index = load_core("nvidia-like-2x4"), SparseFormat.parse("2:4/index")
+    >>> decoder(replace(core, select_network="mux"), index) == Gates(), decoder(core, index).nand2 > 0
+    (True, True)
     """
     pattern, family = format.pattern, _family(format)
-    if family == "index":
-        return Cells()
-    if family == "bitmask":
-        return mask_to_positions(pattern)
-    if family == "gap":
-        bits = index_bits(pattern.m)
-        return prefix_sums(pattern.n, [bits] * index_bits(pattern.n)) + Cells(half_adder=pattern.n * bits)
-    lookup, unranking = rom_decoder(pattern), unranking_decoder(pattern)
-    smaller = min(lookup, unranking, key=lambda cells: technology.um2(cells).nominal)
-    return smaller if family == "combinatorial" else smaller + _digit_divider(format)
-
-
-def rom_decoder(pattern: Pattern) -> Cells:
-    """Count the cells of a table of all masks, C(M, N) entries of M bits, and of what makes positions of a mask.
-
-    Examples
-    --------
-    >>> rom_decoder(Pattern(8, 16)).rom_bits
-    205920
-    """
-    return Cells(rom_bits=pattern.configurations * pattern.m) + mask_to_positions(pattern)
-
-
-def unranking_decoder(pattern: Pattern) -> Cells:
-    """Count the cells of M steps that each compare the code with a binomial, subtract it and set a bit of the mask.
-
-    A step at position p looks up C(p, k) for the k elements still to place, and subtracts. The borrow is the comparison, and
-    a multiplexer keeps one of the two numbers. The step counts k down and registers code, k and mask. So a group enters
-    every cycle. Then `mask_to_positions`.
-
-    Source
-    ------
-    Combinatorial number system, Knuth, TAOCP 7.2.1.3.
-
-    Examples
-    --------
-    >>> unranking_decoder(Pattern(2, 4)).full_adder
-    12
-    """
-    counter = pattern.n.bit_length()
-    total = mask_to_positions(pattern)
-    for p in range(pattern.m - 1, 0, -1):
-        bits = _rest_bits(pattern, p + 1)
-        if not bits:
-            continue
-        table = sum(math.comb(p, k).bit_length() for k in range(1, min(pattern.n, p) + 1))
-        total += Cells(
-            full_adder=bits,
-            half_adder=counter,
-            mux2=bits,
-            flip_flop=bits + counter + pattern.m - p,
-            rom_bits=table,
+    if pattern.n == pattern.m:
+        return Gates()
+    if latency.passes_by(format.encoding, execution):
+        return (
+            gates_of("decoder", pattern, encoding=family) if core.select_network in FED_BY_LINES else Gates()
         )
-    return total
+    found = registered(
+        latency.decoder_gates(core, format, execution), decoder_cycles(core, format, execution)
+    )
+    return _digit_divider(format) + found if family == "joint" else found
 
 
 @functools.lru_cache(maxsize=1024)
-def encoder(format: SparseFormat) -> Cells:
-    """Count the cells that turn masks into codes, one group at a time, as activations need that are pruned online.
+def encoder(format: SparseFormat) -> Gates:
+    """Look up what turns masks into codes, one group at a time, as activations need that are pruned online.
 
     Parameters
     ----------
@@ -248,56 +254,35 @@ def encoder(format: SparseFormat) -> Cells:
 
     Returns
     -------
-    Cells
-        `bitmask`: none. `index`: `mask_to_positions`. `gap`: and differences of neighbours. `combinatorial`:
-        `slot_lines` that pick C(p, j + 1) for the kept element j at position p, and a tree that adds N of them.
-        `joint`: and a multiplication by C(M, N) and an addition.
+    Gates
+        `bitmask`: none. `joint`: as `combinatorial`, and a multiplication by C(M, N) and an addition, counted.
 
     Raises
     ------
-    EncodingError
+    EncodingError, SpecError
         As `decoder`.
 
     Examples
     --------
-    >>> encoder(SparseFormat.parse("8:16/bitmask")) == Cells()
+    >>> encoder(SparseFormat.parse("8:16/bitmask")) == Gates()
     True
     """
     pattern, family = format.pattern, _family(format)
-    if family == "bitmask":
-        return Cells()
-    if family in ("index", "gap"):
-        differences = (pattern.n - 1) * index_bits(pattern.m) if family == "gap" else 0
-        return mask_to_positions(pattern) + Cells(full_adder=differences)
-    ranking = _ranking(pattern)
-    if family == "combinatorial":
-        return ranking
+    if family == "bitmask" or pattern.n == pattern.m:
+        return Gates()
+    if family != "joint":
+        return gates_of("encoder", pattern, encoding=family)
     whole = format.code_bits
-    return ranking + Cells(full_adder=whole * (index_bits(pattern.configurations) + 1), flip_flop=whole)
+    multiplied = counted(Cells(full_adder=whole * (index_bits(pattern.configurations) + 1)), whole)
+    return encoder(sparse_format(pattern, encoding="combinatorial")) + multiplied
 
 
-def _ranking(pattern: Pattern) -> Cells:
-    table = sum(
-        math.comb(p, j + 1).bit_length()
-        for j in range(pattern.n)
-        for p in range(j, j + pattern.m - pattern.n + 1)
-    )
-    summed = Cells(full_adder=(pattern.n - 1) * index_bits(pattern.configurations))
-    return slot_lines(pattern) + summed + (Cells(rom_bits=table) if pattern.n < pattern.m else Cells())
-
-
-def _digit_divider(format: SparseFormat) -> Cells:
+def _digit_divider(format: SparseFormat) -> Gates:
     """One restoring division of a joint code by C(M, N), used once for each group; the quotient goes round."""
     whole = format.code_bits
     digit = index_bits(format.pattern.configurations)
     steps = max(0, whole - digit)
-    return Cells(full_adder=steps * (digit + 1), mux2=steps * (digit + 1), flip_flop=whole if steps else 0)
-
-
-def _rest_bits(pattern: Pattern, positions: int) -> int:
-    """Bits of what is left of a code when `positions` positions are still open."""
-    most = max(math.comb(positions, k) for k in range(min(pattern.n, positions) + 1))
-    return min((most - 1).bit_length(), index_bits(pattern.configurations))
+    return counted(Cells(full_adder=steps * (digit + 1), mux2=steps * (digit + 1)), whole if steps else 0)
 
 
 def _family(format: SparseFormat) -> str:
@@ -310,119 +295,140 @@ def _family(format: SparseFormat) -> str:
     return family
 
 
-def select_cells(core: SparseTensorCore) -> Cells:
-    """Count the cells that feed one cell of the array, `array_depth` multiply-adds, whatever native pattern runs.
+@functools.lru_cache(maxsize=1024)
+def select_one(pattern: Pattern, value_bits: int, lanes: int, network: Network, dual_sided: bool) -> Gates:
+    """Look up what feeds the lanes of one cell of the array with elements of operand B, for one pattern.
+
+    A lane takes its part of the network of a group, which has N outputs. Banks have a crossbar before them. If zeros of both
+    operands are skipped, both are selected, by the ones that two masks share. What lets lanes run ahead of each other is not
+    counted (assumption A54).
+
+    Raises
+    ------
+    SpecError
+        No such network in the table, or no positive number of bits or lanes.
+    """
+    for name, value in (("value_bits", value_bits), ("lanes", lanes)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise SpecError(f"{name}={brief(value)}: expected a positive whole number")
+    if network not in get_args(Network):
+        raise SpecError(f"select network {brief(network)}: expected one of {', '.join(get_args(Network))}")
+    if pattern.n == pattern.m:
+        return Gates()
+    groups = lanes / pattern.n
+    variant = "crossbar" if network == "banked" else network
+    selected = at_width("select", pattern, variant, value_bits)
+    if not dual_sided:
+        return selected.times(groups)
+    # The masks of a row and a column meet in their cell, and so their positions arise there.
+    shared = gates_of("position_decoder", pattern, encoding="bitmask") + counted(Cells(and2=pattern.m))
+    return (selected.times(2) + shared).times(groups)
+
+
+def select_gates(core: SparseTensorCore) -> Gates:
+    """Look up what feeds one cell of the array, `array_depth` multiply-adds, whatever native pattern runs.
+
+    The network of the largest pattern serves the others too: ordered lines of a wide group contain those of the narrow
+    groups in it.
 
     Examples
     --------
     >>> from hwmodels.tensorcore.record import load_core
-    >>> select_cells(load_core("flexible-8x16")).mux2 == 16 * 15 * 16
+    >>> select_gates(load_core("dense")) == Gates()
     True
     """
-    network = core.select_network
-    needs = (
-        select_one(pattern, core.lane_bits, core.array_depth, network, core.dual_sided)
+    return _any_of(
+        select_one(pattern, core.lane_bits, core.array_depth, core.select_network, core.dual_sided)
         for pattern in core.patterns
     )
-    return functools.reduce(Cells.shared_with, needs, Cells())
 
 
-@functools.lru_cache(maxsize=1024)
-def select_one(pattern: Pattern, value_bits: int, lanes: int, network: Network, dual_sided: bool) -> Cells:
-    """Count the cells that feed the lanes of one cell of the array with elements of operand B, for one pattern.
-
-    Where zeros of both operands are skipped, both are selected, by positions of the ones that two masks share. What lets
-    lanes run ahead of each other is not counted (assumption A54).
-
-    Examples
-    --------
-    >>> select_one(Pattern(2, 4), 16, 4, "mux", False).mux2
-    192
-    """
-    cells = operand_select([pattern], value_bits, lanes, network)
-    if not dual_sided:
-        return cells
-    return cells.times(2) + mask_to_positions(pattern) + Cells(and2=pattern.m)
-
-
-def pass_cells(core: SparseTensorCore) -> Cells:
-    """Count the cells on the way of one element of operand B through the network when nothing is selected.
+def passed_share(core: SparseTensorCore) -> float:
+    """Say which part of a lane's network an element passes if nothing is selected: a path of log2 M stages in a tree of M - 1.
 
     Examples
     --------
     >>> from hwmodels.tensorcore.record import load_core
-    >>> pass_cells(load_core("flexible-8x16")).mux2, pass_cells(load_core("dense")).mux2
-    (64, 0)
+    >>> round(passed_share(load_core("flexible-8x16")), 3), passed_share(load_core("dense"))
+    (0.267, 0.0)
     """
-    levels = max(((pattern.m - 1).bit_length() for pattern in core.patterns), default=0)
-    return Cells(mux2=levels * core.lane_bits)
+    most = max((pattern.m for pattern in core.patterns), default=1)
+    return index_bits(most) / max(1, most - 1)
 
 
-def decoder_cells(core: SparseTensorCore) -> Cells:
-    """Count the cells of one decoder of all encodings and native patterns.
+class PerGroup(NamedTuple):
+    """Units of a core by the length of a group: M, and the largest decoder, selector and encoder of groups of M elements."""
 
-    One pattern in one encoding at a time: logic is as large as the largest need. Tables of different content are all there.
+    m: tuple[int, ...]
+    decoders: tuple[Gates, ...]
+    selectors: tuple[Gates, ...]
+    encoders: tuple[Gates, ...]
+
+
+def per_group(core: SparseTensorCore) -> PerGroup:
+    """Look up one decoder, one selector and one encoder for each length of a native group, of any encoding and value type.
+
+    A core serves one pattern in one encoding at a time. At E elements per cycle it has E / M units of a pattern N:M, rounded
+    up. So its units are as large as those of the pattern that needs most; units for different patterns share no logic here.
 
     Examples
     --------
     >>> from hwmodels.tensorcore.record import load_core
-    >>> decoder_cells(load_core("flexible-8x16")).rom_bits
-    1169
+    >>> per_group(load_core("flexible-8x16")).m
+    (4, 8, 16)
     """
-    return _decoder_of(core.patterns, core.encodings, core.node_nm)
-
-
-@functools.lru_cache(maxsize=256)
-def _decoder_of(patterns: tuple[Pattern, ...], known: tuple[str, ...], node_nm: float) -> Cells:
-    return _any_of(
-        decoder(sparse_format(pattern, encoding=encoding), load(node_nm))
-        for pattern in patterns
-        for encoding in known
+    lengths = tuple(dict.fromkeys(pattern.m for pattern in core.patterns))
+    executions = ("native", "dual") if core.dual_sided else ("native",)
+    found = []
+    for length in lengths:
+        patterns = [pattern for pattern in core.patterns if pattern.m == length]
+        formats = [sparse_format(pattern, encoding=name) for pattern in patterns for name in core.encodings]
+        found.append(
+            (
+                _any_of(decoder(core, each, execution) for each in formats for execution in executions),
+                _any_of(
+                    selector(core, pattern, dtype)
+                    for pattern in patterns
+                    for dtype in (core.dtypes if core.selector_elements_per_cycle else ())
+                ),
+                _any_of(
+                    encoder(sparse_format(pattern, encoding=name))
+                    for pattern in patterns
+                    for name in written(core)
+                ),
+            )
+        )
+    return (
+        PerGroup(lengths, *(tuple(units) for units in zip(*found, strict=True)))
+        if found
+        else PerGroup((), (), (), ())
     )
 
 
-def encoder_cells(core: SparseTensorCore) -> Cells:
-    """Count the cells of one encoder, shared as in `decoder_cells`; none without a selector.
+def units_for(elements_per_cycle: int, m: int) -> int:
+    """Units for groups of M elements that take so many elements in a cycle: at least one, if any.
 
-    A selector in the producer writes codes. One in the consumer hands positions to the array.
+    Examples
+    --------
+    >>> units_for(64, 16), units_for(24, 16), units_for(8, 16), units_for(0, 16)
+    (4, 2, 1, 0)
+    """
+    return ceil_div(elements_per_cycle, m)
+
+
+def written(core: SparseTensorCore) -> tuple[str, ...]:
+    """Encodings that encoders behind a core's selectors write: codes in the producer, positions in the consumer.
 
     Examples
     --------
     >>> from hwmodels.tensorcore.record import load_core
-    >>> encoder_cells(load_core("nvidia-like-2x4")) == Cells()
-    True
+    >>> written(load_core("nvidia-like-2x4"))
+    ()
     """
     if not core.selector_elements_per_cycle:
-        return Cells()
-    written = core.encodings if core.selector_placement == "producer" else ("index",)
-    return _encoder_of(core.patterns, written)
+        return ()
+    return core.encodings if core.selector_placement == "producer" else (encodings.get("index").spec.name,)
 
 
-@functools.lru_cache(maxsize=256)
-def _encoder_of(patterns: tuple[Pattern, ...], written: tuple[str, ...]) -> Cells:
-    return _any_of(
-        encoder(sparse_format(pattern, encoding=encoding)) for pattern in patterns for encoding in written
-    )
-
-
-def pruner_cells(core: SparseTensorCore) -> Cells:
-    """Count the cells of one selector that prunes to any native pattern, in any value type, with its ranks of registers.
-
-    Examples
-    --------
-    >>> from hwmodels.tensorcore.record import load_core
-    >>> pruner_cells(load_core("flexible-8x16")).comparator_bit
-    1064
-    """
-    needs = (
-        selector_cells(pattern, core.selector_kind, dtype, selector_cycles(core, pattern, dtype))
-        for pattern in core.patterns
-        for dtype in core.dtypes
-    )
-    return functools.reduce(Cells.shared_with, needs, Cells())
-
-
-def _any_of(needs: Iterable[Cells]) -> Cells:
-    parts = list(needs)
-    logic = functools.reduce(Cells.shared_with, (replace(cells, rom_bits=0) for cells in parts), Cells())
-    return replace(logic, rom_bits=sum(cells.rom_bits for cells in parts))
+def _any_of(needs: Iterable[Gates]) -> Gates:
+    return functools.reduce(Gates.or_else, needs, Gates())

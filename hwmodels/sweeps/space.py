@@ -45,7 +45,14 @@ from nmsim.support.sources import csv_rows, read_text
 
 NOTHING = "none"
 """What `encoding`, `packing` and `sparse_operand` say of it."""
-GATHERED = tuple(name for name in CORE_FIELDS if name not in ("multicast", "selector_elements_per_cycle"))
+DECIDES_MORE = (
+    "multicast",
+    "selector_elements_per_cycle",
+    "decoder_latency_cycles",
+    "selector_latency_cycles",
+)
+"""Numbers of a core that other numbers of a `Point`, or areas, follow from."""
+GATHERED = tuple(name for name in CORE_FIELDS if name not in DECIDES_MORE)
 """Numbers of a core that change a `Point` in their own field and nowhere else, so that arrays of them are put in."""
 MAX_POINTS = 1 << 60
 STAND_IN = GemmShape(M=1, N=2, K=1)

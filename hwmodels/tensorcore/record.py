@@ -33,6 +33,7 @@ PRESET_FOLDER = Path(__file__).parent / "presets"
 Network = Literal["onehot", "ordered_mux", "mux", "crossbar", "butterfly", "banked"]
 Placement = Literal["producer", "consumer"]
 SelectorKind = Literal["all_pairs", "bitonic", "half", "planes"]
+AdderKind = Literal["aligned_tree", "per_lane"]
 GateGoal = Literal["area", "delay", "cycles"]
 IN_GROUPS: Mapping[str, str] = {
     f"{unit}_groups_per_cycle": f"{unit}_elements_per_cycle" for unit in ("decoder", "selector")
@@ -142,6 +143,12 @@ class SparseTensorCore:
     selector_goal: Annotated[GateGoal, About("As `decoder_goal`, of the selector.", section="prune")] = "area"
     selector_latency_cycles: Annotated[int | None, Number("cycles", "Latency of a selector. If left out, that of its gates, at "
         "clock and node.", section="prune")] = None
+    adder_kind: Annotated[AdderKind, About("How products are summed up, for energy and area: aligned and added in a tree, with "
+        "one accumulation per row and column; or with an adder of 32 bits per lane.", section="accumulate")] = "aligned_tree"
+    fraction_bits: Annotated[int, Number("bits", "Bits that an aligned product of floats wider than 8 bits keeps behind the "
+        "leading bit of the largest product.", section="accumulate", least=1)] = 25
+    narrow_fraction_bits: Annotated[int, Number("bits", "The same of floats of 8 bits and less.", section="accumulate",
+        least=1)] = 13
     # fmt: on
     synonyms = IN_GROUPS
     renamed = RENAMED

@@ -10,7 +10,15 @@ from typer import Argument, Option
 import hwmodels
 from hwmodels.estimate.table import MAX_DIMENSION
 from hwmodels.machine.spec import numbers_of, summary
-from hwmodels.silicon.products import ENERGIES, best_encoding, compare, next_stage, simulated_record
+from hwmodels.silicon.products import (
+    ENERGIES,
+    SHARES,
+    area_records,
+    best_encoding,
+    compare,
+    next_stage,
+    simulated_record,
+)
 from nmsim.case import Case, GemmShape
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
@@ -216,6 +224,11 @@ def core(
 
     def show() -> None:
         _show(compared.records, title, bound=second is None)
+        # Products of one core share its area. With several cores, what each would be for one value type alone is left out.
+        used = list(dict.fromkeys(machine for machine, _ in compared.taken))
+        _show_areas(
+            [record for machine in used for record in area_records(machine)[: 5 if len(used) == 1 else 1]]
+        )
         if not all(one.chosen for one in asked):
             console.say(
                 "No encoding was named: each row has the one that takes the fewest cycles on its core."
@@ -258,6 +271,36 @@ def _show(records: Sequence[dict[str, Any]], title: str, bound: bool) -> None:
     )
     if len(records) == 1:
         console.say(f"{records[0]['explanation']}.")
+
+
+def _show_areas(records: Sequence[dict[str, Any]]) -> None:
+    """Print what sparsity adds to cores, per lane and as shares; nothing for dense ones."""
+    if not records:
+        return
+    columns = {
+        "core": [r["core"] for r in records],
+        "value types": [", ".join(r["dtypes"]) for r in records],
+        "lane bits": [r["lane_bits"] for r in records],
+        "dense um2 per lane": [short(r["lane_um2"]) for r in records],
+        "sparsity um2 per lane": [
+            f"{short(r['sparse_lane_um2'])} ({short(r['sparse_lane_um2_low'])}-{short(r['sparse_lane_um2_high'])})"
+            for r in records
+        ],
+        **{
+            f"% of {name.removeprefix('overhead_of_')}": [f"{100 * r[name]:.1f}" for r in records]
+            for name in SHARES
+        },
+        "mm2": [short(r["area_um2"] * 1e-6) for r in records],
+    }
+    console.print_table(
+        "Area that sparsity adds",
+        list(columns),
+        list(zip(*columns.values(), strict=True)),
+        note="Shares of the dense arrays (multipliers and adders), of the dense cores (and their registers), and of all "
+        "that is modelled. Below a core: the same chip for one value type alone.",
+        extra=["mm2"],
+        spare=["dense um2 per lane", "lane bits"],
+    )
 
 
 def _energy(record: dict[str, Any], per_joule: float) -> str:

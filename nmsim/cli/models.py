@@ -216,7 +216,7 @@ def mitigations(
         int | None, Option(min=1, help="Salient columns. Default 128, or all of a layer that has fewer.")
     ] = None,
     selector: Annotated[
-        str, Option(help="Network of comparators: half, bitonic or all_pairs.")
+        str, Option(help="Selector: half, bitonic, all_pairs or planes.")
     ] = DEFAULT_SETTINGS.selector_kind,
     output: options.OutputCsv = None,
     force: options.Force = False,

@@ -34,6 +34,9 @@ STEP = ["phase", "tokens"]
 ENERGY = ("energy_joules_low", "energy_joules", "energy_joules_high")
 AREA = ("area_um2_low", "area_um2", "area_um2_high")
 OVERHEAD = ("overhead_of_cores_low", "overhead_of_cores", "overhead_of_cores_high")
+ADDED = ("sparse_lane_um2", "overhead_of_arrays", "overhead_of_cores", "overhead_of_chip")
+"""What sparsity adds: um2 per lane, and shares of the arrays, of the cores and of the chip."""
+ADDED_COLUMNS = tuple(f"{name}{end}" for name in ADDED for end in ("_low", "", "_high"))
 FIGURES = ("core_speedup_vs_pattern", "core_time_by_stage")
 SPEEDUP = "speedup_vs_dense"
 CORES_COLUMNS = (
@@ -41,10 +44,11 @@ CORES_COLUMNS = (
     "cycles", "time_s", "dense_cycles", "speedup_vs_dense", "speedup_vs_no_unit", "utilisation",
     "metadata_bits_per_elem", *(f"{stage}_cycles" for stage in STAGES), "dram_read_bytes", "dram_write_bytes",
     *ENERGY, *(f"dense_{name}" for name in ENERGY), *AREA, *(f"dense_{name}" for name in AREA),
-    *OVERHEAD,
+    *ADDED_COLUMNS,
 )  # fmt: skip
 """Columns of `cores.csv`. `speedup_vs_no_unit` compares a native unit with the faster of the two other versions of the chip.
-`overhead_of_cores` is the area that sparsity adds, over the area of the dense cores. `dense_*` belongs to the dense chip."""
+`sparse_lane_um2` is the area that sparsity adds per multiply-add of 16 bits. `overhead_of_*` is that area over dense areas: of
+multipliers and adders, of cores with their registers, of the chip with its memories. `dense_*` belongs to the dense chip."""
 
 
 def core_table(
@@ -86,7 +90,7 @@ def core_table(
         tables.append(_swept(chips, SweptFormat(fmt), work, steps, dtype).assign(**_overhead(chips[0])))
     found = pd.concat(tables, ignore_index=True)
     found.loc[found["core"] == WITH_DECODER, list(AREA)] = np.nan
-    found.loc[found["area_um2"].isna(), list(OVERHEAD)] = np.nan
+    found.loc[found["area_um2"].isna(), list(ADDED_COLUMNS)] = np.nan
     of_step = dense.set_index(STEP).loc[pd.MultiIndex.from_frame(found[STEP])]
     for name in (*ENERGY, *AREA):
         found[f"dense_{name}"] = of_step[name].to_numpy()
@@ -125,12 +129,14 @@ def _swept(
 
 
 def _overhead(chip: SparseTensorCore) -> dict[str, float]:
-    """Area that sparsity adds over the dense cores, as a share of them; NaN if no cost is known."""
+    """Area that sparsity adds per lane and as shares, by `ADDED_COLUMNS`; NaN if no cost is known."""
     try:
-        share = area(chip).overhead_of_cores
+        report = area(chip)
     except NmsimError:
-        return dict.fromkeys(OVERHEAD, np.nan)
-    return dict(zip(OVERHEAD, (share.low, share.nominal, share.high), strict=True))
+        return dict.fromkeys(ADDED_COLUMNS, np.nan)
+    found = (getattr(report, name) for name in ADDED)
+    numbers = (end for spread in found for end in (spread.low, spread.nominal, spread.high))
+    return dict(zip(ADDED_COLUMNS, numbers, strict=True))
 
 
 def _unit_adds(found: pd.DataFrame) -> "pd.Series[float]":
@@ -196,7 +202,7 @@ def section_rows(table: pd.DataFrame, steps: Sequence[Step]) -> list[dict[str, A
             "pattern": pattern,
             "encoding": own["encoding"].iloc[0],
             "cells": [_cell(at_step(own, step).iloc[0]) for step in steps],
-            "area": _percent(own.iloc[0], OVERHEAD),
+            "area": _percent(own.iloc[0], OVERHEAD) | {"beside": _beside(own.iloc[0])},
         }
         for pattern in pattern_order(units["pattern"])
         for own in [units[units["pattern"] == pattern]]
@@ -215,6 +221,14 @@ def _cell(row: "pd.Series[Any]") -> dict[str, Any]:
         if nominal != nominal
         else f"{100 * nominal:.0f} % ({100 * ratios[0]:.0f} to {100 * ratios[-1]:.0f} %)",
     }
+
+
+def _beside(row: "pd.Series[Any]") -> str:
+    """The same area per lane, and over the other two areas; empty if it is not known."""
+    lane_um2, of_arrays, _, of_chip = (row[name] for name in ADDED)
+    if lane_um2 != lane_um2:
+        return ""
+    return f"{lane_um2:.3g} um² per lane, {100 * of_arrays:.1f} % of the arrays, {100 * of_chip:.1f} % of the chip"
 
 
 def _percent(row: "pd.Series[Any]", names: Sequence[str]) -> dict[str, str]:

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwmodels.silicon import units
-from hwmodels.silicon.area import PARTS, SPARSE_PARTS, area, area_columns, unit_areas
-from hwmodels.silicon.structures import Cells, operand_select
+from hwmodels.gates.table import gates_of
+from hwmodels.silicon.area import PARTS, SPARSE_PARTS, area, area_columns, only, unit_areas
+from hwmodels.silicon.structures import accumulation, product_tree
 from hwmodels.silicon.technology import load
-from hwmodels.silicon.units import decoder, selector_cells
+from hwmodels.silicon.units import decoder, select_one, selector
 from hwmodels.tensorcore.point import point
 from hwmodels.tensorcore.record import core_names, load_core
-from nmsim.case import Case, GemmShape
+from nmsim.case import VALUE_BITS, Case, GemmShape
 from nmsim.errors import EncodingError, SpecError
-from nmsim.format import SparseFormat, sparse_format
+from nmsim.format import sparse_format
 from nmsim.pattern import Pattern
 
 FLEXIBLE, DENSE = load_core("flexible-8x16"), load_core("dense")
@@ -51,40 +51,81 @@ def test_a_sparse_core_is_never_smaller_than_the_dense_one(name, end):
 def test_what_can_be_redone_by_hand():
     core = replace(FLEXIBLE, node_nm=45, cores=2, dtypes=("fp16",))
     parts, technology = area(core).parts, load(45)
-    assert parts["multiply"].nominal == close_to(2 * 16 * 8 * 16 * (1640 + 4184) * 1.43)
-    muxes = 2 * 16 * 8 * 16 * 15 * 16
-    assert parts["select"].nominal == close_to(muxes * 2.33 * 0.798 * 1.43)
+    cells = 2 * 16 * 8
+    summed = product_tree("fp16", 16, 25) + accumulation("fp16", 16, 25)
+    multiplied = 16 * 282 * (11 / 8) ** 2 + technology.gates(summed).nominal * 0.798
+    assert parts["multiply"].nominal == close_to(cells * multiplied * 1.43)
+    lanes = area(replace(core, adder_kind="per_lane")).parts["multiply"]
+    assert lanes.nominal == close_to(cells * 16 * (1640 + 4184) * 1.43)
+    network = gates_of("select", Pattern(8, 16), variant=core.select_network, width_bits=16)
+    assert parts["select"].nominal == close_to(cells * 2 * network.nand2 * 0.798 * 1.43)
     assert parts["shared"].nominal == close_to(2 * 233472 * 8 * technology.sram_um2_per_bit(233472).nominal)
     assert parts["l2"].nominal == close_to(52428800 * 8 * technology.sram_um2_per_bit(52428800).nominal)
     bank = technology.sram_um2_per_bit(4096).nominal
     assert parts["accumulators"].nominal == close_to(2 * 131072 * 8 * bank)
     assert parts["registers"].nominal == close_to(2 * 2 * (64 + 256) * 128 * 8 * bank)
-    pruner = selector_cells(Pattern(8, 16), "half", "fp16", 8)
+    pruner = selector(core, Pattern(8, 16), "fp16")
     assert parts["prune"].nominal == close_to(2 * 4 * technology.um2(pruner).nominal)
 
 
-def test_decoders_share_their_logic_and_keep_their_tables():
-    one = replace(FLEXIBLE, patterns=(Pattern(8, 16),), encodings=("combinatorial",))
-    assert units.decoder_cells(one) == decoder(SparseFormat.parse("8:16/combinatorial"), load(5))
-    each = [
-        decoder(sparse_format(pattern, encoding="combinatorial"), load(5)) for pattern in FLEXIBLE.patterns
+def test_decoders_are_as_many_as_the_rate_needs_for_the_pattern_that_needs_most():
+    core = replace(FLEXIBLE, cores=3, encodings=("combinatorial",), decoder_elements_per_cycle=40)
+    um2 = [
+        load(5).um2(decoder(core, sparse_format(pattern, encoding="combinatorial"))).nominal
+        for pattern in core.patterns
     ]
-    assert [cells.rom_bits > 0 for cells in each] == [True] * 3
-    assert units.decoder_cells(FLEXIBLE).rom_bits == sum(cells.rom_bits for cells in each)
-    assert units.decoder_cells(FLEXIBLE).and2 == units.decoder_cells(one).and2
-    assert units.decoder_cells(DENSE) == Cells()
+    # 40 elements a cycle: 10 units of 2:4, 5 of 4:8, 3 of 8:16.
+    needs = [10 * um2[0], 5 * um2[1], 3 * um2[2]]
+    assert area(core).parts["decode"].nominal == close_to(3 * max(needs))
+    assert area(replace(core, decoder_elements_per_cycle=1)).parts["decode"].nominal == close_to(3 * max(um2))
+    positions = replace(core, encodings=("index",), select_network="mux")
+    assert area(positions).parts["decode"].high == 0
 
 
-def test_overhead_is_what_sparsity_adds_over_what_a_dense_core_has():
+def test_overheads_are_what_sparsity_adds_over_what_a_dense_core_has():
     report = area(FLEXIBLE)
     extra = sum(report.parts[part].nominal for part in SPARSE_PARTS)
-    dense = sum(report.parts[part].nominal for part in ("multiply", "accumulators", "registers"))
-    assert report.overhead_of_cores.nominal == close_to(extra / dense)
+    arrays = report.parts["multiply"].nominal
+    cores = arrays + sum(report.parts[part].nominal for part in ("accumulators", "registers"))
+    assert report.overhead_of_arrays.nominal == close_to(extra / arrays)
+    assert report.overhead_of_cores.nominal == close_to(extra / cores)
     assert report.overhead_of_chip.nominal == close_to(extra / area(DENSE).total.nominal)
-    assert f"sparsity adds {extra / dense:.1%} to the cores" in report.explanation
+    lanes = 132 * 16 * 8 * 16
+    assert report.sparse_lane_um2.nominal == close_to(extra / lanes)
+    assert report.lane_um2["multiply"].nominal == close_to(arrays / lanes)
+    assert set(report.lane_um2) == set(PARTS) - {"shared", "l2"}
+    assert (
+        f"{extra / lanes:.3g} um2 per lane of 16 bits: {extra / arrays:.1%} of the arrays"
+        in report.explanation
+    )
+    assert f"{extra / cores:.1%} of the cores" in report.explanation
     assert "most of it for select" in report.explanation
     assert area(DENSE).overhead_of_chip.high == 0
     assert "nothing is there for sparsity" in area(DENSE).explanation
+
+
+def test_a_chip_for_one_value_type_has_as_many_bits_in_a_cell():
+    for dtype in ("bf16", "fp8", "int8", "int4"):
+        chip = only(FLEXIBLE, dtype)
+        assert chip.array_depth * chip.lane_bits == 16 * 16
+        assert chip.macs_per_cycle(VALUE_BITS[dtype]) == FLEXIBLE.macs_per_cycle(VALUE_BITS[dtype])
+        assert area(chip).parts["multiply"].nominal <= area(FLEXIBLE).parts["multiply"].nominal
+    with pytest.raises(SpecError, match="dtype='fp64': expected one of"):
+        only(FLEXIBLE, "fp64")
+
+
+def test_narrow_integers_make_sparsity_a_larger_share():
+    shares = [area(only(FLEXIBLE, dtype)).overhead_of_arrays.nominal for dtype in ("bf16", "int8", "int4")]
+    assert shares == sorted(shares)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("decoder_latency_cycles", "decode"), ("selector_latency_cycles", "prune")]
+)
+def test_a_longer_latency_takes_registers(name, part):
+    um2 = [area(replace(FLEXIBLE, **{name: cycles})).parts[part].nominal for cycles in (0, 4, 8)]
+    assert um2 == sorted(set(um2))
+    assert um2[2] - um2[1] == close_to(um2[1] - um2[0])
 
 
 def test_each_further_pattern_takes_area():
@@ -107,7 +148,7 @@ def test_a_coarser_node_never_takes_less(name, end):
 @given(
     name=st.sampled_from(
         ["cores", "array_rows", "array_cols", "array_depth", "accumulator_bits", "accumulator_bytes",
-         "decoder_elements_per_cycle", "selector_elements_per_cycle", "selector_latency_cycles", "fragment_rows",
+         "decoder_elements_per_cycle", "selector_elements_per_cycle", "fragment_rows",
          "fragment_cols", "register_blocks", "shared_bytes", "l2_bytes"]
     ),
     factor=st.integers(2, 5),
@@ -128,7 +169,7 @@ def test_columns_say_what_single_answers_say():
             cores=int(rng.integers(1, 200)),
             array_cols=int(rng.integers(1, 64)),
             accumulator_bits=int(rng.choice([16, 24, 32])),
-            selector_latency_cycles=int(rng.integers(0, 20)),
+            decoder_elements_per_cycle=int(rng.integers(1, 400)),
             shared_bytes=int(rng.integers(1000, 1 << 20)),
             l2_bytes=int(rng.integers(1, 1 << 26)),
         )
@@ -163,8 +204,8 @@ def test_codes_without_a_decoder_are_refused():
 def test_networks_of_uni_stc_are_met_within_a_factor_of_four():
     """Uni-STC, HPCA 2026, Table IX: Benes networks and multiplexers 0.002 mm2 a unit at 7 nm; their widths are not given."""
     for macs in (64, 128, 256):
-        cells = operand_select([Pattern(4, 8)], 16, macs, "benes")
-        assert 0.25 < load(7).um2(cells).nominal / 0.002e6 < 4
+        found = select_one(Pattern(4, 8), 16, macs, "butterfly", False)
+        assert 0.25 < load(7).um2(found).nominal / 0.002e6 < 4
 
 
 @pytest.mark.parametrize(

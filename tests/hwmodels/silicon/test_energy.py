@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hwmodels.estimate import constants
 from hwmodels.silicon.area import area
 from hwmodels.silicon.energy import PARTS, design, energy, energy_columns, shared_write_bytes, unit_costs
+from hwmodels.silicon.structures import accumulation, product_tree
 from hwmodels.silicon.technology import load
 from hwmodels.tensorcore import services
 from hwmodels.tensorcore.cycles import PLACE, Cycles, closed_form
@@ -62,7 +63,10 @@ def test_what_can_be_redone_by_hand():
     core, case = replace(DENSE, node_nm=7), Case(GemmShape(1024, 1024, 1024), dtype="fp16")
     report, c = energy(case, core), counted(core, case)
     assert c.macs == c.effectual_macs == 1024**3
-    assert report.parts["multiply"].nominal == close_to(1024**3 * (0.34e-12 + 0.38e-12))
+    # An exact product of 11 bits each, and a 16th of the cell's tree and accumulation, at 0.57 fJ a gate of 45 nm.
+    cells = product_tree("fp16", 16, 25) + accumulation("fp16", 16, 25)
+    multiply_add = 0.07e-12 * (11 / 8) ** 2 + load(7).gates(cells).nominal / 16 * 0.57e-15 * 0.348
+    assert report.parts["multiply"].nominal == close_to(1024**3 * multiply_add)
     traffic = 2 * 1024 * 1024 * 2 + 1024 * 1024 * 2
     assert report.parts["dram"].nominal == close_to(8 * traffic * 3.9e-12)
     register = 0.207e-12 * 0.348
@@ -76,12 +80,39 @@ def test_what_can_be_redone_by_hand():
     time_s = c.cycles / 1.83e9
     assert report.parts["static"].nominal == close_to(time_s * (0.05 * logic_mm2 + 0.02 * memory_mm2))
     idle_macs = c.cycles * 132 * 16 * 8 * 16 - 1024**3
-    assert report.parts["clock"].nominal == close_to(idle_macs * 0.0321 * (0.34e-12 + 0.38e-12))
+    assert report.parts["clock"].nominal == close_to(idle_macs * 0.0321 * multiply_add)
     busy = 1024**3 / (c.cycles * 132 * 16 * 8 * 16)
     gated = energy(case, replace(core, power_gating=True)).parts
     assert gated["clock"].nominal == 0
     logic_w = 0.05 * logic_mm2 * (busy + (1 - busy) * 0.4)
     assert gated["static"].nominal == close_to(time_s * (logic_w + 0.02 * memory_mm2))
+    lanes = energy(case, replace(core, adder_kind="per_lane")).parts["multiply"].nominal
+    assert lanes == close_to(1024**3 * (0.34e-12 + 0.38e-12))
+
+
+def test_wider_words_and_adders_of_lanes_take_more():
+    case = Case(LARGE, dtype="bf16")
+    joules = [
+        energy(case, replace(DENSE, fraction_bits=bits)).parts["multiply"].nominal for bits in (11, 25, 40)
+    ]
+    assert joules == sorted(set(joules))
+    assert energy(case, replace(DENSE, adder_kind="per_lane")).parts["multiply"].nominal > joules[1]
+    # Floats of 8 bits have a width of their own.
+    narrow = replace(case, dtype="fp8")
+    wide, same, wider = (
+        energy(narrow, core).parts["multiply"].nominal
+        for core in (replace(DENSE, fraction_bits=40), DENSE, replace(DENSE, narrow_fraction_bits=25))
+    )
+    assert wide == same < wider
+
+
+def test_partial_sums_of_fewer_bits_take_less_to_accumulate():
+    case = Case(LARGE, dtype="fp16")
+    wide, narrow = (
+        energy(case, replace(DENSE, accumulator_bits=bits)).parts["multiply"].nominal for bits in (32, 16)
+    )
+    costs = unit_costs(DENSE, case)
+    assert wide - narrow == close_to(8192**3 * costs.accumulate[1] / 2)
 
 
 def test_static_power_depends_on_the_area_and_not_on_the_clock():
@@ -118,14 +149,16 @@ def test_multiplying_at_half_density_takes_half_of_dense():
 
 
 def test_zeros_that_are_not_skipped_are_gated():
-    expanded = energy(Case(LARGE, "1:2", dtype="fp16"), FLEXIBLE)
+    expanded = energy(Case(LARGE, "1:4", dtype="fp16"), FLEXIBLE)
     dense = energy(Case(LARGE, dtype="fp16"), FLEXIBLE)
     share = load(5).share("gated_share").nominal
-    assert expanded.parts["multiply"].nominal == close_to((1 + share) / 2 * dense.parts["multiply"].nominal)
+    assert expanded.parts["multiply"].nominal == close_to(
+        (1 + 3 * share) / 4 * dense.parts["multiply"].nominal
+    )
 
 
 @pytest.mark.parametrize("end", ["low", "nominal", "high"])
-@pytest.mark.parametrize("pattern", [None, "2:4", "8:16", "1:3"])
+@pytest.mark.parametrize("pattern", [None, "2:4", "8:16", "1:4"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_coarser_node_is_never_cheaper(shape, pattern, end):
     case = Case(shape, as_format(pattern, encoding="combinatorial"), sparse_operand="activations")
@@ -174,7 +207,7 @@ def test_columns_say_what_single_answers_say():
     cases = [
         Case(shape, as_format(pattern, encoding="bitmask"), dtype="int8", sparse_operand=operand)
         for shape in SHAPES
-        for pattern in (None, "2:4", "8:16", "3:7")
+        for pattern in (None, "2:4", "8:16", "3:8")
         for operand in ("weights", "activations")
     ]
     pairs = [(core, case) for core in cores for case in cases]
@@ -276,32 +309,38 @@ def test_a_second_sparse_operand_takes_less_to_multiply_and_more_to_select():
 @pytest.mark.parametrize("pattern", ["2:4", "8:16", "16:32"])
 def test_a_decoded_group_takes_less_than_what_is_done_with_it(encoding, pattern):
     core = replace(
-        load_core("flexible-16x32"), encodings=("bitmask", "index", "gap", "combinatorial", "joint")
+        load_core("flexible-16x32"),
+        select_network="mux",
+        encodings=("bitmask", "index", "gap", "combinatorial", "joint"),
     )
     case = Case(LARGE, as_format(pattern, encoding=encoding), dtype="fp16")
     costs = unit_costs(core, case)
     assert (costs.decode[1] == 0) == (encoding == "index")
-    assert costs.decode[1] < Pattern.parse(pattern).n * 64 * (costs.multiply + costs.add)[1]
+    assert costs.decode[1] < Pattern.parse(pattern).n * 64 * (costs.multiply + costs.accumulate)[1]
     report = energy(case, core)
     assert report.parts["decode"].nominal == close_to(counted(core, case).decoded_groups * costs.decode[1])
 
 
-def test_joules_per_flop_are_near_those_fitted_to_measured_gpus():
+@pytest.mark.parametrize(
+    ("kind", "ratios"), [("aligned_tree", (0.55, 0.82, 0.89)), ("per_lane", (0.81, 1.01, 0.84))]
+)
+def test_joules_per_flop_against_those_fitted_to_measured_gpus(kind, ratios):
     fitted = constants.load()
     case, flop = Case(LARGE, dtype="fp16"), 2 * 8192**3
-    dense = energy(case, replace(DENSE, node_nm=7))
-    ratio = without_static(dense) / flop / fitted.tensor_energy_joules_per_flop
-    assert ratio == pytest.approx(0.81, abs=0.02)
+    core = replace(DENSE, node_nm=7, adder_kind=kind)
+    dense = energy(case, core)
     low = (dense.total.low - dense.parts["static"].low) / flop
     high = (dense.total.high - dense.parts["static"].high) / flop
     assert low < fitted.tensor_energy_joules_per_flop < high
-    narrow = energy(replace(case, dtype="fp8"), replace(DENSE, node_nm=7))
-    share = without_static(narrow) / without_static(dense)
-    assert share / fitted.byte_value_energy_ratio == pytest.approx(1.01, abs=0.02)
-    core = replace(load_core("nvidia-like-2x4"), node_nm=7)
-    sparse = energy(replace(case, format="2:4/index"), core)
-    share = without_static(sparse) / without_static(dense)
-    assert share / fitted.sparse_energy_ratio == pytest.approx(0.84, abs=0.02)
+    narrow = energy(replace(case, dtype="fp8"), core)
+    chip = replace(load_core("nvidia-like-2x4"), node_nm=7, adder_kind=kind)
+    sparse = energy(replace(case, format="2:4/index"), chip)
+    found = (
+        without_static(dense) / flop / fitted.tensor_energy_joules_per_flop,
+        without_static(narrow) / without_static(dense) / fitted.byte_value_energy_ratio,
+        without_static(sparse) / without_static(dense) / fitted.sparse_energy_ratio,
+    )
+    assert found == tuple(pytest.approx(ratio, abs=0.02) for ratio in ratios)
 
 
 def study_core(sparse: bool):
@@ -331,4 +370,4 @@ def test_the_published_saving_of_2_4_on_the_study_of_sparseloop_is_met_within_a_
             )
             joules[row.design] += energy(case, study_core(sparse)).total.nominal
     assert joules["STC"] / joules["TC"] / 0.603 == pytest.approx(1.10, abs=0.02)
-    assert joules["TC"] / published["TC"] == pytest.approx(2.38, abs=0.05)
+    assert joules["TC"] / published["TC"] == pytest.approx(2.35, abs=0.05)

@@ -40,7 +40,7 @@ def test_one_sentence_for_all_patterns_that_are_left_out_for_one_reason():
 
 
 def test_energy_that_is_not_known_is_none_and_has_a_reason():
-    core = dataclasses.replace(load_core("flexible-8x16"), node_nm=2)
+    core = dataclasses.replace(load_core("flexible-8x16"), node_nm=2, decoder_latency_cycles=1)
     record, problem = product_record(core, Case(SHAPE, "8:16"), None)
     assert record["energy_joules"] is record["energy_joules_low"] is None
     assert "3" in problem

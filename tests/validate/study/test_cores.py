@@ -73,7 +73,9 @@ def test_the_table_is_complete_and_is_the_file(study, cores):
         "speedup_vs_dense",
         "speedup_vs_no_unit",
         "utilisation",
+        "overhead_of_arrays",
         "overhead_of_cores",
+        "overhead_of_chip",
         "cycles",
     )
     for name in numbers:
@@ -108,10 +110,10 @@ def test_a_row_is_the_sum_of_single_predictions(study, cores, tiny):
     assert row["dense_energy_joules"] == pytest.approx(dense_joules)
     assert row["area_um2"] == pytest.approx(area(chip).total.nominal)
     assert row["dense_area_um2"] == pytest.approx(area(dense_chip).total.nominal)
-    share = area(chip).overhead_of_cores
-    assert (row["overhead_of_cores_low"], row["overhead_of_cores_high"]) == pytest.approx(
-        (share.low, share.high)
-    )
+    for name in ("sparse_lane_um2", "overhead_of_arrays", "overhead_of_cores", "overhead_of_chip"):
+        share = getattr(area(chip), name)
+        shown = [row[f"{name}{end}"] for end in ("_low", "", "_high")]
+        assert shown == pytest.approx([share.low, share.nominal, share.high])
 
 
 def test_what_a_unit_adds_is_measured_against_the_better_of_the_two_without_it(cores):
@@ -161,6 +163,8 @@ def test_the_page_shows_the_rows(study, cores):
             energy_share = 100 * row["energy_joules"] / row["dense_energy_joules"]
             assert f"energy {energy_share:.0f} % (" in cells
         assert f"<b>{100 * own['overhead_of_cores'].iloc[0]:.1f} %</b>" in cells
+        assert f"{100 * own['overhead_of_arrays'].iloc[0]:.1f} % of the arrays" in cells
+        assert f"{own['sparse_lane_um2'].iloc[0]:.3g} um² per lane" in cells
 
 
 @pytest.mark.parametrize("limit", LIMITS)
