@@ -39,8 +39,9 @@ CHANGES = (
 
 PREAMBLE = f"""# The metadata formats
 
-Format version {FORMAT_VERSION}. This page is enough to write an encoder and a decoder. Of `tiled`
-the rule stands on [a page of its own](../explanation/tiled-code.md). `make docs` generates this page from the records in `nmsim/encodings/` and from codes that the package makes. `nmsim/reference/` is a plain
+Format version {FORMAT_VERSION}. This page is enough to write an encoder and a decoder. The rule of `tiled` stands on
+[a page of its own](../explanation/tiled-code.md). `make docs` generates this page from the records in `nmsim/encodings/` and
+from codes that the package makes. `nmsim/reference/` is a plain
 decoder in the order of this page.
 
 ## Words and conventions
