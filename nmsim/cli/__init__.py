@@ -57,6 +57,9 @@ VERBS = {
     "machine": Verb(
         "hardware", DESIGN, "Show a machine with its sources, list machines, or write one as a file."
     ),
+    "rtl": Verb(
+        "gates", DESIGN, "Write a unit of hardware as Verilog, with a test bench that checks itself."
+    ),
     "synth": Verb("gates", DESIGN, "Synthesise units of hardware, and show what they take."),
     "calibrate": Verb("measure", JUDGE, "Measure what this machine can do, and write it as a hardware file."),
     "measure": Verb("measure", JUDGE, "Time sparse products on this machine, and append rows to a file."),

@@ -1,5 +1,6 @@
-"""`nmsim synth`: what units of hardware take in gates, depth and registers."""
+"""`nmsim synth`: what units of hardware take in gates, depth and registers. `nmsim rtl`: units as Verilog."""
 
+import contextlib
 import itertools
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ from hwmodels.rtl import catalogue
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
 from nmsim.errors import NmsimError, brief, brief_names
+from nmsim.files import atomic
 from nmsim.files.output import ROW_FILE, Output
 from nmsim.rows import check as check_rows
 from nmsim.rows.files import read
@@ -19,11 +21,18 @@ from nmsim.rows.files import read
 FORMATS = ["8:16/combinatorial"]
 UNITS = ["decoder"]
 FAILED = 1
+USUAL_BITS = 8
 EXAMPLES = {
     "synth": [
         "nmsim synth -f 8:16/combinatorial --unit decoder,position_decoder",
         "nmsim synth -f 6:16/tiled --goal delay -o mine.csv",
         "nmsim synth --check hwmodels/rtl/synthesis.csv",
+    ],
+    "rtl": [
+        "nmsim rtl -f 8:16/combinatorial --unit decoder -o decoder.v",
+        "nmsim rtl -f 8:16/tiled --unit lane --stages 2 -o lane.v",
+        "nmsim rtl -f 8:16 --unit select --variant onehot --width-bits 16 -o select.v",
+        "nmsim rtl -f 8:16/combinatorial --list",
     ],
 }
 
@@ -183,3 +192,122 @@ def _counts(row: GateRow) -> tuple[Any, ...]:
         row.flip_flops,
         f"{row.cut_bits:.0f}",
     )
+
+
+def rtl(
+    text: Annotated[
+        str,
+        Option(
+            "--format",
+            "-f",
+            metavar="FORMAT",
+            help="Pattern and encoding of the codes: N:M/ENCODING, or N:M for units without codes.",
+        ),
+    ] = FORMATS[0],
+    unit: Annotated[
+        str, Option("--unit", "-u", metavar="UNIT", help=f"One of {', '.join(catalogue.UNITS)}.")
+    ] = UNITS[0],
+    variant: Annotated[
+        str | None, Option("--variant", metavar="NAME", help="Structure of the unit. Default: the smallest.")
+    ] = None,
+    width_bits: Annotated[
+        int | None,
+        Option(
+            "--width-bits", min=1, metavar="BITS", help=f"Bits of a value or a key. Default: {USUAL_BITS}."
+        ),
+    ] = None,
+    stages: Annotated[int, Option(min=0, help="Ranks of registers between inputs and outputs.")] = 0,
+    output: Annotated[
+        Path | None,
+        Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Verilog file to write. The module has its name.",
+        ),
+    ] = None,
+    bench: Annotated[
+        bool, Option("--bench/--no-bench", help="Write a test bench and its vectors beside the file.")
+    ] = True,
+    force: Annotated[bool, Option("--force", help="Replace existing files.")] = False,
+    names: Annotated[
+        bool, Option("--list", help="List the units of the format, and do nothing else.")
+    ] = False,
+) -> Answer:
+    """Write a unit of hardware as Verilog, with a test bench that checks itself.
+
+    The bench FILE_tb.v compares the unit with vectors of the encodings, in FILE_tb.hex. It tries all codes or masks, if there
+    are at most 65,536, and a sample otherwise. It prints PASS or FAIL. Needs the extra rtl of the package.
+    """
+    if names:
+        return _list_units(text)
+    if output is None:
+        raise NmsimError("no --output given: expected -o FILE.v, or --list")
+    from hwmodels.rtl.verilog.files import files, module_name
+
+    name = module_name(output.stem)
+    paths = {name: output.with_name(name) for name in _file_names(name, bench)}
+    outputs = [Output(path, suffixes=(path.suffix,), strict=True) for path in paths.values()]
+    outputs[0] = Output(output, suffixes=(".v",), strict=True)
+    console.claim(*outputs, force=force)
+    spec = _spec(text, unit, variant, width_bits, stages)
+    with console.busy(f"writing {spec}"):
+        built = catalogue.build(spec)
+        written = files(built, name, with_bench=bench)
+    with contextlib.ExitStack() as stack:
+        for file, content in written.items():
+            stack.enter_context(atomic.new_file(paths[file], force=force)).write(content.encode())
+    data = {
+        "unit": asdict(spec),
+        "ports": [
+            {"name": port.name, "bits": len(port), "direction": direction}
+            for direction, ports in (("input", built.inputs), ("output", built.outputs))
+            for port in ports
+        ],
+        "files": [str(path) for path in paths.values()],
+    }
+
+    def show() -> None:
+        console.say(f"{output}: {spec}")
+        if bench:
+            console.say(f"beside it: {', '.join(path.name for path in list(paths.values())[1:])}")
+
+    return Answer(data, show)
+
+
+def _file_names(name: str, bench: bool) -> list[str]:
+    return [f"{name}.v", *([f"{name}_tb.v", f"{name}_tb.hex"] if bench else [])]
+
+
+def _spec(text: str, unit: str, variant: str | None, width_bits: int | None, stages: int) -> UnitSpec:
+    """The one unit that is asked for; of several structures, the first."""
+    width = [] if width_bits is None else [str(width_bits)]
+    specs = _specs([text], [unit], None if variant is None else [variant], width, stages)
+    if len({spec.pattern for spec in specs}) > 1 or "," in text:
+        raise NmsimError(f"--format {brief(text)}: expected one format")
+    usual = [spec for spec in specs if spec.width_bits in (0, USUAL_BITS)]
+    return (usual or specs)[0]
+
+
+def _list_units(text: str) -> Answer:
+    specs = [spec for unit in catalogue.UNITS for spec in _specs([text], [unit], None, None, 0)]
+    records = [
+        {
+            "unit": spec.unit,
+            "pattern": str(spec.pattern),
+            "encoding": spec.encoding,
+            "variant": spec.variant,
+        }
+        for spec in specs
+        if spec.width_bits in (0, USUAL_BITS)
+    ]
+
+    def show() -> None:
+        console.print_table(
+            "Units of hardware",
+            ["unit", "pattern", "encoding", "variant"],
+            [tuple(record.values()) for record in records],
+            note="The first variant of a unit is its smallest. --width-bits and --stages take other numbers.",
+        )
+
+    return Answer(records, show)

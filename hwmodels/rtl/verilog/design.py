@@ -596,7 +596,13 @@ def runs(bits: Bits) -> Iterator[tuple[str, int, int]]:
 
 
 def rising(bits: Bits) -> int:
-    """How many bits from the first on are successive bits of one wire."""
+    """How many bits from the first on are successive bits of one wire.
+
+    Examples
+    --------
+    >>> rising((("a", 1), ("a", 2), ("a", 4)))
+    2
+    """
     name, low = bits[0]
     return next((place for place, bit in enumerate(bits) if bit != (name, low + place)), len(bits))
 

@@ -6,9 +6,11 @@ from typing import Final
 from hwmodels.gates.record import UnitSpec
 from hwmodels.rtl.unit import Unit
 from hwmodels.rtl.verilog.bench import bench
-from hwmodels.rtl.verilog.write import module
+from hwmodels.rtl.verilog.write import module, module_name
 from nmsim import encodings
 from nmsim.files.container import FORMAT_VERSION
+
+__all__ = ["files", "module_name"]
 
 WIDE: Final = 96
 WHAT: Final = {

@@ -49,7 +49,7 @@ def vectors(spec: UnitSpec) -> Iterator[Vector]:
     Examples
     --------
     >>> next(vectors(UnitSpec("decoder", 2, 4, "combinatorial", "serial")))
-    ({'code': 0}, {'mask': 3, 'valid': 1})
+    ({'code': 0}, {'valid': 1, 'mask': 3})
     """
     made = {
         "decoder": _decoder,

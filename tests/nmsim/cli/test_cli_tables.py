@@ -46,6 +46,7 @@ RUNS = {
         ["core", "512,1024,1024", "-c", "dual-sided-8x16", "-p", "8:16", "--other", "8:16", "--simulate"],
         ["core", "--list"],
     ],
+    "rtl": [["rtl", "-f", "8:16/combinatorial", "--list"]],
     "sweep": [["sweep", "space.toml"]],
     "validate": [["validate"]],
     "quality": [["quality", "tiny.safetensors", "--operand", "both", "-p", "8:16", "--eval-tokens", "16"]],

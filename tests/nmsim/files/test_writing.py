@@ -52,6 +52,7 @@ WRITES = {
     ("quality", "--plot"): (["quality", "dense.safetensors", "-o", "q.csv"], "file", ".svg", "dense.safetensors"),
     ("quality", "--save-activations"): (["quality", "model.gguf", "-o", "q.csv"], "file", ".safetensors", None),
     ("study", "--output"): (["study", "--model", "config.json"], "folder", "study.csv", None),
+    ("rtl", "--output"): (["rtl", "-f", "2:4/index"], "file", ".v", None),
     ("fit", "--output"): (["fit"], "folder", "residuals.csv", None),
 }  # fmt: skip
 """(verb, option) -> arguments, kind, suffix (of a folder: a file that it gets), and an input of these arguments."""
