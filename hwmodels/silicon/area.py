@@ -37,8 +37,8 @@ REGISTER_BANK_BYTES = (32768, 4096, 1024)
 class UnitAreas(NamedTuple):
     """Areas of the units of a core, um2, float64 arrays [3]: low, nominal, high.
 
-    A cell is what stands at a row and a column of the array: its multipliers and the sum of their products, and what
-    accumulates 32 bits. `decoder`, `selector`, `encoder` [lengths, 3]: one of groups of M elements. `group_elems`
+    A cell is what stands at a row and a column of the array. `cell_multiply`: its multipliers and the sum of their products.
+    `cell_accumulate`: what accumulates in 32 bits. `decoder`, `selector`, `encoder` [lengths, 3]: one of groups of M elements. `group_elems`
     [lengths, 1]: M.
     """
 
@@ -67,8 +67,8 @@ class AreaReport:
     sparse_lane_um2 : Spread
         What sparsity adds per such a multiply-add.
     overhead_of_arrays, overhead_of_cores, overhead_of_chip : Spread
-        What sparsity adds, as a share of three dense sums: multipliers and adders; these with partial sums and operand
-        registers; and all that is modelled, shared memory and L2 as well.
+        What sparsity adds, as a share of three dense sums. Arrays: multipliers and adders. Cores: partial sums and operand
+        registers too. Chip: shared memory and L2 as well.
     explanation : str
         One sentence.
     """

@@ -14,8 +14,10 @@ ADDER_BITS = 32
 
 
 class Datapath(NamedTuple):
-    """Costs of one cell of the array in one value type: of all its multipliers, of what sums their products up, and of what
-    accumulates in 32 bits. Areas in um2 with room for wires; energies in joules per cycle."""
+    """Costs of one cell of the array in one value type: multipliers, the sum of their products, accumulation in 32 bits.
+
+    Areas in um2 with room for wires; energies in joules per cycle.
+    """
 
     multiply_um2: Spread
     sum_um2: Spread
@@ -98,7 +100,7 @@ def exact_product(technology: Technology, table: str, dtype: str) -> Spread:
     """Cost of a multiplier whose product is neither normalised nor rounded.
 
     Of integers it is the published one. Of floats it is the published 8-bit one in proportion to the square of the
-    significand; its high end is at least the published multiplier of that type, which does both.
+    significand. Its high end is at least the published multiplier of that type, which does both.
 
     Examples
     --------

@@ -57,8 +57,8 @@ class UnitCosts(NamedTuple):
     l2_distance : ratio
         Way between L2 and a core over the side of the chip.
     multiply, accumulate : joules
-        A multiply-add of one value type: its multiplication and its part of the sum of products; its part of an accumulation in
-        32 bits, of which other widths take their share.
+        Of a multiply-add of one value type. `multiply`: with its part of the sum of products. `accumulate`: its part of an
+        accumulation in 32 bits, of which other widths take their share.
     gated : ratio
         Of a multiply-add, if an operand is zero or a lane idle.
     select, passed : joules

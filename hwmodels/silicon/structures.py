@@ -187,8 +187,8 @@ def product_tree(dtype: str, products: int, fraction_bits: int) -> Cells:
 
     Source
     ------
-    NVIDIA tensor cores align products to the largest and cut off: Fasi, Higham, Mikaitis and Pranesh, PeerJ Computer Science
-    7:e330, 2021; Khattak and Mikaitis, arXiv 2512.07004. Counted by this structure; no published netlist.
+    NVIDIA tensor cores align products to the largest and cut off: Fasi et al., PeerJ Computer Science 7:e330, 2021; Khattak
+    and Mikaitis, arXiv 2512.07004. Counted by this structure; no published netlist.
 
     Examples
     --------

@@ -344,7 +344,7 @@ def select_gates(core: SparseTensorCore) -> Gates:
 
 
 def passed_share(core: SparseTensorCore) -> float:
-    """Say which part of a lane's network an element passes if nothing is selected: a path of log2 M stages in a tree of M - 1.
+    """Say which part of a lane's network an element passes if nothing is selected: log2 M stages in a tree of M - 1.
 
     Examples
     --------

@@ -74,7 +74,7 @@ def test_decoders_are_as_many_as_the_rate_needs_for_the_pattern_that_needs_most(
         load(5).um2(decoder(core, sparse_format(pattern, encoding="combinatorial"))).nominal
         for pattern in core.patterns
     ]
-    # 40 elements a cycle: 10 units of 2:4, 5 of 4:8, 3 of 8:16.
+    # 40 elements per cycle: 10 units of 2:4, 5 of 4:8, 3 of 8:16.
     needs = [10 * um2[0], 5 * um2[1], 3 * um2[2]]
     assert area(core).parts["decode"].nominal == close_to(3 * max(needs))
     assert area(replace(core, decoder_elements_per_cycle=1)).parts["decode"].nominal == close_to(3 * max(um2))

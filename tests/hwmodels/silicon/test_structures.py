@@ -26,7 +26,7 @@ def test_sums_of_cells_and_copies():
 
 
 def test_an_adder_of_the_tree_is_the_published_adder_within_a_tenth():
-    """Two roads to 32 bits: cells of the NanGate library, and the adder that Dally and Han synthesised; the energies alike."""
+    """32 cells of the NanGate library, against the adder that Dally and Han synthesised; and their energies."""
     technology = load(45)
     adder = Cells(full_adder=32)
     um2 = technology.gates(adder).nominal * technology.cost("logic_um2", "gate").nominal
@@ -61,8 +61,8 @@ def test_integer_trees_by_hand():
 
 
 def test_a_float_tree_by_hand():
-    # Two products of fp16 in words of 27 bits: exponents of 6 bits are added (5), compared, chosen and subtracted; the word may
-    # be replaced by its complement; one adder of 29 bits with the sign.
+    # Two products of fp16 in words of 27 bits. Exponents of 6 bits are added (5), compared, chosen and subtracted. The word may
+    # be replaced by its complement. One adder has 29 bits, with the sign.
     each = Cells(full_adder=5 + 6, comparator_bit=6, mux2=6 + 27) + structures.shifter(22, 27, 6)
     assert structures.product_tree("fp16", 2, 25) == each.times(2) + Cells(full_adder=29)
 
