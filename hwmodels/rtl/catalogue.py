@@ -33,11 +33,11 @@ FILES: Final = {
 """Unit and encoding -> file with its `build`. An empty encoding stands for all others."""
 UNITS: Final = tuple(dict.fromkeys(unit for unit, _ in FILES))
 ENCODINGS: Final = ("bitmask", "index", "gap", "combinatorial", "tiled")
-PATTERNS: Final = ((2, 4), (4, 8), (8, 16), (1, 4), (2, 8), (3, 4), (6, 8), (4, 16), (16, 32))
+PATTERNS: Final = ((2, 4), (4, 8), (8, 16), (1, 4), (2, 8), (3, 4), (6, 8), (16, 32), (4, 16))
 VARIANTS: Final = {
     ("decoder", "combinatorial"): ("serial", "digits", "shallow"),
-    ("position_decoder", "combinatorial"): ("serial", "digits", "shallow", "columns"),
-    ("encoder", "combinatorial"): ("serial", "pairs", "slots"),
+    ("position_decoder", "combinatorial"): ("serial", "shallow", "columns"),
+    ("encoder", "combinatorial"): ("pairs", "slots"),
     ("select", ""): ("mux", "ordered_mux", "onehot", "crossbar", "butterfly"),
     ("selector", ""): ("all_pairs", "half", "bitonic", "planes"),
 }
@@ -47,9 +47,20 @@ NIBBLES: Final = ((1, 2), (2, 4))
 """Patterns that NVIDIA's four bits per group have, a second structure of `index`."""
 WIDTH_BITS = 8
 """The width that all units with one have."""
-SELECT_BITS, KEY_BITS, LANE_BITS = (4, WIDTH_BITS, 16), (WIDTH_BITS, 16), (WIDTH_BITS,)
-SLOW_FROM_M, SLOW_VARIANTS = 32, ("shallow", "columns", "bitonic", "half")
-"""Structures that take minutes of synthesis from this M on: the table lacks them."""
+SELECT_BITS, KEY_BITS, LANE_BITS = (WIDTH_BITS, 16), (WIDTH_BITS, 16), (WIDTH_BITS,)
+MOST_M: Final = {
+    "bitonic": 8,
+    "half": 16,
+    "digits": 16,
+    "shallow": 16,
+    "columns": 16,
+    "slots": 16,
+    "mux": 16,
+    "crossbar": 16,
+}
+"""Structures whose synthesis takes minutes at a larger M, where others are smaller and shallower too."""
+MOST_M_WIDE = 16
+"""The same of selectors with keys of 16 bits."""
 GOALS: Final[tuple[Goal, ...]] = ("area", "delay")
 TOLERANCE = 0.02
 """Largest share by which a number may differ from the table's when a unit is synthesised again."""
@@ -249,10 +260,10 @@ def catalogue() -> tuple[UnitSpec, ...]:
 
 
 def _slow(spec: UnitSpec) -> bool:
-    """Whether a synthesis takes minutes, or says nothing that another one does not."""
+    """Whether a synthesis takes minutes, and says nothing that another one does not."""
     wide = spec.unit == "selector" and spec.width_bits > WIDTH_BITS
-    return (spec.m >= SLOW_FROM_M and (wide or spec.variant in SLOW_VARIANTS)) or (
-        wide and spec.variant == "bitonic"
+    return spec.m > MOST_M.get(spec.variant, spec.m) or (
+        wide and (spec.m > MOST_M_WIDE or spec.variant == "bitonic")
     )
 
 
