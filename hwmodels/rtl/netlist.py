@@ -459,7 +459,8 @@ def bit_slices(values: npt.ArrayLike, width: int) -> Words:
     >>> bit_slices([1, 2, 3], 2).tolist()
     [[5], [6]]
     """
-    array = np.asarray(values)
+    # NumPy would make floats of a list of integers around 2^63.
+    array = values if isinstance(values, np.ndarray) else np.array(values, object)
     count = array.size
     whole = [int(value) for value in array.tolist()] if array.dtype == object or width > 64 else None
     limbs = -(-width // 64)
