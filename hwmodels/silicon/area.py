@@ -38,8 +38,8 @@ class UnitAreas(NamedTuple):
     """Areas of the units of a core, um2, float64 arrays [3]: low, nominal, high.
 
     A cell is what stands at a row and a column of the array. `cell_multiply`: its multipliers and the sum of their products.
-    `cell_accumulate`: what accumulates in 32 bits. `decoder`, `selector`, `encoder` [lengths, 3]: one of groups of M elements. `group_elems`
-    [lengths, 1]: M.
+    `cell_accumulate`: what accumulates in 32 bits. `decoder`, `selector`, `encoder` [lengths, 3]: one of groups of M elements.
+    `group_elems` [lengths, 1]: M.
     """
 
     cell_multiply: Floats

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple, get_args
 
-from hwmodels.gates.table import Gates, gates_of, table
+from hwmodels.gates.shared import serving
+from hwmodels.gates.table import Gates, gates_of
 from hwmodels.machine.comparators import network
 from hwmodels.silicon.structures import Cells, index_bits
 from hwmodels.silicon.technology import load
@@ -98,48 +99,6 @@ def counted(cells: Cells, flip_flops: float = 0.0) -> Gates:
         origin="fitted",
         error=COUNTED_ERROR if cells != Cells() else 0.0,
     )
-
-
-@functools.lru_cache(maxsize=1024)
-def at_width(unit: str, pattern: Pattern, variant: str, width_bits: int) -> Gates:
-    """Look up a unit of a width that the table need not hold: on a straight line through the two widths nearest to it.
-
-    Every bit of a value takes one more copy of the same network, and every bit of a key one more bit of each comparison.
-
-    Raises
-    ------
-    SpecError
-        The table has no such unit.
-
-    Examples
-    --------
-    >>> one, two = (at_width("select", Pattern(2, 4), "mux", bits).nand2 for bits in (16, 32))
-    >>> 1.9 < two / one < 2.1
-    True
-    """
-    widths = sorted(
-        {
-            row.width_bits
-            for row in table()
-            if (row.unit, row.spec.pattern) == (unit, pattern) and not row.stages
-        }
-        or {row.width_bits for row in table() if row.unit == unit}
-    )
-    if width_bits in widths or not widths:
-        return gates_of(unit, pattern, variant=variant, width_bits=width_bits)
-    near = sorted(sorted(widths, key=lambda width: abs(width - width_bits))[:2])
-    found = [gates_of(unit, pattern, variant=variant, width_bits=width) for width in near]
-    if len(found) == 1:
-        return found[0].times(width_bits / near[0])
-    (low, high), (w0, w1) = found, near
-    share = (width_bits - w0) / (w1 - w0)
-    nand2, flip_flops, fo4, cut_bits = (
-        max(0.0, a + share * (b - a))
-        for a, b in (
-            (getattr(low, name), getattr(high, name)) for name in ("nand2", "flip_flops", "fo4", "cut_bits")
-        )
-    )
-    return Gates(nand2, flip_flops, fo4, cut_bits, "fitted", max(low.error, high.error))
 
 
 def registered(gates: Gates, ranks: int) -> Gates:
@@ -317,7 +276,7 @@ def select_one(pattern: Pattern, value_bits: int, lanes: int, network: Network, 
         return Gates()
     groups = lanes / pattern.n
     variant = "crossbar" if network == "banked" else network
-    selected = at_width("select", pattern, variant, value_bits)
+    selected = gates_of("select", pattern, variant=variant, width_bits=value_bits)
     if not dual_sided:
         return selected.times(groups)
     # The masks of a row and a column meet in their cell, and so their positions arise there.
@@ -325,11 +284,20 @@ def select_one(pattern: Pattern, value_bits: int, lanes: int, network: Network, 
     return (selected.times(2) + shared).times(groups)
 
 
+def network_of(core: SparseTensorCore) -> Pattern:
+    """Name the pattern whose select network serves all native patterns of a core; 1:1 without any.
+
+    Examples
+    --------
+    >>> from hwmodels.tensorcore.record import load_core
+    >>> str(network_of(load_core("flexible-8x16"))), str(network_of(load_core("dense")))
+    ('8:16', '1:1')
+    """
+    return serving(core.patterns) if core.patterns else Pattern(1, 1)
+
+
 def select_gates(core: SparseTensorCore) -> Gates:
     """Look up what feeds one cell of the array, `array_depth` multiply-adds, whatever native pattern runs.
-
-    The network of the largest pattern serves the others too: ordered lines of a wide group contain those of the narrow
-    groups in it.
 
     Examples
     --------
@@ -337,9 +305,8 @@ def select_gates(core: SparseTensorCore) -> Gates:
     >>> select_gates(load_core("dense")) == Gates()
     True
     """
-    return _any_of(
-        select_one(pattern, core.lane_bits, core.array_depth, core.select_network, core.dual_sided)
-        for pattern in core.patterns
+    return select_one(
+        network_of(core), core.lane_bits, core.array_depth, core.select_network, core.dual_sided
     )
 
 
@@ -352,8 +319,8 @@ def passed_share(core: SparseTensorCore) -> float:
     >>> round(passed_share(load_core("flexible-8x16")), 3), passed_share(load_core("dense"))
     (0.267, 0.0)
     """
-    most = max((pattern.m for pattern in core.patterns), default=1)
-    return index_bits(most) / max(1, most - 1)
+    m = network_of(core).m
+    return index_bits(m) / max(1, m - 1)
 
 
 class PerGroup(NamedTuple):

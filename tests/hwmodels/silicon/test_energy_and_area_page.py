@@ -59,7 +59,9 @@ def mm2(cell: str, um2: float) -> None:
 def test_area(row):
     report = area(load_core(row[0].strip("`")))
     um2 = {name: part.nominal for name, part in report.parts.items()}
-    for cell, part in zip(row[1:4], (um2["select"], um2["decode"], um2["prune"] + um2["encode"]), strict=True):
+    for cell, part in zip(
+        row[1:4], (um2["select"], um2["decode"], um2["prune"] + um2["encode"]), strict=True
+    ):
         mm2(cell, part)
     lane = report.sparse_lane_um2
     assert numbers(row[4]) == pytest.approx([lane.nominal, lane.low, lane.high], abs=0.0051)
