@@ -64,6 +64,7 @@ class _Lane(Unit):
         )
         decoder = "position_decoder" if self.by_position else "decoder"
         self.decoder = catalogue.build(UnitSpec(decoder, spec.n, spec.m, spec.encoding, variant))
+        # Positions come ready from the code, so multiplexers take them. A mask must be counted, and the count gives lines.
         network = "ordered_mux" if self.by_position else "onehot"
         self.network = select.build(
             UnitSpec("select", spec.n, spec.m, variant=network, width_bits=spec.width_bits)
@@ -132,6 +133,7 @@ class _Lane(Unit):
             module, 1, valid, last, illegal, values, selected
         )
         self._accumulate(module, valid, last, illegal, self._dot(module, values, selected))
+        # Every register waits alike, so nothing is lost and no step needs a buffer of its own.
         moving: Module = EnableInserter(go)(module)
         return moving
 

@@ -23,6 +23,7 @@ SPECS = (
     UnitSpec("lane", 4, 8, "bitmask", "plain", 2, 1),
     UnitSpec("lane", 4, 8, "index", "plain", 2, 0),
     UnitSpec("lane", 3, 8, "combinatorial", "plain", 2, 1),
+    UnitSpec("lane", 4, 8, "tiled", "plain", 2, 2),
     UnitSpec("lane", 8, 16, "combinatorial", "plain", 2, 2),
 )
 """Units of few bits are synthesised sooner; the simulator of Amaranth has wider ones."""
