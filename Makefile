@@ -33,6 +33,9 @@ test: $(VENV)/language  ## the whole default test suite; no GPU needed
 stress: $(VENV)/dev  ## a million streams, ten thousand damaged files, fifty kills and more; some 20 minutes, seeds printed
 	$(BIN)/python -m pytest tests/stress -s --stress --stress-figures docs/reference/robustness.json
 
+prove: $(VENV)/dev  ## every decoder and encoder of the table on all codes and masks, 16:32 on all 2^30 codes; some 10 minutes
+	$(BIN)/python -m pytest tests/hwmodels/rtl/test_decoders.py tests/hwmodels/rtl/test_encoders.py -s --stress
+
 check: $(VENV)/dev  ## style, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,4 +54,4 @@ site: $(VENV)/dev  ## build the documentation site into site/, without the netwo
 clean:  ## remove the environment and everything generated outside the docs
 	rm -rf $(VENV) $(STUDY) site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help study test stress check bench docs site clean
+.PHONY: help study test stress prove check bench docs site clean
