@@ -33,7 +33,7 @@ FILES: Final = {
 """Unit and encoding -> file with its `build`. An empty encoding stands for all others."""
 UNITS: Final = tuple(dict.fromkeys(unit for unit, _ in FILES))
 ENCODINGS: Final = ("bitmask", "index", "gap", "combinatorial", "tiled")
-PATTERNS: Final = ((2, 4), (4, 8), (8, 16), (1, 4), (2, 8), (3, 4), (6, 8), (16, 32), (4, 16))
+PATTERNS: Final = ((2, 4), (4, 8), (8, 16), (1, 4), (2, 8), (4, 16), (16, 32))
 VARIANTS: Final = {
     ("decoder", "combinatorial"): ("serial", "digits", "shallow"),
     ("position_decoder", "combinatorial"): ("serial", "shallow", "columns"),
@@ -59,8 +59,11 @@ MOST_M: Final = {
     "crossbar": 16,
 }
 """Structures whose synthesis takes minutes at a larger M, where others are smaller and shallower too."""
-MOST_M_WIDE = 16
+MOST_M_WIDE: Final = {"all_pairs": 16, "planes": 16, "half": 8, "bitonic": 0}
 """The same of selectors with keys of 16 bits."""
+MOST_M_OF_DELAY = 16
+"""Larger units are mapped for few gates only, but for those that are shallow by their structure."""
+SHALLOW: Final = (("decoder", "tiled"), ("position_decoder", "bitmask"))
 GOALS: Final[tuple[Goal, ...]] = ("area", "delay")
 TOLERANCE = 0.02
 """Largest share by which a number may differ from the table's when a unit is synthesised again."""
@@ -262,9 +265,7 @@ def catalogue() -> tuple[UnitSpec, ...]:
 def _slow(spec: UnitSpec) -> bool:
     """Whether a synthesis takes minutes, and says nothing that another one does not."""
     wide = spec.unit == "selector" and spec.width_bits > WIDTH_BITS
-    return spec.m > MOST_M.get(spec.variant, spec.m) or (
-        wide and (spec.m > MOST_M_WIDE or spec.variant == "bitonic")
-    )
+    return spec.m > (MOST_M_WIDE if wide else MOST_M).get(spec.variant, spec.m)
 
 
 def asked(specs: Iterable[UnitSpec], goals: Iterable[Goal] = GOALS) -> tuple[Asked, ...]:
@@ -273,8 +274,14 @@ def asked(specs: Iterable[UnitSpec], goals: Iterable[Goal] = GOALS) -> tuple[Ask
 
 
 def table_rows() -> tuple[Asked, ...]:
-    """All rows of the table of synthesis: each unit of `catalogue` with both goals."""
-    return asked(catalogue())
+    """All rows of the table of synthesis: units of `catalogue` with both goals, but large ones with few gates only."""
+    return tuple(
+        one
+        for one in asked(catalogue())
+        if one.goal == "area"
+        or one.spec.m <= MOST_M_OF_DELAY
+        or (one.spec.unit, one.spec.encoding) in SHALLOW
+    )
 
 
 def ci_subset() -> tuple[Asked, ...]:
