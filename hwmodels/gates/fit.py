@@ -18,8 +18,8 @@ from hwmodels.gates.record import GateRow
 from nmsim import encodings
 from nmsim.pattern import Pattern
 
-LEAST_PATTERNS = 4
-"""Fewer patterns say nothing about the error of a law of two powers."""
+LEAST_PATTERNS = 3
+"""Fewer patterns say nothing about the error of a law: one that is left out must leave two."""
 ONE_WIDTH_ERROR = 0.5
 """Error of gates at a width if the table has one other width only: an assumption."""
 NUMBERS: Final = ("nand2", "fo4", "cut_bits")
@@ -97,6 +97,8 @@ def fit(values: Mapping[Pattern, float], encoding: str = "") -> Fit | None:
         if "bits" in law and not encoding:
             continue
         terms = np.array([_terms(law, pattern, encoding) for pattern in patterns])
+        if np.linalg.matrix_rank(terms[1:]) < terms.shape[1]:
+            continue
         misses = []
         for left_out in range(len(patterns)):
             kept = np.arange(len(patterns)) != left_out
