@@ -90,6 +90,7 @@ class Pipeline(Unit):
                 f"stages {brief_names(self.stages)}: expected some of {brief_names(STAGES[:IN_BLOCKS])} in this "
                 f"order, {ARRAY} among them"
             )
+        # Names of signals say which stage they belong to, since people read the Verilog and a test drives it by name.
         self.at: dict[str, StageSignals] = {}
         for stage in (*self.stages, WRITE):
             self.at[stage] = StageSignals(
@@ -265,6 +266,7 @@ def settings(trace: Trace) -> Settings:
             raise SpecError(
                 f"stage {name}: takes no time and has a latency, expected work or no latency around it"
             )
+        # Blocks pass it at once, so those that it may be ahead of the next stage wait before it.
         room[kept[-1]] += room[stage]
     between = kept[:-1]
     found = Settings(
@@ -605,6 +607,7 @@ class DataCore(Elaboratable):
         """Give each lane the element of operand B that its kept value meets."""
         shape, bits = self.shape, self.shape.value_bits
         of_row, group_bits = shape.groups_per_row, shape.pattern.m * bits
+        # If operand B takes some cycles per window, each of them feeds a part of the columns, so that no port is wider.
         columns = shape.array_cols // shape.window_cycles
         window = step.cycle // shape.window_cycles
         part = step.cycle % shape.window_cycles
