@@ -45,6 +45,9 @@ check: $(VENV)/dev  ## style, types, import rules
 bench: $(VENV)/core  ## codec speed against memcpy, on this machine
 	$(BIN)/nmsim bench
 
+synth: $(VENV)/dev  ## synthesise what the table hwmodels/rtl/synthesis.csv lacks; remove it first to make it anew
+	$(BIN)/nmsim synth --all -o hwmodels/rtl/synthesis.csv
+
 docs: $(VENV)/language  ## regenerate every generated page and figure
 	$(BIN)/python docs/tools/generate.py
 
@@ -54,4 +57,4 @@ site: $(VENV)/dev  ## build the documentation site into site/, without the netwo
 clean:  ## remove the environment and everything generated outside the docs
 	rm -rf $(VENV) $(STUDY) site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help study test stress prove check bench docs site clean
+.PHONY: help study test stress prove check bench synth docs site clean

@@ -52,6 +52,8 @@ INPUTS = {
     "export": ("export", "1,64,64", "--to", "sparseloop", "-c", "{}.toml", "-o", "{here}/out"),
     "predict-model": ("predict", "--model", "{}.json"),
     "predict-loads": ("predict", "--model", "llama-3.1-8b", "--expert-loads", "{}.csv"),
+    "synth-rows": ("synth", "-f", "2:4/index", "-o", "{}.csv"),
+    "synth-check": ("synth", "--check", "{}.csv"),
     "fit": ("fit", "--rows", "{}.csv", "-o", "{here}/fit"),
 }  # fmt: skip
 """Case -> command line; `{}` is the input that is no file, `{here}` a folder."""
@@ -267,4 +269,6 @@ def test_a_narrow_terminal_folds_a_table_or_lists_its_cells(columns, monkeypatch
 
 
 def test_every_verb_that_reads_is_tried():
-    assert {arguments[0] for arguments in INPUTS.values()} | {"bits", "calibrate", "bench"} == set(VERBS)
+    assert {arguments[0] for arguments in INPUTS.values()} | {"bits", "calibrate", "bench", "rtl"} == set(
+        VERBS
+    )

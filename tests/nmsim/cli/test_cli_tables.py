@@ -46,6 +46,7 @@ RUNS = {
         ["core", "512,1024,1024", "-c", "dual-sided-8x16", "-p", "8:16", "--other", "8:16", "--simulate"],
         ["core", "--list"],
     ],
+    "synth": [["synth", "-f", "2:4/combinatorial", "--variant", "serial"]],
     "rtl": [["rtl", "-f", "8:16/combinatorial", "--list"]],
     "sweep": [["sweep", "space.toml"]],
     "validate": [["validate"]],

@@ -27,6 +27,7 @@ INPUTS = {
     "--rows",
     "--hardware",
     "--expert-loads",
+    "--check",
     "SOURCE",
     "CHECKPOINT",
     "SPACE",
@@ -52,6 +53,7 @@ WRITES = {
     ("quality", "--plot"): (["quality", "dense.safetensors", "-o", "q.csv"], "file", ".svg", "dense.safetensors"),
     ("quality", "--save-activations"): (["quality", "model.gguf", "-o", "q.csv"], "file", ".safetensors", None),
     ("study", "--output"): (["study", "--model", "config.json"], "folder", "study.csv", None),
+    ("synth", "--output"): (["synth", "-f", "2:4/index"], "rows", ".csv", None),
     ("rtl", "--output"): (["rtl", "-f", "2:4/index"], "file", ".v", None),
     ("fit", "--output"): (["fit"], "folder", "residuals.csv", None),
 }  # fmt: skip
