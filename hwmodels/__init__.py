@@ -8,7 +8,7 @@
 >>> answer.execution, answer.limit
 ('expand', 'memory')
 
-`predict` returns an estimate with an error bar, fitted to measured rows, and the bound: the best case that a machine's
+`predict` returns an estimate with an error bar, fitted to measured rows, and the bound: the least time that a machine's
 published numbers allow. `predict_core` and `simulate` are about sparse tensor cores that somebody may build, `sweep` about
 many of them.
 """

@@ -207,8 +207,9 @@ class Prediction:
     time of kernels like those measured so far. `predicted_speedup_low` to `predicted_speedup_high` held
     `INTERVAL_SHARE` of `comparable_rows` measured speedups around theirs, on machines that were not in the fit. They
     are NaN if there are no such rows. `extrapolates` says that those rows are of another pattern or kind of kernel, or
-    that there are none. `bound_*` is the best case that the machine's numbers allow, stage by stage. `limit` names the
+    that there are none. `bound_*` is the least time that the machine's numbers allow, stage by stage. `limit` names the
     stage that takes longest: `"memory"`, `"decode"`, `"select"` or `"matrix"`. `explanation` says it in words.
+    `bound_speedup_vs_dense` is the ratio of two bounds, and no bound of the speedup; that is `speedup_at_most`.
     """
 
     case: Case
@@ -235,6 +236,11 @@ class Prediction:
     dense_traffic_bytes: int
     limit: str
     explanation: str
+
+    @property
+    def speedup_at_most(self) -> float:
+        """The speedup if the pruned product took no longer than its bound; the dense time is the estimate."""
+        return self.predicted_dense_time_s / self.bound_time_s
 
     @property
     def traffic_bytes(self) -> int:

@@ -14,7 +14,7 @@ UNIT_SUFFIXES = {
     "_flop_per_s": "floating-point operation per second",
     "_bytes_per_s": "byte per second",
     "_bytes_per_cycle": "byte per clock cycle",
-    "_groups_per_s": "group per second",
+    "_elements_per_s": "dense element per second",
     "_joules": "joule",
     "_joules_per_flop": "joule per floating-point operation",
     "_joules_per_bit": "joule per bit read, written or moved",

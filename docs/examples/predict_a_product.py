@@ -12,6 +12,6 @@ for tokens in (1, 4096):
         print(
             f"{tokens:4} tokens, {storage:18} {answer.predicted_speedup_vs_dense:.2f} times as fast as dense "
             f"({interval if answer.comparable_rows else 'no measurements'}), "
-            f"at best {answer.bound_speedup_vs_dense:.2f}, limit: {answer.limit}"
+            f"at most {answer.speedup_at_most:.2f}, limit: {answer.limit}"
         )
         print(f"     {answer.explanation}")

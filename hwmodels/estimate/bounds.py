@@ -1,6 +1,6 @@
 """Bytes of a product, and the Roof-Surface bound: it takes at least as long as its slowest stage.
 
-It is a **bound**: the best case that the machine's numbers allow, never an estimate of a kernel. It knows no
+It is a **bound**: the least time that the machine's numbers allow, never an estimate of a kernel. It knows no
 launch overhead, no latency, no tile or wave quantisation, no cache reuse across products and no clock that
 drops.
 
@@ -409,15 +409,15 @@ def plan(hardware: HardwareSpec, dtype: str, operand: str, format: SparseFormat 
             output_bits,
             1.0,
         )
-    decoder, selector = unit.decoder_groups_per_s, unit.selector_groups_per_s
+    decoder, selector, elems = unit.decoder_elements_per_s, unit.selector_elements_per_s, unit.pattern.m
     if online and selector is not None:
-        select_s = 1.0 / selector.value
+        select_s = elems / selector.value
     return Plan(
         how,
         bits,
         online,
         EXECUTIONS.index("native"),
-        1.0 / decoder.value if decoder is not None else 0.0,
+        elems / decoder.value if decoder is not None else 0.0,
         select_s,
         float(hardware.sparse_peak_flop_per_s[dtype].value),
         np.inf,

@@ -32,6 +32,15 @@ SPEC_FOLDER = Path(__file__).parent / "specs"
 Peaks = Mapping[Dtype, Annotated[Quantity, Number("flop_per_s")]]
 
 
+RENAMED: Mapping[str, str] = MappingProxyType(
+    {
+        f"{unit}_groups_per_s": f"{unit}_elements_per_s counts dense elements, M per group: give groups x M"
+        for unit in ("decoder", "selector")
+    }
+)
+"""Keys of earlier versions -> how their values become those of their successors."""
+
+
 # fmt: off
 @record
 class Feature:
@@ -63,10 +72,13 @@ class NativeUnit:
     operands: Annotated[tuple[SparseOperand, ...], About("Operands that may be sparse.")]
     dtypes: Annotated[tuple[Dtype, ...], About("Value types.")]
     source: Annotated[Text, About("Source of this.")]
-    decoder_groups_per_s: Annotated[Quantity | None, Number("groups_per_s", "Rate at which the whole chip turns codes into "
-        "positions. Left out if the maker's sparse peak holds with codes as input (assumption A11).")] = None
-    selector_groups_per_s: Annotated[Quantity | None, Number("groups_per_s", "Rate at which it prunes activations online. "
+    decoder_elements_per_s: Annotated[Quantity | None, Number("elements_per_s", "Dense elements, M per group, whose codes "
+        "the whole chip turns into positions. Left out if the maker's sparse peak holds with codes as input "
+        "(assumption A11).")] = None
+    selector_elements_per_s: Annotated[Quantity | None, Number("elements_per_s", "Dense elements that it prunes online. "
         "Left out if software must.")] = None
+
+    renamed = RENAMED
 
     def takes(self, format: SparseFormat, *, operand: str, dtype: str) -> bool:
         """Say whether this unit multiplies a sparse operand that is stored so."""

@@ -211,7 +211,7 @@ class Step:
 
     @property
     def bound_speedup_vs_dense(self) -> float:
-        """Quotient of both."""
+        """Quotient of both: a ratio of two bounds, and no bound of the speedup."""
         return self.bound_dense_time_s / self.bound_time_s
 
     @property

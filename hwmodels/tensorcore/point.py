@@ -157,6 +157,7 @@ def point(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> P
     a = stream(case.format) if case.format else DENSE_STREAM
     b = stream(replace(case.format, pattern=other)) if case.format and other else DENSE_STREAM
     runs = execution(core, case)
+    chosen = online and core.selector_elements_per_cycle > 0
     how = "dual" if other is not None else runs
     decoded = (
         case.format is not None
@@ -181,7 +182,7 @@ def point(core: SparseTensorCore, case: Case, other: Pattern | None = None) -> P
         **{name: getattr(core, name) for name in CORE_FIELDS},
         "decoder_latency_cycles": decoder_cycles(core, case.format, how) if case.format and decoded else 0,
         "selector_latency_cycles": selector_cycles(core, case.format.pattern, case.dtype)
-        if case.format and online
+        if case.format and chosen
         else 0,
     }
     # All numbers are floats, so that one compiled function serves single points and sweeps.

@@ -153,7 +153,7 @@ def in_unit(elems: int, unit: str) -> str:
 
 
 COLUMNS = "columns:"
-ENDS = ("equal", "low", "high", "best_case")
+ENDS = ("equal", "low", "high", "of_bounds")
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ class Comparison:
             threshold = getattr(self, sense)
             cost, of_dense = (threshold.pruned_cost, threshold.dense_cost) if threshold else (None, None)
             fields |= {f"pruned_{sense}_{unit}": cost, f"dense_{sense}_{unit}": of_dense}
-            # Bytes are exact and have no range; energy has two ends, and time has a best case as well.
+            # Bytes are exact and have no range; energy has two ends, and time has one of bounds as well.
             for end in ENDS[: {"memory": 1, "time": 4, "energy": 3}[sense]]:
                 equal = getattr(threshold, end) if threshold else None
                 name = sense if end == "equal" else f"{sense}_{end}"

@@ -211,12 +211,12 @@ SHAPE_FIELDS = tuple(Point._fields.index(name) for name in ("a_rows", "b_cols", 
 
 
 class Seconds(NamedTuple):
-    """Time of a decode step of each model: low, predicted and high end (NaN if nothing is known), and best case."""
+    """Time of a decode step of each model: low, predicted and high end (NaN if nothing is known), and bound."""
 
     low: Floats
     nominal: Floats
     high: Floats
-    best_case: Floats
+    of_bounds: Floats
     extrapolates: NDArray[np.bool_]
 
 
@@ -295,7 +295,7 @@ def seconds(table: pd.DataFrame, machine: HardwareSpec) -> Seconds:
         low=_total(table, time_s * (speedup / found["predicted_speedup_high"]).to_numpy()),
         nominal=_total(table, time_s),
         high=_total(table, time_s * (speedup / found["predicted_speedup_low"]).to_numpy()),
-        best_case=_total(table, found["bound_time_s"].to_numpy()),
+        of_bounds=_total(table, found["bound_time_s"].to_numpy()),
         extrapolates=_total(table, found["extrapolates"].to_numpy().astype(float)) > 0,
     )
 
@@ -504,7 +504,7 @@ class Threshold:
         model on the grid costs so little. In memory nothing is unknown.
     step_width : float
         Resolution of all widths.
-    best_case : Counterpart or None
+    of_bounds : Counterpart or None
         In time: by the bound of both models, in place of the estimate. None if no dense model on the grid is so fast.
     extrapolates : bool
         In time: some product has no measured rows of its own pattern.
@@ -517,7 +517,7 @@ class Threshold:
     low: Counterpart | None
     high: Counterpart | None
     step_width: float
-    best_case: Counterpart | None = None
+    of_bounds: Counterpart | None = None
     extrapolates: bool = False
 
     @property
@@ -632,14 +632,14 @@ def equal_time(
         own = layers.K[layers.head.index(True) if True in layers.head else 0]
         time_s, least_s = step.attention(model, np.atleast_1d(own) / hidden, spec, stored.dtype)
         low, nominal, high = (cost + time_s for cost in linear[:3])
-        return linear._replace(low=low, nominal=nominal, high=high, best_case=linear.best_case + least_s)
+        return linear._replace(low=low, nominal=nominal, high=high, of_bounds=linear.of_bounds + least_s)
 
     def costs(layers: Stacked) -> list[Floats]:
         found = seconds_of(layers, how.dense())
-        return [found.nominal, found.nominal, found.nominal, found.best_case]
+        return [found.nominal, found.nominal, found.nominal, found.of_bounds]
 
     mine, unpruned = (seconds_of(stacked(model), stored) for stored in (how, how.dense()))
-    targets = [float(end[0]) for end in (mine.nominal, mine.low, mine.high, mine.best_case)]
+    targets = [float(end[0]) for end in (mine.nominal, mine.low, mine.high, mine.of_bounds)]
     known = bool(np.isfinite(targets[1]) and np.isfinite(targets[2]))
     if not known:
         # The search needs numbers; the ends are dropped again below.

@@ -74,9 +74,10 @@ def predict(
     """Predict the time of a product, or of a step of a model, sparse and dense, with its range.
 
     The product is Y[M,N] = X[M,K] W[N,K]^T. Times are those of kernels like the ones measured so far. The range held 80 % of
-    comparable measurements. A ~ says that those are of another pattern or kind of kernel, a ? that there are none. The
-    best case is what memory, decode, select and matrix rates allow. If no encoding is named, a machine takes the one that its
-    sparse unit reads. With --model, all linear layers and attention of a step are added up, and what stays dense is named.
+    comparable measurements. A ~ says that those are of another pattern or kind of kernel, a ? that there are none. At most:
+    if the pruned product took only what memory, decode, select and matrix rates need. If no encoding is named, a machine
+    takes the one that its sparse unit reads. With --model, all linear layers and attention of a step are added up, and what
+    stays dense is named.
     """
     if (shape is None) == (model is None):
         raise NmsimError("expected either a shape M,N,K or --model, one of the two")
@@ -236,7 +237,7 @@ def _show_layers(found: hwmodels.Step) -> None:
 def _show(answers: list[Prediction], title: str) -> None:
     console.print_table(
         title,
-        ["hardware", "format", "time µs", "dense µs", "speedup vs dense", "range", "best case", "bound by", "execution"],
+        ["hardware", "format", "time µs", "dense µs", "speedup vs dense", "range", "at most", "bound by", "execution"],
         [
             (
                 a.hardware,
@@ -245,16 +246,16 @@ def _show(answers: list[Prediction], title: str) -> None:
                 f"{a.predicted_dense_time_s * 1e6:.4g}",
                 f"{a.predicted_speedup_vs_dense:.2f}x",
                 _range(a),
-                f"{a.bound_speedup_vs_dense:.2f}x",
+                f"{a.speedup_at_most:.2f}x",
                 a.limit,
                 a.execution,
             )
             for a in answers
         ],
-        note="The dense time is that of the dense product on the same machine. Best cases are compared with its best.",
+        note="The dense time is that of the dense product on the same machine. At most: if the pruned product took its bound.",
         # A terminal of 100 columns leaves these out; `--wide` prints all.
         extra=["execution"],
-        spare=["best case", "dense µs"],
+        spare=["at most", "dense µs"],
     )  # fmt: skip
 
 

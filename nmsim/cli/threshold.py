@@ -211,12 +211,12 @@ def _show(
         f"Dense models that cost no more, {first.tokens} token{'s' if first.tokens > 1 else ''} per step"
         + (f", context {first.context_tokens}" if first.context_tokens else ""),
         ["format", "beside", "equal", "on", "pruned", "dense", "share", "width", f"parameters {unit_elems}",
-         f"range {unit_elems}", f"best case {unit_elems}"],
+         f"range {unit_elems}", f"of bounds {unit_elems}"],
         lines,
         note="Width: hidden size over that of the unpruned model of "
         f"{in_unit(first.dense.params_elems, unit_elems)} {unit_elems}, in steps of {first.memory.step_width:.2g}. "
         "A ~ marks times without measured rows of that pattern.",
-        extra=["dense", f"best case {unit_elems}"] + (["beside"] if all(r.how.beside == NONE for r in rows) else []),
+        extra=["dense", f"of bounds {unit_elems}"] + (["beside"] if all(r.how.beside == NONE for r in rows) else []),
         spare=["width", "share"],
     )  # fmt: skip
     if any(narrow.values()):
@@ -308,7 +308,7 @@ def _bits(row: Comparison) -> list[str]:
 
 
 def _costs(threshold: Threshold, where: str | None, unit: str, per: float, unit_elems: str) -> list[str]:
-    best = threshold.best_case
+    bounds = threshold.of_bounds
     mark = "~" if threshold.extrapolates else ""
     return [
         threshold.sense,
@@ -319,5 +319,5 @@ def _costs(threshold: Threshold, where: str | None, unit: str, per: float, unit_
         f"{threshold.equal.width:.3f}",
         f"{mark}{in_unit(threshold.equal.params_elems, unit_elems)}",
         span(threshold, unit_elems, "-", "up to ") or UNKNOWN,
-        in_unit(best.params_elems, unit_elems) if best else UNKNOWN,
+        in_unit(bounds.params_elems, unit_elems) if bounds else UNKNOWN,
     ]

@@ -167,8 +167,8 @@ def _best(
     text = (
         f"{subject} bring an estimated {times(top[SPEEDUP])} vs dense ({_reach_in_words(top)}). "
         f"This holds for {counted} of {model}, with {top['pattern']} and {top['encoding']} codes on the "
-        f"{names[top['hardware']]}. In the best case, {STAGE_NAMES[top['limit']]} limits the speedup to "
-        f"{times(top['bound_speedup_vs_dense'])} vs dense."
+        f"{names[top['hardware']]}. {STAGE_NAMES[top['limit']].capitalize()} limits the speedup to at most "
+        f"{times(top['speedup_at_most'])} vs dense."
     )
     rivals = fastest(start[start["hardware"] != top["hardware"]], ["hardware"])
     if rivals.empty:

@@ -1,7 +1,7 @@
 """A tensor core that takes the pattern: one chip in three versions, dense, with a decoder, and with a native unit as well.
 
 The chip is the preset `BASE` with one pattern and one encoding at a time, for pruned weights. Times are the closed form of its
-pipeline, without software costs: a best case of the pruned layers alone.
+pipeline, without software costs: lower bounds of the pruned layers alone.
 """
 
 import dataclasses

@@ -394,7 +394,7 @@ def _summary(findings: report.Findings) -> dict[str, Any]:
         "packing": findings.packing,
         **({"context_tokens": findings.context_tokens} if findings.context_tokens else {}),
         "weights": {"name": findings.weights_name, "synthetic": findings.synthetic},
-        "speedups_are": "estimates vs the dense model on the same machine; best cases are bound_speedup_vs_dense",
+        "speedups_are": "estimates vs the dense model on its machine, below speedup_at_most; bound_speedup_vs_dense: of bounds",
         "best_encoding_of_each_pattern": records(best),
         "bits_per_element": records(findings.bits),
         "left_dense": list(findings.left_dense),

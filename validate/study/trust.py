@@ -23,7 +23,7 @@ WHOSE = {"own": "of this machine", "all": "of all GPUs"}
 ASSUMPTIONS_PAGE = Path(hwmodels.__file__).parent.parent / "docs" / "explanation" / "assumptions.md"
 
 SCALES = {"bytes_per_s": (1e12, "TB/s"), "flop_per_s": (1e12, "Tflop/s"), "hz": (1e9, "GHz"),
-          "groups_per_s": (1e12, "T groups/s")}  # fmt: skip
+          "elements_per_s": (1e12, "T elements/s")}  # fmt: skip
 """Unit -> what to divide by for printing, and the name of the result."""
 
 STUDY_ASSUMPTIONS = (
@@ -118,7 +118,7 @@ def machine_numbers(machines: Sequence[HardwareSpec], dtype: str) -> NumberTable
     for pattern in patterns:
         units = [next((u for u in spec.native if str(u.pattern) == pattern), None) for spec in machines]
         for rate in ("decoder", "selector"):
-            rates = [None if unit is None else getattr(unit, f"{rate}_groups_per_s") for unit in units]
+            rates = [None if unit is None else getattr(unit, f"{rate}_elements_per_s") for unit in units]
             if any(rates):
                 found.append((f"{rate} of the {pattern} unit", rates))
     rows = tuple((name, tuple(cell(quantity) for quantity in cells)) for name, cells in found)

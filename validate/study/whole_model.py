@@ -36,10 +36,10 @@ STEP_KEYS = ("hardware", "phase", "tokens")
 STORED_KEYS = ("sparse_operand", "pattern", "encoding", "packing")
 BOUND_COLUMNS = tuple(f"predicted_{stage}_bound_s" for stage in STAGES)
 RANGE_COLUMNS = ("predicted_speedup_low", "predicted_speedup_high", "extrapolates")
-BEST_CASE_COLUMNS = ("bound_time_s", "bound_dense_time_s", "bound_speedup_vs_dense")
+BOUNDS_COLUMNS = ("bound_time_s", "bound_dense_time_s", "bound_speedup_vs_dense", "speedup_at_most")
 MODEL_COLUMNS = (
     *STEP_KEYS, *STORED_KEYS, "execution", "predicted_time_s", "predicted_dense_time_s",
-    "predicted_speedup_vs_dense", *RANGE_COLUMNS, *BEST_CASE_COLUMNS, *BOUND_COLUMNS, "limit",
+    "predicted_speedup_vs_dense", *RANGE_COLUMNS, *BOUNDS_COLUMNS, *BOUND_COLUMNS, "limit",
 )  # fmt: skip
 """Columns of `model.csv`. `predicted_<stage>_bound_s` is the time of the layers which that stage bounds."""
 
@@ -196,8 +196,9 @@ def sum_layers(study: pd.DataFrame) -> pd.DataFrame:
         same error. The mean is on a logarithmic scale and weighted by time; the dense head has no width. NaN if a layer
         has no interval. A model extrapolates if layers that do so take more than `EXTRAPOLATED_SHARE` of its time.
 
-        With rows of attention there are `ATTENTION_COLUMNS` as well. They are the speedup of the linear layers alone, and
-        the share of attention in the time of the step.
+        `bound_speedup_vs_dense` is a ratio of two bounds. `speedup_at_most` is the estimated dense time over the bound, which
+        no estimate exceeds. With rows of attention there are `ATTENTION_COLUMNS` as well. They are the speedup of the linear
+        layers alone, and the share of attention in the time of the step.
     """
     # Times add up, speedups do not: all is summed as time and divided at the end.
     summed = study.assign(
@@ -237,6 +238,7 @@ def sum_layers(study: pd.DataFrame) -> pd.DataFrame:
     out["extrapolates"] = out["extrapolated_s"] > EXTRAPOLATED_SHARE * out["time_s"]
     out["bound_dense_time_s"] = dense_of_row["bound_time_s"].to_numpy()
     out["bound_speedup_vs_dense"] = out["bound_dense_time_s"] / out["bound_time_s"]
+    out["speedup_at_most"] = out["predicted_dense_time_s"] / out["bound_time_s"]
     out["limit"] = np.array(STAGES)[out[list(BOUND_COLUMNS)].to_numpy().argmax(axis=1)]
     if not is_attention.any():
         return out[list(MODEL_COLUMNS)]

@@ -100,7 +100,7 @@ def test_software_decoding_binds_on_b200():
 
 def test_hardware_decoder_rate():
     answer = hwmodels.predict(case(), "h200-8x16")
-    assert answer.bound_decode_s == pytest.approx(4096 * 256 / (132 * 4 * 1.98e9))
+    assert answer.bound_decode_s == pytest.approx(4096 * 4096 / (132 * 128 * 1.98e9))
     assert answer.execution == "native"
 
 
@@ -113,13 +113,13 @@ def test_online_selection_is_charged_to_activations_only():
         512 * 256 * network_and_encoding / (132 * 128 * 1.98e9)
     )
     native = hwmodels.predict(case(512, sparse_operand="activations"), "h200-8x16")
-    assert native.bound_select_s == pytest.approx(512 * 256 / (132 * 4 * 1.98e9))
+    assert native.bound_select_s == pytest.approx(512 * 4096 / (132 * 128 * 1.98e9))
 
 
 def test_a_slow_selector_becomes_the_bound():
     spec = hwmodels.load_machine("h200-8x16")
     slow = dataclasses.replace(
-        spec.native[1], selector_groups_per_s=Quantity(1e9, "groups_per_s", "assumed", "a test")
+        spec.native[1], selector_elements_per_s=Quantity(16e9, "elements_per_s", "assumed", "a test")
     )
     answer = hwmodels.predict(
         case(512, sparse_operand="activations"), dataclasses.replace(spec, native=(spec.native[0], slow))

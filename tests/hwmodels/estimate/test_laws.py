@@ -4,7 +4,7 @@ import dataclasses
 
 import pandas as pd
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 import hwmodels
@@ -73,6 +73,16 @@ def test_time_is_the_longest_stage_and_the_bound_names_it(case, machine):
     assert answer.bound_time_s == max(stages.values()) == stages[answer.limit]
     assert answer.explanation.startswith(f"{answer.limit}: ")
     assert answer.bound_speedup_vs_dense == answer.bound_dense_time_s / answer.bound_time_s
+
+
+@given(CASES, MACHINES)
+@example(Case(GemmShape(1, 4096, 3), "16:32"), "epyc-2core")
+@example(Case(GemmShape(8, 14336, 4096), "8:16/joint"), "b200")
+def test_no_estimate_exceeds_what_is_called_at_most(case, machine):
+    """The ratio of two bounds is none: dense products lose more to their bound than pruned ones, or less."""
+    answer = hwmodels.predict(case, machine)
+    assert answer.predicted_time_s >= answer.bound_time_s * (1 - 1e-12)
+    assert answer.predicted_speedup_vs_dense <= answer.speedup_at_most * (1 + 1e-12)
 
 
 @given(CASES, MACHINES, PACKINGS)

@@ -29,7 +29,7 @@ def quantities(spec: HardwareSpec) -> dict[str, Quantity]:
     for i, unit in enumerate(spec.native):
         found |= {
             f"native[{i}].{rate}": getattr(unit, rate)
-            for rate in ("decoder_groups_per_s", "selector_groups_per_s")
+            for rate in ("decoder_elements_per_s", "selector_elements_per_s")
             if getattr(unit, rate) is not None
         }
     return {name: value for name, value in found.items() if isinstance(value, Quantity)}

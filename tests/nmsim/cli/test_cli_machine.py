@@ -25,7 +25,7 @@ def test_a_machine_is_shown_with_a_source_per_number(nmsim):
     numbers = {record["key"]: record for record in json.loads(text)["numbers"]}
     assert numbers["memory.dram_bandwidth_bytes_per_s"]["value"] == 4.8e12
     assert numbers["dense_peak_flop_per_s.bf16"]["unit"] == "flop_per_s"
-    assert "native[1].decoder_groups_per_s" in numbers
+    assert "native[1].decoder_elements_per_s" in numbers
     assert all(record["source"] for record in numbers.values())
     code, text, _ = nmsim("machine", "h200-8x16")
     assert code == 0

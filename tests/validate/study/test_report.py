@@ -51,7 +51,9 @@ def test_the_numbers_of_the_answer_are_those_of_the_rows(study):
     start = weights[(weights["phase"] == "decode") & (weights["tokens"] == 1)]
     top = start["speedup"].max()
     assert f"an estimated {top:.2f}× vs dense (" in best
-    winner = re.search(r"with (\d+:\d+) and (\S+) codes on the (.*?)\. In", best)
+    winner = re.search(
+        r"with (\d+:\d+) and (\S+) codes on the (.*?)\. (?:Memory|Decod|Select|Matrix|[A-Z])", best
+    )
     named = start[(start["pattern"] == winner[1]) & (start["encoding"] == winner[2])]
     assert named["speedup"].max() == pytest.approx(top, rel=1e-3)
 

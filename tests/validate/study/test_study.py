@@ -41,6 +41,9 @@ def test_tables_have_their_columns_and_names_carry_units(study):
         (study.bits, BITS_COLUMNS),
     ):
         assert tuple(table.columns) == columns
+    # The ratio of two bounds is no bound, so that the estimate may exceed it; what is called at most it may not.
+    assert (study.model["predicted_speedup_vs_dense"] <= study.model["speedup_at_most"] * (1 + 1e-12)).all()
+    assert (study.study["predicted_time_s"] >= study.study["bound_time_s"] * (1 - 1e-12)).all()
     ratios = {f"predicted_speedup_{name}" for name in ("vs_dense", "low", "high")}
     for name in set(STUDY_COLUMNS) | set(MODEL_COLUMNS):
         if name.startswith("predicted_") and name not in ratios:
