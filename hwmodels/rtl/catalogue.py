@@ -62,8 +62,18 @@ MOST_M: Final = {
 MOST_M_WIDE: Final = {"all_pairs": 16, "planes": 16, "half": 8, "bitonic": 0}
 """The same of selectors with keys of 16 bits."""
 MOST_M_OF_DELAY = 16
-"""Larger units are mapped for few gates only, but for those that are shallow by their structure."""
+"""Larger units are mapped for few gates only, except those that are shallow by their structure."""
 SHALLOW: Final = (("decoder", "tiled"), ("position_decoder", "bitmask"))
+FURTHER: Final = (
+    *(UnitSpec("decoder", 8, 16, "combinatorial", "serial", stages=stages) for stages in (1, 2, 4)),
+    UnitSpec("decoder", 8, 16, "tiled", "plain", stages=1),
+    *(UnitSpec("lane", 2, 4, "index", "plain", 8, stages) for stages in (0, 2)),
+    *(UnitSpec("lane", 4, 8, "tiled", "plain", 8, stages) for stages in (0, 2)),
+)
+"""Pipelined units and whole lanes, mapped for few gates."""
+CHECKED: Final = Pattern(4, 8)
+CHECKED_DELAY: Final = (("tiled", Pattern(8, 16)), ("combinatorial", Pattern(2, 4)))
+"""Decoders whose short paths are synthesised again too."""
 GOALS: Final[tuple[Goal, ...]] = ("area", "delay")
 TOLERANCE = 0.02
 """Largest share by which a number may differ from the table's when a unit is synthesised again."""
@@ -259,7 +269,7 @@ def catalogue() -> tuple[UnitSpec, ...]:
                 found += specs_of(unit, pattern, encoding=encoding, variants=("nibbles",))
         for unit in ("select", "selector"):
             found += specs_of(unit, pattern)
-    return tuple(spec for spec in found if not _slow(spec))
+    return (*(spec for spec in found if not _slow(spec)), *FURTHER)
 
 
 def _slow(spec: UnitSpec) -> bool:
@@ -279,15 +289,20 @@ def table_rows() -> tuple[Asked, ...]:
         one
         for one in asked(catalogue())
         if one.goal == "area"
-        or one.spec.m <= MOST_M_OF_DELAY
+        or (one.spec.m <= MOST_M_OF_DELAY and one.spec not in FURTHER)
         or (one.spec.unit, one.spec.encoding) in SHALLOW
     )
 
 
 def ci_subset() -> tuple[Asked, ...]:
-    """Units that are synthesised again wherever the tests run: each kind, encoding and structure, at the cheaper patterns."""
-    return asked(
-        spec
-        for spec in catalogue()
-        if (spec.n, spec.m) in ((2, 4), (4, 8)) and spec.width_bits in (0, WIDTH_BITS)
+    """Units that are synthesised again wherever the tests run: every structure at 4:8 for area, and some for delay."""
+    return tuple(
+        one
+        for one in table_rows()
+        if (one.goal == "area" and one.spec.pattern == CHECKED and one.spec.width_bits in (0, WIDTH_BITS))
+        or (
+            one.goal == "delay"
+            and one.spec.unit == "decoder"
+            and (one.spec.encoding, one.spec.pattern) in CHECKED_DELAY
+        )
     )
