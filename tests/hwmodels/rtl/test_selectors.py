@@ -19,15 +19,13 @@ from nmsim.errors import SpecError
 from nmsim.pattern import Pattern
 
 GROUPS = 8_192
-PATTERNS = {
-    "all_pairs": ("2:4", "4:8", "8:16", "1:8"),
-    "half": ("2:4", "4:8", "8:16", "2:6"),
-    "bitonic": ("2:4", "4:8", "2:6"),
-    "planes": ("2:4", "4:8", "8:16", "2:6"),
+CASES = {
+    "all_pairs": (("2:4", 8), ("4:8", 8), ("8:16", 8), ("1:8", 8), ("2:4", 16)),
+    "half": (("2:4", 8), ("4:8", 8), ("8:16", 8), ("2:6", 8), ("2:4", 16)),
+    "bitonic": (("2:4", 8), ("4:8", 8), ("2:6", 8), ("2:4", 16)),
+    "planes": (("2:4", 8), ("4:8", 8), ("8:16", 8), ("2:6", 8), ("4:8", 16)),
 }
-"""2:6: networks have wires without a key."""
-WIDE_PATTERNS = ("2:4",)
-"""Of keys of 16 bits: the structure is that of 8."""
+"""Patterns and bits of a key. 2:6: networks have wires without a key. Wider keys have the structure of those of 8 bits."""
 
 
 def spec_of(variant: str, pattern: str, bits: int = 8, stages: int = 0) -> UnitSpec:
@@ -63,35 +61,29 @@ def pruned(pattern: str, bits: int) -> NDArray[np.bool_]:
     return nmsim.prune(keys(pattern, bits), pattern)
 
 
-def patterns_of(variant: str, bits: int = 8) -> tuple[str, ...]:
-    return PATTERNS[variant] if bits == 8 else WIDE_PATTERNS
+@functools.cache
+def ports(variant: str) -> dict[str, Words]:
+    return numbered([{"keys": sliced(keys(*case), case[1])} for case in CASES[variant]])
 
 
 @functools.cache
-def ports(variant: str, bits: int) -> dict[str, Words]:
-    return numbered([{"keys": sliced(keys(pattern, bits), bits)} for pattern in patterns_of(variant, bits)])
+def netlist(variant: str) -> Netlist:
+    """Of all cases."""
+    return quickly([selectors.build(spec_of(variant, *case)) for case in CASES[variant]])
 
 
-@functools.cache
-def netlist(variant: str, bits: int) -> Netlist:
-    """Of all patterns."""
-    units = [selectors.build(spec_of(variant, pattern, bits)) for pattern in patterns_of(variant, bits)]
-    return quickly(units)
-
-
-def wrong(found: Netlist, variant: str, bits: int = 8) -> dict[str, int]:
-    """Groups of each pattern with another mask than `nmsim.prune` gives."""
-    outputs = found.evaluate(ports(variant, bits))
+def wrong(found: Netlist, variant: str) -> dict[tuple[str, int], int]:
+    """Groups of each case with another mask than `nmsim.prune` gives."""
+    outputs = found.evaluate(ports(variant))
     return {
-        pattern: int((unsliced(outputs[f"mask_{i}"], 1, GROUPS) != pruned(pattern, bits)).any(axis=1).sum())
-        for i, pattern in enumerate(patterns_of(variant, bits))
+        case: int((unsliced(outputs[f"mask_{i}"], 1, GROUPS) != pruned(*case)).any(axis=1).sum())
+        for i, case in enumerate(CASES[variant])
     }
 
 
-@pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("variant", selectors.VARIANTS)
-def test_the_netlist_keeps_what_prune_keeps(variant: str, bits: int) -> None:
-    assert wrong(netlist(variant, bits), variant, bits) == dict.fromkeys(patterns_of(variant, bits), 0)
+def test_the_netlist_keeps_what_prune_keeps(variant: str) -> None:
+    assert wrong(netlist(variant), variant) == dict.fromkeys(CASES[variant], 0)
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "4:8", "8:16"])
@@ -104,41 +96,39 @@ def test_the_keys_have_ties_at_the_edge_of_what_is_kept(pattern: str) -> None:
 
 @pytest.mark.parametrize("variant", selectors.VARIANTS)
 def test_another_gate_is_noticed(variant: str) -> None:
-    mutants = list(netlist(variant, 8).mutants(10, seed=3))
+    mutants = list(netlist(variant).mutants(10, seed=3))
     assert sum(any(wrong(mutant, variant).values()) for mutant in mutants) >= 8
 
 
 @pytest.mark.parametrize("variant", selectors.VARIANTS)
 def test_the_other_rule_of_ties_is_noticed(variant: str) -> None:
     # Both the keys and the mask in reverse order: a selector that keeps the higher index of equal keys.
-    for i, pattern in enumerate(patterns_of(variant)):
-        reverse = keys(pattern, 8)[:, ::-1]
-        given = ports(variant, 8) | {f"keys_{i}": sliced(reverse, 8)}
-        mask = unsliced(netlist(variant, 8).evaluate(given)[f"mask_{i}"], 1, GROUPS)[:, ::-1]
-        assert (mask != pruned(pattern, 8)).any(axis=1).sum() > GROUPS // 4
+    for i, (pattern, bits) in enumerate(CASES[variant]):
+        reverse = keys(pattern, bits)[:, ::-1]
+        given = ports(variant) | {f"keys_{i}": sliced(reverse, bits)}
+        mask = unsliced(netlist(variant).evaluate(given)[f"mask_{i}"], 1, GROUPS)[:, ::-1]
+        assert (mask != pruned(pattern, bits)).any(axis=1).sum() > GROUPS // 4
         assert (mask.sum(axis=1) == Pattern.parse(pattern).n).all()
 
 
-STAGED = {"all_pairs": (1, 2), "half": (1, 2, 4), "planes": (2, 4, 8)}
-"""Stages of 4:8; the most are one after each step, or after each bit of a key of 8."""
+STAGED = [("all_pairs", 1), ("all_pairs", 2), ("half", 1), ("half", 4), ("planes", 2), ("planes", 8)]
+"""Structures of 4:8 with stages; the most are one after each step, or after each bit of a key of 8."""
 
 
-@pytest.mark.parametrize("variant", STAGED)
-def test_a_pipeline_gives_the_same_masks_as_many_cycles_later(variant: str) -> None:
-    units = [selectors.build(spec_of(variant, "4:8", 8, stages)) for stages in STAGED[variant]]
-    found = quickly(units)
+def test_pipelines_give_the_same_masks_as_many_cycles_later() -> None:
+    found = quickly([selectors.build(spec_of(variant, "4:8", 8, stages)) for variant, stages in STAGED])
     batches = np.split(keys("4:8", 8), 16)
     expected = np.split(pruned("4:8", 8), 16)
     size = len(batches[0])
     state = found.empty_state(size // 64)
     for cycle, batch in enumerate(batches):
-        given = numbered([{"keys": sliced(batch, 8)}] * len(units))
+        given = numbered([{"keys": sliced(batch, 8)}] * len(STAGED))
         outputs = found.evaluate(given, state=state)
-        for i, stages in enumerate(STAGED[variant]):
+        for i, (variant, stages) in enumerate(STAGED):
             mask = unsliced(outputs[f"mask_{i}"], 1, size)
             arrived = [past for past in range(cycle + 1) if (mask == expected[past]).all()]
             # Batches differ, so a mask that is a cycle early or late is that of no batch or of another one.
-            assert arrived == ([cycle - stages] if cycle >= stages else [])
+            assert arrived == ([cycle - stages] if cycle >= stages else []), f"{variant} {stages}"
 
 
 def test_comparators_are_those_of_the_structure() -> None:
