@@ -15,6 +15,7 @@ from hwmodels.rtl import flow
 from hwmodels.rtl.netlist import Netlist, Words, bit_slices, integers
 from hwmodels.rtl.unit import Unit
 from nmsim import encodings
+from nmsim.errors import EncodingError
 from nmsim.layouts.nibbles import MASK_OF_NIBBLE
 from nmsim.pattern import Pattern
 
@@ -41,7 +42,8 @@ def quickly_mapped(unit: Unit) -> Netlist:
 def all_masks(pattern: Pattern) -> Numbers:
     """Every mask of a pattern, in numeric order."""
     every = np.arange(1 << pattern.m, dtype=np.uint64)
-    return every[np.bitwise_count(every) == pattern.n]
+    masks: Numbers = every[np.bitwise_count(every) == pattern.n]
+    return masks
 
 
 @functools.cache
@@ -86,6 +88,33 @@ def legal_codes_of(encoding: str, pattern: Pattern) -> tuple[Numbers, Numbers, i
     # Of a sample, the same row may have been drawn twice.
     codes, first = np.unique(codes, return_index=True)
     return codes, (rows << shifts).sum(axis=1, dtype=np.uint64)[first], coder.code_bits(pattern)
+
+
+def sampled_masks(pattern: Pattern, count: int) -> list[int]:
+    """Legal masks of a pattern that has too many, drawn alike; half of them again with one element changed, and any words."""
+    rng = np.random.default_rng(pattern.m)
+    ranks = rng.integers(0, pattern.configurations, count, dtype=np.uint64)
+    masks = [int(mask) for mask in encodings.get("combinatorial").decode(ranks, pattern)]
+    changed = [mask ^ 1 << int(rng.integers(pattern.m)) for mask in masks[::2]]
+    return masks + changed + rng.integers(0, 1 << pattern.m, count).tolist()
+
+
+def sampled_codes(encoding: str, pattern: Pattern, count: int) -> dict[int, int | None]:
+    """Codes of any width -> their masks, or None for those that the encoding refuses: drawn, one bit changed, any words."""
+    coder, rng = encodings.get(encoding), np.random.default_rng(count)
+    bits = coder.code_bits(pattern)
+    legal = [int(code) for code in coder.encode(sampled_masks(pattern, count)[:count], pattern)]
+    changed = [code ^ 1 << int(rng.integers(bits)) for code in legal]
+    words = [int.from_bytes(rng.bytes(16), "little") >> (128 - bits) for _ in range(count)]
+    return {code: mask_or_none(encoding, pattern, code) for code in (*legal, *changed, *words)}
+
+
+def mask_or_none(encoding: str, pattern: Pattern, code: int) -> int | None:
+    """What an encoding says of one code of one group."""
+    try:
+        return int(encodings.get(encoding).decode([code], pattern)[0])
+    except EncodingError:
+        return None
 
 
 def ports_of(spec: UnitSpec, cases: int | None = None) -> dict[str, Words]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bit_sliced import SideBySide
-from coded import all_masks, cases_of, ports_of, quickly_mapped, unnoticed, wrong
+from coded import all_masks, cases_of, ports_of, quickly_mapped, sampled_masks, unnoticed, wrong
 
 from hwmodels.gates.record import UnitSpec
 from hwmodels.rtl import encoders, flow
@@ -16,7 +16,7 @@ from nmsim import encodings
 from nmsim.errors import SpecError
 from nmsim.layouts.nibbles import NIBBLE_OF_MASK
 
-SMALL = ("1:2", "1:4", "2:4", "3:4", "3:5", "2:8", "4:8")
+SMALL = ("1:2", "1:4", "2:4", "3:4", "3:5", "2:8", "4:8", "6:8")
 CHOSEN = (
     ("bitmask", "plain"),
     ("index", "plain"),
@@ -50,9 +50,8 @@ def test_rows_of_8_16_on_all_masks(encoding: str, variant: str) -> None:
     assert failed >= 8
 
 
-def test_every_row(request: pytest.FixtureRequest) -> None:
-    if not request.config.getoption("--stress"):
-        pytest.skip("minutes of synthesis: make prove")
+@pytest.mark.usefixtures("proving")
+def test_every_row() -> None:
     for pattern in ("2:4", "4:8", "8:16"):
         for encoding, variant in CHOSEN:
             for goal in ("area", "delay"):
@@ -61,6 +60,23 @@ def test_every_row(request: pytest.FixtureRequest) -> None:
                 assert wrong(found.evaluate(ports_of(spec)), spec) == 0, (spec, goal)
                 assert unnoticed(found, spec)[0] == [], (spec, goal)
                 print(spec, goal, "proven", flush=True)
+
+
+@pytest.mark.usefixtures("proving")
+@pytest.mark.parametrize(
+    ("encoding", "variant"),
+    [("bitmask", "plain"), ("index", "plain"), ("gap", "plain"), ("combinatorial", "pairs")],
+)
+def test_16_32_on_a_sample(encoding: str, variant: str) -> None:
+    spec = spec_of("16:32", encoding, variant)
+    masks = sampled_masks(spec.pattern, 3000)
+    legal = np.array([mask.bit_count() == spec.n for mask in masks])
+    outputs = quickly_mapped(encoders.build(spec)).evaluate({"mask": bit_slices(masks, spec.m)})
+    assert (integers(outputs["legal"], len(masks)) == legal).all()
+    codes = encodings.get(encoding).encode(
+        [mask for mask in masks if mask.bit_count() == spec.n], spec.pattern
+    )
+    assert integers(outputs["code"], len(masks))[legal].tolist() == codes.tolist()
 
 
 @pytest.mark.parametrize("pattern", ["1:2", "2:4"])
