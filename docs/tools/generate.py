@@ -20,6 +20,7 @@ import core_designs  # noqa: E402
 import estimate_constants  # noqa: E402
 import file_formats  # noqa: E402
 import formats_page  # noqa: E402
+import gate_tables  # noqa: E402
 import judged  # noqa: E402
 import logged_accuracies  # noqa: E402
 import mitigations  # noqa: E402
@@ -55,6 +56,7 @@ PAGES = {
     "docs/reference/sass.md": sass.page,
     "docs/reference/speed.md": speed.page,
     "docs/explanation/estimate.md": estimate_constants.page,
+    "docs/explanation/gates.md": gate_tables.page,
     "docs/explanation/validation.md": validation.page,
     "docs/explanation/when-sparsity-loses.md": sparsity_loses.page,
     "docs/explanation/open-questions.md": lambda: transcript.read(
@@ -64,7 +66,12 @@ PAGES = {
 GALLERY = ROOT / "docs" / "gallery"
 DRAWN_BY = (
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "hwmodels" / "plots").glob("*.*")),
-    *("docs/tools/generate.py", "docs/tools/judged.py", "docs/tools/core_designs.py"),
+    *(
+        "docs/tools/generate.py",
+        "docs/tools/judged.py",
+        "docs/tools/core_designs.py",
+        "docs/tools/gate_tables.py",
+    ),
 )
 
 FORMATS = [sparse_format(text) for text in defaults.FORMATS]
@@ -111,6 +118,9 @@ TABLES = {
     "losses": accuracy.losses,
     "sensitivity": accuracy.sensitivities,
     "proxy_points": accuracy.proxy_points,
+    "units": gate_tables.units,
+    "codes": gate_tables.codes,
+    "short_codes": gate_tables.pays,
 }
 FIGURES = {
     "bytes_per_element": Drawn("bytes_per_element", plots.bytes_per_element),
@@ -144,6 +154,10 @@ FIGURES = {
     "loss_vs_pattern": Drawn("losses", plots.loss_vs_pattern),
     "sensitivity": Drawn("sensitivity", plots.sensitivity),
     "proxy_scatter": Drawn("proxy_points", plots.proxy_scatter),
+    "gates_vs_pattern": Drawn("units", plots.gates_vs_pattern),
+    "gates_vs_bits": Drawn("codes", plots.gates_vs_bits),
+    "select_networks": Drawn("units", plots.select_networks),
+    "code_break_even": Drawn("short_codes", plots.code_break_even),
 }
 
 

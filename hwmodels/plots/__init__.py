@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         selector_need,
     )
     from hwmodels.plots.fronts import pareto, quality_cost
+    from hwmodels.plots.gates import code_break_even, gates_vs_bits, gates_vs_pattern, select_networks
     from hwmodels.plots.judged import (
         break_even,
         bytes_per_element,
@@ -43,6 +44,7 @@ else:
             "hwmodels.plots.accuracy": "loss_vs_pattern proxy_scatter sensitivity",
             "hwmodels.plots.cores": "break_even_batch core_speedup_vs_pattern core_time_by_stage roof_surface selector_need",
             "hwmodels.plots.fronts": "pareto quality_cost",
+            "hwmodels.plots.gates": "code_break_even gates_vs_bits gates_vs_pattern select_networks",
             "hwmodels.plots.judged": "break_even bytes_per_element measured_on_predicted "
             "residuals_by residuals_by_tokens speedup_scatter time_scatter",
             "hwmodels.plots.losses": "CostPanel quality_beside_cost",
@@ -60,8 +62,11 @@ __all__ = [
     "break_even",
     "break_even_batch",
     "bytes_per_element",
+    "code_break_even",
     "core_speedup_vs_pattern",
     "core_time_by_stage",
+    "gates_vs_bits",
+    "gates_vs_pattern",
     "loss_vs_pattern",
     "measured_on_predicted",
     "pareto",
@@ -72,6 +77,7 @@ __all__ = [
     "residuals_by",
     "residuals_by_tokens",
     "roof_surface",
+    "select_networks",
     "selector_need",
     "sensitivity",
     "speedup_scatter",
