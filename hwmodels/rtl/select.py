@@ -1,9 +1,11 @@
 """Select networks: from the M elements of a group of operand B, the N that the kept values of operand A meet."""
 
+from collections.abc import Sequence
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
 from hwmodels.gates.record import UnitSpec
-from hwmodels.rtl.parts import any_of, prefix_counts
+from hwmodels.rtl.parts import prefix_counts
 from hwmodels.rtl.unit import Unit
 from nmsim.errors import SpecError, brief
 
@@ -83,11 +85,11 @@ class _SlotSelect(Unit):
             if spec.variant in ("mux", "ordered_mux"):
                 chosen = self._by_position(module, slot, control, {p: elements[p] for p in reachable})
             else:
-                gated = [
+                let_through = [
                     elements[p] & line.replicate(spec.width_bits)
                     for p, line in zip(reachable, control, strict=True)
                 ]
-                chosen = Cat(any_of(bits) for bits in zip(*gated, strict=True))
+                chosen = balanced_or(let_through)
             module.d.comb += words(self.y, spec.width_bits)[slot].eq(chosen)
         return module
 
@@ -158,6 +160,16 @@ class _MaskSelect(Unit):
                 ]
         module.d.comb += self.y.eq(Cat(*(values[slot] for slot in range(n))))
         return module
+
+
+def balanced_or(values: Sequence[Value]) -> Value:
+    """OR of values of one width, in as few steps as there are."""
+    held = list(values)
+    while len(held) > 1:
+        # Neighbours, so that the Verilog lists elements in their order.
+        pairs = [low | high for low, high in zip(held[::2], held[1::2], strict=False)]
+        held = pairs + held[2 * len(pairs) :]
+    return held[0]
 
 
 def words(value: Value, bits: int) -> list[Value]:
