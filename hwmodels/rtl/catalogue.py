@@ -299,7 +299,12 @@ def ci_subset() -> tuple[Asked, ...]:
     return tuple(
         one
         for one in table_rows()
-        if (one.goal == "area" and one.spec.pattern == CHECKED and one.spec.width_bits in (0, WIDTH_BITS))
+        if (
+            one.goal == "area"
+            and one.spec.pattern == CHECKED
+            and one.spec.width_bits in (0, WIDTH_BITS)
+            and one.spec.unit != "lane"
+        )
         or (
             one.goal == "delay"
             and one.spec.unit == "decoder"
