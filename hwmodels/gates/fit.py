@@ -6,7 +6,7 @@ taken. Its error is the largest of these predictions.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -21,7 +21,7 @@ from nmsim.pattern import Pattern
 LEAST_PATTERNS = 3
 """Fewer patterns say nothing about the error of a law: one that is left out must leave two."""
 ONE_WIDTH_ERROR = 0.5
-"""Error of gates at a width if the table has one other width only: an assumption."""
+"""Error of gates at a width if the table has no structure of that kind at two widths: an assumption."""
 NUMBERS: Final = ("nand2", "fo4", "cut_bits")
 """What is fitted of a row; flip-flops of a combinational unit are none."""
 LAWS: Final[Mapping[str, Callable[[Pattern, float], tuple[float, ...]]]] = {
@@ -124,12 +124,10 @@ def _solved(terms: npt.NDArray[np.float64], logs: npt.NDArray[np.float64]) -> np
 def at_width(rows: Sequence[GateRow], width_bits: int) -> tuple[dict[str, float], float]:
     """Take the numbers of a unit at a width from those at others: a straight line through the two nearest widths.
 
-    Of one width alone, gates and wires are proportional to bits, and the delay is the same.
-
     Parameters
     ----------
     rows : sequence of GateRow
-        One structure for one pattern, each of another width.
+        One structure for one pattern, at least two, each of another width.
     width_bits : int
 
     Returns
@@ -152,8 +150,6 @@ def at_width(rows: Sequence[GateRow], width_bits: int) -> tuple[dict[str, float]
         name: _on_line([(row.width_bits, getattr(row, name)) for row in ordered], width_bits)
         for name in NUMBERS
     }
-    if len(ordered) == 1:
-        return numbers | {"fo4": ordered[0].fo4}, ONE_WIDTH_ERROR
     gates = [(float(row.width_bits), row.nand2) for row in ordered]
     misses = [
         abs(_on_line([*gates[:at], *gates[at + 1 :]], bits) / value - 1)
@@ -163,8 +159,42 @@ def at_width(rows: Sequence[GateRow], width_bits: int) -> tuple[dict[str, float]
     return numbers, max(misses, default=0.0)
 
 
+def width_ratios(
+    patterns: Iterable[Sequence[GateRow]], from_bits: int, to_bits: int
+) -> tuple[dict[str, float], float]:
+    """How the numbers of a structure grow from one width to another: the mean ratio over patterns that have two widths.
+
+    Without any, gates and wires are proportional to bits, and the delay is the same.
+
+    Parameters
+    ----------
+    patterns : iterable of sequences of GateRow
+        One structure: the rows of each pattern.
+    from_bits, to_bits : int
+
+    Returns
+    -------
+    dict of str to float
+        Of `nand2`, `fo4` and `cut_bits`.
+    float
+        Largest share by which the ratio of gates misses that of a pattern, but `ONE_WIDTH_ERROR` without any.
+    """
+    known = [(at_width(rows, from_bits)[0], at_width(rows, to_bits)[0]) for rows in patterns if len(rows) > 1]
+    if not known:
+        proportion = to_bits / from_bits
+        return {"nand2": proportion, "fo4": 1.0, "cut_bits": proportion}, ONE_WIDTH_ERROR
+    ratios = {
+        name: sum(after[name] / max(before[name], 1.0) for before, after in known) / len(known)
+        for name in NUMBERS
+    }
+    misses = [
+        abs(ratios["nand2"] * before["nand2"] / max(after["nand2"], 1.0) - 1) for before, after in known
+    ]
+    return ratios, max(misses)
+
+
 def _on_line(points: Sequence[tuple[float, float]], at: float) -> float:
-    """The value on a line through the two points nearest; through the origin if there is one point only."""
+    """The value on a line through the two points nearest, or through the origin and one point."""
     if len(points) == 1:
         (bits, value) = points[0]
         return value * at / bits

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hwmodels.gates.fit import NUMBERS, Fit, at_width, fit
+from hwmodels.gates.fit import NUMBERS, Fit, at_width, fit, width_ratios
 from hwmodels.gates.record import GateRow, Goal
 from nmsim.errors import SpecError, brief_names
 from nmsim.pattern import Pattern
@@ -169,16 +169,24 @@ def _fitted(
     added: str, unit: tuple[str, str], structure: tuple[str, str], pattern: Pattern, width_bits: int
 ) -> Gates | None:
     """A structure of a pattern or width that the table lacks; None if it has too few patterns of it."""
-    here = _index(added)[unit][structure].get(pattern, ())
+    patterns = _index(added)[unit][structure]
+    here = patterns.get(pattern, ())
     if len(here) > 1:
         numbers, error = at_width(here, width_bits)
         return Gates(**numbers, origin="fitted", error=error)
-    if laws := _laws(added, unit, structure, width_bits):
-        numbers = {number: law.at(pattern, unit[1]) for number, law in laws.items()}
-        return Gates(**numbers, origin="fitted", error=laws["nand2"].error_at(pattern))
     if here and width_bits:
-        numbers, error = at_width(here, width_bits)
-        return Gates(**numbers, origin="fitted", error=error)
+        ratios, error = width_ratios(patterns.values(), here[0].width_bits, width_bits)
+        scaled = {number: getattr(here[0], number) * ratio for number, ratio in ratios.items()}
+        return Gates(**scaled, origin="fitted", error=error)
+    # The width that was asked for, or else the nearest one of enough patterns.
+    widths = {row.width_bits for rows in patterns.values() for row in rows}
+    for width in sorted({width_bits, *widths}, key=lambda bits: abs(bits - width_bits)):
+        if laws := _laws(added, unit, structure, width):
+            ratios, error = dict.fromkeys(NUMBERS, 1.0), 0.0
+            if width != width_bits:
+                ratios, error = width_ratios(patterns.values(), width, width_bits)
+            fitted = {number: law.at(pattern, unit[1]) * ratios[number] for number, law in laws.items()}
+            return Gates(**fitted, origin="fitted", error=laws["nand2"].error_at(pattern) + error)
     return None
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hwmodels.gates.fit import LAWS, LEAST_PATTERNS, ONE_WIDTH_ERROR, at_width, fit
+from hwmodels.gates.fit import LAWS, LEAST_PATTERNS, ONE_WIDTH_ERROR, at_width, fit, width_ratios
 from hwmodels.gates.record import GateRow
 from nmsim.pattern import Pattern
 
@@ -65,6 +65,13 @@ def test_a_width_between_two_others_and_beyond_them():
 
 
 def test_one_width_alone_is_taken_in_proportion_with_the_same_delay():
-    numbers, error = at_width([row(8, 100.0, cut_bits=10.0)], 16)
-    assert numbers == {"nand2": 200.0, "fo4": 3.0, "cut_bits": 20.0}
+    ratios, error = width_ratios([[row(8, 100.0)]], 8, 16)
+    assert ratios == {"nand2": 2.0, "fo4": 1.0, "cut_bits": 2.0}
     assert error == ONE_WIDTH_ERROR
+
+
+def test_one_width_alone_grows_as_other_patterns_do():
+    others = [[row(8, 100.0), row(16, 180.0)], [row(8, 200.0), row(16, 400.0)], [row(8, 50.0)]]
+    ratios, error = width_ratios(others, 8, 16)
+    assert ratios["nand2"] == pytest.approx(1.9)
+    assert error == pytest.approx(1.9 / 1.8 - 1)
