@@ -7,6 +7,7 @@ import pytest
 import safetensors.numpy
 
 from hwmodels import core_names, load_core
+from hwmodels.silicon.area import area
 from nmsim.support.toml import to_toml
 from nmsim.units import short
 
@@ -84,19 +85,40 @@ def test_another_operand_that_is_dense_is_none(nmsim):
     plain = nmsim("core", "64,128,512", "-p", "dense,8:16/bitmask")
     assert nmsim("core", "64,128,512", "-p", "dense,8:16/bitmask", "--other", "dense") == plain
     assert "no bound" not in plain[1]
-    rows = [line.split()[:2] for line in plain[1].splitlines() if " flexible-8x16 " in line]
+    products, areas = plain[1].split("Area that sparsity adds")
+    rows = [line.split()[:2] for line in products.splitlines() if " flexible-8x16 " in line]
     assert rows == [["flexible-8x16", "dense"], ["flexible-8x16", "8:16/bitmask"]]
+    assert areas.count(" flexible-8x16 ") == 5
+
+
+def test_areas_are_shown_of_each_core_that_has_something_for_sparsity(nmsim):
+    _, out, _ = nmsim(
+        "core",
+        "64,128,512",
+        "-c",
+        "dense,flexible-8x16,edge-npu-8x16",
+        "-p",
+        "8:16/bitmask",
+        "--dtype",
+        "int8",
+    )
+    areas = out.split("Area that sparsity adds")[1]
+    shown = [line.split()[0] for line in areas.splitlines() if "-8x16 " in line]
+    assert shown == ["flexible-8x16", "edge-npu-8x16"]
+    share = 100 * area("flexible-8x16").overhead_of_cores.nominal
+    assert f" {share:.1f} " in areas
+    assert "Area" not in nmsim("core", "64,128,512", "-c", "dense", "-p", "dense")[1]
 
 
 def test_energy_that_nobody_can_tell_is_left_open(nmsim, tmp_path):
     path = tmp_path / "small.toml"
     core = load_core("flexible-8x16")
-    path.write_text(to_toml(dataclasses.replace(core, id="small", node_nm=3)))
+    path.write_text(to_toml(dataclasses.replace(core, id="small", node_nm=2, decoder_latency_cycles=1)))
     code, out, err = nmsim("core", "64,128,512", "-c", path, "-p", "2:4,8:16")
     assert code == 0
     assert err.startswith("no energy: ")
     assert err.count("no energy") == 1
-    assert "3" in err
+    assert "node_nm=2" in err
     assert [line.split()[-1] for line in out.splitlines() if " small " in line] == ["-", "-"]
     code, out, err = nmsim("core", "64,128,512", "-c", f"{path},flexible-8x16", "-p", "8:16", "--json")
     small, other = json.loads(out)
