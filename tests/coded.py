@@ -96,7 +96,8 @@ def sampled_masks(pattern: Pattern, count: int) -> list[int]:
     ranks = rng.integers(0, pattern.configurations, count, dtype=np.uint64)
     masks = [int(mask) for mask in encodings.get("combinatorial").decode(ranks, pattern)]
     changed = [mask ^ 1 << int(rng.integers(pattern.m)) for mask in masks[::2]]
-    return masks + changed + rng.integers(0, 1 << pattern.m, count).tolist()
+    words: list[int] = rng.integers(0, 1 << pattern.m, count).tolist()
+    return masks + changed + words
 
 
 def sampled_codes(encoding: str, pattern: Pattern, count: int) -> dict[int, int | None]:

@@ -86,23 +86,39 @@ def rule(pattern: Pattern, variant: str) -> Rule:
         decode=whole,
         refuses=count != 1 << code_bits(pattern),
         boundaries=max(0, len(steps) - 1),
-        notes=_NOTES[variant == "serial"],
+        notes=_serial_notes(pattern) if variant == "serial" else _DIGIT_NOTES if len(steps) > 1 else {},
     )
 
 
-_NOTES = (
-    {
-        "rest_0": "the code; rest_i is what is left of it after i digits",
-        "left_1": "left_i: kept elements that are left to place after i digits",
-        "from_0_1": "from_i_d: digit i is d or more, because at least so many masks lie below",
-        "digit_0_is_1": "digit_i_is_d: digit i, which is that many bits of the mask, is d",
-    },
-    {
-        "code_from_1": "code_from_d: the highest bits of the mask are d or more",
-        "highest_are_1": "highest_are_d: the highest bits of the mask are d",
-        "both": "what two decided elements change",
-    },
-)
+def _serial_notes(pattern: Pattern) -> dict[str, str]:
+    notes = {
+        "highest_from_1": "highest_from_d: the two highest bits of the mask are d or more",
+        "highest_are_1": "highest_are_d: the two highest bits of the mask are d",
+    }
+    for first in _serial_steps(pattern)[:1]:
+        notes[f"left_{first + 1}"] = "left_p: kept elements that are left to place below element p"
+        notes[f"difference_{first}"] = (
+            "difference_p: rest of the code less the number of masks that drop element p; not negative if p is kept"
+        )
+        if first >= 1:
+            notes[f"step_{first - 1}"] = "step_p: what the element above changes the difference by"
+            notes[f"trial_{first - 1}"] = (
+                "trial_p: the difference at element p, of which the sign is read only"
+            )
+        if first >= 2:
+            notes[f"both_{first - 2}"] = (
+                "both_p: what the two elements above change the difference by together"
+            )
+    return notes
+
+
+_DIGIT_NOTES = {
+    "left_0": "left_i: kept elements that are left to place after i digits",
+    "from_0_1": "from_i_d: digit i is d or more, since the masks with a lower one are too few",
+    "digit_0_is_1": "digit_i_is_d: digit i, which is that many bits of the mask, is d",
+    "taken_0": "taken_i: masks with a lower digit i",
+    "rest_1": "rest_i: what is left of the code after i digits",
+}
 
 
 def code_bits(pattern: Pattern) -> int:
@@ -363,6 +379,9 @@ class Columns(Unit):
             "code": f"{len(self.code)} bits of metadata",
             "position_0": "the lowest kept element; the others follow in ascending order",
             "valid": "1 if some mask has this code; if not, the other outputs mean nothing",
+            f"from_{pattern.n - 1}_{pattern.n}": "from_j_p: the j-th kept element is p or a higher one",
+            f"taken_{pattern.n - 1}": "taken_j: masks whose j-th kept element is a lower one",
+            f"rest_{pattern.n - 1}": "rest_j: what is left of the code for the kept elements below the j-th",
         }
         outputs = (*self.positions, *((self.valid,) if refuses else ()))
         super().__init__(spec, (self.code,), outputs, boundaries=pattern.n - 1, notes=notes)

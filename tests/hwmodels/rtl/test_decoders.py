@@ -1,6 +1,7 @@
 """Decoders: the mapped netlists give every mask for its code, and refuse every other code."""
 
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -259,6 +260,20 @@ def test_a_wrong_number_of_masks_is_noticed(
     )
     (bad,) = prove([spec_of("decoder", "4:8", "combinatorial", variant)]).values()
     assert bad > 0
+
+
+@pytest.mark.parametrize("unit", ["decoder", "position_decoder"])
+@pytest.mark.parametrize(("encoding", "variant"), POSITION_DECODERS)
+def test_notes_are_of_signals_that_exist(unit: str, encoding: str, variant: str) -> None:
+    if (unit, variant) == ("decoder", "columns"):
+        unit = "position_decoder"
+    built = decoders.build(spec_of(unit, "8:16", encoding, variant))
+    text = rtlil.convert(built, ports=built.ports, emit_src=False)
+    ports = {port.name for port in built.ports}
+    named = set(re.findall(r"^\s*wire (?:.* )?\\(\w+)$", text, re.MULTILINE))
+    assert {
+        name for name in built.notes if name not in named and name not in {"mask", "position_0"} - ports
+    } == set()
 
 
 def test_counts_are_no_wider_than_what_they_hold() -> None:
