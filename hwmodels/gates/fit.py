@@ -2,7 +2,7 @@
 
 A number of a unit is a product of powers of what describes its pattern. Several such laws are fitted to all patterns that the
 table has of one structure, by least squares of logarithms. The one that predicts best the patterns that it was not fitted to is
-taken. Its error is the largest of these predictions.
+taken. The error is the largest over patterns, each predicted by what would have been taken without it.
 """
 
 import math
@@ -87,29 +87,46 @@ def fit(values: Mapping[Pattern, float], encoding: str = "") -> Fit | None:
     >>> round(law.at(Pattern(6, 16)), 6), law.error < 1e-9
     (198.0, True)
     """
-    if len(values) < LEAST_PATTERNS:
+    tried = _tried(values, encoding)
+    if not tried:
         return None
-    patterns = list(values)
+    best = min(tried, key=lambda law: tried[law][1])
+    powers, _ = tried[best]
+    # A law that was chosen for its predictions makes better ones of these patterns than of others. So each pattern is
+    # predicted by the law that would have been chosen without it.
+    misses = []
+    for left_out, value in values.items():
+        without = _tried({pattern: v for pattern, v in values.items() if pattern != left_out}, encoding)
+        if without:
+            law = min(without, key=lambda name: without[name][1])
+            predicted = float(np.dot(_terms(law, left_out, encoding), without[law][0]))
+            misses.append(abs(math.exp(predicted) / max(1.0, value) - 1))
+    error = max(misses) if misses else max(error for _, error in tried.values())
+    return Fit(best, tuple(powers.tolist()), error, max(pattern.m for pattern in values))
+
+
+def _tried(
+    values: Mapping[Pattern, float], encoding: str
+) -> dict[str, tuple[npt.NDArray[np.float64], float]]:
+    """Each law that these patterns can tell: its powers, and its largest miss of a pattern that is left out."""
+    if len(values) < LEAST_PATTERNS:
+        return {}
     # A number below 1 is a wire with a rounding, and its logarithm would rule the fit.
-    logs = np.log(np.maximum(1.0, np.array([values[pattern] for pattern in patterns])))
-    found: list[Fit] = []
+    logs = np.log(np.maximum(1.0, np.array(list(values.values()))))
+    tried = {}
     for law in LAWS:
         if "bits" in law and not encoding:
             continue
-        terms = np.array([_terms(law, pattern, encoding) for pattern in patterns])
-        if np.linalg.matrix_rank(terms[1:]) < terms.shape[1]:
+        terms = np.array([_terms(law, pattern, encoding) for pattern in values])
+        kept = [np.delete(np.arange(len(logs)), left_out) for left_out in range(len(logs))]
+        if min(np.linalg.matrix_rank(terms[rows]) for rows in kept) < terms.shape[1]:
             continue
-        misses = []
-        for left_out in range(len(patterns)):
-            kept = np.arange(len(patterns)) != left_out
-            predicted = float(terms[left_out] @ _solved(terms[kept], logs[kept]))
-            misses.append(abs(math.expm1(predicted - logs[left_out])))
-        found.append(
-            Fit(
-                law, tuple(_solved(terms, logs).tolist()), max(misses), max(pattern.m for pattern in patterns)
-            )
-        )
-    return min(found, key=lambda one: one.error)
+        misses = [
+            abs(math.expm1(float(terms[left_out] @ _solved(terms[rows], logs[rows])) - logs[left_out]))
+            for left_out, rows in enumerate(kept)
+        ]
+        tried[law] = (_solved(terms, logs), max(misses))
+    return tried
 
 
 def _terms(law: str, pattern: Pattern, encoding: str) -> list[float]:
