@@ -133,13 +133,6 @@ def test_keys_are_of_8_or_16_bits_and_wider_ones_in_proportion(own):
     assert (wide.origin, wide.error) == ("fitted", units.WIDTH_ERROR)
 
 
-def test_widths_between_and_beyond_lie_on_a_straight_line(own):
-    widths = {bits: units.select_one(OWN, bits, 3, "onehot", False) for bits in (4, 8, 12, 16, 32)}
-    found = [widths[bits].nand2 for bits in (4, 8, 12, 16, 32)]
-    assert found == pytest.approx([155, 300, 445, 590, 1170], rel=0.05)
-    assert {bits for bits, gates in widths.items() if gates.origin == "fitted"} == {4, 12, 32}
-
-
 def test_magnitudes_of_integers_come_first(own):
     half_adders = 6 * 8 * load(45).cost("cell_gates", "half_adder").nominal
     assert units.selector(core_of("mux"), OWN, "int8").nand2 == pytest.approx(400 + half_adders)
