@@ -54,7 +54,7 @@ def codes() -> pd.DataFrame:
     least = best_rows(decoders, "area").set_index(["pattern", "encoding"])
     shortest = best_rows(decoders, "delay").set_index(["pattern", "encoding"])
     # Positions are the code itself, and take no gate.
-    found = {*least.index, *((name, "index") for name in MAIN)}
+    found = {*least.index, *((name, "index") for name in decoders["pattern"])}
     order = [(name, code) for name in MAIN for code in CODES if (name, code) in found]
     rows = []
     for name, code in order:
