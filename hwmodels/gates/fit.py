@@ -20,6 +20,8 @@ from nmsim.pattern import Pattern
 
 LEAST_PATTERNS = 3
 """Fewer patterns say nothing about the error of a law: one that is left out must leave two."""
+MOST_CORRELATED = 0.9
+"""Correlation of two terms from which patterns cannot tell their powers apart."""
 ONE_WIDTH_ERROR = 0.5
 """Error of gates at a width if the table has no structure of that kind at two widths: an assumption."""
 NUMBERS: Final = ("nand2", "fo4", "cut_bits")
@@ -119,7 +121,7 @@ def _tried(
             continue
         terms = np.array([_terms(law, pattern, encoding) for pattern in values])
         kept = [np.delete(np.arange(len(logs)), left_out) for left_out in range(len(logs))]
-        if min(np.linalg.matrix_rank(terms[rows]) for rows in kept) < terms.shape[1]:
+        if not all(_told_apart(terms[rows]) for rows in kept):
             continue
         misses = [
             abs(math.expm1(float(terms[left_out] @ _solved(terms[rows], logs[rows])) - logs[left_out]))
@@ -127,6 +129,16 @@ def _tried(
         ]
         tried[law] = (_solved(terms, logs), max(misses))
     return tried
+
+
+def _told_apart(terms: npt.NDArray[np.float64]) -> bool:
+    """Whether patterns differ in each term, and in one term otherwise than in the other.
+
+    With N = M / 2 throughout, N and M - N grow alike, and a law of both could say anything of other patterns.
+    """
+    if len(terms) < terms.shape[1] or (np.ptp(terms[:, 1:], axis=0) < 1e-9).any():
+        return False
+    return terms.shape[1] < 3 or abs(float(np.corrcoef(terms[:, 1], terms[:, 2])[0, 1])) < MOST_CORRELATED
 
 
 def _terms(law: str, pattern: Pattern, encoding: str) -> list[float]:

@@ -178,16 +178,17 @@ def _fitted(
         ratios, error = width_ratios(patterns.values(), here[0].width_bits, width_bits)
         scaled = {number: getattr(here[0], number) * ratio for number, ratio in ratios.items()}
         return Gates(**scaled, origin="fitted", error=error)
-    # The width that was asked for, or else the nearest one of enough patterns.
-    widths = {row.width_bits for rows in patterns.values() for row in rows}
-    for width in sorted({width_bits, *widths}, key=lambda bits: abs(bits - width_bits)):
+    # A law of this width, or one of another width with more patterns: what errs less.
+    found = []
+    for width in {width_bits, *(row.width_bits for rows in patterns.values() for row in rows)}:
         if laws := _laws(added, unit, structure, width):
             ratios, error = dict.fromkeys(NUMBERS, 1.0), 0.0
             if width != width_bits:
                 ratios, error = width_ratios(patterns.values(), width, width_bits)
             fitted = {number: law.at(pattern, unit[1]) * ratios[number] for number, law in laws.items()}
-            return Gates(**fitted, origin="fitted", error=laws["nand2"].error_at(pattern) + error)
-    return None
+            error += laws["nand2"].error_at(pattern)
+            found.append(Gates(**fitted, origin="fitted", error=error))
+    return min(found, key=lambda gates: gates.error, default=None)
 
 
 @functools.lru_cache(maxsize=4096)

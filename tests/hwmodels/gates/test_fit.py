@@ -7,7 +7,23 @@ from hwmodels.gates.fit import LAWS, LEAST_PATTERNS, ONE_WIDTH_ERROR, at_width, 
 from hwmodels.gates.record import GateRow
 from nmsim.pattern import Pattern
 
-PATTERNS = [Pattern(*one) for one in ((2, 4), (4, 8), (8, 16), (1, 4), (2, 8), (4, 16), (16, 32))]
+PATTERNS = [
+    Pattern(*one)
+    for one in (
+        (2, 4),
+        (4, 8),
+        (8, 16),
+        (1, 4),
+        (2, 8),
+        (4, 16),
+        (16, 32),
+        (6, 8),
+        (12, 16),
+        (1, 8),
+        (1, 16),
+        (31, 32),
+    )
+]
 
 
 def row(bits, nand2, **other):
@@ -40,6 +56,13 @@ def test_the_error_grows_with_each_doubling_beyond_what_was_fitted():
     assert law.error > 0
     assert law.error_at(Pattern(8, 32)) == law.error
     assert law.error_at(Pattern(64, 128)) == pytest.approx(3 * law.error)
+
+
+def test_patterns_that_keep_one_half_say_nothing_of_others():
+    """With N = M / 2 throughout, a law of N and M - N fits noise with powers of any size."""
+    halves = {Pattern(n, 2 * n): 3.0 * n**2 * (1.0 + 0.02 * (n % 3)) for n in (2, 4, 8, 16)}
+    law = fit(halves)
+    assert 0.3 < law.at(Pattern(12, 16)) / halves[Pattern(8, 16)] < 3
 
 
 def test_too_few_patterns_give_no_law():
