@@ -221,6 +221,7 @@ def _tables(pattern: Pattern) -> Tables:
             if block:
                 in_class += [int(starts[i]) + t for t, tile in enumerate(block.tiles) if tile.upper_ones == a]
             class_end[i, a] = len(in_class)
+    # Blocks of 16 bits are one look-up in compiled code, so their tiles need no rows of their own.
     made: dict[tuple[int, int], NDArray[Any]] = {}
     by_ones = [
         _masks_of(plan, 16, ones, made) if (16, ones) in plan.blocks else np.zeros(0, np.uint64)

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from hwmodels.gates.record import UnitSpec
 from hwmodels.rtl import flow, tiled
-from hwmodels.rtl.netlist import Netlist, Words
+from hwmodels.rtl.netlist import Netlist, Words, run
 from nmsim import encodings
 from nmsim.encodings import tiles
 from nmsim.errors import EncodingError, NmsimError, SpecError
 from nmsim.pattern import Pattern
+from nmsim.support.jit import njit
+from nmsim.words import popcount
 
 PATTERNS = tuple(map(Pattern.parse, ("1:2", "2:4", "3:4", "1:8", "4:8", "5:8", "4:16", "8:16", "13:16")))
 CODES, MASKS = 1 << 14, 1 << 16
@@ -34,6 +36,13 @@ def units(unit: str, stages: int = 0, patterns: tuple[Pattern, ...] = PATTERNS) 
 def netlist(unit: str) -> Netlist:
     """The units of all patterns."""
     found: Netlist = quickly(units(unit))
+    return found
+
+
+@functools.cache
+def alone(unit: str, pattern: Pattern) -> Netlist:
+    """The unit of one pattern."""
+    found: Netlist = quickly(units(unit, patterns=(pattern,)))
     return found
 
 
@@ -167,13 +176,61 @@ def test_drawn_codes_of_32(pattern: Pattern) -> None:
             expected.append(int(TILED.decode([int(code)], pattern)[0]))
         except NmsimError:
             expected.append(0)
-    outputs = quickly(units("decoder", patterns=(pattern,))).evaluate(
-        {"code_0": sliced(codes[:, None], bits)}
-    )
+    outputs = alone("decoder", pattern).evaluate({"code_0": sliced(codes[:, None], bits)})
     legal = np.array(expected) > 0
     assert 0 < legal.sum() < cases
     assert np.array_equal(unsliced(outputs["valid_0"], 1, cases)[:, 0] == 1, legal)
     assert np.array_equal(unsliced(outputs["mask_0"], 32, cases)[legal, 0], np.array(expected)[legal])
+
+
+@njit(nogil=True)
+def _round_trips(decoder, encoder, places, first, step):  # type: ignore[no-untyped-def]
+    """Codes whose mask has not 16 ones or does not give the code back, and valid codes, of every `step`-th 4,096 codes.
+
+    `decoder` and `encoder`: steps and memory of a program. `places`: those of the code, the mask and `valid`, then those of the
+    mask, the code and `legal`.
+    """
+    (steps, memory), (back_steps, back) = decoder, encoder
+    code_in, mask_out, valid_at, mask_in, code_out, legal_at = places
+    ones, wrong, valid_codes = ~np.uint64(0), 0, 0
+    counts = np.zeros((6, memory.shape[1]), np.uint64)
+    for block in range(first, 1 << (code_in.size - 12), step):
+        for bit in range(12, code_in.size):
+            memory[code_in[bit], :] = ones if block >> (bit - 12) & 1 else np.uint64(0)
+        run(steps, memory)
+        counts[:] = 0
+        for p in range(mask_out.size):
+            for i in range(memory.shape[1]):
+                # A counter of ones in 64 lanes: one bit of it per plane.
+                carry = memory[mask_out[p], i]
+                back[mask_in[p], i] = carry
+                for plane in range(6):
+                    counts[plane, i], carry = counts[plane, i] ^ carry, counts[plane, i] & carry
+        run(back_steps, back)
+        for i in range(memory.shape[1]):
+            low = counts[0, i] | counts[1, i] | counts[2, i] | counts[3, i] | counts[5, i]
+            bad = ~counts[4, i] | low | ~back[legal_at[0], i]
+            for bit in range(code_in.size):
+                bad |= memory[code_in[bit], i] ^ back[code_out[bit], i]
+            valid = memory[valid_at[0], i]
+            wrong += popcount(bad & valid)
+            valid_codes += popcount(valid)
+    return wrong, valid_codes
+
+
+def test_codes_of_16_32_come_back_as_they_were() -> None:
+    """2^22 of the 2^30 codes. With `step` = 1 all of them: 0 are wrong and C(32, 16) are valid, in 37 CPU-seconds."""
+    step, pattern = 256, Pattern(16, 32)
+    made, back = alone("decoder", pattern).program, alone("encoder", pattern).program
+    memory, back_memory = made.memory(), back.memory()
+    memory[made.inputs["code_0"][:12]] = sliced(np.arange(1 << 12)[:, None], 12)
+    places = (
+        *(made.inputs["code_0"], made.outputs["mask_0"], made.outputs["valid_0"]),
+        *(back.inputs["mask_0"], back.outputs["code_0"], back.outputs["legal_0"]),
+    )
+    wrong, valid = _round_trips((made.steps, memory), (back.steps, back_memory), places, 77, step)
+    assert wrong == 0
+    assert 0 < valid < (1 << 30) // step
 
 
 def test_8_16_takes_at_most_600_gates_and_12_levels() -> None:
