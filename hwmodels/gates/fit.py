@@ -21,7 +21,7 @@ from nmsim.pattern import Pattern
 LEAST_PATTERNS = 3
 """Fewer patterns say nothing about the error of a law: one that is left out must leave two."""
 MOST_CORRELATED = 0.9
-"""Correlation of two terms from which patterns cannot tell their powers apart."""
+"""Correlation of two terms from which patterns cannot give two powers."""
 ONE_WIDTH_ERROR = 0.5
 """Error of gates at a width if the table has no structure of that kind at two widths: an assumption."""
 NUMBERS: Final = ("nand2", "fo4", "cut_bits")
