@@ -82,6 +82,7 @@ def _datapath(technology: Technology, dtype: str, lanes: int, kind: str, fractio
             Spread(),
             technology.cost("add_joules", adder).times(lanes),
         )
+    # Products go into the tree as they are, so that nothing is normalised before the sum.
     um2, joules = (
         exact_product(technology, table, dtype).times(lanes) for table in ("multiply_um2", "multiply_joules")
     )

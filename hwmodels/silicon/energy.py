@@ -148,6 +148,7 @@ def _unit_costs(
             prune = technology.joules(selector(core, pattern, dtype))
             written = format.encoding if core.selector_placement == "producer" else encodings.get("index")
             encode = technology.joules(encoder(replace(format, encoding=written)))
+    # A dense product passes the network too, since nothing leads around it.
     passed = technology.joules(select_gates(core)).times(
         passed_share(core) / core.array_depth * lane_bits / core.lane_bits
     )

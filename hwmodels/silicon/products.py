@@ -94,6 +94,7 @@ def area_records(core: SparseTensorCore) -> list[dict[str, Any]]:
     """
     found = []
     for each in (core, *(only(core, dtype) for dtype in ALONE)) if core.patterns else ():
+        # Columns of a chip without known costs would be empty, so it has no row.
         try:
             report = area(each)
         except NmsimError:

@@ -349,6 +349,7 @@ def per_group(core: SparseTensorCore) -> PerGroup:
     found = []
     for length in lengths:
         patterns = [pattern for pattern in core.patterns if pattern.m == length]
+        # Units of one length take the same number of elements, so the largest of them decides.
         formats = [sparse_format(pattern, encoding=name) for pattern in patterns for name in core.encodings]
         found.append(
             (

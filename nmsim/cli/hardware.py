@@ -275,6 +275,7 @@ def _show(records: Sequence[dict[str, Any]], title: str, bound: bool) -> None:
 
 def _show_areas(records: Sequence[dict[str, Any]]) -> None:
     """Print what sparsity adds to cores, per lane and as shares; nothing for dense ones."""
+    # Dense cores have nothing to show.
     if not records:
         return
     columns = {
