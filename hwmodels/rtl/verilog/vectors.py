@@ -20,6 +20,8 @@ from nmsim.pattern import Pattern
 EXHAUSTIVE_BITS: Final = 16
 """Inputs of at most as many bits are all tried."""
 SAMPLES: Final = 2048
+MOST_BITS: Final = 32
+"""Of keys and of a lane's values."""
 LANE_GROUPS: Final = 512
 MOST_GROUPS_PER_ROW: Final = 6
 SUM_BITS: Final = 32
@@ -44,7 +46,7 @@ def vectors(spec: UnitSpec) -> Iterator[Vector]:
     Raises
     ------
     SpecError
-        A kind of unit that has no vectors.
+        A kind of unit that has no vectors, or keys and values that are too wide to compute with.
 
     Examples
     --------
@@ -61,6 +63,8 @@ def vectors(spec: UnitSpec) -> Iterator[Vector]:
     }.get(spec.unit)
     if made is None:
         raise SpecError(f"unit {brief(spec.unit)}: it has no test bench")
+    if spec.unit != "select" and spec.width_bits > MOST_BITS:
+        raise SpecError(f"{spec}: expected at most {MOST_BITS} bits for a test bench")
     return made(spec)
 
 

@@ -18,6 +18,8 @@ from hwmodels.rtl.verilog.rtlil import NAMED, Assign, Bits, Case, Module, Statem
 from nmsim.errors import SpecError, brief
 
 INDENT = "  "
+MOST_PORT_BITS = 1 << 15
+"""Amaranth numbers the bits of all inputs with 16 bits."""
 
 
 @dataclass
@@ -75,6 +77,8 @@ def module(unit: Unit, name: str, *, meanings: Mapping[str, str] | None = None) 
         The name is not legal, or the unit holds what is not known here, such as a memory.
     """
     module_name(name)
+    if sum(map(len, unit.ports)) > MOST_PORT_BITS:
+        raise SpecError(f"{unit.spec}: expected ports of at most {MOST_PORT_BITS} bits in all")
     parsed = flat(parse(rtlil.convert(unit, name="top", ports=unit.ports, emit_src=False)))
     notes = dict(meanings or {}) | unit.notes
     for part, inner in vars(unit).items():
