@@ -129,6 +129,10 @@ class PruningSetup:
             raise RowError(
                 f"selector_elements_per_cycle={brief(self.selector_elements_per_cycle)}: expected a positive number"
             )
+        if self.selector_kind not in (None, *get_args(SelectorKind)):
+            raise RowError(
+                f"selector_kind={brief(self.selector_kind)}: expected one of {', '.join(get_args(SelectorKind))}"
+            )
         if not self.vector_ops_per_cycle > 0:
             raise RowError(
                 f"vector_ops_per_cycle={brief(self.vector_ops_per_cycle)}: expected a positive number"

@@ -30,6 +30,7 @@ from hwmodels.online.pruning import (
 )
 from hwmodels.silicon.energy import energy
 from hwmodels.tensorcore.cycles import Cycles, closed_form
+from hwmodels.tensorcore.latency import selector_cycles
 from hwmodels.tensorcore.point import point
 from hwmodels.tensorcore.record import load_core
 from hwmodels.tensorcore.simulate import random_mask, simulate
@@ -83,7 +84,7 @@ def test_a_selector_in_the_pipeline_is_the_closed_form(core):
     assert (found.selected_groups, found.selector_cycles) == (alone.pruned_groups, alone.prune_cycles)
     # In decode X runs ahead of W, by one latency of DRAM, L2 and selector.
     found = online_pruning(case_of(1, dtype="int8"), core, placement="consumer")
-    ahead = core.dram_latency_cycles + core.l2_latency_cycles + core.selector_latency_cycles
+    ahead = core.dram_latency_cycles + core.l2_latency_cycles + selector_cycles(core, case.pattern, "int8")
     assert found.net_cycles == cycles_of(placed, case_of(1, dtype="int8")).cycles + ahead
 
 
@@ -164,9 +165,9 @@ def test_bytes_from_dram_by_hand(tokens, saved):
 
 def test_a_selector_slower_than_its_producer_by_hand():
     # 4096 x 256 groups on 132 cores: 7944 a core. X leaves at 4224 bytes a cycle: 7944 cycles.
-    case = case_of(4096, 512, 4096)
-    assert online_pruning(case, FLEXIBLE, selector_elements_per_cycle=1).exposed_selector_cycles == 8
-    found = online_pruning(case, FLEXIBLE, selector_elements_per_cycle=0.25)
+    case, core = case_of(4096, 512, 4096), dataclasses.replace(FLEXIBLE, selector_latency_cycles=8)
+    assert online_pruning(case, core, selector_elements_per_cycle=16).exposed_selector_cycles == 8
+    found = online_pruning(case, core, selector_elements_per_cycle=4)
     assert found.selector_cycles == 4 * 7944
     assert found.exposed_selector_cycles == 8 + 3 * 7944
     assert found.net_cycles == found.product_cycles + 8 + 3 * 7944
@@ -220,7 +221,9 @@ def test_actions_of_mitigations_by_hand():
     assert found.parameter_cycles == math.ceil(2 * K / FLEXIBLE.dram_bytes_per_cycle)
     # One operation a cycle on each of 132 cores, while X leaves at 4224 bytes a cycle.
     busy = math.ceil(tokens * K / 132)
-    assert found.exposed_selector_cycles == 8 + busy - math.ceil(2 * tokens * K / 4224)
+    assert found.exposed_selector_cycles == selector_cycles(
+        FLEXIBLE, Pattern(8, 16), "bf16"
+    ) + busy - math.ceil(2 * tokens * K / 4224)
 
 
 def test_the_net_is_what_is_not_hidden():
@@ -365,7 +368,7 @@ def test_no_selector_is_fast_enough_for_what_loses_without_one():
         case_of(64, 512, 512), FLEXIBLE, mitigation="r_sparse", settings=Settings(rank=4096)
     )
     assert math.isinf(found.as_fast_as_dense)
-    assert found.near_free < 1
+    assert found.near_free < 16
 
 
 def test_tables():

@@ -8,6 +8,7 @@ import safetensors.numpy
 
 from hwmodels import core_names, load_core
 from hwmodels.silicon.area import area
+from hwmodels.tensorcore.record import PRESET_FOLDER
 from nmsim.support.toml import to_toml
 from nmsim.units import short
 
@@ -63,6 +64,29 @@ def test_a_simulation_on_the_mask_of_a_checkpoint(nmsim, tmp_path):
     narrow = {"up": rng.standard_normal((8, 32)).astype(ml_dtypes.bfloat16)}
     safetensors.numpy.save_file(narrow, path)
     assert nmsim("core", "1,8,32", "-p", "8:16", "--simulate", "-w", path, "-t", "up")[0] == 0
+
+
+def test_cores_of_one_id_are_told_apart(nmsim, tmp_path):
+    text = (PRESET_FOLDER / "flexible-8x16.toml").read_text()
+    for name in ("one", "other"):
+        (tmp_path / f"{name}.toml").write_text(text)
+    files = [str(tmp_path / f"{name}.toml") for name in ("one", "other")]
+    names = ",".join(["flexible-8x16", *files])
+    code, out, _ = nmsim("core", "1,256,256", "-c", names, "-p", "8:16/bitmask", "--json")
+    assert code == 0
+    assert [row["core"] for row in json.loads(out)] == ["flexible-8x16", "one", "other"]
+    code, _, err = nmsim("core", "1,256,256", "-c", "flexible-8x16,FLEXIBLE-8x16")
+    assert code == 2
+    assert "--core: flexible-8x16 comes twice; expected cores of different ids or file names" in err
+
+
+def test_a_bandwidth_in_seconds_is_refused_with_what_was_meant(nmsim, tmp_path):
+    path = tmp_path / "slip.toml"
+    text = (PRESET_FOLDER / "flexible-8x16.toml").read_text()
+    path.write_text(text.replace("dram_bytes_per_cycle = 2622.95", "dram_bytes_per_cycle = 136.5e9"))
+    code, _, err = nmsim("core", "1,256,256", "-c", path)
+    assert code == 2
+    assert "did you mean bytes per second? Then give 1.365e+11 over clock_hz, 74.5902" in err
 
 
 def test_two_sparse_operands(nmsim):
