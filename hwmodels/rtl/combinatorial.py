@@ -196,6 +196,7 @@ def _serial(
     valid = _in_range(module, code, pattern)
     if not steps:
         return Cat(*reversed(decided)), valid
+    # The first difference takes the constants of the highest bits and of the next element in one subtraction.
     possible = [
         (line, digit, n - digit.bit_count())
         for digit, line in enumerate(highest)
@@ -331,6 +332,7 @@ def _digit(
         module.d.comb += line.eq(rest >= threshold)
         thresholds.append(threshold)
         reached.append(line)
+    # Thresholds are there before the comparison ends, so the digit's lines choose among them: no second table.
     exact = _one_hot(module, reached, f"digit_{number}_is")
     digit = gated(
         module, [(line, value) for value, line in enumerate(exact)], name=f"digit_{number}", width_bits=size
@@ -390,6 +392,7 @@ class Columns(Unit):
         """Build the logic."""
         module, (n, m) = Module(), (self.spec.n, self.spec.m)
         rest, valid, found = self.code, _in_range(module, self.code, self.pattern), list[Signal]()
+        # From the highest: the ones above a kept element are then known by its slot, so its thresholds are constants.
         for slot in reversed(range(n)):
             places = range(slot, slot + m - n + 1)
             reached: list[Value] = [Const(1, 1)]

@@ -256,6 +256,7 @@ class DecodingUnit(Unit):
             "mask": "bit p is 1 if element p is kept",
             "valid": "1 if some mask has this code; if not, the other outputs mean nothing",
         }
+        # A `valid` that is always 1 would be a port for nothing; a decoder keeps it, so that all have the same ports.
         if self.gives_positions:
             outputs = (*self.positions, *((self.valid,) if rule.refuses else ()))
             notes |= {"position_0": "the lowest kept element; the others follow in ascending order"}
