@@ -340,10 +340,15 @@ def _numbers(part: Any, prefix: str) -> Iterator[tuple[str, Quantity]]:
 
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "a100": ("a100-pcie", "a100-sxm"),
-    "h100": ("h100-pcie", "h100-sxm", "h200", "h200-8x16", "h200-16x32"),
-    "rtx3090": ("rtx3090", "rtx3080", "a40", "a10", "rtx-a6000"),
-    "rtx4090": ("rtx4090", "l40s"),
+    "a100": ("a100-pcie", "a100-sxm", "a800-pcie", "a800-sxm", "a30"),
+    "h100": (
+        *("h100-pcie", "h100-sxm", "h100-nvl", "h800-pcie", "h800-sxm", "h20"),
+        *("h200", "h200-8x16", "h200-16x32"),
+    ),
+    "b200": ("b200", "gb200"),
+    "l4": ("l4", "rtx4070-super"),
+    "rtx3090": ("rtx3090", "rtx3090-ti", "rtx3080", "a40", "a10", "rtx-a6000"),
+    "rtx4090": ("rtx4090", "l40s", "l20", "rtx6000-ada"),
     "rtx5090": ("rtx5090", "rtx-pro-6000-blackwell"),
 }
 """Machines left out together because they carry the same die; every other machine is a group of its own."""

@@ -190,7 +190,8 @@ def test_written_twice_is_the_same_file(found, tmp_path):
     ("machine", "group"),
     [
         ("a100-pcie", "a100"), ("a100-sxm", "a100"), ("h200", "h100"), ("h200-8x16", "h100"), ("gb10", "gb10"),
-        ("mine", "mine"),
+        ("a30", "a100"), ("h20", "h100"), ("gb200", "b200"), ("rtx4070-super", "l4"), ("rtx3090-ti", "rtx3090"),
+        ("rtx6000-ada", "rtx4090"), ("rtx4070-ti-super", "rtx4070-ti-super"), ("mine", "mine"),
     ],
 )  # fmt: skip
 def test_groups(machine, group):

@@ -51,6 +51,34 @@ MACHINES = Machines()
         ("AMD Instinct MI300X", "mi300x"),
         ("MI300X OAM (gfx942)", "mi300x"),
         ("H100 SXM5 80GB HBM3", "h100-sxm"),
+        ("NVIDIA GeForce RTX 4070 SUPER", "rtx4070-super"),
+        ("RTX 4070 (SUPER)", "rtx4070-super"),
+        ("NVIDIA GeForce RTX 4070 Ti SUPER 16GB", "rtx4070-ti-super"),
+        ("RTX 3090 Ti", "rtx3090-ti"),
+        ("RTX 3090 (Ti)", "rtx3090-ti"),
+        ("NVIDIA RTX 6000 Ada Generation", "rtx6000-ada"),
+        ("RTX 6000 Ada", "rtx6000-ada"),
+        ("RTX 6000 (Ada)", "rtx6000-ada"),
+        ("6000 Ada", "rtx6000-ada"),
+        ("NVIDIA H20", "h20"),
+        ("H20 96GB", "h20"),
+        ("NVIDIA H800", "h800-sxm"),
+        ("H800 SXM5", "h800-sxm"),
+        ("NVIDIA H800 PCIe", "h800-pcie"),
+        ("NVIDIA H100 NVL", "h100-nvl"),
+        ("H100 (NVL)", "h100-nvl"),
+        ("A800", "a800-sxm"),
+        ("NVIDIA A800-SXM4-80GB", "a800-sxm"),
+        ("NVIDIA A800 80GB PCIe", "a800-pcie"),
+        ("NVIDIA A30", "a30"),
+        ("NVIDIA L20", "l20"),
+        ("Orin (nvgpu)", "jetson-agx-orin"),
+        ("Jetson AGX Orin 64GB", "jetson-agx-orin"),
+        ("NVIDIA GB200", "gb200"),
+        ("GB200 NVL72", "gb200"),
+        ("AMD Instinct MI350X", "mi350x"),
+        ("Intel(R) Xeon(R) Platinum 8480+", "xeon-platinum-8480"),
+        ("AMD EPYC 9654 96-Core Processor", "epyc-9654"),
     ],
 )
 def test_names(text, id_):
@@ -62,8 +90,16 @@ def test_names(text, id_):
     [
         "RTX 4090 (laptop)",
         "RTX 4090 D",
-        "RTX 3090 Ti",
-        "H100 NVL",
+        "RTX 3080 Ti",
+        "RTX 4070",
+        "RTX 4070 Ti",
+        "RTX 4090 (Ti)",
+        "RTX 6000",
+        "H200 NVL",
+        "GH200",
+        "L40",
+        "MI355X",
+        "Jetson Orin Nano",
         "A6000/A100",
         "RTX 2080",
         "",
@@ -78,6 +114,8 @@ def test_near_names_are_no_names(text):
 def test_another_memory_is_another_machine():
     with pytest.raises(RowError, match="'A100 40GB': 40 GB stated, but a100-sxm has 80 GB"):
         MACHINES.find("A100 40GB")
+    with pytest.raises(RowError, match="32 GB stated, but jetson-agx-orin has 64 GB"):
+        MACHINES.find("Jetson AGX Orin 32GB")
 
 
 def test_every_shipped_machine_is_found_by_every_name():
