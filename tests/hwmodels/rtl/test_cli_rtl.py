@@ -69,7 +69,10 @@ def test_units_of_a_format_are_listed(nmsim):
         (["-o", "a.v", "-f", "2:4/index", "--stages", "9"], "9 stages; expected at most 1"),
         (["-o", "a.v", "-f", "8:8/combinatorial"], "expected N < M"),
         (["-o", "a.v", "--unit", "selector", "-f", "2:4", "--width-bits", "99"], "at most 32 bits"),
-        (["-o", "a.v", "--unit", "select", "-f", "2:4", "--width-bits", "99999"], "ports of at most 32768 bits"),
+        (
+            ["-o", "a.v", "--unit", "select", "-f", "2:4", "--width-bits", "99999"],
+            "ports of at most 32768 bits",
+        ),
     ],
 )
 def test_what_cannot_be_written_is_refused(nmsim, folder, arguments, text):

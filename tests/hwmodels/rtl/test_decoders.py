@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from amaranth.back import rtlil
 from amaranth.hdl import Module, Signal
-from bit_sliced import SideBySide
-from coded import (
+from proofs.bit_sliced import SideBySide
+from proofs.coded import (
     all_masks,
     cases_of,
     code_cases,
@@ -22,7 +22,7 @@ from coded import (
     unnoticed,
     wrong,
 )
-from whole_space import mask_of_rank, wrong_codes
+from proofs.whole_space import mask_of_rank, wrong_codes
 
 from hwmodels.gates.record import Goal, UnitSpec
 from hwmodels.rtl import combinatorial, decoders, flow, parts

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bit_sliced import SideBySide
-from coded import all_masks, cases_of, ports_of, quickly_mapped, sampled_masks, unnoticed, wrong
+from proofs.bit_sliced import SideBySide
+from proofs.coded import all_masks, cases_of, ports_of, quickly_mapped, sampled_masks, unnoticed, wrong
 
 from hwmodels.gates.record import UnitSpec
 from hwmodels.rtl import encoders, flow

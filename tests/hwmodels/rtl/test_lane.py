@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
-from bit_sliced import quickly, sliced
 from numpy.typing import NDArray
+from proofs.bit_sliced import quickly, sliced
 
 from hwmodels.gates.record import UnitSpec
 from hwmodels.rtl import lane

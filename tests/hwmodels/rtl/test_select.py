@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bit_sliced import numbered, quickly, sliced, unsliced
 from numpy.typing import NDArray
+from proofs.bit_sliced import numbered, quickly, sliced, unsliced
 
 from hwmodels.gates.record import UnitSpec
 from hwmodels.gates.shared import serves, serving

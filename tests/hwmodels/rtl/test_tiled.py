@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bit_sliced import numbered, quickly, sliced, unsliced
 from numpy.typing import NDArray
+from proofs.bit_sliced import numbered, quickly, sliced, unsliced
 
 from hwmodels.gates.record import UnitSpec
 from hwmodels.rtl import flow, tiled
