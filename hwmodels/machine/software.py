@@ -92,17 +92,17 @@ def decode_cost(format: SparseFormat) -> SoftwareCost:
         return SoftwareCost(
             index + GAP_EXTRA_PER_KEPT.value * pattern.n, "assumed", GAP_EXTRA_PER_KEPT.source
         )
-    if family in ("combinatorial", "joint"):
+    if family in ("combinatorial", "tiled", "joint"):
         by_table = pattern.configurations <= TABLE_ENTRIES_LIMIT
         instructions = bitmask if by_table else index + UNRANK_PER_ELEMENT.value * pattern.m
-        if family == "combinatorial":
+        if family != "joint":
             return SoftwareCost(instructions, "assumed", UNRANK_PER_ELEMENT.source)
         return SoftwareCost(
             instructions + JOINT_EXTRA_PER_GROUP.value, "assumed", JOINT_EXTRA_PER_GROUP.source
         )
     raise EncodingError(
         f"encoding {brief(format.encoding.name)}: no software decoder is modelled; expected bitmask, index, gap, "
-        "combinatorial or joint"
+        "combinatorial, tiled or joint"
     )
 
 
