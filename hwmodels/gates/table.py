@@ -148,6 +148,7 @@ def _gates_of(
         for row in patterns.get(pattern, ())
         if row.width_bits == width_bits
     ]
+    # If all elements are kept there is nothing to decode or to choose; an unknown unit stays an error.
     if not found and pattern.n == pattern.m and structures:
         return Gates()
     if not found:

@@ -103,6 +103,7 @@ def gates_vs_pattern(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figu
     patterns, codes = pattern_order(rows["pattern"]), _named(rows["encoding"], CODES)
     fig, grid = style.panel_grid(2, len(CODED), 2.5, top=0.95)
     offsets = style.side_by_side(len(codes), 0.3)
+    # Patterns are names and not numbers, so encodings stand side by side at each of them.
     for goal in GOALS:
         best = best_rows(rows, goal)
         for column, unit in enumerate(CODED):
@@ -166,6 +167,7 @@ def gates_vs_bits(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure,
         )
         for place, code in enumerate(codes):
             own = rows[rows["encoding"] == code]
+            # A line joins both structures of one code, since their bits are the same.
             for _, row in own.iterrows():
                 ends = (row["nand2"], row["nand2_shallow"])
                 ax.plot([row["bits_per_element"]] * 2, ends, color=theme.colour(place), linewidth=0.9)
@@ -208,6 +210,7 @@ def select_networks(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figur
     _check(table, ["unit", "pattern", "variant", "width_bits", "nand2"], "gates of select networks")
     rows = table[table["unit"] == "select"]
     refuse_empty(rows, "gates of select networks")
+    # A network is a variant, so each keeps its own best row; `best_rows` would keep one of all.
     rows = rows.sort_values("nand2", kind="stable").drop_duplicates(["pattern", "variant", "width_bits"])
     patterns, networks = pattern_order(rows["pattern"]), _named(rows["variant"], NETWORKS)
     widths = sorted(set(rows["width_bits"]))
@@ -263,6 +266,7 @@ def code_break_even(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figur
     for place, code in enumerate(codes):
         own = table[table["encoding"] == code]
         x = [patterns.index(name) + offsets[place] for name in own["pattern"]]
+        # The bitmask is missing here, and the others keep the colours that they have beside it.
         mark = theme.mark(CODES.index(code) if code in CODES else place)
         left.plot(x, own["saved_bits_per_knand2"], **mark)
         right.vlines(x, own["decodes_low"], own["decodes_high"], color=mark["color"], linewidth=1.1)

@@ -12,6 +12,7 @@ from hwmodels.rtl.flow import missing, script_name, synthesise, tool_version
 from nmsim.errors import SpecError, brief, brief_names
 from nmsim.pattern import Pattern
 from nmsim.rows.files import append, read
+from nmsim.units import percent
 
 if TYPE_CHECKING:
     from hwmodels.rtl.unit import Unit
@@ -209,7 +210,7 @@ def differences(row: GateRow, again: GateRow) -> list[str]:
     for name in ("nand2", "levels", "fo4"):
         before, now = getattr(row, name), getattr(again, name)
         if abs(now - before) > TOLERANCE * before:
-            wrong.append(f"{name} {now:g}, expected {before:g} within {TOLERANCE:.0%}".replace("%", " %"))
+            wrong.append(f"{name} {now:g}, expected {before:g} within {percent(TOLERANCE, 0)}")
     for name in ("flip_flops", "comparators", "cut_bits"):
         before, now = getattr(row, name), getattr(again, name)
         if before != now:

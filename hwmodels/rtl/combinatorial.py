@@ -122,6 +122,7 @@ _DIGIT_NOTES = {
 
 
 def code_bits(pattern: Pattern) -> int:
+    """Bits of a code: the fewest that number all masks of a pattern."""
     return (pattern.configurations - 1).bit_length()
 
 

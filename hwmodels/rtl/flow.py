@@ -18,6 +18,7 @@ from hwmodels.gates.record import Goal
 from hwmodels.rtl import cells
 from hwmodels.rtl.netlist import Netlist
 from nmsim.errors import SpecError
+from nmsim.support.sources import read_text
 
 if TYPE_CHECKING:
     from hwmodels.rtl.unit import Unit
@@ -158,7 +159,7 @@ def _run(text: str, goal: Goal, name: str) -> list[dict[str, object]]:
         outputs = [Path(folder, f"out{at}.json") for at in range(len(scripts))]
         if done.returncode or not all(out.exists() for out in outputs):
             raise SpecError(f"{name}: Yosys fails (exit code {done.returncode}): {_last_line(done, folder)}")
-        return [json.loads(out.read_text())["modules"][TOP] for out in outputs]
+        return [json.loads(read_text(out, error=SpecError))["modules"][TOP] for out in outputs]
 
 
 def _last_line(done: "subprocess.CompletedProcess[str]", folder: str) -> str:

@@ -130,6 +130,7 @@ class Netlist:
             if gate.output in driver or gate.output in known:
                 raise SpecError(f"{self.name}: net {gate.output}: driven twice, expected one driver")
             driver[gate.output] = gate
+        # A stack of our own: paths of large units are deeper than Python's recursion goes.
         ordered: list[Gate] = []
         begun: set[int] = set()
         for first in gates:

@@ -472,6 +472,7 @@ class TiledEncoder(Unit):
         sources: list[list[Value]] = [[] for _ in range(width)]
         for (ones, a), line in classes.items():
             found = [tile for tile in self.plan.block(bits, ones).tiles if tile.upper_ones == a]
+            # These tiles differ in their chunks only, so each asks for bits that distinguish its chunks.
             cuts = [dict.fromkeys(getattr(tile, side) for tile in found) for side in ("lower", "upper")]
             for tile in found:
                 taken = Signal(name=f"{name}_has_{ones}_from_{tile.first}")

@@ -103,6 +103,10 @@ def exact_product(technology: Technology, table: str, dtype: str) -> Spread:
     Of integers it is the published one. Of floats it is the published 8-bit one in proportion to the square of the
     significand. Its high end is at least the published multiplier of that type, which does both.
 
+    Source
+    ------
+    `technology.toml`; A37.
+
     Examples
     --------
     >>> round(exact_product(load(45), "multiply_um2", "fp16").nominal)

@@ -118,8 +118,8 @@ def unit_costs(core: SparseTensorCore, case: Case, other: Pattern | None = None)
     >>> from hwmodels.tensorcore.record import load_core
     >>> from nmsim.case import GemmShape
     >>> costs = unit_costs(load_core("edge-npu-8x16"), Case(GemmShape(1, 1, 1), "8:16", dtype="int8"))
-    >>> float(costs.multiply[1])
-    7e-14
+    >>> f"{costs.multiply[1]:.2e}"
+    '8.76e-14'
     """
     return _unit_costs(core, case.dtype, case.format, case.sparse_operand, other)
 

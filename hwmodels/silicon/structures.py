@@ -138,7 +138,7 @@ def shifter(into_bits: int, word: int, amount_bits: int) -> Cells:
     Examples
     --------
     >>> shifter(4, 8, 3)
-    Cells(full_adder=0, half_adder=0, comparator_bit=0, mux2=7, and2=12)
+    Cells(full_adder=0, half_adder=0, comparator_bit=0, mux2=9, and2=11)
     """
     mux2 = and2 = 0
     bits, stages = min(into_bits, word), min(index_bits(word), amount_bits)
@@ -193,7 +193,7 @@ def product_tree(dtype: str, products: int, fraction_bits: int) -> Cells:
     Examples
     --------
     >>> product_tree("int8", 16, 25).full_adder
-    261
+    266
     """
     word = word_bits(dtype, fraction_bits)
     if dtype not in FLOATS:

@@ -20,8 +20,8 @@ DRAM_BYTES, L2_BYTES, A_BYTES, B_BYTES = 9, 10, 11, 12
 """Indices in an array of services, after the stages: bytes read from DRAM and from L2, and those of A and of B in DRAM."""
 SERVICES = 13
 SHARED_BYTES, OFFERED_BYTES, STEPS, FEEDS, GROUPS, SUMS, DECODED_ELEMS = range(7)
-"""Indices in an array of the work on one block of one tile. They are bytes from shared memory and of operand B, cycles of
-the array and of its feeding, decoded groups, partial sums, and the dense elements of decoded groups."""
+"""Indices in an array of the work on one block of one tile. First come bytes from shared memory and of operand B, then cycles
+of the array and of its feeding. Decoded groups, partial sums, and the dense elements of decoded groups follow."""
 WORKS = 7
 
 

@@ -245,6 +245,7 @@ def rtl(
         raise NmsimError("no --output given: expected -o FILE.v, or --list")
     from hwmodels.rtl.verilog.files import files, module_name
 
+    # Names are claimed before the unit is built, so that a file in the way is an error at once.
     name = module_name(output.stem)
     paths = {name: output.with_name(name) for name in _file_names(name, bench)}
     outputs = [Output(path, suffixes=(path.suffix,), strict=True) for path in paths.values()]

@@ -122,6 +122,7 @@ endmodule
 def _of_answers(unit: Unit, name: str, plan: _Plan) -> str:
     """A bench of a unit that answers each input, after as many cycles as it has stages."""
     given, asked, stages = plan.given, plan.asked, unit.spec.stages
+    # The first answers of a pipeline belong to no input, so the bench waits and runs on after the last input.
     remark = "What else a unit says of illegal input is not."
     return (
         _head(unit, name, plan, remark=remark)
@@ -154,6 +155,7 @@ def _of_answers(unit: Unit, name: str, plan: _Plan) -> str:
 def _of_rows(unit: Unit, name: str, plan: _Plan) -> str:
     """A bench of a lane: groups are offered with gaps, sums are taken with delays."""
     given, asked = plan.given, plan.asked
+    # Gaps and delays are what a handshake can go wrong at. The bench ends even if a unit never answers.
     remark = "Sums are compared at the last group of a row."
     return (
         _head(unit, name, plan, remark=remark)

@@ -424,6 +424,7 @@ class Signals(Driven):
         """
         found: list[tuple[str, str, int, int]] = []
         at = 0
+        # The longest piece at each place, since a concatenation of few pieces is easier to read.
         while at < len(bits):
             name, index = bits[at]
             same = same_bits(bits[at:])

@@ -354,6 +354,7 @@ class _Writer:
             body = self.cleaned(signals.processes[source], source, hold=driver)
             signals.homes[source] = (name, 0)
             last = body[-1] if body else None
+            # What comes last wins, such as a reset. People write it first, and the rest as its else.
             if (
                 len(body) > 1
                 and isinstance(last, Switch)
