@@ -1,6 +1,6 @@
 """Units of a core as gates, from the table of synthesis: decoders, encoders, selectors and the select network of one cell.
 
-A core runs one pattern in one encoding at a time, so that a unit which serves several is as large as the largest need (A53).
+A core runs one pattern in one encoding at a time. So a unit that serves several is as large as the largest need (A53).
 """
 
 import functools

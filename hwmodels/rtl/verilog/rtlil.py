@@ -196,7 +196,7 @@ class _Reader:
             else:
                 raise _unknown(line)
             init = None
-        raise SpecError(f"module {brief(name)}: no end")
+        raise SpecError(f"module {brief(name)}: no end, expected one")
 
     def cell(self, kind: str, name: str) -> Cell:
         cell = Cell(kind, name)
@@ -224,7 +224,7 @@ class _Reader:
                 statements.append(self.switch(rest))
             else:
                 return statements, line
-        raise SpecError("process: no end")
+        raise SpecError("process: no end, expected one")
 
     def switch(self, on: str) -> Switch:
         cases = []
