@@ -88,7 +88,7 @@ class SparseTensorCore:
     accumulate_steps: Annotated[int, Number("steps", "Steps of the array that are summed up before partial sums are touched.",
         section="accumulate", least=1)]
     encodings: Annotated[tuple[Encoding, ...], About("Metadata encodings that the decoder reads.", section="decode")]
-    decoder_elements_per_cycle: Annotated[int, Number("elements_per_cycle", "Dense elements, M per group, whose codes a core "
+    decoder_elements_per_cycle: Annotated[int, Number("elements_per_cycle", "Dense elements, M per group, whose codes one core "
         "turns into selects. `index` of a native pattern passes by.", section="decode", least=1)]
     select_network: Annotated[Network, About("What connects kept values with their elements of operand B. `onehot`: a line per "
         "lane and element that may be meant, M-N+1 per lane, since positions ascend. `ordered_mux`: the same as multiplexers. "
