@@ -14,9 +14,9 @@ from nmsim.case import Case, GemmShape
 from nmsim.errors import RowError, brief
 
 RATE_STEP = 4
-"""The search for a selector rate goes in steps of 1/64 group per cycle."""
+"""The search for a selector rate goes in steps of 1/4 dense element per cycle."""
 MOST_STEPS = 1 << 20
-"""End of the search: 16384 groups per cycle and core."""
+"""End of the search, in these steps: 262144 dense elements per cycle and core."""
 TABULATED = (
     "dense_cycles", "weights_cycles", "product_cycles", "exposed_selector_cycles", "exposed_epilogue_cycles",
     "parameter_cycles", "side_cycles", "net_cycles", "speedup_vs_dense", "speedup_vs_sparse_weights",
