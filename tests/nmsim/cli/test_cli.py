@@ -72,7 +72,7 @@ def test_wide_patterns_have_a_line_too(nmsim):
         (["bits", "--encoding", "zip"], "encoding 'zip': expected one of"),
         (["predict", "1,2"], "shape '1,2': expected M,N,K"),
         (["predict", "0,2,2"], "GEMM dimension M=0"),
-        (["predict", "1,64,64", "-H", "h20"], "h20"),
+        (["predict", "1,64,64", "-H", "h201"], "h201"),
         (["predict", "1,64,64", "--dtype", "fp12"], "dtype='fp12'"),
         (["predict", "1,64,64", "--operand", "bias"], "sparse_operand='bias'"),
         (["inspect", "nowhere.safetensors"], "nowhere.safetensors"),
