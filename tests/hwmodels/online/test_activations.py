@@ -130,12 +130,12 @@ def test_the_union_over_tokens_is_that_of_random_masks(tokens, pattern):
 def test_selection_and_encoding_by_hand():
     found = online_pruning(case_of(3, 64, 4096), FLEXIBLE)
     assert (found.selected_groups, found.encoded_groups) == (3 * 256, 3 * 256)
-    assert (found.selector_comparisons, found.comparison_bits) == (3 * 256 * 56, 15 + 4)
+    assert (found.selector_comparisons, found.comparison_bits) == (3 * 256 * 120, 15)
     assert found.encoded_bits == 3 * 256 * 14
     assert found.macs_saved == 3 * 64 * 2048
-    found = online_pruning(
-        case_of(3, 64, 4096, "2:4", "int8", "bitmask"), FLEXIBLE, selector_kind="all_pairs"
-    )
+    found = online_pruning(case_of(3, 64, 4096), FLEXIBLE, selector_kind="half")
+    assert (found.selector_comparisons, found.comparison_bits) == (3 * 256 * 56, 15 + 4)
+    found = online_pruning(case_of(3, 64, 4096, "2:4", "int8", "bitmask"), FLEXIBLE)
     assert (found.selector_comparisons, found.comparison_bits) == (3 * 1024 * 6, 8)
 
 
@@ -471,6 +471,31 @@ def test_the_page_shows_what_is_computed():
         case, core = case_of(4096, pattern=pattern), load_core("flexible-16x32")
         expected = [rate for place in PLACES for rate in break_even_selector(case, core, placement=place)]
         assert [float(one) for one in groups] == expected
+
+
+def test_the_page_says_how_many_comparisons_and_what_a_small_machine_needs():
+    page = " ".join(PAGE.read_text(encoding="utf-8").split())
+    core, per_group, near_free = load_core("flexible-16x32"), {}, {}
+    for pattern in ("2:4", "8:16", "16:32"):
+        case = case_of(4096, pattern=pattern)
+        found = online_pruning(case, core, placement="producer")
+        rate = break_even_selector(case, core, placement="producer").near_free
+        per_group[pattern] = found.selector_comparisons // found.selected_groups
+        near_free[pattern] = round(per_group[pattern] * rate / case.pattern.m)
+        slow = online_pruning(case, core, placement="consumer", selector_elements_per_cycle=8)
+        assert slow.net_cycles > slow.dense_cycles
+    for numbers, words in (
+        (per_group, "{} comparisons for"),
+        (near_free, "{} comparisons per cycle and core for"),
+    ):
+        first, second, third = numbers.values()
+        assert f"{words.format(first)} 2:4, {second} for 8:16 and {third} for 16:32" in page
+    case = Case(GemmShape(4096, 14336, 4096), "8:16", dtype="int8", sparse_operand="activations")
+    producer, consumer = (online_pruning(case, EDGE, placement=place) for place in PLACES)
+    least = break_even_selector(case, EDGE, placement="consumer").as_fast_as_dense
+    assert f"is {producer.speedup_vs_dense:.2f} times as fast as dense at the producer" in page
+    assert f"takes {1 / consumer.speedup_vs_dense:.2f} times as long as dense" in page
+    assert f"With {least:g} elements per cycle it would be as fast as dense" in page
 
 
 def test_the_page_says_what_lies_between_decode_and_prefill():
