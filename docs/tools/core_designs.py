@@ -16,7 +16,7 @@ from nmsim import Case, GemmShape, Pattern
 
 MODEL = {"model": "llama-3.1-8b", "per": "model"}
 PATTERNS = ("2:4", "4:8", "8:16", "16:32")
-ROOF_ELEMENTS = 128
+ROOF_ELEMENTS = 16
 LAYER = Case(GemmShape(1, 14336, 4096), "8:16/combinatorial", sparse_operand="activations")
 MOST_TOKENS = 1024
 POINT = ["core", "dtype", "tokens", "model", "pattern", "encoding", "packing", "sparse_operand", "execution"]

@@ -347,6 +347,9 @@ def roof_surface(
         for x, y, limit in zip(points["x"], points["y"], points["limit"], strict=True):
             ax.plot(x, y, color=ROOF_COLOURS.get(limit, theme.quiet), zorder=5, **look)
         ax.plot([], [], color=theme.paper, label=name, **look)
+    names = [text for text in ax.texts if text.get_gid() == NAME_OF_ROOF]
+    if len(names) == 1:  # patterns that share a roof have no name of their own on it
+        names[0].set_text("decoding")
     _token_numbers(ax, rows)
     ax.set_xscale("log")
     ax.set_yscale("log")
@@ -370,6 +373,9 @@ def _token_numbers(ax: Axes, rows: pd.DataFrame) -> None:
         if x > 1.35 * last:
             ax.annotate(f"{tokens}", (x, y), (5, -11), textcoords="offset points", fontsize=7.5)
             last = x
+
+
+NAME_OF_ROOF = "name of a roof of decoding"
 
 
 def _plain_roofs(
@@ -407,7 +413,7 @@ def _moving_roof(
         box = {"facecolor": theme.paper, "edgecolor": "none", "pad": 0.8}
         ax.annotate(
             f"decoding {name}", (works["x"].iloc[0], y[0]), (-5, 0), textcoords="offset points", fontsize=8,
-            ha="right", va="center", zorder=4, bbox=box,
+            ha="right", va="center", zorder=4, bbox=box, gid=NAME_OF_ROOF,
         )  # fmt: skip
 
 
