@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
+from nmsim import encodings
 from nmsim.case import DEFAULT_DTYPE, SparseOperand
 from nmsim.errors import SpecError, brief
 from nmsim.fields import Dtype, Encoding, PackingPolicy, PatternText
@@ -264,7 +265,8 @@ def best_format(
     """
     spec, default = load_machine(hardware), sparse_format(pattern)
     for unit in spec.native:
-        for encoding, packing in itertools.product(unit.encodings, unit.packings):
+        known = (name for name in unit.encodings if encodings.get(name).supports(default.pattern))
+        for encoding, packing in itertools.product(known, unit.packings):
             native = sparse_format(default.pattern, encoding=encoding, packing=packing)
             if spec.native_unit(native, operand=operand, dtype=dtype) is not None:
                 return native

@@ -39,7 +39,11 @@ VARIANTS: Final = {
     ("decoder", "combinatorial"): ("serial", "digits", "shallow"),
     ("position_decoder", "combinatorial"): ("serial", "shallow", "columns"),
     ("encoder", "combinatorial"): ("pairs", "slots"),
-    ("select", ""): ("mux", "ordered_mux", "onehot", "crossbar", "butterfly"),
+    ("decoder", "joint"): ("serial", "digits", "shallow"),
+    ("position_decoder", "joint"): ("serial", "digits", "shallow"),
+    ("encoder", "joint"): ("pairs", "slots"),
+    ("lane", "joint"): (),
+    ("select", ""): ("onehot", "ordered_mux", "butterfly", "crossbar", "mux"),
     ("selector", ""): ("all_pairs", "half", "bitonic", "planes"),
 }
 """Unit and encoding -> structures. All others are `plain`."""
@@ -116,8 +120,8 @@ def build(spec: UnitSpec) -> "Unit":
 
 
 def variants_of(unit: str, encoding: str = "") -> tuple[str, ...]:
-    """Structures of a unit, the smallest first."""
-    return VARIANTS.get((unit, encoding), PLAIN)
+    """Structures of a unit, the usual one first; none if the unit does not exist for the encoding."""
+    return VARIANTS.get((unit, encoding.partition(":")[0]), PLAIN)
 
 
 def widths_of(unit: str) -> tuple[int, ...]:

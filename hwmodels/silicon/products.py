@@ -126,7 +126,7 @@ def best_encoding(core: SparseTensorCore, case: Case, other: Pattern | None = No
     if case.format is None:
         return case
     answers = []
-    for name in core.encodings:
+    for name in core.encodings_of(case.format.pattern):
         stored = SparseFormat(case.format.pattern, encodings.get(name), case.format.packing)
         candidate = Case(case.shape, stored, dtype=case.dtype, sparse_operand=case.sparse_operand)
         try:

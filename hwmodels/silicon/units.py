@@ -350,7 +350,11 @@ def per_group(core: SparseTensorCore) -> PerGroup:
     for length in lengths:
         patterns = [pattern for pattern in core.patterns if pattern.m == length]
         # Units of one length take the same number of elements, so the largest of them decides.
-        formats = [sparse_format(pattern, encoding=name) for pattern in patterns for name in core.encodings]
+        formats = [
+            sparse_format(pattern, encoding=name)
+            for pattern in patterns
+            for name in core.encodings_of(pattern)
+        ]
         found.append(
             (
                 _any_of(decoder(core, each, execution) for each in formats for execution in executions),
@@ -363,6 +367,7 @@ def per_group(core: SparseTensorCore) -> PerGroup:
                     encoder(sparse_format(pattern, encoding=name))
                     for pattern in patterns
                     for name in written(core)
+                    if encodings.get(name).supports(pattern)
                 ),
             )
         )

@@ -136,6 +136,8 @@ class Designs:
         *of_core, dtype, way = digits
         case = self.stored[way].case(self.space.dtypes[dtype])
         other = self.stored[way].other
+        if refused := self.stored[way].refused:
+            return Design(None, case, other, None, "", np.nan, refused)
         core = self._core(tuple(of_core))
         if isinstance(core, str):
             return Design(None, case, other, None, "", np.nan, core)

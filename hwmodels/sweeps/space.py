@@ -25,7 +25,7 @@ from hwmodels.tensorcore.point import CORE_FIELDS
 from hwmodels.tensorcore.record import FLAGS, IN_GROUPS, NUMBERS, RENAMED, WORDS, SparseTensorCore, load_core
 from nmsim import encodings, packing
 from nmsim.case import VALUE_BITS, Case, GemmShape, SparseOperand, value_type
-from nmsim.errors import NmsimError, RowError, SpecError, brief
+from nmsim.errors import EncodingError, NmsimError, RowError, SpecError, brief
 from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING, DENSE, SparseFormat, sparse_format
 from nmsim.pattern import Pattern
 from nmsim.support.names import did_you_mean
@@ -62,11 +62,16 @@ Integers = NDArray[np.int64]
 
 
 class SweptFormat(NamedTuple):
-    """How the operands are stored: nothing is sparse if `format` is None, one operand if `other` is."""
+    """How the operands are stored: nothing is sparse if `format` is None, one operand if `other` is.
+
+    `unknown` has pattern, encoding and packing of what cannot be stored so, and `refused` says why. `format` is None then.
+    """
 
     format: SparseFormat | None = None
     other: Pattern | None = None
     sparse_operand: SparseOperand = "weights"
+    unknown: tuple[str, str, str] = ("", "", "")
+    refused: str = ""
 
     def case(self, dtype: str) -> Case:
         """A case that is stored so, with a shape that stands for any."""
@@ -75,6 +80,13 @@ class SweptFormat(NamedTuple):
     @property
     def cells(self) -> dict[str, str]:
         """Its texts in the columns of an answer."""
+        if self.refused:
+            stated = zip(("pattern", "encoding", "packing"), self.unknown, strict=True)
+            return {
+                **dict(stated),
+                "other_pattern": str(self.other or DENSE),
+                "sparse_operand": self.sparse_operand,
+            }
         if self.format is None:
             dense = {"pattern": DENSE, "other_pattern": DENSE}
             return dense | dict.fromkeys(("encoding", "packing", "sparse_operand"), NOTHING)
@@ -714,8 +726,15 @@ def _stored(axes: Any) -> tuple[SweptFormat, ...]:
         axes.sparse_operand or ("weights",),
     ):
         # Dense is dense, whatever the other axes say.
-        form = None if pattern is None else sparse_format(pattern, encoding=encoding, packing=policy)
-        stored[SweptFormat() if form is None else SweptFormat(form, other, operand)] = None
+        if pattern is None:
+            stored[SweptFormat()] = None
+            continue
+        try:
+            swept = SweptFormat(sparse_format(pattern, encoding=encoding, packing=policy), other, operand)
+        except EncodingError as error:
+            # A point that cannot be is kept and counted, as those that a core refuses.
+            swept = SweptFormat(None, other, operand, (str(pattern), encoding, policy), str(error))
+        stored[swept] = None
     return tuple(stored)
 
 

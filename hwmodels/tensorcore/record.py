@@ -11,6 +11,8 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
+from hwmodels.gates.table import table
+from nmsim import encodings
 from nmsim.case import VALUE_BITS, SparseOperand
 from nmsim.errors import SpecError, brief
 from nmsim.fields import Dtype, Encoding, PatternText
@@ -146,9 +148,9 @@ class SparseTensorCore:
     adder_kind: Annotated[AdderKind, About("How products are summed up, for energy and area: aligned and added in a tree, with "
         "one accumulation per row and column; or with an adder of 32 bits per lane.", section="accumulate")] = "aligned_tree"
     fraction_bits: Annotated[int, Number("bits", "Bits that an aligned product of floats wider than 8 bits keeps behind the "
-        "leading bit of the largest product.", section="accumulate", least=1)] = 25
+        "leading bit of the largest product.", section="accumulate", least=1, most=64)] = 25
     narrow_fraction_bits: Annotated[int, Number("bits", "The same of floats of 8 bits and less.", section="accumulate",
-        least=1)] = 13
+        least=1, most=64)] = 13
     # fmt: on
     synonyms = IN_GROUPS
     renamed = RENAMED
@@ -181,6 +183,14 @@ class SparseTensorCore:
             yield "array.dtypes", "expected at least one value type"
         if self.patterns and not (self.sparse_operands and self.encodings):
             yield "array.patterns", "a core with patterns needs sparse_operands and encodings as well"
+        if self.decoder_variant is not None:
+            units = ("decoder", "position_decoder")
+            known = dict.fromkeys(row.variant for row in table() if row.unit in units)
+            if self.decoder_variant not in known:
+                yield (
+                    "decode.decoder_variant",
+                    f"{brief(self.decoder_variant)}: expected one of {', '.join(known)}",
+                )
         if self.dual_sided and not self.patterns:
             yield "select.dual_sided", "true, expected patterns to skip by"
         for key in self.sources:
@@ -206,6 +216,10 @@ class SparseTensorCore:
     def macs_per_cycle(self, value_bits: int) -> int:
         """Multiply-adds of the whole chip in a cycle."""
         return self.cores * self.array_rows * self.array_cols * self.depth(value_bits)
+
+    def encodings_of(self, pattern: Pattern) -> tuple[str, ...]:
+        """Encodings of the decoder that have codes for a pattern."""
+        return tuple(name for name in self.encodings if encodings.get(name).supports(pattern))
 
     def takes(self, pattern: Pattern, operand: str) -> bool:
         """Say whether the array skips what this pattern of this operand leaves out."""

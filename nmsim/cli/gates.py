@@ -208,7 +208,10 @@ def rtl(
         str, Option("--unit", "-u", metavar="UNIT", help=f"One of {', '.join(catalogue.UNITS)}.")
     ] = UNITS[0],
     variant: Annotated[
-        str | None, Option("--variant", metavar="NAME", help="Structure of the unit. Default: the smallest.")
+        str | None,
+        Option(
+            "--variant", metavar="NAME", help="Structure of the unit. Default: the first that --list shows."
+        ),
     ] = None,
     width_bits: Annotated[
         int | None,
@@ -308,7 +311,7 @@ def _list_units(text: str) -> Answer:
             "Units of hardware",
             ["unit", "pattern", "encoding", "variant"],
             [tuple(record.values()) for record in records],
-            note="The first variant of a unit is its smallest. --width-bits and --stages take other numbers.",
+            note="The first variant of a unit is what is made if none is named. --width-bits and --stages take other numbers.",
         )
 
     return Answer(records, show)

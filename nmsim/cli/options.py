@@ -55,7 +55,7 @@ Encodings = Annotated[
         "--encodings",
         "-e",
         metavar="ENCODINGS",
-        help="Metadata encodings of formats that name none: bitmask, index, gap:W, combinatorial or joint:G.",
+        help="Metadata encodings of formats that name none: bitmask, index, gap:W, combinatorial, tiled or joint:G.",
     ),
 ]
 Packings = Annotated[

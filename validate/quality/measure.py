@@ -42,7 +42,7 @@ from nmsim.files.safetensors import TensorInfo
 from nmsim.files.selection import Choice, Selection
 from nmsim.files.sharded import Checkpoint, open_checkpoint
 from nmsim.files.weights import matrix_of, matrix_shape, read_weight
-from nmsim.format import SparseFormat, sparse_format
+from nmsim.format import DEFAULT_ENCODING, SparseFormat, sparse_format
 from nmsim.mask import checked_axis
 from nmsim.pattern import Pattern
 from nmsim.quality import Measured, Way, measure_activations, measure_weights
@@ -136,7 +136,9 @@ class Target:
         native = sparse_format(way.pattern) if self.hardware is None else self.format(way)
         assert native is not None, "the way has a pattern"
         if self.core is not None and native.encoding.spec.name not in self.core.encodings:
-            native = sparse_format(way.pattern, encoding=self.core.encodings[0])
+            native = sparse_format(
+                way.pattern, encoding=(self.core.encodings_of(way.pattern) or (DEFAULT_ENCODING,))[0]
+            )
         return self._as_asked(native)
 
     def _as_asked(self, native: SparseFormat) -> SparseFormat:

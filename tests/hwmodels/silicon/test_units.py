@@ -25,13 +25,13 @@ from nmsim.pattern import Pattern
 SIZES = (4, 8, 16, 32)
 HALVES = [Pattern(m // 2, m) for m in SIZES]
 NETWORKS = get_args(Network)
-ENCODINGS = ("bitmask", "index", "gap", "combinatorial", "joint")
+ENCODINGS = ("bitmask", "index", "gap", "combinatorial", "tiled", "joint")
 FLEXIBLE = load_core("flexible-8x16")
 HEADER = ",".join(declared.name for declared in fields(GateRow))
 ROWS = """select,3:6,,onehot,8,0,area,300,4,6,0,24,0,1,by hand,none
 select,3:6,,onehot,16,0,area,590,4,7,0,48,0,1,by hand,none
-selector,3:6,,half,8,0,area,400,20,30,0,50,12,1,by hand,none
-selector,3:6,,half,16,0,area,720,30,50,0,98,12,1,by hand,none
+selector,3:6,,all_pairs,8,0,area,400,20,30,0,50,12,1,by hand,none
+selector,3:6,,all_pairs,16,0,area,720,30,50,0,98,12,1,by hand,none
 decoder,3:6,combinatorial,serial,0,0,area,50,10,14,0,6,0,1,by hand,none
 decoder,3:6,index,plain,0,0,area,40,5,8,0,5,0,1,by hand,none
 position_decoder,3:6,combinatorial,serial,0,0,area,80,14,20,0,9,0,1,by hand,none
@@ -287,3 +287,11 @@ def test_escapes_have_no_hardware():
 def test_bad_input_is_named(call, message):
     with pytest.raises(SpecError, match=message):
         call()
+
+
+def test_a_pattern_that_an_encoding_has_no_codes_for_takes_the_others():
+    core = replace(load_core("flexible-8x16"), patterns=(Pattern(8, 16), Pattern(6, 12)))
+    assert "tiled" in core.encodings
+    assert core.encodings_of(Pattern(6, 12)) == ("bitmask", "index", "combinatorial")
+    without = replace(core, encodings=("bitmask", "index", "combinatorial"))
+    assert units.per_group(core).decoders[1] == units.per_group(without).decoders[1]

@@ -604,3 +604,12 @@ def test_too_many_combinations_are_refused(monkeypatch):
     with pytest.raises(SpecError, match="axes: 6 combinations of cores, value types and ways to store"):
         hwmodels.sweep({**SMALL, "axes": {"pattern": ["dense", "2:4", "8:16"], "array_depth": [8, 16]}})
     evaluate.evaluator.cache_clear()
+
+
+def test_a_pattern_without_codes_in_an_encoding_is_a_point_that_is_refused():
+    axes = {"core": ["flexible-8x16"], "pattern": ["8:16", "3:6"], "encoding": ["tiled", "combinatorial"]}
+    found = hwmodels.sweep({"axes": axes, "workload": {"shapes": [[4096, 4096]]}})
+    refused = found[found["refused"] != ""]
+    assert refused[["pattern", "encoding"]].astype(str).to_numpy().tolist() == [["3:6", "tiled"]]
+    assert "power of two" in refused["refused"].iloc[0]
+    assert found["cycles"].notna().sum() == 3
