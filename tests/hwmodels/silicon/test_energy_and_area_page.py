@@ -97,3 +97,17 @@ def test_one_value_type_alone(row):
 
 def test_the_tables_are_there():
     assert (len(ENERGY), len(AREA), len(BEFORE), len(TYPES)) == (8, 6, 6, 4)
+
+
+def test_what_numeric_order_costs_at_16_32():
+    """The sentence on tiled codes in place of combinatorial ones."""
+    core = load_core("flexible-16x32")
+    reports = [
+        area(replace(core, encodings=names)) for names in (core.encodings, ("bitmask", "index", "tiled"))
+    ]
+    figures = [
+        *(f"{1e-6 * report.parts['decode'].nominal:.2f}" for report in reports),
+        *(f"{100 * report.overhead_of_cores.nominal:.1f}" for report in reversed(reports)),
+    ]
+    sentence = PAGE.split("*Numeric order costs area")[1].split("\n- ")[0]
+    assert re.findall(r"\d+\.\d+", sentence) == figures
