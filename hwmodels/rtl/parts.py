@@ -8,6 +8,7 @@ from amaranth.hdl import Cat, Const, Module, Signal, Value
 
 from hwmodels.gates.record import UnitSpec
 from hwmodels.rtl.unit import Unit
+from nmsim.encodings.index import position_bits
 from nmsim.errors import SpecError
 from nmsim.pattern import Pattern
 
@@ -247,9 +248,9 @@ class DecodingUnit(Unit):
         self.mask = Signal(rule.groups * pattern.m, name="mask")
         self.valid = Signal(name="valid")
         self.gives_positions = spec.unit == "position_decoder"
-        position_bits = (pattern.m - 1).bit_length()
         self.positions = tuple(
-            Signal(position_bits, name=f"position_{slot}") for slot in range(rule.groups * pattern.n)
+            Signal(position_bits(pattern.m), name=f"position_{slot}")
+            for slot in range(rule.groups * pattern.n)
         )
         notes = {
             "code": f"{rule.code_bits} bits of metadata",

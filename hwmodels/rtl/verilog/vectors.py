@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hwmodels.gates.record import UnitSpec
 from nmsim import encodings
+from nmsim.encodings.index import position_bits
 from nmsim.errors import EncodingError, SpecError, brief
 from nmsim.layouts.nibbles import MASK_OF_NIBBLE, NIBBLE_OF_MASK
 from nmsim.mask import choose_rows
@@ -71,11 +72,6 @@ def vectors(spec: UnitSpec) -> Iterator[Vector]:
 def positions(mask: int) -> list[int]:
     """Indices of the ones of a mask, lowest first."""
     return [at for at in range(mask.bit_length()) if mask >> at & 1]
-
-
-def position_bits(pattern: Pattern) -> int:
-    """Bits of a position in a group."""
-    return (pattern.m - 1).bit_length()
 
 
 def _masks(pattern: Pattern, rng: np.random.Generator) -> list[int]:
@@ -180,7 +176,7 @@ def _settings(spec: UnitSpec, mask: int) -> Ports:
         ordered = spec.variant == "onehot"
         lines = pattern.m - pattern.n + 1 if ordered else pattern.m
         return {"lines": _packed([1 << (at - slot * ordered) for slot, at in enumerate(kept)], lines)}
-    return {"positions": _packed(kept, position_bits(pattern))}
+    return {"positions": _packed(kept, position_bits(pattern.m))}
 
 
 def _lane(spec: UnitSpec) -> Iterator[Vector]:
