@@ -13,8 +13,6 @@ from nmsim.errors import SpecError
 from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 
-Execution = Literal["native", "expanded", "dual"]
-"""`native`: the array skips. `expanded`: zeros are written out behind the decoder. `dual`: masks of both operands meet."""
 KEY_BITS = (8, 16)
 """Widths of keys that selectors are synthesised for."""
 BITMASK = "bitmask"

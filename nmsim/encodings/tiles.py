@@ -19,19 +19,10 @@ MAX_M = 64
 
 @dataclass(frozen=True)
 class Chunk:
-    """A range of 2^bits numbers of a half, from `first` on.
-
-    Examples
-    --------
-    >>> 69 in Chunk(64, 3), 72 in Chunk(64, 3)
-    (True, False)
-    """
+    """A range of 2^bits numbers of a half, from `first` on."""
 
     first: int
     bits: int
-
-    def __contains__(self, number: int) -> bool:
-        return self.first <= number < self.first + (1 << self.bits)
 
 
 @dataclass(frozen=True)
@@ -64,9 +55,6 @@ class Tile:
     def bits(self) -> int:
         """Of the number that are fields of the halves; those above are the same in the whole tile."""
         return self.upper.bits + self.lower.bits
-
-    def __contains__(self, number: int) -> bool:
-        return self.first <= number < self.first + (1 << self.bits)
 
     @property
     def lower_places(self) -> tuple[int, ...]:
@@ -117,10 +105,6 @@ class Block:
     def used(self) -> int:
         """Numbers of all tiles; those from here on belong to no mask. Some of those below may belong to none either."""
         return sum(1 << tile.bits for tile in self.tiles) if self.tiles else 1
-
-    def tile_at(self, number: int) -> Tile | None:
-        """Find the tile of a number."""
-        return next((tile for tile in self.tiles if number in tile), None)
 
 
 @dataclass(frozen=True)
