@@ -33,10 +33,14 @@ UNIT_INDEX_BITS = 2
 
 
 class Answer(NamedTuple):
-    """Expected seconds of a family's kernel, and the least that bytes and operations allow."""
+    """Expected seconds of a family's kernel, the least that bytes and operations allow, and the least traffic.
+
+    The least traffic is that of values, metadata, dense operand and output, each moved once.
+    """
 
     time_s: Array
     bound_s: Array
+    sparse_bytes: Array
 
 
 class Rows:
@@ -92,24 +96,35 @@ class Rows:
         return np.asarray(self.wait_s + alone_s)
 
     def dense_bytes(self) -> Array:
-        """Bytes of both operands and the output, dense."""
-        operands = (self.N + self.M) * self.K * self.bits / 8
-        return np.asarray(operands + self.output_bytes * self.M * self.N)
+        """Bytes of both operands and the output, dense, each once."""
+        return self.least_bytes(self.N * self.K * self.bits / 8, self.K)
+
+    def least_bytes(self, weights_bytes: Array, K: Array) -> Array:
+        """Bytes of the weights as stored, of an operand K deep, and of the output, each once."""
+        return np.asarray(weights_bytes + self.M * K * self.bits / 8 + self.output_bytes * self.M * self.N)
+
+    def unit_bytes(self, K: Array) -> Array:
+        """Bytes of weights that a 2:4 unit reads K deep: values and indices, whole groups."""
+        groups = self.N * np.ceil(K / UNIT_PATTERN.m)
+        return np.asarray(groups * UNIT_PATTERN.n * (self.bits + UNIT_INDEX_BITS) / 8)
 
     def on_unit(self, K: Array) -> Answer:
         """A 2:4 library product that is K deep."""
         stored = (self.bits * UNIT_PATTERN.n + UNIT_INDEX_BITS * UNIT_PATTERN.n) / UNIT_PATTERN.m / 8
         energy, peak = self.energy * self.constants.sparse_energy_ratio, self.peak(True)
         product = self._product(K, stored, peak, energy, True)
-        total_bytes = self.N * K * stored + self.M * K * self.bits / 8 + self.output_bytes * self.M * self.N
+        total_bytes = self.least_bytes(self.unit_bytes(K), K)
         least_s = np.maximum(total_bytes / self.device.dram_bytes_per_s, 2.0 * self.M * self.N * K / peak)
-        return Answer(self.wait_s + library_time_s(product, self.device, self.constants), least_s)
+        time_s = self.wait_s + library_time_s(product, self.device, self.constants)
+        return Answer(time_s, least_s, total_bytes)
 
     def kept_bytes(self, index_bits: float) -> Array:
-        """Bytes of kept values, each with an index, of the dense operand and of the output; from DRAM, once."""
-        kept = self.N * self.K * self.kept * (self.bits + index_bits)
-        total = kept / 8 + self.M * self.K * self.bits / 8 + self.output_bytes * self.M * self.N
-        return np.where(self.warm & (total <= self.device.cache_bytes), 0.0, total)
+        """Bytes of kept values, each with an index, of the dense operand and of the output, each once."""
+        return self.least_bytes(self.N * self.K * self.kept * (self.bits + index_bits) / 8, self.K)
+
+    def from_dram(self, total_bytes: Array) -> Array:
+        """Those bytes that come from DRAM: none if repeated calls leave all of them in the cache."""
+        return np.where(self.warm & (total_bytes <= self.device.cache_bytes), 0.0, total_bytes)
 
     def dense_bound_s(self) -> Array:
         """Least time of the dense baseline."""
@@ -160,39 +175,42 @@ def _library(rows: Rows) -> Answer:
 
 def _sliding(rows: Rows) -> Answer:
     """(2L-2):2L as L-1 overlapping 2:4 windows a group, in all 2 (L-1) / L of K (SlideSparse, arXiv 2603.05232)."""
-    windows = np.array([4.0 * (p.m // 2 - 1) / p.m for p in rows.patterns_given("sliding")])
-    return rows.on_unit(rows.K * windows)
+    group = np.array([p.m for p in rows.patterns_given("sliding")])
+    return rows.on_unit(np.ceil(rows.K / group) * UNIT_PATTERN.m * (group // 2 - 1))
 
 
 def _column(rows: Rows) -> Answer:
     """V:N:M of VENOM: 4 of every M columns chosen for a block of rows, then 2:4 among them: K shrinks to 4 K / M."""
-    return rows.on_unit(rows.K * np.array([4.0 / p.m for p in rows.patterns_given("column-nm")]))
+    K = rows.K * np.array([4.0 / p.m for p in rows.patterns_given("column-nm")])
+    # Blocks of rows choose different columns, so that together they read all of the other operand.
+    return rows.on_unit(K)._replace(sparse_bytes=rows.least_bytes(rows.unit_bytes(K), rows.K))
 
 
 def _delta(rows: Rows) -> Answer:
     """Kept values, each with the distance to the last one, multiplied with one token (MACKO-SpMV)."""
-    kept_bytes = rows.N * rows.K * rows.kept * (rows.bits + DELTA_BITS) / 8
-    total_bytes = kept_bytes + rows.M * rows.K * rows.bits / 8 + rows.output_bytes * rows.M * rows.N
+    total_bytes = rows.kept_bytes(DELTA_BITS)
     time_s = stream_s(total_bytes, rows.warm, rows.device, rows.constants, fused=True)
-    return Answer(rows.wait_s + time_s, total_bytes / rows.device.dram_bytes_per_s)
+    return Answer(rows.wait_s + time_s, total_bytes / rows.device.dram_bytes_per_s, total_bytes)
 
 
 def _vector(rows: Rows) -> Answer:
     """N:M with one mask a vector of rows, on the units of the dense product (NM-SpMM, nmSPARSE)."""
     launch_s = rows.wait_s + rows.constants.library_launch_s
     worked_s = (rows.dense_s() - launch_s) * rows.kept / rows.constants.vector_sparse_share
-    bytes_s = rows.kept_bytes(0.0) / rows.device.dram_bytes_per_s
+    total_bytes = rows.kept_bytes(0.0)
+    bytes_s = rows.from_dram(total_bytes) / rows.device.dram_bytes_per_s
     least_s = np.maximum(bytes_s, rows.flop * rows.kept / rows.peak(False))
-    return Answer(launch_s + np.maximum(worked_s, least_s), least_s)
+    return Answer(launch_s + np.maximum(worked_s, least_s), least_s, total_bytes)
 
 
 def _csr(rows: Rows) -> Answer:
     """Unstructured rows on the vector lanes, one index a kept value (Sputnik)."""
-    bytes_s = rows.kept_bytes(CSR_INDEX_BITS) / rows.device.dram_bytes_per_s
+    total_bytes = rows.kept_bytes(CSR_INDEX_BITS)
+    bytes_s = rows.from_dram(total_bytes) / rows.device.dram_bytes_per_s
     worked_s = rows.flop * rows.kept / rows.device.vector_flop_per_s
     launch_s = rows.wait_s + rows.constants.library_launch_s
     time_s = launch_s + norm(worked_s / rows.constants.csr_share, bytes_s / rows.constants.dram_share)
-    return Answer(time_s, np.maximum(worked_s, bytes_s))
+    return Answer(time_s, np.maximum(worked_s, bytes_s), total_bytes)
 
 
 FAMILIES: Mapping[str, Callable[[Rows], Answer]] = {
@@ -211,7 +229,8 @@ SOFTWARE = "software"
 """As `predict` would run it on the machine without its sparse units: what kernels do that decode by instructions."""
 JUDGED_COLUMNS = (
     "predicted_dense_time_s", "predicted_sparse_time_s", "predicted_speedup_vs_dense", "predicted_speedup_low",
-    "predicted_speedup_high", "bound_dense_time_s", "bound_sparse_time_s", "extrapolates", "family",
+    "predicted_speedup_high", "bound_dense_time_s", "bound_sparse_time_s", "dense_bytes", "sparse_bytes",
+    "extrapolates", "family",
 )  # fmt: skip
 
 
@@ -235,7 +254,8 @@ def predict_rows(
     Returns
     -------
     DataFrame
-        `JUDGED_COLUMNS`, index as in `inputs`; seconds of one product.
+        `JUDGED_COLUMNS`, index as in `inputs`; seconds of one product. `dense_bytes` and `sparse_bytes` are its least
+        traffic: values, metadata, dense operand and output, each moved once.
 
     Raises
     ------
@@ -315,7 +335,12 @@ def _auto(inputs: pd.DataFrame, spec: HardwareSpec, values: Constants) -> pd.Dat
     known = answers.rename(
         columns={"predicted_time_s": "predicted_sparse_time_s", "bound_time_s": "bound_sparse_time_s"}
     )
-    return known.assign(family="cpu" if spec.family == "cpu" else AUTO)[list(JUDGED_COLUMNS)]
+    sparse = ("values_bytes", "metadata_bytes", "dense_operand_bytes", "output_bytes")
+    return known.assign(
+        dense_bytes=answers["dense_traffic_bytes"].astype("float64"),
+        sparse_bytes=answers[list(sparse)].sum(axis=1).astype("float64"),
+        family="cpu" if spec.family == "cpu" else AUTO,
+    )[list(JUDGED_COLUMNS)]
 
 
 def _foreign(
@@ -338,6 +363,8 @@ def _foreign(
             "predicted_speedup_high": speedup * np.array([one.high for one in found]),
             "bound_dense_time_s": baseline.dense_bound_s(),
             "bound_sparse_time_s": answer.bound_s,
+            "dense_bytes": baseline.dense_bytes(),
+            "sparse_bytes": answer.sparse_bytes,
             "extrapolates": [one.widened for one in found],
             "family": name,
         },
