@@ -31,7 +31,16 @@ def measurement(**changes) -> Measurement:
     return Measurement(**(fields | changes))
 
 
-def model_of(dense_time_s=100e-6, sparse_time_s=50e-6, *, width=0.1, bound_share=0.5, seen=None):
+def model_of(
+    dense_time_s=100e-6,
+    sparse_time_s=50e-6,
+    *,
+    width=0.1,
+    bound_share=0.5,
+    dense_bytes=64e6,
+    sparse_bytes=48e6,
+    seen=None,
+):
     """A model that always answers the same; calls are noted in the list `seen`."""
 
     def predict_rows(inputs, hardware, *, held_out=False):
@@ -46,6 +55,8 @@ def model_of(dense_time_s=100e-6, sparse_time_s=50e-6, *, width=0.1, bound_share
             "predicted_speedup_high": speedup * (1 + width),
             "bound_dense_time_s": bound_share * dense_time_s,
             "bound_sparse_time_s": bound_share * sparse_time_s,
+            "dense_bytes": dense_bytes,
+            "sparse_bytes": sparse_bytes,
             "extrapolates": False,
             "family": "fake",
         }

@@ -23,6 +23,9 @@ from validate.study import defaults
 from validate.study.provenance import command_line
 
 METRIC_HEADINGS = ("rows", "speedup", "dense time", "sparse time", "bias", "side of 1", "in interval")
+BANDWIDTH_HEADINGS = (
+    "GB/s", "predicted GB/s", "of DRAM", "predicted of DRAM", "error", "bias", "above DRAM",
+)  # fmt: skip
 SHOWN_VIOLATIONS = 10
 LIVE_HEADINGS = ("rows", "measured", "predicted", "error", "of byte bound")
 FIGURE = "measured_on_predicted.svg"
@@ -196,6 +199,7 @@ def _show(judged: Judgement, figures: Mapping[str, Any]) -> None:
         _table("By what the source says against a row", ("mark",), _named(figures["marks"], ("mark",)))
     heads = tuple(name.replace("_", " ") for name in FAMILY)
     _table("By family", heads, _named(figures["families"], FAMILY))
+    _show_bandwidths(figures)
     _show_worst(figures["worst"])
     _show_violations(figures["bound_violations"])
 
@@ -231,6 +235,36 @@ def _percent(share: float | None, sign: bool = False) -> str:
     if share is None:
         return "-"
     return f"{100 * share:+.1f} %" if sign else percent(share, 1)
+
+
+def _show_bandwidths(figures: Mapping[str, Any]) -> None:
+    """Print bandwidths: of all rows by value type, and those of memory-bound calls by family and regime."""
+    near = [group for group in figures["bandwidth_families"] if group["limit"] == "memory"]
+    for title, heads, groups in (
+        ("Effective bandwidth", ("dtype_class", "limit"), figures["bandwidth_dtype_classes"]),
+        ("Effective bandwidth of memory-bound calls", ("kernel_family", "regime"), near),
+    ):
+        console.print_table(
+            title,
+            [*(name.replace("_", " ") for name in heads), "call", "rows", *BANDWIDTH_HEADINGS],
+            [
+                (
+                    *(group[name] for name in heads),
+                    group["product"],
+                    group["n_rows"],
+                    f"{group['measured_bytes_per_s'] / 1e9:.4g}",
+                    f"{group['predicted_bytes_per_s'] / 1e9:.4g}",
+                    *(_percent(group[f"{kind}_dram_share"]) for kind in ("measured", "predicted")),
+                    _percent(group["bandwidth_mdape"]),
+                    _percent(group["bandwidth_bias"], sign=True),
+                    _percent(group["above_peak_share"]),
+                )
+                for group in groups
+            ],
+            note="Least traffic over time, medians; of DRAM: over the peak of the machine's DRAM. Above it, operands lay in a "
+            "cache.",
+            spare=["bias", "predicted GB/s", "GB/s"],
+        )
 
 
 def _show_worst(worst: Sequence[Mapping[str, Any]]) -> None:

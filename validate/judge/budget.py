@@ -16,9 +16,12 @@ from nmsim.support.schema import About, Flag, Number, Text, read_record, record
 from validate.judge import metrics
 
 BUDGET_FILE = Path(__file__).parent / "budget.toml"
-AT_MOST = ("speedup_mdape", "dense_time_mdape", "sparse_time_mdape", "speedup_worst_factor")
+AT_MOST = (
+    "speedup_mdape", "dense_time_mdape", "sparse_time_mdape", "dense_bandwidth_mdape", "sparse_bandwidth_mdape",
+    "speedup_worst_factor",
+)  # fmt: skip
 AT_LEAST = ("sign_share", "interval_coverage")
-SELECTORS = (*metrics.FAMILY, "dtype_class", "mark")
+SELECTORS = (*metrics.FAMILY, "dtype_class", "mark", "dense_limit", "sparse_limit")
 
 
 # fmt: off
@@ -34,6 +37,8 @@ class Allowance:
     kernel_family: Annotated[Text | None, About("Only rows of this family of kernels.")] = None
     dense_time_mdape: Annotated[float | None, Number("ratio", "Greatest median error of the dense time.")] = None
     sparse_time_mdape: Annotated[float | None, Number("ratio", "Greatest median error of the sparse time.")] = None
+    dense_bandwidth_mdape: Annotated[float | None, Number("ratio", "Greatest median error of the dense bandwidth.")] = None
+    sparse_bandwidth_mdape: Annotated[float | None, Number("ratio", "Greatest median error of the sparse bandwidth.")] = None
     speedup_worst_factor: Annotated[float | None, Number("ratio", "Greatest factor by which one speedup is wrong.")] = None
     sign_share: Annotated[float | None, Number("share", "Least share of rows on the right side of 1.")] = None
     interval_coverage: Annotated[float | None, Number("share", "Least share of rows within their interval.")] = None
@@ -60,6 +65,8 @@ class TotalAllowance(Allowance):
 
     dtype_class: Annotated[Text | None, About("Only rows of this class of value types, such as `16-bit`.")] = None
     mark: Annotated[Text | None, About("Only rows with this mark.")] = None
+    dense_limit: Annotated[Text | None, About("Only rows whose dense bound rests on this: `memory` or `work`.")] = None
+    sparse_limit: Annotated[Text | None, About("The same of the sparse bound.")] = None
 
 
 @record

@@ -17,6 +17,7 @@ from nmsim.case import VALUE_BITS
 from nmsim.errors import NmsimError, RowError, brief
 from nmsim.pattern import Pattern
 from nmsim.rows import Measurement
+from validate.judge.bandwidth import bandwidth_columns
 from validate.judge.names import KernelFamily, Machines
 from validate.judge.rows import JudgedRow
 
@@ -31,7 +32,8 @@ OWN_FAMILIES = {"torch.cu": "library", "gpu.": "software"}
 
 TIMES = ("predicted_dense_time_s", "predicted_sparse_time_s", "bound_dense_time_s", "bound_sparse_time_s")
 SPEEDUPS = ("predicted_speedup_vs_dense", "predicted_speedup_low", "predicted_speedup_high")
-ANSWER_COLUMNS = (*TIMES, *SPEEDUPS, "extrapolates", "family")
+BYTES = ("dense_bytes", "sparse_bytes")
+ANSWER_COLUMNS = (*TIMES, *SPEEDUPS, *BYTES, "extrapolates", "family")
 """What a model answers, for one product a row."""
 
 
@@ -63,7 +65,8 @@ def join(
     DataFrame
         One row per measurement, in order: its source, what ran, and `measured_*`, `predicted_*` and `bound_*` (times in
         seconds of all products of the row). Then the relative errors `dense_time_error`, `sparse_time_error` and
-        `speedup_error`, predicted / measured - 1. Figures that were not measured are NaN.
+        `speedup_error`, predicted / measured - 1. At last `dense_bytes` and `sparse_bytes`, the least traffic of all products,
+        and the columns of `validate.judge.bandwidth.bandwidth_columns`. Figures that were not measured are NaN.
 
     Raises
     ------
@@ -94,7 +97,9 @@ def join(
             )
         }
     )
-    return pd.concat([_labels(rows, inputs), measured, scaled, errors], axis=1)
+    dram = {spec.id: float(spec.dram_bandwidth_bytes_per_s.value) for spec in specs}
+    bandwidths = bandwidth_columns(scaled, measured, inputs["machine"].map(dram))
+    return pd.concat([_labels(rows, inputs), measured, scaled, errors, bandwidths], axis=1)
 
 
 def _find(row: JudgedRow, machines: Machines) -> HardwareSpec:
@@ -154,6 +159,8 @@ def _of_all_products(answers: pd.DataFrame, inputs: pd.DataFrame) -> pd.DataFram
         dense_s, sparse_s = answers[f"{kind}_dense_time_s"], answers[f"{kind}_sparse_time_s"]
         out[f"{kind}_dense_time_s"] = (sparse + beside) * dense_s
         out[f"{kind}_sparse_time_s"] = sparse * sparse_s + beside * dense_s
+    out["dense_bytes"] = (sparse + beside) * answers["dense_bytes"]
+    out["sparse_bytes"] = sparse * answers["sparse_bytes"] + beside * answers["dense_bytes"]
     for name in SPEEDUPS:
         out[name] = (sparse + beside) / (sparse / answers[name] + beside)
     return out.rename(columns={"family": "predicted_family"})

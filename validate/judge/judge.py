@@ -9,6 +9,7 @@ import pandas as pd
 
 import hwmodels
 from validate.judge import metrics
+from validate.judge.bandwidth import bandwidths_by
 from validate.judge.join import Predictor, bound_violations, join
 from validate.judge.names import Machines
 from validate.judge.rows import JudgedRow, committed_files, committed_hardware, read_rows
@@ -27,6 +28,12 @@ BREAKDOWNS = {
     "marks": ("mark",),
 }
 """Parts of a verdict -> the columns whose values make its groups."""
+BANDWIDTHS = {
+    "bandwidth_dtype_classes": ("dtype_class",),
+    "bandwidth_families": ("kernel_family", "regime"),
+    "bandwidth_machines": ("machine",),
+}
+"""The same for bandwidths, which are also apart by product and limit."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +47,16 @@ class Judgement:
     transfers: dict[str, int] = field(default_factory=dict)
 
     def verdict(self) -> dict[str, Any]:
-        """All figures as plain data: `overall`, a list for each of `BREAKDOWNS`, `bound_violations`, `worst`."""
+        """All figures as plain data: `overall`, a list for each of `BREAKDOWNS` and `BANDWIDTHS`, and single rows.
+
+        The single rows are `bound_violations` and `worst`.
+        """
         return {
             "files": list(self.files),
             "held_out": self.held_out,
             "overall": metrics.summarise(self.table),
             **{name: metrics.grouped(self.table, columns) for name, columns in BREAKDOWNS.items()},
+            **{name: bandwidths_by(self.table, columns) for name, columns in BANDWIDTHS.items()},
             "bound_violations": bound_violations(self.table),
             "worst": metrics.records(metrics.worst(self.table)[list(WORST_COLUMNS)]),
         }

@@ -28,7 +28,8 @@ def summarise(table: pd.DataFrame) -> dict[str, Any]:
     Returns
     -------
     dict
-        `n_rows`. Medians of absolute errors: `speedup_mdape`, `dense_time_mdape`, `sparse_time_mdape`. `speedup_bias`, the
+        `n_rows`. Medians of absolute errors: `speedup_mdape`, `dense_time_mdape`, `sparse_time_mdape`, and of effective
+        bandwidths `dense_bandwidth_mdape`, `sparse_bandwidth_mdape`. `speedup_bias`, the
         median error. `speedup_worst_factor`, predicted / measured, or its inverse, of the worst row. `sign_share`, rows with
         predicted and measured speedup on one side of 1. `interval_coverage`, measured speedups inside the predicted
         interval. Counts of rows that are marked, that extrapolate, and whose times are known.
@@ -48,6 +49,8 @@ def summarise(table: pd.DataFrame) -> dict[str, Any]:
         "speedup_mdape": _median(table["speedup_error"].abs()),
         "dense_time_mdape": _median(table["dense_time_error"].abs()),
         "sparse_time_mdape": _median(table["sparse_time_error"].abs()),
+        "dense_bandwidth_mdape": _median(table["dense_bandwidth_error"].abs()),
+        "sparse_bandwidth_mdape": _median(table["sparse_bandwidth_error"].abs()),
         "speedup_bias": _median(table["speedup_error"]),
         "speedup_worst_factor": float(np.exp(_log_factor(table).max())),
         "sign_share": float(((measured > 1) == (predicted > 1)).mean()),
