@@ -54,22 +54,44 @@ def read(path: str | Path, record: type[Row] = Measurement) -> list[Any]:
         Another header, an incomplete last line, or a bad cell. The error names the file, the row (1 is the first below
         the header), the column, the value and what was expected.
     """
+    rows = read_each(path, record)
+    if problems := [row for row in rows if isinstance(row, RowError)]:
+        raise RowError.of_all(problems)
+    return rows
+
+
+def read_each(path: str | Path, record: type[Row] = Measurement) -> list[Any]:
+    """Read every row of a file; in place of a bad row its error, so that a reader may go on without it.
+
+    Parameters
+    ----------
+    path : str or Path
+    record : type
+        What a row is.
+
+    Returns
+    -------
+    list
+        A `record` or a `RowError` per line below the header.
+
+    Raises
+    ------
+    RowError
+        Another header, or an incomplete last line.
+    """
     header, *lines = _lines(Path(path), record)
     columns = _header_columns(header, str(path), record)
     rows: list[Any] = []
-    problems: list[RowError] = []
-    number = 0
     try:
         for number, cells in enumerate(csv.reader(lines, strict=True), start=1):
             try:
                 rows.append(_from_texts(cells, columns, record, str(path), number))
             except RowError as error:
-                problems.append(error)
+                rows.append(error)
     except csv.Error as error:
         # If the quotes of a row are wrong, the rows after it cannot be found.
-        problems.append(RowError(f"{path}: row {number + 1}: no CSV: {error}", row=number + 1))
-    if problems:
-        raise RowError.of_all(problems)
+        problem, row = f"no CSV: {error}", len(rows) + 1
+        rows.append(RowError(f"{path}: row {row}: {problem}", row=row, problem=problem))
     return rows
 
 
@@ -261,14 +283,16 @@ def _difference(header: Sequence[str], record: type[Row]) -> str:
 
 def _from_texts(cells: list[str], columns: Sequence[Column], record: type[Row], path: str, row: int) -> Row:
     if len(cells) != len(columns):
-        raise RowError(f"{path}: row {row}: {len(cells)} cells, expected {len(columns)}", row=row)
+        problem = f"{len(cells)} cells, expected {len(columns)}"
+        raise RowError(f"{path}: row {row}: {problem}", row=row, problem=problem)
     values = {}
     for column, text in zip(columns, cells, strict=True):
         try:
             values[column.name] = _value(column, text)
         except ValueError as error:
-            message = f"{path}: row {row}: {column.name}={brief(text)}: expected {error}"
-            raise RowError(message, row=row, column=column.name) from None
+            problem = f"{column.name}={brief(text)}: expected {error}"
+            message = f"{path}: row {row}: {problem}"
+            raise RowError(message, row=row, column=column.name, problem=problem) from None
     return _checked(values, record, path, row)
 
 

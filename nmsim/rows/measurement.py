@@ -23,7 +23,7 @@ from nmsim.rows.record import (
     columns_of,
 )
 
-L2State = Literal["cold", "warm", ""]
+L2State = Literal["cold", "warm", "beyond cache", ""]
 Gate = Literal["pass", ""]
 Timing = Literal["graph", "calls", ""]
 Mark = Literal["above byte bound", "weak baseline", "anomalous", "host overhead", "pruned beforehand", ""]
@@ -95,7 +95,13 @@ class Measurement:
     packing: Annotated[str, Cell("Packing policy, if it is one of nmsim's", named=_known_packing)] = ""
     threads: Annotated[int | None, Cell("Cores at work; nothing on a GPU")] = None
     baseline: Annotated[str, Cell("The dense call that `dense_time_s` is of: the fastest of those tried")]
-    l2_state: Annotated[L2State, Cell("Whether the operands came from DRAM (cold), or lay in a cache (warm)")]
+    l2_state: Annotated[
+        L2State,
+        Cell(
+            "Whether caches were flushed first (cold), or calls ran back to back: with dense weights that the last-level "
+            "cache holds (warm), or with larger ones (beyond cache)"
+        ),
+    ]
     sparse_time_s: Annotated[float | None, Cell("Median of the kernel")] = None
     sparse_time_s_p20: Annotated[float | None, Cell("20th percentile")] = None
     sparse_time_s_p80: Annotated[float | None, Cell("80th percentile")] = None
@@ -174,9 +180,8 @@ class Measurement:
 
     def __post_init__(self) -> None:
         check_cells(self)
-        for name in COLUMNS:
-            if f"{name}_p20" in COLUMNS:
-                _check_order(name, *(getattr(self, f"{name}{suffix}") for suffix in _SPREAD))
+        for name in MEDIANS:
+            _check_order(name, *(getattr(self, f"{name}{suffix}") for suffix in _SPREAD))
         if not self.pattern and not self.is_transfer:
             raise RowError("pattern='': expected a value, not an empty cell", column="pattern")
         if (self.moved_bytes is None) != (self.copy_bytes is None):
@@ -184,7 +189,8 @@ class Measurement:
                 f"copy_bytes={brief(self.copy_bytes)}: expected moved_bytes and copy_bytes, or neither",
                 column="copy_bytes",
             )
-        if self.case is not None and self.case_id != (expected := case_id(self.case, self.phase)):
+        case = self.case
+        if case is not None and self.case_id != (expected := case_id(case, self.phase)):
             message = f"case_id={brief(self.case_id)}: expected {expected}, which the other cells give"
             raise RowError(message, column="case_id")
 
@@ -196,7 +202,7 @@ class Measurement:
     @property
     def format(self) -> SparseFormat | None:
         """How the sparse operand is stored; None if pattern, encoding or packing is not nmsim's, or nothing is sparse."""
-        if not (is_pattern(self.pattern) and self.encoding and self.packing):
+        if not (self.encoding and self.packing and is_pattern(self.pattern)):
             return None
         return SparseFormat.parse(self.pattern, encoding=self.encoding, packing=self.packing)
 
@@ -217,9 +223,13 @@ class Measurement:
 
 COLUMNS: Mapping[str, Column] = columns_of(Measurement)
 """The columns of a file, in order, by name."""
+MEDIANS = tuple(name for name in COLUMNS if f"{name}_p20" in COLUMNS)
+"""Columns that hold medians, with percentiles beside them."""
 
 
 def _check_order(name: str, low: float | None, median: float | None, high: float | None) -> None:
+    if low is None and high is None:
+        return
     known = [value for value in (low, median, high) if value is not None]
     if known != sorted(known):
         raise RowError(

@@ -14,6 +14,8 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeAlias, get_a
 from nmsim.errors import NmsimError, RowError, brief
 
 Kind: TypeAlias = type[bool] | type[int] | type[float] | type[str]
+MOST_TAKEN = 4096
+"""Most texts of a column that are remembered as taken, so that notes of millions of rows fill no memory."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ class Column:
     default: Any
     cell: Cell
 
+    @property
+    def empty_number(self) -> bool:
+        """Whether None may stand here: texts are empty as ""."""
+        return self.kind is not str and not self.never_empty
+
 
 class Row(Protocol):
     """A record that is a line of a CSV file: a frozen dataclass, each of whose fields has its `Cell`."""
@@ -94,10 +101,21 @@ def check_cells(row: Row) -> None:
     RowError
         The first of them: the field, the value and what was expected.
     """
-    for column in columns_of(type(row)).values():
+    for column, taken in _checked_columns(type(row)):
         value = getattr(row, column.name)
+        # Tables repeat their texts in thousands of rows, and most of their other cells are empty.
+        if value in taken if type(value) is str else value is None and column.empty_number:
+            continue
         if problem := _problem(column, value):
             raise RowError(f"{column.name}={brief(value)}: expected {problem}", column=column.name)
+        if type(value) is str and len(taken) < MOST_TAKEN:
+            taken.add(value)
+
+
+@functools.cache
+def _checked_columns(record: type[Row]) -> list[tuple[Column, set[str]]]:
+    """The columns of a record, each with texts that it took before."""
+    return [(column, set()) for column in columns_of(record).values()]
 
 
 def _column(field: "Field[Any]") -> Column:

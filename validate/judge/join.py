@@ -225,8 +225,12 @@ def family_of(row: Measurement) -> KernelFamily:
 def state_of(row: Measurement) -> str:
     """The cache state for the model. It is empty (DRAM) for a row that was timed in a graph, because it waited for no flush.
 
-    The model's "cold" is a call by itself after a flush that wrote: its time holds launches and lines written back.
+    The model's "cold" is a call by itself after a flush that wrote: its time holds launches and lines written back. Its "warm"
+    is a call back to back, and it derives from the sizes what the cache still holds: dense weights beyond the cache may
+    have sparse ones that fit.
     """
+    if row.l2_state == "beyond cache":
+        return "warm"
     return "" if row.l2_state == "cold" and row.timing == "graph" else row.l2_state
 
 
@@ -322,7 +326,9 @@ def why_missed(row: "pd.Series[Any]") -> str:
             "the dense 8-bit kernel takes far longer than its bytes and tiles explain: a weak baseline, not marked as one",
         ),
         (
-            few and row["l2_state"] == "warm" and NEAR_CACHE[0] < weight_bytes / cache_bytes < NEAR_CACHE[1],
+            few
+            and row["l2_state"] in ("warm", "beyond cache")
+            and NEAR_CACHE[0] < weight_bytes / cache_bytes < NEAR_CACHE[1],
             "the dense weights are about as large as the last-level cache, and calls ran back to back: how much of them stays "
             "there decides",
         ),
@@ -386,7 +392,7 @@ def _reason(row: "pd.Series[Any]", time_s: float, bound_s: float) -> str:
         step_s = row["time_step_s"]
         step = "whole microseconds" if step_s == 1e-6 else f"steps of {step_s:g} s"
         return f"within the last digit: the publication cuts times to {step}"
-    if row["l2_state"] == "warm":
+    if row["l2_state"] in ("warm", "beyond cache"):
         return (
             f"timed back to back without an L2 flush: some of the operands{WEIGHTS} was still in L2. The bound takes all of it "
             "from DRAM"

@@ -13,12 +13,13 @@ What a published pattern's words mean: the family of kernels that runs it, N:M i
 | delta-gemv | unstructured, positions as short differences, one token | `unstructured 50% (4-bit delta)` |
 | csr | unstructured, one index a value | `unstructured 50%` |
 | vector-nm | N:M whose mask a whole vector of rows shares, vector units | `16:32 vector-wise` |
-| column-nm | V:N:M: columns picked for V rows, 2:4 among them | `V:2:10 (V=32)` |
+| column-nm | V:N:M: columns picked for V rows, 2:4 among them | `V:2:10 (V=128)` |
 | software | any N:M, decoded by instructions, never on a sparse unit | our own rows of kernels `gpu.…` |
 | auto | any other N:M: the model decides how it runs | `8:16` |
 """
 
 import difflib
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -187,6 +188,7 @@ class KernelFamily:
         return {"kernel_family": self.name, "nm_pattern": pattern, "density": self.density}
 
 
+@functools.lru_cache(maxsize=4096)
 def understand(pattern: str, kernel: str, M: int) -> KernelFamily:
     """Read the words of a pattern; if they leave the family open, the kernel's library decides.
 
@@ -228,7 +230,7 @@ def understand(pattern: str, kernel: str, M: int) -> KernelFamily:
     if not plain:
         raise RowError(
             f"{brief(pattern)}: expected N:M (also '2:4 weights', '2:4 activation'), 'N:M vector-wise', '6:8 via sliding 2:4 "
-            "windows' or 'V:N:M (V=32)'. Also 'unstructured 50%', 'unstructured density 0.3' and "
+            "windows' or 'V:N:M (V=128)'. Also 'unstructured 50%', 'unstructured density 0.3' and "
             "'unstructured 50% (4-bit delta)'."
         )
     # A plain N:M leaves the family open; the library of the kernel decides.
@@ -240,6 +242,7 @@ def understand(pattern: str, kernel: str, M: int) -> KernelFamily:
     return _nm("sliding", plain, pattern) if _fits_windows(family.pattern) else family
 
 
+@functools.lru_cache(maxsize=4096)
 def sparse_operand(pattern: str, kernel: str) -> SparseOperand:
     """Say which operand is pruned.
 

@@ -8,22 +8,30 @@ Files of rows that lack columns say the same in words, too. Their rows are compl
 validate.judge.published --older FILE` writes a file anew with all columns; every other cell stays as it is.
 """
 
+import functools
 import io
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from hwmodels import HardwareSpec
+from hwmodels.machine.chip import chip
 from nmsim import rows
 from nmsim.case import VALUE_BITS
 from nmsim.errors import RowError, brief
 from nmsim.rows import COLUMNS, Measurement
-from nmsim.rows.measurement import Mark
+from nmsim.rows.measurement import L2State, Mark
 from nmsim.support.sources import csv_rows, read_text
 from nmsim.units import percent
 from validate.judge.names import Machines, sparse_operand, understand
+from validate.judge.problems import BadRow, error_of
+from validate.judge.row_table import SUFFIX, open_row_table, rows_of_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 LITERATURE_COLUMNS = (
     *("gpu", "kernel_library", "pattern", "dtype", "M", "N", "K", "batch_phase", "dense_baseline"),
@@ -44,6 +52,8 @@ FLOP_PER_S = {
 """Operations of the **dense** product a second, whatever the kernel skips."""
 
 MAX_COUNT = 10**9
+REMEMBERED = 4096
+"""Words whose meaning is remembered: tables repeat theirs in thousands of rows."""
 
 DTYPES = {
     "bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "fp16": "fp16", "half": "fp16", "float32": "fp32",
@@ -101,38 +111,59 @@ def read_literature(path: str | Path, machines: Machines) -> tuple[list[Measurem
         header), the column, the value and what was expected.
     """
     table = read_table(path)
+    rows = _literature(path, table, machines)
+    if problems := [row for row in rows if isinstance(row, RowError)]:
+        raise RowError.of_all(problems)
+    return [row for row in rows if isinstance(row, Measurement)], _unread(table)
+
+
+def _unread(table: Sequence[Sequence[str]]) -> list[str]:
+    """Columns of a literature table that nothing reads."""
+    return [name for name in table[0] if name not in LITERATURE_COLUMNS]
+
+
+def _literature(
+    path: str | Path, table: Sequence[Sequence[str]], machines: Machines
+) -> list[Measurement | RowError]:
+    """The rows of a literature table; in place of a bad row its error."""
     header = table[0] if table else []
     missing = [name for name in LITERATURE_COLUMNS if name not in header]
     if missing or len(set(header)) < len(header):
         problem = f"missing {', '.join(missing)}" if missing else "a column twice"
         raise RowError(f"{path}: header: {problem}; expected {','.join(LITERATURE_COLUMNS)}")
-    rows: list[Measurement] = []
-    problems: list[RowError] = []
+    rows: list[Measurement | RowError] = []
     for number, values in enumerate(table[1:], start=1):
-        where = f"{path}: row {number}"
-        if len(values) != len(header):
-            problems.append(RowError(f"{where}: {len(values)} cells, expected {len(header)}"))
-            continue
-        row = {name: " ".join(value.split()) for name, value in zip(header, values, strict=True)}
         try:
+            if len(values) != len(header):
+                raise RowError(f"{len(values)} cells, expected {len(header)}")
+            row = {name: " ".join(value.split()) for name, value in zip(header, values, strict=True)}
             rows.append(_Row(row).measurement(machines))
         except RowError as error:
-            problems.append(error.within(where))
-    if problems:
-        raise RowError.of_all(problems)
-    return rows, [name for name in header if name not in LITERATURE_COLUMNS]
+            message = f"{path}: row {number}: {error}"
+            rows.append(RowError(message, row=number, column=error.column, problem=str(error)))
+    return rows
 
 
 def read_table(path: str | Path) -> list[list[str]]:
-    """Read the cells of a CSV file, header and all; lines without a cell are left out.
+    """Read the cells of a table, header and all: of a CSV file, without lines that have no cell, or of a Parquet file.
 
     Raises
     ------
     RowError
-        The file cannot be read as CSV in UTF-8.
+        The file cannot be read as CSV in UTF-8, or as Parquet.
     """
+    if Path(path).suffix == SUFFIX:
+        return _texts_of(open_row_table(path))
     text = read_text(path, error=RowError, encoding="utf-8-sig")
     return [row for row in csv_rows(io.StringIO(text, newline=""), where=path, error=RowError) if row]
+
+
+def _texts_of(table: "pa.Table") -> list[list[str]]:
+    columns = [
+        ["" if cell is None or cell != cell else str(cell) for cell in column.to_pylist()]
+        for column in table.columns
+    ]
+    return [list(table.column_names), *(list(row) for row in zip(*columns, strict=True))]
 
 
 class _Row:
@@ -142,7 +173,7 @@ class _Row:
         self.texts = texts
         for name in NEVER_EMPTY:
             if not texts[name]:
-                raise RowError(f"{name}='': expected a value, not an empty cell")
+                raise RowError(f"{name}='': expected a value, not an empty cell", column=name)
 
     def measurement(self, machines: Machines) -> Measurement:
         text = self.texts
@@ -173,7 +204,7 @@ class _Row:
             pattern=text["pattern"],
             sparse_operand=sparse_operand(text["pattern"], text["kernel_library"]),
             baseline=text["dense_baseline"] or "not stated",
-            l2_state=parse_l2_state(text["note"]),
+            l2_state=cache_state(parse_l2_state(text["note"]), N * K * VALUE_BITS[dtype] / 8, spec),
             dense_time_s=dense,
             sparse_time_s=sparse,
             speedup_vs_dense=speedup,
@@ -195,7 +226,7 @@ class _Row:
         ratio = float(f"{dense.time_s / sparse.time_s:.6g}") if dense and sparse else None
         if ratio is None and stated is None:
             found = ", ".join(f"{name}={brief(self.texts[name])}" for name in (*names, "speedup"))
-            raise RowError(f"{found}: expected a speedup, or both times")
+            raise RowError(f"{found}: expected a speedup, or both times", column="speedup")
         if ratio is not None and stated is not None:
             assert dense
             assert sparse
@@ -205,7 +236,8 @@ class _Row:
                 raise RowError(
                     f"speedup={brief(self.texts['speedup'])}: the times {brief(self.texts[names[0]])} and "
                     f"{brief(self.texts[names[1]])} give {ratio:.4g}; expected the two to agree "
-                    f"within {percent(allowed, 1, unit='%')}"
+                    f"within {percent(allowed, 1, unit='%')}",
+                    column="speedup",
                 )
         best = ratio if ratio is not None else stated[0] if stated is not None else None
         assert best is not None
@@ -215,7 +247,7 @@ class _Row:
         try:
             return parse(self.texts[name])
         except RowError as error:
-            raise RowError(f"{name}={error}") from error
+            raise RowError(f"{name}={error}", column=name) from error
 
 
 @dataclass(frozen=True)
@@ -254,6 +286,7 @@ def parse_time(text: str, flop: float) -> Time | None:
     return Time(time_s, time_s * float(step / value))
 
 
+@functools.lru_cache(maxsize=REMEMBERED)
 def parse_speedup(text: str) -> tuple[float, float] | None:
     """Read a speedup and one unit of its last digit; None if the cell is empty.
 
@@ -270,6 +303,7 @@ def parse_speedup(text: str) -> tuple[float, float] | None:
     return float(_number(match[1])), float(_last_digit(match[1]))
 
 
+@functools.lru_cache(maxsize=REMEMBERED)
 def parse_count(text: str) -> int:
     """Read a dimension, which tables of floats write as 4096.0.
 
@@ -283,6 +317,7 @@ def parse_count(text: str) -> int:
     return int(_number(text))
 
 
+@functools.lru_cache(maxsize=REMEMBERED)
 def parse_dtype(text: str) -> tuple[str, str]:
     """Read the value type of the sparse product and that of the dense one.
 
@@ -304,6 +339,7 @@ def parse_dtype(text: str) -> tuple[str, str]:
     return found[0][0], found[-1][0]
 
 
+@functools.lru_cache(maxsize=REMEMBERED)
 def parse_phase(batch_phase: str, M: int) -> Literal["decode", "prefill"]:
     """Distinguish decode from prefill by the words, or by M if they say neither.
 
@@ -318,6 +354,7 @@ def parse_phase(batch_phase: str, M: int) -> Literal["decode", "prefill"]:
     return "decode" if M <= 64 and "prefill" not in words else "prefill"
 
 
+@functools.lru_cache(maxsize=REMEMBERED)
 def parse_l2_state(note: str) -> Literal["cold", "warm", ""]:
     """Read whether the operands had to come from DRAM.
 
@@ -334,6 +371,30 @@ def parse_l2_state(note: str) -> Literal["cold", "warm", ""]:
     return "cold" if re.search(r"\bl2 (?:is )?flush|flush\w* (?:the )?l2|cold l2|\bl2 cold", words) else ""
 
 
+def cache_state(state: L2State, weights_bytes: float, hardware: HardwareSpec) -> L2State:
+    """Tell calls back to back whose dense weights the last-level cache holds from those whose weights are larger.
+
+    The weights of a larger product come from DRAM in every call, at least in part, though nothing was flushed. Its sparse
+    weights may still fit.
+
+    Parameters
+    ----------
+    state : str
+        As `parse_l2_state` reads it.
+    weights_bytes : float
+        Bytes of the dense weights.
+    hardware : HardwareSpec
+
+    Examples
+    --------
+    >>> import hwmodels
+    >>> cache_state("warm", 48e6, hwmodels.load_machine("a100-pcie"))
+    'beyond cache'
+    """
+    return "beyond cache" if state == "warm" and weights_bytes > chip(hardware).cache_bytes else state
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
 def parse_products(batch_phase: str, note: str) -> tuple[int, int]:
     """Count the products that the times are of: sparse ones, and dense ones that both sides run.
 
@@ -351,6 +412,7 @@ def parse_products(batch_phase: str, note: str) -> tuple[int, int]:
     return (2 * linears, linears) if training else (linears, 0)
 
 
+@functools.lru_cache(maxsize=REMEMBERED)
 def parse_mark(note: str) -> Mark:
     """Read what a note says against its row; "" if it says nothing.
 
@@ -363,6 +425,7 @@ def parse_mark(note: str) -> Mark:
     return next((mark for mark, sign in MARKS.items() if sign.search(words)), "")
 
 
+@functools.lru_cache(maxsize=REMEMBERED)
 def parse_time_step(note: str) -> float | None:
     """Read to which step a publication cuts its times, in seconds; None if it does not.
 
@@ -426,6 +489,7 @@ def with_facts_of_note(row: Measurement) -> Measurement:
 
 DATA_FOLDER = Path(__file__).parents[1] / "data"
 PUBLISHED_FILE = DATA_FOLDER / "published.csv"
+MORE_FILE = DATA_FOLDER / "published_more.parquet"
 MEASURED_FOLDER = DATA_FOLDER / "measured"
 
 
@@ -475,44 +539,73 @@ def as_rows(measurements: Iterable[Measurement], name: str = "measurements") -> 
     RowError
         A pattern in words that mean nothing.
     """
-    judged = []
-    for number, row in enumerate(measurements, start=1):
-        if row.is_transfer:
-            continue
-        try:
-            judged.append(JudgedRow(completed(row), name, number))
-        except RowError as error:
-            message = f"{name}: row {number}: pattern={error}"
-            raise RowError(message, row=number, column="pattern", problem=error.problem) from error
+    judged, bad = _judged(measurements, name)
+    if bad:
+        raise error_of(bad)
     return judged
 
 
-def read_rows(path: str | Path, machines: Machines) -> RowFile:
-    """Read a file in the row schema, or in the layout of literature tables; the header says which.
+def _judged(rows: Iterable[Measurement | RowError], file: str) -> tuple[list[JudgedRow], list[BadRow]]:
+    """Number rows, tell good from bad ones, and leave transfers out."""
+    judged: list[JudgedRow] = []
+    bad: list[BadRow] = []
+    for number, row in enumerate(rows, start=1):
+        if isinstance(row, RowError):
+            bad.append(BadRow(file, number, row.column, row.problem))
+        elif not row.is_transfer:
+            try:
+                judged.append(JudgedRow(completed(row), file, number))
+            except RowError as error:
+                bad.append(BadRow(file, number, "pattern", f"pattern={error}"))
+    return judged, bad
+
+
+def read_rows(path: str | Path, machines: Machines, *, bad: list[BadRow] | None = None) -> RowFile:
+    """Read a file in the row schema, as CSV or Parquet, or in the layout of literature tables; the header says which.
 
     Parameters
     ----------
     path : str or Path
     machines : Machines
         For the names in literature tables.
+    bad : list of BadRow, optional
+        Receives the rows that cannot be read, and the others are returned. If absent, such rows are an error.
 
     Raises
     ------
     RowError
-        Neither header, or a bad row: the error names file, row, column, value and what was expected.
+        No such file or header, or bad rows: the error names file, row, column, value and what was expected.
     """
-    table = read_table(path)
-    header = table[0] if table else []
-    if rows.is_header(header):
-        measured = rows.read(path)
-        if rows.missing_columns(header):
-            measured = [with_facts_of_note(row) for row in measured]
-        judged = as_rows(measured, str(path))
-        return RowFile(tuple(judged), transfers=len(measured) - len(judged))
-    if set(header) >= set(LITERATURE_COLUMNS):
-        measurements, unread = read_literature(path, machines)
-        return RowFile(tuple(as_rows(measurements, str(path))), tuple(unread))
-    raise RowError(f"{path}: header: {_difference(header)}")
+    unread: list[str] = []
+    found: list[Measurement | RowError]
+    if Path(path).suffix == SUFFIX and not set((opened := open_row_table(path)).column_names) >= set(
+        LITERATURE_COLUMNS
+    ):
+        found = rows_of_table(opened, path)
+    else:
+        table = read_table(path)
+        header = table[0] if table else []
+        if rows.is_header(header):
+            found = rows.read_each(path)
+            if rows.missing_columns(header):
+                found = [_with_facts(row) for row in found]
+        elif set(header) >= set(LITERATURE_COLUMNS):
+            found, unread = _literature(path, table, machines), _unread(table)
+        else:
+            raise RowError(f"{path}: header: {_difference(header)}")
+    judged, problems = _judged(found, str(path))
+    if problems and bad is None:
+        raise error_of(problems)
+    if bad is not None:
+        bad += problems
+    return RowFile(tuple(judged), tuple(unread), len(found) - len(judged) - len(problems))
+
+
+def _with_facts(row: Measurement | RowError) -> Measurement | RowError:
+    try:
+        return row if isinstance(row, RowError) else with_facts_of_note(row)
+    except RowError as error:
+        return RowError(f"pattern={error}", column="pattern")
 
 
 def _difference(header: Sequence[str]) -> str:

@@ -57,7 +57,7 @@ def test_a_row_knows_its_case_and_key():
         ({"threads": 1.0}, "threads=1.0: expected a whole number of at least 1"),
         ({"phase": "training"}, "phase='training': expected one of decode, prefill"),
         ({"dtype": "fp17"}, "dtype='fp17': expected one of fp32, "),
-        ({"l2_state": "hot"}, "l2_state='hot': expected one of cold, warm, nothing"),
+        ({"l2_state": "hot"}, "l2_state='hot': expected one of cold, warm, beyond cache, nothing"),
         ({"gate": "fail"}, "gate='fail': expected one of pass, nothing"),
         ({"pattern": "4:2"}, "pattern='4:2': expected another pattern: pattern 4:2: expected 1 <= N <= M"),
         ({"encoding": "csr"}, "encoding='csr': expected another encoding: "),
