@@ -56,6 +56,7 @@ class Constants(NamedTuple):
     vector_energy_joules_per_flop: float
     vector_sparse_share: float
     csr_share: float
+    csr_reuse_ratio: float
 
 
 PRIORS: Mapping[str, Prior] = {
@@ -101,8 +102,15 @@ PRIORS: Mapping[str, Prior] = {
     "vector_energy_joules_per_flop": Prior(
         9e-12, 4e-12, 16e-12, "joules_per_flop", "RTX 3090: 350 W less idle over its fp32 rate, scaled to 7 nm"
     ),
-    "vector_sparse_share": Prior(0.75, 0.3, 1.0, "ratio", "of the dense library's rate, on the multiplications that are left"),
-    "csr_share": Prior(0.15, 0.02, 0.6, "ratio", "of the fp32 peak: one load for every multiply-add"),
+    "vector_sparse_share": Prior(
+        0.9, 0.4, 1.0, "ratio", "of the 128 bytes per cycle of a core's shared memory; the rest goes to conflicts and indices"
+    ),
+    "csr_share": Prior(
+        0.5, 0.2, 1.0, "ratio", "of the 128 bytes per cycle of a core's L1: beside a load, an index and an address are handled"
+    ),
+    "csr_reuse_ratio": Prior(
+        6.0, 1.0, 30.0, "ratio", "of rows that a core works on at a time, some 30, a part is near enough along K to share loads"
+    ),
 }  # fmt: skip
 """Constant -> what was assumed of it. Others stand in `hwmodels.machine.spec`, `library` and `estimate`."""
 

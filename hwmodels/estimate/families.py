@@ -30,6 +30,39 @@ DELTA_BITS = 4
 CSR_INDEX_BITS = 16
 """Bits of a column index (assumption A26)."""
 UNIT_INDEX_BITS = 2
+CORE_BYTES_PER_CYCLE = 128
+"""Bytes that L1 and shared memory of a GPU's core deliver per clock cycle: 32 banks of 4 bytes (CUDA C++ Programming Guide)."""
+DEFAULT_CORE_CACHE_BYTES = 1 << 17
+"""L1 and shared memory of a core whose hardware file says nothing: as on most GPUs."""
+CSR_TILE_TOKENS = 64
+"""Tokens that a thread block of Sputnik multiplies with one row (arXiv 2006.10901, one-dimensional tiles)."""
+
+
+class Tile(NamedTuple):
+    """Part of Y that a thread block computes, and that one of its threads computes, in tokens and rows."""
+
+    tokens: int
+    rows: int
+    thread_tokens: int
+    thread_rows: int
+
+    @property
+    def words_per_product(self) -> float:
+        """Values that a thread reads from shared memory for one multiplication."""
+        return 1 / self.thread_tokens + 1 / self.thread_rows
+
+    @property
+    def loads_per_product(self) -> float:
+        """Values that a block reads from the last-level cache for one multiplication."""
+        return 1 / self.tokens + 1 / self.rows
+
+
+VECTOR_TILES: Mapping[str, Tile] = {"nmsparse": Tile(32, 32, 4, 4), "nm-spmm": Tile(64, 128, 8, 8)}
+"""Part of a library's name -> its tile for N:M per vector of rows. nmSPARSE: `nmsparse_vw32_gemm_..._32x32x128_4x4`, its one
+kernel for 32 columns. NM-SpMM: `src/kernel_64x128_8x8.cu`, the largest of its four. Both in
+https://github.com/M-H482/NM-SpMM, `src` and `benchmark/kernel_performance/run_test`."""
+DEFAULT_VECTOR_TILE = VECTOR_TILES["nm-spmm"]
+"""Tile of a library that is not named: of the better one."""
 
 
 class Answer(NamedTuple):
@@ -59,6 +92,28 @@ class Rows:
         self.flop = 2.0 * self.M * self.N * self.K
         self.vector = self.dtype == "fp32"
         self.output_bytes = np.where(self.bits == 32, 4.0, 2.0)
+        self.kernel = inputs["kernel"].astype(str).to_numpy() if "kernel" in inputs.columns else None
+
+    @property
+    def core_bytes_per_s(self) -> float:
+        """What L1 or shared memory of all cores deliver together."""
+        return self.device.cores * self.device.clock_hz * CORE_BYTES_PER_CYCLE
+
+    @property
+    def core_cache_bytes(self) -> float:
+        """L1 and shared memory of a core."""
+        known = self.hardware.core_cache_bytes
+        return float(known.value) if known else float(DEFAULT_CORE_CACHE_BYTES)
+
+    @property
+    def cache_bytes_per_s(self) -> float:
+        """What the last-level cache delivers: as measured, or by A21."""
+        known = self.hardware.last_level_cache_read_bandwidth_bytes_per_s
+        return (
+            float(known.value)
+            if known
+            else self.device.cache_bytes_per_s * self.constants.cache_bandwidth_share
+        )
 
     def under(self, constants: Constants) -> "Rows":
         """The same rows under other constants."""
@@ -194,22 +249,59 @@ def _delta(rows: Rows) -> Answer:
 
 
 def _vector(rows: Rows) -> Answer:
-    """N:M with one mask a vector of rows, on the units of the dense product (NM-SpMM, nmSPARSE)."""
+    """N:M with one mask a vector of rows, on the units of the dense product (NM-SpMM, nmSPARSE).
+
+    Each multiplication reads its operands from shared memory, which is as fast on every core, however many lanes it has.
+    Tiles come from the last-level cache. Blocks of few warps hide these reads only in part: they and the arithmetic take the
+    root of the sum of their squares (A61).
+    """
     launch_s = rows.wait_s + rows.constants.library_launch_s
-    worked_s = (rows.dense_s() - launch_s) * rows.kept / rows.constants.vector_sparse_share
+    tiles = _vector_tiles(rows)
+    value_bytes = rows.flop / 2 * rows.kept * rows.bits / 8
+    words, loads = (
+        value_bytes * np.array([getattr(tile, name) for tile in tiles])
+        for name in ("words_per_product", "loads_per_product")
+    )
+    read_s = (
+        words / (rows.core_bytes_per_s * rows.constants.vector_sparse_share) + loads / rows.cache_bytes_per_s
+    )
+    worked_s = np.hypot((rows.dense_s() - launch_s) * rows.kept, read_s)
     total_bytes = rows.kept_bytes(0.0)
     bytes_s = rows.from_dram(total_bytes) / rows.device.dram_bytes_per_s
     least_s = np.maximum(bytes_s, rows.flop * rows.kept / rows.peak(False))
     return Answer(launch_s + np.maximum(worked_s, least_s), least_s, total_bytes)
 
 
+def _vector_tiles(rows: Rows) -> list[Tile]:
+    """Tile of each row's library."""
+    if rows.kernel is None:
+        return [DEFAULT_VECTOR_TILE] * len(rows.M)
+    known = {name: _vector_tile(str(name)) for name in set(rows.kernel)}
+    return [known[name] for name in rows.kernel]
+
+
+def _vector_tile(kernel: str) -> Tile:
+    found = (tile for part, tile in VECTOR_TILES.items() if part in kernel.lower())
+    return next(found, DEFAULT_VECTOR_TILE)
+
+
 def _csr(rows: Rows) -> Answer:
-    """Unstructured rows on the vector lanes, one index a kept value (Sputnik)."""
+    """Unstructured rows on the vector lanes, one index a kept value (Sputnik).
+
+    Each multiplication loads one value of the dense operand through L1. Most loads go on to the last-level cache. Rows that a
+    core works on at the same time share some of them. They share more if they are denser, or if L1 holds more of the operand.
+    They drift apart along K as random walks do, so the square root is taken (A62).
+    """
     total_bytes = rows.kept_bytes(CSR_INDEX_BITS)
     bytes_s = rows.from_dram(total_bytes) / rows.device.dram_bytes_per_s
-    worked_s = rows.flop * rows.kept / rows.device.vector_flop_per_s
+    loaded_bytes = rows.flop / 2 * rows.kept * rows.bits / 8
+    held = rows.core_cache_bytes / (rows.K * CSR_TILE_TOKENS * rows.bits / 8)
+    reuse = 1.0 + rows.constants.csr_reuse_ratio * rows.kept * np.sqrt(held)
+    core_s = loaded_bytes / (rows.core_bytes_per_s * rows.constants.csr_share)
+    cache_s = loaded_bytes / reuse / rows.cache_bytes_per_s
     launch_s = rows.wait_s + rows.constants.library_launch_s
-    time_s = launch_s + norm(worked_s / rows.constants.csr_share, bytes_s / rows.constants.dram_share)
+    time_s = launch_s + norm(core_s, cache_s, bytes_s / rows.constants.dram_share)
+    worked_s = rows.flop * rows.kept / rows.device.vector_flop_per_s
     return Answer(time_s, np.maximum(worked_s, bytes_s), total_bytes)
 
 

@@ -138,6 +138,10 @@ class HardwareSpec:
         "nothing.", section="chip")] = None
     process_energy_scale: Annotated[Quantity | None, Number("ratio", "Energy of a tensor operation relative to TSMC 7 nm "
         "(assumption A18). If left out, power limits nothing.", section="chip")] = None
+    core_cache_bytes: Annotated[Quantity | None, Number("bytes", "L1 cache and shared memory of one core of a GPU, "
+        "together.", section="chip", capacity=True)] = None
+    last_level_cache_read_bandwidth_bytes_per_s: Annotated[Quantity | None, Number("bytes_per_s", "What all cores of a GPU "
+        "read from the last-level cache together. If left out, assumption A21 holds.", section="memory")] = None
     cache: Annotated[tuple[CacheLevel, ...], About("Levels of cache, innermost first.")] = ()
     # fmt: on
 

@@ -116,8 +116,7 @@ def test_what_the_page_says_of_published_rows(residuals):
     assert abs(median(old, "dense_time")) < 0.1
     csr = residuals[residuals["family"] == "csr"]
     signs = csr.groupby("machine")["log_sparse_time_error"].median()
-    assert signs.min() < -np.log(2)
-    assert signs.max() > np.log(2)
+    assert signs.abs().max() < 0.2
 
 
 def test_few_tokens_gain_no_more_than_their_bytes():

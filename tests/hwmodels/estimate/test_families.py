@@ -1,5 +1,7 @@
 """Kernels of others: what each family stores and multiplies, by hand."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -92,12 +94,31 @@ def test_what_fits_in_the_cache_is_not_read_from_memory_when_called_again():
     assert found == pytest.approx(values.library_launch_s + cache_s, rel=1e-9)
 
 
-def test_vector_masks_do_the_kept_multiplications_at_a_share_of_the_dense_rate():
-    how = {"dtype": "fp32", "pattern": "4:16", "density": 0.25}
-    launch_s = constants.load().library_launch_s
-    ratio = (rows(**how).dense_s().item() - launch_s) / (time_s("vector-nm", **how) - launch_s)
-    assert ratio == pytest.approx(constants.load().vector_sparse_share / 0.25)
+LIBRARIES = {"NM-SpMM": (1 / 4, 3 / 128), "nmSPARSE": (1 / 2, 1 / 16), "another": (1 / 4, 3 / 128)}
+"""Library -> values that a multiplication reads from shared memory and from the last-level cache."""
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_vector_masks_by_hand(library):
+    """An A100: 108 cores x 1.41 GHz x 128 bytes from shared memory, 5.42e12 bytes/s from its cache."""
+    values, (words, loads) = constants.load(), LIBRARIES[library]
+    how = {"dtype": "fp32", "pattern": "4:16", "density": 0.25, "kernel": library}
+    kept_bytes = 4096 * 8192 * 4096 * 0.25 * 4
+    shared_s = kept_bytes * words / (108 * 1.41e9 * 128 * values.vector_sparse_share)
+    dense_s = (rows("a100-pcie", **how).dense_s().item() - values.library_launch_s) * 0.25
+    expected_s = values.library_launch_s + np.hypot(dense_s, shared_s + kept_bytes * loads / 5.42e12)
+    assert time_s("vector-nm", "a100-pcie", **how) == pytest.approx(expected_s, rel=1e-9)
     assert bound_s("vector-nm", **how) == pytest.approx(2 * 4096 * 8192 * 4096 * 0.25 / 19.5e12)
+
+
+def test_shared_memory_not_lanes_limits_vector_masks():
+    """Cores of an RTX 3090 have twice the lanes of an A100's and the same shared memory: half the share of the peak."""
+    how = {"dtype": "fp32", "pattern": "4:16", "density": 0.25, "kernel": "nmSPARSE"}
+    share = {
+        name: bound_s("vector-nm", name, **how) / time_s("vector-nm", name, **how)
+        for name in ("a100-pcie", "rtx3090")
+    }
+    assert 0.4 < share["rtx3090"] / share["a100-pcie"] < 0.6
 
 
 def test_vector_masks_in_16_bits_are_bound_by_the_tensor_cores():
@@ -106,14 +127,28 @@ def test_vector_masks_in_16_bits_are_bound_by_the_tensor_cores():
 
 
 def test_csr_by_hand():
-    """A tenth of 2 x 4096 x 8192 x 4096 flop on lanes of 19.5 Tflop/s, and a share of that."""
+    """A tenth of 4096 x 8192 x 4096 multiplications, 4 bytes each; 192 KiB of L1 hold 3/16 of 64 x 4096 values."""
     values = constants.load()
-    least_s = 2 * 4096 * 8192 * 4096 * 0.1 / 19.5e12
-    assert bound_s("csr", dtype="fp32", density=0.1) == pytest.approx(least_s)
-    found = time_s("csr", dtype="fp32", density=0.1)
-    assert found == pytest.approx(
-        values.library_launch_s + least_s / values.csr_share, rel=1e-3
-    )  # bytes are few
+    loaded_bytes = 4096 * 8192 * 4096 * 0.1 * 4
+    assert bound_s("csr", dtype="fp32", density=0.1) == pytest.approx(loaded_bytes / 2 / 19.5e12)
+    core_s = loaded_bytes / (108 * 1.41e9 * 128 * values.csr_share)
+    reuse = 1 + values.csr_reuse_ratio * 0.1 * np.sqrt(3 / 16)
+    cache_s = loaded_bytes / reuse / 5.42e12
+    dram_s = (8192 * 4096 * 0.1 * 6 + 4 * 4096 * 4096 + 4 * 4096 * 8192) / (1.935e12 * values.dram_share)
+    expected_s = values.library_launch_s + (core_s**4 + cache_s**4 + dram_s**4) ** 0.25
+    assert time_s("csr", "a100-pcie", dtype="fp32", density=0.1) == pytest.approx(expected_s, rel=1e-9)
+
+
+def test_a_machine_that_tells_nothing_of_its_caches_gets_the_defaults():
+    """64 bytes per core and cycle at a fitted share (A21), and 128 KiB of L1."""
+    spec = dataclasses.replace(
+        hwmodels.load_machine("a100"), core_cache_bytes=None, last_level_cache_read_bandwidth_bytes_per_s=None
+    )
+    plain = Rows(table(), spec, constants.load())
+    assert plain.core_cache_bytes == 131072
+    assert plain.cache_bytes_per_s == pytest.approx(
+        108 * 1.41e9 * 64 * constants.load().cache_bandwidth_share
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
