@@ -15,8 +15,9 @@ from nmsim.rows import LossRow
 
 FILE = Path(validate.__file__).parent / "data" / "losses" / "smollm2-news.csv"
 WINDOWS = 2
-SAME_MACHINE, OTHER_MACHINE = 1e-4, 5e-3
-"""Largest difference of a window's loss. Another processor adds in another order, so that a few of equal elements change."""
+SAME_MACHINE, OTHER_MACHINE, OTHER_MACHINE_TOKENS = 1e-4, 5e-3, 0.15
+"""Largest difference of a window's loss. Another processor adds in another order. If activations are pruned, elements near a
+threshold change places, and later layers amplify that: 0.13 was the largest of 10 configurations with 8 windows each."""
 
 WEIGHTS = Configuration(weights=Way("weights", Pattern(8, 16), "channel_vector"))
 TOKENS = Configuration(
@@ -52,8 +53,9 @@ def off(evaluator, committed, configuration):
 def test_losses_are_measured_again(configuration, evaluator, committed):
     from kernels.timing.host import this_machine
 
+    other = OTHER_MACHINE_TOKENS if configuration.activations else OTHER_MACHINE
     same = committed[str(configuration)].cpu == this_machine().processor
-    assert off(evaluator, committed, configuration) <= (SAME_MACHINE if same else OTHER_MACHINE)
+    assert off(evaluator, committed, configuration) <= (SAME_MACHINE if same else other)
 
 
 def test_a_mask_along_the_other_axis_shows(evaluator, committed, monkeypatch):
@@ -73,4 +75,4 @@ def test_a_shift_left_out_of_the_epilogue_shows(evaluator, committed, monkeypatc
     monkeypatch.setattr(
         rewrite, "finish", lambda acc, chosen, prepared: right(acc, chosen._replace(eta=None), prepared)
     )
-    assert off(evaluator, committed, TOKENS) > OTHER_MACHINE
+    assert off(evaluator, committed, TOKENS) > OTHER_MACHINE_TOKENS
