@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hwmodels.plots.fronts import pareto, quality_cost
     from hwmodels.plots.gates import code_break_even, gates_vs_bits, gates_vs_pattern, select_networks
     from hwmodels.plots.judged import (
+        bandwidth,
         break_even,
         bytes_per_element,
         measured_on_predicted,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         residuals_by_tokens,
         speedup_scatter,
         time_scatter,
+        window_speedups,
     )
     from hwmodels.plots.losses import CostPanel, quality_beside_cost
     from hwmodels.plots.predicted import bound_by_stage, speedup_vs_pattern, speedup_vs_tokens
@@ -45,8 +47,8 @@ else:
             "hwmodels.plots.cores": "break_even_batch core_speedup_vs_pattern core_time_by_stage roof_surface selector_need",
             "hwmodels.plots.fronts": "pareto quality_cost",
             "hwmodels.plots.gates": "code_break_even gates_vs_bits gates_vs_pattern select_networks",
-            "hwmodels.plots.judged": "break_even bytes_per_element measured_on_predicted "
-            "residuals_by residuals_by_tokens speedup_scatter time_scatter",
+            "hwmodels.plots.judged": "bandwidth break_even bytes_per_element measured_on_predicted "
+            "residuals_by residuals_by_tokens speedup_scatter time_scatter window_speedups",
             "hwmodels.plots.losses": "CostPanel quality_beside_cost",
             "hwmodels.plots.predicted": "bound_by_stage speedup_vs_pattern speedup_vs_tokens",
             "hwmodels.plots.style": "DARK LIGHT Theme rendered",
@@ -58,6 +60,7 @@ __all__ = [
     "LIGHT",
     "CostPanel",
     "Theme",
+    "bandwidth",
     "bound_by_stage",
     "break_even",
     "break_even_batch",
@@ -84,4 +87,5 @@ __all__ = [
     "speedup_vs_pattern",
     "speedup_vs_tokens",
     "time_scatter",
+    "window_speedups",
 ]

@@ -448,6 +448,169 @@ def _map_keys(fig: Figure, filled: Any, with_points: bool, theme: Theme) -> None
     style.add_legend(fig, handles, loc="upper left", bbox_to_anchor=place, fontsize=9, borderaxespad=0)
 
 
+MANY_POINTS = 2000
+"""More points than these become a picture inside a vector file, which would else take megabytes."""
+TURNS = 16
+BYTES_STEP = 2.0
+"""Rows are taken together within this factor of bytes."""
+FEWEST_IN_STEP = 3
+ROUNDED = 1e-4
+"""Numbers of the table have five digits."""
+
+
+@styled
+def bandwidth(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure, AxesGrid]:
+    """Draw effective bandwidths, dense and sparse: predicted over published, and as a share of the DRAM's peak.
+
+    Below are the memory-bound calls alone: those whose bound is the time of their bytes. They lie over their least traffic.
+    Solid lines are medians of the published shares of each machine, dotted ones of the predicted shares. The dashed line is
+    the peak of the DRAM. Above it, operands lay in a cache.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As the module says, with `dense_bytes`, `sparse_bytes` and `dram_bytes_per_s`.
+    theme : Theme
+
+    Returns
+    -------
+    tuple of Figure and Axes array [2, 2]
+
+    Raises
+    ------
+    RowError
+        No row.
+    """
+    refuse_empty(table, WHAT)
+    fig, grid = style.panel_grid(2, 2, 4.0, top=_legend_room(table), share_y=False)
+    fig.subplots_adjust(hspace=0.27, left=0.08)
+    marks = _marks(table, theme)
+    for (upper, lower), product in zip(grid.T, ("dense", "sparse"), strict=True):
+        rows = _with_bandwidths(table[table[f"measured_{product}_time_s"].notna()], product)
+        low, high = _limits(rows, ["measured", "predicted"], (5e10, 5e12))
+        _agreement(upper, low, high, theme)
+        _points(upper, rows, "measured", "predicted", marks)
+        ticks = [10.0**power for power in range(5, 16) if low <= 10.0**power <= high]
+        _log_axes(upper, (low, high), (low, high), ticks, ticks, lambda value: f"{value / 1e9:g}")
+        upper.set_title(f"{product} calls, {len(rows)} rows")
+        _name_axes(upper, "published bandwidth [GB/s]", "predicted bandwidth [GB/s]")
+        near = rows[rows["memory_bound"]]
+        _shares(lower, near, marks, theme)
+        lower.set_title(f"memory-bound {product} calls, {len(near)} rows")
+        _name_axes(lower, "least traffic [MB]", "published share of the DRAM's peak [×]")
+    keys = [
+        style.line_key("peak of the DRAM", color=theme.ink, linestyle=style.DASHED),
+        style.line_key("predicted, median", color=theme.ink, linestyle=style.DOTTED),
+    ]
+    _legend(fig, table, theme, *keys)
+    return fig, grid
+
+
+def _with_bandwidths(rows: pd.DataFrame, product: str) -> pd.DataFrame:
+    """Bandwidths of one product of each row, their shares of the peak, and whether the bound is the time of its bytes."""
+    moved = rows[f"{product}_bytes"]
+    rates = {kind: moved / rows[f"{kind}_{product}_time_s"] for kind in ("measured", "predicted")}
+    shares = {f"{kind}_share": rate / rows["dram_bytes_per_s"] for kind, rate in rates.items()}
+    bytes_s = moved / rows["dram_bytes_per_s"]
+    bound = bytes_s >= rows[f"bound_{product}_time_s"] * (1 - ROUNDED)
+    return rows.assign(**rates, **shares, moved=moved, memory_bound=bound)
+
+
+def _shares(ax: Axes, rows: pd.DataFrame, marks: Mapping[str, Mapping[str, Any]], theme: Theme) -> None:
+    """Draw shares of the peak over bytes, with lines of medians per machine."""
+    ax.axhline(1.0, color=theme.ink, linewidth=1.1, linestyle=style.DASHED, zorder=4)
+    faint = {name: {**mark, "alpha": 0.15} for name, mark in marks.items()}
+    _points(ax, rows, "moved", "measured_share", faint)
+    steps = np.floor(np.log(rows["moved"]) / np.log(BYTES_STEP))
+    for name, mark in marks.items():
+        groups = rows[rows["machine"] == name].groupby(steps)
+        middle = groups[["moved", "measured_share", "predicted_share"]].median()[
+            groups.size() >= FEWEST_IN_STEP
+        ]
+        if len(middle):
+            # A step without rows is empty, and the line stops there.
+            middle = middle.reindex(np.arange(middle.index[0], middle.index[-1] + 1))
+        ax.plot(middle["moved"], middle["measured_share"], linewidth=1.8, markersize=4, zorder=6, **mark)
+        dotted: dict[str, Any] = {"color": mark["color"], "linestyle": style.DOTTED, "linewidth": 1.6}
+        ax.plot(middle["moved"], middle["predicted_share"], zorder=5, **dotted)
+    x, y = _limits(rows, ["moved"], (1e6, 1e8)), _limits(rows, ["measured_share"], (0.1, 1.5))
+    x_ticks = [10.0**power for power in range(2, 14) if x[0] <= 10.0**power <= x[1]]
+    y_ticks = [
+        value for power in range(-6, 3) for value in (10.0**power, 3 * 10.0**power) if y[0] <= value <= y[1]
+    ]
+    _log_axes(ax, x, y, x_ticks, y_ticks, lambda value: f"{value:g}")
+    style.fixed_ticks(ax.xaxis, x_ticks, lambda value: f"{value / 1e6:g}")
+
+
+DTYPE_ORDER = ("bf16", "fp16", "fp8", "int8", "fp4")
+WINDOW_PANELS = 3
+
+
+@styled
+def window_speedups(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure, AxesGrid]:
+    """Draw what a pattern brings through the sliding windows of a 2:4 unit, over tokens: a panel per GPU.
+
+    Lines are medians of measured rows, and shades their 10th to 90th percentile. Dotted lines are what a unit of the
+    pattern's own would bring at most on the same rows.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `validate.judge.break_even.windows_by` by `machine`, `dtype` and `M`, of one pattern.
+    theme : Theme
+
+    Returns
+    -------
+    tuple of Figure and Axes array
+
+    Raises
+    ------
+    RowError
+        No row.
+    """
+    refuse_empty(table, "table of windows")
+    machines, dtypes = (
+        sorted(table["machine"].unique()),
+        [t for t in DTYPE_ORDER if (table["dtype"] == t).any()],
+    )
+    fig, grid, panels, lowest = style.panels_in_rows(len(machines), WINDOW_PANELS, 2.9, top=0.65)
+    low, high = 0.3, 1.15 * float(table[["measured_high", "native_bound_speedup_vs_dense"]].max().max())
+    ticks = [value for value in (0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0) if low <= value <= high]
+    for machine, ax in zip(machines, panels, strict=True):
+        own = table[table["machine"] == machine]
+        ax.axhspan(low, 1.0, color=theme.loss, zorder=0)
+        ax.axhline(1.0, color=theme.ink, linewidth=1, zorder=1)
+        for place, dtype in enumerate(dtypes):
+            rows = own[own["dtype"] == dtype].sort_values("M")
+            look: dict[str, Any] = {"color": theme.colour(place), "marker": style.MARKERS[place]}
+            spread = (rows["measured_low"].clip(lower=low), rows["measured_high"])
+            ax.fill_between(rows["M"], *spread, color=theme.colour(place), alpha=0.12, linewidth=0, zorder=2)
+            ax.plot(rows["M"], rows["measured_median"], linewidth=1.6, markersize=4, zorder=4, **look)
+            native = rows["native_bound_speedup_vs_dense"].astype(float)
+            ax.plot(
+                rows["M"], native, color=theme.colour(place), linestyle=style.DOTTED, linewidth=1.4, zorder=3
+            )
+        _log_axes(
+            ax,
+            (48, 1.4 * float(table["M"].max())),
+            (low, high),
+            [64, 512, 4096, 32768],
+            ticks,
+            lambda value: f"{value:g}",
+        )
+        ax.set_title(f"{machine}, {own['n_rows'].sum()} rows")
+    style.label_axes(np.array([lowest]), x="tokens M")
+    style.label_axes(grid, y="speedup vs dense [×]")
+    handles: list[Any] = [
+        style.line_key(dtype, color=theme.colour(place), marker=style.MARKERS[place], markersize=5)
+        for place, dtype in enumerate(dtypes)
+    ]
+    handles.append(style.line_key("with a unit of its own, at most", color=theme.ink, linestyle=style.DOTTED))
+    handles += [Patch(facecolor=theme.quiet, alpha=0.3, label="10 to 90 % of rows"), style.slower_key(theme)]
+    style.add_legend(fig, handles)
+    return fig, grid
+
+
 def _limits(rows: pd.DataFrame, columns: Sequence[str], least: tuple[float, float]) -> tuple[float, float]:
     """Ends of a logarithmic axis that all of these columns fit on."""
     values = rows[list(columns)].to_numpy(float)
@@ -468,14 +631,20 @@ def _marks(table: pd.DataFrame, theme: Theme) -> dict[str, dict[str, Any]]:
 
 
 def _points(ax: Axes, rows: pd.DataFrame, x: str, y: str, marks: Mapping[str, Mapping[str, Any]]) -> None:
-    for name, mark in marks.items():
-        own = rows[rows["machine"] == name]
-        doubted = (own["mark"] != "").to_numpy()
-        for where, face in ((~doubted, mark["color"]), (doubted, "none")):
-            ax.plot(
-                own.loc[where, x], own.loc[where, y], linestyle="none", markersize=4.5, markeredgewidth=0.9,
-                markerfacecolor=face, alpha=0.8, zorder=3, **mark,
-            )  # fmt: skip
+    many = len(rows) > MANY_POINTS
+    look: dict[str, Any] = {"markersize": 4.5, "markeredgewidth": 0.9, "alpha": 0.8, "zorder": 3}
+    if many:
+        look |= {"markersize": 2.6, "markeredgewidth": 0.4, "alpha": 0.4, "rasterized": True}
+    # Of many points those of the last machine would hide the others, so machines take turns.
+    turns = TURNS if many else 1
+    for turn in range(turns):
+        for name, mark in marks.items():
+            own = rows[rows["machine"] == name].iloc[turn::turns]
+            doubted = (own["mark"] != "").to_numpy()
+            for where, face in ((~doubted, mark["color"]), (doubted, "none")):
+                ax.plot(
+                    own.loc[where, x], own.loc[where, y], linestyle="none", markerfacecolor=face, **{**look, **mark}
+                )  # fmt: skip
 
 
 def _log_axes(

@@ -12,11 +12,11 @@ from nmsim.cli import console, options
 from nmsim.cli.console import Answer, Shares
 from nmsim.errors import NmsimError
 from nmsim.files.atomic import new_file, updated_folder
-from nmsim.files.output import Output
+from nmsim.files.output import PICTURES, Output
 from nmsim.format import DEFAULT_PACKING, DENSE
 from nmsim.support.sources import read_text
 from nmsim.units import percent
-from validate.judge.judge import Judgement, judge_files
+from validate.judge.judge import Judgement, judge_files, judged_columns
 from validate.judge.metrics import FAMILY
 from validate.judge.own_machine import SUMMARIES, OwnMachine, own_rows, verdict
 from validate.study import defaults
@@ -37,6 +37,7 @@ EXAMPLES = {
     "validate": [
         "nmsim validate --held-out",
         "nmsim validate --rows mine.csv --hardware my-machine.toml -o verdict.json",
+        "nmsim validate --held-out --plot bandwidth.svg",
         "nmsim validate --live -o here",
     ],
     "study": [
@@ -76,6 +77,15 @@ def validate(
             f"verdict.json and {FIGURE}, by default validated.",
         ),
     ] = None,
+    plot: Annotated[
+        Path | None,
+        Option(
+            "--plot",
+            metavar="FILE",
+            help="Figure of bandwidths to write, .svg, .png or .pdf: predicted over measured, and their share of the "
+            "DRAM's peak.",
+        ),
+    ] = None,
     held_out: Annotated[
         bool,
         Option("--held-out", help="Predict each machine with constants fitted without it and its relatives."),
@@ -99,13 +109,15 @@ def validate(
     |predicted / measured - 1|. A row that cannot be judged is an error with its number.
     """
     if live:
-        if rows or hardware or held_out:
+        if rows or hardware or held_out or plot is not None:
             raise NmsimError(
-                "--live measures rows of its own: expected no --rows, --hardware or --held-out beside it"
+                "--live measures rows of its own: expected no --rows, --hardware, --held-out or --plot beside it"
             )
         return _judge_live(output or Path("validated"), campaign, force)
-    if output is not None:
-        console.claim(Output(output, suffixes=(".json",)), force=force)
+    files = [Output(output, suffixes=(".json",))] if output is not None else []
+    files += [Output(plot, suffixes=PICTURES, strict=True)] if plot is not None else []
+    if files:
+        console.claim(*files, force=force)
     with console.busy("joining rows with predictions"):
         judged = judge_files(rows or (), hardware=hardware or (), held_out=held_out)
     for name, columns in judged.unread_columns.items():
@@ -116,7 +128,17 @@ def validate(
     if output is not None:
         with new_file(output, force=force) as stream:
             stream.write(_json(figures))
+    if plot is not None:
+        with new_file(plot, force=force, sources=rows or ()) as stream:
+            stream.write(_bandwidth_figure(judged, plot.suffix.removeprefix(".")))
     return Answer(figures, lambda: _show(judged, figures))
+
+
+def _bandwidth_figure(judged: Judgement, kind: str) -> bytes:
+    from hwmodels import plots
+
+    fig, _ = plots.bandwidth(judged_columns(judged.table))
+    return plots.rendered(fig, kind)
 
 
 def _judge_live(folder: Path, campaign: str, force: bool) -> Answer:
@@ -200,6 +222,7 @@ def _show(judged: Judgement, figures: Mapping[str, Any]) -> None:
     heads = tuple(name.replace("_", " ") for name in FAMILY)
     _table("By family", heads, _named(figures["families"], FAMILY))
     _show_bandwidths(figures)
+    _show_windows(figures["windows"])
     _show_worst(figures["worst"])
     _show_violations(figures["bound_violations"])
 
@@ -265,6 +288,34 @@ def _show_bandwidths(figures: Mapping[str, Any]) -> None:
             "cache.",
             spare=["bias", "predicted GB/s", "GB/s"],
         )
+
+
+def _show_windows(groups: Sequence[Mapping[str, Any]]) -> None:
+    """Print what patterns without a unit bring through the 2:4 unit, beside a unit of their own."""
+    if not groups:
+        return
+    console.print_table(
+        "Without new hardware: any mask through sliding 2:4 windows, the best there is on units of today",
+        ["pattern", "machine", "dtype", "regime", "rows", "measured, 10 to 90 % of rows", "median", "predicted",
+         "native at most"],
+        [
+            (
+                f"{group['pattern']} as {group['runs_as']}",
+                group["machine"],
+                group["dtype"],
+                group["regime"],
+                group["n_rows"],
+                f"{group['measured_low']:.2f}-{group['measured_high']:.2f}x",
+                f"{group['measured_median']:.2f}x",
+                f"{group['predicted_speedup_vs_dense']:.2f}x",
+                "-" if group["native_bound_speedup_vs_dense"] is None else f"{group['native_bound_speedup_vs_dense']:.2f}x",
+            )
+            for group in groups
+        ],
+        note="Speedups vs dense, medians of the same rows, without the time to repeat elements of X. Native at most: the ratio "
+        "of the bounds if the unit took the pattern itself.",
+        spare=["median"],
+    )  # fmt: skip
 
 
 def _show_worst(worst: Sequence[Mapping[str, Any]]) -> None:

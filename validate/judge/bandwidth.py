@@ -46,12 +46,12 @@ def bandwidth_columns(answers: pd.DataFrame, measured: pd.DataFrame, dram_bytes_
     Returns
     -------
     DataFrame
-        For `dense` and `sparse`: `measured_` and `predicted_{}_bytes_per_s`, each over the peak of the DRAM as
-        `_dram_share`, `{}_bandwidth_error` (predicted / measured - 1), and `{}_limit`, one of `LIMITS`. A share above 1 means
-        that some operands came from a cache.
+        `dram_bytes_per_s`. For `dense` and `sparse`: `measured_` and `predicted_{}_bytes_per_s`, each over the peak of the
+        DRAM as `_dram_share`, `{}_bandwidth_error` (predicted / measured - 1), and `{}_limit`, one of `LIMITS`. A share above
+        1 means that some operands came from a cache.
     """
     peak = np.asarray(dram_bytes_per_s, np.float64)
-    columns: dict[str, Any] = {}
+    columns: dict[str, Any] = {"dram_bytes_per_s": peak}
     for product in PRODUCTS:
         moved = answers[f"{product}_bytes"]
         for kind, times in (("measured", measured), ("predicted", answers)):

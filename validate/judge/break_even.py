@@ -1,17 +1,21 @@
-"""Where 2:4 loses: predicted speedups of library products over tokens and weight size, for each GPU.
+"""Where sparsity loses on the units of today: 2:4 over tokens and weight size, and other patterns through sliding windows.
 
-All products have 16-bit types and are the vendor's 2:4 product, the only sparse product of the libraries of all these GPUs.
-In the map, operands come from DRAM, as the weights of a model do.
+All products of the map have 16-bit types and are the vendor's 2:4 product, the only sparse product of the libraries of all
+these GPUs. In the map, operands come from DRAM, as the weights of a model do. Other patterns run on the same unit through
+windows (`hwmodels.estimate.windows`): rows that were measured so say what they bring without new hardware.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 import hwmodels
 from hwmodels.estimate.intervals import REGIMES, regime_of
+from hwmodels.estimate.windows import NATIVE_ENCODING, through_windows, with_unit
 from nmsim.errors import RowError, brief
+from nmsim.pattern import Pattern
 
 DTYPE = "bf16"
 FAMILY = "library"
@@ -124,3 +128,74 @@ def break_even_side(mapped: pd.DataFrame, machine: str, tokens: int) -> int | No
     losing = np.flatnonzero(row[SPEEDUP].to_numpy() < 1)
     first = losing[-1] + 1 if len(losing) else 0
     return int(row["side"].iloc[first]) if first < len(row) else None
+
+
+WINDOWED = ("4:8", "8:16")
+"""Patterns without a unit of their own, whose work through windows was measured."""
+MEASURED = "measured_speedup_vs_dense"
+NATIVE = "native_bound_speedup_vs_dense"
+SPREAD = (0.1, 0.5, 0.9)
+
+
+def window_rows(judged: pd.DataFrame, pattern: str) -> pd.DataFrame:
+    """Keep the joined rows of sliding windows that any mask of a pattern fits in.
+
+    Parameters
+    ----------
+    judged : DataFrame
+        From `validate.judge.join.join`.
+    pattern : str
+        Such as `8:16`, whose rows are those of 14:16.
+
+    Returns
+    -------
+    DataFrame
+        The rows, with `native_bound_speedup_vs_dense`: what a unit for the pattern itself brings at most, as a ratio of
+        two bounds. It is NaN on machines that do not ship.
+    """
+    runs_as = through_windows(Pattern.parse(pattern))
+    rows = judged[(judged["kernel_family"] == "sliding") & (judged["pattern"] == str(runs_as))]
+    native = pd.Series(np.nan, index=rows.index)
+    shipped = hwmodels.machine_names()
+    for machine, own in rows.groupby("machine", sort=False):
+        if machine in shipped:
+            cases = own[["M", "N", "K", "dtype"]].assign(pattern=pattern, encoding=NATIVE_ENCODING)
+            spec = with_unit(hwmodels.load_machine(str(machine)), Pattern.parse(pattern))
+            native[own.index] = hwmodels.predict(cases, spec)["bound_speedup_vs_dense"]
+    return rows.assign(**{NATIVE: native})
+
+
+def windows_by(judged: pd.DataFrame, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Summarise the rows of sliding windows of all `WINDOWED` patterns by some columns.
+
+    Parameters
+    ----------
+    judged : DataFrame
+        From `validate.judge.join.join`.
+    columns : sequence of str
+        Such as `machine`, `dtype` and `regime`.
+
+    Returns
+    -------
+    list of dict
+        `pattern`, `runs_as` (the measured pattern), `columns`, `n_rows`. The measured speedup: `measured_low`,
+        `measured_median` and `measured_high` (10th, 50th and 90th percentile), and `winning_share` above 1. Medians:
+        `predicted_speedup_vs_dense`, `speedup_mdape` (of absolute errors), `native_bound_speedup_vs_dense`.
+    """
+    found = []
+    for pattern in WINDOWED:
+        for names, rows in window_rows(judged, pattern).groupby(list(columns), observed=True):
+            measured, native = rows[MEASURED], rows[NATIVE].median()
+            spread = zip(("low", "median", "high"), measured.quantile(list(SPREAD)), strict=True)
+            found.append(
+                {"pattern": pattern, "runs_as": str(through_windows(Pattern.parse(pattern)))}
+                | dict(zip(columns, names, strict=True))
+                | {"n_rows": len(rows), **{f"measured_{name}": float(value) for name, value in spread}}
+                | {
+                    "winning_share": float((measured > 1).mean()),
+                    SPEEDUP: float(rows[SPEEDUP].median()),
+                    "speedup_mdape": float(rows["speedup_error"].abs().median()),
+                    NATIVE: float(native) if native == native else None,
+                }
+            )
+    return found

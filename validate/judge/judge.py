@@ -10,6 +10,7 @@ import pandas as pd
 import hwmodels
 from validate.judge import metrics
 from validate.judge.bandwidth import bandwidths_by
+from validate.judge.break_even import windows_by
 from validate.judge.join import Predictor, bound_violations, join
 from validate.judge.names import Machines
 from validate.judge.rows import JudgedRow, committed_files, committed_hardware, read_rows
@@ -34,6 +35,8 @@ BANDWIDTHS = {
     "bandwidth_machines": ("machine",),
 }
 """The same for bandwidths, which are also apart by product and limit."""
+WINDOWS_BY = ("machine", "dtype", "regime")
+"""Columns that make the groups of `windows`: patterns that run through sliding windows on units of today."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,9 @@ class Judgement:
     transfers: dict[str, int] = field(default_factory=dict)
 
     def verdict(self) -> dict[str, Any]:
-        """All figures as plain data: `overall`, a list for each of `BREAKDOWNS` and `BANDWIDTHS`, and single rows.
+        """All figures as plain data: `overall`, and a list for each of `BREAKDOWNS` and `BANDWIDTHS`.
 
-        The single rows are `bound_violations` and `worst`.
+        `windows` has groups of rows that ran through sliding windows. `bound_violations` and `worst` are single rows.
         """
         return {
             "files": list(self.files),
@@ -57,6 +60,7 @@ class Judgement:
             "overall": metrics.summarise(self.table),
             **{name: metrics.grouped(self.table, columns) for name, columns in BREAKDOWNS.items()},
             **{name: bandwidths_by(self.table, columns) for name, columns in BANDWIDTHS.items()},
+            "windows": windows_by(self.table, WINDOWS_BY),
             "bound_violations": bound_violations(self.table),
             "worst": metrics.records(metrics.worst(self.table)[list(WORST_COLUMNS)]),
         }
@@ -70,6 +74,7 @@ KEPT_FIGURES = (
     *(f"{kind}_{product}_time_s" for kind in ("measured", "predicted", "bound") for product in ("dense", "sparse")),
     *("measured_speedup_vs_dense", "predicted_speedup_vs_dense"),
     *("predicted_speedup_low", "predicted_speedup_high"),
+    *("dense_bytes", "sparse_bytes", "dram_bytes_per_s"),
 )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from typing import Annotated, Any
 
 import hwmodels
 from hwmodels import HardwareSpec
+from hwmodels.estimate.windows import through_windows
 from nmsim.case import SparseOperand
 from nmsim.errors import PatternError, RowError, brief
 from nmsim.pattern import Pattern
@@ -269,7 +270,7 @@ def _nm(name: str, match: re.Match[str], text: str) -> KernelFamily:
 
 
 def _fits_windows(pattern: Pattern | None) -> bool:
-    return pattern is not None and pattern.m >= 6 and pattern.m % 2 == 0 and pattern.n == pattern.m - 2
+    return pattern is not None and through_windows(pattern) == pattern
 
 
 def _unstructured(words: str, text: str, kernel: str, M: int) -> KernelFamily:

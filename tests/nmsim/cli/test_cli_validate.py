@@ -41,6 +41,35 @@ def test_json_to_a_file_beside_the_tables(nmsim, rows, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.csv", "verdict.json"]
 
 
+def test_bandwidths_and_their_figure(nmsim, rows, tmp_path):
+    figure = tmp_path / "bandwidth.svg"
+    code, text, _ = nmsim("validate", "-r", rows, "--plot", figure)
+    assert code == 0
+    assert "Effective bandwidth" in text
+    assert figure.read_text(encoding="utf-8").startswith("<?xml")
+    code, _, err = nmsim("validate", "--live", "--plot", figure)
+    assert code == 2
+    assert "--live measures rows of its own" in err
+
+
+def test_windows_are_printed_beside_a_unit_of_the_pattern(nmsim, tmp_path):
+    line = literature_line(pattern="14:16 via sliding 2:4 windows", M="4096", batch_phase="prefill")
+    code, text, _ = nmsim("validate", "-r", write_literature(tmp_path / "w.csv", line))
+    assert code == 0
+    assert "8:16 as 14:16" in text
+    code, text, _ = nmsim("validate", "-r", write_literature(tmp_path / "w.csv", line), "--json")
+    (group,) = json.loads(text)["windows"]
+    assert (group["pattern"], group["runs_as"], group["machine"], group["n_rows"]) == (
+        "8:16",
+        "14:16",
+        "rtx4090",
+        1,
+    )
+    assert group["measured_low"] == group["measured_median"] == group["measured_high"] == 1.5
+    assert group["predicted_speedup_vs_dense"] == 1.5
+    assert group["native_bound_speedup_vs_dense"] == pytest.approx(2.0)
+
+
 def test_json_alone_on_standard_output(nmsim, rows):
     code, text, err = nmsim("validate", "--rows", rows, "--rows", rows, "--json")
     assert (code, err) == (0, "")

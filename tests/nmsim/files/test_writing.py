@@ -49,6 +49,7 @@ WRITES = {
     ("measure", "--output"): (["measure", "space.toml"], "rows", ".csv", "space.toml"),
     ("perplexity", "--output"): (["perplexity", "space.toml"], "rows", ".csv", "space.toml"),
     ("validate", "--output"): (["validate", "--rows", "rows.csv"], "file", ".json", "rows.csv"),
+    ("validate", "--plot"): (["validate", "--rows", "rows.csv"], "file", ".svg", "rows.csv"),
     ("quality", "--output"): (["quality", "dense.safetensors"], "file", ".csv", "dense.safetensors"),
     ("quality", "--plot"): (["quality", "dense.safetensors", "-o", "q.csv"], "file", ".svg", "dense.safetensors"),
     ("quality", "--save-activations"): (["quality", "model.gguf", "-o", "q.csv"], "file", ".safetensors", None),

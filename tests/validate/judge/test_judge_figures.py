@@ -17,6 +17,7 @@ from validate.judge.rows import as_rows
 FIGURES = {
     "speedup": plots.speedup_scatter,
     "time": plots.time_scatter,
+    "bandwidth": plots.bandwidth,
     "tokens": plots.residuals_by_tokens,
     "machine": lambda table, theme=LIGHT: plots.residuals_by(table, column="machine", theme=theme),
     "regime": lambda table, theme=LIGHT: plots.residuals_by(table, column="regime", theme=theme),
@@ -46,10 +47,10 @@ def test_axes_have_units_and_labels_do_not_overlap(table, name, theme):
     fig, grid = FIGURES[name](table, theme=theme)
     fig.draw_without_rendering()
     for ax in grid.flat:
-        assert any(mark in ax.get_xlabel() for mark in ("[×", "[s]", "tokens M"))
+        assert any(mark in ax.get_xlabel() for mark in ("[×", "[s]", "tokens M", "[GB/s]", "[MB]"))
         boxes = [tick.get_window_extent() for tick in ax.get_xticklabels() if tick.get_text()]
         assert all(a.x1 <= b.x0 for a, b in itertools.pairwise(boxes))
-    assert any(mark in grid[0, 0].get_ylabel() for mark in ("[×", "[s]", "(rows)"))
+    assert any(mark in grid[0, 0].get_ylabel() for mark in ("[×", "[s]", "(rows)", "[GB/s]"))
     legend = fig.legends[0].get_window_extent()
     assert legend.x0 >= 0
     assert legend.x1 <= fig.bbox.x1
@@ -76,6 +77,50 @@ def test_times_are_drawn_in_seconds(table):
     assert {x for x, _ in points_of(grid[0, 0])} == {100e-6}
     assert {y for _, y in points_of(grid[0, 1])} == {50e-6}
     assert grid[0, 0].get_xscale() == grid[0, 0].get_yscale() == "log"
+
+
+def test_bandwidths_are_bytes_over_times(table):
+    """64 MB dense in 100 us are 640 GB/s, and predicted 90 us make 711; 48 MB sparse in 50 us are 960."""
+    _, grid = plots.bandwidth(table)
+    assert points_of(grid[0, 0]) == [pytest.approx((0.64e12, 64e6 / 90e-6), rel=1e-4)] * 4
+    assert [y for _, y in points_of(grid[0, 1])] == [pytest.approx(0.96e12)] * 4
+    # Half of 100 us is less than 64 MB take from an RTX 4090's memory, and more than they take from the others'.
+    assert points_of(grid[1, 0]) == [pytest.approx((64e6, 0.64e12 / 1.008e12), rel=1e-4)] * 2
+
+
+def test_shares_of_the_peak_are_of_memory_bound_calls(table):
+    """All rows at the rate of their memory: each share is that of the time at full rate in the measured time."""
+    at_peak = table["sparse_bytes"] / table["dram_bytes_per_s"]
+    _, grid = plots.bandwidth(table.assign(bound_sparse_time_s=at_peak))
+    shares = at_peak / table["measured_sparse_time_s"]
+    assert points_of(grid[1, 1]) == [pytest.approx((48e6, share), rel=1e-4) for share in sorted(shares)]
+
+
+def test_many_points_are_a_picture_and_all_of_them_are_there(table):
+    many = table.loc[[0] * 3000].reset_index(drop=True)
+    _, grid = plots.bandwidth(many)
+    drawn = [line for line in grid[0, 0].lines if line.get_linestyle() == "None"]
+    assert sum(len(line.get_xdata()) for line in drawn) == 3000
+    assert all(line.get_rasterized() for line in drawn)
+
+
+def test_windows_draw_medians_spread_and_what_a_unit_would_bring():
+    import pandas as pd
+
+    row = {"machine": "h200", "dtype": "bf16", "M": 64, "n_rows": 3, "measured_low": 0.8, "measured_median": 0.9,
+           "measured_high": 1.1, "native_bound_speedup_vs_dense": 1.8}  # fmt: skip
+    made = pd.DataFrame(
+        [row, row | {"M": 128, "measured_median": 1.0}, row | {"machine": "b200", "dtype": "fp8"}]
+    )
+    fig, grid = plots.window_speedups(made)
+    fig.draw_without_rendering()
+    assert [ax.get_title(loc="left") for ax in grid[0]] == ["b200, 3 rows", "h200, 6 rows"]
+    assert points_of(grid[0, 1]) == [(64, 0.9), (128, 1.0)]
+    dotted = [list(line.get_ydata()) for line in grid[0, 1].lines if list(line.get_xdata()) == [64, 128]]
+    assert [1.8, 1.8] in dotted
+    assert grid[0, 0].get_ylabel() == "speedup vs dense [×]"
+    with pytest.raises(RowError, match="no row to draw"):
+        plots.window_speedups(made.iloc[:0])
 
 
 def test_residuals_are_predicted_over_measured(table):
