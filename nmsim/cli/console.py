@@ -224,6 +224,11 @@ def _broken(heading: str, width: int) -> str:
     return "\n".join(lines)
 
 
+def is_wide() -> bool:
+    """Whether `--wide` was given: tables then show all they have."""
+    return _wide
+
+
 def say(text: str, *, gap: bool = False) -> None:
     """Write a line to standard output, and an empty one if there is to be a gap; what does not print is escaped."""
     out.print(visible(text) + "\n" * gap)
@@ -257,10 +262,15 @@ def stop_without(device: str, problem: str) -> NoReturn:
 
 
 @contextlib.contextmanager
-def share_bar() -> Iterator[Shares]:
+def share_bar(*, late: bool = False) -> Iterator[Shares]:
     """Show what is under way and the share done, on standard error of a terminal; gone when done.
 
     Work that is stopped by SIGTERM in here ends tidily.
+
+    Parameters
+    ----------
+    late : bool
+        Show it once two seconds have passed.
     """
     bar = Progress(
         TextColumn("{task.description:<55.55}", markup=False),
@@ -272,7 +282,7 @@ def share_bar() -> Iterator[Shares]:
         disable=not err.is_terminal,
     )
     task = bar.add_task("starting", total=1.0)
-    with tidy_when_terminated(), bar:
+    with tidy_when_terminated(), _shown_late(bar) if late else bar:
         yield lambda text, share: bar.update(task, description=visible(text), completed=share)
 
 
@@ -295,18 +305,24 @@ def bytes_bar() -> Iterator[reports.Progress]:
         transient=True,
     )
     task = bar.add_task("", total=None)
-    # A timer and not a check in `report`: the first report can come after a long step.
-    late = threading.Timer(DELAY_S, bar.start)
-    late.daemon = True
-    if err.is_terminal:
-        late.start()
 
     def report(name: str, done_bytes: int, total_bytes: int) -> None:
         bar.update(task, description=visible(name), completed=done_bytes, total=total_bytes)
 
+    with tidy_when_terminated(), _shown_late(bar):
+        yield report
+
+
+@contextlib.contextmanager
+def _shown_late(bar: Progress) -> Iterator[None]:
+    """Show a bar once two seconds have passed, on a terminal only; gone when done."""
+    # A timer and not a check at each report: the first report can come after a long step.
+    late = threading.Timer(DELAY_S, bar.start)
+    late.daemon = True
+    if err.is_terminal:
+        late.start()
     try:
-        with tidy_when_terminated():
-            yield report
+        yield
     finally:
         late.cancel()
         if late.is_alive():

@@ -1,6 +1,7 @@
 """`nmsim validate` and `nmsim study`: predictions against measured and published times, and the main job with its report."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,16 +18,35 @@ from nmsim.format import DEFAULT_PACKING, DENSE
 from nmsim.support.sources import read_text
 from nmsim.units import percent
 from validate.judge.judge import Judgement, judge_files, judged_columns
-from validate.judge.metrics import FAMILY
+from validate.judge.metrics import ABOUT_ONE, COVERAGE, COVERAGE_ROWS, FAMILY
 from validate.judge.own_machine import SUMMARIES, OwnMachine, own_rows, verdict
+from validate.judge.problems import Skipped
 from validate.study import defaults
 from validate.study.provenance import command_line
 
-METRIC_HEADINGS = ("rows", "speedup", "dense time", "sparse time", "bias", "side of 1", "in interval")
+METRIC_HEADINGS = (
+    "rows",
+    "speedup",
+    "dense time",
+    "sparse time",
+    "bias",
+    "side of 1",
+    "about 1",
+    "in interval",
+)
 BANDWIDTH_HEADINGS = (
     "GB/s", "predicted GB/s", "of DRAM", "predicted of DRAM", "error", "bias", "above DRAM",
 )  # fmt: skip
+SIDES = (
+    "side of 1: predicted and measured speedup on the same side of 1, or both about 1 (within "
+    f"{percent(ABOUT_ONE, 0)}); about 1: the latter alone."
+)
 SHOWN_VIOLATIONS = 10
+SHOWN_KINDS = 20
+SHOWN_WARNINGS = 10
+FAMILY_ROWS, FAMILY_SHARE = 20, 0.01
+"""If there are more than `SHOWN_FAMILIES`, those of fewer rows, or of a smaller share of all rows, are counted, not shown."""
+SHOWN_FAMILIES = 60
 LIVE_HEADINGS = ("rows", "measured", "predicted", "error", "of byte bound")
 FIGURE = "measured_on_predicted.svg"
 VERDICT, VERDICT_KEYS = "verdict.json", {"hardware", "rows", "doubts", "wrong", "overall"}
@@ -55,7 +75,8 @@ def validate(
             "-r",
             metavar="FILE",
             help="CSV of measured rows, as nmsim measure writes them, or a literature table in the layout of "
-            "validate/data/published_source.csv. Repeat for several. Default: the rows that ship with nmsim.",
+            "validate/data/published_source.csv. Either may be a Parquet file. Repeat for several. Default: the rows "
+            "that ship with nmsim.",
         ),
     ] = None,
     hardware: Annotated[
@@ -90,6 +111,14 @@ def validate(
         bool,
         Option("--held-out", help="Predict each machine with constants fitted without it and its relatives."),
     ] = False,
+    skip_unknown: Annotated[
+        bool,
+        Option(
+            "--skip-unknown",
+            help="Skip rows that cannot be judged, such as those of an unknown machine, and list them by kind. "
+            "Without it they are an error.",
+        ),
+    ] = False,
     live: Annotated[
         bool,
         Option(
@@ -106,24 +135,33 @@ def validate(
     """Compare predictions with measured and published rows.
 
     Rows are joined with predictions, and the error of each family of rows is reported: medians of
-    |predicted / measured - 1|. A row that cannot be judged is an error with its number.
+    |predicted / measured - 1|. Rows that cannot be judged are an error, which lists them by kind with their numbers.
     """
     if live:
-        if rows or hardware or held_out or plot is not None:
+        if rows or hardware or held_out or skip_unknown or plot is not None:
             raise NmsimError(
-                "--live measures rows of its own: expected no --rows, --hardware, --held-out or --plot beside it"
+                "--live measures rows of its own: expected no --rows, --hardware, --held-out, --skip-unknown or --plot "
+                "beside it"
             )
         return _judge_live(output or Path("validated"), campaign, force)
     files = [Output(output, suffixes=(".json",))] if output is not None else []
     files += [Output(plot, suffixes=PICTURES, strict=True)] if plot is not None else []
     if files:
         console.claim(*files, force=force)
-    with console.busy("joining rows with predictions"):
-        judged = judge_files(rows or (), hardware=hardware or (), held_out=held_out)
+    with console.share_bar(late=True) as progress:
+        judged = judge_files(
+            rows or (),
+            hardware=hardware or (),
+            held_out=held_out,
+            skip_unknown=skip_unknown,
+            progress=progress,
+        )
     for name, columns in judged.unread_columns.items():
         console.warn(f"{name}: not read: columns {', '.join(columns)}")
     for name, count in judged.transfers.items():
         console.warn(f"{name}: left out: {count} transfers, for which no prediction is made")
+    if judged.skipped:
+        _warn_skipped(judged.skipped)
     figures = judged.verdict()
     if output is not None:
         with new_file(output, force=force) as stream:
@@ -139,6 +177,15 @@ def _bandwidth_figure(judged: Judgement, kind: str) -> bytes:
 
     fig, _ = plots.bandwidth(judged_columns(judged.table))
     return plots.rendered(fig, kind)
+
+
+def _warn_skipped(skipped: Sequence[Skipped]) -> None:
+    count = sum(kind.rows for kind in skipped)
+    console.warn(f"{count} rows skipped, which cannot be judged:", "yellow")
+    for kind in skipped[:SHOWN_KINDS]:
+        console.warn(f"  {kind}", "yellow")
+    if len(skipped) > SHOWN_KINDS:
+        console.warn(f"  and {len(skipped) - SHOWN_KINDS} more kinds; --json lists all", "yellow")
 
 
 def _judge_live(folder: Path, campaign: str, force: bool) -> Answer:
@@ -214,17 +261,47 @@ def _show(judged: Judgement, figures: Mapping[str, Any]) -> None:
     everything = [("all", figures["overall"])]
     everything += [(_name(group, "dtype_class"), group) for group in figures["dtype_classes"]]
     everything += [(_name(group, "regime"), group) for group in figures["regimes"]]
-    _table(f"Predicted against measured, {kind}", ("rows of",), [((n,), m) for n, m in everything])
+    title = f"Predicted against measured, {kind}"
+    _table(title, ("rows of",), [((name,), group) for name, group in everything], note=SIDES)
     _table("By kernel family", ("kernel family",), _named(figures["kernel_families"], ("kernel_family",)))
     _table("By machine", ("machine",), _named(figures["machines"], ("machine",)))
     if len(figures["marks"]) > 1:
         _table("By what the source says against a row", ("mark",), _named(figures["marks"], ("mark",)))
-    heads = tuple(name.replace("_", " ") for name in FAMILY)
-    _table("By family", heads, _named(figures["families"], FAMILY))
+    _show_families(figures["families"])
+    _show_coverage(figures["coverage_warnings"])
     _show_bandwidths(figures)
     _show_windows(figures["windows"])
     _show_worst(figures["worst"])
     _show_violations(figures["bound_violations"])
+
+
+def _show_families(families: Sequence[Mapping[str, Any]]) -> None:
+    """Print families; of a large table only those of enough rows, unless `--wide` asks for all."""
+    least = max(FAMILY_ROWS, math.ceil(FAMILY_SHARE * sum(family["n_rows"] for family in families)))
+    large = [family for family in families if family["n_rows"] >= least]
+    shown = families if console.is_wide() or len(families) <= SHOWN_FAMILIES else large
+    heads = tuple(name.replace("_", " ") for name in FAMILY)
+    _table("By family", heads, _named(shown, FAMILY))
+    if left := len(families) - len(shown):
+        console.say(f"{left} families of fewer than {least} rows are not shown; --wide and --json have them.")
+
+
+def _show_coverage(warnings: Sequence[Mapping[str, Any]]) -> None:
+    """Name the families whose intervals hold too few or too many rows."""
+    if not warnings:
+        return
+    least, most = (percent(share, 0) for share in COVERAGE)
+    console.say(
+        f"{len(warnings)} families of at least {COVERAGE_ROWS} rows have intervals that hold less than {least} or more than "
+        f"{most} of them:"
+    )
+    for family in warnings if console.is_wide() else warnings[:SHOWN_WARNINGS]:
+        console.say(
+            f"  {' '.join(family[name] for name in FAMILY)}: {percent(family['interval_coverage'], 0)} of "
+            f"{family['n_rows']} rows, {family['intervals']}"
+        )
+    if len(warnings) > SHOWN_WARNINGS and not console.is_wide():
+        console.say(f"  and {len(warnings) - SHOWN_WARNINGS} more; --wide and --json list all")
 
 
 def _named(groups: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[tuple[tuple[str, ...], Any]]:
@@ -235,7 +312,12 @@ def _name(group: Mapping[str, Any], column: str) -> str:
     return group[column] or "none"
 
 
-def _table(title: str, heads: Sequence[str], rows: Sequence[tuple[Sequence[str], Mapping[str, Any]]]) -> None:
+def _table(
+    title: str,
+    heads: Sequence[str],
+    rows: Sequence[tuple[Sequence[str], Mapping[str, Any]]],
+    note: str = "",
+) -> None:
     console.print_table(
         title,
         [*heads, *METRIC_HEADINGS],
@@ -245,12 +327,14 @@ def _table(title: str, heads: Sequence[str], rows: Sequence[tuple[Sequence[str],
                 metrics["n_rows"],
                 *(_percent(metrics[f"{kind}_mdape"]) for kind in ("speedup", "dense_time", "sparse_time")),
                 _percent(metrics["speedup_bias"], sign=True),
-                _percent(metrics["sign_share"]),
+                _percent(metrics["side_share"]),
+                _percent(metrics["about_one_share"]),
                 _percent(metrics["interval_coverage"]),
             )
             for names, metrics in rows
         ],
-        spare=["side of 1", "bias", "dense time"],
+        note=note,
+        spare=["about 1", "bias", "dense time", "side of 1"],
     )
 
 

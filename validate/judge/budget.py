@@ -20,7 +20,7 @@ AT_MOST = (
     "speedup_mdape", "dense_time_mdape", "sparse_time_mdape", "dense_bandwidth_mdape", "sparse_bandwidth_mdape",
     "speedup_worst_factor",
 )  # fmt: skip
-AT_LEAST = ("sign_share", "interval_coverage")
+AT_LEAST = ("sign_share", "side_share", "interval_coverage")
 SELECTORS = (*metrics.FAMILY, "dtype_class", "mark", "dense_limit", "sparse_limit")
 
 
@@ -41,6 +41,7 @@ class Allowance:
     sparse_bandwidth_mdape: Annotated[float | None, Number("ratio", "Greatest median error of the sparse bandwidth.")] = None
     speedup_worst_factor: Annotated[float | None, Number("ratio", "Greatest factor by which one speedup is wrong.")] = None
     sign_share: Annotated[float | None, Number("share", "Least share of rows on the right side of 1.")] = None
+    side_share: Annotated[float | None, Number("share", "The same, and rows whose speedups are both about 1.")] = None
     interval_coverage: Annotated[float | None, Number("share", "Least share of rows within their interval.")] = None
 
     @property

@@ -3,7 +3,8 @@
 A reason says why a speedup is missed, or why a time is below its bound. It rests on the cells of the row, or on its source.
 """
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import pandas as pd
@@ -19,6 +20,7 @@ from nmsim.pattern import Pattern
 from nmsim.rows import Measurement
 from validate.judge.bandwidth import bandwidth_columns
 from validate.judge.names import KernelFamily, Machines
+from validate.judge.problems import BadRow, error_of
 from validate.judge.rows import JudgedRow
 
 INPUT_COLUMNS = (
@@ -37,6 +39,13 @@ ANSWER_COLUMNS = (*TIMES, *SPEEDUPS, *BYTES, "extrapolates", "family")
 """What a model answers, for one product a row."""
 
 
+KINDS = ("kernel_family", "dtype", "baseline_dtype", "pattern")
+"""Columns whose values decide whether a model takes a row at all, whatever its shape."""
+PLAIN_SHAPES = ((1, 64), (64, 256), (4096, 1024))
+"""Tokens of plain products, and groups of elements of their other sides."""
+Progress = Callable[[str, float], None]
+
+
 class Predictor(Protocol):
     """A model: inputs of one machine in, `ANSWER_COLUMNS` out, row by row."""
 
@@ -47,7 +56,13 @@ class Predictor(Protocol):
 
 
 def join(
-    rows: Sequence[JudgedRow], machines: Machines, predictor: Predictor, *, held_out: bool = False
+    rows: Sequence[JudgedRow],
+    machines: Machines,
+    predictor: Predictor,
+    *,
+    held_out: bool = False,
+    bad: list[BadRow] | None = None,
+    progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Predict every row and put both sides in one table.
 
@@ -59,6 +74,10 @@ def join(
         `hwmodels.predict_rows`.
     held_out : bool
         Predict each machine with constants that were fitted without it.
+    bad : list of BadRow, optional
+        Receives the rows that cannot be predicted, and the others are predicted. If absent, such rows are an error.
+    progress : callable, optional
+        Receives what is under way, and the share of rows predicted.
 
     Returns
     -------
@@ -71,13 +90,21 @@ def join(
     Raises
     ------
     RowError
-        No row, a machine that nobody knows, or a row that the model cannot predict.
+        No row that can be judged, a machine that nobody knows, or a row that the model cannot predict.
     """
     if not rows:
         raise RowError("no row to judge: expected at least one")
-    specs = [_find(row, machines) for row in rows]
+    problems: list[BadRow] = []
+    rows, specs = _known(rows, machines, problems)
     inputs = model_inputs((row.measurement, spec.id) for row, spec in zip(rows, specs, strict=True))
-    answers = _predict(inputs, rows, specs, predictor, held_out)
+    answers = _predict(inputs, rows, specs, predictor, held_out, problems, progress)
+    if problems and (bad is None or answers.empty):
+        raise error_of([*(bad or ()), *problems])
+    if problems and bad is not None:
+        bad += problems
+        # Only rows with an answer are judged.
+        rows, specs = [rows[place] for place in answers.index], [specs[place] for place in answers.index]
+        inputs, answers = inputs.loc[answers.index].reset_index(drop=True), answers.reset_index(drop=True)
     scaled = _of_all_products(answers, inputs)
     measured = pd.DataFrame(
         {
@@ -102,17 +129,29 @@ def join(
     return pd.concat([_labels(rows, inputs), measured, scaled, errors, bandwidths], axis=1)
 
 
+def _known(
+    rows: Sequence[JudgedRow], machines: Machines, problems: list[BadRow]
+) -> tuple[list[JudgedRow], list[HardwareSpec]]:
+    """Rows of known machines, and their machines; the others become problems."""
+    known: list[JudgedRow] = []
+    specs: list[HardwareSpec] = []
+    for row in rows:
+        try:
+            specs.append(_find(row, machines))
+            known.append(row)
+        except RowError as error:
+            problems.append(BadRow(row.file, row.number, "machine", f"machine={error}"))
+    return known, specs
+
+
 def _find(row: JudgedRow, machines: Machines) -> HardwareSpec:
     """The machine of a row. Rows of our own CPU kernels belong to one calibrated file, not to any machine like it."""
     name = row.measurement.machine
-    try:
-        spec = machines.find(name)
-    except RowError as error:
-        raise RowError(f"{row.where}: machine={error}") from error
+    spec = machines.find(name)
     if row.measurement.kernel.startswith("cpu.") and spec.id != name:
         raise RowError(
-            f"{row.where}: machine={brief(name)}: expected the id of a hardware file, as nmsim calibrate writes it, given by "
-            f"--hardware. {spec.id} has a similar name, but is another machine."
+            f"{brief(name)}: expected the id of a hardware file, as nmsim calibrate writes it, given by --hardware. {spec.id} "
+            "has a similar name, but is another machine."
         )
     return spec
 
@@ -123,31 +162,77 @@ def _predict(
     specs: Sequence[HardwareSpec],
     predictor: Predictor,
     held_out: bool,
+    problems: list[BadRow],
+    progress: Progress | None,
 ) -> pd.DataFrame:
+    """Answers in the order of the rows; rows that the predictor refuses become problems and have no answer."""
     by_id = {spec.id: spec for spec in specs}
-    parts = []
+    parts = [pd.DataFrame(columns=list(ANSWER_COLUMNS))]
+    done = 0
     for id_, group in inputs.groupby("machine", sort=False):
+        if progress is not None:
+            progress(f"predicting {len(group)} rows of {id_}", done / len(inputs))
+        done += len(group)
         spec = by_id[str(id_)]
-        try:
-            answer = predictor(group.reset_index(drop=True), spec, held_out=held_out)
-        except NmsimError as error:
-            for place in group.index:
-                _predict_alone(inputs.loc[[place]], rows[place], spec, predictor, held_out)
-            raise RowError(f"{spec.id}: {error}") from error
-        parts.append(answer[list(ANSWER_COLUMNS)].set_index(group.index))
-    return pd.concat(parts).loc[inputs.index]
+        predict = functools.partial(predictor, hardware=spec, held_out=held_out)
+        answers, refused = _answers(group, predict)
+        parts += answers
+        for place, error in sorted(refused, key=lambda found: found[0]):
+            column = error.column if isinstance(error, RowError) else ""
+            named = f"column {column}: {_problem(error)}" if column else _problem(error)
+            problems.append(BadRow(rows[place].file, rows[place].number, column, named))
+    return pd.concat(parts[1:]).sort_index() if len(parts) > 1 else parts[0]
 
 
-def _predict_alone(
-    inputs: pd.DataFrame, row: JudgedRow, spec: HardwareSpec, predictor: Predictor, held_out: bool
-) -> None:
-    """Complain about the row if it is one that the model cannot predict."""
+def _answers(
+    inputs: pd.DataFrame, predict: Callable[[pd.DataFrame], pd.DataFrame], kinds: Sequence[str] = KINDS
+) -> tuple[list[pd.DataFrame], list[tuple[int, NmsimError]]]:
+    """Answers for the rows that a model takes, and the places of the rows that it refuses, each with its error.
+
+    A model refuses all rows that it gets for the sake of one. Most often it refuses a kind of rows, such as a value type, so
+    rows are parted by kind first, and only then by halves.
+    """
     try:
-        predictor(inputs.reset_index(drop=True), spec, held_out=held_out)
-    except RowError as error:
-        raise RowError.at(error.problem, column=error.column, table=row.where) from error
+        return [predict(inputs.reset_index(drop=True))[list(ANSWER_COLUMNS)].set_index(inputs.index)], []
     except NmsimError as error:
-        raise RowError(f"{row.where}: {error}") from error
+        refusal = error
+    if len(inputs) == 1:
+        return [], [(int(inputs.index[0]), refusal)]
+    for place, column in enumerate(kinds):
+        if inputs[column].nunique(dropna=False) > 1:
+            parts = [rows for _, rows in inputs.groupby(column, sort=False, dropna=False)]
+            rest = kinds[place + 1 :]
+            break
+    else:
+        if _refused_at_any_shape(inputs, refusal, predict):
+            return [], [(int(place), refusal) for place in inputs.index]
+        middle = len(inputs) // 2
+        parts, rest = [inputs.iloc[:middle], inputs.iloc[middle:]], ()
+    found = [_answers(part, predict, rest) for part in parts]
+    return [answer for answers, _ in found for answer in answers], [
+        bad for _, all_bad in found for bad in all_bad
+    ]
+
+
+def _refused_at_any_shape(
+    inputs: pd.DataFrame, refusal: NmsimError, predict: Callable[[pd.DataFrame], pd.DataFrame]
+) -> bool:
+    """Whether rows of one kind, some of them and plain products of a few sides, are all refused for the same reason."""
+    pattern = inputs["pattern"].iloc[0]
+    group = Pattern.parse(pattern).m if isinstance(pattern, str) else 1
+    some = [inputs.iloc[[place]].reset_index(drop=True) for place in (0, len(inputs) // 2, len(inputs) - 1)]
+    for row in (*some, *(some[0].assign(M=M, N=side * group, K=side * group) for M, side in PLAIN_SHAPES)):
+        try:
+            predict(row)
+        except NmsimError as error:
+            if _problem(error) == _problem(refusal):
+                continue
+        return False
+    return True
+
+
+def _problem(error: NmsimError) -> str:
+    return error.problem if isinstance(error, RowError) else str(error)
 
 
 def _of_all_products(answers: pd.DataFrame, inputs: pd.DataFrame) -> pd.DataFrame:
@@ -226,8 +311,7 @@ def state_of(row: Measurement) -> str:
     """The cache state for the model. It is empty (DRAM) for a row that was timed in a graph, because it waited for no flush.
 
     The model's "cold" is a call by itself after a flush that wrote: its time holds launches and lines written back. Its "warm"
-    is a call back to back, and it derives from the sizes what the cache still holds: dense weights beyond the cache may
-    have sparse ones that fit.
+    is a call back to back. It derives from the sizes what the cache still holds. Sparse weights may fit if dense ones do not.
     """
     if row.l2_state == "beyond cache":
         return "warm"

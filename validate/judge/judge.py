@@ -1,7 +1,7 @@
 """Join rows with predictions, and write the errors as plain data."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,13 @@ import hwmodels
 from validate.judge import metrics
 from validate.judge.bandwidth import bandwidths_by
 from validate.judge.break_even import windows_by
-from validate.judge.join import Predictor, bound_violations, join
+from validate.judge.join import Predictor, Progress, bound_violations, join
 from validate.judge.names import Machines
-from validate.judge.rows import JudgedRow, committed_files, committed_hardware, read_rows
+from validate.judge.problems import BadRow, Skipped, by_kind, error_of
+from validate.judge.rows import JudgedRow, RowFile, committed_files, committed_hardware, read_rows
 
+READING_SHARE = 0.6
+"""Of the time to judge a table, what reading it takes."""
 WORST_COLUMNS = (
     "file", "row", "machine", "device", "kernel", "written_pattern", "dtype", "regime", "M", "N", "K", "mark",
     "measured_speedup_vs_dense", "predicted_speedup_vs_dense", "predicted_speedup_low", "predicted_speedup_high",
@@ -41,26 +44,34 @@ WINDOWS_BY = ("machine", "dtype", "regime")
 
 @dataclass(frozen=True)
 class Judgement:
-    """A joined table, the files it is from, their columns that nothing read, and how many transfers were left out."""
+    """A joined table, the files it is from, their columns that nothing read, and how many transfers were left out.
+
+    `skipped` counts the rows that could not be judged, by kind.
+    """
 
     table: pd.DataFrame
     files: tuple[str, ...]
     held_out: bool
     unread_columns: dict[str, tuple[str, ...]]
     transfers: dict[str, int] = field(default_factory=dict)
+    skipped: tuple[Skipped, ...] = ()
 
     def verdict(self) -> dict[str, Any]:
         """All figures as plain data: `overall`, and a list for each of `BREAKDOWNS` and `BANDWIDTHS`.
 
         `windows` has groups of rows that ran through sliding windows. `bound_violations` and `worst` are single rows.
+        `skipped` lists rows that could not be judged, by kind, and `coverage_warnings` families whose intervals are too narrow
+        or too wide.
         """
         return {
             "files": list(self.files),
             "held_out": self.held_out,
+            "skipped": [asdict(kind) for kind in self.skipped],
             "overall": metrics.summarise(self.table),
             **{name: metrics.grouped(self.table, columns) for name, columns in BREAKDOWNS.items()},
             **{name: bandwidths_by(self.table, columns) for name, columns in BANDWIDTHS.items()},
             "windows": windows_by(self.table, WINDOWS_BY),
+            "coverage_warnings": metrics.coverage_warnings(self.table),
             "bound_violations": bound_violations(self.table),
             "worst": metrics.records(metrics.worst(self.table)[list(WORST_COLUMNS)]),
         }
@@ -90,6 +101,8 @@ def judge_files(
     hardware: Iterable[str | Path] = (),
     held_out: bool = False,
     predictor: Predictor | None = None,
+    skip_unknown: bool = False,
+    progress: Progress | None = None,
 ) -> Judgement:
     """Judge files of rows, or the rows that ship with nmsim.
 
@@ -104,19 +117,42 @@ def judge_files(
         Predict each machine with constants that were fitted without it.
     predictor : Predictor, optional
         `hwmodels.predict_rows` when absent.
+    skip_unknown : bool
+        Skip rows that cannot be judged, and count them in `skipped`.
+    progress : callable, optional
+        Receives what is under way, and the share done.
 
     Raises
     ------
     NmsimError
-        Unknown hardware, or a row that cannot be judged, with its file and number.
+        Unknown hardware, rows that cannot be judged (all of them, by kind, with file and number), or no row that can.
     """
     machines = Machines([*hardware] if files else [*committed_hardware(), *hardware])
-    read = {str(path): read_rows(path, machines) for path in files or committed_files()}
+    bad: list[BadRow] = []
+    read: dict[str, RowFile] = {}
+    paths = files or committed_files()
+    for number, path in enumerate(paths):
+        if progress is not None:
+            progress(f"reading {Path(path).name}", READING_SHARE * number / len(paths))
+        read[str(path)] = read_rows(path, machines, bad=bad)
     rows = [row for file in read.values() for row in file.rows]
+    if bad and not rows:
+        raise error_of(bad)
     unread = {name: file.unread_columns for name, file in read.items() if file.unread_columns}
     transfers = {name: file.transfers for name, file in read.items() if file.transfers}
-    table = judge_rows(rows, machines, held_out=held_out, predictor=predictor)
-    return Judgement(table, tuple(read), held_out, unread, transfers)
+    table = judge_rows(
+        rows, machines, held_out=held_out, predictor=predictor, bad=bad, progress=_after_reading(progress)
+    )
+    if bad and not skip_unknown:
+        raise error_of(bad)
+    return Judgement(table, tuple(read), held_out, unread, transfers, tuple(by_kind(bad)))
+
+
+def _after_reading(progress: Progress | None) -> Progress | None:
+    """Shares of the predictions as shares of all the work."""
+    if progress is None:
+        return None
+    return lambda text, share: progress(text, READING_SHARE + (1 - READING_SHARE) * share)
 
 
 def judge_rows(
@@ -125,6 +161,15 @@ def judge_rows(
     *,
     held_out: bool = False,
     predictor: Predictor | None = None,
+    bad: list[BadRow] | None = None,
+    progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Join rows from `validate.judge.rows.as_rows` with the predictions of the model."""
-    return join(rows, machines or Machines(), predictor or hwmodels.predict_rows, held_out=held_out)
+    """Join rows from `validate.judge.rows.as_rows` with the predictions of the model; the parameters are those of `join`."""
+    return join(
+        rows,
+        machines or Machines(),
+        predictor or hwmodels.predict_rows,
+        held_out=held_out,
+        bad=bad,
+        progress=progress,
+    )

@@ -15,6 +15,12 @@ from hwmodels.estimate.intervals import REGIMES
 FAMILY = ("machine", "dtype", "regime", "kernel_family")
 """Columns that make a family of rows."""
 WORST = 10
+ABOUT_ONE = 0.05
+"""A speedup that differs from 1 by no more is neither a win nor a loss: it is about 1."""
+COVERAGE = (0.7, 0.9)
+"""Shares of rows that intervals of 80 % may hold before a family is warned of."""
+COVERAGE_ROWS = 20
+"""A family of fewer rows says too little of its intervals."""
 
 
 def summarise(table: pd.DataFrame) -> dict[str, Any]:
@@ -31,7 +37,8 @@ def summarise(table: pd.DataFrame) -> dict[str, Any]:
         `n_rows`. Medians of absolute errors: `speedup_mdape`, `dense_time_mdape`, `sparse_time_mdape`, and of effective
         bandwidths `dense_bandwidth_mdape`, `sparse_bandwidth_mdape`. `speedup_bias`, the
         median error. `speedup_worst_factor`, predicted / measured, or its inverse, of the worst row. `sign_share`, rows with
-        predicted and measured speedup on one side of 1. `interval_coverage`, measured speedups inside the predicted
+        predicted and measured speedup on one side of 1. `side_share`, the same, and rows of which both are about 1 (within
+        `ABOUT_ONE`). `about_one_share`, the latter alone. `interval_coverage`, measured speedups inside the predicted
         interval. Counts of rows that are marked, that extrapolate, and whose times are known.
 
     Examples
@@ -42,6 +49,8 @@ def summarise(table: pd.DataFrame) -> dict[str, Any]:
     if table.empty:
         return {"n_rows": 0}
     measured, predicted = table["measured_speedup_vs_dense"], table["predicted_speedup_vs_dense"]
+    one_side = (measured > 1) == (predicted > 1)
+    about_one = ((measured - 1).abs() <= ABOUT_ONE) & ((predicted - 1).abs() <= ABOUT_ONE)
     inside = (table["predicted_speedup_low"] <= measured) & (measured <= table["predicted_speedup_high"])
     has_interval = table["predicted_speedup_low"].notna() & table["predicted_speedup_high"].notna()
     return {
@@ -53,7 +62,9 @@ def summarise(table: pd.DataFrame) -> dict[str, Any]:
         "sparse_bandwidth_mdape": _median(table["sparse_bandwidth_error"].abs()),
         "speedup_bias": _median(table["speedup_error"]),
         "speedup_worst_factor": float(np.exp(_log_factor(table).max())),
-        "sign_share": float(((measured > 1) == (predicted > 1)).mean()),
+        "sign_share": float(one_side.mean()),
+        "side_share": float((one_side | about_one).mean()),
+        "about_one_share": float(about_one.mean()),
         "interval_coverage": float(inside[has_interval].mean()) if has_interval.any() else None,
         "n_dense_times": int(table["measured_dense_time_s"].notna().sum()),
         "n_sparse_times": int(table["measured_sparse_time_s"].notna().sum()),
@@ -74,6 +85,30 @@ def grouped(table: pd.DataFrame, columns: Sequence[str]) -> list[dict[str, Any]]
 def families(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Metrics of each machine x dtype x regime x kernel family."""
     return grouped(table, FAMILY)
+
+
+def coverage_warnings(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """List families of at least `COVERAGE_ROWS` rows whose intervals hold fewer or more rows than `COVERAGE`.
+
+    Returns
+    -------
+    list of dict
+        The columns of `FAMILY`, `n_rows`, `interval_coverage`, and `intervals`: "too narrow" or "too wide". The family
+        whose coverage is farthest from the range comes first.
+    """
+    least, most = COVERAGE
+    found = [
+        {name: family[name] for name in (*FAMILY, "n_rows", "interval_coverage")}
+        | {"intervals": "too narrow" if family["interval_coverage"] < least else "too wide"}
+        for family in families(table)
+        if family["n_rows"] >= COVERAGE_ROWS
+        and family["interval_coverage"] is not None
+        and not least <= family["interval_coverage"] <= most
+    ]
+    return sorted(
+        found,
+        key=lambda family: -max(least - family["interval_coverage"], family["interval_coverage"] - most),
+    )
 
 
 def worst(table: pd.DataFrame, count: int = WORST) -> pd.DataFrame:

@@ -546,7 +546,7 @@ def as_rows(measurements: Iterable[Measurement], name: str = "measurements") -> 
 
 
 def _judged(rows: Iterable[Measurement | RowError], file: str) -> tuple[list[JudgedRow], list[BadRow]]:
-    """Number rows, tell good from bad ones, and leave transfers out."""
+    """Number rows, part good from bad ones, and leave transfers out."""
     judged: list[JudgedRow] = []
     bad: list[BadRow] = []
     for number, row in enumerate(rows, start=1):

@@ -125,3 +125,45 @@ def test_bad_files_are_refused(nmsim, rows, tmp_path):
     assert (code, f"there is no folder {tmp_path / 'no'}, expected an existing one" in err) == (2, True)
     code, _, err = nmsim("validate", "--rows", tmp_path / "none.csv")
     assert (code, "none.csv: cannot be read" in err) == (2, True)
+
+
+def test_rows_that_cannot_be_judged_are_an_error_or_skipped_and_listed(nmsim, tmp_path):
+    lines = [literature_line(), *[literature_line(gpu="RTX 9999")] * 5, literature_line(pattern="cubes")]
+    path = write_literature(tmp_path / "rows.csv", *lines)
+    code, text, err = nmsim("validate", "--rows", path)
+    assert (code, text) == (2, "")
+    assert f"{path}: row 2 and 4 more (3, 4, ...): gpu='RTX 9999'" in err
+    assert "row 7: pattern='cubes': expected N:M" in err
+    code, text, err = nmsim("validate", "--rows", path, "--skip-unknown")
+    assert code == 0
+    assert "rows.csv:1" in text
+    assert err.startswith("6 rows skipped, which cannot be judged:\n")
+    assert "row 2 and 4 more (3, 4, ...): gpu='RTX 9999'" in err
+    code, text, _ = nmsim("validate", "--rows", path, "--skip-unknown", "--json")
+    skipped = json.loads(text)["skipped"]
+    assert [(kind["rows"], kind["first"]) for kind in skipped] == [(5, [2, 3, 4]), (1, [7])]
+    assert code == 0
+
+
+def test_families_whose_intervals_hold_too_few_rows_are_named(nmsim, tmp_path):
+    lines = [literature_line()] * 19 + [
+        literature_line(dtype="INT8", sparse_time_or_tflops="10 us", speedup="3")
+    ] * 20
+    path = write_literature(tmp_path / "rows.csv", *lines)
+    code, text, _ = nmsim("validate", "--rows", path)
+    assert code == 0
+    assert (
+        "1 families of at least 20 rows have intervals that hold less than 70 % or more than 90 % of them:"
+        in text
+    )
+    assert "rtx4090 int8 decode library: 0 % of 20 rows, too narrow" in text
+
+
+def test_small_families_of_a_large_table_are_counted(nmsim, tmp_path, monkeypatch):
+    monkeypatch.setattr("nmsim.cli.validate.SHOWN_FAMILIES", 1)
+    path = write_literature(tmp_path / "rows.csv", *[literature_line()] * 20, literature_line(dtype="INT8"))
+    code, text, _ = nmsim("validate", "--rows", path)
+    assert code == 0
+    assert "1 families of fewer than 20 rows are not shown; --wide and --json have them." in text
+    _, text, _ = nmsim("validate", "--rows", path, "--wide")
+    assert "not shown" not in text

@@ -61,3 +61,30 @@ def test_a_verdict_is_plain_data():
     assert len(verdict["bound_violations"]) == 1
     assert [row["row"] for row in verdict["worst"]] == [1, 2]
     assert verdict["held_out"] is True
+
+
+def test_about_one_is_a_third_answer():
+    """Measured 0.96 and predicted 1.04 lie on two sides of 1, and both say that sparsity changes nothing."""
+    measured = (0.96, 1.04, 0.9, 1.2)
+    rows = [measurement(speedup_vs_dense=speedup) for speedup in measured]
+    found = metrics.summarise(table_of(*rows, dense_time_s=52e-6, sparse_time_s=50e-6))
+    assert found["sign_share"] == 0.5
+    assert found["side_share"] == 0.75
+    assert found["about_one_share"] == 0.5
+    found = metrics.summarise(table_of(*rows, dense_time_s=53e-6, sparse_time_s=50e-6))
+    assert (found["side_share"], found["about_one_share"]) == (0.5, 0)
+
+
+@pytest.mark.parametrize(
+    ("inside", "rows", "warned"),
+    [(20, 20, "too wide"), (18, 20, ""), (14, 20, ""), (13, 20, "too narrow"), (13, 19, "")],
+)
+def test_families_are_warned_of_if_their_intervals_hold_too_few_or_too_many(inside, rows, warned):
+    """`width=0.1` around a speedup of 2; others are far outside."""
+    speedups = [2.0] * inside + [3.0] * (rows - inside)
+    table = table_of(*[measurement(speedup_vs_dense=speedup) for speedup in speedups])
+    found = metrics.coverage_warnings(table)
+    assert [family["intervals"] for family in found] == ([warned] if warned else [])
+    if warned:
+        assert found[0]["n_rows"] == rows
+        assert found[0]["interval_coverage"] == pytest.approx(inside / rows)
