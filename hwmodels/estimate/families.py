@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hwmodels.estimate import constants
 from hwmodels.estimate.constants import Constants
 from hwmodels.estimate.estimate import CACHE_STATES, dense_s, energy_ratio, flush_s, stream_s
-from hwmodels.estimate.intervals import UNIT_PATTERN, interval, regime_of, width_of
+from hwmodels.estimate.intervals import UNIT_PATTERN, intervals
 from hwmodels.estimate.library import Array, Product, library_time_s, norm
 from hwmodels.estimate.model import predict_table
 from hwmodels.machine.chip import chip
@@ -442,22 +442,19 @@ def _foreign(
     baseline = Rows(inputs.assign(dtype=inputs["baseline_dtype"]), spec, values)
     dense_s = baseline.dense_s()
     speedup = dense_s / answer.time_s
-    found = [
-        interval(name, width_of(dtype), regime_of(tokens), without)
-        for dtype, tokens in zip(inputs["dtype"], inputs["M"], strict=True)
-    ]
+    low, high, widened = intervals(name, inputs["dtype"], inputs["M"].to_numpy(np.float64), without)
     return pd.DataFrame(
         {
             "predicted_dense_time_s": dense_s,
             "predicted_sparse_time_s": answer.time_s,
             "predicted_speedup_vs_dense": speedup,
-            "predicted_speedup_low": speedup * np.array([one.low for one in found]),
-            "predicted_speedup_high": speedup * np.array([one.high for one in found]),
+            "predicted_speedup_low": speedup * low,
+            "predicted_speedup_high": speedup * high,
             "bound_dense_time_s": baseline.dense_bound_s(),
             "bound_sparse_time_s": answer.bound_s,
             "dense_bytes": baseline.dense_bytes(),
             "sparse_bytes": answer.sparse_bytes,
-            "extrapolates": [one.widened for one in found],
+            "extrapolates": widened,
             "family": name,
         },
         index=inputs.index,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hwmodels.estimate import constants
 from hwmodels.estimate.constants import PRIORS, Constants
 from hwmodels.estimate.families import FAMILIES, Rows
-from hwmodels.estimate.intervals import RESIDUALS_FILE, regime_of, width_of
+from hwmodels.estimate.intervals import RESIDUALS_FILE, regime_of, spread, width_of
 from hwmodels.machine.spec import group_of, load_machine
 
 OUTLIER_ERROR = 0.1
@@ -179,4 +179,4 @@ def write(found: Fitted, folder: Path = constants.FITTED_FILE.parent) -> None:
             *(f"{name} = {value:.6g}" for name, value in values._asdict().items()),
         ]
     (folder / constants.FITTED_FILE.name).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    found.residuals.to_csv(folder / RESIDUALS_FILE.name, index=False, lineterminator="\n")
+    spread(found.residuals).to_csv(folder / RESIDUALS_FILE.name, index=False, lineterminator="\n")

@@ -1,16 +1,19 @@
 """Error bars: how far measured speedups lay from predictions of machines that had no part in the fit.
 
-The residuals are data, written by `nmsim fit`: one row per judged row, of kernels like those of the estimate. A
-prediction's interval is its speedup times the middle `INTERVAL_SHARE` of measured over predicted. It uses the rows of its
-kind of kernel, value width and regime. It is widened so that it holds for a machine that is not among them.
+`nmsim fit` writes `data/residuals.csv`. It has a line for each kind of kernel, value width, regime and group of machines. A line
+holds the 10th, 50th and 90th percentile of the errors of its rows. Rows of one machine err together. So a stranger errs by two
+parts: as far as groups lie from each other, and as far as rows of a group lie from its middle. An interval adds both. The
+first part is known from few groups, so it uses Student's t. A group counts once, however many rows it has.
 """
 
 import functools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from hwmodels.machine.spec import group_of
 from nmsim.case import VALUE_BITS
@@ -20,25 +23,34 @@ UNIT_PATTERN = Pattern(2, 4)
 """The pattern of all sparse matrix units that were measured."""
 RESIDUALS_FILE = Path(__file__).parents[1] / "data" / "residuals.csv"
 INTERVAL_SHARE = 0.8
-"""Share of comparable measurements that an interval held."""
-WIDENING = 1.6
-"""Factor by which the middle share of the residuals is widened on a logarithmic scale. Machines differ more than the
-rows of one machine. With this factor the ranges hold `INTERVAL_SHARE` of the rows of a die that was left out of
-them."""
+"""Share of the rows of a stranger machine that an interval should hold."""
+T_QUANTILES = (3.078, 1.886, 1.638, 1.533, 1.476, 1.440, 1.415, 1.397, 1.383, 1.372)
+"""Quantile (1 + `INTERVAL_SHARE`) / 2 of Student's t with 1, 2, ... degrees of freedom; the last one stands for more."""
 FEWEST_ROWS = 8
 """Fewer rows than this make no interval of their own: the next wider set is taken."""
+FEWEST_GROUP_ROWS = 4
+"""Fewer rows of a group have no percentiles that mean anything: the group is left out if others have more."""
 DECODE_TOKENS, PREFILL_TOKENS = 64, 1024
 REGIMES = ("decode", "middle", "prefill")
-WIDTHS = ("16-bit", "8-bit", "other")
+WIDTHS = ("16-bit", "8-bit", "4-bit", "other")
+ALL = "all"
+"""In the place of a width or regime: rows of all of them."""
+SPREAD_COLUMNS = (
+    *("family", "width", "regime", "group", "rows", "speedup_low", "speedup_middle", "speedup_high"),
+    *("dense_time_middle", "sparse_time_middle"),
+)
+"""Columns of `residuals.csv`. The last five are logarithms of predicted over measured: three percentiles, and two medians."""
 ROAD_FAMILIES = {"unit": "library", "fused": "delta-gemv", "expanded": ""}
 """Method of the estimate on a GPU -> the nearest measured family; no kernel like the last was ever published."""
+STAND_INS = {"column-nm": "library", "sliding": "library"}
+"""Family -> the family whose formula it uses, whose errors stand in if its own rows are too few."""
 CPU_FAMILY = "cpu"
 
 
 class Interval(NamedTuple):
     """Factors around a predicted speedup, and the number of measurements behind them (NaN and 0: none).
 
-    `widened` says that those are also of another regime or width of values, if rows are missing.
+    `widened` says that those are also of another regime, width of values or family, if rows are missing.
     """
 
     low: float
@@ -69,12 +81,62 @@ def width_of(dtype: str) -> str:
     >>> width_of("bf16"), width_of("fp8"), width_of("fp32")
     ('16-bit', '8-bit', 'other')
     """
-    return {16: "16-bit", 8: "8-bit"}.get(VALUE_BITS[dtype], "other")
+    return {16: "16-bit", 8: "8-bit", 4: "4-bit"}.get(VALUE_BITS[dtype], "other")
+
+
+def spread(residuals: pd.DataFrame) -> pd.DataFrame:
+    """Reduce residuals to what intervals need.
+
+    Parameters
+    ----------
+    residuals : DataFrame
+        One row per measurement: `family`, `width`, `regime`, `machine`, and `log_speedup_error`, `log_dense_time_error` and
+        `log_sparse_time_error` (predicted over measured).
+
+    Returns
+    -------
+    DataFrame
+        `SPREAD_COLUMNS`, sorted: lines of each width and regime, of all regimes of a width, and of all widths.
+    """
+    table = residuals.assign(group=[group_of(str(machine)) for machine in residuals["machine"]])
+    levels = (table, table.assign(regime=ALL), table.assign(width=ALL, regime=ALL))
+    tail = (1 - INTERVAL_SHARE) / 2
+    lines = []
+    for level in levels:
+        for names, rows in level.groupby(list(SPREAD_COLUMNS[:4]), sort=True):
+            low, middle, high = np.quantile(rows["log_speedup_error"], [tail, 0.5, 1 - tail])
+            times = (rows[f"log_{name}_error"].median() for name in ("dense_time", "sparse_time"))
+            lines.append(
+                (*names, len(rows), *(round(float(number), 4) for number in (low, middle, high, *times)))
+            )
+    return pd.DataFrame(lines, columns=list(SPREAD_COLUMNS))
+
+
+class _Line(NamedTuple):
+    """A group's rows of one kind; its errors as logarithms of measured over predicted."""
+
+    group: str
+    rows: int
+    low: float
+    middle: float
+    high: float
 
 
 @functools.cache
-def _residuals() -> pd.DataFrame:
-    return pd.read_csv(RESIDUALS_FILE)
+def _lines() -> Mapping[tuple[str, str, str], Sequence[_Line]]:
+    """Lines of `residuals.csv` by family, width and regime."""
+    return by_kind(pd.read_csv(RESIDUALS_FILE))
+
+
+def by_kind(table: pd.DataFrame) -> Mapping[tuple[str, str, str], Sequence[_Line]]:
+    """Sort lines of `spread` by family, width and regime."""
+    found: dict[tuple[str, str, str], list[_Line]] = {}
+    for line in table.itertuples(index=False):
+        errors = (-line.speedup_high, -line.speedup_middle, -line.speedup_low)
+        found.setdefault((line.family, line.width, line.regime), []).append(
+            _Line(line.group, line.rows, *errors)
+        )
+    return found
 
 
 @functools.lru_cache(maxsize=4096)
@@ -93,17 +155,70 @@ def interval(family: str, width: str, regime: str, without: str = "") -> Interva
     -------
     Interval
         Of the rows of this family, width and regime. If those are fewer than `FEWEST_ROWS`, it is of all regimes. If
-        those are still fewer, it is of all widths. If the family has too few rows, it is `NONE`.
+        those are still fewer, it is of all widths, and then of the family in `STAND_INS`. If no set has enough rows, it is
+        `NONE`.
     """
-    table = _residuals()
-    table = table[table["family"] == family]
-    if without:
-        table = table[[group_of(machine) != without for machine in table["machine"]]]
-    same_width = table[table["width"] == width]
-    for place, rows in enumerate((same_width[same_width["regime"] == regime], same_width, table)):
-        if len(rows) >= FEWEST_ROWS:
-            tail = (1 - INTERVAL_SHARE) / 2
-            low, middle, high = np.quantile(-rows["log_speedup_error"], [tail, 0.5, 1 - tail])
-            low, high = middle - WIDENING * (middle - low), middle + WIDENING * (high - middle)
-            return Interval(float(np.exp(low)), float(np.exp(high)), len(rows), place > 0)
+    known = _lines()
+    families = (family, STAND_INS[family]) if family in STAND_INS else (family,)
+    kinds = [(name, *kind) for name in families for kind in ((width, regime), (width, ALL), (ALL, ALL))]
+    for place, kind in enumerate(kinds):
+        lines = [line for line in known.get(kind, ()) if line.group != without]
+        rows = sum(line.rows for line in lines)
+        if rows >= FEWEST_ROWS:
+            low, high = stranger_range(lines)
+            return Interval(float(np.exp(low)), float(np.exp(high)), rows, place > 0)
     return NONE
+
+
+def stranger_range(lines: Sequence[_Line]) -> tuple[float, float]:
+    """Range of the logarithms of measured over predicted speedups of a machine that is in none of the groups.
+
+    Parameters
+    ----------
+    lines : sequence
+        One entry per group.
+
+    Returns
+    -------
+    tuple of float
+        It lies around the median of the groups' middles. Its half width is the root of the sum of two squares. One is of
+        the mean range of a group. The other is of the range of a further middle: Student's t x the groups' deviation
+        x √(1 + 1 / groups). If there is only one group, groups are taken to deviate as much as its rows.
+    """
+    lines = [line for line in lines if line.rows >= FEWEST_GROUP_ROWS] or list(lines)
+    middles = np.array([line.middle for line in lines])
+    below = float(np.mean([line.middle - line.low for line in lines]))
+    above = float(np.mean([line.high - line.middle for line in lines]))
+    count, middle = len(lines), float(np.median(middles))
+    if count == 1:
+        between = np.sqrt(2.0) * (below + above) / 2
+    else:
+        quantile = T_QUANTILES[min(count - 1, len(T_QUANTILES)) - 1]
+        between = quantile * float(middles.std(ddof=1)) * np.sqrt(1 + 1 / count)
+    return middle - float(np.hypot(below, between)), middle + float(np.hypot(above, between))
+
+
+def intervals(
+    family: str, dtypes: Iterable[str], tokens: NDArray[np.float64], without: str = ""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Look up the intervals of many rows: one look-up per width and regime.
+
+    Parameters
+    ----------
+    family : str
+    dtypes : iterable of str [rows]
+        Value types.
+    tokens : float64 array [rows]
+    without : str
+        As for `interval`.
+
+    Returns
+    -------
+    tuple of array [rows]
+        Low and high factors, and whether rows of other kinds stand in.
+    """
+    width, widths = pd.factorize(pd.Series(list(dtypes), dtype=object).map(width_of))
+    regime = np.searchsorted([DECODE_TOKENS + 1, PREFILL_TOKENS], tokens, side="right")
+    found = [[interval(family, name, kind, without) for kind in REGIMES] for name in widths]
+    low, high, _, widened = np.moveaxis(np.array(found, np.float64).reshape(-1, len(REGIMES), 4), 2, 0)
+    return low[width, regime], high[width, regime], widened[width, regime] > 0

@@ -17,40 +17,98 @@ from nmsim.format import as_format
 
 @pytest.fixture
 def residuals(monkeypatch):
-    """Stand in for the committed residuals: (family, width, regime, log error) rows."""
+    """Stand in for the committed residuals: (family, width, regime, machine, log error) rows."""
 
     def use(*rows):
-        table = pd.DataFrame(rows, columns=["family", "width", "regime", "log_speedup_error"])
-        monkeypatch.setattr(intervals, "_residuals", lambda: table)
-        monkeypatch.setattr(intervals, "WIDENING", 1.0)
+        table = pd.DataFrame(rows, columns=["family", "width", "regime", "machine", "log_speedup_error"])
+        table = table.assign(log_dense_time_error=0.0, log_sparse_time_error=0.0)
+        lines = intervals.by_kind(intervals.spread(table))
+        monkeypatch.setattr(intervals, "_lines", lambda: lines)
         interval.cache_clear()
 
     yield use
     interval.cache_clear()
 
 
-def rows_of(errors, *, family="library", width="16-bit", regime="decode"):
-    return [(family, width, regime, error) for error in errors]
+def rows_of(errors, *, family="library", width="16-bit", regime="decode", machine="rtx4090"):
+    return [(family, width, regime, machine, error) for error in errors]
 
 
-def test_quantiles_by_hand(residuals):
-    """Eleven errors of 0, 0.1 ... 1: a tenth of them lies below 0.1, a tenth above 0.9.
+ELEVEN = np.arange(11) / 10
+"""A tenth of them lies below 0.1, a tenth above 0.9."""
 
-    A prediction that is too high by the factor exp(0.9) was measured at exp(-0.9) of it.
-    """
-    residuals(*rows_of(np.arange(11) / 10))
+
+def test_one_group_by_hand(residuals):
+    """A prediction that is too high by the factor exp(0.5) was measured at exp(-0.5) of it. The
+    spread between groups is unknown, so it is taken as wide as that of the rows: √(0.4² + 2 x 0.4²)."""
+    residuals(*rows_of(ELEVEN))
     found = interval("library", "16-bit", "decode")
-    assert found.low == pytest.approx(math.exp(-0.9))
-    assert found.high == pytest.approx(math.exp(-0.1))
+    assert math.log(found.low) == pytest.approx(-0.5 - 0.4 * math.sqrt(3))
+    assert math.log(found.high) == pytest.approx(-0.5 + 0.4 * math.sqrt(3))
     assert found.rows == 11
 
 
-def test_eight_in_ten_of_the_rows_lie_inside(residuals):
-    errors = np.random.default_rng(1).normal(0.05, 0.2, 500)
-    residuals(*rows_of(errors))
+def test_three_groups_by_hand(residuals):
+    """Middles at 0.5, 0.6 and 1.0, whose deviation is √0.07: Student's t with 2 degrees of freedom is 1.886."""
+    for shift, machine in ((0.0, "rtx4090"), (0.1, "gb10"), (0.5, "b200")):
+        assert np.median(ELEVEN + shift) == pytest.approx(0.5 + shift), machine
+    residuals(
+        *rows_of(ELEVEN),
+        *rows_of(ELEVEN + 0.1, machine="gb10"),
+        *rows_of(np.repeat(ELEVEN, 9) + 0.5, machine="b200"),
+    )
     found = interval("library", "16-bit", "decode")
-    inside = (np.exp(-errors) >= found.low) & (np.exp(-errors) <= found.high)
-    assert inside.mean() == pytest.approx(0.8, abs=0.005)
+    between = 1.886 * math.sqrt(0.07) * math.sqrt(4 / 3)
+    assert math.log(found.low) == pytest.approx(-0.6 - math.hypot(0.4, between), abs=1e-3)
+    assert math.log(found.high) == pytest.approx(-0.6 + math.hypot(0.4, between), abs=1e-3)
+    assert found.rows == 11 + 11 + 99
+
+
+def test_t_is_students():
+    t = pytest.importorskip("scipy.stats").t
+    expected = [
+        t.ppf((1 + intervals.INTERVAL_SHARE) / 2, free) for free in range(1, len(intervals.T_QUANTILES) + 1)
+    ]
+    assert pytest.approx(expected, abs=6e-4) == list(intervals.T_QUANTILES)
+
+
+def test_dies_of_one_group_count_once(residuals):
+    """Two boards with the same die are one group; its rows are pooled."""
+    residuals(*rows_of(ELEVEN, machine="a100-pcie"), *rows_of(ELEVEN, machine="a100-sxm"))
+    together = interval("library", "16-bit", "decode")
+    residuals(*rows_of(np.repeat(ELEVEN, 2), machine="a100-pcie"))
+    assert interval("library", "16-bit", "decode") == together
+
+
+@pytest.mark.parametrize("groups", [3, 5, 8])
+def test_a_stranger_lies_inside_as_often_as_promised(residuals, groups):
+    """Groups that err by a normal part of their own, and rows by another: 300 times the rows of one more group."""
+    random, inside = np.random.default_rng(groups), []
+    names = ["a100", "h100", "b200", "rtx4090", "rtx3090", "gb10", "l4", "v100"][:groups]
+    for _ in range(300):
+        drawn = [random.normal(random.normal(0.05, 0.15), 0.1, 200) for _ in range(groups + 1)]
+        lines = [
+            intervals._Line(name, 200, *np.quantile(-errors, [0.1, 0.5, 0.9]))
+            for name, errors in zip(names, drawn, strict=False)
+        ]
+        low, high = intervals.stranger_range(lines)
+        inside.append(((-drawn[-1] >= low) & (-drawn[-1] <= high)).mean())
+    assert np.mean(inside) == pytest.approx(intervals.INTERVAL_SHARE, abs=0.06)
+
+
+def test_a_group_of_few_rows_says_nothing_if_others_say_more(residuals):
+    residuals(*rows_of(ELEVEN), *rows_of([9.0] * (intervals.FEWEST_GROUP_ROWS - 1), machine="gb10"))
+    with_it = interval("library", "16-bit", "decode")
+    residuals(*rows_of(ELEVEN))
+    alone = interval("library", "16-bit", "decode")
+    assert (with_it.low, with_it.high) == (alone.low, alone.high)
+
+
+def test_a_group_left_out_has_no_part(residuals):
+    residuals(*rows_of(ELEVEN), *rows_of(ELEVEN + 5, machine="a100-sxm"))
+    without = interval("library", "16-bit", "decode", "a100")
+    residuals(*rows_of(ELEVEN))
+    assert interval("library", "16-bit", "decode") == without
 
 
 def test_too_few_rows_of_a_regime_take_all_regimes_then_all_widths(residuals):
@@ -67,22 +125,27 @@ def test_too_few_rows_of_a_regime_take_all_regimes_then_all_widths(residuals):
     assert interval("library", "other", "middle").rows == few + 50 + 3
 
 
+@pytest.mark.parametrize("family", intervals.STAND_INS)
+def test_the_family_of_the_same_formula_stands_in(residuals, family):
+    residuals(*rows_of(ELEVEN), *rows_of(ELEVEN, family="csr"))
+    found, library = interval(family, "16-bit", "decode"), interval("library", "16-bit", "decode")
+    assert found == library._replace(widened=True)
+    assert not library.widened
+
+
 def test_a_range_taken_from_further_rows_says_so(residuals):
     residuals(*rows_of([0.0] * FEWEST_ROWS, regime="prefill"))
     assert not interval("library", "16-bit", "prefill").widened
     assert interval("library", "16-bit", "decode").widened
 
 
-def test_ranges_hold_for_a_die_that_is_not_in_them():
-    """The widening is what it takes: predictions and ranges both without the row's own die."""
-    table = pd.read_csv(RESIDUALS_FILE)
-    table = table[table["family"] != intervals.CPU_FAMILY]
-    inside = []
-    for row in table.itertuples():
-        found = interval(row.family, row.width, row.regime, group_of(row.machine))
-        if found.rows:
-            inside.append(found.low <= np.exp(-row.log_speedup_error) <= found.high)
-    assert np.mean(inside) == pytest.approx(intervals.INTERVAL_SHARE, abs=0.05)
+def test_many_rows_get_what_each_of_them_gets(residuals):
+    residuals(*rows_of(ELEVEN), *rows_of(ELEVEN + 1, width="8-bit", regime="prefill"))
+    dtypes, tokens = ["bf16", "fp8", "fp32", "int8"], np.array([1.0, 4096.0, 64.0, 65.0])
+    low, high, widened = intervals.intervals("library", dtypes, tokens)
+    for place, (dtype, count) in enumerate(zip(dtypes, tokens, strict=True)):
+        alone = interval("library", intervals.width_of(dtype), intervals.regime_of(int(count)))
+        assert (low[place], high[place], widened[place]) == (alone.low, alone.high, alone.widened)
 
 
 def test_exactly_enough_rows_are_enough(residuals):
@@ -113,14 +176,17 @@ def test_every_value_type_has_a_width():
 
 def test_committed_residuals_are_of_known_kinds():
     table = pd.read_csv(RESIDUALS_FILE)
+    assert list(table.columns) == list(intervals.SPREAD_COLUMNS)
     assert set(table["family"]) <= {*FAMILIES, intervals.CPU_FAMILY}
-    assert set(table["width"]) <= set(WIDTHS)
-    assert set(table["regime"]) <= set(REGIMES)
+    assert set(table["width"]) <= {*WIDTHS, intervals.ALL}
+    assert set(table["regime"]) <= {*REGIMES, intervals.ALL}
     fitted = table[table["family"] != intervals.CPU_FAMILY]
-    assert set(fitted["machine"]) <= set(hwmodels.machine_names())
-    errors = fitted["log_dense_time_error"] - fitted["log_sparse_time_error"]
-    assert np.allclose(errors, fitted["log_speedup_error"], atol=2e-4)  # ours are medians of ratios
+    assert set(fitted["group"]) <= {group_of(name) for name in hwmodels.machine_names()}
+    assert (table["speedup_low"] <= table["speedup_middle"]).all()
+    assert (table["speedup_middle"] <= table["speedup_high"]).all()
     assert not table.isna().any().any()
+    every, known = table[table["width"] == intervals.ALL], table[table["regime"] != intervals.ALL]
+    assert every["rows"].sum() == known["rows"].sum()
 
 
 GPU_CASES = {
