@@ -1,9 +1,9 @@
 """Error bars: how far measured speedups lay from predictions of machines that had no part in the fit.
 
-`nmsim fit` writes `data/residuals.csv`. It has a line for each kind of kernel, value width, regime and group of machines. A line
-holds the 10th, 50th and 90th percentile of the errors of its rows. Rows of one machine err together. So a stranger errs by two
-parts: as far as groups lie from each other, and as far as rows of a group lie from its middle. An interval adds both. The
-first part is known from few groups, so it uses Student's t. A group counts once, however many rows it has.
+`nmsim fit` writes `data/residuals.csv`. It has a line for each kind of kernel, value width, regime and group of machines. A
+line holds the 10th, 50th and 90th percentile of the errors of its rows. Rows of one machine err together. So the error of a
+stranger has two parts: groups lie apart from each other, and rows lie apart from the middle of their group. An interval adds
+both. The first part is known from few groups, so it uses Student's t. A group counts once, however many rows it has.
 """
 
 import functools
@@ -131,11 +131,13 @@ def _lines() -> Mapping[tuple[str, str, str], Sequence[_Line]]:
 def by_kind(table: pd.DataFrame) -> Mapping[tuple[str, str, str], Sequence[_Line]]:
     """Sort lines of `spread` by family, width and regime."""
     found: dict[tuple[str, str, str], list[_Line]] = {}
-    for line in table.itertuples(index=False):
-        errors = (-line.speedup_high, -line.speedup_middle, -line.speedup_low)
-        found.setdefault((line.family, line.width, line.regime), []).append(
-            _Line(line.group, line.rows, *errors)
-        )
+    kinds = table[["family", "width", "regime"]].astype(str).itertuples(index=False, name=None)
+    groups, rows = table["group"].astype(str), table["rows"].astype(int)
+    errors = -table[["speedup_high", "speedup_middle", "speedup_low"]].to_numpy(np.float64)
+    for (family, width, regime), group, count, (low, middle, high) in zip(
+        kinds, groups, rows, errors.tolist(), strict=True
+    ):
+        found.setdefault((family, width, regime), []).append(_Line(group, count, low, middle, high))
     return found
 
 
