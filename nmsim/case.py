@@ -243,6 +243,16 @@ class Prediction:
         return self.predicted_dense_time_s / self.bound_time_s
 
     @property
+    def predicted_bytes_per_s(self) -> float:
+        """Effective bandwidth: bytes moved over the estimated time. It may exceed that of the DRAM if a cache helps."""
+        return self.traffic_bytes / self.predicted_time_s
+
+    @property
+    def predicted_dense_bytes_per_s(self) -> float:
+        """The same of the dense product."""
+        return self.dense_traffic_bytes / self.predicted_dense_time_s
+
+    @property
     def traffic_bytes(self) -> int:
         """Bytes moved between DRAM and the chip."""
         return self.values_bytes + self.metadata_bytes + self.dense_operand_bytes + self.output_bytes

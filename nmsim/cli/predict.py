@@ -4,15 +4,18 @@ import math
 from dataclasses import asdict
 from typing import Annotated, Any
 
+import pandas as pd
 from typer import Option
 
 import hwmodels
+from hwmodels.estimate.windows import predict_windows, runs_windows, through_windows
 from hwmodels.steps.step import NEGLECTED
 from nmsim.case import DEFAULT_DTYPE, Case, GemmShape, Prediction
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
 from nmsim.errors import NmsimError
 from nmsim.format import DEFAULT_ENCODING, DENSE, SparseFormat
+from nmsim.pattern import Pattern
 from nmsim.units import percent
 
 PATTERNS = ["2:4", "4:8", "8:16", "16:32"]
@@ -126,18 +129,77 @@ def predict(
         stored = _stored(one, machine, dtype, sparse_operand)
         case = Case(gemm, stored, dtype=dtype or DEFAULT_DTYPE, sparse_operand=sparse_operand)  # type: ignore[arg-type]
         answers.append(hwmodels.predict(case, machine, output_dtype=output_dtype))
+    # Without an encoding a pattern is asked once per machine, and with several its windows are the same.
+    asked_of = dict.fromkeys(
+        (machine, answer.case.pattern) for (machine, _), answer in zip(pairs, answers, strict=True)
+    )
+    windows = [
+        found
+        for machine, one in asked_of
+        if one is not None and (found := _windows(gemm, machine, one, answers[0].case)) is not None
+    ]
 
     def show() -> None:
         _show(
             answers,
             f"Predicted time for M={gemm.M}, N={gemm.N}, K={gemm.K}, {answers[0].case.dtype}, sparse {sparse_operand}",
         )
+        _show_windows(windows)
         if unnamed:
             console.say(UNNAMED)
         if len(answers) == 1:
             console.say(answers[0].explanation)
 
-    return Answer([_record(answer) for answer in answers], show)
+    return Answer([_record(answer, windows) for answer in answers], show)
+
+
+def _windows(
+    shape: GemmShape, machine: hwmodels.HardwareSpec, pattern: Pattern, case: Case
+) -> dict[str, Any] | None:
+    """What a pattern brings through sliding 2:4 windows; None if the unit takes it as it is, or no windows hold it."""
+    runs_as = through_windows(pattern)
+    native = any(unit.pattern == pattern for unit in machine.native)
+    if runs_as is None or native or case.sparse_operand != "weights" or not runs_windows(machine, case.dtype):
+        return None
+    from validate.judge.break_even import published_windows
+
+    asked = pd.DataFrame([asdict(shape) | {"dtype": case.dtype}])
+    found = predict_windows(asked, machine, pattern=pattern).iloc[0]
+    names = ("predicted_speedup_vs_dense", "predicted_speedup_low", "predicted_speedup_high")
+    measured = published_windows(pattern, machine=machine.id, dtype=case.dtype, tokens=shape.M)
+    return {
+        "hardware": machine.id,
+        "pattern": str(pattern),
+        "runs_as": str(runs_as),
+        # NaN, of a range without rows, is no JSON.
+        **{name: float(found[name]) if found[name] == found[name] else None for name in names},
+        "measured": measured,
+    }
+
+
+def _show_windows(windows: list[dict[str, Any]]) -> None:
+    """Print the best that units of today do with patterns that they do not take."""
+    if not windows:
+        return
+    console.print_table(
+        "Without new hardware: any mask through sliding 2:4 windows",
+        ["hardware", "pattern", "predicted", "range", "measured", "rows"],
+        [
+            (
+                row["hardware"],
+                f"{row['pattern']} as {row['runs_as']}",
+                f"{row['predicted_speedup_vs_dense']:.2f}x",
+                "?" if row["predicted_speedup_low"] is None
+                else f"{row['predicted_speedup_low']:.2f}-{row['predicted_speedup_high']:.2f}x",
+                "-" if row["measured"] is None else f"{row['measured']['low']:.2f}-{row['measured']['high']:.2f}x",
+                0 if row["measured"] is None else row["measured"]["n_rows"],
+            )
+            for row in windows
+        ],
+        note="Speedups vs dense, without the time to repeat elements of X. Measured: 10 to 90 % of the published rows of the "
+        "same machine, value type and regime.",
+        spare=["range"],
+    )  # fmt: skip
 
 
 def _stored(
@@ -237,7 +299,8 @@ def _show_layers(found: hwmodels.Step) -> None:
 def _show(answers: list[Prediction], title: str) -> None:
     console.print_table(
         title,
-        ["hardware", "format", "time µs", "dense µs", "speedup vs dense", "range", "at most", "bound by", "execution"],
+        ["hardware", "format", "time µs", "dense µs", "speedup vs dense", "range", "at most", "bound by",
+         "execution", "MB", "GB/s", "dense MB", "dense GB/s"],
         [
             (
                 a.hardware,
@@ -249,12 +312,16 @@ def _show(answers: list[Prediction], title: str) -> None:
                 f"{a.speedup_at_most:.2f}x",
                 a.limit,
                 a.execution,
+                f"{a.traffic_bytes / 1e6:.4g}",
+                f"{a.predicted_bytes_per_s / 1e9:.4g}",
+                f"{a.dense_traffic_bytes / 1e6:.4g}",
+                f"{a.predicted_dense_bytes_per_s / 1e9:.4g}",
             )
             for a in answers
         ],
         note="The dense time is that of the dense product on the same machine. At most: if the pruned product took its bound.",
         # A terminal of 100 columns leaves these out; `--wide` prints all.
-        extra=["execution"],
+        extra=["execution", "MB", "GB/s", "dense MB", "dense GB/s"],
         spare=["at most", "dense µs"],
     )  # fmt: skip
 
@@ -273,9 +340,15 @@ def _range_of(found: hwmodels.Step) -> str:
     return "?" if math.isnan(low + high) else f"{'~' if found.extrapolates else ''}{low:.2f}-{high:.2f}x"
 
 
-def _record(answer: Prediction) -> dict[str, Any]:
+def _record(answer: Prediction, windows: list[dict[str, Any]]) -> dict[str, Any]:
     fields, case = asdict(answer), answer.case
     del fields["case"]
+    for name in ("traffic_bytes", "predicted_bytes_per_s", "predicted_dense_bytes_per_s"):
+        fields[name] = getattr(answer, name)
+    own = (answer.hardware, str(case.pattern))
+    fields["through_windows"] = next(
+        (row for row in windows if (row["hardware"], row["pattern"]) == own), None
+    )
     cells: dict[str, Any] = asdict(case.shape) | {"dtype": case.dtype, "pattern": str(case.pattern or DENSE)}
     if case.format is not None:
         cells |= {"sparse_operand": case.sparse_operand, "encoding": case.format.encoding.name}

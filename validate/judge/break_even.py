@@ -5,6 +5,7 @@ these GPUs. In the map, operands come from DRAM, as the weights of a model do. O
 windows (`hwmodels.estimate.windows`): rows that were measured so say what they bring without new hardware.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from hwmodels.estimate.intervals import REGIMES, regime_of
 from hwmodels.estimate.windows import NATIVE_ENCODING, through_windows, with_unit
 from nmsim.errors import RowError, brief
 from nmsim.pattern import Pattern
+from validate.judge.row_table import open_row_table
+from validate.judge.rows import MORE_FILE
 
 DTYPE = "bf16"
 FAMILY = "library"
@@ -199,3 +202,38 @@ def windows_by(judged: pd.DataFrame, columns: Sequence[str]) -> list[dict[str, A
                 }
             )
     return found
+
+
+@functools.cache
+def _published_windows() -> pd.DataFrame:
+    names = ["machine", "dtype", "M", "kernel_family", "nm_pattern", "dense_time_s", "sparse_time_s"]
+    table = open_row_table(MORE_FILE).select(names).to_pandas()
+    rows = table[(table["kernel_family"] == "sliding").to_numpy()]
+    return rows.assign(
+        regime=[regime_of(tokens) for tokens in rows["M"]],
+        speedup=rows["dense_time_s"] / rows["sparse_time_s"],
+    )
+
+
+def published_windows(pattern: Pattern, *, machine: str, dtype: str, tokens: int) -> dict[str, float] | None:
+    """Find what was measured of a pattern's windows near a question: same machine, value type and regime.
+
+    Parameters
+    ----------
+    pattern : Pattern
+    machine, dtype : str
+    tokens : int
+
+    Returns
+    -------
+    dict of str to float, or None
+        `n_rows`, and `low`, `median` and `high` of the measured speedup: its 10th, 50th and 90th percentile. The rows are
+        those of `data/published_more.parquet`. None if there are none.
+    """
+    rows = _published_windows()
+    near = (rows["machine"] == machine) & (rows["dtype"] == dtype) & (rows["regime"] == regime_of(tokens))
+    found = rows.loc[near & (rows["nm_pattern"] == str(through_windows(pattern))), "speedup"]
+    if found.empty:
+        return None
+    spread = zip(("low", "median", "high"), found.quantile(list(SPREAD)), strict=True)
+    return {"n_rows": len(found), **{name: float(value) for name, value in spread}}

@@ -56,6 +56,40 @@ def test_predict_as_a_table_explains_a_single_answer(nmsim):
     assert re.search(r"~\d\.\d\d-\d\.\d\dx", out)  # the error bar, borrowed
 
 
+def test_predict_says_the_bytes_of_both_calls_and_their_rate(nmsim):
+    """4096 x 4096 in bf16, 4 tokens: half the values and 2 bits per kept one, X and Y; dense all of it."""
+    _, out, _ = nmsim("predict", "4,4096,4096", "-p", "2:4/index", "-H", "h200", "--json")
+    (row,) = json.loads(out)
+    sparse_bytes, both = 4096 * 4096 * 18 // 16, 2 * 4 * 4096 * 2
+    assert row["traffic_bytes"] == sparse_bytes + both
+    assert row["dense_traffic_bytes"] == 2 * 4096 * 4096 + both
+    assert row["predicted_bytes_per_s"] == pytest.approx(row["traffic_bytes"] / row["predicted_time_s"])
+    assert row["predicted_dense_bytes_per_s"] == pytest.approx(
+        row["dense_traffic_bytes"] / row["predicted_dense_time_s"]
+    )
+    assert row["through_windows"] is None
+
+
+def test_predict_says_what_8_16_brings_without_new_hardware(nmsim):
+    """On machines with a 2:4 unit, through its windows: predicted and measured; not if the unit takes 8:16."""
+    _, out, _ = nmsim("predict", "4096,4096,4096", "-p", "8:16", "-H", "h100-pcie,h200,h200-8x16", "--json")
+    measured, predicted, native = (row["through_windows"] for row in json.loads(out))
+    assert native is None
+    assert measured["runs_as"] == predicted["runs_as"] == "14:16"
+    assert predicted["measured"] is None
+    low, median, high = (measured["measured"][name] for name in ("low", "median", "high"))
+    assert 0.3 < low < median < high < 2
+    assert measured["measured"]["n_rows"] >= 45
+    _, text, _ = nmsim("predict", "4096,4096,4096", "-p", "8:16", "-H", "h100-pcie")
+    assert "Without new hardware: any mask through sliding 2:4 windows" in text
+    assert "8:16 as 14:16" in text
+    assert f"{low:.2f}-{high:.2f}x" in text
+    _, text, _ = nmsim("predict", "4096,4096,4096", "-p", "2:4", "-H", "h100-pcie")
+    assert "windows" not in text
+    _, text, _ = nmsim("predict", "4096,4096,4096", "-p", "8:16", "-H", "rtx2080s", "--dtype", "fp16")
+    assert "windows" not in text
+
+
 def test_wide_patterns_have_a_line_too(nmsim):
     code, out, _ = nmsim("bits", "32:64", "64:128", "--wide")
     assert code == 0
