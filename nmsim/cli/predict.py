@@ -171,7 +171,6 @@ def _windows(
         "hardware": machine.id,
         "pattern": str(pattern),
         "runs_as": str(runs_as),
-        # NaN, of a range without rows, is no JSON.
         **{name: float(found[name]) if found[name] == found[name] else None for name in names},
         "measured": measured,
     }
@@ -345,6 +344,8 @@ def _record(answer: Prediction, windows: list[dict[str, Any]]) -> dict[str, Any]
     del fields["case"]
     for name in ("traffic_bytes", "predicted_bytes_per_s", "predicted_dense_bytes_per_s"):
         fields[name] = getattr(answer, name)
+    # NaN, of a range without comparable rows, is no JSON.
+    fields = {name: None if value != value else value for name, value in fields.items()}
     own = (answer.hardware, str(case.pattern))
     fields["through_windows"] = next(
         (row for row in windows if (row["hardware"], row["pattern"]) == own), None

@@ -207,7 +207,7 @@ def windows_by(judged: pd.DataFrame, columns: Sequence[str]) -> list[dict[str, A
 @functools.cache
 def _published_windows() -> pd.DataFrame:
     names = ["machine", "dtype", "M", "kernel_family", "nm_pattern", "dense_time_s", "sparse_time_s"]
-    table = open_row_table(MORE_FILE).select(names).to_pandas()
+    table: pd.DataFrame = open_row_table(MORE_FILE).select(names).to_pandas()
     rows = table[(table["kernel_family"] == "sliding").to_numpy()]
     return rows.assign(
         regime=[regime_of(tokens) for tokens in rows["M"]],
