@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hwmodels.estimate import constants
 from hwmodels.estimate.bounds import EXECUTIONS, STAGES, Bound, Plan, Stream, Traffic, evaluate, plan
 from hwmodels.estimate.constants import Constants
-from hwmodels.estimate.cpu import estimate_cpu, instructions_per_element, vector_lanes
+from hwmodels.estimate.cpu import CpuWork, cpu_work, estimate_cpu
 from hwmodels.estimate.estimate import CACHE_STATES, ROADS, estimate
 from hwmodels.estimate.intervals import (
     CPU_FAMILY,
@@ -101,15 +101,14 @@ def with_interval(speedup: Any, known: Known) -> dict[str, Any]:
 
 
 class Asked(NamedTuple):
-    """How products are run, beyond what the product is: place in `CACHE_STATES`, cores (0: all), and instructions.
+    """How products are run, beyond what the product is: place in `CACHE_STATES`, cores (0: all), and work on a CPU.
 
-    `instructions` are those of an element of the dense matrix in the sparse and in the dense product, on a CPU. Numbers,
-    or arrays of one entry a case.
+    Numbers, or arrays of one entry a case.
     """
 
     state: Any
     threads: Any
-    instructions: tuple[Any, Any]
+    work: CpuWork
 
 
 class TypedFormat(NamedTuple):
@@ -124,13 +123,13 @@ class TypedFormat(NamedTuple):
         return self.format.pattern if self.format else None
 
 
-def instructions_of(spec: HardwareSpec, typed: TypedFormat, tokens: int) -> tuple[float, float]:
-    """Instructions per element of a product, sparse and dense; zeros on a GPU, whose estimate has none."""
-    if spec.family != "cpu":
-        return 0.0, 0.0
-    lanes = vector_lanes(spec)
-    dense = instructions_per_element(lanes, typed.dtype, None, tokens)
-    return instructions_per_element(lanes, typed.dtype, typed.format, tokens), dense
+NO_CPU_WORK = CpuWork(0.0, 0.0, 0.0, 0.0, 0.0)
+"""On a GPU, whose estimate counts none."""
+
+
+def cpu_work_of(spec: HardwareSpec, typed: TypedFormat, tokens: int) -> CpuWork:
+    """Work of a product on a CPU; zeros on a GPU."""
+    return cpu_work(spec, typed.dtype, typed.format, tokens) if spec.family == "cpu" else NO_CPU_WORK
 
 
 class Answer(NamedTuple):
@@ -266,8 +265,8 @@ def _predict_case(case: Case, spec: HardwareSpec, output_bits: int | None) -> Pr
         how = how if output_bits is None else how._replace(output_bits=output_bits)
     except NmsimError as error:
         raise RowError(f"case: {error}") from error
-    instructions = instructions_of(spec, TypedFormat(case.dtype, case.format), shape.M)
-    asked = Asked(CACHE_STATES.index(""), 0, instructions)
+    work = cpu_work_of(spec, TypedFormat(case.dtype, case.format), shape.M)
+    asked = Asked(CACHE_STATES.index(""), 0, work)
     found = answer(spec, constants.load(), how, (shape.M, shape.N, shape.K), asked)
     values: dict[str, Any] = {name: np.asarray(number).item() for name, number in found.numbers.items()}
     known = interval_of(spec, case.pattern, case.dtype, regime_of(shape.M), int(found.road))
@@ -312,11 +311,11 @@ def predict_table(cases: pd.DataFrame, spec: HardwareSpec, values: Constants | N
     # Tables of a study repeat the same product many times, so each distinct one is computed once.
     first, place = _distinct(asks)
     kind, M, N, K, state, threads = (column[first] for column in asks)
-    stacked, instructions = _stack(plans), _instructions(spec, typed, kind, M)
+    stacked, work = _stack(plans), _cpu_work(spec, typed, kind, M)
     blocks = []
     for start in range(0, max(len(first), 1), BLOCK_ROWS):
         at = slice(start, start + BLOCK_ROWS)
-        asked = Asked(state[at], threads[at], (instructions[0, at], instructions[1, at]))
+        asked = Asked(state[at], threads[at], CpuWork(*work[:, at]))
         how, shape = _take(stacked, kind[at]), (M[at], N[at], K[at])
         blocks.append(answer(spec, values or constants.load(), how, shape, asked))
     numbers = {name: np.concatenate([block.numbers[name] for block in blocks]) for name in blocks[0].numbers}
@@ -331,15 +330,15 @@ def predict_table(cases: pd.DataFrame, spec: HardwareSpec, values: Constants | N
     return pd.concat([cases, answers], axis=1)
 
 
-def _instructions(
+def _cpu_work(
     spec: HardwareSpec, typed: list[TypedFormat], kind: NDArray[np.intp], tokens: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Instructions of all rows [2, rows]: one look-up for each kind and number of tokens that occurs on a CPU."""
+    """`CpuWork` of all rows [5, rows]: one look-up for each kind and number of tokens that occurs on a CPU."""
     if spec.family != "cpu":
-        return np.zeros((2, len(kind)))
+        return np.zeros((len(CpuWork._fields), len(kind)))
     example, codes = _distinct((kind, tokens))
-    counts = [instructions_of(spec, typed[kind[row]], int(tokens[row])) for row in example]
-    return np.array(counts).reshape(-1, 2).T[:, codes]
+    counts = [cpu_work_of(spec, typed[kind[row]], int(tokens[row])) for row in example]
+    return np.array(counts).reshape(-1, len(CpuWork._fields)).T[:, codes]
 
 
 def _intervals(

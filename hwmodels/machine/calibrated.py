@@ -101,12 +101,14 @@ def cpu_spec(found: Any, machine_id: str, date: str) -> HardwareSpec:
         else Quantity(UNKNOWN_CACHE_BYTES, "bytes", "assumed", "the system does not tell; a common size"),
         dense_peak_flop_per_s={"fp32": peak, "fp16": free, "bf16": free},
         sparse_peak_flop_per_s={},
+        library_flop_per_s={dtype: of_cores(figure) for dtype, figure in found.library.items()},
         native=(),
         weight_column_skip=Feature(True, "assumed", CPU_SKIP),
         core_read_bandwidth_bytes_per_s=of_cores(found.read["DRAM", 1]),
         call_overhead_s=of_cores(found.call_overhead),
         sparse_call_overhead_s=of_cores(found.sparse_call_overhead),
         thread_wake_s=of_cores(found.thread_wake) if found.thread_wake else None,
+        row_start_s=of_cores(found.row_start),
         vector_lanes=about.told(
             found.kernel_lanes, "lanes", f"32-bit lanes of the registers of the {found.kernels} kernels"
         ),

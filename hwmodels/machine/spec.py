@@ -123,6 +123,10 @@ class HardwareSpec:
         "**dense** product: multiplications with dropped elements count as done. Never quote it as a dense peak.")] = field(
         hash=False, default_factory=dict
     )
+    library_flop_per_s: Annotated[Peaks, About("Rate of the dense library on one CPU core, at 16 tokens and with weights in a "
+        "cache, by value type. Left out: the dense product is that of `kernels.cpu` alone.")] = field(
+        hash=False, default_factory=dict
+    )
     native: Annotated[tuple[NativeUnit, ...], About("Sparse matrix units.")] = ()
     core_read_bandwidth_bytes_per_s: Annotated[Quantity | None, Number("bytes_per_s",
         "Bandwidth of DRAM, for one core alone.", section="chip")] = None
@@ -134,6 +138,8 @@ class HardwareSpec:
         "of the call.", section="chip")] = None
     vector_lanes: Annotated[Quantity | None, Number("lanes", "32-bit lanes of a CPU's vector registers: 8 with AVX2, 16 with "
         "AVX-512.", section="chip")] = None
+    row_start_s: Annotated[Quantity | None, Number("s", "Time that one core loses per row of a matrix in DRAM if it reads "
+        "rows in blocks, not in long streams. Left out: none.", section="chip")] = None
     board_power_watts: Annotated[Quantity | None, Number("watts", "What the board may draw. If left out, power limits "
         "nothing.", section="chip")] = None
     process_energy_scale: Annotated[Quantity | None, Number("ratio", "Energy of a tensor operation relative to TSMC 7 nm "

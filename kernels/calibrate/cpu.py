@@ -1,8 +1,8 @@
 """What this machine's cores, caches and memory do at their best: a few seconds of micro-benchmarks, interleaved.
 
 No product
-is timed but the smallest ones, which are all call. Each figure is the median of repetitions, with its 20th and 80th
-percentile.
+of ours is timed but the smallest, which is all call. Of the dense libraries a product of 16 tokens is timed, whose weights lie
+in a cache. Each figure is the median of repetitions, with its 20th and 80th percentile.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from kernels import cpu
 from kernels.calibrate import microbench
 from kernels.timing import interleaved as timing
+from kernels.timing import libraries
 from kernels.timing.host import Host, this_machine
 from kernels.timing.interleaved import Figure
 from nmsim.support import parallel
@@ -28,6 +29,12 @@ SPARSE_CALLS = 100
 CALL_ELEMS = 16
 """Elements of a product so small that all of its time is the call."""
 WAKE_CALLS = 20
+ROW_BYTES = 1 << 14
+"""Bytes of a row in the benchmark that reads block by block."""
+LIBRARY_TOKENS = 16
+LIBRARY_SIDE = 384
+"""Rows and columns of the weights that a dense library multiplies with: they lie in the second level of cache."""
+LIBRARY_DTYPES = ("fp32", "fp16", "bf16")
 PROBE_BYTES = 1 << 20
 LEAST_S = 1e-9
 SHARE_OF_ALONE = 0.75
@@ -36,7 +43,7 @@ PRIVATE_SHARE, SHARED_SHARE = 0.5, 0.25
 """Part of a private level, and of a shared one, that an array fills: room is left for what else a level holds."""
 
 Bytes = NDArray[np.uint8]
-What = Literal["read", "copy", "fma", "mix", "clock", "call", "sparse call", "wake"]
+What = Literal["read", "blocks", "copy", "fma", "mix", "clock", "call", "sparse call", "wake", "library"]
 Key = tuple[What, str, int, int]
 """What, level ("" if there is none), cores, streams."""
 
@@ -47,8 +54,9 @@ class Calibration:
 
     `read` and `copy` are in bytes per second, by level ("L1", "L2", "L3", "DRAM") and number of cores. A copy counts the
     bytes that it reads and writes. `fma` is in flop per second and `mix` in lane instructions per second, by number of
-    cores, for vectors of `lanes` lanes. `kernels` is the instruction set of the kernels. `thread_wake` is None on a single
-    core.
+    cores, for vectors of `lanes` lanes. `kernels` is the instruction set of the kernels. `row_start` is the time in seconds
+    that reading row by row adds per row. `library` is the rate of the fastest dense library at 16 tokens, in flop per second,
+    by value type. `thread_wake` is None on a single core.
     """
 
     host: Host
@@ -62,6 +70,8 @@ class Calibration:
     call_overhead: Figure
     sparse_call_overhead: Figure
     thread_wake: Figure | None
+    row_start: Figure
+    library: dict[str, Figure]
 
     @property
     def kernel_lanes(self) -> int:
@@ -76,7 +86,8 @@ class Calibration:
         found += [("fp32 multiply-add", figure) for figure in self.fma.values()]
         found += [("integer instructions", figure) for figure in self.mix.values()]
         found += [("clock", self.clock), ("smallest dense product", self.call_overhead)]
-        found += [("smallest sparse product", self.sparse_call_overhead)]
+        found += [("smallest sparse product", self.sparse_call_overhead), ("starting a row", self.row_start)]
+        found += [(f"dense library, {dtype}", figure) for dtype, figure in self.library.items()]
         return found + ([("waking threads", self.thread_wake)] if self.thread_wake else [])
 
     @property
@@ -141,7 +152,8 @@ def calibrate(
         progress(done / repetitions)
         return False
 
-    times = timing.interleave(samples, repetitions, report)
+    with libraries.threads_of_libraries(1, torch=libraries.torch_if_installed()):
+        times = timing.interleave(samples, repetitions, report)
     figures = {key: _figure(bench, times[key], key) for key, bench in benches.items()}
     team = sorted({1, host.cores})
     return Calibration(
@@ -156,6 +168,8 @@ def calibrate(
         call_overhead=figures["call", "", 1, 1],
         sparse_call_overhead=figures["sparse call", "", 1, 1],
         thread_wake=_wake(figures, host.cores) if host.cores > 1 else None,
+        row_start=_row_start(figures, host.beyond_caches_bytes // ROW_BYTES),
+        library=_best_library(figures),
     )
 
 
@@ -191,7 +205,7 @@ def _benches(host: Host, sample_s: float) -> Iterator[tuple[Key, _Bench]]:
             parts = [room[core * size : (core + 1) * size] for core in range(cores)]
             targets = [other[core * size : (core + 1) * size] for core in range(cores)]
             for streams in microbench.STREAMS:
-                yield ("read", level.name, cores, streams), _read(parts, streams, sample_s)
+                yield ("read", level.name, cores, streams), _read(parts, streams, sample_s, level.name)
             yield ("copy", level.name, cores, 1), _copy(parts, targets, sample_s)
     for cores in team:
         yield ("fma", "", cores, 1), _fma(cores, sample_s)
@@ -200,15 +214,49 @@ def _benches(host: Host, sample_s: float) -> Iterator[tuple[Key, _Bench]]:
     yield ("clock", "", 1, 1), _clock(sample_s)
     yield ("call", "", 1, 1), _call()
     yield ("sparse call", "", 1, 1), _sparse_call()
+    yield ("blocks", "DRAM", 1, 1), _blocks(room)
+    for number, (dtype, name, action) in enumerate(_library_products()):
+        yield ("library", dtype, 1, number), _library(dtype, name, action, sample_s)
 
 
-def _read(parts: list[Bytes], streams: int, sample_s: float) -> _Bench:
+def _read(parts: list[Bytes], streams: int, sample_s: float, level: str) -> _Bench:
     done = microbench.read(parts[0], streams) * len(parts)
-    passes = _passes(lambda n: microbench.read(parts[0], streams, n), parts[0], sample_s)
+    # A product reads DRAM once. The first pass of several cores can be slower than those that follow at once.
+    passes = 1
+    if level != "DRAM":
+        passes = _passes(lambda n: microbench.read(parts[0], streams, n), parts[0], sample_s)
     how = f"sum of {parts[0].nbytes} bytes a core, read at {streams} place{'s' if streams > 1 else ''} side by side"
     return _Bench(
         _team(lambda part: microbench.read(part, streams, passes), parts), done * passes, "bytes_per_s", how
     )
+
+
+def _blocks(room: Bytes) -> _Bench:
+    how = f"blocks of {microbench.ROWS_ABREAST} rows of {ROW_BYTES} bytes, read side by side, one block after the other"
+    microbench.read_blocks(room, ROW_BYTES)
+    return _Bench(lambda: microbench.read_blocks(room, ROW_BYTES), 0, "s", how)
+
+
+def _library_products() -> Iterator[tuple[str, str, Callable[[], object]]]:
+    """Value type, library and call of every dense product of 16 tokens."""
+    x = np.ones((LIBRARY_TOKENS, LIBRARY_SIDE), np.float32)
+    weights = np.ones((LIBRARY_SIDE, LIBRARY_SIDE), np.float32)
+    yield "fp32", "numpy", lambda: x @ weights.T
+    torch = libraries.torch_if_installed()
+    if torch is None:
+        return
+    linear = torch.nn.functional.linear
+    for dtype in LIBRARY_DTYPES:
+        kind = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
+        tokens, w = torch.from_numpy(x).to(kind), torch.from_numpy(weights).to(kind)
+        yield dtype, "torch", lambda tokens=tokens, w=w: linear(tokens, w)  # type: ignore[misc]
+
+
+def _library(dtype: str, name: str, action: Callable[[], object], sample_s: float) -> _Bench:
+    action()
+    calls = timing.calls_to_fill(action, sample_s)
+    how = f"{name}'s product of {LIBRARY_TOKENS} tokens with {LIBRARY_SIDE} x {LIBRARY_SIDE} weights in {dtype}, in a cache"
+    return _Bench(action, 2.0 * LIBRARY_TOKENS * LIBRARY_SIDE**2, "flop_per_s", how, calls)
 
 
 def _copy(parts: list[Bytes], targets: list[Bytes], sample_s: float) -> _Bench:
@@ -299,3 +347,21 @@ def _wake(figures: dict[Key, Figure], cores: int) -> Figure:
     how = f"handing nothing to {cores - 1} waiting threads and waiting for them, against doing it alone"
     p50, p20, p80 = (max(value - alone.p50, LEAST_S) for value in (together.p50, together.p20, together.p80))
     return Figure(p50, p20, p80, "s", cores, together.repetitions, how)
+
+
+def _row_start(figures: dict[Key, Figure], rows: int) -> Figure:
+    """Time per row that blocks of rows take on top of as many bytes in long streams."""
+    blocks = figures["blocks", "DRAM", 1, 1]
+    stream = _best_of_streams(figures, "read")["DRAM", 1]
+    long_s = rows * ROW_BYTES / stream.p50
+    how = f"{blocks.how}, against long streams of as many bytes, per row"
+    p50, p20, p80 = (max((value - long_s) / rows, LEAST_S) for value in (blocks.p50, blocks.p20, blocks.p80))
+    return Figure(p50, p20, p80, "s", 1, blocks.repetitions, how)
+
+
+def _best_library(figures: dict[Key, Figure]) -> dict[str, Figure]:
+    best: dict[str, Figure] = {}
+    for (what, dtype, _, _), figure in figures.items():
+        if what == "library" and (dtype not in best or figure.p50 > best[dtype].p50):
+            best[dtype] = figure
+    return best

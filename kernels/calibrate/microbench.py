@@ -28,6 +28,8 @@ READ_VECTORS = 8
 """Vectors that one turn of the reading loop loads."""
 STREAMS = (1, 4)
 """Places of an array that are read side by side; which is faster depends on the prefetchers."""
+ROWS_ABREAST = STREAMS[-1]
+"""Rows of a block in `read_blocks`."""
 CLOCK_OPS = 8
 """Instructions a turn of `clock`."""
 
@@ -186,6 +188,38 @@ def _read_passes(address, turns, pair_bytes, turn_bytes, passes):  # type: ignor
     for _ in range(passes):
         total ^= _read_loop(address, turns, pair_bytes, turn_bytes)  # type: ignore[call-arg]
     return total
+
+
+@njit(cache=True, nogil=True)
+def _read_every_block(address, blocks, turns, row_bytes, turn_bytes):  # type: ignore[no-untyped-def]
+    total = np.uint32(0)
+    for block in range(blocks):
+        start = address + block * ROWS_ABREAST * row_bytes
+        total ^= _read_loop(start, turns, row_bytes, turn_bytes)  # type: ignore[call-arg]
+    return total
+
+
+def read_blocks(array: NDArray[np.uint8], row_bytes: int) -> int:
+    """Load every byte of an array once, in blocks of `ROWS_ABREAST` rows that are read side by side.
+
+    Parameters
+    ----------
+    array : uint8 array
+        Contiguous, at least one block.
+    row_bytes : int
+        A multiple of two vectors.
+
+    Returns
+    -------
+    int
+        Rows that were read.
+    """
+    turn_bytes = 2 * lanes() * LANE_BITS // 8
+    blocks = array.nbytes // (ROWS_ABREAST * row_bytes)
+    assert blocks > 0
+    assert row_bytes % turn_bytes == 0
+    _read_every_block(array.ctypes.data, blocks, row_bytes // turn_bytes, row_bytes, turn_bytes)
+    return blocks * ROWS_ABREAST
 
 
 def read(array: NDArray[np.uint8], streams: int = 1, passes: int = 1) -> int:

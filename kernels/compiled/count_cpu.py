@@ -24,7 +24,12 @@ CPUS = {"avx2": "znver3", "avx512": "znver4"}
 SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 ENCODINGS = ("bitmask", "index", "combinatorial")
 COUNTED_TOKENS = (*ROW_TOKENS, *COLUMN_TOKENS)
-COUNT_COLUMNS = ("instruction_set", "dtype", "pattern", "encoding", "tokens", "instructions_per_element")
+COUNT_COLUMNS = (
+    *("instruction_set", "dtype", "pattern", "encoding", "tokens"),
+    *("lanes_per_element", "x_bytes_per_element"),
+)
+WIDEST, WIDE_LANES, NARROW_LANES = "%zmm", 16, 8
+"""How registers of 16 lanes are written. An instruction without one counts as 8 lanes, whatever it does."""
 
 
 def instructions_per_group(format: FormatLike, dtype: Any, *, tokens: int, isa: str) -> float:
@@ -75,32 +80,35 @@ def instructions_per_group(format: FormatLike, dtype: Any, *, tokens: int, isa: 
     return len(inner_loop(recipe)) / groups
 
 
-def dense_instructions_per_element(dtype: str, tokens: int, isa: str) -> float:
-    """Count the instructions of the innermost loop per element of one dense row, all tokens included.
+def lanes_per_element(recipe: Recipe) -> float:
+    """Count the 32-bit lanes that the innermost loop issues per element of one dense row, all tokens included."""
+    issued = sum(WIDE_LANES if WIDEST in line else NARROW_LANES for line in inner_loop(recipe))
+    return issued / (recipe.rows_abreast * recipe.step_elems)
 
-    Parameters
-    ----------
-    dtype : {"float32", "float16", "bfloat16"}
-    tokens : int
-    isa : {"avx2", "avx512"}
+
+def x_bytes_per_element(recipe: Recipe) -> float:
+    """Count the bytes of x that the innermost loop loads per element of one dense row.
+
+    Lanes along K load x once for all rows of a step. Lanes that hold tokens load it for each stored value of each row;
+    the rows of a dense matrix meet the same elements and share the load.
     """
-    recipe = recipe_for(None, dtype, tokens, isa)
-    return len(inner_loop(recipe)) / (recipe.rows_abreast * recipe.step_elems)
+    loaded = 4.0 * recipe.tokens
+    if recipe.by_columns and recipe.pattern is not None:
+        return loaded * recipe.step_kept / recipe.step_elems
+    return loaded / recipe.rows_abreast
 
 
-def count_table() -> Iterator[tuple[str, str, str, str, int, float]]:
+def count_table() -> Iterator[tuple[str, str, str, str, int, float, float]]:
     """Count every compiled kernel: `COUNT_COLUMNS`, a row each, as the cost model carries them."""
     for isa, (short, dtype) in itertools.product(CPUS, SHORT_NAMES.items()):
-        for pattern, encoding in itertools.product(STEP_ELEMS, ENCODINGS):
-            if (pattern.m, encoding) == (32, "combinatorial"):
-                continue
+        stored = [(str(pattern), encoding) for pattern, encoding in itertools.product(STEP_ELEMS, ENCODINGS)]
+        stored.remove(("16:32", "combinatorial"))
+        for pattern, encoding in (*stored, ("dense", "")):
             for tokens in COUNTED_TOKENS:
-                format = f"{pattern}/{encoding}"
-                count = instructions_per_group(format, dtype, tokens=tokens, isa=isa) / pattern.m
-                yield isa, short, str(pattern), encoding, tokens, round(count, 4)
-        for tokens in COUNTED_TOKENS:
-            count = dense_instructions_per_element(dtype, tokens, isa)
-            yield isa, short, "dense", "", tokens, round(count, 4)
+                format = kernel_format(f"{pattern}/{encoding}") if encoding else None
+                recipe = recipe_for(format, dtype, tokens, isa)
+                lanes, x_bytes = lanes_per_element(recipe), x_bytes_per_element(recipe)
+                yield isa, short, pattern, encoding, tokens, round(lanes, 4), round(x_bytes, 4)
 
 
 @functools.cache

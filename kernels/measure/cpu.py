@@ -19,7 +19,7 @@ from threadpoolctl import ThreadpoolController
 from kernels.calibrate import microbench
 from kernels.measure.campaign import BEST, Round
 from kernels.measure.run import Contender, Task
-from kernels.timing import gate, host
+from kernels.timing import gate, host, libraries
 from kernels.timing import interleaved as timing
 from kernels.timing.rounds import Plan, Progress
 from nmsim import bench, mask
@@ -146,7 +146,7 @@ class CpuBackend:
         self.host = machine or host.this_machine()
         self._seed, self._clock = seed, clock
         self._products = products or cpu
-        self._torch = _torch() if torch else None
+        self._torch = libraries.torch_if_installed() if torch else None
         self._blas = ThreadpoolController()
         self._weights: tuple[tuple[int, int, str], _Weights] | None = None
         self._caches = ColdCache(self.host, clock)
@@ -218,7 +218,7 @@ class CpuBackend:
         threads = self.threads(of)
         data = self._data(of)
         x = self._tokens(of)
-        with self._blas.limit(limits=threads, user_api="blas"), _torch_threads(self._torch, threads):
+        with libraries.threads_of_libraries(threads, torch=self._torch, blas=self._blas):
             calls = [self._sparse(of, case, kernel, data, x) for case, kernel in tasks]
             calls += self._dense(of, data.weights, x)
             yield [self._contender(of, call, data, x, warmup) for call in calls]
@@ -336,25 +336,3 @@ class CpuBackend:
         self._caches.note_use(call.operand, call.stored_bytes)
         if self.threads(of) > 1:
             self._quiet_at = self._clock() + LINGER_S.get(call.library, 0.0)
-
-
-def _torch() -> Any:
-    """Torch, or None if it is not installed."""
-    try:
-        import torch
-    except ImportError:
-        return None
-    return torch
-
-
-@contextlib.contextmanager
-def _torch_threads(torch: Any, threads: int) -> Iterator[None]:
-    if torch is None:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -5,8 +5,11 @@ import platform
 import pandas as pd
 import pytest
 
-from hwmodels.estimate.cpu import COUNTS_FILE
+from hwmodels.estimate.cpu import COUNTS_FILE, FEW_TOKENS, PANEL_BYTES, PANEL_TOKENS
 from kernels.compiled import count_cpu
+from kernels.cpu.recipe import COLUMN_TOKENS, ROW_TOKENS, recipe_for
+from kernels.cpu.recipe import PANEL_BYTES as KERNEL_PANEL_BYTES
+from kernels.stored.rows import kernel_format
 
 COMMITTED = pd.read_csv(COUNTS_FILE, keep_default_na=False)
 pytestmark = pytest.mark.skipif(
@@ -25,13 +28,25 @@ def test_every_kernel_is_counted():
 @pytest.mark.parametrize("place", range(0, len(COMMITTED), 37))
 def test_committed_counts_are_those_of_the_compiler(place):
     row = COMMITTED.iloc[place]
-    dtype = count_cpu.SHORT_NAMES[row["dtype"]]
-    if row["pattern"] == "dense":
-        count = count_cpu.dense_instructions_per_element(dtype, int(row["tokens"]), row["instruction_set"])
-    else:
-        pattern = row["pattern"]
-        groups = count_cpu.instructions_per_group(
-            f"{pattern}/{row['encoding']}", dtype, tokens=int(row["tokens"]), isa=row["instruction_set"]
-        )
-        count = groups / int(pattern.split(":")[1])
-    assert row["instructions_per_element"] == pytest.approx(count, rel=COMPILER_TOLERANCE)
+    dtype, tokens = count_cpu.SHORT_NAMES[row["dtype"]], int(row["tokens"])
+    format = None if row["pattern"] == "dense" else kernel_format(f"{row['pattern']}/{row['encoding']}")
+    recipe = recipe_for(format, dtype, tokens, row["instruction_set"])
+    assert row["lanes_per_element"] == pytest.approx(
+        count_cpu.lanes_per_element(recipe), rel=COMPILER_TOLERANCE
+    )
+    assert row["x_bytes_per_element"] == pytest.approx(count_cpu.x_bytes_per_element(recipe), abs=1e-4)
+
+
+@pytest.mark.parametrize("tokens", count_cpu.COUNTED_TOKENS)
+@pytest.mark.parametrize("format", ["8:16/bitmask", None])
+def test_loads_of_x_are_those_of_the_compiled_loop(format, tokens):
+    # What reads 64 bytes from memory reads x: stored values of 16 bits are widened as they are loaded.
+    recipe = recipe_for(kernel_format(format) if format else None, "bfloat16", tokens, "avx512")
+    wide_loads = [line for line in count_cpu.inner_loop(recipe) if "(" in line and "%zmm" in line]
+    of_x = [line for line in wide_loads if not line.startswith("vpmovzx") and "lea" not in line]
+    elements = recipe.rows_abreast * recipe.step_elems
+    assert 64 * len(of_x) / elements == count_cpu.x_bytes_per_element(recipe)
+
+
+def test_panels_of_x_are_those_of_the_kernels():
+    assert (KERNEL_PANEL_BYTES, COLUMN_TOKENS[-1], ROW_TOKENS[-1]) == (PANEL_BYTES, PANEL_TOKENS, FEW_TOKENS)

@@ -31,6 +31,16 @@ def test_read_adds_up_every_element_it_says_it_reads(streams, monkeypatch):
     assert kept == [int(values[::lanes].sum(dtype=np.uint32))]
 
 
+def test_blocks_add_up_every_element_once(monkeypatch):
+    lanes, kept = microbench.lanes(), []
+    blocks = microbench._read_every_block
+    monkeypatch.setattr(microbench, "_read_every_block", lambda *arguments: kept.append(blocks(*arguments)))
+    values = np.random.default_rng(0).integers(0, 1 << 32, 2 * 4 * 256, np.uint32)
+    assert microbench.read_blocks(values.view(np.uint8), 1024) == 8
+    halves = [int(block[::lanes].sum(dtype=np.uint32)) for block in values.reshape(2, -1)]
+    assert kept == [halves[0] ^ halves[1]]
+
+
 def test_copy_copies():
     source, target = np.arange(100, dtype=np.uint8), np.zeros(100, np.uint8)
     microbench.copy(source, target, 2)
@@ -133,6 +143,9 @@ def test_a_calibration_has_every_figure(found):
         assert 0 < figure.p20 <= figure.p50 <= figure.p80, name
         assert figure.repetitions == 3
     assert found.thread_wake is not None
+    assert found.row_start.unit == "s"
+    assert "fp32" in found.library
+    assert all(figure.unit == "flop_per_s" for figure in found.library.values())
 
 
 def test_one_core_wakes_nobody():

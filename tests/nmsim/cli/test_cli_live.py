@@ -6,8 +6,7 @@ import pytest
 
 import hwmodels
 from kernels.calibrate import cpu as calibration
-from kernels.measure import cpu as measure_cpu
-from kernels.timing import host
+from kernels.timing import host, libraries
 from nmsim import rows as row_files
 from validate import write_example
 from validate.study.example_checkpoint import TINY
@@ -33,7 +32,7 @@ def campaign(tmp_path, monkeypatch):
     """A campaign and a calibration too small to mean anything, on a machine with small caches, without torch."""
     monkeypatch.setattr(host, "LEAST_BEYOND_BYTES", 1 << 16)
     monkeypatch.setattr(host, "this_machine", lambda: HOST)
-    monkeypatch.setattr(measure_cpu, "_torch", lambda: None)
+    monkeypatch.setattr(libraries, "torch_if_installed", lambda: None)
     whole = calibration.calibrate
     monkeypatch.setattr(calibration.Calibration, "doubts", ["somebody else was at work"])
     monkeypatch.setattr(

@@ -11,7 +11,7 @@ from kernels.measure import campaign as campaigns
 from kernels.measure import cpu as measure_cpu
 from kernels.measure import run as campaign_run
 from kernels.measure.run import Contender
-from kernels.timing import cuda_device, host
+from kernels.timing import cuda_device, host, libraries
 from kernels.timing.gate import GateError, RefusedError
 from kernels.timing.rounds import DeviceLostError
 from nmsim import rows as row_files
@@ -48,7 +48,7 @@ def campaign(tmp_path, monkeypatch):
     """A small campaign on a machine with small caches, without torch."""
     monkeypatch.setattr(host, "LEAST_BEYOND_BYTES", 1 << 16)
     monkeypatch.setattr(host, "this_machine", lambda: HOST)
-    monkeypatch.setattr(measure_cpu, "_torch", lambda: None)
+    monkeypatch.setattr(libraries, "torch_if_installed", lambda: None)
     file = tmp_path / "small.toml"
     file.write_text(SMALL)
     return file
