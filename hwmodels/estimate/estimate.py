@@ -130,7 +130,10 @@ def dense_s(
 
 def energy_ratio(value_bits: Any, on_vector_lanes: Any, constants: Constants) -> Any:
     """Joules of an operation on values so wide, over those of a dense 16-bit tensor operation."""
-    tensor = where(value_bits <= 8, constants.byte_value_energy_ratio, where(value_bits == 32, 2.0, 1.0))
+    byte = constants.byte_value_energy_ratio
+    # Each halving of the bits saves the same share.
+    narrow = where(value_bits < 8, byte * byte, byte)
+    tensor = where(value_bits <= 8, narrow, where(value_bits == 32, 2.0, 1.0))
     lanes = constants.vector_energy_joules_per_flop / constants.tensor_energy_joules_per_flop
     return where(on_vector_lanes, lanes, tensor)
 

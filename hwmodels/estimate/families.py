@@ -30,6 +30,8 @@ DELTA_BITS = 4
 CSR_INDEX_BITS = 16
 """Bits of a column index (assumption A26)."""
 UNIT_INDEX_BITS = 2
+SCALE_BITS = {"fp4": 8 / 16}
+"""Bits of scale per stored value: NVFP4, which the libraries run, has a byte for 16 values (MXFP4 has one for 32)."""
 CORE_BYTES_PER_CYCLE = 128
 """Bytes that L1 and shared memory of a GPU's core deliver per clock cycle: 32 banks of 4 bytes (CUDA C++ Programming Guide)."""
 DEFAULT_CORE_CACHE_BYTES = 1 << 17
@@ -83,7 +85,9 @@ class Rows:
         self.hardware, self.constants, self.device = hardware, constants, chip(hardware)
         self.M, self.N, self.K = (inputs[name].to_numpy(np.float64) for name in ("M", "N", "K"))
         self.dtype = inputs["dtype"].astype(str).to_numpy()
-        self.bits = np.array([VALUE_BITS[name] for name in self.dtype], np.float64)
+        self.bits = np.array([VALUE_BITS[name] + SCALE_BITS.get(name, 0.0) for name in self.dtype])
+        # Units for fp4 keep values in pairs (paired 4:8), and a pair has one index.
+        self.index_bits = np.where(self.dtype == "fp4", UNIT_INDEX_BITS / 2, UNIT_INDEX_BITS)
         self.pattern = [None if pd.isna(text) else Pattern.parse(text) for text in inputs["pattern"]]
         self.kept = inputs["density"].to_numpy(np.float64)
         self.state = state_codes(inputs["l2_state"])
@@ -161,11 +165,11 @@ class Rows:
     def unit_bytes(self, K: Array) -> Array:
         """Bytes of weights that a 2:4 unit reads K deep: values and indices, whole groups."""
         groups = self.N * np.ceil(K / UNIT_PATTERN.m)
-        return np.asarray(groups * UNIT_PATTERN.n * (self.bits + UNIT_INDEX_BITS) / 8)
+        return np.asarray(groups * UNIT_PATTERN.n * (self.bits + self.index_bits) / 8)
 
     def on_unit(self, K: Array) -> Answer:
         """A 2:4 library product that is K deep."""
-        stored = (self.bits * UNIT_PATTERN.n + UNIT_INDEX_BITS * UNIT_PATTERN.n) / UNIT_PATTERN.m / 8
+        stored = (self.bits + self.index_bits) * UNIT_PATTERN.n / UNIT_PATTERN.m / 8
         energy, peak = self.energy * self.constants.sparse_energy_ratio, self.peak(True)
         product = self._product(K, stored, peak, energy, True)
         total_bytes = self.least_bytes(self.unit_bytes(K), K)

@@ -276,7 +276,7 @@ def _predict_case(case: Case, spec: HardwareSpec, output_bits: int | None) -> Pr
         hardware=spec.id,
         execution=EXECUTIONS[how.execution],
         limit=STAGES[found.stage],
-        explanation=_explain(found, spec),
+        explanation=_explain(found, spec) + _pairs_hint(spec, case, EXECUTIONS[how.execution]),
         **values,
     )
 
@@ -293,6 +293,17 @@ def _explain(found: Answer, spec: HardwareSpec) -> str:
     return (
         f"{first}: {cause}{times[first] * 1e6:.4g} us; the next stage, {second}, takes "
         f"{times[second] * 1e6:.4g} us ({share:.0f} %)"
+    )
+
+
+def _pairs_hint(spec: HardwareSpec, case: Case, execution: str) -> str:
+    """What to know of a product that the machine's unit takes in pairs alone, as of 2:4 in fp4."""
+    units = [unit for unit in spec.native if unit.pairs and case.dtype in unit.dtypes]
+    if not units or case.pattern is None or execution == "native":
+        return ""
+    return (
+        f". The sparse {case.dtype} unit of {spec.id} takes {units[0].takes_pattern} of elements, not {case.pattern} of single "
+        "ones, so codes are decoded in software"
     )
 
 

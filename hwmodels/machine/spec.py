@@ -78,13 +78,21 @@ class NativeUnit:
         "(assumption A11).")] = None
     selector_elements_per_s: Annotated[Quantity | None, Number("elements_per_s", "Dense elements that it prunes online. "
         "Left out if software must.")] = None
+    pairs: Annotated[Flag, About("Whether it keeps or drops neighbours along K in pairs. No format keeps pairs, so `predict` "
+        "does not use such a unit; `predict_rows` does.")] = False
 
     renamed = RENAMED
+
+    @property
+    def takes_pattern(self) -> str:
+        """The pattern in words, such as `2:4` or `4:8 in pairs`."""
+        return f"{self.pattern} in pairs" if self.pairs else str(self.pattern)
 
     def takes(self, format: SparseFormat, *, operand: str, dtype: str) -> bool:
         """Say whether this unit multiplies a sparse operand that is stored so."""
         return (
-            format.pattern == self.pattern
+            not self.pairs
+            and format.pattern == self.pattern
             and format.encoding.name in self.encodings
             and format.packing.name in self.packings
             and operand in self.operands
@@ -311,7 +319,7 @@ def summary(spec: HardwareSpec) -> dict[str, Any]:
         **{name: getattr(spec, name) for name in ("id", "name", "family", "hypothetical")},
         **{name: getattr(spec, name).value for name in numbers},
         **{name: _peak(getattr(spec, name)) for name in ("dense_peak_flop_per_s", "sparse_peak_flop_per_s")},
-        "native_patterns": list(dict.fromkeys(str(unit.pattern) for unit in spec.native)),
+        "native_patterns": list(dict.fromkeys(unit.takes_pattern for unit in spec.native)),
     }
 
 

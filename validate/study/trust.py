@@ -114,9 +114,9 @@ def machine_numbers(machines: Sequence[HardwareSpec], dtype: str) -> NumberTable
             [spec.sparse_peak_flop_per_s.get(dtype) for spec in machines],
         ),
     ]
-    patterns = dict.fromkeys(str(unit.pattern) for spec in machines for unit in spec.native)
+    patterns = dict.fromkeys(unit.takes_pattern for spec in machines for unit in spec.native)
     for pattern in patterns:
-        units = [next((u for u in spec.native if str(u.pattern) == pattern), None) for spec in machines]
+        units = [next((u for u in spec.native if u.takes_pattern == pattern), None) for spec in machines]
         for rate in ("decoder", "selector"):
             rates = [None if unit is None else getattr(unit, f"{rate}_elements_per_s") for unit in units]
             if any(rates):
@@ -128,7 +128,7 @@ def machine_numbers(machines: Sequence[HardwareSpec], dtype: str) -> NumberTable
 def native_units(machines: Sequence[HardwareSpec]) -> list[tuple[str, str, str, str, str]]:
     """List what the sparse units take: machine, pattern, encodings, value types, source."""
     return [
-        (spec.id, str(unit.pattern), ", ".join(unit.encodings), ", ".join(unit.dtypes), unit.source)
+        (spec.id, unit.takes_pattern, ", ".join(unit.encodings), ", ".join(unit.dtypes), unit.source)
         for spec in machines
         for unit in spec.native
     ]

@@ -209,11 +209,11 @@ def test_a_warm_stream_fades_into_a_cold_one():
 
 
 def test_energy_of_a_flop_by_value_type():
-    """16 bits are the yardstick, tf32 takes twice, bytes a fitted share; vector lanes have their own figure."""
+    """16 bits are the yardstick, tf32 takes twice, bytes a share, 4 bits its square; vector lanes have their own figure."""
     values = constants.prior()
     found = energy_ratio(np.array([4, 8, 16, 32, 32]), np.array([False] * 4 + [True]), values)
     lanes = values.vector_energy_joules_per_flop / values.tensor_energy_joules_per_flop
-    assert found.tolist() == [0.5, 0.5, 1.0, 2.0, lanes]
+    assert found.tolist() == [0.25, 0.5, 1.0, 2.0, lanes]
 
 
 def roads(tokens, pattern, encoding, machine, operand="weights"):

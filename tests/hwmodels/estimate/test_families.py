@@ -220,3 +220,22 @@ def test_no_family_is_faster_than_its_bytes_and_operations(family, machine):
     assert (answer.time_s >= constants.load().library_launch_s).all()
     output_bytes = rows["M"] * rows["N"] * 2
     assert (answer.bound_s >= output_bytes / spec.dram_bandwidth_bytes_per_s.value).all()
+
+
+def test_fp4_on_its_unit_by_hand():
+    """GB10, 4:8 in pairs. 8 elements have 4 values of 4 bits and half a bit of scale each, and 2 bits per kept pair."""
+    how = {"dtype": "fp4", "M": 64, "N": 4096, "K": 4096}
+    stored_bytes = 4096 * 4096 / 8 * (4 * 4.5 + 2 * 2) / 8
+    dense_bytes = 4096 * 4096 * 4.5 / 8
+    around = 64 * 4096 * 4.5 / 8 + 2 * 64 * 4096
+    answer = FAMILIES["library"](rows("gb10", **how))
+    assert answer.sparse_bytes.item() == pytest.approx(stored_bytes + around)
+    assert rows("gb10", **how).dense_bytes().item() == pytest.approx(dense_bytes + around)
+    assert answer.bound_s.item() == pytest.approx((stored_bytes + around) / 273e9)
+    assert rows("gb10", **how).peak(True).item() == 1e15
+
+
+@pytest.mark.parametrize("machine", ["h100-sxm", "mi350x", "rtx4090"])
+def test_fp4_without_a_unit_for_it_is_refused(machine):
+    with pytest.raises(RowError, match="dtype 'fp4': .* has no (sparse matrix unit|peak) for it"):
+        time_s("library", machine, dtype="fp4")

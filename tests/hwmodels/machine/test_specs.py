@@ -9,6 +9,7 @@ import pytest
 import hwmodels
 from hwmodels.machine.spec import SPEC_FOLDER, HardwareSpec
 from nmsim import encodings
+from nmsim.case import Case, GemmShape
 from nmsim.errors import SpecError
 from nmsim.format import SparseFormat, sparse_format
 from nmsim.pattern import Pattern
@@ -406,3 +407,31 @@ def test_the_best_format_is_what_the_unit_of_a_machine_reads(machine, dtype, ope
     assert found.short == best
     unit = hwmodels.load_machine(machine).native_unit(found, operand=operand, dtype=dtype)
     assert (unit is None) == best.endswith("bitmask")
+
+
+PAIRED = ("b200", "gb200", "gb10", "rtx5080", "rtx5090", "rtx-pro-6000-blackwell")
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_units_for_fp4_take_pairs(name):
+    """Blackwell multiplies sparse fp4 in pairs alone; CDNA 4 has no sparse unit for it, though it multiplies fp4."""
+    spec = hwmodels.load_machine(name)
+    units = [unit for unit in spec.native if "fp4" in unit.dtypes]
+    assert [unit.takes_pattern for unit in units] == (["4:8 in pairs"] if name in PAIRED else [])
+    assert ("fp4" in spec.sparse_peak_flop_per_s) == (name in PAIRED)
+    assert ("4:8 in pairs" in hwmodels.machine.spec.summary(spec)["native_patterns"]) == (name in PAIRED)
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "4:8"])
+def test_no_format_is_taken_for_pairs(pattern):
+    """A mask of 2:4 or 4:8 may split pairs, so software decodes it; the explanation says what the unit takes."""
+    case = Case(GemmShape(16, 4096, 4096), f"{pattern}/index", dtype="fp4")
+    answer = hwmodels.predict(case, "b200")
+    assert answer.execution != "native"
+    assert (
+        f"The sparse fp4 unit of b200 takes 4:8 in pairs of elements, not {pattern} of single ones"
+        in answer.explanation
+    )
+    for other in (Case(case.shape, case.format, dtype="fp8"), Case(case.shape, None, dtype="fp4")):
+        assert "pairs" not in hwmodels.predict(other, "b200").explanation
+    assert "pairs" not in hwmodels.predict(case, "mi350x").explanation
