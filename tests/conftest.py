@@ -8,6 +8,11 @@ from hypothesis import HealthCheck, settings
 
 from nmsim.cli import main
 
+# Workers of pytest-xdist share the cores. If threads of BLAS and OpenMP are more than cores, they wait for each other in loops.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // WORKERS)))
+
 # Tests start hundreds of processes. Each of them would compile all sources anew if the user keeps no compiled ones.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
