@@ -14,6 +14,7 @@ from nmsim.rows import LossRow, Measurement, Row, columns_of
 from nmsim.support.schema_pages import field_table, json_schema
 from validate.judge.budget import Budget
 from validate.judge.names import MachineNames
+from validate.judge.row_table import RowSources
 
 
 class Format(NamedTuple):
@@ -48,6 +49,12 @@ FORMATS = {
         TechnologyFile,
         "What elementary actions and structures cost, at the nodes where somebody published it: "
         "`hwmodels/silicon/technology.toml`. Each entry of a table is a list of anchors.",
+    ),
+    "row-sources": Format(
+        "Sources of rows",
+        RowSources,
+        "The sources of a Parquet file of rows, beside it under the same name with the suffix `.toml`. What a source says of "
+        "all its rows stands here once ([published rows](published-rows.md)).",
     ),
     "campaign": Format(
         "Campaign",

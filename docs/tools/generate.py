@@ -26,6 +26,7 @@ import logged_accuracies  # noqa: E402
 import mitigations  # noqa: E402
 import models  # noqa: E402
 import pandas as pd  # noqa: E402
+import published_rows  # noqa: E402
 import sass  # noqa: E402
 import sparsity_loses  # noqa: E402
 import transcript  # noqa: E402
@@ -52,6 +53,7 @@ PAGES = {
     "docs/reference/formats.md": formats_page.page,
     "docs/reference/mitigations.md": mitigations.page,
     "docs/reference/models.md": models.page,
+    "docs/reference/published-rows.md": published_rows.page,
     "docs/reference/robustness.md": robustness.page,
     "docs/reference/sass.md": sass.page,
     "docs/reference/speed.md": speed.page,

@@ -5,15 +5,15 @@ import functools
 import pandas as pd
 
 from validate.judge import break_even
-from validate.judge.judge import Judgement, judge_files, judged_columns
+from validate.judge.judge import Judgement, judge_files, judged_columns, thinned
 from validate.judge.own_machine import own_rows
-from validate.judge.rows import PUBLISHED_FILE, committed_hardware, own_files
+from validate.judge.rows import committed_hardware, own_files, published_files
 
 
 @functools.cache
 def published(held_out: bool = True) -> Judgement:
     """The published rows; `held_out` with constants that were fitted without each machine."""
-    return judge_files([PUBLISHED_FILE], held_out=held_out)
+    return judge_files(published_files(), held_out=held_out)
 
 
 @functools.cache
@@ -31,8 +31,8 @@ def own() -> pd.DataFrame:
 
 
 def judged() -> pd.DataFrame:
-    """The table of the figures: the published rows, held out."""
-    return judged_columns(published().table)
+    """The table of the figures: the published rows, held out, of each family every n-th in the order of its errors."""
+    return judged_columns(thinned(published().table))
 
 
 @functools.cache

@@ -11,17 +11,18 @@ from hwmodels.estimate import constants
 from hwmodels.estimate.intervals import INTERVAL_SHARE
 from validate.judge import metrics, own_machine
 from validate.judge.join import why_missed
-from validate.judge.judge import Judgement
+from validate.judge.judge import GALLERY_ROWS, Judgement
 
-HEADS = ("rows", "speedup", "dense time", "sparse time", "bias", "side of 1", "in interval")
+HEADS = ("rows", "speedup", "dense time", "sparse time", "bias", "side of 1", "about 1", "in interval")
 MISSED_ROWS = 60
 """Rows missed by the largest factor, that the page lists."""
 GOALS = (
     ("16-bit types, speedup", "16-bit", "speedup_mdape", 0.10, 0.06),
     ("16-bit types, dense time", "16-bit", "dense_time_mdape", 0.15, 0.10),
     ("16-bit types, sparse time", "16-bit", "sparse_time_mdape", 0.15, 0.10),
-    ("16-bit types, right side of 1.0", "16-bit", "sign_share", 0.92, None),
-    ("8-bit types, speedup", "8-bit", "speedup_mdape", 0.20, None),
+    ("16-bit types, right side of 1.0", "16-bit", "side_share", 0.92, None),
+    ("8-bit types, speedup", "8-bit", "speedup_mdape", 0.20, 0.09),
+    ("8-bit types, right side of 1.0", "8-bit", "side_share", 0.88, None),
 )
 
 HEAD = """# How far to trust the estimate
@@ -32,13 +33,13 @@ boards of the same die. A machine is described by its datasheet alone. Nothing o
 makes rows, figures and text anew.
 
 **What is judged**: {rows} published timings of {machines} GPUs, from {sources} sources, with {kernels} kernel libraries
-([published.csv](../../validate/data/published.csv)). `python -m validate.judge.published` makes that file from the
-[table](../../validate/data/published_source.csv) as collected. **Against what**: `hwmodels.predict_rows`. It gets
-shape, value type, pattern, kernel family and whether the row was timed with a cold or a warm cache. It gets none of its
-times. The error of a figure is |predicted / published - 1|. Tables show its median over rows:
+([published rows](../reference/published-rows.md) has their sources and counts). No GPU of ours measured one of them. **Against
+what**: `hwmodels.predict_rows`. It gets shape, value type, pattern, kernel family and whether the row was timed with a cold or
+a warm cache. It gets none of its times. The error of a figure is |predicted / published - 1|. Tables show its median over rows:
 
 - *bias* is the median with its sign.
-- *side of 1* is the share of rows whose predicted and published speedup lie on the same side of 1.0.
+- *side of 1* is the share of rows whose predicted and published speedup lie on the same side of 1.0, or both within {about} of
+  it. *about 1* is the share of the latter.
 - *in interval* is the share of speedups inside the predicted range, which should hold {share:.0f} %.
 
 Decode is up to 64 tokens, prefill from 1024. A speedup is against the dense baseline that the source chose.
@@ -90,6 +91,7 @@ def page() -> str:
             _metric_table(("machine",), _named(verdict, "machines")),
             "![Predicted over published speedup of each machine](../gallery/residuals_by_machine.svg)\n",
             _metric_table(("machine", "type", "regime"), _by_type(found.table)),
+            _coverage(verdict),
             _marks(verdict),
             _worst(found.table),
             _violations(verdict["bound_violations"]),
@@ -111,6 +113,7 @@ def _head(found: Judgement) -> str:
         sources=table["source_url"].nunique(),
         kernels=table["kernel"].nunique(),
         share=100 * INTERVAL_SHARE,
+        about=_percent(metrics.ABOUT_ONE),
         fitted=_percent(narrow[0]),
         held_out=_percent(narrow[1]),
     )
@@ -121,7 +124,7 @@ def _goals(verdict: Mapping[str, Any]) -> str:
     rows = []
     for text, dtype_class, name, goal, aim in GOALS:
         value = classes[dtype_class][name]
-        least = name == "sign_share"
+        least = name == "side_share"
         met = value >= goal if least else value <= goal
         word = "met" if met else "**missed**"
         if met and aim is not None:
@@ -133,10 +136,11 @@ def _goals(verdict: Mapping[str, Any]) -> str:
 
 
 def _figures() -> str:
-    return """![Predicted over published speedup](../gallery/speedup_scatter.svg)
+    return f"""![Predicted over published speedup](../gallery/speedup_scatter.svg)
 
-One point per row ([table](../gallery/judged.csv)). A point is hollow if its own source doubts the row. The times of these
-speedups:
+A point is a row ([table](../gallery/judged.csv)). Of each family of rows (machine, type, regime, kernel) every n-th is
+shown, in the order of its errors, about {GALLERY_ROWS} in all. Tables count all rows. A point is hollow if its own source
+doubts the row. The times of these speedups:
 
 ![Predicted over published times](../gallery/time_scatter.svg)
 
@@ -149,6 +153,30 @@ speedups:
 def _by_type(table: pd.DataFrame) -> list[tuple[Sequence[str], Mapping[str, Any]]]:
     columns = ("machine", "dtype", "regime")
     return [([group[c] for c in columns], group) for group in metrics.grouped(table, columns)]
+
+
+def _coverage(verdict: Mapping[str, Any]) -> str:
+    least, most = (_percent(share) for share in metrics.COVERAGE)
+    found = verdict["coverage_warnings"]
+    head = (
+        f"## Ranges that are too narrow or too wide\n\nA range should hold {100 * INTERVAL_SHARE:.0f} % of its rows. "
+        f"Families of at least {metrics.COVERAGE_ROWS} rows whose ranges hold less than {least} or more than {most}: "
+        f"{len(found)} of {len(verdict['families'])}.\n\n"
+    )
+    if not found:
+        return head
+    lines = [
+        (
+            *(row[name] for name in metrics.FAMILY),
+            str(row["n_rows"]),
+            _percent(row["interval_coverage"]),
+            row["intervals"],
+        )
+        for row in found
+    ]
+    return head + _table(
+        ("machine", "type", "regime", "kernel family", "rows", "in interval", "ranges"), lines
+    )
 
 
 def _marks(verdict: Mapping[str, Any]) -> str:
@@ -324,7 +352,8 @@ def _metric_table(heads: Sequence[str], rows: Sequence[tuple[Sequence[str], Mapp
             str(group["n_rows"]),
             *(_percent(group[f"{kind}_mdape"]) for kind in ("speedup", "dense_time", "sparse_time")),
             _percent(group["speedup_bias"], sign=True),
-            _percent(group["sign_share"]),
+            _percent(group["side_share"]),
+            _percent(group["about_one_share"]),
             _percent(group["interval_coverage"]),
         )
         for names, group in rows

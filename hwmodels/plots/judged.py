@@ -152,6 +152,8 @@ BANDS = (0.1, 0.2)
 """Relative errors that are shaded around agreement."""
 BAND_WORDS = "within " + " and ".join(f"{100 * band:.0f} %" for band in BANDS)
 FACTORS = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
+POWERS = tuple(2.0**power for power in range(-6, 7))
+"""Ticks of a range that is too wide for `FACTORS`."""
 UNIT_FAMILIES = ("library", "sliding")
 """Kernels that run 2:4 products as they are, on the sparse matrix unit."""
 EXTRA_COLOUR = "#8a7a00"
@@ -215,6 +217,8 @@ def speedup_scatter(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figur
         for draw in (ax.axhline, ax.axvline):
             draw(1.0, color=theme.quiet, linewidth=0.9, zorder=1)
         finest = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0) if high < 6 * low else 2.0 ** np.arange(-6, 8)
+        # Labels of a wide range would run into each other.
+        finest = 4.0 ** np.arange(-5, 6) if high > 100 * low else finest
         ticks = [float(value) for value in finest if low <= value <= high]
         _log_axes(ax, (low, high), (low, high), ticks, ticks, lambda value: f"{value:g}×")
         ax.set_title(f"{title}, {len(rows)} rows")
@@ -302,7 +306,7 @@ def residuals_by_tokens(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[F
         if len(ratios):
             ax.plot(ends[place : place + 2], [ratios.median()] * 2, color=theme.ink, linewidth=2.2, zorder=5)
     x_ticks = [2.0**power for power in range(0, 24, 2) if 2.0**power <= 0.8 * ends[-1]]
-    y_ticks = [value for value in FACTORS if low <= value <= high]
+    y_ticks = [value for value in (FACTORS if high < 8 * low else POWERS) if low <= value <= high]
     _log_axes(ax, (ends[0], ends[-1]), (low, high), x_ticks, y_ticks, lambda value: f"{value:g}")
     _name_axes(ax, "tokens M", RATIO_LABEL)
     _legend(fig, table, theme, style.line_key("median of a regime", color=theme.ink, linewidth=2.2))
@@ -349,9 +353,11 @@ def residuals_by(table: pd.DataFrame, *, column: str, theme: Theme = LIGHT) -> t
         first, median, third = np.quantile(ratios, (0.25, 0.5, 0.75))
         ax.barh(place, third - first, 0.62, first, linewidth=1.1, zorder=2, **box)
         heights = place + 0.5 * (_jitter(len(ratios)) - 0.5)
-        ax.plot(ratios, heights, "o", markersize=3.2, alpha=0.75, zorder=3, **row)
+        many: dict[str, Any] = {"markersize": 1.6, "alpha": 0.3, "rasterized": True}
+        few: dict[str, Any] = {"markersize": 3.2, "alpha": 0.75}
+        ax.plot(ratios, heights, "o", zorder=3, **(many if len(ratios) > MANY_OF_GROUP else few), **row)
         ax.plot([median] * 2, [place - 0.31, place + 0.31], zorder=4, **line)
-    x_ticks = [value for value in FACTORS if low <= value <= high]
+    x_ticks = [value for value in (FACTORS if high < 8 * low else POWERS) if low <= value <= high]
     _log_axes(ax, (low, high), None, x_ticks, [], lambda value: f"{value:g}")
     ax.set_ylim(len(names) - 0.45, -0.55)
     counts = rows[column].value_counts()
@@ -448,6 +454,8 @@ def _map_keys(fig: Figure, filled: Any, with_points: bool, theme: Theme) -> None
     style.add_legend(fig, handles, loc="upper left", bbox_to_anchor=place, fontsize=9, borderaxespad=0)
 
 
+MANY_OF_GROUP = 500
+"""A group of more points shows them small and faint, as pixels."""
 MANY_POINTS = 2000
 """More points than these become a picture inside a vector file, which would else take megabytes."""
 TURNS = 16

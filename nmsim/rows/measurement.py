@@ -98,8 +98,8 @@ class Measurement:
     l2_state: Annotated[
         L2State,
         Cell(
-            "Whether caches were flushed first (cold), or calls ran back to back: with dense weights that the last-level "
-            "cache holds (warm), or with larger ones (beyond cache)"
+            "Whether caches were flushed first (cold), or calls ran back to back (warm). It is beyond cache if they did "
+            "with dense weights larger than the last-level cache"
         ),
     ]
     sparse_time_s: Annotated[float | None, Cell("Median of the kernel")] = None

@@ -18,6 +18,8 @@ from validate.judge.rows import JudgedRow, RowFile, committed_files, committed_h
 
 READING_SHARE = 0.6
 """Of the time to judge a table, what reading it takes."""
+GALLERY_ROWS = 700
+"""Rows that the figures and the table of the gallery show about."""
 WORST_COLUMNS = (
     "file", "row", "machine", "device", "kernel", "written_pattern", "dtype", "regime", "M", "N", "K", "mark",
     "measured_speedup_vs_dense", "predicted_speedup_vs_dense", "predicted_speedup_low", "predicted_speedup_high",
@@ -93,6 +95,36 @@ def judged_columns(table: pd.DataFrame) -> pd.DataFrame:
     """Keep the columns of joined rows that figures and pages need, numbers to 5 digits."""
     rounded = {name: [float(f"{value:.5g}") for value in table[name]] for name in KEPT_FIGURES}
     return table[list(KEPT_COLUMNS)].assign(**rounded)
+
+
+def thinned(table: pd.DataFrame, most: int = GALLERY_ROWS) -> pd.DataFrame:
+    """Choose rows of a large table for a figure: of each family every n-th in the order of its errors.
+
+    The first that is chosen stands in the middle of the first n. So a family keeps its median and, of many rows, its spread.
+    n is the number of rows over `most`, rounded up. A family of fewer rows than n keeps the one in its middle.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Joined rows, or what `judged_columns` keeps of them.
+    most : int
+        Rows that a table may have as it is.
+
+    Returns
+    -------
+    DataFrame
+        Rows in their order.
+    """
+    step = -(-len(table) // most)
+    if step <= 1:
+        return table
+    ratio = table["predicted_speedup_vs_dense"] / table["measured_speedup_vs_dense"]
+    families = table.assign(ratio=ratio.round(6)).reset_index(drop=True).sort_values("ratio", kind="stable")
+    groups = families.groupby(list(metrics.FAMILY), sort=False)
+    rank, size = groups.cumcount(), groups["ratio"].transform("size")
+    first = ((size - 1) // 2).clip(upper=step // 2)
+    kept = rank.index[((rank - first) % step == 0) & (rank >= first)]
+    return table.iloc[sorted(kept)]
 
 
 def judge_files(

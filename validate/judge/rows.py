@@ -516,9 +516,14 @@ class RowFile:
     transfers: int = 0
 
 
+def published_files() -> list[Path]:
+    """The published rows that ship with nmsim."""
+    return [PUBLISHED_FILE]
+
+
 def committed_files() -> list[Path]:
     """The rows that ship with nmsim: published ones, and those of our own campaigns."""
-    return [PUBLISHED_FILE, *own_files()]
+    return [*published_files(), *own_files()]
 
 
 def own_files() -> list[Path]:

@@ -22,7 +22,7 @@ from nmsim.errors import visible
 from nmsim.units import format_bytes, percent
 from validate.accuracy.beside_cost import Qualities
 from validate.judge import own_machine
-from validate.judge.judge import judged_columns
+from validate.judge.judge import judged_columns, thinned
 from validate.study import cores, losses, trust
 from validate.study.answer import PAYS_FROM, Answer, heat, reach, times
 from validate.study.provenance import Provenance
@@ -126,7 +126,7 @@ def draw(found: Findings) -> dict[str, Drawing]:
 @functools.cache
 def _drawn_trust(name: str) -> Drawing:
     """A figure that is the same for every study."""
-    return _drawn(name, judged_columns(trust.judged()))
+    return _drawn(name, judged_columns(thinned(trust.judged())))
 
 
 def _drawn(name: str, table: pd.DataFrame, function: str = "", **options: Any) -> Drawing:

@@ -17,8 +17,10 @@ from hwmodels.plots.labels import Step
 from nmsim.support.sources import read_text
 from validate.judge import metrics
 from validate.judge.judge import judge_files
-from validate.judge.rows import PUBLISHED_FILE
+from validate.judge.rows import published_files
 
+LARGEST_SOURCE = "https://github.com/bcacdwk/vllmbench/"
+"""Most published rows are of this benchmark."""
 WHOSE = {"own": "of this machine", "all": "of all GPUs"}
 ASSUMPTIONS_PAGE = Path(hwmodels.__file__).parent.parent / "docs" / "explanation" / "assumptions.md"
 
@@ -169,17 +171,19 @@ def numbered_assumptions(page: Path = ASSUMPTIONS_PAGE) -> list[Assumption]:
 @functools.cache
 def judged() -> pd.DataFrame:
     """The published rows, each predicted with constants that were fitted without its machine."""
-    return judge_files([PUBLISHED_FILE], held_out=True).table
+    return judge_files(published_files(), held_out=True).table
 
 
 def totals() -> dict[str, Any]:
-    """What is said of all rows: how many, of how many machines, and the errors of their 16-bit types."""
+    """What is said of all rows: how many, of how many machines, and the errors of their 16-bit and 8-bit types."""
     table = judged()
-    narrow = metrics.summarise(table[table["dtype_class"] == "16-bit"])
     return {
         "n_rows": len(table),
         "n_machines": table["machine"].nunique(),
-        "wide": narrow,
+        "n_largest_source": int(table["source_url"].str.startswith(LARGEST_SOURCE).sum()),
+        "about_one": metrics.ABOUT_ONE,
+        "wide": metrics.summarise(table[table["dtype_class"] == "16-bit"]),
+        "narrow": metrics.summarise(table[table["dtype_class"] == "8-bit"]),
         "interval_share": INTERVAL_SHARE,
     }
 

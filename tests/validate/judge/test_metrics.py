@@ -4,7 +4,7 @@ import pytest
 from judge_fakes import measurement, model_of
 
 from validate.judge import metrics
-from validate.judge.judge import Judgement, judge_rows
+from validate.judge.judge import Judgement, judge_rows, judged_columns, thinned
 from validate.judge.rows import as_rows
 
 
@@ -88,3 +88,18 @@ def test_families_are_warned_of_if_their_intervals_hold_too_few_or_too_many(insi
     if warned:
         assert found[0]["n_rows"] == rows
         assert found[0]["interval_coverage"] == pytest.approx(inside / rows)
+
+
+def test_figures_of_a_large_table_show_every_nth_row_of_each_family():
+    """Kept are the middle of the first n, and every n-th from there, in the order of the error."""
+    rows = [measurement(speedup_vs_dense=1 + (37 * place % 100) / 50) for place in range(100)]
+    rows += [measurement(dtype="int8", speedup_vs_dense=speedup) for speedup in (1.0, 3.0, 2.0)]
+    table = table_of(*rows)
+    found = thinned(table, 11)
+    assert found["dtype"].value_counts().to_dict() == {"bf16": 10, "int8": 1}
+    assert found.index.is_monotonic_increasing
+    assert found[found["dtype"] == "int8"]["measured_speedup_vs_dense"].tolist() == [2.0]
+    wide = found[found["dtype"] == "bf16"]["measured_speedup_vs_dense"].sort_values(ascending=False)
+    assert wide.tolist() == pytest.approx([2.98 - (5 + 10 * place) / 50 for place in range(10)])
+    assert thinned(table, 103) is table
+    assert thinned(judged_columns(table), 11)["row"].tolist() == found["row"].tolist()
