@@ -106,7 +106,7 @@ def copy(source: Tensor, out: Tensor) -> None:
     words, target = _words("source", source), _words("out", out)
     with on_device_of(source):
         copy_kernel[(triton.cdiv(len(words), COPY_WORDS),)](
-            words, target, len(words), BLOCK=COPY_WORDS, num_warps=WARPS
+            words, target, len(words), BLOCK=COPY_WORDS, num_warps=WARPS, enable_fp_fusion=False
         )
 
 
@@ -127,7 +127,9 @@ def read(source: Tensor) -> Tensor:
     programs = min(READ_PROGRAMS, triton.cdiv(len(words), COPY_WORDS))
     sums = torch.empty(programs, dtype=torch.int32, device=source.device)
     with on_device_of(source):
-        read_kernel[(programs,)](words, sums, len(words), BLOCK=COPY_WORDS, num_warps=WARPS)
+        read_kernel[(programs,)](
+            words, sums, len(words), BLOCK=COPY_WORDS, num_warps=WARPS, enable_fp_fusion=False
+        )
     return sums
 
 

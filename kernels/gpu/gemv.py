@@ -50,7 +50,7 @@ def widened(x: Tensor, elems: int, units: int) -> Tensor:
     with on_device_of(x):
         widen_kernel[(triton.cdiv(units * elems, 256),)](
             x.view(INTEGERS[x.dtype]), wide, tokens, k, units * elems, ELEMS=elems, PAIRS=pairs,
-            KIND=KINDS[x.dtype], BLOCK=256, num_warps=4,
+            KIND=KINDS[x.dtype], BLOCK=256, num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
     return wide
 

@@ -13,6 +13,7 @@ PACKAGES = (
     "kernels",
     "kernels.cpu",
     "kernels.ops",
+    "kernels.ptx",
     "validate",
 )
 

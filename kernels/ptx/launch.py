@@ -1,0 +1,249 @@
+"""Triton kernels on the emulator: compiled as for a GPU, run on tensors in main memory.
+
+Triton itself binds arguments, specialises and compiles. Only its driver is another one, which names a GPU that is not there,
+and the launch of the compiled kernel.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from kernels.ptx.errors import PtxError
+from kernels.ptx.machine import MOST_STEPS, Code, Counts, Grid, run_program
+from kernels.ptx.memory import Buffer, GlobalMemory
+from kernels.ptx.parse import read_ptx
+from kernels.ptx.program import WARP
+
+CAPABILITY = 90
+"""H100 and H200."""
+_COMPILE = JITFunction.run
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch that the emulator has run.
+
+    Parameters
+    ----------
+    kernel : str
+    grid : tuple of int
+    counts : Counts
+    """
+
+    kernel: str
+    grid: Grid
+    counts: Counts
+
+
+class _Driver:
+    """What Triton asks a GPU's driver for when it compiles, of a GPU that is not there."""
+
+    def __init__(self, capability: int) -> None:
+        self.target = GPUTarget("cuda", capability, WARP)
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        # Triton keeps compiled kernels by device: one number per target.
+        return -int(self.target.arch)
+
+    def get_current_stream(self, device: int) -> int:
+        del device
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+
+@contextlib.contextmanager
+def _driver_of(capability: int) -> Iterator[None]:
+    """Have Triton compile for a capability, then give it its own driver back."""
+    before = driver._active
+    driver.set_active(_Driver(capability))
+    try:
+        yield
+    finally:
+        driver._active = before
+
+
+def _interpreted() -> bool:
+    return bool(triton.knobs.runtime.interpret)
+
+
+@lru_cache(maxsize=256)
+def _code(ptx: str) -> Code:
+    return Code(read_ptx(ptx))
+
+
+def ptx_of(
+    kernel: Any,
+    args: Sequence[Any],
+    *,
+    options: Mapping[str, Any] | None = None,
+    capability: int = CAPABILITY,
+) -> str:
+    """Compile a kernel as a launch would, and give its PTX.
+
+    Parameters
+    ----------
+    kernel : function with @triton.jit
+    args : sequence
+        Positional arguments; tensors may be in main memory.
+    options : mapping, optional
+        Arguments by name, and options of the compiler such as `num_warps`.
+    capability : int
+        Compute capability times ten.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    PtxError
+        A process in which Triton interprets.
+    """
+    return str(_compiled(kernel, args, dict(options or {}), capability).asm["ptx"])
+
+
+def _compiled(kernel: Any, args: Sequence[Any], options: dict[str, Any], capability: int) -> Any:
+    if _interpreted() or not isinstance(kernel, JITFunction):
+        raise PtxError(
+            "Triton interprets in this process: expected TRITON_INTERPRET unset before it is imported"
+        )
+    with _driver_of(capability):
+        return _COMPILE(kernel, *args, grid=(1,), warmup=True, **options)
+
+
+def run_compiled(
+    kernel: Any, grid: Any, *, args: Sequence[Any], options: Mapping[str, Any] | None = None,
+    capability: int = CAPABILITY, seed: int | None = None, most_steps: int = MOST_STEPS,
+) -> Launch:  # fmt: skip
+    """Compile a Triton kernel for a GPU, and run what the compiler wrote on tensors in main memory.
+
+    No GPU is needed. Results are written to the tensors. Accesses out of bounds, misaligned ones, races in shared memory and
+    more are errors, see `kernels.ptx.errors`.
+
+    Parameters
+    ----------
+    kernel : function with @triton.jit
+    grid : tuple of int, or function of the arguments by name
+        Programs in x, y and z.
+    args : sequence
+        Positional arguments of the kernel; tensors are in main memory.
+    options : mapping, optional
+        Arguments by name, and options of the compiler such as `num_warps`.
+    capability : int
+        Compute capability times ten: 80 (A100) or 90 (H100, H200).
+    seed : int, optional
+        Shuffles the order of programs.
+    most_steps : int
+        Instructions after which programs count as endless.
+
+    Returns
+    -------
+    Launch
+
+    Raises
+    ------
+    PtxError
+        One of its kinds: an instruction that the emulator does not have, or a rule of the machine that is broken.
+    """
+    options = dict(options or {})
+    compiled = _compiled(kernel, args, options, capability)
+    names = kernel.arg_names
+    given = {
+        **{p.name: p.default for p in kernel.params if p.has_default},
+        **dict(zip(names, args, strict=False)),
+    }
+    given |= {name: value for name, value in options.items() if name in names}
+    sizes = tuple(int(size) for size in (grid(given) if callable(grid) else grid))
+    whole: Grid = (*sizes, 1, 1)[:3]  # type: ignore[assignment]
+    values = [given[name] for name, kind in compiled.src.signature.items() if kind != "constexpr"]
+    kinds = [kind for kind in compiled.src.signature.values() if kind != "constexpr"]
+    memory = GlobalMemory([_buffer(value) for value in values if isinstance(value, Tensor)])
+    code = _code(compiled.asm["ptx"])
+    parameters = [_bits(value, kind, memory) for value, kind in zip(values, kinds, strict=True)]
+    # Behind the arguments, Triton passes addresses of scratch memory, which these kernels have none of.
+    parameters += [0] * (len(code.program.parameters) - len(parameters))
+    counts = run_program(
+        code, memory, parameters=parameters, grid=whole, threads=WARP * compiled.metadata.num_warps,
+        shared_bytes=compiled.metadata.shared, seed=seed, most_steps=most_steps,
+    )  # fmt: skip
+    memory.copy_back()
+    return Launch(kernel.__name__, whole, counts)
+
+
+def _buffer(tensor: Tensor) -> Buffer:
+    """Give the bytes of the host from a tensor's first element to its last."""
+    if tensor.device.type != "cpu":
+        raise PtxError(f"a tensor on {tensor.device}: expected main memory")
+    if tensor.numel() == 0:
+        return Buffer(tensor.data_ptr(), np.empty(0, np.uint8))
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    n_bytes = (last + 1) * tensor.element_size()
+    start = tensor.storage_offset() * tensor.element_size()
+    whole = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+    return Buffer(tensor.data_ptr(), whole[start : start + n_bytes].numpy())
+
+
+def _bits(value: Any, kind: str, memory: GlobalMemory) -> int:
+    """Give an argument as the bits of a parameter."""
+    if isinstance(value, Tensor):
+        return memory.address(value.data_ptr())
+    if kind in ("fp32", "fp64"):
+        dtype, bits = (np.float32, np.uint32) if kind == "fp32" else (np.float64, np.uint64)
+        return int(dtype(value).view(bits))
+    return int(value)
+
+
+@contextlib.contextmanager
+def emulated(*, capability: int = CAPABILITY, seed: int | None = None) -> Iterator[list[Launch]]:
+    """Have every launch of a Triton kernel run on the emulator while the context lasts.
+
+    Parameters
+    ----------
+    capability : int
+        Compute capability times ten: 80 (A100) or 90 (H100, H200).
+    seed : int, optional
+        Shuffles the order of programs.
+
+    Yields
+    ------
+    list of Launch
+        Grows with each launch.
+
+    Raises
+    ------
+    PtxError
+        A process in which Triton interprets.
+    """
+    if _interpreted():
+        raise PtxError(
+            "Triton interprets in this process: expected TRITON_INTERPRET unset before it is imported"
+        )
+    launches: list[Launch] = []
+
+    def run(kernel: Any, *args: Any, grid: Any, warmup: bool = False, **options: Any) -> None:
+        del warmup
+        launches.append(
+            run_compiled(kernel, grid, args=args, options=options, capability=capability, seed=seed)
+        )
+
+    before: Callable[..., Any] = JITFunction.run
+    JITFunction.run = run
+    try:
+        yield launches
+    finally:
+        JITFunction.run = before
