@@ -52,12 +52,20 @@ def nmsim(capsys):
 
 @pytest.fixture
 def blank_figures(monkeypatch):
-    """Let a study write blank figures: for tests of what it says beside them. Drawing is most of the time of a small study."""
+    """Let a study write blank figures: for tests of what it says beside them. Drawing is most of the time of a small study.
+
+    Figures whose names a test adds to this set are drawn.
+    """
     from validate.study import report
 
-    def blank(name, *_, **__):
+    drawn, named = report._drawn, set()
+
+    def blank(name, *arguments, **options):
+        if name in named:
+            return drawn(name, *arguments, **options)
         return report.Drawing(name, light_svg=b"<svg/>", dark_svg=b"<svg/>", png=b"")
 
     monkeypatch.setattr(report, "_drawn", blank)
     # This one keeps what it has drawn for the whole process, so a blank figure must not get there.
     monkeypatch.setattr(report, "_drawn_trust", blank)
+    return named

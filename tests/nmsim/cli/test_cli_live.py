@@ -10,6 +10,7 @@ from kernels.timing import host, libraries
 from nmsim import rows as row_files
 from validate import write_example
 from validate.study.example_checkpoint import TINY
+from validate.study.report import OWN_FIGURE
 
 SMALL = """
 seed = 0
@@ -90,7 +91,8 @@ def test_a_bad_campaign_leaves_nothing_behind(nmsim, tmp_path):
     assert not folder.exists()
 
 
-def test_a_study_may_measure_its_machine(nmsim, campaign, tmp_path, monkeypatch):
+def test_a_study_may_measure_its_machine(nmsim, campaign, tmp_path, monkeypatch, blank_figures):
+    blank_figures.add(OWN_FIGURE)
     monkeypatch.setattr("nmsim.cli.validate.CAMPAIGN", str(campaign))
     weights = write_example(tmp_path / "tiny.safetensors", shape=TINY)
     out = tmp_path / "out"

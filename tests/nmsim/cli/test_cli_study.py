@@ -46,6 +46,7 @@ def test_no_weights_means_the_example_and_says_so(nmsim, few):
     assert (out / "example.safetensors").stat().st_size < 25_000_000
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_options_may_be_repeated_and_phases_left_out(nmsim, few):
     arguments, _ = few
     short = [a if a != "512" else "" for a in arguments]
