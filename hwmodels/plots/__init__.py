@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     )
     from hwmodels.plots.losses import CostPanel, quality_beside_cost
     from hwmodels.plots.predicted import bound_by_stage, speedup_vs_pattern, speedup_vs_tokens
+    from hwmodels.plots.served import whole_models
     from hwmodels.plots.style import DARK, LIGHT, Theme, rendered
 else:
     __getattr__, __dir__ = lazy_exports(
@@ -51,6 +52,7 @@ else:
             "residuals_by residuals_by_tokens speedup_scatter time_scatter window_speedups",
             "hwmodels.plots.losses": "CostPanel quality_beside_cost",
             "hwmodels.plots.predicted": "bound_by_stage speedup_vs_pattern speedup_vs_tokens",
+            "hwmodels.plots.served": "whole_models",
             "hwmodels.plots.style": "DARK LIGHT Theme rendered",
         },
     )

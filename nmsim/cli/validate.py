@@ -50,6 +50,14 @@ SHOWN_FAMILIES = 60
 LIVE_HEADINGS = ("rows", "measured", "predicted", "error", "of byte bound")
 FIGURE = "measured_on_predicted.svg"
 VERDICT, VERDICT_KEYS = "verdict.json", {"hardware", "rows", "doubts", "wrong", "overall"}
+RUN_HEADINGS = {"speedup": "speedup", "dense": "dense tokens/s", "sparse": "sparse tokens/s"}
+PASS_HEADINGS = {"time": "quantisation", "copy": "copy"}
+WHOLE_TABLES: Mapping[str, tuple[str, ...]] = {
+    "machines": ("machine", "phase"),
+    "tokens": ("phase", "tokens"),
+    "patterns": ("phase", "pattern"),
+    "models": ("model", "phase"),
+}
 MACHINES, PATTERNS = [*defaults.HARDWARE], [*defaults.PATTERNS]
 BATCHES, PREFILL = [str(count) for count in defaults.BATCHES], [str(count) for count in defaults.PREFILL]
 CAMPAIGN = "cpu-quick"
@@ -58,6 +66,7 @@ EXAMPLES = {
         "nmsim validate --held-out",
         "nmsim validate --rows mine.csv --hardware my-machine.toml -o verdict.json",
         "nmsim validate --held-out --plot bandwidth.svg",
+        "nmsim validate --whole-models --held-out",
         "nmsim validate --live -o here",
     ],
     "study": [
@@ -104,7 +113,7 @@ def validate(
             "--plot",
             metavar="FILE",
             help="Figure of bandwidths to write, .svg, .png or .pdf: predicted over measured, and their share of the "
-            "DRAM's peak.",
+            "DRAM's peak. With --whole-models: predicted over measured ratios of tokens per second.",
         ),
     ] = None,
     held_out: Annotated[
@@ -127,6 +136,13 @@ def validate(
             "compare. Two minutes.",
         ),
     ] = False,
+    whole_models: Annotated[
+        bool,
+        Option(
+            "--whole-models",
+            help="Judge published runs of whole models, in tokens per second, and published passes over activations.",
+        ),
+    ] = False,
     campaign: Annotated[
         str, Option(help="With --live: what to measure, as for nmsim measure: cpu, cpu-quick, or a file.")
     ] = "cpu",
@@ -138,16 +154,22 @@ def validate(
     |predicted / measured - 1|. Rows that cannot be judged are an error, which lists them by kind with their numbers.
     """
     if live:
-        if rows or hardware or held_out or skip_unknown or plot is not None:
+        if rows or hardware or held_out or skip_unknown or whole_models or plot is not None:
             raise NmsimError(
-                "--live measures rows of its own: expected no --rows, --hardware, --held-out, --skip-unknown or --plot "
-                "beside it"
+                "--live measures rows of its own: expected no --rows, --hardware, --held-out, --skip-unknown, "
+                "--whole-models or --plot beside it"
             )
         return _judge_live(output or Path("validated"), campaign, force)
+    if whole_models and (rows or hardware or skip_unknown):
+        raise NmsimError(
+            "--whole-models judges committed runs: expected no --rows, --hardware or --skip-unknown beside it"
+        )
     files = [Output(output, suffixes=(".json",))] if output is not None else []
     files += [Output(plot, suffixes=PICTURES, strict=True)] if plot is not None else []
     if files:
         console.claim(*files, force=force)
+    if whole_models:
+        return _judge_whole_models(output, plot, held_out, force)
     with console.share_bar(late=True) as progress:
         judged = judge_files(
             rows or (),
@@ -186,6 +208,24 @@ def _warn_skipped(skipped: Sequence[Skipped]) -> None:
         console.warn(f"  {kind}", "yellow")
     if len(skipped) > SHOWN_KINDS:
         console.warn(f"  and {len(skipped) - SHOWN_KINDS} more kinds; --json lists all", "yellow")
+
+
+def _judge_whole_models(output: Path | None, plot: Path | None, held_out: bool, force: bool) -> Answer:
+    """Predict committed runs of whole models and online passes, and compare."""
+    from hwmodels import plots
+    from validate.whole_models.errors import judge_whole_models
+
+    with console.busy("predicting whole models"):
+        judged = judge_whole_models(held_out=held_out)
+    figures = judged.verdict()
+    if output is not None:
+        with new_file(output, force=force) as stream:
+            stream.write(_json(figures))
+    if plot is not None:
+        fig, _ = plots.whole_models(judged.judged)
+        with new_file(plot, force=force) as stream:
+            stream.write(plots.rendered(fig, plot.suffix.removeprefix(".")))
+    return Answer(figures, lambda: _show_whole_models(figures))
 
 
 def _judge_live(folder: Path, campaign: str, force: bool) -> Answer:
@@ -438,6 +478,40 @@ def _show_violations(violations: Sequence[Mapping[str, Any]]) -> None:
         )
     if len(violations) > SHOWN_VIOLATIONS:
         console.say(f"  and {len(violations) - SHOWN_VIOLATIONS} more; --json lists all")
+
+
+def _show_whole_models(figures: Mapping[str, Any]) -> None:
+    kind = (
+        "constants fitted without each machine" if figures["held_out"] else "constants fitted on all machines"
+    )
+    runs, passes = figures["whole_models"], figures["online_passes"]
+    title = f"Tokens per second of whole models, {kind}"
+    _groups(title, ("runs of",), [{"runs of": "all"} | runs["overall"]], RUN_HEADINGS)
+    for name, columns in WHOLE_TABLES.items():
+        _groups(f"By {' and '.join(columns)}", columns, runs[name], RUN_HEADINGS)
+    for entry in runs["left_out"]:
+        console.say(f"left out: {entry['n_rows']} runs, {entry['reason']}: {entry['rule']}")
+    title = f"Passes over activations, {kind}"
+    _groups(title, ("passes of",), [{"passes of": "all"} | passes["overall"]], PASS_HEADINGS)
+    _groups("By machine", ("machine",), passes["machines"], PASS_HEADINGS)
+    _groups("By tokens", ("tokens",), passes["tokens"], PASS_HEADINGS)
+    lift = passes["overall"]["lift_mdape"]
+    console.say(
+        f"time with sliding windows over that of the quantisation alone: median error {_percent(lift)}"
+    )
+
+
+def _groups(
+    title: str, columns: Sequence[str], groups: Sequence[Mapping[str, Any]], headings: Mapping[str, str]
+) -> None:
+    """Print groups with the median error and the bias of each figure."""
+    rows = []
+    for group in groups:
+        figures = [(group[f"{key}_mdape"], group[f"{key}_bias"]) for key in headings]
+        cells = [cell for error, bias in figures for cell in (_percent(error), _percent(bias, sign=True))]
+        rows.append((*(str(group[name]) for name in columns), group["n_rows"], *cells))
+    heads = [head for name in headings.values() for head in (name, "bias")]
+    console.print_table(title, [*(name.replace("_", " ") for name in columns), "rows", *heads], rows)
 
 
 def study(

@@ -71,6 +71,23 @@ class TotalAllowance(Allowance):
 
 
 @record
+class WholeAllowance:
+    """One entry for whole models or online passes, which `validate.whole_models.errors` compares."""
+
+    table: Annotated[Text, About("`whole_models` or `online_passes`.")]
+    reason: Annotated[Text, About("Why this much error is allowed.")]
+    machine: Annotated[Text | None, About("Only rows of this machine.")] = None
+    phase: Annotated[Text | None, About("Only runs of this phase.")] = None
+    speedup_mdape: Annotated[float | None, Number("ratio", "Greatest median error of the ratio of tokens per second.")] = None
+    dense_mdape: Annotated[float | None, Number("ratio", "Greatest median error of dense tokens per second.")] = None
+    sparse_mdape: Annotated[float | None, Number("ratio", "Greatest median error of sparse tokens per second.")] = None
+    time_mdape: Annotated[float | None, Number("ratio", "Greatest median error of the time of a pass.")] = None
+    copy_mdape: Annotated[float | None, Number("ratio", "Greatest median error of the time of a copy.")] = None
+    lift_mdape: Annotated[float | None, Number("ratio", "Greatest median error of a time over that without windows.")] = None
+    left_out_share: Annotated[float | None, Number("share", "Greatest share of runs that are left out.")] = None
+
+
+@record
 class Budget:
     """The entries of `budget.toml`."""
 
@@ -78,6 +95,7 @@ class Budget:
     family: Annotated[tuple[Allowance, ...], About("Limits of each family of rows; the entry with most selectors "
         "counts.")] = ()
     total: Annotated[tuple[TotalAllowance, ...], About("Limits of all rows together.")] = ()
+    whole: Annotated[tuple[WholeAllowance, ...], About("Limits of whole models and online passes.")] = ()
     # fmt: on
 
     def problems(self) -> Iterator[tuple[str, str]]:

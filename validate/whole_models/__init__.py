@@ -1,0 +1,1 @@
+"""Whole models and online passes: measured tokens per second and microseconds beside predictions."""
