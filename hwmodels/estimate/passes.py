@@ -49,6 +49,11 @@ def load_passes(held_out: str | None = None) -> PassConstants:
     return PassConstants(**read_fitted(PASSES_FILE, PassConstants._fields, held_out))
 
 
+def prior_passes() -> PassConstants:
+    """What the constants of passes were before any row was seen."""
+    return PassConstants(**{name: entry.value for name, entry in PASS_PRIORS.items()})
+
+
 def window_ratio(pattern: str | Pattern | None) -> float:
     """Say by how much sliding windows lengthen K: (2L-2):2L is L-1 windows of four elements.
 

@@ -89,5 +89,6 @@ __all__ = [
     "speedup_vs_pattern",
     "speedup_vs_tokens",
     "time_scatter",
+    "whole_models",
     "window_speedups",
 ]

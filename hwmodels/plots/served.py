@@ -41,19 +41,31 @@ def whole_models(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure, 
     machines, patterns = sorted(table["machine"].unique()), pattern_order(table["pattern"])
     both = table[[MEASURED, PREDICTED]].to_numpy(float)
     low, high = 0.97 * both.min(), 1.03 * both.max()
-    fig, grid = style.panel_grid(len(PHASES), len(machines), 2.3, top=0.55)
+    fig, grid = style.panel_grid(len(PHASES), len(machines), 2.3, top=0.95)
     ticks = [value for value in RATIOS if low <= value <= high]
     for row, phase in enumerate(PHASES):
         for column, machine in enumerate(machines):
             ax, own = grid[row, column], table[(table["phase"] == phase) & (table["machine"] == machine)]
             line = np.array([low, high])
-            ax.fill_between(line, line / (1 + BAND), line * (1 + BAND), color=theme.faint, alpha=0.55, linewidth=0, zorder=0)
+            ax.fill_between(
+                line,
+                line / (1 + BAND),
+                line * (1 + BAND),
+                color=theme.faint,
+                alpha=0.55,
+                linewidth=0,
+                zorder=0,
+            )
             ax.plot(line, line, color=theme.ink, linewidth=0.9, zorder=1)
             for draw in (ax.axhline, ax.axvline):
                 draw(1.0, color=theme.quiet, linewidth=0.8, zorder=1)
             for place, pattern in enumerate(patterns):
                 runs = own[own["pattern"] == pattern]
-                look: dict[str, Any] = {"color": theme.colour(place), "marker": style.MARKERS[place], "alpha": 0.6}
+                look: dict[str, Any] = {
+                    "color": theme.colour(place),
+                    "marker": style.MARKERS[place],
+                    "alpha": 0.6,
+                }
                 ax.scatter(runs[MEASURED], runs[PREDICTED], s=9, linewidths=0, zorder=3, **look)
             ax.set_xscale("log")
             ax.set_yscale("log")
@@ -67,7 +79,7 @@ def whole_models(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figure, 
                 words = f"{len(own)} runs\nmedian error {100 * error:.1f} %"
                 ax.text(0.04, 0.96, words, transform=ax.transAxes, va="top", fontsize=7)
     style.title_panels(grid, list(PHASES), machines)
-    style.label_axes(grid, "measured tokens/s, sparse / dense [×]", "predicted [×]")
+    style.label_axes(grid, "measured ratio [×]", "predicted ratio [×]")
     handles = [
         style.mark_key(pattern, color=theme.colour(place), marker=style.MARKERS[place], markersize=6)
         for place, pattern in enumerate(patterns)

@@ -39,8 +39,9 @@ SERVING_FILE = Path(__file__).parents[1] / "data" / "serving.toml"
 GRID = tuple(sorted([*(2**power for power in range(17)), 48, 96, 192, 384, 768, 1536, 3072]))
 """Tokens that linear layers are predicted for; between them, times are interpolated on logarithmic scales."""
 SUM_BYTES = {("int8", True): 4}
-"""(Value type, dense) -> bytes of a sum that a product writes, if they are not 2. cuBLASLt multiplies int8 into int32 only
-and cuSPARSELt also into 16 bits (SlideSparse, https://github.com/bcacdwk/vllmbench)."""
+"""(Value type, dense) -> bytes of a sum that a product writes, if they are not 2. Of 8-bit integers, cuBLASLt writes sums
+of 32 bits only. The source is SlideSparse, https://github.com/bcacdwk/vllmbench.
+"""
 SAMPLED_BYTES = 32
 """Bytes moved per sequence and word of the vocabulary: logits become 32 bits, then chances, noise and their greatest (A63)."""
 NORM_TENSORS, GATED_TENSORS = 8, 3
@@ -76,6 +77,11 @@ SERVING_PRIORS: Mapping[str, Prior] = {
 def load_serving(held_out: str | None = None) -> ServingConstants:
     """Load the constants of a serving engine, fitted to all runs or without one group of machines."""
     return ServingConstants(**read_fitted(SERVING_FILE, ServingConstants._fields, held_out))
+
+
+def prior_serving() -> ServingConstants:
+    """What the constants of an engine were before any run was seen."""
+    return ServingConstants(**{name: entry.value for name, entry in SERVING_PRIORS.items()})
 
 
 @dataclass(frozen=True)

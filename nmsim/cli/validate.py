@@ -168,6 +168,7 @@ def validate(
     files += [Output(plot, suffixes=PICTURES, strict=True)] if plot is not None else []
     if files:
         console.claim(*files, force=force)
+    # Runs of whole models have columns and errors of their own: they are no rows of products.
     if whole_models:
         return _judge_whole_models(output, plot, held_out, force)
     with console.share_bar(late=True) as progress:

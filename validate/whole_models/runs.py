@@ -1,15 +1,24 @@
 """Predicted tokens per second of measured runs, and the runs that are left out."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
-from hwmodels.estimate.passes import WIDE_BYTES
+from hwmodels.estimate.passes import WIDE_BYTES, PassConstants, prior_passes
 from hwmodels.machine.spec import group_of, load_machine
 from hwmodels.steps.attention import kv_cache_bytes
-from hwmodels.steps.serving import SUM_BYTES, Served, ServingConstants, Steps, load_serving, run_s
+from hwmodels.steps.serving import (
+    SUM_BYTES,
+    Served,
+    ServingConstants,
+    Steps,
+    load_serving,
+    prior_serving,
+    run_s,
+)
 from nmsim.pattern import Pattern
 from validate.whole_models.schedule import steps_of
 
@@ -53,8 +62,8 @@ class Run:
 class Runs:
     """The dense and the sparse run of each row, as `validate.whole_models.tables.WHOLE_COLUMNS` says them."""
 
-    def __init__(self, table: pd.DataFrame, *, held_out: bool) -> None:
-        self.table, self.held_out = table.reset_index(drop=True), held_out
+    def __init__(self, table: pd.DataFrame, *, held_out: bool, passes: PassConstants | None = None) -> None:
+        self.table, self.held_out, self.passes = table.reset_index(drop=True), held_out, passes
         self._served: dict[tuple[str, ...], Served] = {}
         self._runs: dict[tuple[Any, ...], Run] = {}
         self.dense = [self._run(row, None) for row in self.table.itertuples()]
@@ -85,6 +94,8 @@ class Runs:
             self._served[key] = Served(
                 row.model, row.machine, dtype=row.dtype, pattern=pattern, held_out=self.held_out
             )
+            if self.passes is not None:
+                self._served[key].passes = self.passes
         return self._served[key]
 
     def tokens_per_s(self, values: dict[str, ServingConstants] | ServingConstants) -> tuple[Any, Any]:
@@ -128,6 +139,44 @@ def predict_runs(table: pd.DataFrame, *, held_out: bool = True) -> pd.DataFrame:
             found[f"{kind}_sparse_tokens_per_s"] / found[f"{kind}_dense_tokens_per_s"]
         )
     return found.assign(left_out=left_out(found, runs))
+
+
+NO_PASSES = PassConstants(0.0, 0.0, inf, 0.0)
+NO_ENGINE = ServingConstants(0.0, 0.0, 0.0, 0.0, 0.0)
+PARTS = {
+    "linear layers, head and attention": (NO_PASSES, NO_ENGINE),
+    "and passes, from prior constants": (prior_passes(), NO_ENGINE),
+    "and the engine, from prior constants": (prior_passes(), prior_serving()),
+    "and both sets of constants fitted": (None, None),
+}
+"""What is counted -> constants of passes and of the engine; None for the fitted ones, each machine left out."""
+
+
+def predict_parts(judged: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Predict runs by more and more of what they consist of: what each part brings.
+
+    Parameters
+    ----------
+    judged : DataFrame
+        Rows of `predict_runs` that nothing leaves out, each machine held out.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        A key of `PARTS` -> the rows with its predictions.
+    """
+    found = {}
+    for name, (passes, engine) in PARTS.items():
+        if passes is None or engine is None:
+            found[name] = judged
+            continue
+        dense, sparse = Runs(judged, held_out=True, passes=passes).tokens_per_s(engine)
+        found[name] = judged.assign(
+            predicted_dense_tokens_per_s=dense,
+            predicted_sparse_tokens_per_s=sparse,
+            predicted_speedup_vs_dense=sparse / dense,
+        )
+    return found
 
 
 def left_out(table: pd.DataFrame, runs: Runs) -> list[str]:

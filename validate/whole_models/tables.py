@@ -42,7 +42,7 @@ def read_online_passes(path: Path = ONLINE_FILE) -> pd.DataFrame:
 
 
 def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    table = open_row_table(path).to_pandas()
+    table: pd.DataFrame = open_row_table(path).to_pandas()
     missing = [name for name in columns if name not in table.columns]
     if missing:
         raise RowError.at(f"missing in {path.name}; expected {', '.join(columns)}", column=missing[0])
