@@ -354,6 +354,9 @@ def model_inputs(rows: Iterable[tuple[Measurement, str]]) -> pd.DataFrame:
 UNKNOWN = "none known"
 MISSED_SHARE = 0.2
 """A time that is off by less has not to be explained."""
+SLOW_ON_4090 = ("10:12", "12:14", "14:16")
+SLOW_SHARE = 0.4
+"""Such a row was disturbed if the prediction is shorter by this share; neighbours of it are predicted within a fifth."""
 HOPPER = ("h100-pcie", "h100-sxm", "h200")
 NEAR_CACHE = (0.6, 1.5)
 """Dense weights between these multiples of the last-level cache may stay in it from call to call, or not."""
@@ -371,7 +374,7 @@ def why_missed(row: "pd.Series[Any]") -> str:
     row : Series
         Of the table from `validate.judge.join.join`.
     """
-    family, machine = row["kernel_family"], row["machine"]
+    machine = row["machine"]
     weight_bytes = row["N"] * row["K"] * VALUE_BITS[row["dtype"]] / 8
     cache_bytes = chip(hwmodels.load_machine(machine)).cache_bytes
     narrow, few = VALUE_BITS[row["dtype"]] == 8, row["regime"] == "decode"
@@ -382,12 +385,10 @@ def why_missed(row: "pd.Series[Any]") -> str:
             "the source says that each call spends time on the host, which no model of the machine knows",
         ),
         (
-            family == "csr",
-            "one library of 2020, four times slower on the RTX 3090 than on the A100; each is predicted from the other",
-        ),
-        (
-            family == "vector-nm",
-            "two libraries of very different quality, NM-SpMM and nmSPARSE, share one constant",
+            machine == "rtx4090"
+            and row["pattern"] in SLOW_ON_4090
+            and row["sparse_time_error"] < -SLOW_SHARE,
+            "the source's times of 10:12, 12:14 and 14:16 on this GPU are often ten times those of 8:10 on the same product",
         ),
         (
             row["baseline_dtype"] != row["dtype"],

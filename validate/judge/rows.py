@@ -518,7 +518,7 @@ class RowFile:
 
 def published_files() -> list[Path]:
     """The published rows that ship with nmsim."""
-    return [PUBLISHED_FILE]
+    return [PUBLISHED_FILE, MORE_FILE]
 
 
 def committed_files() -> list[Path]:

@@ -10,7 +10,7 @@ import pytest
 import hwmodels
 from validate.judge.join import UNKNOWN, why_missed
 from validate.judge.judge import judge_files
-from validate.judge.rows import PUBLISHED_FILE
+from validate.judge.rows import published_files
 from validate.study import trust
 from validate.study.answer import reach
 from validate.study.whole_model import sum_layers
@@ -97,7 +97,7 @@ def test_every_speedup_of_the_page_has_its_range_or_says_so(study):
 def test_the_page_shows_the_errors_of_the_nearest_rows(study):
     section = re.search(r'<section id="trust">(.*?)</section>', study.page, re.S)[1]
     text = re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", " ", section)))
-    table = judge_files([PUBLISHED_FILE], held_out=True).table
+    table = judge_files(published_files(), held_out=True).table
     wide = table[table["dtype_class"] == "16-bit"]
     assert f"the median error of the speedups is {100 * wide['speedup_error'].abs().median():.1f} %" in text
     decode = wide[wide["regime"] == "decode"]
@@ -113,22 +113,17 @@ def test_own_rows_count_where_there_are_enough():
     assert cpu["cells"] == [None, None]
     assert a100["cells"][1]["n_rows"] < h200["cells"][1]["n_rows"]
     assert trust.regimes(STEPS) == ["decode", "prefill"]
-    (int8,) = trust.rows(machines[:1], "int8", [("decode", 1)])
-    assert int8["cells"][0]["whose"] == "of all GPUs"  # four rows are too few
+    (a100_sxm,) = trust.rows([hwmodels.load_machine("a100-sxm")], "bf16", [("decode", 1)])
+    assert a100_sxm["cells"][0]["whose"] == "of all GPUs"  # it has rows of prefill only
 
 
 def test_reasons_of_misses_are_those_of_their_rows():
     table = trust.judged()
-    reasons = {int(row["row"]): why_missed(row) for _, row in table.iterrows()}
-    named = {
-        name: table[column == name]["row"]
-        for column in (table["kernel_family"], table["mark"])
-        for name in set(column)
-    }
-    assert {reasons[row] for row in named["csr"]} == {
-        "one library of 2020, four times slower on the RTX 3090 than on the A100; each is predicted from the other"
-    }
-    assert all("host" in reasons[row] for row in named["host overhead"])
-    wider = table[table["baseline_dtype"] != table["dtype"]]
-    assert all("written by hand" in reasons[row] for row in wider["row"])
-    assert UNKNOWN in reasons.values()
+    table = table[table["file"].str.endswith("published.csv") | (table["machine"] == "rtx4090")]
+    reasons = pd.Series([why_missed(row) for _, row in table.iterrows()], index=table.index)
+    assert reasons[table["mark"] == "host overhead"].str.contains("host").all()
+    assert reasons[table["baseline_dtype"] != table["dtype"]].str.contains("written by hand").all()
+    slow = reasons.str.contains("ten times those of 8:10")
+    assert 200 < slow.sum() < 500
+    assert set(table[slow]["pattern"]) == {"10:12", "12:14", "14:16"}
+    assert (reasons == UNKNOWN).any()
