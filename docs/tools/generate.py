@@ -32,7 +32,7 @@ import sparsity_loses  # noqa: E402
 import transcript  # noqa: E402
 import validation  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
-from recorded import accuracy, robustness, speed  # noqa: E402
+from recorded import accuracy, robustness, speed, whole_models  # noqa: E402
 
 import hwmodels  # noqa: E402
 from hwmodels import plots  # noqa: E402
@@ -59,6 +59,7 @@ PAGES = {
     "docs/reference/speed.md": speed.page,
     "docs/explanation/estimate.md": estimate_constants.page,
     "docs/explanation/gates.md": gate_tables.page,
+    "docs/explanation/measured-models.md": whole_models.page,
     "docs/explanation/validation.md": validation.page,
     "docs/explanation/when-sparsity-loses.md": sparsity_loses.page,
     "docs/explanation/open-questions.md": lambda: transcript.read(
@@ -110,6 +111,7 @@ TABLES = {
     "bytes_per_element": stored,
     "speedup_vs_pattern": predicted,
     "judged": judged.judged,
+    "whole_models": whole_models.ratios,
     "break_even": judged.mapped,
     "measured_on_predicted": judged.own,
     "cores": core_designs.presets,
@@ -128,6 +130,7 @@ FIGURES = {
     "bytes_per_element": Drawn("bytes_per_element", plots.bytes_per_element),
     "speedup_vs_pattern": Drawn("speedup_vs_pattern", plots.speedup_vs_pattern),
     "speedup_scatter": Drawn("judged", plots.speedup_scatter),
+    "whole_models": Drawn("whole_models", plots.whole_models),
     "time_scatter": Drawn("judged", plots.time_scatter),
     "residuals_by_tokens": Drawn("judged", plots.residuals_by_tokens),
     "residuals_by_machine": Drawn("judged", lambda table: plots.residuals_by(table, column="machine")),

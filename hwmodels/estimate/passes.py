@@ -40,7 +40,7 @@ PASS_PRIORS: Mapping[str, Prior] = {
         12.0, 4.0, 40.0, "instructions", "load, convert, absolute value, scale, two clamps, convert, shift, combine"
     ),
 }  # fmt: skip
-"""Constant -> what was assumed of it before any row was seen (assumption A19)."""
+"""Constant -> what was assumed of it, with some of the rows in view."""
 
 
 @functools.cache
@@ -50,7 +50,7 @@ def load_passes(held_out: str | None = None) -> PassConstants:
 
 
 def prior_passes() -> PassConstants:
-    """What the constants of passes were before any row was seen."""
+    """What the constants of passes are before they are fitted."""
     return PassConstants(**{name: entry.value for name, entry in PASS_PRIORS.items()})
 
 

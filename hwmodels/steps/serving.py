@@ -70,7 +70,7 @@ SERVING_PRIORS: Mapping[str, Prior] = {
     "captured_kernel_s": Prior(2e-6, 0.5e-6, 10e-6, "s", "a kernel of a graph begins when the one before has drained"),
     "prompt_token_s": Prior(2e-6, 0.2e-6, 20e-6, "s", "a prompt is split into words on the host, beside the device"),
 }  # fmt: skip
-"""Constant -> what was assumed of it before any row was seen (assumption A19)."""
+"""Constant -> what was assumed of it, with some of the runs in view."""
 
 
 @functools.cache
@@ -80,7 +80,7 @@ def load_serving(held_out: str | None = None) -> ServingConstants:
 
 
 def prior_serving() -> ServingConstants:
-    """What the constants of an engine were before any run was seen."""
+    """What the constants of an engine are before they are fitted."""
     return ServingConstants(**{name: entry.value for name, entry in SERVING_PRIORS.items()})
 
 

@@ -1,0 +1,239 @@
+"""The page on whole models against measurements: committed runs and passes, predicted with each machine left out."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from hwmodels.estimate.constants import Prior
+from hwmodels.estimate.passes import PASS_PRIORS, load_passes
+from hwmodels.steps.serving import SERVING_PRIORS, load_serving
+from nmsim.units import percent
+from validate.whole_models.errors import WHOLE_ERRORS, WholeModels, judge_whole_models, summarise
+from validate.whole_models.runs import ABOVE_KERNEL, BELOW_KERNEL, MEMORY_SHARE, STALLED_SHARE, predict_parts
+
+RUN_COLUMNS = ("speedup", "dense", "sparse")
+RUN_HEADS = "ratio | bias | dense tokens/s | bias | sparse tokens/s | bias"
+UNITS = {"s": ("us", 1e6), "ms": ("ms", 1e3), "ratio": ("", 1.0), "instructions": ("instructions", 1.0)}
+MILLISECONDS_FROM_S = 1e-3
+
+HEAD = """# Whole models against measurements
+
+[A step of a whole model](whole-model.md) sums linear layers and attention. A serving engine does more. This page compares predictions
+with {runs} published runs of vLLM, and with {passes} timed passes over activations. It is written by `make docs`.
+`nmsim validate --whole-models --held-out` prints these tables, `--json` gives all figures, and `--plot ratios.svg` draws the figure.
+No GPU of ours was measured.
+
+**What was measured.** The [benchmark of SlideSparse](https://github.com/bcacdwk/vllmbench) (Apache-2.0) runs five models in vLLM
+0.13. The GPUs are an A100 PCIe, a B200, a GB10, an H100 PCIe and an RTX 4090. The dense model uses cuBLASLt. The sparse one uses
+cuSPARSELt, with 2:4 or with 4:6, 6:8 and 8:10 through sliding windows of 2:4. Weights and activations have 8 bits, int8 or
+fp8. The table names patterns by what is *pruned*, so its 2:8 is our 6:8. The head stays dense in bf16.
+
+| | prefill | decode |
+|---|---|---|
+| prompt | up to 1024 tokens | 16 tokens |
+| outputs per sequence | 1 | 256 |
+| tokens per step M | 512 to 65536 | 64 to 512, one per sequence |
+| requests | 128 x the sequences of a step | M |
+
+`vllm bench throughput` counts tokens of prompts and of outputs. Chunked prefill was off, and 0.8 of the memory was allowed. The
+GB10 ran without CUDA graphs. Source: `throughput_benchmark.py` and section 8 of the readme. `python -m validate.whole_models.collected`
+makes both tables of the project from those as collected.
+
+**What is predicted.** `hwmodels.steps.serving` takes the time of a step as the sum of
+
+- linear layers by [the estimate](estimate.md), q, k and v fused, and gate and up fused,
+- head and attention, as in a step of a whole model,
+- a quantisation per linear layer, with sliding windows in the sparse model, and a pass that scales the sums. A dense int8 product
+  writes sums of 32 bits, so this pass reads twice the bytes,
+- norms, rotation, activation functions and sampling ([A63](assumptions.md)),
+- gaps between kernels in a CUDA graph, and launches from the host outside of one. The host launches beside the device, and the
+  slower of both counts,
+- a fixed time per step, and one per sequence, on the host.
+
+The steps of a run come from its scheduler, followed step by step (`validate.whole_models.schedule`). This explains a surprise:
+512 sequences take twice as many steps as 256. A step has at most 512 tokens. Once 497 sequences run, the last 15 prompts of 16
+tokens fit no more, and wait for the others.
+
+Each machine is predicted with constants of the estimate, of passes and of the engine that were fitted without it. Errors are
+|predicted / measured - 1|, tables show medians. The *ratio* is tokens per second of the sparse model over those of the dense one.
+"""
+
+TAIL = """
+## Commands
+
+| what | command |
+|---|---|
+| the errors of this page | `nmsim validate --whole-models --held-out` |
+| the constants, after `nmsim fit` changed those of the estimate | `python -m validate.whole_models.fit` |
+| the errors that are allowed | `[[whole]]` in `validate/judge/budget.toml`, checked by `make test` |
+"""
+
+
+@functools.cache
+def judged() -> WholeModels:
+    """The committed rows, each machine left out."""
+    return judge_whole_models(held_out=True)
+
+
+def ratios() -> pd.DataFrame:
+    """The table of the figure."""
+    columns = ["machine", "model", "dtype", "phase", "pattern", "tokens"]
+    columns += [f"{kind}_speedup_vs_dense" for kind in ("measured", "predicted")]
+    return judged().judged[columns]
+
+
+def page() -> str:
+    """The whole page as Markdown."""
+    found = judged()
+    verdict = found.verdict()
+    runs, passes = verdict["whole_models"], verdict["online_passes"]
+    parts = [
+        HEAD.format(runs=f"{len(found.runs):,}", passes=len(found.passes)),
+        "## What each part brings\n",
+        "The first line is the model as it stood, with the steps of the scheduler. Constants of the next two lines are priors.\n",
+        _table(
+            "counted",
+            [((name,), summarise(rows, WHOLE_ERRORS)) for name, rows in predict_parts(found.judged).items()],
+        ),
+        _goals(runs["overall"]),
+        "## By machine, phase and type\n",
+        "![Predicted over measured ratios of tokens per second](../gallery/whole_models.svg)\n",
+        _table("machine | phase", _groups(runs["machines"], ("machine", "phase"))),
+        _table("machine | phase | type", _groups(runs["dtypes"], ("machine", "phase", "dtype"))),
+        _table("phase | tokens", _groups(runs["tokens"], ("phase", "tokens"))),
+        _table("phase | pattern", _groups(runs["patterns"], ("phase", "pattern"))),
+        _table("model | phase", _groups(runs["models"], ("model", "phase"))),
+        _medians(runs["median_speedups"]),
+        _left_out(runs["left_out"], len(found.runs)),
+        _passes(passes),
+        _constants(),
+        TAIL,
+    ]
+    return "\n".join(part.rstrip("\n") + "\n" for part in parts)
+
+
+def _percent(share: float, sign: bool = False) -> str:
+    return f"{100 * share:+.1f} %" if sign else percent(share, 1)
+
+
+def _groups(
+    groups: Sequence[Mapping[str, Any]], columns: Sequence[str]
+) -> list[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    return [(tuple(str(group[name]) for name in columns), group) for group in groups]
+
+
+def _table(
+    heads: str,
+    groups: Sequence[tuple[Sequence[str], Mapping[str, Any]]],
+    keys: Sequence[str] = RUN_COLUMNS,
+    names: str = RUN_HEADS,
+) -> str:
+    lines = [f"| {heads} | rows | {names} |", "|---" * (heads.count("|") + 3 + names.count("|")) + "|"]
+    for cells, figures in groups:
+        errors = [(figures[f"{key}_mdape"], figures[f"{key}_bias"]) for key in keys]
+        shown = [text for error, bias in errors for text in (_percent(error), _percent(bias, sign=True))]
+        lines.append(f"| {' | '.join([*cells, str(figures['n_rows']), *shown])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _goals(overall: Mapping[str, Any]) -> str:
+    reached = overall["speedup_mdape"]
+    word = "met" if reached <= 0.08 else "missed"
+    return f"The goal was 8 % on the ratio. Reached: {_percent(reached)}, {word}.\n"
+
+
+def _medians(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [
+        "## Median ratios, measured and predicted\n",
+        "| machine | phase | 2:4 | 4:6 | 6:8 | 8:10 |",
+        "|---|---|---|---|---|---|",
+    ]
+    table = pd.DataFrame(rows)
+    for key, own in table.groupby(["machine", "phase"]):
+        machine, phase = str(key[0]), str(key[1])
+        cells = own.set_index("pattern")
+        shown = [
+            f"{cells.loc[name, 'measured_speedup_vs_dense']:.2f}, {cells.loc[name, 'predicted_speedup_vs_dense']:.2f}"
+            for name in ("2:4", "4:6", "6:8", "8:10")
+        ]
+        lines.append(f"| {machine} | {phase} | {' | '.join(shown)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _left_out(rows: Sequence[Mapping[str, Any]], total: int) -> str:
+    count = sum(row["n_rows"] for row in rows)
+    lines = [
+        "## What is left out\n",
+        f"{count} of {total} rows, by rules that no prediction enters. A row counts for the first rule that holds.\n",
+        "| rule | rows | limit |",
+        "|---|---|---|",
+    ]
+    limits = {
+        "memory": f"more than {MEMORY_SHARE:g} of the DRAM, for either run",
+        "stalled": f"either run below {STALLED_SHARE:g} of the tokens per second of a run with fewer tokens per step",
+        "above any kernel": f"a ratio above {ABOVE_KERNEL:g} M/N",
+        "below any kernel": f"a ratio below {BELOW_KERNEL:g}",
+    }
+    lines += [
+        f"| {row['reason']}: {row['rule']} | {row['n_rows']} | {limits[row['reason']]} |" for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _passes(found: Mapping[str, Any]) -> str:
+    heads, keys = "quantisation | bias | copy | bias", ("time", "copy")
+    overall = found["overall"]
+    text = f"""## Passes over activations
+
+A row of 2560 elements in bf16 becomes 8-bit values with a scale per token. Sliding windows of (2L-2):2L write 2 (L-1) / L times as many.
+The source timed them with Triton's `do_bench`: after a flush, the least of many times. What the collected table calls quantisation alone
+is its `baseline`, a copy that only converts (`run_benchmark_paper.py`). The quantisation alone is its column 2:4. Both zero their
+output first.
+
+The model has a launch, a wait for the largest value, and the norm of two times. One is bytes over a share of the bandwidth, the other
+instructions over the rate of issue. One share stands for all GPUs. The GPUs reach 77 to 92 % of theirs in a long copy, which is most of the error.
+A B200 needs more time than either term says. The ratio of the time with windows to that without is predicted to
+{_percent(overall["lift_mdape"])}.
+"""
+    lifting = {row["machine"]: row for row in found["lifting"]["machines"]}
+    lines = ["| machine | windows over none | bias |", "|---|---|---|"]
+    lines += [
+        f"| {name} | {_percent(row['lift_mdape'])} | {_percent(row['lift_bias'], sign=True)} |"
+        for name, row in lifting.items()
+    ]
+    return "\n".join(
+        [
+            text,
+            _table(
+                "passes of", [(("all",), overall), *_groups(found["machines"], ("machine",))], keys, heads
+            ),
+            _table("tokens", _groups(found["tokens"], ("tokens",)), keys, heads),
+            "\n".join(lines) + "\n",
+        ]
+    )
+
+
+def _constants() -> str:
+    lines = [
+        "## Constants\n",
+        "Fitted like [those of the estimate](estimate.md): to all rows, and once more without each group of machines. Hosts differ",
+        "from machine to machine, and nobody describes them. So a constant of the host is a mean of five hosts.\n",
+        "The priors are no blind guesses: they were chosen with some of these rows in view. `prompt_token_s` and",
+        "`element_instructions` are seen on the B200 alone. If it is left out, they stay at priors that its rows have suggested.\n",
+        "| constant | unit | prior | range | fitted | reason |",
+        "|---|---|---|---|---|---|",
+    ]
+    for priors, values in (
+        (PASS_PRIORS, load_passes()._asdict()),
+        (SERVING_PRIORS, load_serving()._asdict()),
+    ):
+        lines += [_constant(name, prior, values[name]) for name, prior in priors.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _constant(name: str, prior: Prior, value: float) -> str:
+    unit, scale = UNITS["ms" if prior.unit == "s" and prior.value >= MILLISECONDS_FROM_S else prior.unit]
+    numbers = f"{prior.value * scale:.3g} | {prior.low * scale:.3g} to {prior.high * scale:.3g} | {value * scale:.3g}"
+    return f"| `{name}` | {unit} | {numbers} | {prior.reason} |"
