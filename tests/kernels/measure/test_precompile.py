@@ -66,7 +66,15 @@ def planned(tmp_path):
     return Plan([(of, backend.tasks(of)) for of in rounds], 0)
 
 
-def test_processes_run_each_product_once_and_what_raises_does_not_matter(planned, tmp_path):
+def few_parts(planned, monkeypatch, which):
+    """Let a plan have some of its parts: a process for each takes seconds to begin."""
+    parts = precompile.by_variant(planned)[which]
+    monkeypatch.setattr(precompile, "by_variant", lambda _: parts)
+    monkeypatch.setattr(precompile, "FEWEST_TASKS", 1)
+
+
+def test_processes_run_each_product_once_and_what_raises_does_not_matter(planned, tmp_path, monkeypatch):
+    few_parts(planned, monkeypatch, slice(1, None))  # two that note, and one that refuses
     folder = tmp_path / "noted"
     folder.mkdir()
     told = []
@@ -84,16 +92,17 @@ def test_processes_run_each_product_once_and_what_raises_does_not_matter(planned
     assert {what[:5] for what in found} == {"8of16"}
     assert len({process for process, _ in noted}) == 2
     assert str(os.getpid()) not in {process for process, _ in noted}
-    assert (told[0], told[-1][1]) == (("compiling, 0 of 4", 0.0), 0.0)
-    assert {text for text, _ in told} <= {f"compiling, {done} of 4" for done in range(5)}
+    assert (told[0], told[-1][1]) == (("compiling, 0 of 3", 0.0), 0.0)
+    assert {text for text, _ in told} <= {f"compiling, {done} of 3" for done in range(4)}
 
 
-def test_a_process_that_dies_is_told_and_nothing_more(planned, tmp_path, capfd):
+def test_a_process_that_dies_is_told_and_nothing_more(planned, tmp_path, capfd, monkeypatch):
+    few_parts(planned, monkeypatch, slice(2))
     said = precompile.ahead(
         functools.partial(dying, tmp_path), planned, 600, lambda text, share: None, cores=4
     )
     assert said == (
-        "kernels were not all compiled ahead: 4 of 4 processes failed; the others are compiled on the way"
+        "kernels were not all compiled ahead: 2 of 2 processes failed; the others are compiled on the way"
     )
     assert capfd.readouterr() == ("", "")
 
