@@ -29,7 +29,7 @@ from validate.study.provenance import Provenance
 from validate.study.whole_model import DENSE, TIE, fastest
 
 BEST_KEYS = ("hardware", "phase", "tokens", "sparse_operand", "pattern")
-TRUST_FIGURES = ("speedup_scatter", "residuals_by_tokens")
+TRUST_FIGURES = ("speedup_scatter", "residuals_by_tokens", "bandwidth")
 FIGURES = ("bytes_per_element", "speedup_vs_pattern", "bound_by_stage", "speedup_vs_tokens", *TRUST_FIGURES)
 OWN_FIGURE = "measured_on_predicted"
 
@@ -208,6 +208,7 @@ def sections(found: Findings) -> list[Section]:
             "How far to trust this",
             "trust.html.j2",
             {"regimes": trust.regimes(steps), "rows": trust.rows(found.machines, found.dtype, steps)}
+            | {"windows": trust.windows(found.machines, found.dtype, steps)}
             | trust.totals()
             | {"extrapolated_share": EXTRAPOLATED_SHARE},
         ),

@@ -12,10 +12,14 @@ import pandas as pd
 import hwmodels
 from hwmodels import HardwareSpec, Quantity
 from hwmodels.estimate.intervals import FEWEST_ROWS, INTERVAL_SHARE, REGIMES, regime_of, width_of
+from hwmodels.estimate.windows import runs_windows, through_windows
 from hwmodels.machine import software
 from hwmodels.plots.labels import Step
+from nmsim.pattern import Pattern
 from nmsim.support.sources import read_text
 from validate.judge import metrics
+from validate.judge.bandwidth import bandwidths_by
+from validate.judge.break_even import published_windows
 from validate.judge.judge import judge_files
 from validate.judge.rows import published_files
 
@@ -175,8 +179,16 @@ def judged() -> pd.DataFrame:
 
 
 def totals() -> dict[str, Any]:
-    """What is said of all rows: how many, of how many machines, and the errors of their 16-bit and 8-bit types."""
+    """What is said of all rows: how many, of how many machines, and the errors of their 16-bit and 8-bit types.
+
+    `bandwidths` has those of 16-bit calls that bytes limit, by product.
+    """
     table = judged()
+    bandwidths = {
+        group["product"]: group
+        for group in bandwidths_by(table, ["dtype_class"])
+        if (group["dtype_class"], group["limit"]) == ("16-bit", "memory")
+    }
     return {
         "n_rows": len(table),
         "n_machines": table["machine"].nunique(),
@@ -184,6 +196,7 @@ def totals() -> dict[str, Any]:
         "about_one": metrics.ABOUT_ONE,
         "wide": metrics.summarise(table[table["dtype_class"] == "16-bit"]),
         "narrow": metrics.summarise(table[table["dtype_class"] == "8-bit"]),
+        "bandwidths": bandwidths,
         "interval_share": INTERVAL_SHARE,
     }
 
@@ -221,6 +234,41 @@ def rows(machines: Sequence[HardwareSpec], dtype: str, steps: Sequence[Step]) ->
         }
         for spec in machines
     ]
+
+
+WINDOWED = Pattern(8, 16)
+"""The pattern that many papers ask for and no unit takes."""
+
+
+def windows(machines: Sequence[HardwareSpec], dtype: str, steps: Sequence[Step]) -> dict[str, Any]:
+    """Find what was measured of 8:16 through the sliding windows of a 2:4 unit, which needs no new hardware.
+
+    Parameters
+    ----------
+    machines : sequence of HardwareSpec
+    dtype : str
+    steps : sequence of (phase, tokens)
+
+    Returns
+    -------
+    dict
+        `pattern`, `runs_as`, and `rows`, one per machine whose unit takes 2:4 and not 8:16: `machine`, `name` and `cells`, one
+        for each of `regimes`, as from `published_windows`, or None.
+    """
+    step_of = {regime_of(tokens): tokens for _, tokens in steps}
+    found = [
+        {
+            "machine": spec.id,
+            "name": spec.name,
+            "cells": [
+                published_windows(WINDOWED, machine=spec.id, dtype=dtype, tokens=step_of[regime])
+                for regime in regimes(steps)
+            ],
+        }
+        for spec in machines
+        if runs_windows(spec, dtype) and all(unit.pattern != WINDOWED for unit in spec.native)
+    ]
+    return {"pattern": str(WINDOWED), "runs_as": str(through_windows(WINDOWED)), "rows": found}
 
 
 def _cell(near: pd.DataFrame, spec: HardwareSpec) -> dict[str, Any] | None:

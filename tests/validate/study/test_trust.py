@@ -102,7 +102,9 @@ def test_the_page_shows_the_errors_of_the_nearest_rows(study):
     assert f"the median error of the speedups is {100 * wide['speedup_error'].abs().median():.1f} %" in text
     decode = wide[wide["regime"] == "decode"]
     assert f"{100 * decode['speedup_error'].abs().median():.0f} % {len(decode)} rows of all GPUs" in text
-    assert section.count("<img") == 2
+    assert section.count("<img") == 3
+    assert "8:16 without new hardware." in text
+    assert "Of 16-bit calls that bytes limit, its median error is" in text
 
 
 def test_own_rows_count_where_there_are_enough():
@@ -127,3 +129,22 @@ def test_reasons_of_misses_are_those_of_their_rows():
     assert 200 < slow.sum() < 500
     assert set(table[slow]["pattern"]) == {"10:12", "12:14", "14:16"}
     assert (reasons == UNKNOWN).any()
+
+
+def test_8_16_through_windows_is_shown_of_machines_that_need_them():
+    machines = [hwmodels.load_machine(name) for name in ("h100-pcie", "h200", "h200-8x16", "epyc-2core")]
+    found = trust.windows(machines, "bf16", STEPS)
+    assert (found["pattern"], found["runs_as"]) == ("8:16", "14:16")
+    assert [row["machine"] for row in found["rows"]] == ["h100-pcie", "h200"]
+    measured, none = (row["cells"] for row in found["rows"])
+    assert none == [None, None]
+    assert [cell["n_rows"] for cell in measured] == [9, 45]
+    assert all(0.2 < cell["low"] <= cell["median"] <= cell["high"] < 2 for cell in measured)
+
+
+def test_bandwidths_of_memory_bound_calls_are_those_of_the_rows():
+    table = judge_files(published_files(), held_out=True).table
+    own = table[(table["dtype_class"] == "16-bit") & (table["sparse_limit"] == "memory")]
+    group = trust.totals()["bandwidths"]["sparse"]
+    assert group["n_rows"] == own["measured_sparse_time_s"].notna().sum()
+    assert group["bandwidth_mdape"] == pytest.approx(own["sparse_bandwidth_error"].abs().median())
