@@ -17,6 +17,13 @@ def published(held_out: bool = True) -> Judgement:
 
 
 @functools.cache
+def windows() -> pd.DataFrame:
+    """Speedups of 14:16 through sliding windows, by GPU, value type and tokens: what an arbitrary 8:16 brings today."""
+    found = pd.DataFrame(break_even.windows_by(published().table, ("machine", "dtype", "M")))
+    return found[found["pattern"] == "8:16"].reset_index(drop=True)
+
+
+@functools.cache
 def measured() -> Judgement | None:
     """The rows of our own campaigns; None if none has been committed."""
     files = own_files()

@@ -10,6 +10,7 @@ import pandas as pd
 from hwmodels.estimate import constants
 from hwmodels.estimate.intervals import INTERVAL_SHARE
 from validate.judge import metrics, own_machine
+from validate.judge.bandwidth import TRAFFIC
 from validate.judge.join import why_missed
 from validate.judge.judge import GALLERY_ROWS, Judgement
 
@@ -104,6 +105,7 @@ def page() -> str:
             _worst(found.table),
             _violations(verdict["bound_violations"]),
             _roofline(found.table),
+            _bandwidth(verdict),
             _own(judged.measured()),
             COMMANDS,
         ]
@@ -279,6 +281,63 @@ def _roofline(table: pd.DataFrame) -> str:
         a100=_percent(a100.mean()),
         a100_rows=int(a100.notna().sum()),
     )
+
+
+BANDWIDTH = """## Bandwidth
+
+The *effective bandwidth* of a call is its least traffic over its time. Least traffic moves values, metadata, dense operand and
+output once. The error of a bandwidth is that of the time turned over, so it is no further evidence for calls that operations
+limit. It is for *memory-bound* calls, whose bound is the time of their bytes. For these the share of the DRAM's peak says how
+much of a machine a kernel uses. A share above 100 % means that operands lay in a cache: most rows were timed back to back.
+
+`nmsim validate --held-out` prints the same of its rows, and `--plot` draws the figure.
+
+"""
+BANDWIDTH_GOAL = 0.12
+BANDWIDTH_HEADS = (
+    "call", "limit", "rows", "GB/s", "predicted GB/s", "of the DRAM's peak", "predicted", "error", "bias", "above the peak",
+)  # fmt: skip
+
+
+def _bandwidth(verdict: Mapping[str, Any]) -> str:
+    """Effective bandwidths by type, those of memory-bound calls by family and machine, and what the traffic holds."""
+    families = [group for group in verdict["bandwidth_families"] if group["limit"] == "memory"]
+    machines = [group for group in verdict["bandwidth_machines"] if group["limit"] == "memory"]
+    wide = next(group for group in verdict["dtype_classes"] if group["dtype_class"] == "16-bit")
+    reached = {product: wide[f"{product}_bandwidth_mdape"] for product in ("dense", "sparse")}
+    goals = " and ".join(
+        f"{_percent(error)} of the {product} calls ({'met' if error <= BANDWIDTH_GOAL else '**missed**'})"
+        for product, error in reached.items()
+    )
+    return (
+        f"{BANDWIDTH}The goal for 16-bit types is a median error of {_percent(BANDWIDTH_GOAL)}. Reached: {goals}.\n\n"
+        + _bandwidths(("type",), ("dtype_class",), verdict["bandwidth_dtype_classes"])
+        + "\n![Predicted over published bandwidth, and shares of the DRAM's peak](../gallery/bandwidth.svg)\n\n"
+        "One point per row of the [table](../gallery/judged.csv). Memory-bound calls by kernel family:\n\n"
+        + _bandwidths(("kernel family", "regime"), ("kernel_family", "regime"), families)
+        + "\nBy machine:\n\n"
+        + _bandwidths(("machine",), ("machine",), machines)
+        + "\nWhat the least traffic of each family holds, and where the bandwidth is that of the DRAM:\n\n"
+        + _table(("kernel family", "least traffic"), [(name, text) for name, text in TRAFFIC.items()])
+    )
+
+
+def _bandwidths(heads: Sequence[str], columns: Sequence[str], groups: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        (
+            *(group[column] for column in columns),
+            group["product"],
+            group["limit"],
+            str(group["n_rows"]),
+            *(f"{group[f'{kind}_bytes_per_s'] / 1e9:.4g}" for kind in ("measured", "predicted")),
+            *(_percent(group[f"{kind}_dram_share"]) for kind in ("measured", "predicted")),
+            _percent(group["bandwidth_mdape"]),
+            _percent(group["bandwidth_bias"], sign=True),
+            _percent(group["above_peak_share"]),
+        )
+        for group in groups
+    ]
+    return _table((*heads, *BANDWIDTH_HEADS), rows)
 
 
 def _own(found: Judgement | None) -> str:

@@ -252,8 +252,8 @@ def windows(machines: Sequence[HardwareSpec], dtype: str, steps: Sequence[Step])
     Returns
     -------
     dict
-        `pattern`, `runs_as`, and `rows`, one per machine whose unit takes 2:4 and not 8:16: `machine`, `name` and `cells`, one
-        for each of `regimes`, as from `published_windows`, or None.
+        `pattern`, `runs_as`, and `rows`, one per machine whose unit takes 2:4 and not 8:16. A row has `machine`, `name` and
+        `cells`, one for each of `regimes`. A cell is that of `published_windows`, or None.
     """
     step_of = {regime_of(tokens): tokens for _, tokens in steps}
     found = [
