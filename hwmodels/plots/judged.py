@@ -582,6 +582,7 @@ def window_speedups(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple[Figur
         [t for t in DTYPE_ORDER if (table["dtype"] == t).any()],
     )
     fig, grid, panels, lowest = style.panels_in_rows(len(machines), WINDOW_PANELS, 2.9, top=0.65)
+    # One scale for all panels, so that GPUs can be compared; what lies below it is a loss in any case.
     low, high = 0.3, 1.15 * float(table[["measured_high", "native_bound_speedup_vs_dense"]].max().max())
     ticks = [value for value in (0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0) if low <= value <= high]
     for machine, ax in zip(machines, panels, strict=True):

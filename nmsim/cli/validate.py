@@ -164,6 +164,7 @@ def validate(
         raise NmsimError(
             "--whole-models judges committed runs: expected no --rows, --hardware or --skip-unknown beside it"
         )
+    # All outputs are checked before rows are read, which takes seconds.
     files = [Output(output, suffixes=(".json",))] if output is not None else []
     files += [Output(plot, suffixes=PICTURES, strict=True)] if plot is not None else []
     if files:
@@ -387,6 +388,7 @@ def _percent(share: float | None, sign: bool = False) -> str:
 
 def _show_bandwidths(figures: Mapping[str, Any]) -> None:
     """Print bandwidths: of all rows by value type, and those of memory-bound calls by family and regime."""
+    # The bandwidth of a call that operations limit is its time turned over, so families show memory-bound calls only.
     near = [group for group in figures["bandwidth_families"] if group["limit"] == "memory"]
     for title, heads, groups in (
         ("Effective bandwidth", ("dtype_class", "limit"), figures["bandwidth_dtype_classes"]),
