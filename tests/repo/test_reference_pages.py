@@ -18,7 +18,8 @@ def listed(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "package", ["nmsim", "nmsim.interchange", "hwmodels", "hwmodels.plots", "kernels", "kernels.ptx", "validate"]
+    "package",
+    ["nmsim", "nmsim.interchange", "hwmodels", "hwmodels.plots", "kernels", "kernels.ptx", "validate"],
 )
 def test_the_page_of_a_package_lists_its_exports(package):
     exported = [f"{package}.{name}" for name in getattr(importlib.import_module(package), "__all__", [])]
