@@ -135,6 +135,8 @@ def break_even_side(mapped: pd.DataFrame, machine: str, tokens: int) -> int | No
 
 WINDOWED = ("4:8", "8:16")
 """Patterns without a unit of their own, whose work through windows was measured."""
+PAIRED_DTYPES = ("fp4",)
+"""Types whose sparse units keep values in pairs alone, paired 4:8."""
 MEASURED = "measured_speedup_vs_dense"
 NATIVE = "native_bound_speedup_vs_dense"
 SPREAD = (0.1, 0.5, 0.9)
@@ -154,10 +156,12 @@ def window_rows(judged: pd.DataFrame, pattern: str) -> pd.DataFrame:
     -------
     DataFrame
         The rows, with `native_bound_speedup_vs_dense`: what a unit for the pattern itself brings at most, as a ratio of
-        two bounds. It is NaN on machines that do not ship.
+        two bounds. It is NaN on machines that do not ship. Rows of types whose unit keeps values in pairs are left out:
+        windows of pairs do not hold any mask.
     """
     runs_as = through_windows(Pattern.parse(pattern))
-    rows = judged[(judged["kernel_family"] == "sliding") & (judged["pattern"] == str(runs_as))]
+    held = ~judged["dtype"].isin(PAIRED_DTYPES)
+    rows = judged[held & (judged["kernel_family"] == "sliding") & (judged["pattern"] == str(runs_as))]
     native = pd.Series(np.nan, index=rows.index)
     shipped = hwmodels.machine_names()
     for machine, own in rows.groupby("machine", sort=False):

@@ -8,6 +8,7 @@ from judge_fakes import measurement, model_of
 import hwmodels
 from validate.judge import metrics
 from validate.judge.bandwidth import LIMITS, TRAFFIC, bandwidths_by
+from validate.judge.break_even import windows_by
 from validate.judge.budget import read_budget
 from validate.judge.join import join, model_inputs
 from validate.judge.names import KERNEL_FAMILIES, Machines
@@ -123,3 +124,14 @@ def test_predicted_bytes_of_weights_are_those_that_our_kernels_read():
             compared += known.sum()
             assert (stored[known] == held[known]).all()
     assert compared
+
+
+def test_windows_of_pairs_hold_no_arbitrary_mask():
+    """Units for fp4 keep pairs, so their rows of 14:16 say nothing of an arbitrary 8:16."""
+    rows = [
+        measurement(machine="b200", pattern="14:16 via sliding 2:4 windows", dtype=dtype)
+        for dtype in ("fp8", "fp4")
+    ]
+    found = windows_by(joined(*rows), ("machine", "dtype"))
+    assert [(group["pattern"], group["dtype"], group["n_rows"]) for group in found] == [("8:16", "fp8", 1)]
+    assert found[0]["native_bound_speedup_vs_dense"] > 1
