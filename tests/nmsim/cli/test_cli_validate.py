@@ -167,3 +167,28 @@ def test_small_families_of_a_large_table_are_counted(nmsim, tmp_path, monkeypatc
     assert "1 families of fewer than 20 rows are not shown; --wide and --json have them." in text
     _, text, _ = nmsim("validate", "--rows", path, "--wide")
     assert "not shown" not in text
+
+
+def test_whole_models_in_tokens_per_second(nmsim, tmp_path):
+    code, text, _ = nmsim(
+        "validate", "--whole-models", "-o", tmp_path / "whole.json", "--plot", tmp_path / "whole.svg"
+    )
+    assert code == 0
+    assert "Tokens per second of whole models, constants fitted on all machines" in text
+    assert "Passes over activations" in text
+    assert "left out: 20 runs, memory" in text
+    found = json.loads((tmp_path / "whole.json").read_text(encoding="utf-8"))
+    assert found["held_out"] is False
+    assert {row["machine"] for row in found["whole_models"]["machines"]} == {
+        "a100-pcie", "b200", "gb10", "h100-pcie", "rtx4090",
+    }  # fmt: skip
+    runs = sum(row["n_rows"] for row in found["whole_models"]["left_out"])
+    assert runs + found["whole_models"]["overall"]["n_rows"] == 2050
+    assert (tmp_path / "whole.svg").read_text(encoding="utf-8").startswith("<?xml")
+
+
+@pytest.mark.parametrize("option", [["--rows", "rows.csv"], ["--hardware", "mine.toml"], ["--skip-unknown"]])
+def test_whole_models_take_no_rows(nmsim, option):
+    code, _, err = nmsim("validate", "--whole-models", *option)
+    assert code == 2
+    assert "--whole-models judges committed runs: expected no --rows, --hardware or --skip-unknown" in err

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from pyarrow import parquet
 
+from hwmodels import plots
 from hwmodels.estimate import passes
 from hwmodels.estimate.fitted import read_fitted
 from hwmodels.machine.spec import load_machine
@@ -122,7 +123,9 @@ def test_a_doctored_run_is_left_out():
 
 
 def test_within_the_budget(judged):
-    assert check_whole(judged, read_budget(BUDGET_FILE)) == []
+    budget = read_budget(BUDGET_FILE)
+    assert {entry.table for entry in budget.whole} == {"whole_models", "online_passes"}
+    assert check_whole(judged, budget) == []
 
 
 def test_a_figure_beyond_its_limit(judged):
@@ -158,3 +161,19 @@ def test_each_machine_has_constants_that_it_had_no_part_in():
         everything = load()
         assert len({load(group) for group in groups}) == len(groups)
         assert load("l40s") == everything
+
+
+def test_the_figure_draws_every_judged_run(judged):
+    """A panel per phase and machine, whose points are the ratios of its runs."""
+    table = judged.judged
+    fig, grid = plots.whole_models(table)
+    assert grid.shape == (2, 5)
+    for row, phase in enumerate(("decode", "prefill")):
+        for column, machine in enumerate(sorted(table["machine"].unique())):
+            own = table[(table["phase"] == phase) & (table["machine"] == machine)]
+            drawn = np.concatenate([each.get_offsets() for each in grid[row, column].collections[1:]])
+            assert len(drawn) == len(own)
+            assert sorted(drawn[:, 0]) == pytest.approx(sorted(own["measured_speedup_vs_dense"]))
+    assert plots.rendered(fig, "svg").startswith(b"<?xml")
+    with pytest.raises(RowError, match="table of runs of whole models"):
+        plots.whole_models(table[:0])
