@@ -161,24 +161,27 @@ def interval(family: str, width: str, regime: str, without: str = "") -> Interva
         `NONE`.
     """
     known = _lines()
-    families = (family, STAND_INS[family]) if family in STAND_INS else (family,)
-    kinds = [(name, *kind) for name in families for kind in ((width, regime), (width, ALL), (ALL, ALL))]
+    kinds = [(family, width, regime), (family, width, ALL), (family, ALL, ALL)]
+    # Another family says little of a width or regime, and its library is one more stranger.
+    kinds += [(STAND_INS[family], ALL, ALL)] if family in STAND_INS else []
     for place, kind in enumerate(kinds):
         lines = [line for line in known.get(kind, ()) if line.group != without]
         rows = sum(line.rows for line in lines)
         if rows >= FEWEST_ROWS:
-            low, high = stranger_range(lines)
+            low, high = stranger_range(lines, strangers=1 if kind[0] == family else 2)
             return Interval(float(np.exp(low)), float(np.exp(high)), rows, place > 0)
     return NONE
 
 
-def stranger_range(lines: Sequence[_Line]) -> tuple[float, float]:
+def stranger_range(lines: Sequence[_Line], strangers: int = 1) -> tuple[float, float]:
     """Range of the logarithms of measured over predicted speedups of a machine that is in none of the groups.
 
     Parameters
     ----------
     lines : sequence
         One entry per group.
+    strangers : int
+        How often the groups' deviation counts: twice if the library is unknown as well.
 
     Returns
     -------
@@ -197,6 +200,7 @@ def stranger_range(lines: Sequence[_Line]) -> tuple[float, float]:
     else:
         quantile = T_QUANTILES[min(count - 1, len(T_QUANTILES)) - 1]
         between = quantile * float(middles.std(ddof=1)) * np.sqrt(1 + 1 / count)
+    between *= np.sqrt(strangers)
     return middle - float(np.hypot(below, between)), middle + float(np.hypot(above, between))
 
 
