@@ -1,5 +1,6 @@
 """Settings that every test shares."""
 
+import itertools
 import os
 import sys
 
@@ -54,16 +55,17 @@ def nmsim(capsys):
 def blank_figures(monkeypatch):
     """Let a study write blank figures: for tests of what it says beside them. Drawing is most of the time of a small study.
 
-    Figures whose names a test adds to this set are drawn.
+    Figures whose names a test adds to this set are drawn. No two blank ones are alike, so that one that was replaced shows.
     """
     from validate.study import report
 
-    drawn, named = report._drawn, set()
+    drawn, named, numbers = report._drawn, set(), itertools.count()
 
     def blank(name, *arguments, **options):
         if name in named:
             return drawn(name, *arguments, **options)
-        return report.Drawing(name, light_svg=b"<svg/>", dark_svg=b"<svg/>", png=b"")
+        svg = f"<svg id='blank_{next(numbers)}'/>".encode()
+        return report.Drawing(name, light_svg=svg, dark_svg=svg, png=svg)
 
     monkeypatch.setattr(report, "_drawn", blank)
     # This one keeps what it has drawn for the whole process, so a blank figure must not get there.

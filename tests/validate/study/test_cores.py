@@ -223,6 +223,7 @@ def test_figures_are_drawn_from_the_rows(cores):
     assert any(text.startswith("16:32 ") for text in said)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_value_type_that_the_chip_does_not_take_is_said(tiny, tmp_path):
     found = run_study(
         tiny.weights,

@@ -108,6 +108,13 @@ def arguments(tiny, folder):
     return {"weights": tiny.weights, "model": tiny.config, "out_dir": folder / "out", **common}
 
 
+@pytest.fixture
+def few_figures(blank_figures):
+    """Of the figures of a study, draw those of losses."""
+    blank_figures.update(losses.FIGURES)
+
+
+@pytest.mark.usefixtures("few_figures")
 def test_without_losses_there_is_no_section(tiny, tmp_path):
     found = run_study(**arguments(tiny, tmp_path), losses="")
     assert found.losses is None
@@ -116,6 +123,7 @@ def test_without_losses_there_is_no_section(tiny, tmp_path):
     assert "losses" not in found.summary
 
 
+@pytest.mark.usefixtures("few_figures")
 def test_the_table_of_quality_stands_there_too(tiny, tmp_path):
     file = tmp_path / "quality.csv"
     file.write_text(
@@ -129,6 +137,7 @@ def test_the_table_of_quality_stands_there_too(tiny, tmp_path):
     assert "perplexity vs dense" not in page
 
 
+@pytest.mark.usefixtures("few_figures")
 def test_a_pattern_that_was_not_measured_is_named(tiny, tmp_path, study):
     found = run_study(
         **{**arguments(tiny, tmp_path), "formats": ["4:16/bitmask"]}, losses=str(study.measured)

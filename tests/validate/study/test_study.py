@@ -135,6 +135,7 @@ def test_energy_kept_grows_with_freedom_and_values_are_half(study):
     assert (study.bits["measured_values_bytes"] * 2 == study.bits["dense_bytes"]).all()
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_bits_per_element_of_a_tensor_by_hand(tmp_path, tiny):
     """One row of 4 elements in 2:4: 2 values of 16 bits, one code of 3 bits in one byte."""
     path = tmp_path / "one.safetensors"
@@ -181,6 +182,7 @@ def test_progress_runs_from_nothing_to_all(study):
     assert any(text.startswith("encoding model.layers.0") for text, _ in study.told)
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_failure_leaves_what_was_there(monkeypatch, tiny, tmp_path):
     folder = tmp_path / "out"
     run_study(tiny.weights, tiny.config, **small(tmp_path))
@@ -197,6 +199,7 @@ def test_a_failure_leaves_what_was_there(monkeypatch, tiny, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_second_run_replaces_its_files_and_leaves_others_alone(tiny, tmp_path):
     run_study(tiny.weights, tiny.config, **small(tmp_path))
     (tmp_path / "out" / "notes.txt").write_text("mine")
