@@ -32,9 +32,9 @@ def measured() -> Judgement | None:
 
 @functools.cache
 def own() -> pd.DataFrame:
-    """Our own rows of the last campaign, with their spread and what was predicted from calibration."""
-    (*_, rows) = own_files()
-    return own_rows(rows, rows.with_suffix(".toml"))
+    """Our own rows of all campaigns, with their spread, their machine and what was predicted from calibration."""
+    tables = [own_rows(rows, rows.with_suffix(".toml")).assign(machine=rows.stem) for rows in own_files()]
+    return pd.concat(tables, ignore_index=True)
 
 
 def judged() -> pd.DataFrame:

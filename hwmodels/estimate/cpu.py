@@ -1,7 +1,7 @@
 """The estimate on a CPU: bytes from the cache they lie in, and instructions counted in compiled kernels.
 
 A CPU has no unit for N:M. Its cores read values and codes, bring each kept value together with its element of x, and
-multiply. The time of a core has three parts: the bytes over the bandwidth of their level, the instructions over the rate at
+multiply. The time of a core has three parts. They are bytes over the bandwidth of their level, instructions over the rate at
 which it issues them, and the reading of x. The first two overlap in part: well if rows are plain values, hardly if each load
 waits for a code to be decoded (A29). Cores that share a memory also wait for each other. A call and the waking of threads are
 added. All rates are the machine's own, from a datasheet or from `nmsim calibrate`. Only the two exponents of the overlap
@@ -33,7 +33,7 @@ BLOCKS_PER_KEPT, BLOCKS_PER_ELEM = 6.0, 1.0
 """The same if codes are decoded to masks block by block before a compiled kernel reads those (A27)."""
 BLOCK_DECODED = (Pattern(16, 32), "combinatorial")
 """The format that a compiled kernel cannot read itself: its table of masks would not fit."""
-DENSE_OVERLAP, SPARSE_OVERLAP = 2.0, 1.4
+DENSE_OVERLAP, SPARSE_OVERLAP = 2.0, 1.5
 """Exponent of the norm that adds the time of bytes and the time of instructions. 1 is no overlap, a large one is
 perfect overlap. Chosen on the campaigns of one machine (assumption A29)."""
 CACHE_SHARE = 0.75

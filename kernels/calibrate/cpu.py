@@ -152,6 +152,7 @@ def calibrate(
         progress(done / repetitions)
         return False
 
+    # A rate of a library is that of one core.
     with libraries.threads_of_libraries(1, torch=libraries.torch_if_installed()):
         times = timing.interleave(samples, repetitions, report)
     figures = {key: _figure(bench, times[key], key) for key, bench in benches.items()}

@@ -89,8 +89,8 @@ def lanes_per_element(recipe: Recipe) -> float:
 def x_bytes_per_element(recipe: Recipe) -> float:
     """Count the bytes of x that the innermost loop loads per element of one dense row.
 
-    Lanes along K load x once for all rows of a step. Lanes that hold tokens load it for each stored value of each row;
-    the rows of a dense matrix meet the same elements and share the load.
+    Lanes along K load x once for all rows of a step. Lanes that hold tokens load it for each stored value of each row. The
+    rows of a dense matrix meet the same elements and share the load.
     """
     loaded = 4.0 * recipe.tokens
     if recipe.by_columns and recipe.pattern is not None:
