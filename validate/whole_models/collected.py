@@ -120,8 +120,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         for path in options.tables:
-            text = path.suffix != ".parquet"
-            table = pd.read_csv(io.StringIO(read_text(path))) if text else open_row_table(path).to_pandas()
+            if path.suffix == ".parquet":
+                table = open_row_table(path).to_pandas()
+            else:
+                stream = io.StringIO(read_text(path))
+                table = pd.read_csv(stream)
             kinds = [kind for name, kind in KINDS.items() if name in table.columns]
             if not kinds:
                 raise NmsimError(f"{path}: expected a column {' or '.join(KINDS)}")

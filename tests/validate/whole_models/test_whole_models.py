@@ -177,3 +177,19 @@ def test_the_figure_draws_every_judged_run(judged):
     assert plots.rendered(fig, "svg").startswith(b"<?xml")
     with pytest.raises(RowError, match="table of runs of whole models"):
         plots.whole_models(table[:0])
+
+
+def test_collected_tables_of_either_kind(tmp_path, monkeypatch, capsys):
+    target = tmp_path / "whole.parquet"
+    monkeypatch.setitem(collected.KINDS, "dense_tok_per_s", (collected.whole_models, target))
+    COLLECTED.to_csv(tmp_path / "runs.csv", index=False)
+    COLLECTED.to_parquet(tmp_path / "runs.parquet")
+    found = []
+    for name in ("runs.csv", "runs.parquet"):
+        collected.main([str(tmp_path / name)])
+        found.append(tables.read_whole_models(target))
+    pd.testing.assert_frame_equal(*found)
+    assert "whole.parquet: 3 rows" in capsys.readouterr().out
+    pd.DataFrame({"a": [1]}).to_csv(tmp_path / "other.csv")
+    with pytest.raises(SystemExit, match="expected a column dense_tok_per_s or quant_plus_slide_us"):
+        collected.main([str(tmp_path / "other.csv")])
