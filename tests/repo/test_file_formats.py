@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = [
     *(("machine", path) for path in (ROOT / "hwmodels/machine/specs").glob("*.toml")),
     ("machine", ROOT / "validate/data/measured/epyc-milan-2core.toml"),
+    ("machine", ROOT / "validate/data/measured/epyc-genoa-2core.toml"),
     *(("core", path) for path in (ROOT / "hwmodels/tensorcore/presets").glob("*.toml")),
     *(("campaign", path) for path in (ROOT / "kernels/measure/campaigns").glob("*.toml")),
     *(("loss-campaign", path) for path in (ROOT / "kernels/language/campaigns").glob("*.toml")),
