@@ -65,15 +65,16 @@ class Judgement:
         `skipped` lists rows that could not be judged, by kind, and `coverage_warnings` families whose intervals are too narrow
         or too wide.
         """
+        groups = {name: metrics.grouped(self.table, columns) for name, columns in BREAKDOWNS.items()}
         return {
             "files": list(self.files),
             "held_out": self.held_out,
             "skipped": [asdict(kind) for kind in self.skipped],
             "overall": metrics.summarise(self.table),
-            **{name: metrics.grouped(self.table, columns) for name, columns in BREAKDOWNS.items()},
+            **groups,
             **{name: bandwidths_by(self.table, columns) for name, columns in BANDWIDTHS.items()},
             "windows": windows_by(self.table, WINDOWS_BY),
-            "coverage_warnings": metrics.coverage_warnings(self.table),
+            "coverage_warnings": metrics.coverage_warnings(groups["families"]),
             "bound_violations": bound_violations(self.table),
             "worst": metrics.records(metrics.worst(self.table)[list(WORST_COLUMNS)]),
         }

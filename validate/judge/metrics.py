@@ -4,7 +4,7 @@ All figures are shares (0.06 is 6 %); errors are predicted / measured - 1. A fig
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,8 +87,13 @@ def families(table: pd.DataFrame) -> list[dict[str, Any]]:
     return grouped(table, FAMILY)
 
 
-def coverage_warnings(table: pd.DataFrame) -> list[dict[str, Any]]:
+def coverage_warnings(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """List families of at least `COVERAGE_ROWS` rows whose intervals hold fewer or more rows than `COVERAGE`.
+
+    Parameters
+    ----------
+    found : sequence of mapping
+        From `families`.
 
     Returns
     -------
@@ -97,16 +102,16 @@ def coverage_warnings(table: pd.DataFrame) -> list[dict[str, Any]]:
         whose coverage is farthest from the range comes first.
     """
     least, most = COVERAGE
-    found = [
+    warned = [
         {name: family[name] for name in (*FAMILY, "n_rows", "interval_coverage")}
         | {"intervals": "too narrow" if family["interval_coverage"] < least else "too wide"}
-        for family in families(table)
+        for family in found
         if family["n_rows"] >= COVERAGE_ROWS
         and family["interval_coverage"] is not None
         and not least <= family["interval_coverage"] <= most
     ]
     return sorted(
-        found,
+        warned,
         key=lambda family: -max(least - family["interval_coverage"], family["interval_coverage"] - most),
     )
 

@@ -83,7 +83,7 @@ def test_families_are_warned_of_if_their_intervals_hold_too_few_or_too_many(insi
     """`width=0.1` around a speedup of 2; others are far outside."""
     speedups = [2.0] * inside + [3.0] * (rows - inside)
     table = table_of(*[measurement(speedup_vs_dense=speedup) for speedup in speedups])
-    found = metrics.coverage_warnings(table)
+    found = metrics.coverage_warnings(metrics.families(table))
     assert [family["intervals"] for family in found] == ([warned] if warned else [])
     if warned:
         assert found[0]["n_rows"] == rows
