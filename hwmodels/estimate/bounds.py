@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hwmodels.machine.software import decode_cost, select_cost
+from hwmodels.machine.libraries import VALUE_TYPES
 from hwmodels.machine.spec import HardwareSpec
 from nmsim import packing
 from nmsim.case import VALUE_BITS
@@ -286,7 +287,8 @@ class Plan(NamedTuple):
     Numbers, or arrays of one entry per case. Rates that are no limit are zero seconds per group. `vector_work` is
     the share of the dense multiplications that the vector lanes would have to do. It is infinite if they take no
     part. `on_vector_lanes`: even dense products of this value type run there. `output_bits` and `input_copies` are
-    those of `traffic`, for the product and for its dense baseline.
+    those of `traffic`, for the product and for its dense baseline. `value_type` is a place in
+    `hwmodels.machine.libraries.VALUE_TYPES`.
     """
 
     how: Stream
@@ -301,6 +303,7 @@ class Plan(NamedTuple):
     on_vector_lanes: Any
     output_bits: Any
     input_copies: Any
+    value_type: Any
 
 
 @dataclass(frozen=True)
@@ -368,7 +371,7 @@ def plan(hardware: HardwareSpec, dtype: str, operand: str, format: SparseFormat 
             f"{', '.join(hardware.dense_peak_flop_per_s)}"
         )
     dense = float(peak.value)
-    bits = VALUE_BITS[dtype]
+    bits, value_place = VALUE_BITS[dtype], VALUE_TYPES.index(dtype)
     output_bits = output_bits_of(bits)
     lanes_only = dtype == "fp32"
     if format is None:
@@ -385,6 +388,7 @@ def plan(hardware: HardwareSpec, dtype: str, operand: str, format: SparseFormat 
             lanes_only,
             output_bits,
             1.0,
+            value_place,
         )
     how = stream(format)
     online = operand == "activations"
@@ -408,6 +412,7 @@ def plan(hardware: HardwareSpec, dtype: str, operand: str, format: SparseFormat 
             lanes_only,
             output_bits,
             1.0,
+            value_place,
         )
     decoder, selector, elems = unit.decoder_elements_per_s, unit.selector_elements_per_s, unit.pattern.m
     if online and selector is not None:
@@ -425,6 +430,7 @@ def plan(hardware: HardwareSpec, dtype: str, operand: str, format: SparseFormat 
         lanes_only,
         output_bits,
         1.0,
+        value_place,
     )
 
 

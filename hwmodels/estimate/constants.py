@@ -39,10 +39,12 @@ class Constants(NamedTuple):
     sparse_matrix_share: float
     operand_fetch_share: float
     tensor_energy_joules_per_flop: float
+    power_window_s: float
     sparse_energy_ratio: float
     byte_value_energy_ratio: float
     element_latency_s: float
     sparse_element_latency_s: float
+    unaligned_share: float
     dram_share: float
     sparse_dram_share: float
     cache_bandwidth_share: float
@@ -73,6 +75,10 @@ PRIORS: Mapping[str, Prior] = {
     "tensor_energy_joules_per_flop": Prior(
         1.04e-12, 0.6e-12, 1.6e-12, "joules_per_flop", "A100 PCIe: 300 W less idle over its best dense 16-bit rate"
     ),
+    "power_window_s": Prior(
+        0.5e-3, 0.05e-3, 5e-3, "s",
+        "a product called back to back 75 times must last so long each before the board's power limit slows the clock",
+    ),
     "sparse_energy_ratio": Prior(
         0.6, 0.45, 1.0, "ratio", "half of the multiplications are done; the dense operand moves as before"
     ),
@@ -81,13 +87,17 @@ PRIORS: Mapping[str, Prior] = {
         3.2e-9, 1e-9, 8e-9, "s", "one element along K of a thread block: 800 ns of latency over 4 stages of 64 elements"
     ),
     "sparse_element_latency_s": Prior(3.2e-9, 1e-9, 8e-9, "s", "as dense"),
+    "unaligned_share": Prior(
+        0.93, 0.8, 1.0, "ratio",
+        "rate of an 8-bit 2:4 product whose rows of K are no whole lines of 128 bytes, over that of one whose rows are",
+    ),
     "dram_share": Prior(0.8, 0.6, 0.98, "ratio", "refresh, turn-around and row misses; loads stop between tiles"),
     "sparse_dram_share": Prior(0.75, 0.5, 0.95, "ratio", "two streams, values and metadata, of unequal width"),
     "cache_bandwidth_share": Prior(
         0.6, 0.3, 1.0, "ratio", "of 64 bytes per cycle and core from the last-level cache"
     ),
     "cache_residency_share": Prior(0.8, 0.4, 1.0, "ratio", "share of the last-level cache that survives between calls"),
-    "cache_overflow_ratio": Prior(0.7, 0.2, 3.0, "ratio", "how far a footprint must exceed it before nothing survives"),
+    "cache_overflow_ratio": Prior(0.7, 0.1, 3.0, "ratio", "how far a footprint must exceed it before nothing survives"),
     "cache_restream_ratio": Prior(
         0.6, 0.3, 1.0, "ratio", "share of the last-level cache that holds weights from wave to wave, beside what else flows by"
     ),

@@ -80,6 +80,7 @@ def estimate(
     output_bytes, more_inputs = how.output_bits / 8.0, how.input_copies - 1.0
     # A launch of several products reads X of each. One of them stands in `Product`; the others are charged per output.
     own_copies = where(how.sparse_activations, how.input_copies, 1.0)
+    kind = how.value_type
     energy = energy_ratio(how.value_bits, how.on_vector_lanes, constants)
     stored_bytes = moved.values_bytes + moved.metadata_bytes
     dense_bytes = rows * K * value_bytes * own_copies
@@ -89,14 +90,14 @@ def estimate(
     written = output_bytes + more_inputs * x_bytes_per_elem * K / N
 
     def library(rate: Any, ratio: Any, on_unit: Any, needed: Any) -> Any:
-        product = Product(tokens, rows, K, stored_per_elem, value_bytes, written, rate, ratio, on_unit, warm)
+        product = Product(tokens, rows, K, stored_per_elem, value_bytes, written, rate, ratio, on_unit, warm, kind)
         return library_time_s(product, device, constants, needed)
 
     no = native & False
     dense_rate = how.dense_peak_flop_per_s
     # The baseline is one figure, whichever operand is pruned.
     written_dense = output_bytes + more_inputs * value_bytes * K / N
-    dense = Product(M, N, K, value_bytes, value_bytes, written_dense, dense_rate, energy, no, warm)
+    dense = Product(M, N, K, value_bytes, value_bytes, written_dense, dense_rate, energy, no, warm, kind)
     dense_library_s = library_time_s(dense, device, constants)
     dense_time_s = dense_s(M, dense_library_s, moved_dense.total_bytes, warm, device, constants)
 

@@ -20,6 +20,7 @@ from hwmodels.estimate.intervals import UNIT_PATTERN, intervals
 from hwmodels.estimate.library import Array, Product, library_time_s, norm
 from hwmodels.estimate.model import predict_table
 from hwmodels.machine.chip import chip
+from hwmodels.machine.libraries import VALUE_TYPES
 from hwmodels.machine.spec import HardwareSpec, group_of, load_machine
 from nmsim.case import VALUE_BITS
 from nmsim.errors import NmsimError, RowError, brief
@@ -88,6 +89,7 @@ class Rows:
         self.bits = np.array([VALUE_BITS[name] + SCALE_BITS.get(name, 0.0) for name in self.dtype])
         # Units for fp4 keep values in pairs (paired 4:8), and a pair has one index.
         self.index_bits = np.where(self.dtype == "fp4", UNIT_INDEX_BITS / 2, UNIT_INDEX_BITS)
+        self.kind = np.array([VALUE_TYPES.index(name) for name in self.dtype], np.int64)
         self.pattern = [None if pd.isna(text) else Pattern.parse(text) for text in inputs["pattern"]]
         self.kept = inputs["density"].to_numpy(np.float64)
         self.state = state_codes(inputs["l2_state"])
@@ -208,7 +210,7 @@ class Rows:
     def _product(self, K: Array, stored: Any, rate: Array, energy: Array, sparse: bool) -> Product:
         flags = np.full(len(self.M), sparse)
         return Product(
-            self.M, self.N, K, stored, self.bits / 8, self.output_bytes, rate, energy, flags, self.warm
+            self.M, self.N, K, stored, self.bits / 8, self.output_bytes, rate, energy, flags, self.warm, self.kind
         )
 
 

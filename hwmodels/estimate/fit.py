@@ -2,6 +2,8 @@
 
 Least squares on the logarithms of dense time, sparse time and speedup. The loss grows linearly for outliers
 (pseudo-Huber), and every constant is pulled to its prior. There is no randomness: the same rows give the same constants.
+One benchmark may have a hundred times the rows of another. So a fit takes a sample of each kind of rows, and a family
+weighs as the square root of its rows in that sample.
 """
 
 import hashlib
@@ -26,6 +28,8 @@ PRIOR_WEIGHT = 10.0
 """Pull towards the prior: a constant off by 10 % weighs about as much as a row off by 10 %. So a constant that
 few rows depend on stays near its prior."""
 EVALUATIONS = 40
+MOST_ROWS = 120
+"""Rows of one machine, family and value type that a fit takes: if there are more, this many at equal distances."""
 FIT_COLUMNS = (
     *("machine", "kernel_family", "M", "N", "K", "dtype", "baseline_dtype", "pattern", "density", "l2_state"),
     *("sparse_products", "dense_products_beside", "measured_dense_time_s", "measured_sparse_time_s"),
@@ -91,20 +95,47 @@ class _Problem:
         dense = (self.pruned + self.beside) * dense
         return np.log(dense / self.dense_s), np.log(sparse / self.sparse_s)
 
-    def solve(self, chosen: NDArray[np.bool_]) -> Constants:
+    def solve(self, chosen: NDArray[np.bool_], start: Constants | None = None) -> Constants:
+        """Constants of the least loss over the chosen rows, searched from `start` or the priors."""
         from scipy.optimize import least_squares
+
+        families = self.inputs["kernel_family"]
+        weight = (families.map(families[chosen].value_counts()).to_numpy(np.float64)[chosen]) ** -0.25
+        weight = weight * np.sqrt(len(weight) / np.sum(weight**2))
 
         def residuals(steps: NDArray[np.float64]) -> NDArray[np.float64]:
             dense, sparse = self.errors(self.constants(steps))
-            rows = np.concatenate([dense[chosen], sparse[chosen], (dense - sparse)[chosen]])
-            return np.concatenate([_soften(rows), PRIOR_WEIGHT * OUTLIER_ERROR * steps])
+            rows = (dense[chosen], sparse[chosen], (dense - sparse)[chosen])
+            return np.concatenate(
+                [*(weight * _soften(one) for one in rows), PRIOR_WEIGHT * OUTLIER_ERROR * steps]
+            )
 
         room = 1e-9
+        first = np.zeros(len(self.prior)) if start is None else np.log(np.array(start) / self.prior)
         found = least_squares(
-            residuals, np.clip(np.zeros(len(self.prior)), self.low, self.high - room),
+            residuals, np.clip(first, self.low, self.high - room),
             bounds=(self.low - room, self.high + room), diff_step=1e-3, max_nfev=EVALUATIONS,
         )  # fmt: skip
         return self.constants(np.clip(found.x, self.low, self.high))
+
+
+def sampled(inputs: pd.DataFrame) -> NDArray[np.bool_]:
+    """Choose the rows that a fit takes: all of a machine, family and value type, or `MOST_ROWS` at equal distances.
+
+    Parameters
+    ----------
+    inputs : DataFrame
+        With `machine`, `kernel_family` and `dtype`.
+
+    Returns
+    -------
+    bool array [rows]
+    """
+    chosen = np.zeros(len(inputs), bool)
+    for places in inputs.groupby(["machine", "kernel_family", "dtype"], sort=False).indices.values():
+        count = min(len(places), MOST_ROWS)
+        chosen[np.asarray(places)[np.arange(count) * len(places) // count]] = True
+    return chosen
 
 
 def _soften(errors: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -128,19 +159,20 @@ def fit(inputs: pd.DataFrame, progress: Progress = lambda step: None) -> Fitted:
     -------
     Fitted
     """
-    problem = _Problem(inputs)
-    groups = np.array([group_of(machine) for machine in problem.inputs["machine"]])
+    sample = _Problem(inputs[sampled(inputs)])
+    of_sample = np.array([group_of(machine) for machine in sample.inputs["machine"]])
     progress("all rows")
-    values = problem.solve(np.ones(len(groups), bool))
+    values = sample.solve(np.ones(len(of_sample), bool))
+    table = inputs.reset_index(drop=True)
+    groups = np.array([group_of(machine) for machine in table["machine"]])
     held_out, dense, sparse = {}, np.empty(len(groups)), np.empty(len(groups))
     for group in dict.fromkeys(groups):
         progress(f"without {group}")
-        own = groups == group
+        # Without one group the constants lie near those of all rows, so the search begins there.
+        held_out[group] = sample.solve(of_sample != group, values)
         # Residuals come from constants that the group had no part in; error bars from fitted rows would be too small.
-        held_out[group] = problem.solve(~own)
-        found = problem.errors(held_out[group])
-        dense[own], sparse[own] = found[0][own], found[1][own]
-    table = problem.inputs
+        own = groups == group
+        dense[own], sparse[own] = _Problem(table[own]).errors(held_out[group])
     residuals = pd.DataFrame(
         {
             "family": table["kernel_family"],

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.estimate.constants import Constants
+from hwmodels.machine.libraries import CACHE, DRAM, LATENCY, LAUNCH, PARTS, RATE, RESTREAM_TOKENS
 from hwmodels.machine.chip import REFERENCE_FLOP_PER_CORE_CYCLE, Chip
 from nmsim.support.jit import njit
 
@@ -25,7 +26,7 @@ Array = NDArray[np.float64]
 
 TILE_TOKENS = (256, 128, 64, 32, 16)
 TILE_ROWS = (256, 128, 64)
-PARTS = (1, 2, 4, 8)
+SPLITS = (1, 2, 4, 8)
 LARGEST_TILE = 128 * 256
 LARGEST_SPLIT_TILE = 64 * 256
 """Largest tile of Y whose K is shared by more than two blocks."""
@@ -35,8 +36,8 @@ K_STEP = 64
 """Elements of K in one stage of a block's pipeline."""
 RESTREAM_TILE_TOKENS = 128
 """Tokens that share one pass over the weights in the sparse libraries (assumption A23)."""
-WARPGROUP_FLOP_PER_CORE_CYCLE = 3000
-"""Above this dense 16-bit rate a core works in warp groups and clusters, which share what they load (A23)."""
+LINE_BYTES = 128
+"""Rows of K that are no whole lines of the cache slow an 8-bit 2:4 library."""
 
 
 class Product(NamedTuple):
@@ -57,6 +58,7 @@ class Product(NamedTuple):
     energy_ratio: Any
     sparse: Any
     warm: Any
+    kind: Any
 
 
 def norm(*times_s: Any) -> Any:
@@ -101,7 +103,7 @@ def library_time_s(product: Product, chip: Chip, constants: Constants, needed: A
     return time_s
 
 
-_KINDS: Any = (*[int] * 3, *[float] * 5, *[bool] * 2)
+_KINDS: Any = (*[int] * 3, *[float] * 5, *[bool] * 2, int)
 """Types of the fields of `Product`."""
 
 
@@ -111,62 +113,70 @@ _norm: Any = njit(error_model="numpy")(norm)
 @njit(cache=True, nogil=True, error_model="numpy")
 def _fill(
     tokens: Any, rows: Any, K: Any, stored: Any, values: Any, outputs: Any, rates: Any, energies: Any,
-    sparse: Any, warm: Any, needed: Any, chip: Any, constants: Any, time_s: Any,
+    sparse: Any, warm: Any, kinds: Any, needed: Any, chip: Any, constants: Any, time_s: Any,
 ) -> None:  # fmt: skip
     for i in range(len(tokens)):
         if needed[i]:
             time_s[i] = _product_s(
                 tokens[i], rows[i], K[i], stored[i], values[i], outputs[i], rates[i], energies[i],
-                sparse[i], warm[i], chip, constants,
+                sparse[i], warm[i], kinds[i], chip, constants,
             )  # fmt: skip
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _product_s(
     tokens: int, rows: int, K: int, stored: float, values: float, output: float, rate: float, energy: float,
-    sparse: bool, warm: bool, chip: Any, constants: Any,
+    sparse: bool, warm: bool, kind: int, chip: Any, constants: Any,
 ) -> float:  # fmt: skip
+    side = 1 if sparse else 0
+    traits = chip.libraries[kind, side]
     stored_bytes = stored * rows * K
     total_bytes = stored_bytes + values * tokens * K + output * tokens * rows
     dram_bytes = total_bytes
     if warm:  # what outgrows the cache, when the product is called back to back
-        room = constants.cache_residency_share * chip.cache_bytes
+        room = constants.cache_residency_share * chip.cache_bytes * traits[CACHE]
         beyond = (total_bytes - room) / (constants.cache_overflow_ratio * room)
         dram_bytes *= min(max(beyond, 0.0), 1.0)
     dense_rate = rate * values / 2 / (2 if sparse else 1)
     per_core_cycle = dense_rate / (chip.cores * chip.clock_hz)
-    if sparse and values >= 2 and per_core_cycle < WARPGROUP_FLOP_PER_CORE_CYCLE:
+    if traits[RESTREAM_TOKENS] < tokens:
         # Each wave of tiles reads the weights again, except the part that the cache holds.
-        passes = np.ceil(tokens / RESTREAM_TILE_TOKENS)
-        shared = max(1.0, chip.cores * RESTREAM_TILE_TOKENS / rows)
-        outgrown = max(0.0, 1.0 - constants.cache_restream_ratio * chip.cache_bytes / stored_bytes)
+        passes = np.ceil(tokens / traits[RESTREAM_TOKENS])
+        shared = max(1.0, chip.cores * traits[RESTREAM_TOKENS] / rows)
+        outgrown = max(0.0, 1.0 - constants.cache_restream_ratio * chip.cache_bytes * traits[CACHE] / stored_bytes)
         dram_bytes += stored_bytes * (max(1.0, passes / shared) - 1.0) * outgrown
     share = constants.sparse_dram_share if sparse else constants.dram_share
-    memory_s = dram_bytes / (chip.dram_bytes_per_s * share)
+    memory_s = dram_bytes / (chip.dram_bytes_per_s * share * traits[DRAM])
     joules = 2.0 * tokens * rows * K * energy
     joules *= constants.tensor_energy_joules_per_flop * chip.process_energy_scale
     # A core of a later generation has an operand path that grew with its rate; a slower one has time to spare.
     relative = per_core_cycle / REFERENCE_FLOP_PER_CORE_CYCLE
     fetch, multicast = constants.operand_fetch_share * min(relative, 1.0), max(relative, 1.0)
-    tiles_s = _tiles_s(tokens, rows, K, stored, values, rate, sparse, fetch, multicast, chip, constants)
+    tiles_s = _tiles_s(tokens, rows, K, stored, values, rate, sparse, fetch, multicast, traits, chip, constants)
     launch_s = constants.sparse_library_launch_s if sparse else constants.library_launch_s
-    return launch_s + _norm(tiles_s, memory_s, joules / chip.power_watts)  # type: ignore[no-any-return]
+    power_s = joules / chip.power_watts
+    long = max(power_s, max(tiles_s, memory_s))
+    power_s *= long / (long + constants.power_window_s)
+    return launch_s * traits[LAUNCH] + _norm(tiles_s, memory_s, power_s)  # type: ignore[no-any-return]
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _tiles_s(
     tokens: int, rows: int, K: int, stored: float, values: float, rate: float, sparse: bool, fetch: float,
-    multicast: float, chip: Any, constants: Any,
+    multicast: float, traits: Any, chip: Any, constants: Any,
 ) -> float:  # fmt: skip
     """Time of the fastest tile shape."""
     cache_bytes_per_s = constants.cache_bandwidth_share * chip.cache_bytes_per_s
     if sparse:
-        core_s_per_flop = chip.cores / (rate * constants.sparse_matrix_share)
-        latency_s = constants.sparse_element_latency_s
+        core_s_per_flop = chip.cores / (rate * constants.sparse_matrix_share * traits[RATE])
+        if values <= 1.0 and K * values % LINE_BYTES:
+            core_s_per_flop /= constants.unaligned_share
+        latency_s = constants.sparse_element_latency_s * traits[LATENCY]
         stored_ratio, fetch = stored / values, 2.0 * fetch
     else:
-        core_s_per_flop = chip.cores / (rate * constants.matrix_share)
-        latency_s, stored_ratio = constants.element_latency_s, 1.0
+        core_s_per_flop = chip.cores / (rate * constants.matrix_share * traits[RATE])
+        latency_s, stored_ratio = constants.element_latency_s * traits[LATENCY], 1.0
+    most_parts = traits[PARTS]
     best_s = inf
     for tile_tokens in TILE_TOKENS:
         token_tiles = np.ceil(tokens / tile_tokens)
@@ -182,8 +192,8 @@ def _tiles_s(
             if tile_tokens * tile_rows > LARGEST_TILE or tiles * K * step_flop_s >= best_s * chip.cores:
                 continue
             step_bytes = stored * tile_rows + values * min(tile_tokens, tokens)
-            for parts in PARTS:
-                if parts > 1 and (sparse or (parts > 2 and tile_tokens * tile_rows > LARGEST_SPLIT_TILE)):
+            for parts in SPLITS:
+                if parts > most_parts or (parts > 2 and tile_tokens * tile_rows > LARGEST_SPLIT_TILE):
                     break
                 blocks = tiles * parts
                 depth = np.ceil(K / (parts * K_STEP)) * K_STEP

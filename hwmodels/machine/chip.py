@@ -3,6 +3,10 @@
 import functools
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from hwmodels.machine.libraries import properties
 from hwmodels.machine.spec import HardwareSpec
 
 IDLE_POWER_SHARE = 0.2
@@ -14,7 +18,10 @@ REFERENCE_FLOP_PER_CORE_CYCLE = 2048
 
 
 class Chip(NamedTuple):
-    """A machine in numbers; `power_watts` is what is left for arithmetic, infinite if nothing is known."""
+    """A machine in numbers; `power_watts` is what is left for arithmetic, infinite if nothing is known.
+
+    `libraries` is `hwmodels.machine.libraries.properties` of its generation.
+    """
 
     cores: float
     clock_hz: float
@@ -24,6 +31,7 @@ class Chip(NamedTuple):
     vector_flop_per_s: float
     power_watts: float
     process_energy_scale: float
+    libraries: NDArray[np.float64]
 
 
 @functools.lru_cache(maxsize=256)
@@ -41,4 +49,5 @@ def chip(hardware: HardwareSpec) -> Chip:
         vector_flop_per_s=float(hardware.vector_peak_flop_per_s.value),
         power_watts=float(power.value) * (1 - IDLE_POWER_SHARE) if limited and power else float("inf"),
         process_energy_scale=float(scale.value) if limited and scale else 1.0,
+        libraries=properties(hardware.generation),
     )

@@ -156,6 +156,8 @@ class HardwareSpec:
         "together.", section="chip", capacity=True)] = None
     last_level_cache_read_bandwidth_bytes_per_s: Annotated[Quantity | None, Number("bytes_per_s", "What all cores of a GPU "
         "read from the last-level cache together. If left out, assumption A21 holds.", section="memory")] = None
+    generation: Annotated[Text | None, About("Generation of the matrix units of a GPU, such as `sm_90`: what its libraries "
+        "reach is in `hwmodels/data/libraries.toml`. If left out, nothing is known of them.")] = None
     cache: Annotated[tuple[CacheLevel, ...], About("Levels of cache, innermost first.")] = ()
     # fmt: on
 

@@ -47,6 +47,8 @@ UNITS = (
     "lanes_per_core_per_cycle",
     "instructions",
     "watts_per_mm2",
+    "parts",
+    "tokens",
     "ratio",
 )
 """Units a `Quantity` may carry, spelled as in the names of variables and TOML keys."""

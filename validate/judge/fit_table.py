@@ -17,19 +17,21 @@ import hwmodels
 from hwmodels.estimate import constants, fit
 from hwmodels.estimate.constants import FITTED_FILE
 from hwmodels.estimate.intervals import CPU_FAMILY, REGIMES, RESIDUALS_FILE, WIDTHS, width_of
-from hwmodels.machine.spec import group_of
+from hwmodels.machine.spec import HardwareSpec, group_of
 from nmsim.errors import NmsimError, RowError, brief
 from nmsim.files.atomic import updated_folder
 from nmsim.files.output import Output, check
 from nmsim.support.sources import read_text
 from validate.judge.join import family_of, join, model_inputs
 from validate.judge.names import Machines
-from validate.judge.rows import PUBLISHED_FILE, JudgedRow, committed_hardware, own_files, read_rows
+from validate.judge.rows import MORE_FILE, PUBLISHED_FILE, JudgedRow, committed_hardware, own_files, read_rows
 
 RESIDUAL_COLUMNS = (
     *("family", "width", "regime", "machine", "row"),
     *("log_speedup_error", "log_dense_time_error", "log_sparse_time_error"),
 )
+ON_UNIT = ("library", "sliding", "column-nm")
+"""Families that run on the sparse matrix unit."""
 CHOSEN = ("auto", "software")
 """Families whose way of running the model chooses."""
 
@@ -66,7 +68,7 @@ def fit_table(rows: Sequence[JudgedRow], machines: Machines) -> FitTable:
     for row in rows:
         try:
             spec = machines.find(row.measurement.machine)
-            reason = _reason(row, spec.family)
+            reason = _reason(row, spec)
         except RowError as error:
             raise RowError(f"{row.where}: {error}") from error
         if reason:
@@ -95,12 +97,15 @@ def fit_table(rows: Sequence[JudgedRow], machines: Machines) -> FitTable:
     return FitTable(pd.concat([inputs, times, numbers], axis=1), left_out)
 
 
-def _reason(row: JudgedRow, machine_family: str) -> str:
+def _reason(row: JudgedRow, spec: HardwareSpec) -> str:
     """Why a row is not fitted; nothing if it is."""
-    if machine_family == "cpu":
+    if spec.family == "cpu":
         return "of CPUs"
-    if family_of(row.measurement).name in CHOSEN:
+    family = family_of(row.measurement).name
+    if family in CHOSEN:
         return "of kernels that the model chooses"
+    if family in ON_UNIT and row.measurement.dtype not in spec.sparse_peak_flop_per_s:
+        return "of value types without a sparse peak"
     if row.measurement.dense_time_s is None or row.measurement.sparse_time_s is None:
         return "without both times"
     return ""
@@ -194,7 +199,7 @@ def fit_files(
     Parameters
     ----------
     files : sequence of Path
-        CSV files; empty for the published rows that ship with nmsim.
+        Tables of rows; empty for the published rows that ship with nmsim.
     folder : Path or None
         Where `fitted.toml` and `residuals.csv` are replaced together; None for the data that predictions read.
     progress : callable, optional
@@ -221,7 +226,7 @@ def fit_files(
     check([written], force=force, sources=files)
     machines = Machines(committed_hardware())
     table = fit_table(
-        [row for path in files or [PUBLISHED_FILE] for row in read_rows(path, machines).rows], machines
+        [row for path in files or [PUBLISHED_FILE, MORE_FILE] for row in read_rows(path, machines).rows], machines
     )
     before = constants.load()._asdict()
     names = [FITTED_FILE.name, RESIDUALS_FILE.name]
@@ -241,7 +246,8 @@ def fit_files(
         metrics = held_out_metrics(fitted, table)
         own = cpu_residuals()
         # Residuals of our own CPU rows stand beside those of the fit, though no constant is fitted to them.
-        residuals = pd.concat([fitted.residuals, own], ignore_index=True) if len(own) else fitted.residuals
+        residuals = fitted.residuals[fit.sampled(table.rows)]
+        residuals = pd.concat([residuals, own], ignore_index=True) if len(own) else residuals
         fit.write(replace(fitted, residuals=residuals), work)
         changed = [name for name in names if _text(work / name) != texts_before[name]]
     few = len(table.rows) < len(constants.PRIORS)
