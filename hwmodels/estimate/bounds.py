@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hwmodels.machine.software import decode_cost, select_cost
 from hwmodels.machine.libraries import VALUE_TYPES
+from hwmodels.machine.software import decode_cost, select_cost
 from hwmodels.machine.spec import HardwareSpec
 from nmsim import packing
 from nmsim.case import VALUE_BITS

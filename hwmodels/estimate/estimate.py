@@ -90,7 +90,9 @@ def estimate(
     written = output_bytes + more_inputs * x_bytes_per_elem * K / N
 
     def library(rate: Any, ratio: Any, on_unit: Any, needed: Any) -> Any:
-        product = Product(tokens, rows, K, stored_per_elem, value_bytes, written, rate, ratio, on_unit, warm, kind)
+        product = Product(
+            tokens, rows, K, stored_per_elem, value_bytes, written, rate, ratio, on_unit, warm, kind
+        )
         return library_time_s(product, device, constants, needed)
 
     no = native & False

@@ -210,7 +210,17 @@ class Rows:
     def _product(self, K: Array, stored: Any, rate: Array, energy: Array, sparse: bool) -> Product:
         flags = np.full(len(self.M), sparse)
         return Product(
-            self.M, self.N, K, stored, self.bits / 8, self.output_bytes, rate, energy, flags, self.warm, self.kind
+            self.M,
+            self.N,
+            K,
+            stored,
+            self.bits / 8,
+            self.output_bytes,
+            rate,
+            energy,
+            flags,
+            self.warm,
+            self.kind,
         )
 
 

@@ -2,13 +2,14 @@
 
 A library cuts Y[tokens, rows] into tiles, gives each to a thread block, and each block steps along K. The estimate
 tries the shapes below as the library's own selection does, and takes the fastest. Blocks run in whole waves over the
-cores. Each block is as long as its slower side: loading, or multiplying with the operand fetch that is not hidden. For
-dense products K may be split among several blocks. A product also takes at least the time of its bytes from DRAM, less
+cores. Each block is as long as its slower side: loading, or multiplying with the operand fetch that is not hidden. K may
+be split among several blocks. A product also takes at least the time of its bytes from DRAM, less
 what the cache keeps between back-to-back calls. It takes at least its energy over the power of the board.
 
-The sparse libraries differ in three ways, as published times show. K is not split. The dense operand does not shrink
-although the arithmetic does, so its fetch counts double. With 16-bit values, each wave of blocks reads the weights again
-if they are larger than the cache.
+The sparse libraries differ, as published times show. The dense operand does not shrink although the arithmetic does, so
+its fetch counts double. With 16-bit values, those of some generations read the weights again for each wave of blocks, if the
+weights are larger than the cache. How much of the peak a library reaches, how long a block waits per element of K, and whether
+K is split are properties of its generation: `hwmodels.machine.libraries`.
 """
 
 from math import inf
@@ -18,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwmodels.estimate.constants import Constants
-from hwmodels.machine.libraries import CACHE, DRAM, LATENCY, LAUNCH, PARTS, RATE, RESTREAM_TOKENS
 from hwmodels.machine.chip import REFERENCE_FLOP_PER_CORE_CYCLE, Chip
+from hwmodels.machine.libraries import CACHE, DRAM, LATENCY, LAUNCH, PARTS, RATE, RESTREAM_TOKENS
 from nmsim.support.jit import njit
 
 Array = NDArray[np.float64]
@@ -37,7 +38,7 @@ K_STEP = 64
 RESTREAM_TILE_TOKENS = 128
 """Tokens that share one pass over the weights in the sparse libraries (assumption A23)."""
 LINE_BYTES = 128
-"""Rows of K that are no whole lines of the cache slow an 8-bit 2:4 library."""
+"""Rows of K that are no whole lines of the cache slow an 8-bit 2:4 library (A59)."""
 
 
 class Product(NamedTuple):
@@ -45,7 +46,8 @@ class Product(NamedTuple):
 
     `tokens`, `rows` and `K` are whole numbers. `stored_bytes_per_elem` counts values and metadata of an element of the
     stored operand before pruning. `flop_per_s` is the rate at which the unit does the **dense** product. `energy_ratio`
-    multiplies the joules of a dense 16-bit operation.
+    multiplies the joules of a dense 16-bit operation. `kind` is the place of the value type in
+    `hwmodels.machine.libraries.VALUE_TYPES`.
     """
 
     tokens: Any
@@ -143,7 +145,9 @@ def _product_s(
         # Each wave of tiles reads the weights again, except the part that the cache holds.
         passes = np.ceil(tokens / traits[RESTREAM_TOKENS])
         shared = max(1.0, chip.cores * traits[RESTREAM_TOKENS] / rows)
-        outgrown = max(0.0, 1.0 - constants.cache_restream_ratio * chip.cache_bytes * traits[CACHE] / stored_bytes)
+        outgrown = max(
+            0.0, 1.0 - constants.cache_restream_ratio * chip.cache_bytes * traits[CACHE] / stored_bytes
+        )
         dram_bytes += stored_bytes * (max(1.0, passes / shared) - 1.0) * outgrown
     share = constants.sparse_dram_share if sparse else constants.dram_share
     memory_s = dram_bytes / (chip.dram_bytes_per_s * share * traits[DRAM])
@@ -152,9 +156,12 @@ def _product_s(
     # A core of a later generation has an operand path that grew with its rate; a slower one has time to spare.
     relative = per_core_cycle / REFERENCE_FLOP_PER_CORE_CYCLE
     fetch, multicast = constants.operand_fetch_share * min(relative, 1.0), max(relative, 1.0)
-    tiles_s = _tiles_s(tokens, rows, K, stored, values, rate, sparse, fetch, multicast, traits, chip, constants)
+    tiles_s = _tiles_s(
+        tokens, rows, K, stored, values, rate, sparse, fetch, multicast, traits, chip, constants
+    )
     launch_s = constants.sparse_library_launch_s if sparse else constants.library_launch_s
     power_s = joules / chip.power_watts
+    # A board holds its clock for a while: products too short to heat it escape the limit (A58).
     long = max(power_s, max(tiles_s, memory_s))
     power_s *= long / (long + constants.power_window_s)
     return launch_s * traits[LAUNCH] + _norm(tiles_s, memory_s, power_s)  # type: ignore[no-any-return]
@@ -167,14 +174,15 @@ def _tiles_s(
 ) -> float:  # fmt: skip
     """Time of the fastest tile shape."""
     cache_bytes_per_s = constants.cache_bandwidth_share * chip.cache_bytes_per_s
+    core_s_per_flop = chip.cores / rate
     if sparse:
-        core_s_per_flop = chip.cores / (rate * constants.sparse_matrix_share * traits[RATE])
+        reached = constants.sparse_matrix_share * traits[RATE]
         if values <= 1.0 and K * values % LINE_BYTES:
-            core_s_per_flop /= constants.unaligned_share
+            reached *= constants.unaligned_share
         latency_s = constants.sparse_element_latency_s * traits[LATENCY]
         stored_ratio, fetch = stored / values, 2.0 * fetch
     else:
-        core_s_per_flop = chip.cores / (rate * constants.matrix_share * traits[RATE])
+        reached = constants.matrix_share * traits[RATE]
         latency_s, stored_ratio = constants.element_latency_s * traits[LATENCY], 1.0
     most_parts = traits[PARTS]
     best_s = inf
@@ -187,7 +195,9 @@ def _tiles_s(
         for tile_rows in TILE_ROWS:
             tiles = token_tiles * np.ceil(rows / tile_rows)
             shape = 64.0 * (stored_ratio / tile_tokens + 1.0 / tile_rows)
-            step_flop_s = 2.0 * tile_tokens * tile_rows * core_s_per_flop * (1.0 + fetch * shape)
+            # Boards that run above the quoted clock reach more than the share that is left; nothing beats the peak.
+            slowed = max(1.0, (1.0 + fetch * shape) / reached)
+            step_flop_s = 2.0 * tile_tokens * tile_rows * core_s_per_flop * slowed
             # Whole waves of whole steps take no less than their share of all cores, so most shapes need no closer look.
             if tile_tokens * tile_rows > LARGEST_TILE or tiles * K * step_flop_s >= best_s * chip.cores:
                 continue

@@ -21,7 +21,13 @@ from nmsim.support.schema import About, Number, Quantity, Text, read_record, rec
 
 LIBRARIES_FILE = Path(__file__).parents[1] / "data" / "libraries.toml"
 VALUE_TYPES = tuple(VALUE_BITS)
-SUBSTITUTES: Mapping[str, str] = {"fp16": "bf16", "bf16": "fp16", "fp4": "fp8", "int4": "int8", "tf32": "bf16"}
+SUBSTITUTES: Mapping[str, str] = {
+    "fp16": "bf16",
+    "bf16": "fp16",
+    "fp4": "fp8",
+    "int4": "int8",
+    "tf32": "bf16",
+}
 """Value type without properties of its own -> the type of the same unit whose properties it takes."""
 WEAK_SHARE = 0.5
 """A dense library that reaches less than this share of the peak is a weak baseline."""
@@ -53,8 +59,12 @@ class Library:
         "`sparse_library_launch_s`.")] = None  # fmt: skip
     dram_ratio: Annotated[Quantity | None, Number("ratio", "DRAM bandwidth that libraries reach, over `dram_share` and "
         "`sparse_dram_share`.")] = None  # fmt: skip
-    cache_ratio: Annotated[Quantity | None, Number("ratio", "Share of the last-level cache that holds distinct bytes.")] = None
-    parts: Annotated[Quantity | None, Number("parts", "Most blocks that share K in the dense library.")] = None
+    cache_ratio: Annotated[
+        Quantity | None, Number("ratio", "Share of the last-level cache that holds distinct bytes.")
+    ] = None
+    parts: Annotated[Quantity | None, Number("parts", "Most blocks that share K in the dense library.")] = (
+        None
+    )
     sparse_parts: Annotated[Quantity | None, Number("parts", "The same of 2:4.")] = None
     restream_tokens: Annotated[Quantity | None, Number("tokens", "Tokens that share one pass over the weights in the "
         "16-bit 2:4 library (A23): more than any product has if it reads them once.")] = None  # fmt: skip
@@ -64,13 +74,18 @@ class Library:
 class LibrariesFile:
     """`hwmodels/data/libraries.toml`."""
 
-    generation: Annotated[Mapping[str, Library], About("Generation of matrix units, as the compiler names it.")]
+    generation: Annotated[
+        Mapping[str, Library], About("Generation of matrix units, as the compiler names it.")
+    ]
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Check that each chain of generations ends."""
         for name, library in self.generation.items():
             if library.like is not None and library.like not in self.generation:
-                yield f"generation.{name}.like", f"{brief(library.like)}: expected one of {', '.join(self.generation)}"
+                yield (
+                    f"generation.{name}.like",
+                    f"{brief(library.like)}: expected one of {', '.join(self.generation)}",
+                )
 
 
 PROPERTIES = ("rate", "latency", "launch", "dram", "cache", "parts", "restream_tokens")

@@ -226,7 +226,8 @@ def fit_files(
     check([written], force=force, sources=files)
     machines = Machines(committed_hardware())
     table = fit_table(
-        [row for path in files or [PUBLISHED_FILE, MORE_FILE] for row in read_rows(path, machines).rows], machines
+        [row for path in files or [PUBLISHED_FILE, MORE_FILE] for row in read_rows(path, machines).rows],
+        machines,
     )
     before = constants.load()._asdict()
     names = [FITTED_FILE.name, RESIDUALS_FILE.name]
@@ -246,8 +247,7 @@ def fit_files(
         metrics = held_out_metrics(fitted, table)
         own = cpu_residuals()
         # Residuals of our own CPU rows stand beside those of the fit, though no constant is fitted to them.
-        residuals = fitted.residuals[fit.sampled(table.rows)]
-        residuals = pd.concat([residuals, own], ignore_index=True) if len(own) else residuals
+        residuals = pd.concat([fitted.residuals, own], ignore_index=True) if len(own) else fitted.residuals
         fit.write(replace(fitted, residuals=residuals), work)
         changed = [name for name in names if _text(work / name) != texts_before[name]]
     few = len(table.rows) < len(constants.PRIORS)
