@@ -38,7 +38,7 @@ K_STEP = 64
 RESTREAM_TILE_TOKENS = 128
 """Tokens that share one pass over the weights in the sparse libraries (assumption A23)."""
 LINE_BYTES = 128
-"""Rows of K that are no whole lines of the cache slow an 8-bit 2:4 library (A59)."""
+"""Rows of K that are no whole lines of the cache slow an 8-bit 2:4 library (A71)."""
 
 
 class Product(NamedTuple):
@@ -161,7 +161,7 @@ def _product_s(
     )
     launch_s = constants.sparse_library_launch_s if sparse else constants.library_launch_s
     power_s = joules / chip.power_watts
-    # A board holds its clock for a while: products too short to heat it escape the limit (A58).
+    # A board holds its clock for a while: products too short to heat it escape the limit (A70).
     long = max(power_s, max(tiles_s, memory_s))
     power_s *= long / (long + constants.power_window_s)
     return launch_s * traits[LAUNCH] + _norm(tiles_s, memory_s, power_s)  # type: ignore[no-any-return]
@@ -177,7 +177,7 @@ def _tiles_s(
     core_s_per_flop = chip.cores / rate
     if sparse:
         reached = constants.sparse_matrix_share * traits[RATE]
-        if values <= 1.0 and K * values % LINE_BYTES:
+        if values == 1.0 and K % LINE_BYTES:
             reached *= constants.unaligned_share
         latency_s = constants.sparse_element_latency_s * traits[LATENCY]
         stored_ratio, fetch = stored / values, 2.0 * fetch

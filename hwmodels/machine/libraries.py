@@ -29,8 +29,8 @@ SUBSTITUTES: Mapping[str, str] = {
     "tf32": "bf16",
 }
 """Value type without properties of its own -> the type of the same unit whose properties it takes."""
-WEAK_SHARE = 0.5
-"""A dense library that reaches less than this share of the peak is a weak baseline."""
+WEAK_SHARE = 0.8
+"""A dense library whose rate share is below this part of the best one of its generation is a weak baseline."""
 
 
 @record
@@ -166,3 +166,26 @@ def _of_type(names: list[str], dtype: str, name: str) -> float:
             if quantity is not None:
                 return float(quantity.value)
     return 1.0
+
+
+def weak_baseline(generation: str | None, dtype: str) -> bool:
+    """Say whether a speedup is owed in part to a dense library that is weak for this value type.
+
+    Parameters
+    ----------
+    generation : str or None
+        As a machine names it.
+    dtype : str
+        Value type of the dense baseline.
+
+    Examples
+    --------
+    >>> weak_baseline("sm_100", "int8"), weak_baseline("sm_100", "fp8")
+    (True, False)
+    """
+    table = properties(generation)[:, 0, RATE]
+    names = chain(generation)
+    # Dense fp4 rows pass the quoted peak, for whatever reason, so they are no yardstick.
+    known = {name for one in names for name in libraries()[one].types if VALUE_BITS[name] >= 8} | {dtype}
+    best = max(table[VALUE_TYPES.index(name)] for name in known)
+    return bool(table[VALUE_TYPES.index(dtype)] < WEAK_SHARE * best)

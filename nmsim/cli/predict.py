@@ -9,6 +9,7 @@ from typer import Option
 
 import hwmodels
 from hwmodels.estimate.windows import predict_windows, runs_windows, through_windows
+from hwmodels.machine.libraries import weak_baseline
 from hwmodels.steps.step import NEGLECTED
 from nmsim.case import DEFAULT_DTYPE, Case, GemmShape, Prediction
 from nmsim.cli import console, options
@@ -138,6 +139,8 @@ def predict(
         for machine, one in asked_of
         if one is not None and (found := _windows(gemm, machine, one, answers[0].case)) is not None
     ]
+    of_type = answers[0].case.dtype
+    weak = [machine.id for machine in dict.fromkeys(machines) if weak_baseline(machine.generation, of_type)]
 
     def show() -> None:
         _show(
@@ -145,12 +148,22 @@ def predict(
             f"Predicted time for M={gemm.M}, N={gemm.N}, K={gemm.K}, {answers[0].case.dtype}, sparse {sparse_operand}",
         )
         _show_windows(windows)
+        if weak:
+            console.say(
+                f"Weak baseline: the dense {of_type} library of {', '.join(weak)} is far below that of other types."
+            )
         if unnamed:
             console.say(UNNAMED)
         if len(answers) == 1:
             console.say(answers[0].explanation)
 
-    return Answer([_record(answer, windows) for answer in answers], show)
+    return Answer(
+        [
+            _record(answer, windows, weak=machine.id in weak)
+            for (machine, _), answer in zip(pairs, answers, strict=True)
+        ],
+        show,
+    )
 
 
 def _windows(
@@ -339,7 +352,7 @@ def _range_of(found: hwmodels.Step) -> str:
     return "?" if math.isnan(low + high) else f"{'~' if found.extrapolates else ''}{low:.2f}-{high:.2f}x"
 
 
-def _record(answer: Prediction, windows: list[dict[str, Any]]) -> dict[str, Any]:
+def _record(answer: Prediction, windows: list[dict[str, Any]], *, weak: bool) -> dict[str, Any]:
     fields, case = asdict(answer), answer.case
     del fields["case"]
     for name in ("traffic_bytes", "predicted_bytes_per_s", "predicted_dense_bytes_per_s"):
@@ -347,6 +360,7 @@ def _record(answer: Prediction, windows: list[dict[str, Any]]) -> dict[str, Any]
     # NaN, of a range without comparable rows, is no JSON.
     fields = {name: None if value != value else value for name, value in fields.items()}
     own = (answer.hardware, str(case.pattern))
+    fields["weak_baseline"] = weak
     fields["through_windows"] = next(
         (row for row in windows if (row["hardware"], row["pattern"]) == own), None
     )

@@ -307,6 +307,13 @@ def _show(judged: Judgement, figures: Mapping[str, Any]) -> None:
     _table(title, ("rows of",), [((name,), group) for name, group in everything], note=SIDES)
     _table("By kernel family", ("kernel family",), _named(figures["kernel_families"], ("kernel_family",)))
     _table("By machine", ("machine",), _named(figures["machines"], ("machine",)))
+    weak = judged.table[judged.table["weak_baseline"]]
+    if len(weak):
+        pairs = dict.fromkeys(zip(weak["baseline_dtype"], weak["machine"], strict=True))
+        kinds = ", ".join(f"{dtype} on {machine}" for dtype, machine in pairs)
+        console.say(
+            f"{len(weak)} rows have a weak baseline, a dense library far below that of other types: {kinds}"
+        )
     if len(figures["marks"]) > 1:
         _table("By what the source says against a row", ("mark",), _named(figures["marks"], ("mark",)))
     _show_families(figures["families"])

@@ -14,6 +14,7 @@ from hwmodels import HardwareSpec
 from hwmodels.estimate.intervals import regime_of
 from hwmodels.estimate.table import DEFAULTS
 from hwmodels.machine.chip import chip
+from hwmodels.machine.libraries import weak_baseline
 from nmsim.case import VALUE_BITS
 from nmsim.errors import NmsimError, RowError, brief
 from nmsim.pattern import Pattern
@@ -84,7 +85,8 @@ def join(
     DataFrame
         One row per measurement, in order: its source, what ran, and `measured_*`, `predicted_*` and `bound_*` (times in
         seconds of all products of the row). Then the relative errors `dense_time_error`, `sparse_time_error` and
-        `speedup_error`, predicted / measured - 1. At last `dense_bytes` and `sparse_bytes`, the least traffic of all products,
+        `speedup_error`, predicted / measured - 1. `weak_baseline` says that the dense library is weak for the value type, as
+        `hwmodels.machine.libraries.weak_baseline`. At last `dense_bytes` and `sparse_bytes`, the least traffic of all products,
         and the columns of `validate.judge.bandwidth.bandwidth_columns`. Figures that were not measured are NaN.
 
     Raises
@@ -124,6 +126,12 @@ def join(
             )
         }
     )
+    generations = {spec.id: spec.generation for spec in specs}
+    weak = [
+        weak_baseline(generations[machine], dtype)
+        for machine, dtype in zip(inputs["machine"], inputs["baseline_dtype"], strict=True)
+    ]
+    errors["weak_baseline"] = pd.Series(weak, dtype=bool)
     dram = {spec.id: float(spec.dram_bandwidth_bytes_per_s.value) for spec in specs}
     bandwidths = bandwidth_columns(scaled, measured, inputs["machine"].map(dram))
     return pd.concat([_labels(rows, inputs), measured, scaled, errors, bandwidths], axis=1)

@@ -12,7 +12,8 @@ from hwmodels.estimate import constants
 from hwmodels.estimate.constants import PRIORS
 from hwmodels.estimate.library import Product, library_time_s
 from hwmodels.machine.chip import chip
-from hwmodels.machine.libraries import PROPERTIES, VALUE_TYPES, properties
+from hwmodels.machine.libraries import VALUE_TYPES, Library, TypeTraits, properties
+from nmsim.support.schema import hints
 from validate.judge.judge import judge_files
 from validate.judge.rows import PUBLISHED_FILE
 
@@ -94,8 +95,8 @@ def test_every_constant_stands_in_the_table_and_in_the_text():
         assert rows[name].strip().endswith(prior.reason)
         plain = name.removeprefix("sparse_") if name.removeprefix("sparse_") in PRIORS else name
         assert f"`{plain}`" in prose or plain in prose, name
-    for name in PROPERTIES:
-        assert f"`{name}`" in prose, name
+    for name in (*hints(Library), *hints(TypeTraits)):
+        assert f"`{name.removeprefix('sparse_')}`" in prose or name in ("source", "types"), name
     source = constants.quantities()["csr_share"].source
     assert f"Fitted to {source}." in TEXT
 
@@ -135,5 +136,5 @@ def test_a_group_that_is_not_full_costs_a_full_one():
         pd.DataFrame({"M": 16, "N": 4096, "K": range(1, 400), "pattern": "8:16"}), "a100"
     )["predicted_time_s"].to_numpy()
     change = times[1:] / times[:-1]
-    assert change[0] == pytest.approx(0.93, abs=0.005)
+    assert change[0] == pytest.approx(0.94, abs=0.005)
     assert change[15:].min() > 0.99
