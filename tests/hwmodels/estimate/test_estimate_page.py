@@ -136,5 +136,5 @@ def test_a_group_that_is_not_full_costs_a_full_one():
         pd.DataFrame({"M": 16, "N": 4096, "K": range(1, 400), "pattern": "8:16"}), "a100"
     )["predicted_time_s"].to_numpy()
     change = times[1:] / times[:-1]
-    assert change[0] == pytest.approx(0.94, abs=0.005)
+    assert change[0] == pytest.approx(0.945, abs=0.01)
     assert change[15:].min() > 0.99

@@ -167,7 +167,7 @@ def test_one_token_is_a_long_read_where_that_is_faster():
     moved_bytes = 2 * (12288 * 12288 + 2 * 12288)
     assert one == pytest.approx(
         constants.load().library_launch_s + moved_bytes / (1.008e12 * constants.load().stream_dram_share),
-        rel=0.01,
+        rel=0.04,
     )
     assert two > one
 

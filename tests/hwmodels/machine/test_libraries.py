@@ -98,6 +98,8 @@ def test_rates_of_large_products_bear_the_properties_out(large):
     groups = large.groupby(["generation", "dtype"], observed=True)
     assert len(groups) >= 15
     for kind, rows in groups:
+        if not libraries()[kind[0]].types:  # a stranger
+            continue
         for side in ("dense", "sparse"):
             error = np.log(rows[f"predicted_{side}_time_s"] / rows[f"{side}_time_s"]).median()
             assert abs(error) < 0.125, (kind, side)
