@@ -4,6 +4,7 @@ import json
 from typing import Any, NamedTuple
 
 from hwmodels.estimate.constants import FittedFile
+from hwmodels.machine.libraries import LibrariesFile
 from hwmodels.machine.spec import HardwareSpec
 from hwmodels.silicon.technology import TechnologyFile
 from hwmodels.sweeps.space import SpaceFile
@@ -76,6 +77,11 @@ FORMATS = {
         "Fitted constants",
         FittedFile,
         "What `nmsim fit` writes: `hwmodels/data/fitted.toml`.",
+    ),
+    "libraries": Format(
+        "Libraries",
+        LibrariesFile,
+        "What the matrix libraries of vendors reach per generation of units: `hwmodels/data/libraries.toml`.",
     ),
     "machine-names": Format(
         "Names of machines",

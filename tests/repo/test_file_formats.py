@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hwmodels.estimate.constants import FittedFile
+from hwmodels.machine.libraries import LibrariesFile
 from hwmodels.machine.spec import HardwareSpec
 from hwmodels.silicon.technology import TechnologyFile
 from hwmodels.sweeps import load_space
@@ -34,6 +35,7 @@ SHIPPED = [
     ("technology", ROOT / "hwmodels/silicon/technology.toml"),
     ("budget", ROOT / "validate/judge/budget.toml"),
     ("fitted", ROOT / "hwmodels/data/fitted.toml"),
+    ("libraries", ROOT / "hwmodels/data/libraries.toml"),
     ("machine-names", ROOT / "validate/data/machine_names.toml"),
 ]
 
@@ -76,6 +78,7 @@ READERS = {
     "loss-campaign": (LossCampaignFile, "kernels/language/campaigns/accuracy-quick.toml"),
     "budget": (Budget, "validate/judge/budget.toml"),
     "fitted": (FittedFile, "hwmodels/data/fitted.toml"),
+    "libraries": (LibrariesFile, "hwmodels/data/libraries.toml"),
     "space": (None, "hwmodels/data/example-space.toml"),
 }
 SLIPS = [

@@ -17,7 +17,7 @@ from validate.judge import rows as row_files
 from validate.judge.fit_table import RESIDUAL_COLUMNS, cpu_residuals, fit_table, held_out_metrics
 from validate.judge.judge import judge_files
 from validate.judge.names import Machines
-from validate.judge.rows import PUBLISHED_FILE, as_rows, read_rows
+from validate.judge.rows import MORE_FILE, PUBLISHED_FILE, as_rows, read_rows
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,8 @@ def campaign(tmp_path, monkeypatch):
 
 
 def test_committed_constants_are_those_of_the_committed_rows(machines):
-    table = fit_table(read_rows(PUBLISHED_FILE, machines).rows, machines)
+    published = [row for path in (PUBLISHED_FILE, MORE_FILE) for row in read_rows(path, machines).rows]
+    table = fit_table(published, machines)
     (source,) = {found.source for found in constants.quantities().values()}
     assert source.endswith(f"digest {fit.digest(table.rows)}"), "the rows have changed: run nmsim fit"
     assert source.startswith(f"{len(table.rows)} rows of {table.rows['machine'].nunique()} machines")
@@ -75,7 +76,7 @@ def stale(now, family):
 
 def test_committed_residuals_are_those_of_the_committed_constants():
     """A change of the model, of a machine or of a row that no fit has followed shows here."""
-    judged = judge_files([PUBLISHED_FILE], held_out=True).table
+    judged = judge_files([PUBLISHED_FILE, MORE_FILE], held_out=True).table
     residuals = pd.DataFrame(
         {
             "family": judged["kernel_family"],
