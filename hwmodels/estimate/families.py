@@ -20,7 +20,7 @@ from hwmodels.estimate.intervals import UNIT_PATTERN, intervals
 from hwmodels.estimate.library import Array, Product, library_time_s, norm
 from hwmodels.estimate.model import predict_table
 from hwmodels.machine.chip import chip
-from hwmodels.machine.libraries import VALUE_TYPES
+from hwmodels.machine.libraries import VALUE_TYPES, measured
 from hwmodels.machine.spec import HardwareSpec, group_of, load_machine
 from nmsim.case import VALUE_BITS
 from nmsim.errors import NmsimError, RowError, brief
@@ -458,7 +458,9 @@ def _foreign(
     baseline = Rows(inputs.assign(dtype=inputs["baseline_dtype"]), spec, values)
     dense_s = baseline.dense_s()
     speedup = dense_s / answer.time_s
-    low, high, widened = intervals(name, inputs["dtype"], inputs["M"].to_numpy(np.float64), without)
+    low, high, widened = intervals(
+        name, inputs["dtype"], inputs["M"].to_numpy(np.float64), without, measured=measured(spec.generation)
+    )
     return pd.DataFrame(
         {
             "predicted_dense_time_s": dense_s,

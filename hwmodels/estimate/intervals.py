@@ -45,6 +45,11 @@ ROAD_FAMILIES = {"unit": "library", "fused": "delta-gemv", "expanded": ""}
 STAND_INS = {"column-nm": "library", "sliding": "library"}
 """Family -> the family whose formula it uses, whose errors stand in if its own rows are too few."""
 CPU_FAMILY = "cpu"
+UNMEASURED_WIDENING = 2.25
+"""Factor on a range, on a logarithmic scale, for products of a vendor's library whose generation nobody measured. With it the
+ranges hold `INTERVAL_SHARE` of published rows whose generation is left out of `libraries.toml`."""
+VENDOR_FAMILIES = ("library", "sliding")
+"""Families that run the vendor's library for 2:4."""
 
 
 class Interval(NamedTuple):
@@ -142,7 +147,7 @@ def by_kind(table: pd.DataFrame) -> Mapping[tuple[str, str, str], Sequence[_Line
 
 
 @functools.lru_cache(maxsize=4096)
-def interval(family: str, width: str, regime: str, without: str = "") -> Interval:
+def interval(family: str, width: str, regime: str, without: str = "", *, measured: bool = True) -> Interval:
     """Look up the interval of a kind of kernel.
 
     Parameters
@@ -152,6 +157,8 @@ def interval(family: str, width: str, regime: str, without: str = "") -> Interva
     width, regime : str
     without : str
         A group of machines (`hwmodels.machine.spec.group_of`) whose rows are left out of the range too.
+    measured : bool
+        Whether the libraries of the machine's generation were measured (`hwmodels.machine.libraries.measured`).
 
     Returns
     -------
@@ -168,12 +175,13 @@ def interval(family: str, width: str, regime: str, without: str = "") -> Interva
         lines = [line for line in known.get(kind, ()) if line.group != without]
         rows = sum(line.rows for line in lines)
         if rows >= FEWEST_ROWS:
-            low, high = stranger_range(lines, strangers=1 if kind[0] == family else 2)
+            wider = UNMEASURED_WIDENING if family in VENDOR_FAMILIES and not measured else 1.0
+            low, high = stranger_range(lines, 1 if kind[0] == family else 2, wider)
             return Interval(float(np.exp(low)), float(np.exp(high)), rows, place > 0)
     return NONE
 
 
-def stranger_range(lines: Sequence[_Line], strangers: int = 1) -> tuple[float, float]:
+def stranger_range(lines: Sequence[_Line], strangers: int = 1, wider: float = 1.0) -> tuple[float, float]:
     """Range of the logarithms of measured over predicted speedups of a machine that is in none of the groups.
 
     Parameters
@@ -182,6 +190,8 @@ def stranger_range(lines: Sequence[_Line], strangers: int = 1) -> tuple[float, f
         One entry per group.
     strangers : int
         How often the groups' deviation counts: twice if the library is unknown as well.
+    wider : float
+        Factor on the range.
 
     Returns
     -------
@@ -201,11 +211,16 @@ def stranger_range(lines: Sequence[_Line], strangers: int = 1) -> tuple[float, f
         quantile = T_QUANTILES[min(count - 1, len(T_QUANTILES)) - 1]
         between = quantile * float(middles.std(ddof=1)) * np.sqrt(1 + 1 / count)
     between *= np.sqrt(strangers)
-    return middle - float(np.hypot(below, between)), middle + float(np.hypot(above, between))
+    return middle - wider * float(np.hypot(below, between)), middle + wider * float(np.hypot(above, between))
 
 
 def intervals(
-    family: str, dtypes: Iterable[str], tokens: NDArray[np.float64], without: str = ""
+    family: str,
+    dtypes: Iterable[str],
+    tokens: NDArray[np.float64],
+    without: str = "",
+    *,
+    measured: bool = True,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Look up the intervals of many rows: one look-up per width and regime.
 
@@ -215,7 +230,7 @@ def intervals(
     dtypes : iterable of str [rows]
         Value types.
     tokens : float64 array [rows]
-    without : str
+    without, measured
         As for `interval`.
 
     Returns
@@ -225,6 +240,8 @@ def intervals(
     """
     width, widths = pd.factorize(pd.Series(list(dtypes), dtype=object).map(width_of))
     regime = np.searchsorted([DECODE_TOKENS + 1, PREFILL_TOKENS], tokens, side="right")
-    found = [[interval(family, name, kind, without) for kind in REGIMES] for name in widths]
+    found = [
+        [interval(family, name, kind, without, measured=measured) for kind in REGIMES] for name in widths
+    ]
     low, high, _, widened = np.moveaxis(np.array(found, np.float64).reshape(-1, len(REGIMES), 4), 2, 0)
     return low[width, regime], high[width, regime], widened[width, regime] > 0

@@ -36,6 +36,7 @@ from hwmodels.estimate.table import (
     read_choice,
     read_shape,
 )
+from hwmodels.machine.libraries import measured
 from hwmodels.machine.spec import HardwareSpec, load_machine
 from nmsim import encodings, packing
 from nmsim.case import VALUE_BITS, Case, Phase, Prediction, SparseOperand, value_type
@@ -85,9 +86,9 @@ def interval_of(spec: HardwareSpec, pattern: Pattern | None, dtype: str, regime:
         found = interval(CPU_FAMILY, width_of(dtype), regime)
         return Known(found, found.widened)
     name = ROADS[road]
-    found = interval(ROAD_FAMILIES[name], width_of(dtype), regime)
-    measured = name == "unit" and pattern == UNIT_PATTERN and not spec.hypothetical
-    return Known(found, not measured or found.widened)
+    found = interval(ROAD_FAMILIES[name], width_of(dtype), regime, measured=measured(spec.generation))
+    of_unit = name == "unit" and pattern == UNIT_PATTERN and not spec.hypothetical
+    return Known(found, not of_unit or found.widened)
 
 
 def with_interval(speedup: Any, known: Known) -> dict[str, Any]:

@@ -88,6 +88,17 @@ class LibrariesFile:
                 )
 
 
+def measured(generation: str | None) -> bool:
+    """Say whether the libraries of a generation were measured themselves, and not taken from another one.
+
+    Examples
+    --------
+    >>> measured("sm_90"), measured("sm_120"), measured(None)
+    (True, False, False)
+    """
+    return generation in libraries() and bool(libraries()[str(generation)].types)
+
+
 PROPERTIES = ("rate", "latency", "launch", "dram", "cache", "parts", "restream_tokens")
 """What `properties` says of a value type and a side, in this order."""
 RATE, LATENCY, LAUNCH, DRAM, CACHE, PARTS, RESTREAM_TOKENS = range(len(PROPERTIES))

@@ -135,6 +135,24 @@ def test_the_family_of_the_same_formula_stands_in(residuals, family):
     assert found.widened
 
 
+def test_a_generation_that_nobody_measured_has_a_wider_range(residuals):
+    """Products of the vendor's library alone: other kernels use nothing of `libraries.toml`."""
+    residuals(*rows_of(ELEVEN), *rows_of(ELEVEN, family="delta-gemv"))
+    known, stranger = (interval("library", "16-bit", "decode", measured=way) for way in (True, False))
+    for one, other in ((known.low, stranger.low), (known.high, stranger.high)):
+        assert math.log(other) + 0.5 == pytest.approx((math.log(one) + 0.5) * intervals.UNMEASURED_WIDENING)
+    delta = ("delta-gemv", "16-bit", "decode")
+    assert interval(*delta, measured=False) == interval(*delta)
+
+
+@pytest.mark.parametrize(("machine", "wider"), [("b200", False), ("rtx5090", True), ("mi300x", True)])
+def test_which_machines_are_strangers(machine, wider):
+    case = Case(GemmShape(4096, 8192, 8192), "2:4/index")
+    answer = hwmodels.predict(case, machine)
+    expected = interval("library", "16-bit", "prefill", measured=not wider)
+    assert answer.predicted_speedup_high == pytest.approx(answer.predicted_speedup_vs_dense * expected.high)
+
+
 def test_a_range_taken_from_further_rows_says_so(residuals):
     residuals(*rows_of([0.0] * FEWEST_ROWS, regime="prefill"))
     assert not interval("library", "16-bit", "prefill").widened

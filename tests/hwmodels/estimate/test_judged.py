@@ -147,7 +147,7 @@ def test_an_unknown_machine_is_an_error():
 
 
 def test_a_family_nobody_measured_enough_says_so(monkeypatch):
-    monkeypatch.setattr("hwmodels.estimate.intervals.interval", lambda *_: intervals.NONE)
+    monkeypatch.setattr("hwmodels.estimate.intervals.interval", lambda *_, **__: intervals.NONE)
     found = hwmodels.predict_rows(table(row()), "a100").iloc[0]
     assert found["extrapolates"]
     assert np.isnan(found["predicted_speedup_low"])
