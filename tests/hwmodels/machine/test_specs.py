@@ -384,8 +384,9 @@ def test_missing_key_empty_source_and_lone_sparse_peak(tmp_path):
 def test_every_assumption_named_in_code_and_specs_is_listed():
     root = Path(hwmodels.__file__).parent
     listed = (root.parent / "docs/explanation/assumptions.md").read_text(encoding="utf-8")
-    defined = set(re.findall(r"^\| (A\d+) \|", listed, flags=re.M))
-    named = set()
+    numbers = re.findall(r"^\| (A\d+) \|", listed, flags=re.M)
+    defined, named = set(numbers), set()
+    assert len(numbers) == len(defined), "a number stands for two assumptions"
     for file in [*root.rglob("*.py"), *root.rglob("*.toml")]:
         named |= set(re.findall(r"(?<!NVIDIA )\bA\d{2}\b|\bA[1-9]\b", file.read_text(encoding="utf-8")))
     assert named == defined
