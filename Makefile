@@ -32,6 +32,12 @@ study: $(VENV)/core  ## the main job on an example checkpoint and Llama-3.1-8B s
 test: $(VENV)/language  ## the whole default test suite; no GPU needed
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+# TRITON=3.6.0 takes another version, which goes to a folder beside the environment's own.
+compiled-tests: $(VENV)/dev  ## every case of every test of Triton kernels, as compiled for sm_90 and sm_80, on the emulator; some 20 minutes
+	$(if $(TRITON),test -d $(VENV)/triton-$(TRITON) || $(PIP) install --no-deps --target $(VENV)/triton-$(TRITON) triton==$(TRITON))
+	$(if $(TRITON),PYTHONPATH=$(VENV)/triton-$(TRITON)) $(BIN)/python -m pytest tests/kernels/gpu tests/kernels/ops tests/kernels/measure tests/kernels/ptx -n 2 --dist worksteal --all-compiled
+	$(if $(TRITON),PYTHONPATH=$(VENV)/triton-$(TRITON)) $(BIN)/python -m pytest tests/kernels/gpu -n 2 --dist worksteal --all-compiled --capability 80
+
 stress: $(VENV)/dev  ## a million streams, ten thousand damaged files, fifty kills and more; some 20 minutes, seeds printed
 	$(BIN)/python -m pytest tests/stress -s --stress --stress-figures docs/reference/robustness.json
 
@@ -59,4 +65,4 @@ site: $(VENV)/dev  ## build the documentation site into site/, without the netwo
 clean:  ## remove the environment and everything generated outside the docs
 	rm -rf $(VENV) $(STUDY) site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help study test stress prove check bench synth docs site clean
+.PHONY: help study test compiled-tests stress prove check bench synth docs site clean

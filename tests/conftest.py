@@ -28,11 +28,16 @@ settings.load_profile("nmsim")
 
 
 def pytest_addoption(parser):
-    """Add the options of the stress tests; `make stress` uses them."""
+    """Add the options of `make stress` and `make compiled-tests`."""
     group = parser.getgroup("stress", "stress tests")
     group.addoption("--stress", action="store_true", help="try many: minutes instead of seconds")
     group.addoption("--stress-seed", type=int, help="seed of the stress tests (default: drawn, and printed)")
     group.addoption("--stress-figures", metavar="FILE", help="write what the stress tests counted as JSON")
+    group = parser.getgroup("compiled", "Triton kernels, compiled, on the emulator")
+    group.addoption("--all-compiled", action="store_true", help="run all cases: minutes instead of seconds")
+    group.addoption(
+        "--capability", type=int, default=90, help="compile for this capability times ten (default: 90)"
+    )
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
-"""Triton kernels, one file an operation. They run on CUDA devices, and on CPUs through Triton's interpreter.
+"""Triton kernels, one file an operation. They run on CUDA devices. Tests run them on CPUs, as compiled code.
 
-A process interprets or compiles: set `TRITON_INTERPRET=1` before triton is imported to have every kernel here run on
-tensors in main memory, slowly. `kernels.ops` calls them on CUDA tensors; no other room needs Triton.
+`kernels.ptx.emulated` has every kernel here run on tensors in main memory, as compiled for a GPU, slowly. So does Triton's
+interpreter, but not as compiled: set `TRITON_INTERPRET=1` before triton is imported. `kernels.ops` calls the kernels on CUDA
+tensors; no other room needs Triton.
 """

@@ -43,6 +43,8 @@ def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         ("hwmodels", ["torch", "triton", "matplotlib", "pandas", "numpy", "numba"]),
         ("hwmodels.estimate.model", ["torch", "triton", "matplotlib"]),
         ("validate", ["torch", "triton", "kernels"]),
+        ("kernels", ["torch", "triton", "numpy", "numba"]),
+        ("kernels.ptx.run", ["torch", "triton"]),
         ("nmsim.reference", ["torch"]),
     ],
 )

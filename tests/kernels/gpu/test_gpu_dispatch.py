@@ -1,6 +1,6 @@
 """What public calls run on a GPU, from the call to the numbers.
 
-They run on a CUDA device, and through the interpreter on the CPU: there, tensors in main memory are said to be where the GPU
+They run on a CUDA device, and on the emulator where there is none: there, tensors in main memory are said to be where the GPU
 kernels work, and all else is as it is.
 """
 

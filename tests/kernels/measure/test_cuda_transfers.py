@@ -1,4 +1,4 @@
-"""Transfers on the CUDA backend, on tensors in main memory through Triton's interpreter, with a pretended clock."""
+"""Transfers on the CUDA backend, on tensors in main memory on the emulator, with a pretended clock."""
 
 from dataclasses import replace
 
@@ -23,10 +23,6 @@ from nmsim.case import GemmShape  # noqa: E402
 from nmsim.errors import SpecError  # noqa: E402
 from nmsim.format import sparse_format  # noqa: E402
 from nmsim.pattern import Pattern  # noqa: E402
-
-pytestmark = pytest.mark.skipif(
-    not triton.knobs.runtime.interpret, reason="Triton compiles in this process: it cannot interpret too"
-)
 
 TEXT = """
 seed = 3

@@ -61,7 +61,7 @@ def test_the_shipped_campaign_names_kernels_that_are_there():
     assert len({(case_id(case), kernel) for case, kernel in tasks}) == len(tasks)
 
 
-@pytest.mark.skipif("torch.cuda.is_available()", reason="the interpreter's place is the CPU")
+@pytest.mark.skipif("torch.cuda.is_available()", reason="the emulator's place is the CPU")
 @pytest.mark.parametrize(
     "name",
     [

@@ -1,4 +1,4 @@
-"""Products of sparse tokens on the CUDA backend, by the kernels themselves under Triton's interpreter. Nothing is timed."""
+"""Products of sparse tokens on the CUDA backend, by the kernels themselves, on the emulator. Nothing is timed."""
 
 from dataclasses import replace
 
