@@ -77,8 +77,11 @@ def _driver_of(capability: int) -> Iterator[None]:
         driver._active = before
 
 
-def _interpreted() -> bool:
-    return bool(triton.knobs.runtime.interpret)
+def _refuse_interpreter() -> None:
+    if triton.knobs.runtime.interpret:
+        raise PtxError(
+            "Triton interprets in this process: expected TRITON_INTERPRET unset before it is imported"
+        )
 
 
 @lru_cache(maxsize=256)
@@ -118,10 +121,10 @@ def ptx_of(
 
 
 def _compiled(kernel: Any, args: Sequence[Any], options: dict[str, Any], capability: int) -> Any:
-    if _interpreted() or not isinstance(kernel, JITFunction):
-        raise PtxError(
-            "Triton interprets in this process: expected TRITON_INTERPRET unset before it is imported"
-        )
+    _refuse_interpreter()
+    if not isinstance(kernel, JITFunction):
+        kind = type(kernel).__name__
+        raise PtxError(f"kernel is a {kind}: expected a function with @triton.jit alone, such as its .fn")
     with _driver_of(capability):
         return _COMPILE(kernel, *args, grid=(1,), warmup=True, **options)
 
@@ -229,10 +232,7 @@ def emulated(*, capability: int = CAPABILITY, seed: int | None = None) -> Iterat
     PtxError
         A process in which Triton interprets.
     """
-    if _interpreted():
-        raise PtxError(
-            "Triton interprets in this process: expected TRITON_INTERPRET unset before it is imported"
-        )
+    _refuse_interpreter()
     launches: list[Launch] = []
 
     def run(kernel: Any, *args: Any, grid: Any, warmup: bool = False, **options: Any) -> None:

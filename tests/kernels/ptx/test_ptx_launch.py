@@ -153,6 +153,8 @@ def test_what_cannot_run_is_refused(monkeypatch):
     x = torch.randn(128)
     with pytest.raises(PtxError, match="expected main memory"):
         run_compiled(unguarded_kernel, (1,), args=[x.to("meta"), x], options={"BLOCK": 128, **PLAIN})
+    with pytest.raises(PtxError, match=r"kernel is a function: expected a function with @triton.jit"):
+        run_compiled(softmax_kernel.fn, (1,), args=[x, x, 1, 1])
     monkeypatch.setattr(triton.knobs.runtime, "interpret", True)
     with pytest.raises(PtxError, match="expected TRITON_INTERPRET unset"):
         run_compiled(unguarded_kernel, (1,), args=[x, x], options={"BLOCK": 128, **PLAIN})
