@@ -26,13 +26,12 @@ import logged_accuracies  # noqa: E402
 import mitigations  # noqa: E402
 import models  # noqa: E402
 import pandas as pd  # noqa: E402
-import published_rows  # noqa: E402
 import sass  # noqa: E402
 import sparsity_loses  # noqa: E402
 import transcript  # noqa: E402
 import validation  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
-from recorded import accuracy, robustness, speed, whole_models  # noqa: E402
+from recorded import accuracy, published_rows, robustness, speed, whole_models  # noqa: E402
 
 import hwmodels  # noqa: E402
 from hwmodels import plots  # noqa: E402

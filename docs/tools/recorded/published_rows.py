@@ -9,7 +9,6 @@ from validate.judge.names import Machines
 from validate.judge.row_table import NEEDED, RowSource, read_sources
 from validate.judge.rows import MORE_FILE, PUBLISHED_FILE, read_rows
 
-# ruff: noqa: E501
 HEAD = """# Published rows
 
 Two files hold the {all} published times that the estimate is fitted to and judged by. No GPU of ours measured one of them.
