@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from hwmodels.estimate.constants import Prior
 from hwmodels.estimate.families import predict_rows
 from hwmodels.estimate.fitted import read_fitted
+from hwmodels.estimate.intervals import PREFILL_TOKENS
 from hwmodels.estimate.library import norm
 from hwmodels.estimate.model import predict
 from hwmodels.estimate.passes import (
@@ -28,6 +29,7 @@ from hwmodels.estimate.passes import (
     quantise_s,
     window_ratio,
 )
+from hwmodels.machine.libraries import weak_baseline
 from hwmodels.machine.spec import HardwareSpec, group_of, load_machine
 from hwmodels.models import Model, load_model
 from hwmodels.steps.attention import Sequences, attention_s, work
@@ -42,6 +44,8 @@ SUM_BYTES = {("int8", True): 4}
 """(Value type, dense) -> bytes of a sum that a product writes, if they are not 2. Of 8-bit integers, cuBLASLt writes sums
 of 32 bits only. The source is SlideSparse, https://github.com/bcacdwk/vllmbench.
 """
+STANDS_IN = {"int8": "fp8"}
+"""Value type whose dense library is weak -> the type of equal width whose library an engine's products are as fast as (A64)."""
 SAMPLED_BYTES = 32
 """Bytes moved per sequence and word of the vocabulary: logits become 32 bits, then chances, noise and their greatest (A63)."""
 NORM_TENSORS, GATED_TENSORS = 8, 3
@@ -251,14 +255,24 @@ def _between(tokens: Any, times_s: NDArray[np.float64]) -> Any:
 
 def _linear_table(served: Served, launches: tuple[Launch, ...]) -> NDArray[np.float64]:
     """Times of all products for each of `GRID`, as the kernels of others are judged."""
+    found = _products_s(served, launches, served.dtype)
+    weak = served.pattern is None and weak_baseline(served.spec.generation, served.dtype)
+    other = STANDS_IN.get(served.dtype, "")
+    # Products alone are slow in a weak type, whole runs are not, as far as the rate counts: at many tokens.
+    if weak and other in served.spec.dense_peak_flop_per_s:
+        many = np.array(GRID) >= PREFILL_TOKENS
+        found = np.where(many, np.minimum(found, _products_s(served, launches, other)), found)
+    return found
+
+
+def _products_s(served: Served, launches: tuple[Launch, ...], baseline_dtype: str) -> NDArray[np.float64]:
     sizes = [(launch.layer.N, launch.layer.K) for launch in launches]
-    rows = [(tokens, n, k) for tokens in GRID for n, k in sizes]
-    table = pd.DataFrame(rows, columns=["M", "N", "K"])
+    table = pd.DataFrame([(tokens, n, k) for tokens in GRID for n, k in sizes], columns=["M", "N", "K"])
     # The dense baseline does not depend on the pattern that it is compared with.
     pattern = served.pattern or "2:4"
     kept, of = (int(part) for part in pattern.split(":"))
     asked = table.assign(
-        dtype=served.dtype, baseline_dtype=served.dtype, pattern=pattern, density=kept / of, l2_state="",
+        dtype=served.dtype, baseline_dtype=baseline_dtype, pattern=pattern, density=kept / of, l2_state="",
         kernel_family="library" if pattern == "2:4" else "sliding",
     )  # fmt: skip
     side = "dense" if served.pattern is None else "sparse"
