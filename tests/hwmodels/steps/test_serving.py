@@ -116,6 +116,16 @@ def test_the_host_moves_a_speedup_towards_one():
     assert 1 < found[0] / found[1] < 1.05
 
 
+@pytest.mark.parametrize(("machine", "weak"), [("b200", True), ("h100-pcie", False), ("rtx4090", False)])
+def test_a_weak_dense_library_is_charged_as_its_twin(machine, weak):
+    """Dense int8 takes the time of fp8 at many tokens where its library is weak and slower, and its own at few."""
+    int8, fp8 = (Served("qwen2.5-7b", machine, dtype=dtype, pattern=None) for dtype in ("int8", "fp8"))
+    assert (int8.linear_s(8192) == fp8.linear_s(8192)) == weak
+    assert int8.linear_s(64) != fp8.linear_s(64)
+    sparse = Served("qwen2.5-7b", machine, dtype="int8", pattern="2:4")
+    assert int8.linear_s(8192) < 2.6 * sparse.linear_s(8192)
+
+
 def test_what_is_refused():
     with pytest.raises(SpecError, match="expected a GPU"):
         Served("llama-3.2-1b", "epyc-9654", dtype="int8", pattern=None)
