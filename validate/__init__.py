@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from validate.quality.measure import QualityRun, measure_quality
     from validate.study.example_checkpoint import write_example
     from validate.study.study import StudyResult, run_study
+    from validate.whole_models.errors import WholeModels, judge_whole_models
 else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
@@ -54,6 +55,7 @@ else:
             "validate.quality.measure": "QualityRun measure_quality",
             "validate.study.example_checkpoint": "write_example",
             "validate.study.study": "StudyResult run_study",
+            "validate.whole_models.errors": "WholeModels judge_whole_models",
         },
     )
 
@@ -65,11 +67,13 @@ __all__ = [
     "Qualities",
     "QualityRun",
     "StudyResult",
+    "WholeModels",
     "answer_claims",
     "beside_quality",
     "difference_of_differences",
     "gain_table",
     "judge_files",
+    "judge_whole_models",
     "loss_frame",
     "loss_tables",
     "mean_interval",
