@@ -8,8 +8,8 @@ what the cache keeps between back-to-back calls. It takes at least its energy ov
 
 The sparse libraries differ, as published times show. The dense operand does not shrink although the arithmetic does, so
 its fetch counts double. With 16-bit values, those of some generations read the weights again for each wave of blocks, if the
-weights are larger than the cache. The share of the peak that is reached, the wait of a block per element of
-K, and whether K is split are properties of a generation: `hwmodels.machine.libraries`.
+weights are larger than the cache. A generation has its own share of the peak, its own wait
+per element of K, and may split K or not: `hwmodels.machine.libraries`.
 """
 
 from math import inf
