@@ -38,7 +38,7 @@ K_STEP = 64
 RESTREAM_TILE_TOKENS = 128
 """Tokens that share one pass over the weights in the sparse libraries (assumption A23)."""
 LINE_BYTES = 128
-"""Rows of K that are no whole lines of the cache slow an 8-bit 2:4 library (A71)."""
+"""Rows of K that are no whole lines of the cache slow an 8-bit 2:4 library (A67)."""
 
 
 class Product(NamedTuple):
@@ -161,7 +161,7 @@ def _product_s(
     )
     launch_s = constants.sparse_library_launch_s if sparse else constants.library_launch_s
     power_s = joules / chip.power_watts
-    # A board holds its clock for a while: products too short to heat it escape the limit (A70).
+    # A board holds its clock for a while: products too short to heat it escape the limit (A66).
     long = max(power_s, max(tiles_s, memory_s))
     power_s *= long / (long + constants.power_window_s)
     return launch_s * traits[LAUNCH] + _norm(tiles_s, memory_s, power_s)  # type: ignore[no-any-return]

@@ -3,7 +3,7 @@
 A datasheet gives the peak of a unit, and not what the vendor's library makes of it. That is the share of the rate,
 the wait per element of K, and whether K is split. These are properties of a generation and of the library for
 it, not of one board. Each has its kind and source. A generation without a property takes it from the generation that it
-names as the most like it (assumption A72).
+names as the most like it (assumption A68).
 """
 
 import functools

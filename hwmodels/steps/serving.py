@@ -45,7 +45,7 @@ SUM_BYTES = {("int8", True): 4}
 of 32 bits only. The source is SlideSparse, https://github.com/bcacdwk/vllmbench.
 """
 STANDS_IN = {"int8": "fp8"}
-"""Value type whose dense library is weak -> the type of equal width whose library an engine's products are as fast as (A64)."""
+"""Value type whose dense library is weak -> the type of equal width whose library an engine's products are as fast as (A65)."""
 SAMPLED_BYTES = 32
 """Bytes moved per sequence and word of the vocabulary: logits become 32 bits, then chances, noise and their greatest (A63)."""
 NORM_TENSORS, GATED_TENSORS = 8, 3

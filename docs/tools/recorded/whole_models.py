@@ -65,7 +65,7 @@ WEAK = """**A weak baseline that whole runs do not show.** Timed alone, dense in
 B200's rate that the estimate would take without that property. That makes
 speedups of up to 6 for 2:4. In whole runs the dense int8 model is as fast as the fp8 one, within 6 % at 16384 tokens for the 14B model.
 So the engine's int8 products are not those of the benchmark of products. From 1024 tokens on, a dense type whose library is marked as
-weak is therefore charged as fp8 if that is faster ([A64](assumptions.md)). Speedups of int8 products on a B200 do not carry over to
+weak is therefore charged as fp8 if that is faster ([A65](assumptions.md)). Speedups of int8 products on a B200 do not carry over to
 models.
 """
 
