@@ -52,16 +52,17 @@ what**: `hwmodels.predict_rows`. It gets shape, value type, pattern, kernel fami
 a warm cache. It gets none of its times. The error of a figure is |predicted / published - 1|. Tables show its median over rows:
 
 - *bias* is the median with its sign.
-- *side of 1* is the share of rows whose predicted and published speedup lie on the same side of 1.0, or both within {about} of
-  it. *about 1* is the share of the latter.
+- *side of 1* is the share of rows whose predicted and published speedup lie on the same side of 1.0, or both within {about}.
+  Rows of the second kind are *about 1*.
 - *in interval* is the share of speedups inside the predicted range, which should hold {share:.0f} %.
 
 Decode is up to 64 tokens, prefill from 1024. A speedup is against the dense baseline that the source chose.
 
 `predict` uses constants that are fitted to all rows. With these the median error of the speedup of 16-bit types is {fitted}
 instead of {held_out}. One thing is not held out: the form of the estimate was chosen with all rows in view. The ranges of this
-page leave the row's own die out as well. One factor makes the ranges wider than the residuals in them. It was chosen so
-that over all rows together the ranges hold their promised share. By family they hold more or less, as the tables show.
+page leave the row's own die out as well. How far further machines may lie is added to how far rows of one machine do
+([the interval](estimate.md#the-interval)). No factor is tuned. By family the ranges hold more or less than 80 %, as the
+tables show.
 """
 
 ROOFLINE = """## A plain roofline, and other models
@@ -388,9 +389,9 @@ def _own_goals() -> str:
     rows = own_machine.summarise(cold[(cold["M"] == 1)], columns)
     errors = {str(name): _own_error(rows_) for name, rows_ in table.groupby("machine")}
     cold_errors = {str(name): _own_error(rows_) for name, rows_ in cold.groupby("machine")}
-    goals = "; ".join(
-        f"{name}: {_percent(error)} ({'met' if error <= OWN_GOAL else 'missed'}), "
-        f"{_percent(cold_errors[name])} if operands come from DRAM"
+    goals = " ".join(
+        f"On {name} it is {_percent(error)} ({'met' if error <= OWN_GOAL else 'missed'}), and "
+        f"{_percent(cold_errors[name])} if operands come from DRAM."
         for name, error in errors.items()
     )
     lines = [
@@ -404,7 +405,7 @@ def _own_goals() -> str:
     ]
     heads = (*("machine", "type", "cores", "pattern", "encoding"), *("measured", "predicted", "error"))
     return (
-        f"\nThe median errors of the speedup (goal {_percent(OWN_GOAL)}) are, by machine: {goals}. "
+        f"\nThe goal of the median error of the speedup is {_percent(OWN_GOAL)}. {goals} "
         "Two exponents of the estimate were chosen with products in view (A29). "
         "[The estimate](estimate.md#one-machine-left-out) says what each machine's exponents give on the other one. Times "
         "change with the bandwidth that a shared machine has in that minute. Ratios change less.\n\n"

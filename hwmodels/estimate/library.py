@@ -35,8 +35,6 @@ SMALL_TILES = 8
 """A library does not cut tokens into more than so many tiles of 16 or 32: it has larger ones for that."""
 K_STEP = 64
 """Elements of K in one stage of a block's pipeline."""
-RESTREAM_TILE_TOKENS = 128
-"""Tokens that share one pass over the weights in the sparse libraries (assumption A23)."""
 LINE_BYTES = 128
 """Rows of K that are no whole lines of the cache slow an 8-bit 2:4 library (A67)."""
 

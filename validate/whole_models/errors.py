@@ -29,7 +29,8 @@ WHOLE_ERRORS = {
     "dense": "dense_tokens_per_s",
     "sparse": "sparse_tokens_per_s",
 }
-PASS_ERRORS = {"time": "time_s", "copy": "copy_s", "lift": "lift_ratio"}
+PASS_ERRORS = {"time": "time_s", "copy": "copy_s"}
+LIFT_ERRORS = {"lift": "lift_ratio"}
 
 
 def summarise(table: pd.DataFrame, errors: Mapping[str, str]) -> dict[str, Any]:
@@ -109,17 +110,15 @@ class WholeModels:
                 "left_out": left_out,
             },
             "online_passes": {
-                "overall": summarise(self.passes, {"time": "time_s", "copy": "copy_s"}) | _lift(lifted),
-                **_grouped(self.passes, PASS_GROUPS, {"time": "time_s", "copy": "copy_s"}),
-                "lifting": _grouped(lifted, PASS_GROUPS, {"lift": "lift_ratio"}),
+                "overall": summarise(self.passes, PASS_ERRORS) | _lift(lifted),
+                **_grouped(self.passes, PASS_GROUPS, PASS_ERRORS),
+                "lifting": _grouped(lifted, PASS_GROUPS, LIFT_ERRORS),
             },
         }
 
 
 def _lift(lifted: pd.DataFrame) -> dict[str, Any]:
-    return {
-        name: value for name, value in summarise(lifted, {"lift": "lift_ratio"}).items() if name != "n_rows"
-    }
+    return {name: value for name, value in summarise(lifted, LIFT_ERRORS).items() if name != "n_rows"}
 
 
 def judge_whole_models(*, held_out: bool = True) -> WholeModels:
@@ -163,7 +162,7 @@ def check_whole(found: WholeModels, budget: Budget) -> list[Excess]:
         if chosen.empty:
             said.append(Excess(name, "this entry of the budget fits no row; expected one to remove"))
             continue
-        errors = WHOLE_ERRORS if entry.table == "whole_models" else {"time": "time_s", "copy": "copy_s"}
+        errors = WHOLE_ERRORS if entry.table == "whole_models" else PASS_ERRORS
         figures = summarise(chosen, errors)
         if entry.table == "online_passes":
             figures |= _lift(chosen[chosen["pattern"] != "2:4"])
