@@ -137,7 +137,12 @@ FIGURES = {
     "residuals_by_tokens": Drawn("judged", plots.residuals_by_tokens),
     "residuals_by_machine": Drawn("judged", lambda table: plots.residuals_by(table, column="machine")),
     "residuals_by_regime": Drawn("judged", lambda table: plots.residuals_by(table, column="regime")),
-    "measured_on_predicted": Drawn("measured_on_predicted", plots.measured_on_predicted),
+    "measured_on_predicted": Drawn(
+        "measured_on_predicted", lambda table: judged.drawn_of(table, "epyc-milan-2core")
+    ),
+    "measured_on_predicted_avx512": Drawn(
+        "measured_on_predicted", lambda table: judged.drawn_of(table, "epyc-genoa-2core")
+    ),
     "break_even": Drawn(
         "break_even",
         lambda table: plots.break_even(table, points=judged.points(), machines=judged.with_points()),

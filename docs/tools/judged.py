@@ -3,7 +3,10 @@
 import functools
 
 import pandas as pd
+from matplotlib.figure import Figure
 
+from hwmodels import plots
+from hwmodels.plots.style import AxesGrid
 from validate.judge import break_even
 from validate.judge.judge import Judgement, judge_files, judged_columns, thinned
 from validate.judge.own_machine import own_rows
@@ -35,6 +38,11 @@ def own() -> pd.DataFrame:
     """Our own rows of all campaigns, with their spread, their machine and what was predicted from calibration."""
     tables = [own_rows(rows, rows.with_suffix(".toml")).assign(machine=rows.stem) for rows in own_files()]
     return pd.concat(tables, ignore_index=True)
+
+
+def drawn_of(table: pd.DataFrame, machine: str) -> tuple[Figure, AxesGrid]:
+    """Draw our own rows of one machine."""
+    return plots.measured_on_predicted(table[table["machine"] == machine])
 
 
 def judged() -> pd.DataFrame:

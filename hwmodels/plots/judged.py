@@ -92,7 +92,7 @@ def measured_on_predicted(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple
     ----------
     table : DataFrame
         From `validate.judge.own_machine.own_rows`: `ROUND`, `pattern`, `encoding`, `measured_speedup_vs_dense` with `_p20`
-        and `_p80`, `predicted_speedup_vs_dense`.
+        and `_p80`, `predicted_speedup_vs_dense`. If there is a column `machine`, it names one machine.
     theme : Theme
 
     Returns
@@ -102,9 +102,14 @@ def measured_on_predicted(table: pd.DataFrame, *, theme: Theme = LIGHT) -> tuple
     Raises
     ------
     RowError
-        No row.
+        No row, or rows of several machines.
     """
     refuse_empty(table, "table of measured rows")
+    if "machine" in table and table["machine"].nunique() > 1:
+        names = ", ".join(map(str, table["machine"].unique()))
+        raise RowError(
+            f"machine: rows of {names}: expected one machine per figure, since a panel is one round of it"
+        )
     rounds = list(table.groupby(list(ROUND), sort=False, dropna=False))
     fig, grid, panels, _ = style.panels_in_rows(len(rounds), PANELS_PER_ROW, 2.5, top=0.5)
     encodings = list(table["encoding"].unique())

@@ -102,6 +102,13 @@ def test_the_figure_has_a_panel_a_round_and_units(machine, tmp_path):
     assert any("[×]" in ax.get_ylabel() for ax in shown) or "[×]" in fig.get_supylabel()
 
 
+def test_a_figure_is_of_one_machine(machine, tmp_path):
+    table = own_rows(write(tmp_path / "rows.csv", measured(machine)), machine)
+    both = pd.concat([table.assign(machine="one"), table.assign(machine="other")], ignore_index=True)
+    with pytest.raises(RowError, match="one, other: expected one machine per figure"):
+        plots.measured_on_predicted(both)
+
+
 def test_nothing_to_draw_is_an_error(machine, tmp_path):
     table = own_rows(write(tmp_path / "rows.csv", measured(machine)), machine)
     with pytest.raises(RowError, match="no row to draw"):
