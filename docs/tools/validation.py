@@ -72,8 +72,8 @@ The bound of the same rows is bytes over bandwidth or operations over peak, whic
 {bound_sparse}. The estimate misses them by {speedup} ({all}), {dense} and {sparse}. The best published model of dense
 products is LLMCompass (<https://github.com/PrincetonUniversity/LLMCompass>). On an A100 its mean error over ten dense fp16
 products is 4.7 %. Its parameters and its 21 us of overhead were tuned to that GPU. The mean error of our dense times on
-{a100_rows} 16-bit rows of A100s, without tuning to any GPU, is {a100}. LLMCompass knows no sparsity. We found no published
-model that was compared with measured sparse kernels.
+{a100_rows} 16-bit rows of A100s is {a100}. Its constants had no part of them, the properties of its library had. LLMCompass
+knows no sparsity. We found no published model that was compared with measured sparse kernels.
 """
 
 COMMANDS = """## Regenerate
