@@ -144,8 +144,11 @@ def validate(
         ),
     ] = False,
     campaign: Annotated[
-        str, Option(help="With --live: what to measure, as for nmsim measure: cpu, cpu-quick, or a file.")
-    ] = "cpu",
+        str | None,
+        Option(
+            help="With --live: what to measure, as for nmsim measure: cpu, cpu-quick, or a file. Default: cpu."
+        ),
+    ] = None,
     force: options.Force = False,
 ) -> Answer:
     """Compare predictions with measured and published rows.
@@ -159,10 +162,13 @@ def validate(
                 "--live measures rows of its own: expected no --rows, --hardware, --held-out, --skip-unknown, "
                 "--whole-models or --plot beside it"
             )
-        return _judge_live(output or Path("validated"), campaign, force)
+        return _judge_live(output or Path("validated"), campaign or "cpu", force)
+    if campaign is not None:
+        raise NmsimError("--campaign: belongs to --live, expected it beside --live alone")
     if whole_models and (rows or hardware or skip_unknown):
         raise NmsimError(
-            "--whole-models judges committed runs: expected no --rows, --hardware or --skip-unknown beside it"
+            "--whole-models judges the published runs that ship with nmsim: expected no --rows, --hardware or "
+            "--skip-unknown beside it"
         )
     # All outputs are checked before rows are read, which takes seconds.
     files = [Output(output, suffixes=(".json",))] if output is not None else []

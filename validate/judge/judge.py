@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 import hwmodels
+from nmsim.errors import RowError
 from validate.judge import metrics
 from validate.judge.bandwidth import bandwidths_by
 from validate.judge.break_even import windows_by
@@ -164,6 +165,7 @@ def judge_files(
     bad: list[BadRow] = []
     read: dict[str, RowFile] = {}
     paths = files or committed_files()
+    _refuse_twice(paths)
     for number, path in enumerate(paths):
         if progress is not None:
             progress(f"reading {Path(path).name}", READING_SHARE * number / len(paths))
@@ -171,6 +173,8 @@ def judge_files(
     rows = [row for file in read.values() for row in file.rows]
     if bad and not rows:
         raise error_of(bad)
+    if not rows:
+        raise RowError(f"{', '.join(read)}: no row to judge: expected at least one")
     unread = {name: file.unread_columns for name, file in read.items() if file.unread_columns}
     transfers = {name: file.transfers for name, file in read.items() if file.transfers}
     table = judge_rows(
@@ -179,6 +183,15 @@ def judge_files(
     if bad and not skip_unknown:
         raise error_of(bad)
     return Judgement(table, tuple(read), held_out, unread, transfers, tuple(by_kind(bad)))
+
+
+def _refuse_twice(paths: Sequence[str | Path]) -> None:
+    """Refuse a file that is named twice: its rows would count twice, or once, and nothing would say which."""
+    seen: set[Path] = set()
+    for path in paths:
+        if (real := Path(path).resolve()) in seen:
+            raise RowError(f"{path}: is named twice, expected each file once")
+        seen.add(real)
 
 
 def _after_reading(progress: Progress | None) -> Progress | None:

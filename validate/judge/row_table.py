@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from nmsim.errors import NmsimError, RowError, brief, brief_names
+from nmsim.errors import NmsimError, RowError, SpecError, brief, brief_names
 from nmsim.files.atomic import new_file
 from nmsim.rows import COLUMNS, Measurement
 from nmsim.support.schema import About, Id, Text, read_record, record
@@ -73,7 +73,12 @@ def read_sources(path: Path) -> Mapping[str, RowSource]:
     SpecError
         The file beside it cannot be read.
     """
-    return {source.id: source for source in read_record(RowSources, sources_file(path)).source}
+    sources = sources_file(path)
+    if not sources.exists():
+        raise SpecError(
+            f"{sources}: no such file; expected the sources of {path} beside it, because its column 'source' names them"
+        )
+    return {source.id: source for source in read_record(RowSources, sources).source}
 
 
 def write_row_table(path: Path, rows: Sequence[Measurement], *, force: bool = True) -> None:
@@ -113,6 +118,8 @@ def write_row_table(path: Path, rows: Sequence[Measurement], *, force: bool = Tr
             compression_level=19,
             use_dictionary=texts,
             column_encoding=split,
+            # Times are stored as they are: without checksums a damaged byte would be read as another time.
+            write_page_checksum=True,
         )
 
 
@@ -129,7 +136,7 @@ def open_row_table(path: str | Path) -> "pa.Table":
 
     data = read_bytes(path, error=RowError, expected="a Parquet file")
     try:
-        return parquet.read_table(pa.BufferReader(data))
+        return parquet.read_table(pa.BufferReader(data), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise RowError(
             f"{path}: cannot be read as Parquet: {error}; expected a complete file of rows"

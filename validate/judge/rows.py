@@ -28,7 +28,7 @@ from nmsim.support.sources import csv_rows, read_text
 from nmsim.units import percent
 from validate.judge.names import Machines, sparse_operand, understand
 from validate.judge.problems import BadRow, error_of
-from validate.judge.row_table import SUFFIX, open_row_table, rows_of_table
+from validate.judge.row_table import NEEDED, SUFFIX, open_row_table, rows_of_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -583,9 +583,9 @@ def read_rows(path: str | Path, machines: Machines, *, bad: list[BadRow] | None 
     """
     unread: list[str] = []
     found: list[Measurement | RowError]
-    if Path(path).suffix == SUFFIX and not set((opened := open_row_table(path)).column_names) >= set(
-        LITERATURE_COLUMNS
-    ):
+    opened = open_row_table(path) if Path(path).suffix == SUFFIX else None
+    # A table collected from papers that lacks a column is still one: its header is compared with that layout.
+    if opened is not None and _shared_columns(opened, NEEDED) >= _shared_columns(opened, LITERATURE_COLUMNS):
         found = rows_of_table(opened, path)
     else:
         table = read_table(path)
@@ -604,6 +604,11 @@ def read_rows(path: str | Path, machines: Machines, *, bad: list[BadRow] | None 
     if bad is not None:
         bad += problems
     return RowFile(tuple(judged), tuple(unread), len(found) - len(judged) - len(problems))
+
+
+def _shared_columns(table: "pa.Table", names: Sequence[str]) -> int:
+    """How many of these columns a table has."""
+    return len(set(table.column_names) & set(names))
 
 
 def _with_facts(row: Measurement | RowError) -> Measurement | RowError:

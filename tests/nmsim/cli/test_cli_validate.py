@@ -71,7 +71,7 @@ def test_windows_are_printed_beside_a_unit_of_the_pattern(nmsim, tmp_path):
 
 
 def test_json_alone_on_standard_output(nmsim, rows):
-    code, text, err = nmsim("validate", "--rows", rows, "--rows", rows, "--json")
+    code, text, err = nmsim("validate", "--rows", rows, "--json")
     assert (code, err) == (0, "")
     verdict = json.loads(text)
     assert [family["n_rows"] for family in verdict["families"]] == [1, 1]
@@ -187,8 +187,16 @@ def test_whole_models_in_tokens_per_second(nmsim, tmp_path):
     assert (tmp_path / "whole.svg").read_text(encoding="utf-8").startswith("<?xml")
 
 
+def test_a_campaign_belongs_to_live(nmsim, rows):
+    code, _, err = nmsim("validate", "-r", rows, "--campaign", "cpu")
+    assert code == 2
+    assert "--campaign: belongs to --live" in err
+
+
 @pytest.mark.parametrize("option", [["--rows", "rows.csv"], ["--hardware", "mine.toml"], ["--skip-unknown"]])
 def test_whole_models_take_no_rows(nmsim, option):
     code, _, err = nmsim("validate", "--whole-models", *option)
     assert code == 2
-    assert "--whole-models judges committed runs: expected no --rows, --hardware or --skip-unknown" in err
+    assert (
+        "--whole-models judges the published runs that ship with nmsim: expected no --rows, --hardware" in err
+    )

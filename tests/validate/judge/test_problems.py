@@ -65,8 +65,14 @@ def test_a_table_without_a_row_to_judge_is_an_error_in_any_case(tmp_path):
     with pytest.raises(RowError, match=r"row 1: gpu='RTX 9999'"):
         judge_files([path], predictor=model_of(), skip_unknown=True)
     path = write_literature(tmp_path / "rows.csv")
-    with pytest.raises(RowError, match="no row to judge"):
+    with pytest.raises(RowError, match=r"rows\.csv: no row to judge"):
         judge_files([path], predictor=model_of(), skip_unknown=True)
+
+
+def test_a_file_that_is_named_twice_is_refused(tmp_path):
+    path = write_literature(tmp_path / "rows.csv", literature_line())
+    with pytest.raises(RowError, match=r"rows\.csv: is named twice, expected each file once"):
+        judge_files([path, tmp_path / ".." / tmp_path.name / "rows.csv"], predictor=model_of())
 
 
 def test_of_a_kind_the_first_rows_are_named():

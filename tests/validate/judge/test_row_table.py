@@ -197,6 +197,33 @@ def test_a_damaged_file_is_named(tmp_path):
             read(path)
 
 
+def test_a_damaged_byte_of_a_time_is_noticed(tmp_path):
+    """Times are stored as they are, so only a checksum tells a damaged one from a measured one."""
+    for path in (
+        written(tmp_path, *(measurement(M=1 + n, dense_time_s=1e-3 + n * 1e-7) for n in range(500))),
+        MORE_FILE,
+    ):
+        chunk = next(
+            chunk
+            for chunk in map(parquet.ParquetFile(path).metadata.row_group(0).column, range(100))
+            if chunk.path_in_schema == "dense_time_s"
+        )
+        middle = (chunk.dictionary_page_offset or chunk.data_page_offset) + chunk.total_compressed_size // 2
+        damaged = bytearray(path.read_bytes())
+        damaged[middle] ^= 1
+        (tmp_path / "damaged.parquet").write_bytes(damaged)
+        with pytest.raises(RowError, match=r"damaged.parquet: cannot be read as Parquet"):
+            read(tmp_path / "damaged.parquet")
+
+
+def test_a_collected_table_that_lacks_a_column_is_compared_with_its_own_layout(tmp_path):
+    collected = write_literature(tmp_path / "a.csv", literature_line())
+    table = pd.read_csv(collected, dtype=str, keep_default_na=False).drop(columns="N")
+    table.to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(RowError, match=r"a.parquet: header: nearest to literature tables, but missing 'N';"):
+        read(tmp_path / "a.parquet")
+
+
 def cells(**changes):
     row = asdict(measurement(kernel_family="library", nm_pattern="2:4", density=0.5))
     needed = ("machine", "kernel", "M", "N", "K", "phase", "dtype", "pattern", "baseline", "l2_state")
@@ -237,7 +264,9 @@ def test_other_columns_and_absent_sources_are_named(tmp_path):
     ):
         read(tmp_path / "rows.parquet")
     parquet.write_table(pa.table(cells(source=["bench"])), tmp_path / "rows.parquet")
-    with pytest.raises((RowError, SpecError), match=r"rows.toml: cannot be read"):
+    with pytest.raises(
+        (RowError, SpecError), match=r"rows.toml: no such file; expected the sources of .*rows.parquet"
+    ):
         read(tmp_path / "rows.parquet")
 
 
