@@ -132,7 +132,8 @@ def _published(points: pd.DataFrame, machines: Sequence[str]) -> str:
     """How many published prefill rows of these machines lose."""
     own = points[points["machine"].isin(machines) & (points["regime"] == REGIMES[-1])]
     lost = own[own["measured_speedup_vs_dense"] < 1]
-    doubt = ", which their source calls anomalous" if (lost["mark"] == "anomalous").any() else ""
+    doubted = int((lost["mark"] == "anomalous").sum())
+    doubt = f", of which their source calls {doubted} anomalous" if doubted else ""
     return f"{len(lost)} of {len(own)} rows in prefill{doubt}"
 
 

@@ -76,5 +76,10 @@ def test_the_sentences_are_counted_from_the_tables(docs):
     side, machine = re.search(r"from a side of (\d+) elements on the (\S+) to", second).groups()
     assert break_even.break_even_side(mapped, machine, 1) == int(side)
     assert third.endswith(".")
+    machines = re.search(r"Published rows lose on: (.*?) \(", third)[1].replace(" and ", ", ").split(", ")
+    losing = points[lost & points["machine"].isin(machines) & (points["regime"] == "prefill")]
+    assert f"({len(losing)} of " in third
+    if doubted := (losing["mark"] == "anomalous").sum():
+        assert f"of which their source calls {doubted} anomalous)" in third
     winning = sparsity_loses.sentences(points, mapped.assign(predicted_speedup_vs_dense=2.0))[2]
     assert winning == "At 4096 tokens no GPU is predicted to lose on the largest weights."
