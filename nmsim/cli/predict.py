@@ -142,6 +142,14 @@ def predict(
     of_type = answers[0].case.dtype
     weak = [machine.id for machine in dict.fromkeys(machines) if weak_baseline(machine.generation, of_type)]
 
+    in_pairs = dict.fromkeys(
+        machine.id
+        for (machine, _), answer in zip(pairs, answers, strict=True)
+        if answer.execution != "native"
+        and answer.case.pattern is not None
+        and any(unit.pairs and of_type in unit.dtypes for unit in machine.native)
+    )
+
     def show() -> None:
         _show(
             answers,
@@ -156,6 +164,12 @@ def predict(
             console.say(UNNAMED)
         if len(answers) == 1:
             console.say(answers[0].explanation)
+        elif in_pairs:
+            # The explanation of a single answer says so of its machine.
+            console.say(
+                f"The sparse {of_type} unit of {', '.join(in_pairs)} keeps elements in pairs alone, so codes of these "
+                "formats are decoded in software."
+            )
 
     return Answer(
         [

@@ -151,6 +151,18 @@ def test_a_machine_chooses_the_encoding_that_nobody_named(nmsim):
     assert "fewest cycles on its core" in out
 
 
+def test_predict_says_that_a_unit_keeps_pairs_alone(nmsim):
+    def said(*options):
+        code, out, _ = nmsim("predict", "16,4096,4096", "-p", "2:4", *options)
+        assert code == 0
+        return " ".join(out.split())
+
+    words = "The sparse fp4 unit of b200, gb10 keeps elements in pairs alone"
+    assert words in said("--hardware", "b200,gb10,mi350x", "--dtype", "fp4")
+    assert "in pairs" not in said("--hardware", "b200,gb10", "--dtype", "fp8")
+    assert said("--hardware", "b200", "--dtype", "fp4").count("in pairs") == 1
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "BF16", "torch.bfloat16"])
 def test_a_value_type_has_many_names_on_the_command_line(nmsim, dtype):
     ours = nmsim("predict", "1,64,64", "-p", "2:4/index", "--dtype", dtype)
