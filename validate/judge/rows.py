@@ -635,4 +635,6 @@ def _difference(header: Sequence[str]) -> str:
     problem = (
         f"nearest to {name}, but {found}" if set(header) & set(layouts[name]) else f"found {brief(header)}"
     )
-    return f"{problem}; expected {','.join(COLUMNS)} or {','.join(LITERATURE_COLUMNS)}"
+    # A long list of the columns of the other layout would cut the names that are missing.
+    expected = [name] if set(header) & set(layouts[name]) else layouts
+    return f"{problem}; expected {' or '.join(','.join(layouts[one]) for one in expected)}"
