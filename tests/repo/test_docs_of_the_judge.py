@@ -35,6 +35,15 @@ def test_the_tables_are_those_of_the_verdict(docs):
             name = next(iter(group.values()))
             assert f"| {name} | {group['n_rows']} | {100 * group['speedup_mdape']:.1f} % |" in page
     assert f"{len(verdict['bound_violations'])} published times are below the bound" in page
+    alone = {
+        group["product"]: f"{100 * group['bandwidth_mdape']:.1f} %"
+        for group in verdict["bandwidth_dtype_classes"]
+        if (group["dtype_class"], group["limit"]) == ("16-bit", "memory")
+    }
+    assert (
+        f"calls alone it is {alone['dense']} of the dense ones and {alone['sparse']} of the sparse ones."
+        in page
+    )
     table = judged.published().table
     assert page.count("|\n") > table.groupby(["machine", "dtype", "regime"]).ngroups
 
