@@ -20,7 +20,7 @@ from hwmodels.estimate.intervals import UNIT_PATTERN, intervals
 from hwmodels.estimate.library import Array, Product, library_time_s, norm
 from hwmodels.estimate.model import predict_table
 from hwmodels.machine.chip import chip
-from hwmodels.machine.libraries import VALUE_TYPES, measured
+from hwmodels.machine.libraries import VALUE_TYPES, left_out, measured
 from hwmodels.machine.spec import HardwareSpec, group_of, load_machine
 from nmsim.case import VALUE_BITS
 from nmsim.errors import NmsimError, RowError, brief
@@ -343,7 +343,11 @@ JUDGED_COLUMNS = (
 
 
 def predict_rows(
-    inputs: pd.DataFrame, hardware: str | Path | HardwareSpec, *, held_out: bool = False
+    inputs: pd.DataFrame,
+    hardware: str | Path | HardwareSpec,
+    *,
+    held_out: bool = False,
+    stranger: bool = False,
 ) -> pd.DataFrame:
     """Predict measured rows of one machine.
 
@@ -358,6 +362,8 @@ def predict_rows(
     hardware : str, Path or HardwareSpec
     held_out : bool
         Use the constants that were fitted without this group of machines.
+    stranger : bool
+        Leave the generation of the machine out of `libraries.toml`: the one that it is `like` stands in.
 
     Returns
     -------
@@ -372,6 +378,8 @@ def predict_rows(
     """
     _check(inputs)
     spec = load_machine(hardware)
+    if stranger:
+        spec = replace(spec, generation=left_out(spec.generation))
     values = constants.load(group_of(spec.id)) if held_out else constants.load()
     together = {
         str(name): np.asarray(at) for name, at in inputs.groupby("kernel_family", sort=False).indices.items()

@@ -104,12 +104,38 @@ PROPERTIES = ("rate", "latency", "launch", "dram", "cache", "parts", "restream_t
 RATE, LATENCY, LAUNCH, DRAM, CACHE, PARTS, RESTREAM_TOKENS = range(len(PROPERTIES))
 DENSE_PARTS, SPARSE_PARTS, REREAD_TOKENS = 8.0, 1.0, 128.0
 """What holds where nothing is known: K is split in dense products only, and 128 tokens share a pass over the weights."""
+NO_REREAD_TOKENS = float(1 << 20)
+"""Tokens that share a pass if weights are read once: more than any product has."""
 
 
 @functools.cache
 def libraries() -> Mapping[str, Library]:
     """Read the generations of `libraries.toml`."""
     return read_record(LibrariesFile, LIBRARIES_FILE).generation
+
+
+_LEFT_OUT = " left out"
+
+
+def left_out(generation: str | None) -> str | None:
+    """Name a generation as a stranger: without an entry of its own, so that the one that it is like stands in.
+
+    Parameters
+    ----------
+    generation : str or None
+        As a machine names it.
+
+    Returns
+    -------
+    str or None
+        A name for `measured`, `chain` and `properties`.
+
+    Examples
+    --------
+    >>> chain(left_out("sm_90")), measured(left_out("sm_90"))
+    (('sm_80',), False)
+    """
+    return None if generation is None else generation.removesuffix(_LEFT_OUT) + _LEFT_OUT
 
 
 def chain(generation: str | None) -> tuple[str, ...]:
@@ -124,21 +150,21 @@ def chain(generation: str | None) -> tuple[str, ...]:
     """
     found: list[str] = []
     known = libraries()
+    if generation is not None and generation.endswith(_LEFT_OUT):
+        return chain(generation.removesuffix(_LEFT_OUT))[1:]
     while generation in known and generation not in found:
         found.append(str(generation))
         generation = known[str(generation)].like
     return tuple(found)
 
 
-def properties(generation: str | None, left_out: str = "") -> NDArray[np.float64]:
+def properties(generation: str | None) -> NDArray[np.float64]:
     """Look up what the libraries of a generation reach.
 
     Parameters
     ----------
     generation : str or None
         As a machine names it; None or one without an entry takes what holds where nothing is known.
-    left_out : str
-        A generation whose properties are not used, as if it had never been measured.
 
     Returns
     -------
@@ -146,7 +172,7 @@ def properties(generation: str | None, left_out: str = "") -> NDArray[np.float64
         By place in `VALUE_TYPES`; dense, then 2:4; by place in `PROPERTIES`.
     """
     known = libraries()
-    names = [name for name in chain(generation) if name != left_out]
+    names = list(chain(generation))
     table = np.ones((len(VALUE_TYPES), 2, len(PROPERTIES)))
     for side, prefix in enumerate(("", "sparse_")):
 

@@ -1,5 +1,6 @@
 """`nmsim validate` and `nmsim study`: predictions against measured and published times, and the main job with its report."""
 
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -64,6 +65,7 @@ CAMPAIGN = "cpu-quick"
 EXAMPLES = {
     "validate": [
         "nmsim validate --held-out",
+        "nmsim validate --stranger",
         "nmsim validate --rows mine.csv --hardware my-machine.toml -o verdict.json",
         "nmsim validate --held-out --plot bandwidth.svg",
         "nmsim validate --whole-models --held-out",
@@ -118,7 +120,19 @@ def validate(
     ] = None,
     held_out: Annotated[
         bool,
-        Option("--held-out", help="Predict each machine with constants fitted without it and its relatives."),
+        Option(
+            "--held-out",
+            help="Predict each machine with constants fitted without it and its relatives. The properties of vendor "
+            "libraries in libraries.toml stay: --stranger leaves those out too.",
+        ),
+    ] = False,
+    stranger: Annotated[
+        bool,
+        Option(
+            "--stranger",
+            help="As --held-out, and as if nobody had measured the libraries of the machine's generation: those of the "
+            "generation that it is like stand in.",
+        ),
     ] = False,
     skip_unknown: Annotated[
         bool,
@@ -157,18 +171,18 @@ def validate(
     |predicted / measured - 1|. Rows that cannot be judged are an error, which lists them by kind with their numbers.
     """
     if live:
-        if rows or hardware or held_out or skip_unknown or whole_models or plot is not None:
+        if rows or hardware or held_out or stranger or skip_unknown or whole_models or plot is not None:
             raise NmsimError(
-                "--live measures rows of its own: expected no --rows, --hardware, --held-out, --skip-unknown, "
-                "--whole-models or --plot beside it"
+                "--live measures rows of its own: expected no --rows, --hardware, --held-out, --stranger, "
+                "--skip-unknown, --whole-models or --plot beside it"
             )
         return _judge_live(output or Path("validated"), campaign or "cpu", force)
     if campaign is not None:
         raise NmsimError("--campaign: belongs to --live, expected it beside --live alone")
-    if whole_models and (rows or hardware or skip_unknown):
+    if whole_models and (rows or hardware or skip_unknown or stranger):
         raise NmsimError(
-            "--whole-models judges the published runs that ship with nmsim: expected no --rows, --hardware or "
-            "--skip-unknown beside it"
+            "--whole-models judges the published runs that ship with nmsim: expected no --rows, --hardware, "
+            "--skip-unknown or --stranger beside it"
         )
     # All outputs are checked before rows are read, which takes seconds.
     files = [Output(output, suffixes=(".json",))] if output is not None else []
@@ -182,7 +196,8 @@ def validate(
         judged = judge_files(
             rows or (),
             hardware=hardware or (),
-            held_out=held_out,
+            held_out=held_out or stranger,
+            predictor=functools.partial(hwmodels.predict_rows, stranger=True) if stranger else None,
             skip_unknown=skip_unknown,
             progress=progress,
         )
@@ -192,7 +207,7 @@ def validate(
         console.warn(f"{name}: left out: {count} transfers, for which no prediction is made")
     if judged.skipped:
         _warn_skipped(judged.skipped)
-    figures = judged.verdict()
+    figures = judged.verdict() | {"stranger": stranger}
     if output is not None:
         with new_file(output, force=force) as stream:
             stream.write(_json(figures))
@@ -306,6 +321,8 @@ def _show_live(figures: Mapping[str, Any], folder: Path) -> None:
 
 def _show(judged: Judgement, figures: Mapping[str, Any]) -> None:
     kind = "constants fitted without each machine" if judged.held_out else "constants fitted on all machines"
+    if figures["stranger"]:
+        kind += ", libraries of its generation left out"
     everything = [("all", figures["overall"])]
     everything += [(_name(group, "dtype_class"), group) for group in figures["dtype_classes"]]
     everything += [(_name(group, "regime"), group) for group in figures["regimes"]]

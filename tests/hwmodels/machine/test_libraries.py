@@ -15,6 +15,7 @@ from hwmodels.machine.libraries import (
     VALUE_TYPES,
     LibrariesFile,
     chain,
+    left_out,
     libraries,
     properties,
     weak_baseline,
@@ -41,7 +42,7 @@ def test_a_generation_takes_what_it_lacks_from_the_nearest_one():
     ada, client = properties("sm_89"), properties("sm_120")
     assert (client[:, :, RATE] == ada[:, :, RATE]).all()
     assert (client[:, :, LAUNCH] != ada[:, :, LAUNCH]).all()
-    assert (properties("sm_121", left_out="sm_121") == client).all()
+    assert (properties(left_out("sm_121")) == client).all()
     assert (properties("sm_87") == properties("sm_80")).all()
 
 

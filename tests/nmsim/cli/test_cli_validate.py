@@ -41,6 +41,21 @@ def test_json_to_a_file_beside_the_tables(nmsim, rows, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.csv", "verdict.json"]
 
 
+def test_a_stranger_has_the_library_of_another_generation(nmsim, rows, monkeypatch):
+    """Held out as well, with other predictions."""
+    monkeypatch.undo()
+    found = {}
+    for option in ("--held-out", "--stranger"):
+        code, text, _ = nmsim("validate", "-r", rows, option, "--json")
+        assert code == 0
+        found[option] = json.loads(text)
+    known, stranger = found.values()
+    assert (known["stranger"], stranger["stranger"]) == (False, True)
+    assert stranger["held_out"] is True
+    assert stranger["overall"]["dense_time_mdape"] != known["overall"]["dense_time_mdape"]
+    assert "libraries of its generation left out" in nmsim("validate", "-r", rows, "--stranger")[1]
+
+
 def test_bandwidths_and_their_figure(nmsim, rows, tmp_path):
     figure = tmp_path / "bandwidth.svg"
     code, text, _ = nmsim("validate", "-r", rows, "--plot", figure)
@@ -193,7 +208,9 @@ def test_a_campaign_belongs_to_live(nmsim, rows):
     assert "--campaign: belongs to --live" in err
 
 
-@pytest.mark.parametrize("option", [["--rows", "rows.csv"], ["--hardware", "mine.toml"], ["--skip-unknown"]])
+@pytest.mark.parametrize(
+    "option", [["--rows", "rows.csv"], ["--hardware", "mine.toml"], ["--skip-unknown"], ["--stranger"]]
+)
 def test_whole_models_take_no_rows(nmsim, option):
     code, _, err = nmsim("validate", "--whole-models", *option)
     assert code == 2
