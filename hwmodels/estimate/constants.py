@@ -55,6 +55,7 @@ class Constants(NamedTuple):
     stream_dram_share: float
     cache_writeback_share: float
     fused_dram_share: float
+    vector_issue_ratio: float
     vector_energy_joules_per_flop: float
     vector_sparse_share: float
     csr_share: float
@@ -109,6 +110,9 @@ PRIORS: Mapping[str, Prior] = {
         0.25, 0.02, 1.0, "ratio", "share of the last-level cache left dirty by what flushed it"
     ),
     "fused_dram_share": Prior(0.85, 0.6, 1.0, "ratio", "decoding between the loads leaves fewer bytes in flight"),
+    "vector_issue_ratio": Prior(
+        0.35, 0.1, 0.8, "ratio", "loads from shared memory and addresses beside each multiplication: they take issue slots too"
+    ),
     "vector_energy_joules_per_flop": Prior(
         9e-12, 4e-12, 16e-12, "joules_per_flop", "RTX 3090: 350 W less idle over its fp32 rate, scaled to 7 nm"
     ),

@@ -61,10 +61,15 @@ def digest(inputs: pd.DataFrame) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-class _Problem:
-    """Rows grouped by machine and family; residuals of a vector of log multipliers on the priors."""
+class Problem:
+    """Rows grouped by machine and family; residuals of a vector of log multipliers on the priors.
 
-    def __init__(self, inputs: pd.DataFrame) -> None:
+    `libraries` maps a generation to a table in place of `hwmodels.machine.libraries.properties`.
+    """
+
+    def __init__(
+        self, inputs: pd.DataFrame, libraries: Mapping[str, NDArray[np.float64]] | None = None
+    ) -> None:
         self.inputs = inputs.reset_index(drop=True)
         self.dense_s = self.inputs["measured_dense_time_s"].to_numpy(np.float64)
         self.sparse_s = self.inputs["measured_sparse_time_s"].to_numpy(np.float64)
@@ -76,8 +81,12 @@ class _Problem:
         for key, places in together.items():
             machine, family = cast(tuple[str, str], key)
             own, spec = self.inputs.iloc[places], load_machine(machine)
+            rows = Rows(own, spec, start)
             baseline = Rows(own.assign(dtype=own["baseline_dtype"]), spec, start)
-            self.parts.append((places, FAMILIES[family], Rows(own, spec, start), baseline))
+            table = (libraries or {}).get(str(spec.generation))
+            if table is not None:
+                rows.device = baseline.device = rows.device._replace(libraries=table)
+            self.parts.append((places, FAMILIES[family], rows, baseline))
         self.prior = np.array([entry.value for entry in PRIORS.values()])
         self.low = np.log(np.array([entry.low for entry in PRIORS.values()]) / self.prior)
         self.high = np.log(np.array([entry.high for entry in PRIORS.values()]) / self.prior)
@@ -107,7 +116,7 @@ class _Problem:
             dense, sparse = self.errors(self.constants(steps))
             rows = (dense[chosen], sparse[chosen], (dense - sparse)[chosen])
             return np.concatenate(
-                [*(weight * _soften(one) for one in rows), PRIOR_WEIGHT * OUTLIER_ERROR * steps]
+                [*(weight * soften(one) for one in rows), PRIOR_WEIGHT * OUTLIER_ERROR * steps]
             )
 
         room = 1e-9
@@ -138,7 +147,7 @@ def sampled(inputs: pd.DataFrame) -> NDArray[np.bool_]:
     return chosen
 
 
-def _soften(errors: NDArray[np.float64]) -> NDArray[np.float64]:
+def soften(errors: NDArray[np.float64]) -> NDArray[np.float64]:
     """Pseudo-Huber: quadratic for small errors, linear for large ones, as the square root of the loss with its sign."""
     loss = 2.0 * (np.sqrt(1.0 + (errors / OUTLIER_ERROR) ** 2) - 1.0)
     return np.sign(errors) * np.sqrt(loss) * OUTLIER_ERROR
@@ -159,7 +168,7 @@ def fit(inputs: pd.DataFrame, progress: Progress = lambda step: None) -> Fitted:
     -------
     Fitted
     """
-    sample = _Problem(inputs[sampled(inputs)])
+    sample = Problem(inputs[sampled(inputs)])
     of_sample = np.array([group_of(machine) for machine in sample.inputs["machine"]])
     progress("all rows")
     values = sample.solve(np.ones(len(of_sample), bool))
@@ -172,7 +181,7 @@ def fit(inputs: pd.DataFrame, progress: Progress = lambda step: None) -> Fitted:
         held_out[group] = sample.solve(of_sample != group, values)
         # Residuals come from constants that the group had no part in; error bars from fitted rows would be too small.
         own = groups == group
-        dense[own], sparse[own] = _Problem(table[own]).errors(held_out[group])
+        dense[own], sparse[own] = Problem(table[own]).errors(held_out[group])
     residuals = pd.DataFrame(
         {
             "family": table["kernel_family"],

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hwmodels.estimate.constants import Constants
 from hwmodels.machine.chip import REFERENCE_FLOP_PER_CORE_CYCLE, Chip
-from hwmodels.machine.libraries import CACHE, DRAM, LATENCY, LAUNCH, PARTS, RATE, RESTREAM_TOKENS
+from hwmodels.machine.libraries import CACHE, DRAM, LATENCY, LAUNCH, PARTS, RATE, RESTREAM_TOKENS, VALUE_TYPES
 from nmsim.support.jit import njit
 
 Array = NDArray[np.float64]
@@ -35,6 +35,10 @@ SMALL_TILES = 8
 """A library does not cut tokens into more than so many tiles of 16 or 32: it has larger ones for that."""
 K_STEP = 64
 """Elements of K in one stage of a block's pipeline."""
+VECTOR_KIND = VALUE_TYPES.index("fp32")
+"""Place of the value type that runs on the vector lanes."""
+ISSUE_SLOTS = 128
+"""Lanes that a GPU's core starts an instruction on in a cycle: four warps of 32 since Volta (CUDA C++ Programming Guide)."""
 LINE_BYTES = 128
 """Rows of K that are no whole lines of the cache slow an 8-bit 2:4 library (A67)."""
 
@@ -154,8 +158,13 @@ def _product_s(
     # A core of a later generation has an operand path that grew with its rate; a slower one has time to spare.
     relative = per_core_cycle / REFERENCE_FLOP_PER_CORE_CYCLE
     fetch, multicast = constants.operand_fetch_share * min(relative, 1.0), max(relative, 1.0)
+    reached = (constants.sparse_matrix_share if sparse else constants.matrix_share) * traits[RATE]
+    if kind == VECTOR_KIND:
+        # A core with as many lanes as issue slots has none left for loads and addresses (A69).
+        lanes = rate / (2.0 * chip.cores * chip.clock_hz)
+        reached = min(1.0, ISSUE_SLOTS / (lanes * (1.0 + constants.vector_issue_ratio)))
     tiles_s = _tiles_s(
-        tokens, rows, K, stored, values, rate, sparse, fetch, multicast, traits, chip, constants
+        tokens, rows, K, stored, values, rate, sparse, reached, fetch, multicast, traits, chip, constants
     )
     launch_s = constants.sparse_library_launch_s if sparse else constants.library_launch_s
     power_s = joules / chip.power_watts
@@ -167,20 +176,18 @@ def _product_s(
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _tiles_s(
-    tokens: int, rows: int, K: int, stored: float, values: float, rate: float, sparse: bool, fetch: float,
-    multicast: float, traits: Any, chip: Any, constants: Any,
+    tokens: int, rows: int, K: int, stored: float, values: float, rate: float, sparse: bool, reached: float,
+    fetch: float, multicast: float, traits: Any, chip: Any, constants: Any,
 ) -> float:  # fmt: skip
     """Time of the fastest tile shape."""
     cache_bytes_per_s = constants.cache_bandwidth_share * chip.cache_bytes_per_s
     core_s_per_flop = chip.cores / rate
     if sparse:
-        reached = constants.sparse_matrix_share * traits[RATE]
         if values == 1.0 and K % LINE_BYTES:
             reached *= constants.unaligned_share
         latency_s = constants.sparse_element_latency_s * traits[LATENCY]
         stored_ratio, fetch = stored / values, 2.0 * fetch
     else:
-        reached = constants.matrix_share * traits[RATE]
         latency_s, stored_ratio = constants.element_latency_s * traits[LATENCY], 1.0
     most_parts = traits[PARTS]
     best_s = inf

@@ -15,13 +15,13 @@ from nmsim.cli.console import Answer
 from nmsim.errors import NmsimError
 from nmsim.pattern import Pattern
 from nmsim.units import percent
-from validate.judge.fit_table import fit_files, fit_output
+from validate.judge.fit_table import fit_files, fit_library_file, fit_output
 from validate.study import provenance
 
 PATTERNS = ["2:4", "4:8", "8:16", "16:32"]
 CODECS = ["bitmask", "index", "gap", "combinatorial", "joint"]
 EXAMPLES = {
-    "fit": ["nmsim fit", "nmsim fit --rows mine.csv -o constants"],
+    "fit": ["nmsim fit", "nmsim fit --libraries", "nmsim fit --rows mine.csv -o constants"],
     "bench": ["nmsim bench 8:16 -e combinatorial", "nmsim bench --models --json"],
 }
 
@@ -43,9 +43,17 @@ def fit(
             "--output",
             "-o",
             metavar="FOLDER",
-            help="Folder for fitted.toml and residuals.csv. Default: hwmodels/data, which predictions read.",
+            help="Folder for fitted.toml and residuals.csv, or libraries.toml. Default: hwmodels/data, which predictions read.",
         ),
     ] = None,
+    libraries: Annotated[
+        bool,
+        Option(
+            "--libraries",
+            help="Read the properties of vendor libraries off the rows instead, and write libraries.toml. Three minutes. "
+            "Fit the constants again after it.",
+        ),
+    ] = False,
     force: options.Force = False,
 ) -> Answer:
     """Fit the constants of the estimate to measured rows.
@@ -59,7 +67,11 @@ def fit(
             "--rows without --output: expected a folder for constants that are not those of the shipped rows"
         )
     if output is not None:
-        console.claim(fit_output(output), force=force)
+        console.claim(fit_output(output, of_libraries=libraries), force=force)
+    if libraries:
+        with console.share_bar() as progress:
+            found = fit_library_file(rows or (), output, progress, force=force)
+        return Answer(found, lambda: _show_libraries(found))
     with console.share_bar() as progress:
         fitted = fit_files(rows or (), output, progress, force=force)
     if fitted["few_rows"]:
@@ -67,6 +79,29 @@ def fit(
     else:
         del fitted["few_rows"]
     return Answer(fitted, lambda: _show_fit(fitted))
+
+
+def _show_libraries(record: Mapping[str, Any]) -> None:
+    console.print_table(
+        f"Properties of vendor libraries, read off {record['rows']} rows",
+        ["of", "property", "before", "after"],
+        [
+            (
+                row["section"].removeprefix("generation."),
+                row["name"],
+                f"{row['before']:g}",
+                f"{row['after']:g}",
+            )
+            for row in record["properties"]
+        ],
+        note="Before: what predictions used until now.",
+    )
+    _say_changed(record)
+
+
+def _say_changed(record: Mapping[str, Any]) -> None:
+    what = f"written: {', '.join(record['changed'])}" if record["changed"] else "nothing changed"
+    console.say(f"{record['folder']}: {what}")
 
 
 def _show_fit(record: Mapping[str, Any]) -> None:
@@ -105,11 +140,7 @@ def _show_fit(record: Mapping[str, Any]) -> None:
     if record["cpu_residuals"]:
         text = f"{record['cpu_residuals']} rows of our own CPU campaigns, predicted from calibration alone"
         console.say(f"residuals added: {text}")
-    if record["changed"]:
-        text = f"{record['folder']}: written: {', '.join(record['changed'])}"
-    else:
-        text = f"{record['folder']}: nothing changed"
-    console.say(text)
+    _say_changed(record)
 
 
 def bench(

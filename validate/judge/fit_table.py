@@ -17,6 +17,8 @@ import hwmodels
 from hwmodels.estimate import constants, fit
 from hwmodels.estimate.constants import FITTED_FILE
 from hwmodels.estimate.intervals import CPU_FAMILY, REGIMES, RESIDUALS_FILE, WIDTHS, width_of
+from hwmodels.estimate.library_fit import fit_libraries, libraries_text, values_of
+from hwmodels.machine.libraries import LIBRARIES_FILE
 from hwmodels.machine.spec import HardwareSpec, group_of
 from nmsim.errors import NmsimError, RowError, brief
 from nmsim.files.atomic import updated_folder
@@ -172,13 +174,20 @@ def held_out_metrics(found: fit.Fitted, table: FitTable) -> list[dict[str, Any]]
     return out
 
 
-def fit_output(folder: Path) -> Output:
+def fit_output(folder: Path, *, of_libraries: bool = False) -> Output:
     """Say what a fit writes into a folder, and that files of an earlier fit there may be replaced.
 
     Parameters
     ----------
     folder : Path
+    of_libraries : bool
+        As `fit_library_file` writes it, and not `fit_files`.
     """
+    if of_libraries:
+        file = folder / LIBRARIES_FILE.name
+        # The file begins with a remark that every fit keeps.
+        own = file.exists() and _text(file).startswith(_text(LIBRARIES_FILE).split("\n", 1)[0])
+        return Output(folder, "folder", names=(file.name,), ours=(file.name,) if own else ())
     names = (RESIDUALS_FILE.name, FITTED_FILE.name)
     try:
         ours = names if read_text(folder / FITTED_FILE.name).startswith(fit.HEADER) else ()
@@ -224,11 +233,7 @@ def fit_files(
     target = folder or FITTED_FILE.parent
     written = fit_output(target)
     check([written], force=force, sources=files)
-    machines = Machines(committed_hardware())
-    table = fit_table(
-        [row for path in files or [PUBLISHED_FILE, MORE_FILE] for row in read_rows(path, machines).rows],
-        machines,
-    )
+    table = _table_of(files)
     before = constants.load()._asdict()
     names = [FITTED_FILE.name, RESIDUALS_FILE.name]
     texts_before = {name: _text(target / name) for name in names}
@@ -272,6 +277,60 @@ def fit_files(
         if few
         else "",
     }
+
+
+def fit_library_file(
+    files: Sequence[Path],
+    folder: Path | None,
+    progress: Callable[[str, float], None] | None = None,
+    *,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Read the properties of vendor libraries off rows, and write `libraries.toml` with these values.
+
+    Sources, remarks, and what a generation is like stay as in the shipped file. So do values of generations without rows.
+
+    Parameters
+    ----------
+    files, folder, progress, force
+        As for `fit_files`; the folder is where `libraries.toml` is replaced.
+
+    Returns
+    -------
+    dict
+        `rows` (their number), `folder`, `changed` (names of files), and `properties`: each with `section`, `name`, `before`
+        and `after`.
+
+    Raises
+    ------
+    RowError, NmsimError
+        As `fit_files`.
+    """
+    target = folder or LIBRARIES_FILE.parent
+    written = fit_output(target, of_libraries=True)
+    check([written], force=force, sources=files)
+    table, old = _table_of(files), _text(LIBRARIES_FILE)
+    before = _text(target / LIBRARIES_FILE.name)
+    text = libraries_text(fit_libraries(table.rows, progress or (lambda step, share: None)))
+    last = LIBRARIES_FILE.name
+    with updated_folder(
+        target, names=written.names, ours=written.ours, last=last, force=force, sources=files
+    ) as work:
+        (work / last).write_text(text, encoding="utf-8")
+    was = values_of(old)
+    properties = [
+        {"section": section, "name": name, "before": was[section, name], "after": value}
+        for (section, name), value in values_of(text).items()
+    ]
+    changed = [last] if text != before else []
+    return {"rows": len(table.rows), "properties": properties, "folder": str(target), "changed": changed}
+
+
+def _table_of(files: Sequence[Path]) -> FitTable:
+    """Rows of files, or the published ones."""
+    machines = Machines(committed_hardware())
+    rows = [row for path in files or [PUBLISHED_FILE, MORE_FILE] for row in read_rows(path, machines).rows]
+    return fit_table(rows, machines)
 
 
 def _text(path: Path) -> str:

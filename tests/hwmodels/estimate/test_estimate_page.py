@@ -115,7 +115,7 @@ def test_what_the_page_says_of_published_rows(judged):
     """Positive: predicted slower than published."""
     wide = judged[judged["dtype_class"] == "16-bit"]
     h100 = wide[wide["machine"].str.startswith("h100")]
-    assert median(h100[h100["M"] <= 64], "speedup") > 0.15
+    assert median(h100[h100["M"] <= 64], "speedup") > 0.11
     assert 0.05 < median(h100[h100["M"].between(65, 511)], "speedup") < 0.15
     assert abs(median(h100[h100["M"] >= 512], "speedup")) < 0.05
     old = judged[judged["machine"] == "a100-sxm"]

@@ -130,15 +130,15 @@ def test_rows_of_several_products_and_a_dense_remainder():
         measured_sparse_time_s=3 * rows["measured_sparse_time_s"] + 2 * rows["measured_dense_time_s"],
         measured_dense_time_s=5 * rows["measured_dense_time_s"],
     )
-    dense, sparse = fit._Problem(several).errors(MADE_WITH)
+    dense, sparse = fit.Problem(several).errors(MADE_WITH)
     assert dense == pytest.approx(0, abs=1e-12)
     assert sparse == pytest.approx(0, abs=1e-12)
 
 
 def test_an_outlier_pulls_with_constant_force():
     errors = np.array([-1.0, -0.01, 0.0, 0.01, 1.0, 2.0])
-    loss = fit._soften(errors) ** 2
-    assert np.sign(fit._soften(errors)).tolist() == np.sign(errors).tolist()
+    loss = fit.soften(errors) ** 2
+    assert np.sign(fit.soften(errors)).tolist() == np.sign(errors).tolist()
     assert loss[3] == pytest.approx(0.01**2, rel=0.01)
     assert loss[5] - loss[4] == pytest.approx(2 * fit.OUTLIER_ERROR, rel=0.01)
 
@@ -148,7 +148,7 @@ def test_constants_stay_within_their_priors(monkeypatch):
     monkeypatch.setattr(fit, "PRIOR_WEIGHT", 0.01)
     rows = measured(machines=("a100-pcie",))
     rows[["measured_dense_time_s", "measured_sparse_time_s"]] /= 10
-    problem = fit._Problem(rows)
+    problem = fit.Problem(rows)
     values = problem.solve(np.ones(len(rows), bool))
     for name, value in values._asdict().items():
         assert constants.PRIORS[name].low * (1 - 1e-9) <= value <= constants.PRIORS[name].high * (1 + 1e-9)

@@ -10,6 +10,8 @@ from judge_fakes import literature_line, write_literature
 from hwmodels.estimate import constants, fit
 from hwmodels.estimate.constants import FITTED_FILE
 from hwmodels.estimate.intervals import RESIDUALS_FILE
+from hwmodels.machine.libraries import LIBRARIES_FILE
+from validate.judge import fit_table
 
 FEW = f"3 rows for {len(constants.PRIORS)} constants: most stay where their reasons put them\n"
 
@@ -83,3 +85,24 @@ def test_rows_of_ones_own_do_not_replace_the_shipped_constants(nmsim, rows):
     assert code != 0
     assert "--rows without --output: expected a folder" in err
     assert FITTED_FILE.read_bytes() == before
+
+
+def test_properties_of_libraries_are_written(nmsim, rows, tmp_path, monkeypatch):
+    """Values that were read off are put in; a second run replaces the file without force and changes nothing."""
+    found = {("generation.sm_80", "launch_ratio"): 0.5}
+    monkeypatch.setattr(fit_table, "fit_libraries", lambda inputs, progress: found)
+    out = tmp_path / "data"
+    code, text, err = nmsim("fit", "--libraries", "--rows", rows, "-o", out, "--json")
+    assert (code, err) == (0, "")
+    record = json.loads(text)
+    assert (record["rows"], record["changed"]) == (3, ["libraries.toml"])
+    code, text, _ = nmsim("fit", "--libraries", "--rows", rows, "-o", out)
+    assert code == 0
+    assert "Properties of vendor libraries, read off 3 rows" in text
+    assert f"{out}: nothing changed" in text
+    document = tomllib.loads((out / LIBRARIES_FILE.name).read_text(encoding="utf-8"))["generation"]
+    shipped = tomllib.loads(LIBRARIES_FILE.read_text(encoding="utf-8"))["generation"]
+    assert document["sm_80"].pop("launch_ratio")["value"] == 0.5
+    assert document["sm_90"] == shipped["sm_90"]
+    (out / LIBRARIES_FILE.name).write_text("mine", encoding="utf-8")
+    assert nmsim("fit", "--libraries", "--rows", rows, "-o", out)[0] == 2

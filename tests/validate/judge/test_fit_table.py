@@ -10,9 +10,12 @@ from judge_fakes import measurement
 import hwmodels
 from hwmodels.estimate import constants, fit, intervals
 from hwmodels.estimate.intervals import CPU_FAMILY, RESIDUALS_FILE
+from hwmodels.estimate.library_fit import _Generation, values_of
+from hwmodels.machine.libraries import LIBRARIES_FILE, libraries, measured, properties
 from nmsim.case import Case, GemmShape, case_id
 from nmsim.errors import RowError
 from nmsim.rows import write as write_rows
+from nmsim.support.sources import read_text
 from validate.judge import rows as row_files
 from validate.judge.fit_table import RESIDUAL_COLUMNS, cpu_residuals, fit_table, held_out_metrics
 from validate.judge.judge import judge_files
@@ -173,3 +176,21 @@ def test_metrics_of_residuals_are_those_of_the_rows(machines):
     assert metrics["decode"]["speedup_mdape"] == pytest.approx(math.exp(0.1) - 1)
     assert metrics["prefill"]["dense_time_mdape"] == pytest.approx(1 - math.exp(-0.1))
     assert metrics["all"]["sign_share"] == 0.5  # 0.9 is predicted as 1.1
+
+
+def test_committed_rates_of_libraries_are_those_of_the_rows(machines):
+    """A search that begins at the file ends near it, on a few rows of each generation; the whole is in `test_refit`."""
+    rows = [row for row in read_rows(MORE_FILE, machines).rows if row.number % 4 == 0]
+    table = fit_table(rows, machines).rows
+    generations = table["machine"].map(lambda machine: hwmodels.load_machine(machine).generation)
+    committed = values_of(read_text(LIBRARIES_FILE))
+    moved = []
+    for name in filter(measured, libraries()):
+        one = _Generation(name, table[generations == name], properties(name))
+        one.steps = np.log([committed[key] for key in one.cells])
+        one.solve(constants.load(), 4)
+        for key, step in zip(one.cells, one.steps, strict=True):
+            if key[1] == "rate_share" and not key[0].endswith("fp4"):
+                moved.append(step - math.log(committed[key]))
+    assert len(moved) >= 12
+    assert np.abs(moved).max() < 0.1
