@@ -106,14 +106,14 @@ def test_a_problem_of_one_way_names_it(nmsim):
 
 
 def test_a_small_model_is_told_in_millions_and_in_time(nmsim, tmp_path):
-    small = CONFIG | {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 4}
+    small = CONFIG | {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8}
     (tmp_path / "config.json").write_text(json.dumps(small), encoding="utf-8")
     code, out, err = nmsim("threshold", tmp_path, "-p", "8:16/combinatorial", "-x", "none,8:256", "--wide")
     assert (code, err) == (0, "")
     assert "parameters M" in out
     assert " B " not in out
     plain, beside = (line for line in out.splitlines() if line.startswith("8:16 combinatorial"))
-    assert "as fast on h200 (up to " in plain
+    assert " M parameters as fast on h200 (" in plain
     assert "The unpruned model is faster on h200 (" in beside
 
 
