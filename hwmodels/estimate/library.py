@@ -141,6 +141,12 @@ def _product_s(
         room = constants.cache_residency_share * chip.cache_bytes * traits[CACHE]
         beyond = (total_bytes - room) / (constants.cache_overflow_ratio * room)
         dram_bytes *= min(max(beyond, 0.0), 1.0)
+    reached = (constants.sparse_matrix_share if sparse else constants.matrix_share) * traits[RATE]
+    if kind == VECTOR_KIND:
+        # A core with as many lanes as issue slots has none left for loads and addresses (A69). What it cannot start, it need
+        # not fetch either, so the rate itself is lower.
+        started = 2.0 * chip.cores * chip.clock_hz * ISSUE_SLOTS / (1.0 + constants.vector_issue_ratio)
+        rate, reached = min(rate, started), 1.0
     dense_rate = rate * values / 2 / (2 if sparse else 1)
     per_core_cycle = dense_rate / (chip.cores * chip.clock_hz)
     if traits[RESTREAM_TOKENS] < tokens:
@@ -158,11 +164,6 @@ def _product_s(
     # A core of a later generation has an operand path that grew with its rate; a slower one has time to spare.
     relative = per_core_cycle / REFERENCE_FLOP_PER_CORE_CYCLE
     fetch, multicast = constants.operand_fetch_share * min(relative, 1.0), max(relative, 1.0)
-    reached = (constants.sparse_matrix_share if sparse else constants.matrix_share) * traits[RATE]
-    if kind == VECTOR_KIND:
-        # A core with as many lanes as issue slots has none left for loads and addresses (A69).
-        lanes = rate / (2.0 * chip.cores * chip.clock_hz)
-        reached = min(1.0, ISSUE_SLOTS / (lanes * (1.0 + constants.vector_issue_ratio)))
     tiles_s = _tiles_s(
         tokens, rows, K, stored, values, rate, sparse, reached, fetch, multicast, traits, chip, constants
     )

@@ -1,6 +1,8 @@
 """What must hold for every estimate on a GPU: never under the bound, never slower on a better machine."""
 
 import dataclasses
+import functools
+import itertools
 from math import inf
 
 import numpy as np
@@ -105,6 +107,27 @@ def test_a_better_machine_is_never_slower(cases, machine, name, factor):
     else:
         faster = better(spec, name, factor)
     assert (times(cases, faster) <= times(cases, spec) * FEW_ULPS).all()
+
+
+@pytest.mark.parametrize("machine", ["a10", "rtx4090", "a100-pcie"])
+def test_lanes_beyond_the_issue_slots_never_slow_a_product(machine):
+    """Cores with fewer lanes than slots, as many, and more: what they cannot start they need not fetch (A69)."""
+    cases = pd.DataFrame(
+        [
+            {"M": m, "N": n, "K": 4096, "dtype": "fp32", "pattern": "dense"}
+            for m in (1, 9, 512)
+            for n in (1, 4096)
+        ]
+    ).assign(encoding="bitmask", packing="bitstream", sparse_operand="weights", l2_state="")
+    spec = hwmodels.load_machine(machine)
+    peaks = ("sparse_peak_flop_per_s", "dense_peak_flop_per_s")
+    found = [
+        times(cases, functools.reduce(lambda one, name, by=factor: better(one, name, by), peaks, spec))
+        for factor in (1, 1.5, 2, 4)
+    ]
+    for slower, faster in itertools.pairwise(found):
+        assert (faster <= slower * FEW_ULPS).all()
+    assert machine != "a100-pcie" or (found[0] > found[-1]).any()
 
 
 @FEW
