@@ -1,5 +1,6 @@
 """The page on the estimate says what the code computes: its example, its constants, its weaknesses."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hwmodels.estimate.library import Product, library_time_s
 from hwmodels.machine.chip import chip
 from hwmodels.machine.libraries import VALUE_TYPES, Library, TypeTraits, properties
 from nmsim.support.schema import hints
+from validate.judge import metrics
 from validate.judge.judge import judge_files
 
 PAGE = Path(hwmodels.__file__).parents[1] / "docs/explanation/estimate.md"
@@ -138,3 +140,32 @@ def test_a_group_that_is_not_full_costs_a_full_one():
     change = times[1:] / times[:-1]
     assert change[0] == pytest.approx(0.945, abs=0.01)
     assert change[15:].min() > 0.99
+
+
+@pytest.fixture(scope="module")
+def of_strangers():
+    return judge_files(held_out=True, predictor=functools.partial(hwmodels.predict_rows, stranger=True)).table
+
+
+def test_the_table_of_strangers_says_what_both_commands_print(judged, of_strangers):
+    """Medians of absolute errors with the library of the machine's generation, and with that of another one."""
+    chosen = {
+        "16-bit": judged["dtype_class"] == "16-bit",
+        "8-bit": judged["dtype_class"] == "8-bit",
+        "B200": judged["machine"] == "b200",
+        "up to 64 tokens": judged["regime"] == "decode",
+        "from 1024 tokens": judged["regime"] == "prefill",
+    }
+    known, other = (
+        {name: metrics.summarise(table[rows.to_numpy()]) for name, rows in chosen.items()}
+        for table in (judged, of_strangers)
+    )
+    for name in chosen:
+        one, two = known[name], other[name]
+        figures = [
+            (f"{100 * one[key]:.1f}", f"{100 * two[key]:.1f}")
+            for key in ("speedup_mdape", "dense_time_mdape", "sparse_time_mdape", "side_share")
+        ]
+        pairs = [f"{first}, {second} %" for first, second in figures[1:]]
+        cells = [name, f"{one['n_rows']:,}", f"{figures[0][0]} %", f"{figures[0][1]} %", *pairs]
+        assert f"| {' | '.join(cells)} |" in TEXT
