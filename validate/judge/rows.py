@@ -40,6 +40,9 @@ LITERATURE_COLUMNS = (
 NEVER_EMPTY = ("gpu", "kernel_library", "pattern", "dtype", "M", "N", "K")
 SPEEDUP_TOLERANCE = 0.03
 """By how much a stated speedup may differ from the ratio of the times, beyond the rounding of all three."""
+LARGEST_SPEEDUP = 300.0
+"""Two times farther apart than this are taken for a slip of units, which is a factor of 1000. Published rows lie between
+0.03 and 38."""
 SECONDS = {
     name: Decimal(f"1e{exponent}")
     for name, exponent in (("ns", -9), ("us", -6), ("µs", -6), ("μs", -6), ("ms", -3), ("s", 0))
@@ -241,6 +244,13 @@ class _Row:
                 )
         best = ratio if ratio is not None else stated[0] if stated is not None else None
         assert best is not None
+        if not 1 / LARGEST_SPEEDUP <= best <= LARGEST_SPEEDUP:
+            found = ", ".join(f"{name}={brief(self.texts[name])}" for name in (*names, "speedup"))
+            raise RowError(
+                f"{found}: a speedup of {best:.4g}; expected {1 / LARGEST_SPEEDUP:.2g} to {LARGEST_SPEEDUP:g}. Are both units "
+                "right?",
+                column="speedup",
+            )
         return dense.time_s if dense else None, sparse.time_s if sparse else None, best
 
     def cell(self, name: str, parse: Callable[[str], Any]) -> Any:

@@ -198,6 +198,14 @@ def test_the_words_of_a_pattern_become_columns(tmp_path):
         ({"dense_time_or_tflops": "9 tok/s"}, "row 2: dense_time_or_tflops='9 tok/s': expected a time in ns"),
         ({"speedup": "up to 5"}, "row 2: speedup='up to 5': expected one positive number"),
         (
+            {"dense_time_or_tflops": "30.0 ms", "speedup": ""},
+            "speedup='': a speedup of 1500; expected 0.0033 to 300. Are both units right",
+        ),
+        (
+            {"sparse_time_or_tflops": "", "dense_time_or_tflops": "", "speedup": "0.002"},
+            "a speedup of 0.002; expected 0.0033",
+        ),
+        (
             {"speedup": "1.7"},
             "row 2: speedup='1.7': the times '30.0 us' and '20.0 us' give 1.5; expected the two",
         ),
