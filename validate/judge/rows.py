@@ -244,6 +244,7 @@ class _Row:
                 )
         best = ratio if ratio is not None else stated[0] if stated is not None else None
         assert best is not None
+        # A table without stated speedups has nothing else that a wrong unit would contradict.
         if not 1 / LARGEST_SPEEDUP <= best <= LARGEST_SPEEDUP:
             found = ", ".join(f"{name}={brief(self.texts[name])}" for name in (*names, "speedup"))
             raise RowError(
