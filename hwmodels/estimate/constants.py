@@ -6,7 +6,7 @@ The fitted values, and those fitted with one family of machines left out, are da
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -150,8 +150,37 @@ class FittedFile:
 
 
 @functools.cache
-def _document() -> FittedFile:
-    return read_record(FittedFile, FITTED_FILE)
+def _document(path: Path) -> FittedFile:
+    return read_record(FittedFile, path)
+
+
+def read_fitted(path: Path, names: Sequence[str], held_out: str | None = None) -> dict[str, float]:
+    """Read the values of a set.
+
+    Parameters
+    ----------
+    path : Path
+        A TOML file as `hwmodels.estimate.fitted.fitted_text` writes it.
+    names : sequence of str
+        Names of its constants.
+    held_out : str, optional
+        A group of machines that had no part in the values. A group without rows had none anyway.
+
+    Raises
+    ------
+    SpecError
+        The file holds other names.
+    """
+    document = _document(path)
+    values = {name: float(entry.value) for name, entry in document.constants.items()}
+    if held_out is not None and held_out in document.held_out:
+        values = {name: float(value) for name, value in document.held_out[held_out].items()}
+    if set(values) != set(names):
+        raise SpecError(
+            f"{path.name}: constants {sorted(set(values) ^ set(names))} are on one side only; "
+            "the first line of the file names the command that fits them"
+        )
+    return values
 
 
 @functools.cache
@@ -169,28 +198,19 @@ def load(held_out: str | None = None) -> Constants:
     SpecError
         The file and `PRIORS` name different constants.
     """
-    document = _document()
-    values = {name: float(entry.value) for name, entry in document.constants.items()}
-    if held_out is not None and held_out in document.held_out:
-        values = {name: float(value) for name, value in document.held_out[held_out].items()}
-    expected = set(Constants._fields)
-    if set(values) != expected:
-        raise SpecError(
-            f"{FITTED_FILE.name}: constants {sorted(set(values) ^ expected)} are on one side only; run `nmsim fit`"
-        )
-    return Constants(**values)
+    return Constants(**read_fitted(FITTED_FILE, Constants._fields, held_out))
 
 
 def groups() -> tuple[str, ...]:
     """Name the groups of machines that were left out of a fit, one at a time."""
-    return tuple(_document().held_out)
+    return tuple(_document(FITTED_FILE).held_out)
 
 
 def quantities() -> Mapping[str, Quantity]:
     """List the fitted constants with their units and the rows they were fitted to."""
     return {
         name: Quantity(entry.value, PRIORS[name].unit, entry.kind, entry.source)
-        for name, entry in _document().constants.items()
+        for name, entry in _document(FITTED_FILE).constants.items()
     }
 
 

@@ -244,10 +244,15 @@ def _library(rows: Rows) -> Answer:
     return rows.on_unit(rows.K)
 
 
+def window_elements(group_elements: Any) -> Any:
+    """Count the elements of K that the 2:4 windows of a group take: one window fewer than half the group, of four each."""
+    return UNIT_PATTERN.m * (group_elements // 2 - 1)
+
+
 def _sliding(rows: Rows) -> Answer:
     """(2L-2):2L as L-1 overlapping 2:4 windows a group, in all 2 (L-1) / L of K (SlideSparse, arXiv 2603.05232)."""
     group = np.array([p.m for p in rows.patterns_given("sliding")])
-    return rows.on_unit(np.ceil(rows.K / group) * UNIT_PATTERN.m * (group // 2 - 1))
+    return rows.on_unit(np.ceil(rows.K / group) * window_elements(group))
 
 
 def _column(rows: Rows) -> Answer:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from hwmodels.estimate import constants
 from hwmodels.estimate.constants import PRIORS, Constants
 from hwmodels.estimate.families import FAMILIES, Rows
+from hwmodels.estimate.fitted import fitted_text
 from hwmodels.estimate.intervals import RESIDUALS_FILE, regime_of, spread, width_of
 from hwmodels.machine.spec import group_of, load_machine
 
@@ -204,20 +205,8 @@ HEADER = "# Written by `nmsim fit`"
 
 def write(found: Fitted, folder: Path = constants.FITTED_FILE.parent) -> None:
     """Write constants and residuals as the data files that the package reads."""
-    lines = [
-        f"{HEADER}; meanings, units and priors are in hwmodels/estimate/constants.py.",
-        "",
-        "[constants]",
-    ]
-    lines += [
-        f'{name} = {{ value = {value:.6g}, kind = "fitted", source = "{found.source}" }}'
-        for name, value in found.values._asdict().items()
-    ]
-    for group, values in found.held_out.items():
-        lines += [
-            "",
-            f"[held_out.{group}]",
-            *(f"{name} = {value:.6g}" for name, value in values._asdict().items()),
-        ]
-    (folder / constants.FITTED_FILE.name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    header = f"{HEADER}; meanings, units and priors are in hwmodels/estimate/constants.py."
+    held_out = {group: values._asdict() for group, values in found.held_out.items()}
+    text = fitted_text(header.removeprefix("# "), found.values._asdict(), held_out, found.source)
+    (folder / constants.FITTED_FILE.name).write_text(text, encoding="utf-8")
     spread(found.residuals).to_csv(folder / RESIDUALS_FILE.name, index=False, lineterminator="\n")

@@ -1,19 +1,16 @@
-"""Small sets of fitted constants: their file, and the least squares that find them.
+"""Small sets of fitted constants: the text of their file, and the least squares that find them.
 
 As the constants of the estimate (`hwmodels.estimate.constants`), each set has priors and values fitted to all rows. It also
 has values that were fitted with one group of machines left out.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwmodels.estimate.constants import FittedFile, Prior
-from nmsim.errors import SpecError
-from nmsim.support.schema import read_record
+from hwmodels.estimate.constants import Prior
 
 OUTLIER_ERROR = 0.1
 """Log error beyond which a row pulls with constant force."""
@@ -21,32 +18,6 @@ PRIOR_ROWS = 100
 """Pull towards the prior: a constant off by 10 % weighs as much as so many rows off by 10 %."""
 
 Errors = Callable[[Mapping[str, float]], NDArray[np.float64]]
-
-
-def read_fitted(path: Path, names: Sequence[str], held_out: str | None = None) -> dict[str, float]:
-    """Read the values of a set.
-
-    Parameters
-    ----------
-    path : Path
-        A TOML file as `write_fitted` writes it.
-    names : sequence of str
-        Names of its constants.
-    held_out : str, optional
-        A group of machines that had no part in the values. A group without rows had none anyway.
-
-    Raises
-    ------
-    SpecError
-        The file holds other names.
-    """
-    document = read_record(FittedFile, path)
-    values = {name: float(entry.value) for name, entry in document.constants.items()}
-    if held_out is not None and held_out in document.held_out:
-        values = {name: float(value) for name, value in document.held_out[held_out].items()}
-    if set(values) != set(names):
-        raise SpecError(f"{path.name}: constants {sorted(values)}: expected {sorted(names)}")
-    return values
 
 
 def fitted_text(

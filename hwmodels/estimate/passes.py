@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hwmodels.estimate.constants import Prior
-from hwmodels.estimate.fitted import read_fitted
+from hwmodels.estimate.constants import Prior, read_fitted
+from hwmodels.estimate.families import window_elements
 from hwmodels.estimate.library import norm
 from hwmodels.machine.spec import HardwareSpec
 from nmsim.errors import RowError, brief
@@ -81,7 +81,7 @@ def window_ratio(pattern: str | Pattern | None) -> float:
     parsed = Pattern.parse(pattern) if isinstance(pattern, str) else pattern
     if parsed.m % 2 or parsed.m < 4 or parsed.n != parsed.m - 2:
         raise RowError(f"pattern {brief(str(parsed))}: expected (2L-2):2L, such as 2:4 or 6:8")
-    return 4.0 * (parsed.m // 2 - 1) / parsed.m
+    return float(window_elements(parsed.m) / parsed.m)
 
 
 def moved_s(total_bytes: Any, hardware: HardwareSpec, values: PassConstants) -> Any:

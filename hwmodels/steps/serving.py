@@ -16,9 +16,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hwmodels.estimate.constants import Prior
+from hwmodels.estimate.constants import Prior, read_fitted
 from hwmodels.estimate.families import predict_rows
-from hwmodels.estimate.fitted import read_fitted
 from hwmodels.estimate.intervals import PREFILL_TOKENS
 from hwmodels.estimate.library import norm
 from hwmodels.estimate.model import predict

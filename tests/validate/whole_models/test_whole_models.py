@@ -9,7 +9,7 @@ from pyarrow import parquet
 
 from hwmodels import plots
 from hwmodels.estimate import passes
-from hwmodels.estimate.fitted import read_fitted
+from hwmodels.estimate.constants import read_fitted
 from hwmodels.machine.spec import load_machine
 from hwmodels.models import load_model
 from hwmodels.steps import serving
