@@ -13,20 +13,11 @@ import torch
 import triton
 
 from kernels.compiled.sass import Code, Subject, inspect
-from kernels.gpu import (
-    compress,
-    controls,
-    decompress,
-    gemm,
-    gemv,
-    prune,
-    skip_gemv,
-    sparse_activations,
-    split,
-    units,
-)
+from kernels.gpu import controls, split
 from kernels.gpu.bits import WARP_THREADS
 from kernels.gpu.codes import position_table
+from kernels.gpu.movers import compress, decompress, prune, units
+from kernels.gpu.products import gemm, gemv, skip_gemv, sparse_activations
 from kernels.stored.rows import kernel_format
 from kernels.stored.shuffled import PLANES
 from nmsim.errors import NmsimError

@@ -238,7 +238,7 @@ def _prune_activations(
     if not dispatch.serves(x):
         return prune_on_cpu(x.detach(), parsed, shift, constant, *f32, variance)
     about = {"shift": shift, "constant": constant, "channels": f32[0], "vector": f32[1], "variance": variance}
-    dispatch.module("prune").launch(x.detach().contiguous(), parsed, out, **about)
+    dispatch.module("movers.prune").launch(x.detach().contiguous(), parsed, out, **about)
     return out
 
 
@@ -266,7 +266,7 @@ def _activations_linear(
         return y
     if not dispatch.serves(values):
         return multiply_on_cpu(values, metadata, weight, parsed, **epilogue)
-    dispatch.module("sparse_activations").launch(values, metadata, weight, parsed, y, **epilogue)
+    dispatch.module("products.sparse_activations").launch(values, metadata, weight, parsed, y, **epilogue)
     return y
 
 
@@ -289,7 +289,7 @@ def _skip_linear(
     if not dispatch.serves(values):
         return multiply_on_cpu(values, metadata, weight.T.contiguous(), parsed, bias=bias)
     out = values.new_empty((1, weight.shape[1]))
-    dispatch.module("skip_gemv").launch(values, metadata, weight, parsed, out, bias=bias)
+    dispatch.module("products.skip_gemv").launch(values, metadata, weight, parsed, out, bias=bias)
     return out
 
 

@@ -1,9 +1,9 @@
 """Products of one to four tokens with N:M weights in the order that the decode kernel reads, for torch.
 
 Importing this module registers `nmsim::decode_linear` and `nmsim::decode_or_sparse_linear`. The second has the weights in
-both orders and takes the one that fits the number of tokens when it runs. On CUDA tensors they run `kernels.gpu.gemv`. On
-others `ops.sparse_linear` multiplies by weights in rows, which the first puts back in that order. The first has no gradients,
-the second those of `ops.sparse_linear`.
+both orders and takes the one that fits the number of tokens when it runs. On CUDA tensors they run `kernels.gpu.products.gemv`.
+On others `ops.sparse_linear` multiplies by weights in rows, which the first puts back in that order. The first has no
+gradients, the second those of `ops.sparse_linear`.
 """
 
 from typing import Any
@@ -151,12 +151,12 @@ _decode_or_sparse_linear.register_autograd(_gradients, setup_context=_remember)
 
 
 def _multiply_on_gpu(x: Tensor, weights: ShuffledWeight, bias: Tensor | None) -> Tensor:
-    """Multiply by `kernels.gpu.gemv`: x [..., K] -> [..., N]."""
+    """Multiply by `kernels.gpu.products.gemv`: x [..., K] -> [..., N]."""
     rows, k = weights.shape
     tokens = x.detach().reshape(x.shape[:-1].numel(), k).contiguous()
     out = x.new_empty((len(tokens), rows))
     bias = None if bias is None else bias.detach().contiguous()
-    dispatch.module("gemv").launch(tokens, weights, out, bias=bias)
+    dispatch.module("products.gemv").launch(tokens, weights, out, bias=bias)
     return out.reshape(*x.shape[:-1], rows)
 
 

@@ -148,7 +148,7 @@ def _by_codes(x: Tensor, pattern: Pattern) -> Tensor:
     format = kernel_format(f"{pattern}/bitmask")
     values, metadata = empty_rows(x, format)
     unused = x.new_empty((2, tokens), dtype=torch.float32)
-    dispatch.module("prune").launch(x, format, (values, metadata, *unused), shift="none")
+    dispatch.module("movers.prune").launch(x, format, (values, metadata, *unused), shift="none")
     bit = (1 << torch.arange(8, device=x.device)).to(torch.uint8)
     return ((metadata[:, :, None] & bit) != 0).view(tokens, -1)[:, :k].contiguous()
 

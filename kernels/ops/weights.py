@@ -187,7 +187,7 @@ def _decompress(values: Tensor, metadata: Tensor, format: str, in_features: int)
     checks.check_packed(values, metadata, checks.bytes_of_values(values, parsed.pattern))
     if dispatch.serves(values):
         out = values.new_empty((len(values), in_features))
-        dispatch.module("decompress").launch(values.detach(), metadata, parsed, out)
+        dispatch.module("movers.decompress").launch(values.detach(), metadata, parsed, out)
         return out
     return _dense(as_sparse(values, metadata, parsed, in_features))
 
@@ -235,13 +235,13 @@ def check_operands(
 def _multiply_on_gpu(
     x: Tensor, values: Tensor, metadata: Tensor, bias: Tensor | None, format: SparseFormat
 ) -> Tensor:
-    """Multiply by `kernels.gpu.gemm`, which takes one type: x [..., K] -> [..., N]."""
+    """Multiply by `kernels.gpu.products.gemm`, which takes one type: x [..., K] -> [..., N]."""
     checks.check_one_type(x, values, bias)
     tokens = x.reshape(x.shape[:-1].numel(), x.shape[-1]).contiguous()
     out = x.new_empty((len(tokens), len(values)))
     if len(tokens):
         bias = None if bias is None else bias.detach().contiguous()
-        dispatch.module("gemm").launch(tokens, values.detach(), metadata, format, out, bias=bias)
+        dispatch.module("products.gemm").launch(tokens, values.detach(), metadata, format, out, bias=bias)
     return out.reshape(*x.shape[:-1], len(values))
 
 
@@ -252,7 +252,7 @@ def _refuse_not_finite(dense: Tensor) -> None:
 
 
 def _compress_on_gpu(dense: Tensor, format: SparseFormat, mask: Tensor | None) -> NMWeight:
-    """Compress by `kernels.gpu.compress`, which waits for the device if there is a mask."""
+    """Compress by `kernels.gpu.movers.compress`, which waits for the device if there is a mask."""
     if dense.ndim != 2 or 0 in dense.shape:
         raise KernelError(
             f"dense_weight has shape {tuple(dense.shape)}: expected a matrix with something in it"
@@ -267,7 +267,7 @@ def _compress_on_gpu(dense: Tensor, format: SparseFormat, mask: Tensor | None) -
             )
         mask = mask.contiguous()
     stored = empty_rows(dense, format)
-    dispatch.module("compress").launch(dense.contiguous(), format, stored, mask=mask)
+    dispatch.module("movers.compress").launch(dense.contiguous(), format, stored, mask=mask)
     return NMWeight(*stored, format, (dense.shape[0], dense.shape[1]))
 
 

@@ -52,7 +52,9 @@ def gpu_calls(triton_device, monkeypatch):
     if triton_device.type == "cpu":
         monkeypatch.setattr(dispatch, "serves", lambda tensor: tensor.device.type == "cpu")
     asked, module = [], dispatch.module
-    monkeypatch.setattr(dispatch, "module", lambda name: asked.append(name) or module(name))
+    monkeypatch.setattr(
+        dispatch, "module", lambda name: asked.append(name.rpartition(".")[2]) or module(name)
+    )
     return triton_device, asked
 
 

@@ -84,7 +84,7 @@ def best_of(case: Case) -> str:
         return "gpu.prune_skip_gemv" if case.shape.M == 1 else "gpu.prune_activations_mm"
     if not PRODUCTS["gpu.gemv"].problem(case):
         return "gpu.gemv"
-    from kernels.gpu.gemm import DENSE_TOKENS
+    from kernels.gpu.products.gemm import DENSE_TOKENS
 
     return "gpu.gemm_small" if case.shape.M < DENSE_TOKENS else "gpu.unpack_mm"
 
@@ -136,7 +136,7 @@ def _any(case: Case) -> str:
 
 
 def _decode(packed: Any, dense: Any, x: Any, **options: Any) -> Call:
-    from kernels.gpu import gemv
+    from kernels.gpu.products import gemv
     from kernels.stored import shuffled
 
     weight, out = shuffled.shuffle(packed), _room(x, packed)
@@ -152,7 +152,7 @@ def _by_rows(road: str) -> Callable[..., Call]:
     """A product that takes packed rows as they are."""
 
     def build(packed: Any, dense: Any, x: Any, **options: Any) -> Call:
-        from kernels.gpu import gemm
+        from kernels.gpu.products import gemm
 
         out, launch = _room(x, packed), getattr(gemm, road)
         values, metadata = packed.values.clone(), packed.metadata.clone()
@@ -208,7 +208,7 @@ def _on_sparse_tokens(
 
         from kernels.ops import dispatch
 
-        launch, prune = dispatch.module(kernel).launch, dispatch.module("prune").launch
+        launch, prune = dispatch.module(f"products.{kernel}").launch, dispatch.module("movers.prune").launch
         format, k = packed.format, packed.shape[1]
         values, metadata, out = packed.values, packed.metadata, x.new_empty(len(x), weight.numel() // k)
         scratch: tuple[Any, ...] = ()

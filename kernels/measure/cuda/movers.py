@@ -29,7 +29,7 @@ def _format_of(case: Case) -> SparseFormat:
 
 @dataclass(frozen=True)
 class Pruning:
-    """How tokens are pruned, as `kernels.gpu.prune` and `kernels.ops.activations` name it."""
+    """How tokens are pruned, as `kernels.gpu.movers.prune` and `kernels.ops.activations` name it."""
 
     shift: str = "none"
     by_vector: bool = False
@@ -130,7 +130,7 @@ def pruning(how: Pruning) -> Kernel:
     """Tokens pruned and packed in one pass."""
 
     def build(matrix: Matrix, case: Case) -> Call:
-        from kernels.gpu import prune
+        from kernels.gpu.movers import prune
 
         format, x, out = _format_of(case), matrix.dense.clone(), _room(matrix.dense, case)
         vector = matrix.vector.clone() if how.by_vector else None
@@ -155,7 +155,7 @@ def pruning(how: Pruning) -> Kernel:
 
 
 def _build_pack(matrix: Matrix, case: Case) -> Call:
-    from kernels.gpu import compress
+    from kernels.gpu.movers import compress
 
     format, dense, mask = _format_of(case), matrix.dense.clone(), matrix.mask(case).clone()
     values, metadata, *_ = _room(dense, case)
@@ -175,7 +175,7 @@ def _check_pack(matrix: Matrix, case: Case, results: tuple[Any, ...]) -> None:
 
 
 def _build_unpack(matrix: Matrix, case: Case) -> Call:
-    from kernels.gpu import decompress
+    from kernels.gpu.movers import decompress
 
     format, out = _format_of(case), matrix.dense.new_empty(matrix.dense.shape)
     values, metadata = (matrix.repeated(part) for part in matrix.stored(case, Pruning())[:2])

@@ -20,7 +20,8 @@ import os, re, subprocess, sys, tempfile
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from kernels.gpu import prune, sparse_activations, units
+from kernels.gpu.movers import prune, units
+from kernels.gpu.products import sparse_activations
 from kernels.stored.rows import kernel_format
 from nmsim.pattern import Pattern
 

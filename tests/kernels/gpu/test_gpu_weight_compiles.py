@@ -11,7 +11,9 @@ pytest.importorskip("triton")
 
 CODE = """
 import torch
-from kernels.gpu import compress, decompress, gemm, skip_gemv, split, units
+from kernels.gpu import split
+from kernels.gpu.movers import compress, decompress, units
+from kernels.gpu.products import gemm, skip_gemv
 from kernels.compiled.sass import Subject, inspect
 from kernels.stored.rows import kernel_format
 

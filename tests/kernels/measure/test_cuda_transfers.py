@@ -7,7 +7,8 @@ import pytest
 torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
 
-from kernels.gpu import compress, controls, decompress, prune  # noqa: E402
+from kernels.gpu import controls  # noqa: E402
+from kernels.gpu.movers import compress, decompress, prune  # noqa: E402
 from kernels.measure import campaign  # noqa: E402
 from kernels.measure import run as measure  # noqa: E402
 from kernels.measure.cuda import backend as measure_cuda  # noqa: E402

@@ -151,7 +151,7 @@ ONE = (
 
 @pytest.mark.parametrize("broken", ["a value", "a code", "nothing is stored"])
 def test_tokens_that_are_stored_wrongly_make_no_row(run, monkeypatch, broken):
-    module = dispatch.module("prune")
+    module = dispatch.module("movers.prune")
     real, calls = module.launch, []
 
     def launch(x, format, out, *, shift):
@@ -178,8 +178,8 @@ def test_a_product_that_prunes_nothing_makes_no_row(run, monkeypatch):
     def multiply(values, metadata, weight, format, out):
         out.copy_(seen[-1] @ weight)
 
-    monkeypatch.setattr(dispatch.module("prune"), "launch", lambda x, *rest, shift: seen.append(x))
-    monkeypatch.setattr(dispatch.module("skip_gemv"), "launch", multiply)
+    monkeypatch.setattr(dispatch.module("movers.prune"), "launch", lambda x, *rest, shift: seen.append(x))
+    monkeypatch.setattr(dispatch.module("products.skip_gemv"), "launch", multiply)
     found, _ = run(ONE)
     assert not found.rows
     assert len(found.wrong) == 1

@@ -282,4 +282,4 @@ def test_a_missing_triton_is_told_only_where_it_is_needed(monkeypatch):
     dispatch.module.cache_clear()
     assert prune_activations(X, "2:4").shape == (2, 50)
     with pytest.raises(KernelError, match=r"Triton is not installed.*pip install 'nmsim\[gpu\]'"):
-        dispatch.module("prune")
+        dispatch.module("movers.prune")

@@ -9,7 +9,9 @@ pytest.importorskip("triton")
 
 from triton_tensors import Room, between_nan, made  # noqa: E402
 
-from kernels.gpu import prune, skip_gemv, split  # noqa: E402
+from kernels.gpu import split  # noqa: E402
+from kernels.gpu.movers import prune  # noqa: E402
+from kernels.gpu.products import skip_gemv  # noqa: E402
 from kernels.ops import naive  # noqa: E402
 from kernels.stored.rows import kernel_format, row_lengths  # noqa: E402
 

@@ -46,7 +46,7 @@ def launch(values: Tensor, metadata: Tensor, format: SparseFormat, out: Tensor) 
     Parameters
     ----------
     values, metadata : Tensor [R, G * N] of a type in `INTEGERS` and uint8 Tensor [R, bytes of a row]
-        As `kernels.gpu.compress` and `kernels.stored.rows.compress` write them, where `kernels.ops.checks` says
+        As `kernels.gpu.movers.compress` and `kernels.stored.rows.compress` write them, where `kernels.ops.checks` says
         (at multiples of sixteen bytes, for loads of sixteen).
     out : Tensor [R, K] of the type of values
         Every element is written.

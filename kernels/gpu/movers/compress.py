@@ -9,10 +9,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.gpu import prune
 from kernels.gpu.bits import INTEGERS, code_table, on_device_of
 from kernels.gpu.codes import store_codes
-from kernels.gpu.units import compress_units, tile_constants, warps_for
+from kernels.gpu.movers import prune
+from kernels.gpu.movers.units import compress_units, tile_constants, warps_for
 from nmsim.errors import PatternError
 from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern

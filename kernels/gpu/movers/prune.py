@@ -1,9 +1,9 @@
 """Online pruning of activations: shift, score, choose N of every M, store values and codes, in one pass over a token.
 
 One program takes one token, or a tile of one if no number of the whole token is needed. For 16-bit values of 2:4, 4:8, 8:16
-and 16:32 each thread takes a whole unit and chooses by sorting (`kernels.gpu.units`). For all others the lanes of a group
-look for their largest, N times. If the shift depends on the token, the program finds it first. It reads the token once more
-for the mean, and once per bit of the value for the median, out of cache. Nothing here was timed: block sizes are guesses.
+and 16:32 each thread takes a whole unit and chooses by sorting (`kernels.gpu.movers.units`). For all others the lanes of a
+group look for their largest, N times. If the shift depends on the token, the program finds it first. It reads the token once
+more for the mean, and once per bit of the value for the median, out of cache. Nothing here was timed: block sizes are guesses.
 """
 
 from typing import Any
@@ -14,10 +14,10 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.gpu.bits import INTEGERS, KINDS, as_float, code_table, on_device_of
-from kernels.gpu.choose import scored
 from kernels.gpu.codes import store_codes
+from kernels.gpu.movers.choose import scored
+from kernels.gpu.movers.units import prune_units, tile_constants, warps_for
 from kernels.gpu.split import PROGRAMS_PER_PROCESSOR, processors
-from kernels.gpu.units import prune_units, tile_constants, warps_for
 from nmsim.format import SparseFormat
 
 

@@ -16,7 +16,7 @@ pytest.importorskip("triton")
 from triton_tensors import any_bits, made, same_bits  # noqa: E402
 
 from kernels import cpu  # noqa: E402
-from kernels.gpu import prune, units  # noqa: E402
+from kernels.gpu.movers import prune, units  # noqa: E402
 from kernels.ops import naive  # noqa: E402
 from kernels.stored.nm_weight import as_array  # noqa: E402
 from kernels.stored.rows import kernel_format, row_lengths  # noqa: E402

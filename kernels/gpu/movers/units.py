@@ -12,7 +12,9 @@ import triton
 import triton.language as tl
 
 from kernels.gpu.bits import WARP_THREADS, about, ones_of
-from kernels.gpu.choose import (
+from kernels.gpu.codes import store_codes
+from kernels.gpu.expand import unit_elems
+from kernels.gpu.movers.choose import (
     chosen_16,
     chosen_32,
     eight,
@@ -23,8 +25,6 @@ from kernels.gpu.choose import (
     squeezed_32,
     squeezed_positions,
 )
-from kernels.gpu.codes import store_codes
-from kernels.gpu.expand import unit_elems
 from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 

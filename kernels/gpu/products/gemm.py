@@ -16,9 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.gpu import decompress
 from kernels.gpu.bits import INTEGERS, code_table, on_device_of, refuse_interpreted_bfloat16
 from kernels.gpu.expand import columns, dense_tile, step_bytes, tile_constants
+from kernels.gpu.movers import decompress
 from kernels.gpu.split import split, sum_parts
 from nmsim.format import SparseFormat
 

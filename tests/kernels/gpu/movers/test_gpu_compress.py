@@ -12,8 +12,8 @@ pytest.importorskip("triton")
 from triton_tensors import Room, any_bits, made, same_bits  # noqa: E402
 
 from kernels import cpu  # noqa: E402
-from kernels.gpu import compress, decompress, units  # noqa: E402
 from kernels.gpu.bits import binomials  # noqa: E402
+from kernels.gpu.movers import compress, decompress, units  # noqa: E402
 from kernels.ops import naive  # noqa: E402
 from kernels.stored.nm_weight import as_array  # noqa: E402
 from kernels.stored.rows import kernel_format, row_lengths  # noqa: E402

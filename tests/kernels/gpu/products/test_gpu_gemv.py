@@ -11,7 +11,7 @@ from nmsim.pattern import Pattern
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from kernels.gpu import gemv  # noqa: E402
+from kernels.gpu.products import gemv  # noqa: E402
 from kernels.ops import (  # noqa: E402
     NMWeight,
     compress,

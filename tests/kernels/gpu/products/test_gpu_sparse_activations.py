@@ -9,7 +9,8 @@ from nmsim.mitigation import Recipe, golden
 torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
 
-from kernels.gpu import prune, sparse_activations  # noqa: E402
+from kernels.gpu.movers import prune  # noqa: E402
+from kernels.gpu.products import sparse_activations  # noqa: E402
 from kernels.ops import naive  # noqa: E402
 from kernels.stored.rows import kernel_format, row_lengths  # noqa: E402
 

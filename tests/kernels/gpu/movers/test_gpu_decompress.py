@@ -11,8 +11,8 @@ import triton.language as tl  # noqa: E402
 from triton_tensors import Room, any_bits, made, same_bits  # noqa: E402
 
 from kernels import ops  # noqa: E402
-from kernels.gpu import decompress  # noqa: E402
 from kernels.gpu.expand import columns  # noqa: E402
+from kernels.gpu.movers import decompress  # noqa: E402
 from kernels.ops import naive  # noqa: E402
 from kernels.stored.rows import kernel_format, row_lengths  # noqa: E402
 

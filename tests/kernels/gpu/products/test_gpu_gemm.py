@@ -11,7 +11,7 @@ triton = pytest.importorskip("triton")
 
 from triton_tensors import Room, between_nan, made  # noqa: E402
 
-from kernels.gpu import gemm  # noqa: E402
+from kernels.gpu.products import gemm  # noqa: E402
 from kernels.ops import naive  # noqa: E402
 from kernels.stored.rows import kernel_format  # noqa: E402
 
@@ -139,7 +139,7 @@ def test_no_tokens_are_no_work(triton_device):
 
 
 def test_the_pages_name_the_tokens_from_which_weights_are_decompressed():
-    docs = Path(__file__).resolve().parents[3] / "docs"
+    docs = Path(__file__).resolve().parents[4] / "docs"
     for name, words in {
         "how-to/measure.md": f"| other cases below {gemm.DENSE_TOKENS} tokens |",
         "how-to/use-in-torch.md": f"From {gemm.DENSE_TOKENS} tokens on the weights are decompressed",

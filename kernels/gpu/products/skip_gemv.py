@@ -99,7 +99,7 @@ def launch(
     Parameters
     ----------
     values, metadata : Tensor [1, G * n] and uint8 Tensor [1, bytes of a row]
-        As `kernels.gpu.prune` writes them, metadata at a multiple of four bytes.
+        As `kernels.gpu.movers.prune` writes them, metadata at a multiple of four bytes.
     weight : Tensor [K, N] of the type of values
     out : Tensor [1, N] of the same type
         Contiguous, as all are; every element is written.

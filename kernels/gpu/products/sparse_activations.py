@@ -87,7 +87,7 @@ def launch(
     Parameters
     ----------
     values, metadata : Tensor [T, G * N] and uint8 Tensor [T, bytes of a row]
-        As `kernels.gpu.prune` writes them.
+        As `kernels.gpu.movers.prune` writes them.
     weight : Tensor [O, K] of the type of values
     out : Tensor [T, O] of the same type
         Contiguous, as all are; every element is written.

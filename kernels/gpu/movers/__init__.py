@@ -1,0 +1,1 @@
+"""Kernels that read and write each element once: pruning, packing and unpacking."""

@@ -1,0 +1,1 @@
+"""Products: tokens times N:M weights, or pruned tokens times dense weights."""
