@@ -16,13 +16,16 @@ from kernels.ops.weights import empty_product, gradients, remember, sparse_linea
 from kernels.stored.errors import KernelError
 from kernels.stored.nm_weight import NMWeight, checked_place, checked_type
 from kernels.stored.rows import STEP_ELEMS, kernel_format
+from kernels.stored.scaled import GREATEST
 from kernels.stored.shuffled import (
     HALF_VALUES,
     MOST_TOKENS,
     PLANES,
     WARP_ROWS,
     ShuffledWeight,
+    count_blocks,
     has_order,
+    is_stored,
     shuffle,
     unshuffle,
 )
@@ -31,22 +34,32 @@ from nmsim.units import ceil_div
 __all__ = ["MOST_TOKENS", "ShuffledWeight", "decode_linear", "for_decode", "has_order", "unshuffle"]
 
 
-def for_decode(weights: NMWeight) -> ShuffledWeight:
+def for_decode(weights: NMWeight, *, values: str | None = None, block: int | None = None) -> ShuffledWeight:
     """Put packed weights into the decode kernel's order, a second copy of them where they are.
+
+    Parameters
+    ----------
+    weights : NMWeight
+    values : {"e4m3", "int8"}, optional
+        Store the values in 8 bits, with float32 scales: the greatest magnitude over 448 or 127. As they are if absent.
+    block : int, optional
+        Elements of K that share a scale, such as 128: a multiple of 16, or of 32 for 16:32. One scale per row if absent.
 
     Raises
     ------
     KernelError
         Not an `NMWeight`, or a format or type that has no such order. 2:4, 4:8, 8:16 and 16:32 of float16 and bfloat16 have
-        one, except 16:32 as `combinatorial`.
+        one, except 16:32 as `combinatorial`. In 8 bits float32 has one too, and a value that is NaN or infinite is an error.
 
     Examples
     --------
     >>> from kernels.ops import compress
     >>> for_decode(compress(torch.ones(40, 64, dtype=torch.float16), "8:16"))
     ShuffledWeight(8:16/index, [40, 64], torch.float16, cpu)
+    >>> for_decode(compress(torch.ones(40, 256), "8:16"), values="e4m3", block=128)
+    ShuffledWeight(8:16/index, [40, 256], torch.float8_e4m3fn, cpu, block=128)
     """
-    return shuffle(checks.checked_weight(weights))
+    return shuffle(checks.checked_weight(weights), values=values, block=block)
 
 
 def decode_linear(x: Tensor, weights: ShuffledWeight, *, bias: Tensor | None = None) -> Tensor:
@@ -86,7 +99,7 @@ def decode_linear(x: Tensor, weights: ShuffledWeight, *, bias: Tensor | None = N
     checked_type("x", x)
     rows, k = weights.shape
     y: Tensor = torch.ops.nmsim.decode_linear(
-        x, weights.values, weights.metadata, bias, str(weights.format), rows, k
+        x, weights.values, weights.metadata, bias, str(weights.format), rows, k, weights.scales, weights.block
     )
     return y
 
@@ -94,9 +107,9 @@ def decode_linear(x: Tensor, weights: ShuffledWeight, *, bias: Tensor | None = N
 @torch.library.custom_op("nmsim::decode_linear", mutates_args=())
 def _decode_linear(
     x: Tensor, values: Tensor, metadata: Tensor, bias: Tensor | None, format: str, out_features: int,
-    in_features: int,
+    in_features: int, scales: Tensor | None = None, block: int | None = None,
 ) -> Tensor:  # fmt: skip
-    weights = _checked(x, values, metadata, bias, format, out_features, in_features)
+    weights = _checked(x, values, metadata, bias, format, out_features, in_features, scales, block)
     _check_memory(weights, x, bias)
     if dispatch.serves(x):
         return _multiply_on_gpu(x, weights, bias)
@@ -152,6 +165,8 @@ _decode_or_sparse_linear.register_autograd(_gradients, setup_context=_remember)
 
 def _multiply_on_gpu(x: Tensor, weights: ShuffledWeight, bias: Tensor | None) -> Tensor:
     """Multiply by `kernels.gpu.products.gemv`: x [..., K] -> [..., N]."""
+    if weights.scales is not None:
+        raise KernelError("weights of 8 bits have no kernel on a CUDA device yet: expected them on the CPU")
     rows, k = weights.shape
     tokens = x.detach().reshape(x.shape[:-1].numel(), k).contiguous()
     out = x.new_empty((len(tokens), rows))
@@ -162,7 +177,7 @@ def _multiply_on_gpu(x: Tensor, weights: ShuffledWeight, bias: Tensor | None) ->
 
 def _checked(
     x: Tensor, values: Tensor, metadata: Tensor, bias: Tensor | None, format: str,
-    out_features: int, in_features: int,
+    out_features: int, in_features: int, scales: Tensor | None = None, block: int | None = None,
 ) -> ShuffledWeight:  # fmt: skip
     """Refuse operands that do not fit together."""
     checks.check_x(x, in_features)
@@ -172,14 +187,15 @@ def _checked(
             f"x has {tokens} tokens: expected 1 to {MOST_TOKENS}; ops.sparse_linear takes any number"
         )
     checked_place("metadata", metadata)
-    for name, part in (("weights", values), ("metadata", metadata), ("bias", bias)):
+    for name, part in (("weights", values), ("metadata", metadata), ("scales", scales), ("bias", bias)):
         if part is not None and part.device != x.device:
             raise KernelError(f"x is on {x.device}, {name} on {part.device}: expected one device")
     checks.check_bias(bias, out_features, x.device)
     parsed = kernel_format(format)
-    if not has_order(parsed, values.dtype):
-        raise KernelError(f"weights are {parsed.short} of {values.dtype}: no order for the decode kernel")
-    weights = ShuffledWeight(values, metadata, parsed, (out_features, in_features))
+    if not is_stored(parsed, values.dtype, scales):
+        about = f"{values.dtype}" + " without scales" * (values.dtype in GREATEST)
+        raise KernelError(f"weights are {parsed.short} of {about}: no order for the decode kernel")
+    weights = ShuffledWeight(values, metadata, parsed, (out_features, in_features), scales, block)
     _check_stored(weights)
     return weights
 
@@ -190,10 +206,14 @@ def _check_stored(weights: ShuffledWeight) -> None:
     rows = ceil_div(weights.shape[0], WARP_ROWS) * WARP_ROWS
     halves = STEP_ELEMS[weights.pattern] // 2 // HALF_VALUES
     codes_bytes = units * rows * sum(PLANES[weights.format]) // 8
-    for name, part, shape, dtype in (
+    parts: list[tuple[str, Tensor, tuple[int, ...], torch.dtype]] = [
         ("values", weights.values, (units * halves, rows, HALF_VALUES), weights.values.dtype),
         ("metadata", weights.metadata, (codes_bytes,), torch.uint8),
-    ):
+    ]
+    if weights.scales is not None:
+        blocks = count_blocks(weights.shape[1], weights.pattern, weights.block)
+        parts.append(("scales", weights.scales, (blocks, rows), torch.float32))
+    for name, part, shape, dtype in parts:
         if part.shape != shape or part.dtype != dtype or not part.is_contiguous():
             raise KernelError(
                 f"{name} are {part.dtype} {list(part.shape)} with strides {part.stride()}: expected a contiguous {dtype} "

@@ -8,6 +8,9 @@ of a row, or 32 for 16:32 (`STEP_ELEMS`). Its values are one run of 16 bytes, or
 
 Rows are filled up with zeros to whole warps, K is filled up to whole units as `NMWeight` has it. Codes stay as they are
 stored, except `index` of 16:32: positions of 5 bits are cut into their low 4 bits and their high bits.
+
+Values of 8 bits take the same places, so that a run is 8 bytes. Their scales are float32 [blocks, rows], one block of K after
+the other (`kernels.stored.scaled`).
 """
 
 from dataclasses import dataclass
@@ -18,7 +21,10 @@ from torch import Tensor
 from kernels.stored.errors import KernelError
 from kernels.stored.nm_weight import NMWeight
 from kernels.stored.rows import STEP_ELEMS, Stored, kernel_format, row_lengths
+from kernels.stored.scaled import GREATEST, dequantize, quantize
+from nmsim.errors import brief
 from nmsim.format import SparseFormat
+from nmsim.pattern import Pattern
 from nmsim.units import ceil_div
 
 MOST_TOKENS = 4
@@ -54,7 +60,7 @@ class ShuffledWeight(Stored):
 
     Parameters
     ----------
-    values : Tensor [units * halves, rows, 8] of float16 or bfloat16
+    values : Tensor [units * halves, rows, 8] of float16, bfloat16, float8_e4m3fn or int8
         Rows are those of W and more, up to whole warps.
     metadata : uint8 Tensor [bytes]
         All planes, one after the other.
@@ -62,12 +68,18 @@ class ShuffledWeight(Stored):
         One of `PLANES`.
     shape : tuple of int
         (N, K) of the dense matrix.
+    scales : float32 Tensor [blocks, rows], optional
+        What values of 8 bits are multiplied by. Others have none.
+    block : int, optional
+        Elements of K that share a scale; all of the row if absent.
     """
 
     values: Tensor
     metadata: Tensor
     format: SparseFormat
     shape: tuple[int, int]
+    scales: Tensor | None = None
+    block: int | None = None
 
     @property
     def units(self) -> int:
@@ -79,8 +91,14 @@ class ShuffledWeight(Stored):
         """Rows stored, those added included."""
         return int(self.values.shape[1])
 
+    @property
+    def scales_bytes(self) -> int:
+        """Bytes of the scales."""
+        return 0 if self.scales is None else self.scales.nbytes
+
     def __repr__(self) -> str:
         about = f"{self.format.short}, {list(self.shape)}, {self.values.dtype}, {self.values.device}"
+        about += f", block={self.block}" * (self.block is not None)
         return f"ShuffledWeight({about})"
 
 
@@ -95,13 +113,26 @@ def has_order(format: SparseFormat, dtype: torch.dtype) -> bool:
     return format in PLANES and dtype in (torch.float16, torch.bfloat16)
 
 
-def shuffle(weight: NMWeight) -> ShuffledWeight:
+def is_stored(format: SparseFormat, dtype: torch.dtype, scales: Tensor | None) -> bool:
+    """Say whether this order holds values of this type: 16 bits without scales, or 8 bits with them."""
+    return (
+        format in PLANES
+        if scales is not None and dtype in GREATEST
+        else scales is None and has_order(format, dtype)
+    )
+
+
+def shuffle(weight: NMWeight, *, values: str | None = None, block: int | None = None) -> ShuffledWeight:
     """Put packed weights into this order, where they are.
 
     Parameters
     ----------
     weight : NMWeight
-        2:4, 4:8, 8:16 or 16:32 of float16 or bfloat16; not `combinatorial` of 16:32.
+        2:4, 4:8, 8:16 or 16:32 of float16 or bfloat16; not `combinatorial` of 16:32. To store 8 bits also of float32.
+    values : {"e4m3", "int8"}, optional
+        Store values of 8 bits with scales; as they are if absent.
+    block : int, optional
+        Elements of K that share a scale, a multiple of a unit's. One scale per row if absent.
 
     Returns
     -------
@@ -110,7 +141,7 @@ def shuffle(weight: NMWeight) -> ShuffledWeight:
     Raises
     ------
     KernelError
-        A format or type without an order.
+        A format or type without an order. To store 8 bits: a value that is NaN or infinite, or another block.
 
     Examples
     --------
@@ -119,16 +150,25 @@ def shuffle(weight: NMWeight) -> ShuffledWeight:
     >>> packed = nmsim.compress(np.ones((40, 50), np.float16), "4:8/index")
     >>> shuffle(from_packed(packed)).values.shape
     torch.Size([4, 64, 8])
+    >>> shuffle(from_packed(packed), values="int8", block=32).scales.shape
+    torch.Size([2, 64])
     """
     pattern, dtype = weight.pattern, weight.dtype
-    if not has_order(weight.format, dtype):
+    # Rounding to 8 bits starts from any type: float32 is not rounded to 16 bits first.
+    if not has_order(weight.format, torch.float16 if values else dtype):
         raise KernelError(
             f"weights are {weight.format.short} of {dtype}: expected 2:4, 4:8, 8:16 or 16:32 (not 16:32/combinatorial) "
             "of torch.float16 or torch.bfloat16"
         )
     n, k = weight.shape
     units = ceil_div(k, STEP_ELEMS[pattern])
-    values = _whole_warps(weight.values.view(n, -1, HALF_VALUES)).permute(1, 0, 2)
+    stored, scales = weight.values, None
+    if values is not None:
+        stored, scales = quantize(stored, type_name=values, block=_block_values(block, pattern))
+        scales = _whole_warps(scales).T.contiguous()
+    elif block is not None:
+        raise KernelError(f"block={block}, but values stay as they are: expected values='e4m3' or 'int8'")
+    stored = _whole_warps(stored.view(n, -1, HALF_VALUES)).permute(1, 0, 2)
     words = weight.metadata.view(n, units, -1)
     if weight.format == LONG_INDEX:
         words = _cut(words)
@@ -137,13 +177,16 @@ def shuffle(weight: NMWeight) -> ShuffledWeight:
         plane = _whole_warps(words[..., first : first + width_bytes])
         planes.append(plane.permute(1, 0, 2).reshape(-1))
         first += width_bytes
-    return ShuffledWeight(values.contiguous(), torch.cat(planes), weight.format, weight.shape)
+    return ShuffledWeight(stored.contiguous(), torch.cat(planes), weight.format, weight.shape, scales, block)
 
 
 def unshuffle(weight: ShuffledWeight) -> NMWeight:
-    """Put weights back as they were packed, byte for byte."""
+    """Put weights back as they were packed, byte for byte. Values of 8 bits become float32, multiplied by their scales."""
     n, k = weight.shape
     values = weight.values.permute(1, 0, 2)[:n].reshape(n, -1)
+    if weight.scales is not None:
+        scales = weight.scales[:, :n].T
+        values = dequantize(values, scales, block=_block_values(weight.block, weight.pattern))
     planes, first = [], 0
     for width_bytes in _widths_bytes(weight.format):
         last = first + width_bytes * weight.units * weight.rows
@@ -155,6 +198,32 @@ def unshuffle(weight: ShuffledWeight) -> NMWeight:
         words = _joined(words)
     metadata = words.reshape(n, row_lengths(weight.format, k)[1])
     return NMWeight(values, metadata, weight.format, weight.shape)
+
+
+def count_blocks(k: int, pattern: Pattern, block: int | None) -> int:
+    """Count the scales of a row of K elements, in blocks of so many or in one.
+
+    Raises
+    ------
+    KernelError
+        A block that is no multiple of a unit.
+
+    Examples
+    --------
+    >>> [count_blocks(k, Pattern(8, 16), block) for k, block in ((4096, 128), (100, 64), (100, None))]
+    [32, 2, 1]
+    """
+    return 1 if _block_values(block, pattern) is None else ceil_div(k, block or k)
+
+
+def _block_values(block: int | None, pattern: Pattern) -> int | None:
+    """Count the stored values of a block; refuse a block that is no multiple of a unit."""
+    if block is None:
+        return None
+    elems = STEP_ELEMS[pattern]
+    if not isinstance(block, int) or isinstance(block, bool) or block < 1 or block % elems:
+        raise KernelError(f"block is {brief(block)}: expected a multiple of {elems} elements for {pattern}")
+    return block // pattern.m * pattern.n
 
 
 def _widths_bytes(format: SparseFormat) -> list[int]:
