@@ -17,6 +17,7 @@ try:
     from kernels.ops.decode import ShuffledWeight, decode_linear, for_decode
     from kernels.ops.layer import DecodeReport, NMLinear, SparsifyReport, for_decode_, sparsify_
     from kernels.ops.pruning import prune
+    from kernels.ops.stacked import StackedPart, StackReport, stack, stack_
     from kernels.ops.weights import NMWeight, compress, decompress, from_packed, sparse_linear
     from kernels.stored.errors import KernelError
 except ModuleNotFoundError as error:
@@ -30,6 +31,8 @@ __all__ = [
     "NMWeight",
     "ShuffledWeight",
     "SparsifyReport",
+    "StackReport",
+    "StackedPart",
     "activations_linear",
     "compress",
     "decode_linear",
@@ -43,4 +46,6 @@ __all__ = [
     "skip_linear",
     "sparse_linear",
     "sparsify_",
+    "stack",
+    "stack_",
 ]

@@ -15,6 +15,7 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "how-to" / "use-in-torch.m
 
 
 def test_the_page_runs_and_prints_what_it_says(tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
     monkeypatch.chdir(tmp_path)
     text = PAGE.read_text(encoding="utf-8")
     blocks = re.findall(r"^```py\n(.*?)^```", text, re.M | re.S)
@@ -28,7 +29,7 @@ def test_the_page_runs_and_prints_what_it_says(tmp_path, monkeypatch):
         for claim in re.findall(r"^print\(.*?\)  # (.+)$", block, re.M):
             assert claim in printed.getvalue()
             claims += 1
-    assert claims == 10
+    assert claims == 11
 
 
 def test_the_page_tells_the_thresholds_of_the_code():
