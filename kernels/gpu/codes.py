@@ -5,8 +5,8 @@ come from a table. A group keeps exactly N, so a second table can place those of
 """
 
 from functools import lru_cache
-from math import comb
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -15,6 +15,7 @@ from torch import Tensor
 from kernels.gpu.bits import ones_of
 from kernels.stored.rows import kernel_format
 from nmsim.format import SparseFormat
+from nmsim.words import word_dtype
 
 
 @triton.jit
@@ -124,6 +125,9 @@ DECODE = {
         "2:4/combinatorial": "bytes",
         "4:8/combinatorial": "bytes",
         "8:16/combinatorial": "codes",
+        "2:4/tiled": "bytes",
+        "4:8/tiled": "bytes",
+        "8:16/tiled": "codes",
     }.items()
 }
 """How codes become positions: byte by byte from two tables, by arithmetic, or one code at a time from a table."""
@@ -204,7 +208,7 @@ def position_table(format: SparseFormat, device: torch.device) -> Tensor | None:
     if kind not in ("bytes", "bitmask32", "codes"):
         return None
     if kind == "codes":
-        masks = [mask for mask in range(1 << 16) if mask.bit_count() == 8]
+        masks = _masks_of_codes(format)
         words = [_word(mask) for mask in masks] + [0] * ((1 << 16) - len(masks))
     else:
         low = [_byte_mask(byte, format) for byte in range(256)]
@@ -224,15 +228,27 @@ def _byte_mask(byte: int, format: SparseFormat) -> int:
     """Read a byte of codes: the mask of its eight elements."""
     if format.encoding.name == "bitmask":
         return byte
-    pattern = format.pattern
-    width = pattern.m  # of codes of `combinatorial` 2:4 and 4:8, as they are stored
-    masks = [mask for mask in range(1 << pattern.m) if mask.bit_count() == pattern.n]
-    assert len(masks) == comb(pattern.m, pattern.n)
+    width = format.pattern.m  # of codes of 2:4 and 4:8, as they are stored
+    masks = _masks_of_codes(format)
     mask = 0
     for start in range(0, 8, width):
         code = byte >> start & ((1 << width) - 1)
         mask |= masks[code] << start if code < len(masks) else 0
     return mask
+
+
+def _masks_of_codes(format: SparseFormat) -> list[int]:
+    """List the masks of all codes that are looked up: 0 for a code that no mask has."""
+    pattern = format.pattern
+    masks = [mask for mask in range(1 << pattern.m) if mask.bit_count() == pattern.n]
+    if format.encoding.name == "combinatorial":
+        return masks
+    codec = format.encoding
+    codes = codec.encode(np.array(masks, word_dtype(pattern.m)), pattern)
+    found = [0] * (int(codes.max()) + 1)
+    for mask, code in zip(masks, codes.tolist(), strict=True):
+        found[code] = mask
+    return found
 
 
 def _word(mask: int) -> int:

@@ -49,7 +49,7 @@ def for_decode(weights: NMWeight, *, values: str | None = None, block: int | Non
     ------
     KernelError
         Not an `NMWeight`, or a format or type that has no such order. 2:4, 4:8, 8:16 and 16:32 of float16 and bfloat16 have
-        one, except 16:32 as `combinatorial`. In 8 bits float32 has one too, and a value that is NaN or infinite is an error.
+        one, except 16:32 as `combinatorial` or `tiled`. In 8 bits float32 has one too; NaN and infinities have none.
 
     Examples
     --------

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nmsim.pattern import Pattern
+from nmsim.reference import tiled
 
 
 def prune(x: Tensor, pattern: Pattern, scores: Tensor | None = None) -> Tensor:
@@ -185,13 +186,15 @@ def code(positions: list[int], format: str) -> int:
     """Positions of a group, in ascending order -> its code.
 
     `bitmask` sets bit i for position i. `index` writes one position after the other. `combinatorial` counts the masks that
-    are smaller, read as integers: for the i-th position p, C(p, i + 1) of them.
+    are smaller, read as integers: for the i-th position p, C(p, i + 1) of them. `tiled` is that of `nmsim.reference`.
     """
     pattern, encoding = fields(format)
     if encoding == "bitmask":
         return sum(1 << p for p in positions)
     if encoding == "index":
         return sum(p << (i * position_bits(pattern)) for i, p in enumerate(positions))
+    if encoding == "tiled":
+        return tiled.encode([sum(1 << p for p in positions)], pattern)[0]
     return sum(comb(p, i + 1) for i, p in enumerate(positions))
 
 
@@ -203,6 +206,9 @@ def positions_of(number: int, format: str) -> list[int]:
     if encoding == "index":
         width = position_bits(pattern)
         return [number >> (i * width) & ((1 << width) - 1) for i in range(pattern.n)]
+    if encoding == "tiled":
+        mask = tiled.decode([number], pattern)[0]
+        return [p for p in range(pattern.m) if mask >> p & 1]
     found = []
     for i in reversed(range(pattern.n)):
         p = max(p for p in range(pattern.m) if comb(p, i + 1) <= number)

@@ -58,7 +58,7 @@ def compress(dense_weight: Tensor, format: FormatLike, *, mask: Tensor | None = 
         touched.
     format : SparseFormat, Pattern or str
         Such as `"8:16"` or `"8:16/bitmask"`. M at most 32; `index` if no encoding is named, `bitmask`,
-        `combinatorial` or, on the CPU, `tiled`.
+        `combinatorial` or, packed on the CPU, `tiled`.
     mask : bool Tensor [N, K], optional
         What to keep; the greatest magnitudes (`nmsim.prune`) if absent.
 

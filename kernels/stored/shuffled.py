@@ -47,9 +47,12 @@ PLANES: dict[SparseFormat, tuple[int, ...]] = {
         "2:4/combinatorial": (16,),
         "4:8/combinatorial": (16,),
         "8:16/combinatorial": (16,),
+        "2:4/tiled": (16,),
+        "4:8/tiled": (16,),
+        "8:16/tiled": (16,),
     }.items()
 }
-"""Widths in bits of the words that hold a unit's codes. `combinatorial` of 16:32 has none: no table of it is small enough."""
+"""Widths in bits of the words that hold a unit's codes. Those that are looked up have none for 16:32: no table is small enough."""
 LONG_INDEX = kernel_format("16:32/index")
 """The format whose positions of 5 bits are cut."""
 
@@ -128,7 +131,8 @@ def shuffle(weight: NMWeight, *, values: str | None = None, block: int | None = 
     Parameters
     ----------
     weight : NMWeight
-        2:4, 4:8, 8:16 or 16:32 of float16 or bfloat16; not `combinatorial` of 16:32. To store 8 bits also of float32.
+        2:4, 4:8, 8:16 or 16:32 of float16 or bfloat16; not `combinatorial` or `tiled` of 16:32. To store 8 bits also of
+        float32.
     values : {"e4m3", "int8"}, optional
         Store values of 8 bits with scales; as they are if absent.
     block : int, optional
@@ -157,8 +161,8 @@ def shuffle(weight: NMWeight, *, values: str | None = None, block: int | None = 
     # Rounding to 8 bits starts from any type: float32 is not rounded to 16 bits first.
     if not has_order(weight.format, torch.float16 if values else dtype):
         raise KernelError(
-            f"weights are {weight.format.short} of {dtype}: expected 2:4, 4:8, 8:16 or 16:32 (not 16:32/combinatorial) "
-            "of torch.float16 or torch.bfloat16"
+            f"weights are {weight.format.short} of {dtype}: expected 2:4, 4:8, 8:16 or 16:32 (not 16:32/combinatorial "
+            "or 16:32/tiled) of torch.float16 or torch.bfloat16"
         )
     n, k = weight.shape
     units = ceil_div(k, STEP_ELEMS[pattern])

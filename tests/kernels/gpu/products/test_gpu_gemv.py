@@ -127,7 +127,13 @@ def test_whole_numbers_give_the_numbers_of_the_reference(format, triton_device):
 
 def test_masks_of_all_kinds_are_decoded(triton_device):
     """One-sided, alternating and every split between the halves; each row is such a mask in every group."""
-    for m, encoding in ((16, "bitmask"), (16, "combinatorial"), (32, "bitmask"), (32, "index")):
+    for m, encoding in (
+        (16, "bitmask"),
+        (16, "combinatorial"),
+        (16, "tiled"),
+        (32, "bitmask"),
+        (32, "index"),
+    ):
         n = m // 2
         masks = [[i < kept or m // 2 <= i < m - kept for i in range(m)] for kept in range(n + 1)]
         masks += [[i % 2 == side for i in range(m)] for side in range(2)]
