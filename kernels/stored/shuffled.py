@@ -52,7 +52,7 @@ PLANES: dict[SparseFormat, tuple[int, ...]] = {
         "8:16/tiled": (16,),
     }.items()
 }
-"""Widths in bits of the words that hold a unit's codes. Those that are looked up have none for 16:32: its tables are too large."""
+"""Widths in bits of the words that hold a unit's codes. 16:32 has none for codes that are looked up: no table is small."""
 LONG_INDEX = kernel_format("16:32/index")
 """The format whose positions of 5 bits are cut."""
 
