@@ -25,15 +25,23 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from kernels.compiled.listing import (
+    controls,
+    inner_loop,
+    instructions,
+    load_widths_bytes,
+    operation,
+    wide_loads,
+)
+from kernels.compiled.occupancy import programs_per_multiprocessor
+from kernels.compiled.pipes import issue
+from kernels.compiled.trips import barrier_trips, serial_trips
 from kernels.gpu.bits import WARP_THREADS
 from kernels.stored.errors import KernelError
 from nmsim.errors import brief
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 GROUP_ELEMS = 16
-GROUP_LOAD_BYTES = 16
-"""What a thread of the GEMV loads to have the values of 16 elements."""
-WIDTHS_BYTES = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,15 @@ class Code:
         Groups of 16 elements that a thread of the GEMV takes in a turn of it, 0 of another kernel.
     elems : int
         As for `Subject`.
+    shared_bytes : int
+        Shared memory of a program.
+    programs : int
+        That a multiprocessor holds at a time.
+    cycles : dict of str to float
+        Pipe -> cycles of a partition that one warp keeps it busy. That is in a turn of the loop; in the whole kernel if there
+        is no loop. `issue` is the start of instructions. See `kernels.compiled.pipes`.
+    serial_trips : float
+        Round trips to memory that follow each other in such a turn (`kernels.compiled.trips`).
     """
 
     name: str
@@ -108,6 +125,10 @@ class Code:
     loop_loads: dict[str, int]
     loop_groups: int
     elems: int
+    shared_bytes: int
+    programs: int
+    cycles: dict[str, float]
+    serial_trips: float
 
     @property
     def instructions_per_group(self) -> float:
@@ -123,7 +144,7 @@ def inspect(subject: Subject, architecture: int) -> Code:
     ----------
     subject : Subject
     architecture : int
-        Compute capability times ten: 80 (A100), 90 (H100, H200) or 100 (B200).
+        Compute capability times ten: 80 (A100), 89 (RTX 4090), 90 (H100, H200) or 100 (B200).
 
     Returns
     -------
@@ -138,12 +159,12 @@ def inspect(subject: Subject, architecture: int) -> Code:
         raise KernelError(
             "Triton interprets in this process: expected TRITON_INTERPRET unset before it starts"
         )
-    cubin = compiled(subject, architecture)
+    cubin, shared_bytes = _built(subject, architecture)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
         usage = _output("cuobjdump", "-res-usage", file.name)
-        listing = _output("nvdisasm", "-c", file.name)
+        listing = _output("nvdisasm", "-c", "-hex", file.name)
     # A resource that the tool does not name would count as zero: it must be named.
     resources = {}
     for name in ("REG", "STACK", "LOCAL"):
@@ -152,7 +173,13 @@ def inspect(subject: Subject, architecture: int) -> Code:
             raise KernelError(f"cuobjdump says nothing of {name} for {subject.name}: {brief(usage)}")
         resources[name] = int(found[1])
     body, targets = instructions(listing)
-    loop = inner_loop(body, targets)
+    where = inner_loop(body, targets)
+    loop = body[where]
+    counted = loop or body
+    # Registers say which loads wait for each other; barriers say what the compiler made of it, but not for copies to shared
+    # memory. The larger count holds.
+    upper = controls(listing)
+    trips = max(serial_trips(counted), barrier_trips(counted, upper[where] or upper))
     return Code(
         name=subject.name,
         architecture=architecture,
@@ -165,13 +192,24 @@ def inspect(subject: Subject, architecture: int) -> Code:
         loads=_as_text(load_widths_bytes(body)),
         loop_instructions=len(loop),
         loop_loads=_as_text(load_widths_bytes(loop)),
-        loop_groups=_wide_loads(loop) if subject.groups_are_loads else 0,
+        loop_groups=wide_loads(loop) if subject.groups_are_loads else 0,
         elems=subject.elems,
+        shared_bytes=shared_bytes,
+        programs=programs_per_multiprocessor(
+            architecture, warps=subject.warps, registers=resources["REG"], shared_bytes=shared_bytes
+        ),
+        cycles={pipe: round(cycles, 3) for pipe, cycles in issue(counted, architecture).cycles.items()},
+        serial_trips=trips,
     )
 
 
 def compiled(subject: Subject, architecture: int) -> bytes:
     """Compile ahead of time, as a launch on aligned tensors would: -> the binary of one kernel."""
+    return _built(subject, architecture)[0]
+
+
+def _built(subject: Subject, architecture: int) -> tuple[bytes, int]:
+    """Compile: -> the binary, and the bytes of shared memory that a launch asks for."""
     kernel = subject.kernel
     named = {**subject.pointers, **subject.numbers, **subject.constants}
     if unknown := sorted(set(named) - set(kernel.arg_names)):
@@ -189,74 +227,12 @@ def compiled(subject: Subject, architecture: int) -> bytes:
     )
     options = {"num_warps": subject.warps, "enable_fp_fusion": False, **subject.options}
     target = GPUTarget("cuda", architecture, WARP_THREADS)
-    binary: bytes = triton.compile(source, target=target, options=options).asm["cubin"]
-    return binary
-
-
-def instructions(listing: str) -> tuple[list[str], dict[str, int]]:
-    """Read what nvdisasm prints: instructions in order, and where each label points among them.
-
-    Examples
-    --------
-    >>> instructions(".L_x_0:\\n  /*0010*/  @!P0 BRA `(.L_x_0) ;\\n")
-    (['@!P0 BRA `(.L_x_0)'], {'.L_x_0': 0})
-    """
-    body: list[str] = []
-    targets: dict[str, int] = {}
-    for line in listing.splitlines():
-        if label := re.match(r"(\.L_\w+):", line):
-            targets[label[1]] = len(body)
-        elif found := re.match(r"\s+/\*[0-9a-f]+\*/\s+(.*?)\s*;", line):
-            body.append(found[1])
-    return body, targets
-
-
-def operation(instruction: str) -> str:
-    """Name an instruction's operation, without its predicate.
-
-    Examples
-    --------
-    >>> operation("@!P0 LDG.E.128 R8, desc[UR6][R16.64]")
-    'LDG.E.128'
-    """
-    return re.sub(r"^@!?U?P\w+\s+", "", instruction).split()[0]
-
-
-def inner_loop(body: list[str], targets: dict[str, int]) -> list[str]:
-    """Find the inner loop with the most unconditional 16-byte loads, of equals the longest; nothing if there is no loop."""
-    loops = []
-    for end, instruction in enumerate(body):
-        if operation(instruction).startswith("BRA") and (label := re.search(r"`\((\.L_\w+)\)", instruction)):
-            start = targets.get(label[1], len(body))
-            if start < end:
-                loops.append((start, end + 1))
-    inner = [a for a in loops if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
-    bodies = [body[start:end] for start, end in inner]
-    return max(bodies, key=lambda part: (_wide_loads(part), len(part)), default=[])
-
-
-def load_widths_bytes(body: list[str]) -> Counter[int]:
-    """Count loads from global memory, to registers or to shared memory, by the bytes that a thread gets.
-
-    Examples
-    --------
-    >>> load_widths_bytes(["LDG.E.128 R8, desc[UR6][R16.64]", "LDG.E.EL R2, desc[UR6][R4.64]"])
-    Counter({16: 1, 4: 1})
-    """
-    names = [operation(instruction).split(".") for instruction in body]
-    return Counter(
-        next((WIDTHS_BYTES[part] for part in name if part in WIDTHS_BYTES), 4)
-        for name in names
-        if name[0] in ("LDG", "LDGSTS")
-    )
+    found = triton.compile(source, target=target, options=options)
+    return found.asm["cubin"], int(found.metadata.shared)
 
 
 def _as_text(widths: Counter[int]) -> dict[str, int]:
     return {str(width): count for width, count in sorted(widths.items(), reverse=True)}
-
-
-def _wide_loads(body: list[str]) -> int:
-    return load_widths_bytes([line for line in body if not line.startswith("@")])[GROUP_LOAD_BYTES]
 
 
 def table(found: list[Code]) -> pd.DataFrame:

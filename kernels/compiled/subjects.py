@@ -1,6 +1,6 @@
 """Which Triton kernels are compiled ahead of time and inspected, and for what: the rows of `docs/reference/sass.md`.
 
-`python -m kernels.compiled.subjects docs/reference/sass.json` compiles all of them for three architectures, some minutes long.
+`python -m kernels.compiled.subjects docs/reference/sass.json` compiles all of them for four architectures, some minutes long.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import triton
 
+from kernels.compiled.pipes import ARCHITECTURES
 from kernels.compiled.sass import Code, Subject, inspect
 from kernels.gpu import controls, split
 from kernels.gpu.bits import WARP_THREADS
@@ -25,8 +26,6 @@ from nmsim.files.atomic import new_file
 from nmsim.files.output import Output, claimed
 from nmsim.format import FormatLike, SparseFormat
 
-ARCHITECTURES = (80, 90, 100)
-"""A100; H100 and H200; B200."""
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 WARPS = 8
 """Of the decode GEMV, by default."""

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
 
-from kernels.compiled import sass  # noqa: E402
+from kernels.compiled import listing, pipes, sass  # noqa: E402
 from kernels.compiled import subjects as sass_subjects  # noqa: E402
 from kernels.cpu import KernelError  # noqa: E402
 
@@ -97,7 +97,7 @@ def test_the_committed_table_is_that_of_the_compiler(found, committed):
     rows = {(row["name"], row["architecture"]): row for row in committed["rows"]}
     names = [subject.name for subject in sass_subjects.subjects()]
     assert len(names) == len(set(names))
-    assert list(rows) == [(name, sm) for name in names for sm in sass_subjects.ARCHITECTURES]
+    assert list(rows) == [(name, sm) for name in names for sm in pipes.ARCHITECTURES]
     if committed["triton"] != triton.__version__:
         pytest.skip(f"the table is of Triton {committed['triton']}, this is {triton.__version__}")
     for name, row in found.items():
@@ -157,18 +157,19 @@ LISTING = """
 
 
 def test_loops_are_found_as_the_page_says():
-    body, targets = sass.instructions(LISTING)
+    body, targets = listing.instructions(LISTING)
     assert (len(body), targets) == (12, {".L_x_1": 2, ".L_x_2": 3, ".L_x_0": 7})
     # The outer loop is none: it has another one inside. A predicated wide load is no group, so the longer loop wins.
-    loop = sass.inner_loop(body, targets)
-    assert [sass.operation(line) for line in loop] == ["LDG.E.128", "STL.64", "UISETP.NE.AND", "BRA"]
+    loop = body[listing.inner_loop(body, targets)]
+    assert [listing.operation(line) for line in loop] == ["LDG.E.128", "STL.64", "UISETP.NE.AND", "BRA"]
     unconditional = LISTING.replace(
         "/*0040*/                   LDG.E.64", "/*0040*/                   LDG.E.128"
     )
-    loop = sass.inner_loop(*sass.instructions(unconditional))
-    assert [sass.operation(line) for line in loop] == ["LDG.E.U16", "LDG.E.128", "BRA"]
-    assert sass.load_widths_bytes(body) == {16: 2, 2: 1, 8: 1}
-    assert sass.inner_loop(body[:2], targets) == []
+    changed, same = listing.instructions(unconditional)
+    loop = changed[listing.inner_loop(changed, same)]
+    assert [listing.operation(line) for line in loop] == ["LDG.E.U16", "LDG.E.128", "BRA"]
+    assert listing.load_widths_bytes(body) == {16: 2, 2: 1, 8: 1}
+    assert body[:2][listing.inner_loop(body[:2], targets)] == []
 
 
 def test_what_cannot_be_inspected_is_refused(monkeypatch):
