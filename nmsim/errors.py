@@ -218,6 +218,10 @@ class BusyError(ContainerError):
     """An output that another process writes at this moment. The error says which process, where and since when."""
 
 
+class MissingPackageError(NmsimError):
+    """Something that needs a Python package which is not installed."""
+
+
 class SpecError(NmsimError):
     """A hardware, workload or campaign file with an unknown, missing or malformed entry."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from kernels.measure.campaign import campaign_file
+from kernels.measure.round import campaign_file
 from nmsim import criteria as known_criteria
 from nmsim.case import SparseOperand
 from nmsim.errors import NmsimError, SpecError, brief

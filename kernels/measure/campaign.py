@@ -1,29 +1,40 @@
-"""A campaign: what to measure, as a TOML file says it, and in which rounds.
+"""The file of a campaign: what a TOML file may say, checked key by key."""
 
-The calls of a round are timed interleaved. A round has one shape, value type, number of threads and cache state. It has
-every pattern and encoding of it, and the baselines. A transfer is a kernel that only moves a matrix: [N, K] of weights,
-with M = 1, or [M, K] of activations, with N = 1.
-"""
-
-import itertools
+import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
+from kernels.measure.round import (
+    ALL_CORES,
+    BEST,
+    CAMPAIGN_FOLDER,
+    Campaign,
+    Round,
+    campaign_file,
+    combined,
+    formats_of,
+    shipped,
+)
 from nmsim import encodings
 from nmsim.case import GemmShape, Phase, SparseOperand
 from nmsim.errors import NmsimError, SpecError, brief
 from nmsim.fields import Dtype
 from nmsim.format import DEFAULT_ENCODING, DENSE, SparseFormat
-from nmsim.rows.measurement import L2State
 from nmsim.support.names import did_you_mean
 from nmsim.support.schema import About, Number, Parsed, read_record, record
 
-CAMPAIGN_FOLDER = Path(__file__).parent / "campaigns"
-ALL_CORES = "all"
-BEST = "best"
+__all__ = [
+    "CAMPAIGN_FOLDER",
+    "Campaign",
+    "CampaignFile",
+    "Round",
+    "RoundTable",
+    "campaign_file",
+    "load",
+    "shipped",
+]
+
 KERNELS = (
     *("cpu.avx512", "cpu.avx2", "cpu.portable"),
     *("gpu.gemv", "gpu.gemm_small", "gpu.unpack_mm", "torch.cutlass", "torch.cusparselt"),
@@ -72,13 +83,6 @@ def _kernel(text: Any) -> str:
     return text
 
 
-def _formats(patterns: tuple[str, ...], names: tuple[str, ...]) -> tuple[SparseFormat | None, ...]:
-    """Every pattern with every encoding, and None for "dense"; refuse what is no pattern or encoding of nmsim."""
-    pairs = itertools.product(patterns, names)
-    found = [None if text == DENSE else SparseFormat.parse(text, encoding=name) for text, name in pairs]
-    return tuple(dict.fromkeys(found))
-
-
 TEXT = {"type": "string", "pattern": r"\S"}
 PatternText = Annotated[str, Parsed(_pattern, schema=TEXT)]
 EncodingText = Annotated[str, Parsed(_encoding, keep=True, schema=TEXT)]
@@ -120,14 +124,14 @@ class RoundTable:
             yield "encodings", "missing; this key is required"
             return
         try:
-            _formats(self.patterns, self.encodings or (DEFAULT_ENCODING,))
+            formats_of(self.patterns, self.encodings or (DEFAULT_ENCODING,))
         except NmsimError as error:
             yield "", str(error)
 
     @property
     def formats(self) -> tuple[SparseFormat | None, ...]:
         """Every pattern with every encoding; None for `dense`."""
-        return _formats(self.patterns, self.encodings or (DEFAULT_ENCODING,))
+        return formats_of(self.patterns, self.encodings or (DEFAULT_ENCODING,))
 
 
 # fmt: off
@@ -148,82 +152,6 @@ class CampaignFile:
             yield "round", "empty, expected an array of tables, [[round]]"
 
 
-@dataclass(frozen=True)
-class Round:
-    """What is timed interleaved. `threads` is None for all cores; `kernels` are names a backend knows.
-
-    A format is None for a transfer that knows no patterns. Kernels fix the packing of codes per encoding.
-    """
-
-    shape: GemmShape
-    phase: Phase
-    dtype: str
-    threads: int | None
-    l2_state: L2State
-    formats: tuple[SparseFormat | None, ...]
-    kernels: tuple[str, ...]
-    sparse_operand: SparseOperand = "weights"
-
-    def __str__(self) -> str:
-        shape = self.shape
-        cores = (
-            "all cores" if self.threads is None else f"{self.threads} thread{'s' if self.threads > 1 else ''}"
-        )
-        pruned = "" if self.sparse_operand == "weights" else f", sparse {self.sparse_operand}"
-        return f"M={shape.M} N={shape.N} K={shape.K} {self.dtype} {self.l2_state}, {cores}{pruned}"
-
-
-@dataclass(frozen=True)
-class Campaign:
-    """Rounds in the order in which they are run, with how often and how long.
-
-    `budget_s` bounds the whole run; the rounds share it, and take fewer repetitions if it is short. `skip` are globs of what
-    is left out of all rounds, such as `gpu.gemv 16:32/*`: kernel and format.
-    """
-
-    name: str
-    seed: int
-    repetitions: int
-    warmup: int
-    budget_s: float
-    rounds: tuple[Round, ...]
-    skip: tuple[str, ...] = ()
-
-    def skips(self, label: str) -> bool:
-        """Whether a kernel on a pattern and encoding is left out."""
-        return any(fnmatchcase(label, glob) for glob in self.skip)
-
-
-def shipped(folder: Path = CAMPAIGN_FOLDER) -> list[str]:
-    """Name the campaigns that ship with the package, in a folder of it.
-
-    Examples
-    --------
-    >>> "cpu-quick" in shipped()
-    True
-    """
-    return sorted(path.stem for path in folder.glob("*.toml"))
-
-
-def campaign_file(campaign: str | Path, *, folder: Path = CAMPAIGN_FOLDER) -> Path:
-    """Find the file of a campaign: one that ships with the package in a folder of it, by name, or a TOML file.
-
-    Raises
-    ------
-    SpecError
-        No such campaign.
-    """
-    path, names = Path(campaign), shipped(folder)
-    if path.suffix == ".toml":
-        return path
-    if str(campaign) not in names:
-        raise SpecError(
-            f"campaign {brief(str(campaign))}: expected one of {', '.join(names)}, or the path of a .toml file"
-            f"{did_you_mean(campaign, names)}"
-        )
-    return folder / f"{campaign}.toml"
-
-
 def load(campaign: str | Path) -> Campaign:
     """Read a campaign that ships with the package, by name, or a TOML file.
 
@@ -234,14 +162,9 @@ def load(campaign: str | Path) -> Campaign:
     """
     path = campaign_file(campaign)
     file = read_record(CampaignFile, path)
-    rounds = dict.fromkeys(each for table in file.round for each in _rounds(table))
+    rounds = dict.fromkeys(each for table in file.round for each in combined(**_fields(table)))
     return Campaign(path.stem, file.seed, file.repetitions, file.warmup, file.budget_s, tuple(rounds))
 
 
-def _rounds(table: RoundTable) -> Iterator[Round]:
-    for shape, dtype, cores, state in itertools.product(
-        table.shapes, table.dtypes, table.threads, table.l2_state
-    ):
-        yield Round(
-            shape, table.phase, dtype, cores, state, table.formats, table.kernels, table.sparse_operand
-        )
+def _fields(table: RoundTable) -> dict[str, Any]:
+    return {each.name: getattr(table, each.name) for each in dataclasses.fields(cast(Any, table))}

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from kernels.calibrate import microbench
-from kernels.measure.campaign import BEST, Round
+from kernels.measure.round import BEST, Round
 from kernels.measure.run import Contender, Task
 from kernels.timing import gate, host, libraries
 from kernels.timing import interleaved as timing
 from kernels.timing.rounds import Plan, Progress
+from kernels.timing.sources import digest_of
 from nmsim import bench, mask
 from nmsim.case import Case
 from nmsim.errors import NmsimError, SpecError
@@ -158,6 +159,11 @@ class CpuBackend:
         found = host.versions(("numpy", "numba"))
         used = {"torch": str(self._torch.__version__)} if self._torch else {}
         return {"device": f"{self.host.processor}, {self.host.cores} cores", **found, **used}
+
+    def sources(self, kernel: str) -> str:
+        """Digest of the sources of the products, which all instruction sets share."""
+        del kernel
+        return digest_of("kernels.cpu.products")
 
     def threads(self, of: Round) -> int:
         """Cores at work in a round.

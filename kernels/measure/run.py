@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
 
-from kernels.measure.campaign import Campaign, Round
+from kernels.measure.round import Campaign, Round
 from kernels.timing import interleaved as timing
 from kernels.timing import rounds
 from kernels.timing.gate import RefusedError
@@ -21,7 +21,7 @@ from nmsim.case import Case, case_id
 from nmsim.errors import NmsimError, SpecError, brief
 from nmsim.files.output import ROW_FILE, Output, claimed
 from nmsim.rows import Measurement
-from nmsim.rows.measurement import Key
+from nmsim.rows.measurement import SOFTWARE, Key
 from nmsim.units import ceil_div
 
 SLOW_SAMPLES = 3
@@ -77,6 +77,9 @@ class Backend(Protocol):
     @property
     def about(self) -> Mapping[str, Any]:
         """Columns of a row that say what the device and its software are: device, driver, versions."""
+
+    def sources(self, kernel: str) -> str:
+        """Digest of the sources of a kernel, by its name in rows; "" for a library's."""
 
     def threads(self, of: Round) -> int | None:
         """Cores at work in a round; None if that means nothing."""
@@ -234,6 +237,7 @@ def _measure(
             warmup=campaign.warmup,
             max_rel_err=None if (error := errors[kernel.label]) is None else rounds.rounded(error),
             other_baselines=", ".join(f"{name} {took_s * 1e6:.4g} us" for name, took_s in others.items()),
+            kernel_sources=backend.sources(kernel.name),
             **_cells(kernel, each, best, times),
             **stamp.cells(),
             **backend.about,
@@ -314,4 +318,6 @@ def label_of(task: Task) -> str:
 
 def _key(task: Task, each: Round, backend: Backend, stamp: Stamp) -> Key:
     case, kernel = task
-    return (stamp.machine, case_id(case, each.phase), kernel, backend.threads(each), each.l2_state)
+    of_case = (stamp.machine, case_id(case, each.phase), kernel, backend.threads(each), each.l2_state)
+    software = {**backend.about, "kernel_sources": backend.sources(kernel)}
+    return (*of_case, *(software.get(name, "") for name in SOFTWARE))

@@ -203,8 +203,11 @@ def validate(
         )
     for name, columns in judged.unread_columns.items():
         console.warn(f"{name}: not read: columns {', '.join(columns)}")
-    for name, count in judged.transfers.items():
-        console.warn(f"{name}: left out: {count} transfers, for which no prediction is made")
+    for name, reasons in judged.left_out.items():
+        for reason, count in reasons.items():
+            console.warn(f"{name}: left out: {count} {reason}")
+    for name, count in judged.of_no_commit.items():
+        console.warn(f"{name}: {count} rows of nmsim's kernels with no known commit, or one with changes")
     if judged.skipped:
         _warn_skipped(judged.skipped)
     figures = judged.verdict() | {"stranger": stranger}

@@ -26,9 +26,22 @@ from nmsim.rows.record import (
 L2State = Literal["cold", "warm", "beyond cache", ""]
 Gate = Literal["pass", ""]
 Timing = Literal["graph", "calls", ""]
-Mark = Literal["above byte bound", "weak baseline", "anomalous", "host overhead", "pruned beforehand", ""]
-Key = tuple[str, str, str, int | None, str]
-"""Machine, case_id, kernel, threads and l2_state: they distinguish measurements."""
+Mark = Literal[
+    "above byte bound",
+    "weak baseline",
+    "anomalous",
+    "host overhead",
+    "pruned beforehand",
+    "slow dense call",
+    "",
+]
+SLOW_DENSE_CALL: Mark = "slow dense call"
+"""Mark of a row whose dense call read its weights far slower than a copy of as many bytes runs on the same device."""
+Key = tuple[object, ...]
+"""What distinguishes measurements: the columns `CASE_KEY`, then `SOFTWARE`."""
+CASE_KEY = ("machine", "case_id", "kernel", "threads", "l2_state")
+SOFTWARE = ("kernel_sources", "driver", "cuda", "torch", "triton", "numpy", "numba")
+"""Columns that say what ran. A row of other software is another measurement, so that a changed kernel is measured again."""
 
 _SPREAD = ("_p20", "", "_p80")
 
@@ -156,6 +169,18 @@ class Measurement:
     copy_bytes: Annotated[
         int | None, Cell("Of a transfer: bytes that its copy reads and writes", added=True)
     ] = None
+    copy_time_s: Annotated[
+        float | None,
+        Cell("Median of a copy that reads and writes as many bytes as the dense weights take", added=True),
+    ] = None
+    kernel_sources: Annotated[
+        str,
+        Cell(
+            "Digest of the sources of the kernel, and of all that they import from nmsim",
+            shape=(r"[0-9a-f]{12}", "12 hex digits"),
+            added=True,
+        ),
+    ] = ""
     sparse_outliers: Annotated[
         int | None, Cell("Repetitions of the kernel far from its median", least=0, added=True)
     ] = None
@@ -218,7 +243,7 @@ class Measurement:
     @property
     def key(self) -> Key:
         """The key of this measurement, so that a run can skip what a file holds already."""
-        return (self.machine, self.case_id, self.kernel, self.threads, self.l2_state)
+        return tuple(getattr(self, name) for name in (*CASE_KEY, *SOFTWARE))
 
 
 COLUMNS: Mapping[str, Column] = columns_of(Measurement)

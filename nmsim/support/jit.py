@@ -22,7 +22,10 @@ import warnings
 from collections.abc import Callable
 from typing import Any, cast
 
-import numba
+try:
+    import numba
+except ImportError:  # A machine with a GPU may have torch, Triton and numpy alone: only calls of compiled functions need numba.
+    numba = None  # type: ignore[assignment]
 
 IMPORT = re.compile(r"\n(?:from (\w[\w.]*) import (\([^)]*\)|.*)|import (\w[\w.]*))")
 """An absolute import at the top level of a module."""
@@ -43,6 +46,11 @@ def njit(*, cache: bool = False, **options: Any) -> Callable[[Callable[..., Any]
     **options
         Of `numba.njit`.
 
+    Returns
+    -------
+    callable
+        The compiled function. Where numba cannot be imported, one that raises a `MissingPackageError`.
+
     Examples
     --------
     >>> @njit(nogil=True)
@@ -53,7 +61,9 @@ def njit(*, cache: bool = False, **options: Any) -> Callable[[Callable[..., Any]
     """
 
     def compiled(function: Callable[..., Any]) -> Any:
-        dispatcher = numba.njit(**options)(function)  # noqa: TID251
+        if numba is None:
+            return _without_numba(function)
+        dispatcher = numba.njit(**options)(function)
         if cache:
             # Compiled code saves time and nothing else: whatever goes wrong with it must not end a run.
             try:
@@ -63,6 +73,18 @@ def njit(*, cache: bool = False, **options: Any) -> Callable[[Callable[..., Any]
         return dispatcher
 
     return compiled
+
+
+def _without_numba(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def refuse(*given: object, **named: object) -> Any:
+        from nmsim.errors import MissingPackageError
+
+        raise MissingPackageError(
+            f"{function.__module__}.{function.__name__}: needs numba, which is not here"
+        )
+
+    return refuse
 
 
 class _SourcesCache:

@@ -47,16 +47,18 @@ WINDOWS_BY = ("machine", "dtype", "regime")
 
 @dataclass(frozen=True)
 class Judgement:
-    """A joined table, the files it is from, their columns that nothing read, and how many transfers were left out.
+    """A joined table, the files it is from, their columns that nothing read, and how many rows were left out, by reason.
 
-    `skipped` counts the rows that could not be judged, by kind.
+    `of_no_commit` counts rows of our own kernels by file, if their commit is unknown or had changes. `skipped` counts the rows
+    that could not be judged, by kind.
     """
 
     table: pd.DataFrame
     files: tuple[str, ...]
     held_out: bool
     unread_columns: dict[str, tuple[str, ...]]
-    transfers: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, dict[str, int]] = field(default_factory=dict)
+    of_no_commit: dict[str, int] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
 
     def verdict(self) -> dict[str, Any]:
@@ -176,13 +178,14 @@ def judge_files(
     if not rows:
         raise RowError(f"{', '.join(read)}: no row to judge: expected at least one")
     unread = {name: file.unread_columns for name, file in read.items() if file.unread_columns}
-    transfers = {name: file.transfers for name, file in read.items() if file.transfers}
+    left_out = {name: dict(file.left_out) for name, file in read.items() if file.left_out}
+    of_no_commit = {name: file.of_no_commit for name, file in read.items() if file.of_no_commit}
     table = judge_rows(
         rows, machines, held_out=held_out, predictor=predictor, bad=bad, progress=_after_reading(progress)
     )
     if bad and not skip_unknown:
         raise error_of(bad)
-    return Judgement(table, tuple(read), held_out, unread, transfers, tuple(by_kind(bad)))
+    return Judgement(table, tuple(read), held_out, unread, left_out, of_no_commit, tuple(by_kind(bad)))
 
 
 def _refuse_twice(paths: Sequence[str | Path]) -> None:

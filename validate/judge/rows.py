@@ -11,8 +11,9 @@ validate.judge.published --older FILE` writes a file anew with all columns; ever
 import functools
 import io
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,8 +23,9 @@ from hwmodels.machine.chip import chip
 from nmsim import rows
 from nmsim.case import VALUE_BITS
 from nmsim.errors import RowError, brief
+from nmsim.format import DENSE
 from nmsim.rows import COLUMNS, Measurement
-from nmsim.rows.measurement import L2State, Mark
+from nmsim.rows.measurement import SLOW_DENSE_CALL, L2State, Mark
 from nmsim.support.sources import csv_rows, read_text
 from nmsim.units import percent
 from validate.judge.names import Machines, sparse_operand, understand
@@ -520,11 +522,32 @@ class JudgedRow:
 
 @dataclass(frozen=True)
 class RowFile:
-    """The rows of a file, the columns of it that nothing reads, and how many rows are transfers, which are left out."""
+    """The rows of a file, the columns of it that nothing reads, and how many rows are left out, by reason."""
 
     rows: tuple[JudgedRow, ...]
     unread_columns: tuple[str, ...] = ()
-    transfers: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def of_no_commit(self) -> int:
+        """Count the rows of our own kernels whose sources nobody can find again: no commit is known, or it had changes."""
+        own = (row.measurement for row in self.rows if row.measurement.kernel.startswith(OWN_KERNELS))
+        return sum(not row.commit or row.dirty is not False for row in own if not row.source_url)
+
+
+TRANSFER = "transfers, for which no prediction is made"
+DENSE_RIVAL = "dense products timed as rivals, for which no speedup is predicted"
+VOID = f"rows marked {SLOW_DENSE_CALL}: their speedup is not owed to sparsity"
+OWN_KERNELS = ("cpu.", "gpu.", "torch.")
+
+
+def reason_to_leave_out(row: Measurement) -> str:
+    """Say why a row is not judged; "" if it is."""
+    if row.is_transfer:
+        return TRANSFER
+    if row.pattern == DENSE:
+        return DENSE_RIVAL
+    return VOID if row.mark == SLOW_DENSE_CALL else ""
 
 
 def published_files() -> list[Path]:
@@ -548,7 +571,7 @@ def committed_hardware() -> list[Path]:
 
 
 def as_rows(measurements: Iterable[Measurement], name: str = "measurements") -> list[JudgedRow]:
-    """Number measurements that are in memory, and leave transfers out: no prediction is made for them.
+    """Number measurements that are in memory, and leave out what is not judged (`reason_to_leave_out`).
 
     Raises
     ------
@@ -562,13 +585,13 @@ def as_rows(measurements: Iterable[Measurement], name: str = "measurements") -> 
 
 
 def _judged(rows: Iterable[Measurement | RowError], file: str) -> tuple[list[JudgedRow], list[BadRow]]:
-    """Number rows, part good from bad ones, and leave transfers out."""
+    """Number rows, part good from bad ones, and leave out what is not judged."""
     judged: list[JudgedRow] = []
     bad: list[BadRow] = []
     for number, row in enumerate(rows, start=1):
         if isinstance(row, RowError):
             bad.append(BadRow(file, number, row.column, row.problem))
-        elif not row.is_transfer:
+        elif not reason_to_leave_out(row):
             try:
                 judged.append(JudgedRow(completed(row), file, number))
             except RowError as error:
@@ -614,7 +637,8 @@ def read_rows(path: str | Path, machines: Machines, *, bad: list[BadRow] | None 
         raise error_of(problems)
     if bad is not None:
         bad += problems
-    return RowFile(tuple(judged), tuple(unread), len(found) - len(judged) - len(problems))
+    reasons = (reason_to_leave_out(row) for row in found if isinstance(row, Measurement))
+    return RowFile(tuple(judged), tuple(unread), Counter(reason for reason in reasons if reason))
 
 
 def _shared_columns(table: "pa.Table", names: Sequence[str]) -> int:

@@ -5,7 +5,6 @@ import hashlib
 import os
 import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import nmsim
+from nmsim.support.checkout import checkout
 from nmsim.support.sources import open_regular
 
 PACKAGES = ("numpy", "numba", "pandas", "matplotlib")
@@ -33,12 +33,13 @@ class InputFile:
 class Provenance:
     """What it takes to make a result again.
 
-    `commit` is empty outside a checkout; `dirty` says that the checkout held changes that are not committed.
+    `commit` is empty if it is unknown, as outside a checkout. `dirty` says whether the checkout held changes that are not
+    committed; None if unknown.
     """
 
     nmsim: str
     commit: str
-    dirty: bool
+    dirty: bool | None
     timestamp_utc: str
     command: str
     python: str
@@ -61,11 +62,11 @@ def collect(command: str, inputs: Sequence[Path]) -> Provenance:
     inputs : sequence of Path
         Files it depends on; read in full for their hash.
     """
-    commit, dirty = _commit()
+    found = checkout(Path(nmsim.__file__).resolve().parent.parent)
     return Provenance(
         nmsim=nmsim.__version__,
-        commit=commit,
-        dirty=dirty,
+        commit=found.commit,
+        dirty=found.dirty,
         timestamp_utc=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         command=command,
         python=platform.python_version(),
@@ -86,24 +87,6 @@ def _sha256(path: Path) -> str:
         while part := stream.read(READ_BYTES):
             digest.update(part)
     return digest.hexdigest()
-
-
-def _commit() -> tuple[str, bool]:
-    root = Path(nmsim.__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return "", False
-    try:
-        commit = _git(root, "rev-parse", "HEAD")
-        return commit, bool(_git(root, "status", "--porcelain"))
-    except (OSError, subprocess.SubprocessError):
-        return "", False
-
-
-def _git(root: Path, *arguments: str) -> str:
-    run = subprocess.run(
-        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
-    )
-    return run.stdout.strip()
 
 
 def _processor() -> str:

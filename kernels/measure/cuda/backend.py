@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from kernels.measure.campaign import BEST, Round
 from kernels.measure.cuda import precompile
 from kernels.measure.cuda.calls import PRODUCTS, Call, DenseCall, Product, best_of, dense_calls, named
 from kernels.measure.cuda.clock import Clock, CudaClock, Timed
 from kernels.measure.cuda.movers import KERNELS, Kernel, Matrix, check_copy, copies
+from kernels.measure.round import BEST, Round
 from kernels.measure.run import Contender, Task, copy_bytes, label_of
 from kernels.timing import cuda_device, gate, host
 from kernels.timing.rounds import Plan, Progress
+from kernels.timing.sources import digest_of
 from nmsim.case import Case
 from nmsim.errors import NmsimError, SpecError
 from nmsim.format import SparseFormat
@@ -142,6 +143,11 @@ class CudaBackend:
             "torch": str(torch.__version__),
             **found,
         }
+
+    def sources(self, kernel: str) -> str:
+        """Digest of the sources of a kernel that is ours."""
+        mover = self._movers.get(kernel)
+        return digest_of(named(self._products, kernel).module if mover is None else mover.module)
 
     def threads(self, of: Round) -> None:
         """None: a device has no number of cores at work."""

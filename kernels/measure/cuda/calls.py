@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from kernels.measure.campaign import BEST
+from kernels.measure.round import BEST
 from kernels.timing.gate import Rounding
 from nmsim.case import Case, SparseOperand
 from nmsim.errors import SpecError, brief, brief_names
@@ -59,6 +59,8 @@ class Product:
         Where it rounds, as `gate.allowed` asks.
     options : tuple of str
         Whole numbers that `build` takes by name, in place of those that the kernel finds by itself.
+    module : str
+        Where the kernel is, if it is ours.
     """
 
     problem: Callable[[Case], str]
@@ -67,6 +69,7 @@ class Product:
     k_major: bool = False
     rounding: Rounding = "once"
     options: tuple[str, ...] = ()
+    module: str = ""
 
 
 @dataclass(frozen=True)
@@ -234,7 +237,10 @@ def _on_sparse_tokens(
         read_bytes = weight[:1].nbytes * _kept_elems(format.pattern, k) if k_major else weight.nbytes
         return Call(run, read_bytes, cells, scratch)
 
-    return Product(problem, build, "activations", k_major, options=("n_parts",) if k_major else ())
+    module = f"kernels.gpu.products.{kernel}"
+    return Product(
+        problem, build, "activations", k_major, options=("n_parts",) if k_major else (), module=module
+    )
 
 
 def _kept_elems(pattern: Pattern, k: int) -> int:
@@ -243,13 +249,16 @@ def _kept_elems(pattern: Pattern, k: int) -> int:
     return groups * pattern.n + min(pattern.n, tail)
 
 
+_GEMM = "kernels.gpu.products.gemm"
 PRODUCTS: Mapping[str, Product] = MappingProxyType(
     {
-        "gpu.gemv": Product(_no_decode, _decode, options=("warps", "n_parts")),
-        "gpu.gemm_small": Product(
-            _any, _by_rows("launch_small"), options=("warps", "tile_outputs", "n_parts")
+        "gpu.gemv": Product(
+            _no_decode, _decode, options=("warps", "n_parts"), module="kernels.gpu.products.gemv"
         ),
-        "gpu.unpack_mm": Product(_any, _by_rows("launch_large"), rounding="parts"),
+        "gpu.gemm_small": Product(
+            _any, _by_rows("launch_small"), options=("warps", "tile_outputs", "n_parts"), module=_GEMM
+        ),
+        "gpu.unpack_mm": Product(_any, _by_rows("launch_large"), rounding="parts", module=_GEMM),
         "torch.cutlass": Product(_not_two_of_four, _semi_structured("cutlass"), rounding="library"),
         "torch.cusparselt": Product(_not_two_of_four, _semi_structured("cusparselt"), rounding="library"),
         "gpu.skip_gemv": _on_sparse_tokens("skip_gemv", _several_tokens, online=False, k_major=True),

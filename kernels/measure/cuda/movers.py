@@ -102,12 +102,15 @@ class Kernel:
         Whether a pattern and an encoding say what it does.
     sparse_operand : {"weights", "activations"}
         Whose matrix it moves: [N, K] of weights, or [M, K] of activations. The third dimension of its case is 1.
+    module : str
+        Where the kernel is.
     """
 
     build: Callable[[Matrix, Case], Call]
     check: Callable[[Matrix, Case, tuple[Any, ...]], None]
     of_patterns: bool = True
     sparse_operand: SparseOperand = "weights"
+    module: str = ""
 
     def problem(self, case: Case) -> str:
         """The reason against it for a case; "" if there is none."""
@@ -151,7 +154,7 @@ def pruning(how: Pruning) -> Kernel:
         else:
             _check_mitigated(matrix, case, results, want)
 
-    return Kernel(build, check, sparse_operand="activations")
+    return Kernel(build, check, sparse_operand="activations", module="kernels.gpu.movers.prune")
 
 
 def _build_pack(matrix: Matrix, case: Case) -> Call:
@@ -218,9 +221,9 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "gpu.prune": pruning(Pruning()),
         "gpu.prune_vector": pruning(Pruning(by_vector=True)),
         "gpu.prune_mitigated": pruning(Pruning(shift="mean", variance=True)),
-        "gpu.pack": Kernel(_build_pack, _check_pack),
-        "gpu.unpack": Kernel(_build_unpack, _check_unpack),
-        "gpu.read": Kernel(_build_read, _check_read, of_patterns=False),
+        "gpu.pack": Kernel(_build_pack, _check_pack, module="kernels.gpu.movers.compress"),
+        "gpu.unpack": Kernel(_build_unpack, _check_unpack, module="kernels.gpu.movers.decompress"),
+        "gpu.read": Kernel(_build_read, _check_read, of_patterns=False, module="kernels.gpu.controls"),
     }
 )
 """Kernel of a row -> how it is run and checked."""

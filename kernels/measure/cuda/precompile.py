@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from kernels.measure.campaign import Round
+from kernels.measure.round import Round
 from kernels.measure.run import Task
 from kernels.timing import host
 from kernels.timing.rounds import Clock, Plan, Progress

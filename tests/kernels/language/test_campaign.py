@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from kernels.language import campaign as campaigns
-from kernels.measure.campaign import shipped
+from kernels.measure.round import shipped
 from nmsim.errors import NmsimError, SpecError
 from nmsim.quality.configuration import Configuration
 

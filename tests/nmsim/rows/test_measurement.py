@@ -44,8 +44,23 @@ def test_columns_are_those_of_the_design():
 
 def test_a_row_knows_its_case_and_key():
     assert ROW.case == CASE
-    assert ROW.key == ("epyc-2core", case_id(CASE), "cpu.avx2", 2, "cold")
+    assert ROW.key == ("epyc-2core", case_id(CASE), "cpu.avx2", 2, "cold", *([""] * 5), "2.4", "")
     assert PUBLISHED.case is None
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("kernel_sources", "0123456789ab"),
+        ("triton", "3.6.0"),
+        ("torch", "2.11.0"),
+        ("driver", "580.1"),
+        ("cuda", "13.0"),
+    ],
+)
+def test_a_row_of_other_software_is_another_measurement(name, other):
+    assert dataclasses.replace(ROW, **{name: other}).key != ROW.key
+    assert dataclasses.replace(ROW, note="another", commit="0123abd").key == ROW.key
 
 
 @pytest.mark.parametrize(
@@ -99,7 +114,7 @@ def test_a_transfer_is_a_row_whose_baseline_is_a_copy():
     stored = {"pattern": "", "encoding": "", "packing": "", "case_id": case_id(case)}
     moved = Measurement(**(CELLS | stored | {"kernel": "gpu.read", "moved_bytes": 64, "copy_bytes": 96}))
     assert (moved.is_transfer, moved.case, ROW.is_transfer) == (True, case, False)
-    assert moved.key == ("epyc-2core", case_id(case), "gpu.read", 2, "cold")
+    assert moved.key[:5] == ("epyc-2core", case_id(case), "gpu.read", 2, "cold")
 
 
 def test_what_is_appended_comes_back(tmp_path):

@@ -76,25 +76,66 @@ def test_our_own_rows_are_asked_as_cases():
 
 
 def own_row(kernel, pattern="2:4", encoding="index", M=64, **cells):
-    case = Case(GemmShape(M, 4096, 4096), f"{pattern}/{encoding}", dtype="bf16")
+    stored = f"{pattern}/{encoding}" if encoding else None
+    about = {
+        "packing": "bitstream",
+        "dtype": "bf16",
+        "case_id": case_id(Case(GemmShape(M, 4096, 4096), stored, dtype="bf16")),
+    }
     return measurement(
-        machine="h200", kernel=kernel, case_id=case_id(case), M=M, N=4096, K=4096, dtype="bf16", pattern=pattern,
-        encoding=encoding, packing="bitstream", **cells,
-    )  # fmt: skip
+        machine="h200",
+        kernel=kernel,
+        M=M,
+        N=4096,
+        K=4096,
+        pattern=pattern,
+        encoding=encoding,
+        **about | cells,
+    )
 
 
-def test_transfers_are_left_out_and_counted(nmsim, tmp_path):
+def test_rows_that_are_not_judged_are_left_out_and_counted(nmsim, tmp_path):
     own = tmp_path / "own.csv"
     moved = measurement(
         kernel="gpu.read", M=1, pattern="", case_id=case_id(Case(GemmShape(1, 4096, 4096))), moved_bytes=64, copy_bytes=64,
     )  # fmt: skip
-    for row in (moved, own_row("gpu.gemm_small"), moved):
+    rival = own_row(
+        "torch.fp8", dtype="fp8", pattern="dense", encoding="", packing="", case_id="", baseline_dtype="bf16"
+    )
+    slow = own_row("gpu.gemm_small", mark="slow dense call")
+    for row in (moved, own_row("gpu.gemm_small", commit="0123abc", dirty=False), moved, rival, slow):
         row_files.append(own, row)
     read = read_rows(own, MACHINES)
     assert [(row.number, row.measurement.kernel) for row in read.rows] == [(2, "gpu.gemm_small")]
-    assert read.transfers == 2
+    assert list(read.left_out.values()) == [2, 1, 1]
     code, _, err = nmsim("validate", "--rows", own)
-    assert (code, err) == (0, f"{own}: left out: 2 transfers, for which no prediction is made\n")
+    assert (code, err) == (
+        0,
+        f"{own}: left out: 2 transfers, for which no prediction is made\n"
+        f"{own}: left out: 1 dense products timed as rivals, for which no speedup is predicted\n"
+        f"{own}: left out: 1 rows marked slow dense call: their speedup is not owed to sparsity\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("cells", "count"),
+    [
+        ({}, 1),
+        ({"commit": "0123abc"}, 1),
+        ({"commit": "0123abc", "dirty": True}, 1),
+        ({"commit": "0123abc", "dirty": False}, 0),
+        ({"source_url": "https://example.org/rows"}, 0),
+    ],
+)
+def test_a_row_of_no_known_commit_is_judged_and_counted(nmsim, tmp_path, cells, count):
+    own = tmp_path / "own.csv"
+    row_files.append(own, own_row("gpu.gemm_small", **cells))
+    assert read_rows(own, MACHINES).of_no_commit == count
+    code, _, err = nmsim("validate", "--rows", own)
+    said = (
+        f"{own}: {count} rows of nmsim's kernels with no known commit, or one with changes\n" if count else ""
+    )
+    assert (code, err) == (0, said)
 
 
 def test_our_own_gpu_rows_are_judged_as_what_ran():
