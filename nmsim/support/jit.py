@@ -13,6 +13,7 @@ import contextlib
 import functools
 import glob
 import hashlib
+import importlib
 import os
 import pickle
 import re
@@ -22,10 +23,11 @@ import warnings
 from collections.abc import Callable
 from typing import Any, cast
 
+numba: Any
 try:
-    import numba
+    numba = importlib.import_module("numba")
 except ImportError:  # A machine with a GPU may have torch, Triton and numpy alone: only calls of compiled functions need numba.
-    numba = None  # type: ignore[assignment]
+    numba = None
 
 IMPORT = re.compile(r"\n(?:from (\w[\w.]*) import (\([^)]*\)|.*)|import (\w[\w.]*))")
 """An absolute import at the top level of a module."""
