@@ -17,7 +17,7 @@ from kernels.compiled.sass import Code, Subject, inspect
 from kernels.gpu import controls, split
 from kernels.gpu.bits import WARP_THREADS
 from kernels.gpu.codes import position_table
-from kernels.gpu.movers import compress, decompress, prune, units
+from kernels.gpu.movers import compress, decompress, prune, units, unshuffle
 from kernels.gpu.products import gemm, gemv, skip_gemv, sparse_activations
 from kernels.stored.rows import kernel_format
 from kernels.stored.shuffled import PLANES
@@ -91,6 +91,7 @@ def _weights() -> list[Subject]:
             // HALF.itemsize
             // (decompress.WARPS * WARP_THREADS),
         ),
+        *(_unshuffle(kernel_format(f"8:16/{encoding}")) for encoding in ("bitmask", "index")),
         Subject(
             "pack 8:16 bitmask fp16, of a mask",
             compress.compress_kernel,
@@ -109,6 +110,19 @@ def _weights() -> list[Subject]:
             split.WARPS,
         ),
     ]
+
+
+def _unshuffle(format: SparseFormat) -> Subject:
+    pointers = {"values": "*i16", "metadata": "*u8", "dense": "*i16"}
+    return Subject(
+        f"unpack {_said(format)} fp16, order of the decode kernel",
+        unshuffle.unshuffle_kernel,
+        pointers,
+        {"outputs": "i32", "k": "i32:16", "rows": "i32:16", "units": "i32"},
+        unshuffle.constants(format),
+        unshuffle.WARPS,
+        elems=unshuffle.TILE_ROWS * unshuffle.TILE_ELEMS // (unshuffle.WARPS * WARP_THREADS),
+    )
 
 
 def _gemm(format: SparseFormat, tokens: int) -> Subject:

@@ -78,16 +78,14 @@ def _eight(
 
 @triton.jit
 def spread(
-    pairs_row: tl.tensor, word: tl.tensor, unit: tl.tensor, is_row: tl.tensor, n_pairs: tl.tensor,
+    pairs: tl.tensor, word: tl.tensor, count: tl.tensor,
     ROWS: tl.constexpr, UNITS: tl.constexpr, UNIT: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """Make a dense tile: rows of pairs of values int32 [R, 1], masks uint32 [R, U] -> int16 [R, U * UNIT].
+    """Make a dense tile: pairs of values uint32 [R, U * UNIT // 4], masks uint32 [R, U] -> int16 [R, U * UNIT].
 
-    The first of the U units is `unit`. Masks must be 0 for missing rows, and for units beyond the `n_pairs` of a row.
+    Masks must be 0 for missing rows and units. `count` is any number of a launch that is not negative.
     """
     PAIRS: tl.constexpr = UNIT // 4
-    place = unit * PAIRS + tl.arange(0, UNITS * PAIRS)[None, :]
-    pairs = tl.load(pairs_row + place, mask=is_row & (place < n_pairs), other=0).to(tl.uint32, bitcast=True)
     if PAIRS == 8:
         pairs = tl.reshape(pairs, [ROWS, UNITS, 2, 2, 2])
         even, odd = tl.split(pairs)
@@ -105,7 +103,7 @@ def spread(
         q5, q6, q7 = q4, q4, q4
     # This adds zero, which the compiler cannot know. So it brings masks once to the threads that hold the values. Else it
     # passes on each shift made of them (Triton 3.6: 30 words per unit through shared memory).
-    word |= q0 & (n_pairs >> 31).to(tl.uint32)
+    word |= q0 & (count >> 31).to(tl.uint32)
     queue = (q0, q1, q2, q3, q4, q5, q6, q7)
     a, queue = _eight(word, queue, 0, ROWS, UNITS)
     b, queue = _eight(word, queue, 8, ROWS, UNITS)
@@ -237,9 +235,11 @@ def dense_tile(
         N, M, ENCODING, CODE_BITS, POSITION_BITS, TOGETHER,
     )  # fmt: skip
     if UNIT > 0:
-        pairs = units * (UNIT // 4)
-        pairs_row = values.to(tl.pointer_type(tl.int32)) + row * pairs
-        tile = spread(pairs_row, word, step * UNITS, is_row, pairs, ROWS, UNITS, UNIT)
+        n_pairs = units * (UNIT // 4)
+        place = step * UNITS * (UNIT // 4) + tl.arange(0, UNITS * (UNIT // 4))[None, :]
+        pairs_row = values.to(tl.pointer_type(tl.uint32)) + row * n_pairs
+        pairs = tl.load(pairs_row + place, mask=is_row & (place < n_pairs), other=0)
+        tile = spread(pairs, word, n_pairs, ROWS, UNITS, UNIT)
     else:
         tile = expanded(values + row * n_groups * N, word, unit, N, ROWS, GROUPS, LANES)
     return tile

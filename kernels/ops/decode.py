@@ -1,8 +1,8 @@
 """Products of one to four tokens with N:M weights in the order that the decode kernel reads, for torch.
 
-Importing this module registers `nmsim::decode_linear` and `nmsim::decode_or_sparse_linear`. The second has the weights in
-both orders and takes the one that fits the number of tokens when it runs. On CUDA tensors they run `kernels.gpu.products.gemv`.
-On others `ops.sparse_linear` multiplies by weights in rows, which the first puts back in that order. The first has no
+Importing this module registers `nmsim::decode_linear`, `decode_or_sparse_linear` and `unpack_shuffled`. The second takes any
+number of tokens. On CUDA tensors few run `kernels.gpu.products.gemv`. For more, the weights are made dense as by the third,
+and torch multiplies. Elsewhere weights are put back into rows, and `ops.sparse_linear` multiplies. The first has no
 gradients, the second those of `ops.sparse_linear`.
 """
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kernels.ops import checks, dispatch
-from kernels.ops.weights import empty_product, gradients, remember, sparse_linear
+from kernels.ops.weights import gradients, remember, sparse_linear
 from kernels.stored.errors import KernelError
 from kernels.stored.nm_weight import NMWeight, checked_place, checked_type
 from kernels.stored.rows import STEP_ELEMS, kernel_format
@@ -26,6 +26,7 @@ from kernels.stored.shuffled import (
     count_blocks,
     has_order,
     is_stored,
+    packed_parts,
     shuffle,
     unshuffle,
 )
@@ -35,7 +36,7 @@ __all__ = ["MOST_TOKENS", "ShuffledWeight", "decode_linear", "for_decode", "has_
 
 
 def for_decode(weights: NMWeight, *, values: str | None = None, block: int | None = None) -> ShuffledWeight:
-    """Put packed weights into the decode kernel's order, a second copy of them where they are.
+    """Put packed weights into the decode kernel's order: new tensors, where the packed ones are.
 
     Parameters
     ----------
@@ -109,8 +110,8 @@ def _decode_linear(
     x: Tensor, values: Tensor, metadata: Tensor, bias: Tensor | None, format: str, out_features: int,
     in_features: int, scales: Tensor | None = None, block: int | None = None,
 ) -> Tensor:  # fmt: skip
-    weights = _checked(x, values, metadata, bias, format, out_features, in_features, scales, block)
-    _check_memory(weights, x, bias)
+    weights = _checked_few(x, values, metadata, bias, format, out_features, in_features, scales, block)
+    _check_memory(weights, x=x, bias=bias)
     if dispatch.serves(x):
         return _multiply_on_gpu(x, weights, bias)
     return sparse_linear(x.detach(), unshuffle(weights), bias=None if bias is None else bias.detach())
@@ -118,49 +119,68 @@ def _decode_linear(
 
 @_decode_linear.register_fake
 def _(x: Tensor, *rest: Any) -> Tensor:
-    weights = _checked(x, *rest)
+    weights = _checked_few(x, *rest)
     return x.new_empty((*x.shape[:-1], weights.shape[0]))
 
 
 @torch.library.custom_op("nmsim::decode_or_sparse_linear", mutates_args=())
 def _decode_or_sparse_linear(
-    x: Tensor, values: Tensor, metadata: Tensor, bias: Tensor | None, format: str, in_features: int,
-    decode_values: Tensor, decode_metadata: Tensor,
+    x: Tensor, values: Tensor, metadata: Tensor, bias: Tensor | None, format: str, out_features: int,
+    in_features: int,
 ) -> Tensor:  # fmt: skip
-    """Take the decode kernel for as few tokens as it takes on a CUDA device, the packed rows otherwise.
+    """Take the decode kernel for as few tokens as it takes on a CUDA device, a dense product for more.
 
     The choice is made here and not before the call, so that a compiled graph holds for any number of tokens.
     """
-    if dispatch.serves(x) and 1 <= x.shape[:-1].numel() <= MOST_TOKENS:
-        weights = _checked(x, decode_values, decode_metadata, bias, format, len(values), in_features)
-        _check_memory(weights, x, bias)
-        checks.check_one_type(x, decode_values, bias)
+    weights = _checked(x, values, metadata, bias, format, out_features, in_features)
+    _check_memory(weights, x=x, bias=bias)
+    bias = None if bias is None else bias.detach()
+    if not dispatch.serves(x):
+        packed = packed_parts(weights)
+        y: Tensor = torch.ops.nmsim.sparse_linear(x.detach(), *packed, bias, format, in_features)
+        return y
+    checks.check_one_type(x, values, bias)
+    tokens = x.shape[:-1].numel()
+    if tokens == 0:
+        return x.new_empty((*x.shape[:-1], out_features))
+    if tokens <= MOST_TOKENS:
         return _multiply_on_gpu(x, weights, bias)
-    y: Tensor = torch.ops.nmsim.sparse_linear(
-        x.detach(), values, metadata, None if bias is None else bias.detach(), format, in_features
-    )
-    return y
+    return torch.nn.functional.linear(x.detach(), _dense(weights), bias)
 
 
 @_decode_or_sparse_linear.register_fake
-def _(x: Tensor, values: Tensor, *rest: Any) -> Tensor:
-    *operands, decode_values, decode_metadata = rest
-    y: Tensor = empty_product(x, values, *operands)
-    for name, part in (("decode_values", decode_values), ("decode_metadata", decode_metadata)):
-        if part.device != x.device:
-            raise KernelError(f"x is on {x.device}, {name} on {part.device}: expected one device")
-    return y
+def _(x: Tensor, *rest: Any) -> Tensor:
+    weights = _checked(x, *rest)
+    return x.new_empty((*x.shape[:-1], weights.shape[0]))
 
 
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    remember(ctx, inputs[:-2], output)
+@torch.library.custom_op("nmsim::unpack_shuffled", mutates_args=())
+def _unpack(values: Tensor, metadata: Tensor, format: str, out_features: int, in_features: int) -> Tensor:
+    weights = _checked_weights(values, metadata, format, out_features, in_features)
+    _check_memory(weights)
+    return _dense(weights)
+
+
+@_unpack.register_fake
+def _(values: Tensor, *rest: Any) -> Tensor:
+    return values.new_empty(_checked_weights(values, *rest).shape)
 
 
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *gradients(ctx, grad), None, None
+    return gradients(ctx, grad, unpack="unpack_shuffled")
 
 
-_decode_or_sparse_linear.register_autograd(_gradients, setup_context=_remember)
+_decode_or_sparse_linear.register_autograd(_gradients, setup_context=remember)
+
+
+def _dense(weights: ShuffledWeight) -> Tensor:
+    """Make the dense matrix [N, K] of weights without scales."""
+    if not dispatch.serves(weights.values):
+        dense: Tensor = torch.ops.nmsim.unpack(*packed_parts(weights), str(weights.format), weights.shape[1])
+        return dense
+    out = weights.values.new_empty(weights.shape)
+    dispatch.module("movers.unshuffle").launch(weights, out)
+    return out
 
 
 def _multiply_on_gpu(x: Tensor, weights: ShuffledWeight, bias: Tensor | None) -> Tensor:
@@ -175,22 +195,40 @@ def _multiply_on_gpu(x: Tensor, weights: ShuffledWeight, bias: Tensor | None) ->
     return out.reshape(*x.shape[:-1], rows)
 
 
+def _checked_few(x: Tensor, *operands: Any) -> ShuffledWeight:
+    """Refuse more tokens than the decode kernel takes, or none, and operands that do not fit together."""
+    weights = _checked(x, *operands)
+    tokens = x.shape[:-1].numel()
+    if not 1 <= tokens <= MOST_TOKENS:
+        raise KernelError(
+            f"x has {tokens} tokens: expected 1 to {MOST_TOKENS}; ops.sparse_linear takes any number"
+        )
+    return weights
+
+
 def _checked(
     x: Tensor, values: Tensor, metadata: Tensor, bias: Tensor | None, format: str,
     out_features: int, in_features: int, scales: Tensor | None = None, block: int | None = None,
 ) -> ShuffledWeight:  # fmt: skip
     """Refuse operands that do not fit together."""
     checks.check_x(x, in_features)
-    tokens = x.shape[:-1].numel()
-    if not 1 <= tokens <= MOST_TOKENS:
-        raise KernelError(
-            f"x has {tokens} tokens: expected 1 to {MOST_TOKENS}; ops.sparse_linear takes any number"
-        )
     checked_place("metadata", metadata)
     for name, part in (("weights", values), ("metadata", metadata), ("scales", scales), ("bias", bias)):
         if part is not None and part.device != x.device:
             raise KernelError(f"x is on {x.device}, {name} on {part.device}: expected one device")
     checks.check_bias(bias, out_features, x.device)
+    return _checked_weights(values, metadata, format, out_features, in_features, scales, block)
+
+
+def _checked_weights(
+    values: Tensor, metadata: Tensor, format: str, out_features: int, in_features: int,
+    scales: Tensor | None = None, block: int | None = None,
+) -> ShuffledWeight:  # fmt: skip
+    """Refuse parts that are no weights in this order."""
+    if values.device != metadata.device:
+        raise KernelError(
+            f"values are on {values.device}, metadata on {metadata.device}: expected one device"
+        )
     parsed = kernel_format(format)
     if not is_stored(parsed, values.dtype, scales):
         about = f"{values.dtype}" + " without scales" * (values.dtype in GREATEST)
@@ -221,8 +259,8 @@ def _check_stored(weights: ShuffledWeight) -> None:
             )
 
 
-def _check_memory(weights: ShuffledWeight, x: Tensor, bias: Tensor | None) -> None:
+def _check_memory(weights: ShuffledWeight, **dense: Tensor | None) -> None:
     """Refuse operands that begin where the kernel cannot read them."""
     checks.check_begin("values", weights.values, checks.WORD_BYTES)
     checks.check_begin("metadata", weights.metadata, max(PLANES[weights.format]) // 8)
-    checks.check_dense(x=x, bias=bias)
+    checks.check_dense(**dense)

@@ -1,7 +1,7 @@
 """`NMLinear`, a linear layer with N:M weights, and models of such layers.
 
-A layer has a second copy of its weights for decoding if it is asked for. `sparsify_` puts `NMLinear` in place of `nn.Linear`,
-and `for_decode_` has all of them decode.
+A layer holds its weights in the order of the decode kernel if it is asked to. `sparsify_` puts `NMLinear` in place of
+`nn.Linear`, and `for_decode_` has all of them decode.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from kernels.ops.checks import checked_weight, realigned
-from kernels.ops.decode import for_decode, has_order
 from kernels.ops.weights import compress
 from kernels.stored.errors import KernelError
 from kernels.stored.nm_weight import DTYPES, NMWeight
-from kernels.stored.rows import kernel_format
+from kernels.stored.rows import kernel_format, row_lengths
+from kernels.stored.shuffled import ShuffledWeight, check_order, has_order, packed_parts, shuffle, unshuffle
 from nmsim.errors import NmsimError, brief
 from nmsim.files.roles import Role, classify
 from nmsim.files.safetensors import TensorInfo
@@ -37,11 +37,10 @@ class NMLinear(nn.Module):
     `half()`, `bfloat16()`, `float()` and `to(dtype)` round the stored values and keep the positions. Any other type is
     refused, as is another type of the metadata (`type()`).
 
-    After `for_decode_()` the layer also holds its weights in the order of the decode kernel. It takes that kernel on a CUDA
-    device for one to four tokens. This copy is in no state dict. It is moved, rounded, copied and pickled with the layer, and
-    made anew when a state dict is loaded. While the values are float32, which has no such order, there is no copy. If you
-    write to `values` or `metadata` by other means, call `for_decode_()` again. A call with other tensors in their place
-    (`torch.func.functional_call`) must replace the copy too.
+    After `for_decode_()` the layer holds `values` and `metadata` in the order of the decode kernel, and no other copy. On a
+    CUDA device it takes that kernel for one to four tokens. For more, it makes a dense matrix for the time of the product. The
+    CPU puts the weights back into rows for each product, which is slow. A state dict holds packed rows all the same: saving
+    makes them, and loading puts them in order. While the values are float32, which has no such order, they are packed rows.
 
     Parameters
     ----------
@@ -64,8 +63,6 @@ class NMLinear(nn.Module):
     values: Tensor
     metadata: Tensor
     bias: nn.Parameter | None
-    decode_values: Tensor | None
-    decode_metadata: Tensor | None
 
     def __init__(self, weights: NMWeight, *, bias: nn.Parameter | None = None) -> None:
         super().__init__()
@@ -85,9 +82,8 @@ class NMLinear(nn.Module):
         self.register_buffer("values", weights.values)
         self.register_buffer("metadata", weights.metadata)
         self.bias = bias
-        self._is_for_decode = False
-        self.register_buffer("decode_values", None, persistent=False)
-        self.register_buffer("decode_metadata", None, persistent=False)
+        # What was asked for, and what is held: float32 has no order for decoding.
+        self._is_for_decode = self._is_shuffled = False
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, format: FormatLike, *, mask: Tensor | None = None) -> Self:
@@ -121,26 +117,30 @@ class NMLinear(nn.Module):
 
     @property
     def weights(self) -> NMWeight:
-        """The packed weights, on the memory of this layer. Making it checks every code."""
+        """The packed weights: on the memory of this layer, or new ones after `for_decode_()`. Making it checks every code."""
+        if self._is_shuffled:
+            return unshuffle(self._shuffled())
         return NMWeight(self.values, self.metadata, self.format, (self.out_features, self.in_features))
 
     @property
     def weight(self) -> Tensor:
         """The pruned weight [N, K], decompressed anew each time it is asked for: for code that reads `linear.weight`."""
-        dense: Tensor = torch.ops.nmsim.unpack(
-            self.values, self.metadata, self._format_text, self.in_features
-        )
+        dense: Tensor
+        if self._is_shuffled:
+            dense = torch.ops.nmsim.unpack_shuffled(
+                self.values, self.metadata, self._format_text, self.out_features, self.in_features
+            )
+        else:
+            dense = torch.ops.nmsim.unpack(self.values, self.metadata, self._format_text, self.in_features)
         return dense
 
     @property
     def decode_bytes(self) -> int:
-        """Bytes of the copy for decoding, on top of those of `values` and `metadata`; 0 without one."""
-        return sum(part.nbytes for part in (self.decode_values, self.decode_metadata) if part is not None)
+        """Bytes of the weights if they are held in the order of the decode kernel, else 0."""
+        return self.values.nbytes + self.metadata.nbytes if self._is_shuffled else 0
 
     def for_decode_(self) -> Self:
-        """Hold the weights a second time, in the order of the decode kernel, and decode with it on CUDA devices.
-
-        Called again, it makes the copy anew.
+        """Hold the weights in the order of the decode kernel, in place of packed rows, and decode with it on CUDA devices.
 
         Raises
         ------
@@ -152,20 +152,19 @@ class NMLinear(nn.Module):
         >>> NMLinear.from_linear(nn.Linear(64, 32).half(), "8:16").for_decode_().decode_bytes
         2560
         """
-        self.hold(*self.made_for_decode())
+        check_order(self.format, self.values.dtype)
+        self._is_for_decode = True
+        self._shuffle()
         return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply: x [..., K] -> [..., N], as `ops.sparse_linear`."""
-        about = self._format_text, self.in_features
+        operands = x, self.values, self.metadata, self.bias, self._format_text
         y: Tensor
-        if self.decode_values is None:
-            y = torch.ops.nmsim.sparse_linear(x, self.values, self.metadata, self.bias, *about)
+        if self._is_shuffled:
+            y = torch.ops.nmsim.decode_or_sparse_linear(*operands, self.out_features, self.in_features)
         else:
-            copy = self.decode_values, self.decode_metadata
-            y = torch.ops.nmsim.decode_or_sparse_linear(
-                x, self.values, self.metadata, self.bias, *about, *copy
-            )
+            y = torch.ops.nmsim.sparse_linear(*operands, self.in_features)
         return y
 
     def extra_repr(self) -> str:
@@ -208,11 +207,17 @@ class NMLinear(nn.Module):
                 f"values of one of {', '.join(map(str, DTYPES))}, metadata of torch.uint8"
             )
         if not has_order(self.format, values.dtype):
-            self.decode_values = self.decode_metadata = None
+            self._pack()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self._is_for_decode and self.decode_values is None:
-            self._renew(in_place=False)
+        self._shuffle()
         return self
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """Save packed rows, whatever the order in memory."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self._is_shuffled:
+            packed = packed_parts(self._shuffled())
+            destination[prefix + "values"], destination[prefix + "metadata"] = packed
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], strict: bool,
@@ -224,14 +229,21 @@ class NMLinear(nn.Module):
         except NmsimError as error:
             error_msgs.append(f"{prefix.rstrip('.') or 'NMLinear'}: {error}")
             return
-        values = self.values
+        if prefix + "values" not in state_dict:
+            super()._load_from_state_dict(
+                state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+            )
+            return
+        # Torch loads into packed rows, or takes others over. Of these the order is made anew.
+        held = (self.values, self.metadata) if self._is_shuffled else None
+        self._pack()
+        packed = self.values
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         # With assign=True, tensors lie as they lay in a file.
         self.values, self.metadata = realigned(self.values), realigned(self.metadata)
-        if self._is_for_decode and prefix + "values" in state_dict:
-            self._renew(in_place=self.values is values)
+        self._shuffle(into=held if self.values is packed else None)
 
     def _check_saved(self, state_dict: Mapping[str, Any], prefix: str) -> None:
         parts = ("values", "metadata", EXTRA_STATE)
@@ -249,28 +261,29 @@ class NMLinear(nn.Module):
         shape = (self.out_features, self.in_features)
         NMWeight(values, metadata, self.format, shape)
 
-    def _renew(self, *, in_place: bool) -> None:
-        """Bring the copy for decoding in step with the weights; in a type without an order there is none."""
-        if not has_order(self.format, self.values.dtype):
-            self.decode_values = self.decode_metadata = None
+    def _shuffled(self) -> ShuffledWeight:
+        return ShuffledWeight(self.values, self.metadata, self.format, (self.out_features, self.in_features))
+
+    def _pack(self) -> None:
+        """Hold packed rows."""
+        if self._is_shuffled:
+            with torch.inference_mode(False):  # what is made inside it could not be written to later, outside
+                self.values, self.metadata = packed_parts(self._shuffled())
+            self._is_shuffled = False
+
+    def _shuffle(self, *, into: tuple[Tensor, Tensor] | None = None) -> None:
+        """Hold the order of the decode kernel, if that was asked for and there is one."""
+        if not self._is_for_decode or self._is_shuffled or not has_order(self.format, self.values.dtype):
             return
-        made = self.made_for_decode()
-        if in_place and self.decode_values is not None and self.decode_metadata is not None:
-            # A captured CUDA graph reads the copy where it lies, as it does the values.
-            self.decode_values.copy_(made[0])
-            self.decode_metadata.copy_(made[1])
-        else:
-            self.hold(*made)
-
-    def made_for_decode(self) -> tuple[Tensor, Tensor]:
-        """Make what `hold` takes, and change nothing."""
-        with torch.inference_mode(False):  # what is made inside it could not be written to later, outside
-            made = for_decode(self.weights)
-        return made.values, made.metadata
-
-    def hold(self, values: Tensor, metadata: Tensor) -> None:
-        """Take over a copy for decoding, and keep one from now on."""
-        self.decode_values, self.decode_metadata, self._is_for_decode = values, metadata, True
+        with torch.inference_mode(False):
+            shuffled = shuffle(self.weights)
+        parts = shuffled.values, shuffled.metadata
+        if into is not None:
+            # A captured CUDA graph reads the weights where they lie.
+            for part, place in zip(parts, into, strict=True):
+                place.copy_(part)
+            parts = into
+        (self.values, self.metadata), self._is_shuffled = parts, True
 
 
 @dataclass(frozen=True)
@@ -402,9 +415,9 @@ class DecodeReport:
     layers : tuple of str
         Names of the layers that decode now, in the order of the model; a layer under two names stands under both.
     packed_bytes : int
-        Values and metadata of these layers as they are packed; a layer under two names counts once.
+        Values and metadata of these layers as packed rows; a layer under two names counts once.
     decode_bytes : int
-        Of the copies that they hold on top of those.
+        The same in the order that they hold now, in place of packed rows.
     """
 
     layers: tuple[str, ...]
@@ -415,7 +428,8 @@ class DecodeReport:
 def for_decode_(model: nn.Module) -> DecodeReport:
     """Have every `NMLinear` of a model decode with the kernel made for it: `NMLinear.for_decode_`, everything or nothing.
 
-    All copies are made, where the weights are, before the first layer takes one.
+    Formats and types are checked before the first layer changes. Then one layer after the other is put in order, where its
+    weights are: besides the model, the weights of one layer are in memory.
 
     Parameters
     ----------
@@ -449,19 +463,20 @@ def for_decode_(model: nn.Module) -> DecodeReport:
         raise KernelError(
             "the model holds no NMLinear: expected one at least, as sparsify_ puts them in place"
         )
-    made: dict[NMLinear, tuple[Tensor, Tensor]] = {}
     for name, layer in names:
-        if layer not in made:
-            try:
-                made[layer] = layer.made_for_decode()
-            except NmsimError as error:
-                raise error.within(name or "NMLinear") from error
-    for layer, copy in made.items():
-        layer.hold(*copy)
+        try:
+            check_order(layer.format, layer.values.dtype)
+        except NmsimError as error:
+            raise error.within(name or "NMLinear") from error
+    layers = {layer.for_decode_() for _, layer in names}
     return DecodeReport(
         layers=tuple(name for name, _ in names),
-        packed_bytes=sum(layer.values.nbytes + layer.metadata.nbytes for layer in made),
-        decode_bytes=sum(layer.decode_bytes for layer in made),
+        packed_bytes=sum(
+            layer.out_features * (values * layer.values.itemsize + metadata)
+            for layer in layers
+            for values, metadata in [row_lengths(layer.format, layer.in_features)]
+        ),
+        decode_bytes=sum(layer.decode_bytes for layer in layers),
     )
 
 

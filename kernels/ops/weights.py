@@ -205,15 +205,18 @@ def remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.x_dtype, ctx.bias_dtype = x.dtype, None if bias is None else bias.dtype
 
 
-def gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients of x [..., K] and bias [N] from that of the result [..., N], summed in float32."""
+def gradients(ctx: Any, grad: Tensor, *, unpack: str = "unpack") -> tuple[Tensor | None, ...]:
+    """Gradients of x [..., K] and bias [N] from that of the result [..., N], summed in float32.
+
+    `unpack` names the operator that makes the weights dense.
+    """
     of_x = of_bias = None
     if ctx.needs_input_grad[0]:
-        dense = torch.ops.nmsim.unpack(*ctx.saved_tensors, *ctx.about)
+        dense = getattr(torch.ops.nmsim, unpack)(*ctx.saved_tensors, *ctx.about)
         of_x = (grad.float() @ dense.float()).to(ctx.x_dtype)
     if ctx.needs_input_grad[3]:
         of_bias = grad.float().reshape(-1, grad.shape[-1]).sum(0).to(ctx.bias_dtype)
-    return of_x, None, None, of_bias, None, None
+    return of_x, None, None, of_bias, *([None] * len(ctx.about))
 
 
 _sparse_linear.register_autograd(gradients, setup_context=remember)

@@ -116,6 +116,21 @@ def has_order(format: SparseFormat, dtype: torch.dtype) -> bool:
     return format in PLANES and dtype in (torch.float16, torch.bfloat16)
 
 
+def check_order(format: SparseFormat, dtype: torch.dtype) -> None:
+    """Refuse what has no order.
+
+    Raises
+    ------
+    KernelError
+        A format or type that `has_order` denies.
+    """
+    if not has_order(format, dtype):
+        raise KernelError(
+            f"weights are {format.short} of {dtype}: expected 2:4, 4:8, 8:16 or 16:32 (not 16:32/combinatorial "
+            "or 16:32/tiled) of torch.float16 or torch.bfloat16"
+        )
+
+
 def is_stored(format: SparseFormat, dtype: torch.dtype, scales: Tensor | None) -> bool:
     """Say whether this order holds values of this type: 16 bits without scales, or 8 bits with them."""
     return (
@@ -159,11 +174,7 @@ def shuffle(weight: NMWeight, *, values: str | None = None, block: int | None = 
     """
     pattern, dtype = weight.pattern, weight.dtype
     # Rounding to 8 bits starts from any type: float32 is not rounded to 16 bits first.
-    if not has_order(weight.format, torch.float16 if values else dtype):
-        raise KernelError(
-            f"weights are {weight.format.short} of {dtype}: expected 2:4, 4:8, 8:16 or 16:32 (not 16:32/combinatorial "
-            "or 16:32/tiled) of torch.float16 or torch.bfloat16"
-        )
+    check_order(weight.format, torch.float16 if values else dtype)
     n, k = weight.shape
     units = ceil_div(k, STEP_ELEMS[pattern])
     stored, scales = weight.values, None
@@ -186,6 +197,11 @@ def shuffle(weight: NMWeight, *, values: str | None = None, block: int | None = 
 
 def unshuffle(weight: ShuffledWeight) -> NMWeight:
     """Put weights back as they were packed, byte for byte. Values of 8 bits become float32, multiplied by their scales."""
+    return NMWeight(*packed_parts(weight), weight.format, weight.shape)
+
+
+def packed_parts(weight: ShuffledWeight) -> tuple[Tensor, Tensor]:
+    """Give values and metadata of packed rows as `unshuffle` does, and look at no code."""
     n, k = weight.shape
     values = weight.values.permute(1, 0, 2)[:n].reshape(n, -1)
     if weight.scales is not None:
@@ -200,8 +216,7 @@ def unshuffle(weight: ShuffledWeight) -> NMWeight:
     words = torch.cat(planes, dim=-1)
     if weight.format == LONG_INDEX:
         words = _joined(words)
-    metadata = words.reshape(n, row_lengths(weight.format, k)[1])
-    return NMWeight(values, metadata, weight.format, weight.shape)
+    return values, words.reshape(n, row_lengths(weight.format, k)[1])
 
 
 def count_blocks(k: int, pattern: Pattern, block: int | None) -> int:
