@@ -41,18 +41,21 @@ def _said(format: SparseFormat) -> str:
 
 
 def gemv_subject(
-    format: FormatLike, tokens: int = 1, *, dtype: torch.dtype = HALF, warps: int = WARPS, pure: bool = False
-) -> Subject:
+    format: FormatLike, tokens: int = 1, *, dtype: torch.dtype = HALF, warps: int = WARPS, pure: bool = False,
+    split_k: bool = False,
+) -> Subject:  # fmt: skip
     """Name the decode GEMV for a format and a count of tokens; `pure` leaves out inline assembly."""
     format = kernel_format(format)
     made = gemv.constants(format, dtype, dtype, tokens, dtype)
-    made |= {"BIAS_KIND": "none", "WARPS": warps, "PRMT": not pure}
-    pointers = {"values": "*i32", "metadata": "*u8", "x": "*i16" if tokens == 1 else "*fp32", "y": "*i16"}
+    made |= {"BIAS_KIND": "none", "WARPS": warps, "ASM": not pure, "SPLIT": split_k}
+    pointers = {"values": "*i64", "metadata": "*u8", "x": "*i16", "y": "*i16"}
+    if split_k:
+        pointers |= {"parts": "*fp32", "counters": "*i32"}
     if position_table(format, torch.device("cpu")) is not None:
         pointers["table"] = "*i32"
     numbers = {"outputs": "i32", "rows": "i32:16", "units": "i32", "part_units": "i32", "x_bytes": "i32"}
     about = f"{_said(format)} {TYPES[dtype]}, {tokens} token{'s' * (tokens > 1)}"
-    about += f", {warps} warps" * (warps != WARPS) + ", no inline assembly" * pure
+    about += f", {warps} warps" * (warps != WARPS) + ", no inline assembly" * pure + ", parts of K" * split_k
     options = {"enable_fp_fusion": True}
     return Subject(f"gemv {about}", gemv.gemv_kernel, pointers, numbers, made, warps, True, options=options)
 
@@ -67,10 +70,11 @@ def subjects() -> list[Subject]:
     )
     found = [gemv_subject(format) for format in keys]
     for encoding in ("bitmask", "index"):
-        found += [gemv_subject(f"8:16/{encoding}", tokens) for tokens in (2, 4)]
+        found += [gemv_subject(f"8:16/{encoding}", tokens) for tokens in (2, 4, 8)]
         found.append(gemv_subject(f"8:16/{encoding}", dtype=torch.bfloat16))
         found.append(gemv_subject(f"8:16/{encoding}", pure=True))
-        found.append(gemv_subject(f"16:32/{encoding}", 4, warps=gemv.MAX_WARPS))
+        found.append(gemv_subject(f"8:16/{encoding}", split_k=True))
+        found.append(gemv_subject(f"16:32/{encoding}", 4, warps=max(gemv.REGISTERS)))
     return found + _weights() + _activations() + _controls()
 
 

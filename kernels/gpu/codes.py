@@ -131,6 +131,8 @@ DECODE = {
     }.items()
 }
 """How codes become positions: byte by byte from two tables, by arithmetic, or one code at a time from a table."""
+LOOKED_UP = ("bytes", "bitmask32", "codes")
+"""Those that need a table."""
 
 
 @triton.jit
@@ -144,12 +146,9 @@ def stream(at: tl.tensor, inside: tl.tensor, MASKED: tl.constexpr) -> tl.tensor:
 
 
 @triton.jit
-def positions(
-    codes: tl.tensor, more: tl.tensor, table: tl.tensor, inside: tl.tensor,
-    DECODE: tl.constexpr, MASKED: tl.constexpr,
-) -> tl.tensor:  # fmt: skip
+def positions(codes: tl.tensor, more: tl.tensor, table: tl.tensor, DECODE: tl.constexpr) -> tl.tensor:
     """Decode units of 16 elements: -> uint32, eight positions of 4 bits, the first one lowest."""
-    code = stream(codes, inside, MASKED).to(tl.uint32)
+    code = codes.to(tl.uint32)
     if DECODE == "index4":
         word = code
     elif DECODE == "bytes":
@@ -159,7 +158,7 @@ def positions(
     elif DECODE == "codes":
         word = tl.load(table + code.to(tl.int32)).to(tl.uint32, bitcast=True)
     elif DECODE == "index3":
-        code |= stream(more, inside, MASKED).to(tl.uint32) << 16
+        code |= more.to(tl.uint32) << 16
         word = (code & 0xFFF) | ((code & 0xFFF000) << 4)
         word = (word & 0x003F003F) | ((word & 0x0FC00FC0) << 2)
         word = (word & 0x07070707) | ((word & 0x38383838) << 1) | 0x88880000
@@ -172,11 +171,10 @@ def positions(
 
 @triton.jit
 def positions_of_32(
-    codes: tl.tensor, more: tl.tensor, table: tl.tensor, inside: tl.tensor,
-    DECODE: tl.constexpr, MASKED: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor]:  # fmt: skip
-    """Decode units of 32 elements: -> uint64, sixteen positions in their half; uint64, 15 for each in the upper half."""
-    code = stream(codes, inside, MASKED)
+    codes: tl.tensor, more: tl.tensor, table: tl.tensor, DECODE: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor]:
+    """Decode units of 32 elements: -> uint64, sixteen positions in their half; int32, how many lie in the lower half."""
+    code = codes
     if DECODE == "bitmask32":
         b0 = code & 0xFF
         b3 = code >> 24
@@ -191,11 +189,17 @@ def positions_of_32(
         lower = ones_of(code & 0xFFFF)
     else:
         word = code
-        lower = 16 - ones_of(stream(more, inside, MASKED).to(tl.uint32))
+        lower = 16 - ones_of(more.to(tl.uint32))
+    return word, lower
+
+
+@triton.jit
+def upper_bits(lower: tl.tensor, HALF: tl.constexpr) -> tl.tensor:
+    """Say which of eight slots lie in the upper half, given how many of sixteen do not: -> uint32, 15 for each that does."""
     # A shift by all 64 bits has no defined result; two by half of them have.
     shift = (2 * lower).to(tl.uint64)
-    upper = ((word | 0xFFFFFFFFFFFFFFFF) << shift) << shift
-    return word, upper
+    upper = ((shift | 0xFFFFFFFFFFFFFFFF) << shift) << shift
+    return (upper >> (32 * HALF)).to(tl.uint32)
 
 
 @lru_cache
@@ -205,7 +209,7 @@ def position_table(format: SparseFormat, device: torch.device) -> Tensor | None:
     Codes that are no code of the pattern have entries as well, so that none is read beyond the table.
     """
     kind = DECODE[format]
-    if kind not in ("bytes", "bitmask32", "codes"):
+    if kind not in LOOKED_UP:
         return None
     if kind == "codes":
         masks = _masks_of_codes(format)

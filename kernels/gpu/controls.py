@@ -14,7 +14,6 @@ from torch import Tensor
 from kernels.gpu.bits import INTEGERS, KINDS, as_float, on_device_of
 from kernels.gpu.split import split, sum_parts
 from kernels.stored.errors import KernelError
-from kernels.stored.shuffled import MOST_TOKENS
 
 WORD_BYTES = 4
 COPY_WORDS = 2048
@@ -22,6 +21,8 @@ COPY_WORDS = 2048
 WARPS = 4
 READ_PROGRAMS = 1024
 """Programs that read; each writes one word."""
+MOST_TOKENS = 4
+"""Tokens of the dense product: each has sums of its own in registers."""
 DENSE_ROWS = 8
 DENSE_ELEMS = 256
 """Elements of a row that a program of the dense product takes at a time."""

@@ -12,8 +12,49 @@ BLOCK = 512
 WARPS = 4
 PROGRAMS_PER_PROCESSOR = 4
 """Programs needed per multiprocessor, for enough loads to be under way. A guess: nothing was timed."""
+LEAST_COUNTERS = 4096
+GRAPH_COUNTERS = 1 << 18
+"""Counters for the launches that CUDA graphs record, 1 MB. 64 layers of 7 products of 512 blocks need most of them."""
 LEAST_STEPS = 4
 """Steps of K below which a part is not worth its own sum. A guess as well."""
+
+
+@triton.jit
+def is_last(counter: tl.tensor, n_parts: tl.tensor) -> tl.tensor:
+    """Count the programs that have stored their part: only the last one is told so, and sees all parts.
+
+    The counter is zero before and afterwards. Parts should be read with `.cg`, past the first cache.
+    """
+    # All threads have stored before one of them counts; that one's release covers what they wrote.
+    tl.debug_barrier()
+    last = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == n_parts - 1
+    if last:
+        tl.store(counter, 0)
+    return last
+
+
+_zeros: dict[tuple[torch.device, int], Tensor] = {}
+_captured: dict[torch.device, list[Tensor]] = {}
+
+
+def counters(count: int, device: torch.device) -> Tensor:
+    """Give counters for `is_last`, which are zero: int32, so many or more.
+
+    Launches of one stream follow each other, so they share theirs. Launches that a CUDA graph records have their own: graphs
+    may run beside each other. They are cut from a piece that an earlier launch outside of graphs has made, or else cleared
+    by the graph itself.
+    """
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        left = _captured.get(device, [])
+        if not left or len(left[0]) < count:
+            return torch.zeros(count, dtype=torch.int32, device=device)
+        found, left[0] = left[0][:count], left[0][count:]
+        return found
+    if len(_zeros.get((device, stream), ())) < count:
+        _zeros[device, stream] = torch.zeros(max(count, LEAST_COUNTERS), dtype=torch.int32, device=device)
+        _captured.setdefault(device, [torch.zeros(GRAPH_COUNTERS, dtype=torch.int32, device=device)])
+    return _zeros[device, stream]
 
 
 @triton.jit(do_not_specialize=["n_parts"])

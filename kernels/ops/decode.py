@@ -1,4 +1,4 @@
-"""Products of one to four tokens with N:M weights in the order that the decode kernel reads, for torch.
+"""Products of one to eight tokens with N:M weights in the order that the decode kernel reads, for torch.
 
 Importing this module registers `nmsim::decode_linear`, `decode_or_sparse_linear` and `unpack_shuffled`. The second takes any
 number of tokens. On CUDA tensors few run `kernels.gpu.products.gemv`. For more, the weights are made dense as by the third,
@@ -64,7 +64,7 @@ def for_decode(weights: NMWeight, *, values: str | None = None, block: int | Non
 
 
 def decode_linear(x: Tensor, weights: ShuffledWeight, *, bias: Tensor | None = None) -> Tensor:
-    """Multiply one to four tokens with sparse weights: Y[..., N] = X[..., K] W[N, K]^T + bias[N].
+    """Multiply one to eight tokens with sparse weights: Y[..., N] = X[..., K] W[N, K]^T + bias[N].
 
     Sums are float32; the result is rounded once, to the dtype of x.
 
@@ -84,7 +84,7 @@ def decode_linear(x: Tensor, weights: ShuffledWeight, *, bias: Tensor | None = N
     Raises
     ------
     KernelError
-        More tokens than four or none, or operands of another type, shape or device.
+        More tokens than eight or none, or operands of another type, shape or device.
 
     Examples
     --------

@@ -27,8 +27,8 @@ from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 from nmsim.units import ceil_div
 
-MOST_TOKENS = 4
-"""Tokens that a product in this order takes; with more its kernel would have too few registers."""
+MOST_TOKENS = 8
+"""Tokens that a product in this order takes. With more its instructions take longer than reading the dense weights."""
 WARP_ROWS = 32
 """Rows of a warp: one per thread."""
 HALF_VALUES = 8

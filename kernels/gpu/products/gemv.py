@@ -1,14 +1,17 @@
-"""One to four tokens times N:M weights: Y[T, N] = X[T, K] W[N, K]^T, weights in the order of `kernels.stored.shuffled`.
+"""One to eight tokens times N:M weights: Y[T, N] = X[T, K] W[N, K]^T, weights in the order of `kernels.stored.shuffled`.
 
 A thread takes one row. From every unit it reads 16 bytes of values and turns the codes into positions of 4 bits. Then it
 gathers x, not weights, at them. Warps of a program share K. Sums are float32 and always in the same order. Nothing here was
-timed: warps, units per turn and parts of K are guesses. `docs/reference/sass.md` counts the instructions of a turn.
+timed. `docs/reference/sass.md` counts the instructions of a turn; `kernels.gpu.products.plan` cuts the work.
 
-They are few for three reasons. Tables give positions of 4 bits (`kernels.gpu.codes`). They become byte offsets for four slots
-at a time. Each unit's part of x lies within 256 aligned bytes (`widened`, `aligned`). So an address is the unit's own with
-its lowest byte replaced, one instruction (`prmt`).
+What a turn needs is asked for one turn before, and codes that a table decodes two turns before. So a thread never waits for
+two answers of memory in a row. Instructions are few for four reasons. Tables give positions of 4 bits (`kernels.gpu.codes`).
+They become byte offsets for four slots at a time. Each unit's part of x lies within 256 aligned bytes (`laid_out`,
+`aligned`). So an address is the unit's own with its lowest byte replaced, one instruction (`prmt`). Up to four tokens of 16
+bits lie beside each other, so that one gather reads them all.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,8 +20,17 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.gpu.bits import INTEGERS, KINDS, as_bits, as_float, on_device_of
-from kernels.gpu.codes import DECODE, position_table, positions, positions_of_32, stream
-from kernels.gpu.split import processors, sum_parts
+from kernels.gpu.codes import (
+    DECODE,
+    LOOKED_UP,
+    position_table,
+    positions,
+    positions_of_32,
+    stream,
+    upper_bits,
+)
+from kernels.gpu.products.plan import machine_of, plan
+from kernels.gpu.split import counters, is_last
 from kernels.stored.errors import KernelError
 from kernels.stored.rows import STEP_ELEMS
 from kernels.stored.shuffled import MOST_TOKENS, WARP_ROWS, ShuffledWeight
@@ -26,33 +38,50 @@ from nmsim.format import SparseFormat
 
 PAGE_BYTES = 256
 """What an address can reach by its lowest byte."""
+GATHER_BYTES = 8
+"""Of x that a thread reads at once, at most: four tokens of 16 bits."""
+LAY_ELEMS = 256
+"""Elements of K that a program lays out."""
+TURN_ELEMS = 32
+"""Elements of its row that a thread takes in a turn of its loop. With 64, 16:32 spills registers (sm_80, sm_100)."""
+REGISTERS = {4: 48, 8: 48, 16: 64}
+"""Warps that a program may have -> registers that a thread is taken to need until the kernel is compiled."""
 
 
 @triton.jit(do_not_specialize=["tokens", "elements"])
-def widen_kernel(
-    x: tl.tensor, wide: tl.tensor, tokens: tl.tensor, k: tl.tensor, elements: tl.tensor,
-    ELEMS: tl.constexpr, PAIRS: tl.constexpr, KIND: tl.constexpr, BLOCK: tl.constexpr,
+def lay_kernel(
+    x: tl.tensor, laid: tl.tensor, tokens: tl.tensor, k: tl.tensor, elements: tl.tensor,
+    ELEMS: tl.constexpr, LANES: tl.constexpr, PLANES: tl.constexpr, BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Lay tokens beside each other as float32: [T, K] -> [units, PAIRS, elements of a unit, 2], zero if there is no x."""
+    """Lay bits of tokens beside each other: [T, K] -> [units, PLANES, elements of a unit, LANES], zero if there is no x."""
     column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[:, None]
-    token = tl.arange(0, 2 * PAIRS)[None, :]
-    inside = (column < k) & (token < tokens)
-    number = as_float(tl.load(x + token.to(tl.int64) * k + column, mask=inside, other=0), KIND)
-    place = (column // ELEMS * PAIRS + token // 2) * (2 * ELEMS) + column % ELEMS * 2 + token % 2
-    tl.store(wide + place, number, mask=(column < elements) & (token >= 0))
+    lane = tl.arange(0, LANES)[None, :]
+    for plane in tl.static_range(PLANES):
+        token = plane * LANES + lane
+        inside = (column < k) & (token < tokens)
+        raw = tl.load(x + token.to(tl.int64) * k + column, mask=inside, other=0)
+        place = (column // ELEMS * PLANES + plane) * (ELEMS * LANES) + column % ELEMS * LANES + lane
+        tl.store(laid + place, raw, mask=(column < elements) & (token >= 0))
 
 
-def widened(x: Tensor, elems: int, units: int) -> Tensor:
-    """Lay tokens [T, K] out by `widen_kernel`, units of so many elements."""
+def lanes_of(dtype: torch.dtype, tokens: int) -> int:
+    """Count the tokens that one gather reads together: as many as there are, in at most 8 bytes."""
+    return min(int(triton.next_power_of_2(tokens)), GATHER_BYTES // dtype.itemsize)
+
+
+def laid_out(x: Tensor, elems: int, units: int) -> Tensor:
+    """Lay the bits of tokens [T, K] out by `lay_kernel`, units of so many elements."""
     tokens, k = x.shape
-    pairs = triton.cdiv(tokens, 2)
-    wide = _room(units * elems * pairs * 2 * 4, x.device).view(torch.float32)
+    lanes = lanes_of(x.dtype, tokens)
+    planes = triton.cdiv(tokens, lanes)
+    raw = x.view(INTEGERS[x.dtype])
+    laid = _room(units * elems * planes * lanes * x.itemsize, x.device).view(raw.dtype)
     with on_device_of(x):
-        widen_kernel[(triton.cdiv(units * elems, 256),)](
-            x.view(INTEGERS[x.dtype]), wide, tokens, k, units * elems, ELEMS=elems, PAIRS=pairs,
-            KIND=KINDS[x.dtype], BLOCK=256, num_warps=4, enable_fp_fusion=False,
+        lay_kernel[(triton.cdiv(units * elems, LAY_ELEMS),)](
+            raw, laid, tokens, k, units * elems, ELEMS=elems, LANES=lanes, PLANES=planes, BLOCK=LAY_ELEMS,
+            num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
-    return wide
+    return laid
 
 
 def aligned(x: Tensor, multiple_bytes: int) -> Tensor:
@@ -69,177 +98,304 @@ def _room(n_bytes: int, device: torch.device) -> Tensor:
     return room[start : start + n_bytes]
 
 
-TURN_ELEMS = 32
-"""Elements of its row that a thread takes in a turn of its loop. With 64, 16:32 spills registers (sm_80, sm_100)."""
-MAX_WARPS = 16
-"""Warps of a program, at most. With 32, four tokens would have too few registers."""
-LEAST_WARPS = 4
-PROCESSOR_WARPS = 32
-"""Warps needed per multiprocessor, for enough bytes to be under way."""
-LEAST_TURNS = 2
-"""Turns of the loop below which a part of K is not worth its own sum."""
+@triton.jit
+def _values(
+    values: tl.tensor, place: tl.tensor, second: tl.tensor, inside: tl.tensor,
+    HALVES: tl.constexpr, MASKED: tl.constexpr,
+) -> tl.tuple:  # fmt: skip
+    """Read eight values per half, 16 bytes a thread: two words of four values each; `second` is how far the next half is."""
+    pair = tl.arange(0, 2)[None, None, :]
+    mask = inside[:, :, None] if MASKED else None
+    found: tl.tuple = ()
+    for half in tl.static_range(HALVES):
+        at = values + ((place + half * second).to(tl.int64) * 2)[:, :, None] + pair
+        low, high = tl.split(stream(at, mask, MASKED))
+        found += (low, high)
+    return found
 
 
 @triton.jit
-def _gather(
-    window: tl.tensor, offsets: tl.tensor, end: tl.tensor,
-    AHEAD: tl.constexpr, BYTES: tl.constexpr, MASKED: tl.constexpr, PRMT: tl.constexpr,
-) -> tl.tensor:  # fmt: skip
-    """Read x at four byte offsets, the bytes of a word, in a unit's window: -> its bits [W, R, 4]."""
-    slot = tl.arange(0, 4)[None, None, :]
-    bottom = window.to(tl.uint32)[:, :, None]
-    word = offsets[:, :, None]
-    if PRMT:
-        everywhere = word.to(tl.int32) + 0 * slot
+def _codes(
+    codes: tl.tensor, more: tl.tensor, place: tl.tensor, second: tl.tensor, inside: tl.tensor,
+    UNITS: tl.constexpr, HAS_MORE: tl.constexpr, MASKED: tl.constexpr,
+) -> tl.tuple:  # fmt: skip
+    """Read the codes of one or two units: a word of each plane."""
+    found: tl.tuple = ()
+    for unit in tl.static_range(UNITS):
+        at = (place + unit * second).to(tl.int64)
+        found += (stream(codes + at, inside, MASKED),)
+        if HAS_MORE:
+            found += (stream(more + at, inside, MASKED),)
+    return found
+
+
+@triton.jit
+def _positions(
+    codes: tl.tuple, table: tl.tensor, DECODE: tl.constexpr, ELEMS: tl.constexpr, UNITS: tl.constexpr,
+    HAS_MORE: tl.constexpr,
+) -> tl.tuple:  # fmt: skip
+    """Decode them: a word of positions for each half, then, of units of 32, how many lie in the lower 16 elements."""
+    PLANES: tl.constexpr = 2 if HAS_MORE else 1
+    found: tl.tuple = ()
+    if ELEMS == 32:
+        word, lower = positions_of_32(codes[0], codes[PLANES - 1], table, DECODE)
+        found += (word.to(tl.uint32), (word >> 32).to(tl.uint32), lower)
+    else:
+        for unit in tl.static_range(UNITS):
+            found += (positions(codes[unit * PLANES], codes[unit * PLANES + PLANES - 1], table, DECODE),)
+    return found
+
+
+@triton.jit
+def _address(window: tl.tensor, offsets: tl.tensor, BYTE: tl.constexpr, ASM: tl.constexpr) -> tl.tensor:
+    """Replace the lowest byte of addresses by one of the four bytes of words."""
+    bottom = window.to(tl.uint32)
+    if ASM:
         bottom = tl.inline_asm_elementwise(
             "prmt.b32 $0, $1, $2, $3;",
             "=r,r,r,r",
-            [everywhere.to(tl.uint32), bottom + tl.zeros_like(everywhere).to(tl.uint32), 0x7650 + slot + 0 * everywhere],
+            [offsets, bottom + tl.zeros_like(offsets), tl.full(offsets.shape, 0x7650 + BYTE, tl.int32)],
             dtype=tl.uint32,
             is_pure=True,
             pack=1,
         )  # fmt: skip
     else:
-        bottom = (bottom & 0xFFFFFF00) | ((word >> (8 * slot).to(tl.uint32)) & 0xFF)
-    address = ((window >> 32) << 32)[:, :, None] | bottom.to(tl.int64)
-    WORD: tl.constexpr = tl.int16 if BYTES == 2 else (tl.int32 if BYTES == 4 else tl.int64)
-    at = (address + AHEAD).to(tl.pointer_type(WORD))
-    if MASKED:
-        raw = tl.load(at, mask=address < end, other=0)
+        bottom = (bottom & 0xFFFFFF00) | ((offsets >> (8 * BYTE)) & 0xFF)
+    return ((window >> 32) << 32) | bottom.to(tl.int64)
+
+
+@triton.jit
+def _half(word: tl.tensor, HIGH: tl.constexpr, KIND: tl.constexpr, ASM: tl.constexpr) -> tl.tensor:
+    """Read one of the two 16-bit numbers of a word of 32 bits as float32: exact."""
+    if KIND == "float16" and ASM:
+        # Written like this the compiler reads the half where it lies; it would shift it down first.
+        number = tl.inline_asm_elementwise(
+            "{.reg .b16 low, high; mov.b32 {low, high}, $1; cvt.f32.f16 $0, "
+            + ("high" if HIGH else "low")
+            + ";}",
+            "=r,r",
+            [word],
+            dtype=tl.float32,
+            is_pure=True,
+            pack=1,
+        )
     else:
-        raw = tl.load(at)
-    return raw
+        number = as_float((word >> (16 if HIGH else 0)).to(tl.int16), KIND)
+    return number
 
 
 @triton.jit
-def _half(
-    sums: tl.tensor, sums_1: tl.tensor, sums_2: tl.tensor, sums_3: tl.tensor, values: tl.tensor,
-    inside: tl.tensor, even: tl.tensor, odd: tl.tensor, window: tl.tensor, end: tl.tensor,
-    KIND: tl.constexpr, X_KIND: tl.constexpr, X_BYTES: tl.constexpr, WINDOW: tl.constexpr,
-    TOKENS: tl.constexpr, MASKED: tl.constexpr, PRMT: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
-    """Add eight products a thread and token: values of even slots are the low halves of words, odd ones the high halves."""
-    slot = tl.arange(0, 4)[None, None, :]
-    mask = inside[:, :, None] if MASKED else None
-    raw = stream(values[:, :, None] + slot, mask, MASKED)
-    for part in tl.static_range(2):
-        number = as_float((raw if part == 0 else raw >> 16).to(tl.int16), KIND)
-        offsets = even if part == 0 else odd
-        x = _gather(window, offsets, end, 0, X_BYTES, MASKED, PRMT)
-        if TOKENS == 1:
-            sums += number * as_float(x, X_KIND)
-        else:
-            sums += number * as_float(x.to(tl.int32), "float32")
-            sums_1 += number * as_float((x >> 32).to(tl.int32), "float32")
-        if TOKENS > 2:
-            x = _gather(window, offsets, end, WINDOW, X_BYTES, MASKED, PRMT)
-            sums_2 += number * as_float(x.to(tl.int32), "float32")
-            sums_3 += number * as_float((x >> 32).to(tl.int32), "float32")
-    return sums, sums_1, sums_2, sums_3
+def _fence(word: tl.tensor, ASM: tl.constexpr) -> tl.tensor:
+    """Keep the compiler from moving loads from before this behind it: it sinks them to where they are used."""
+    if ASM:
+        word = tl.inline_asm_elementwise(
+            "bar.warp.sync 0xffffffff; mov.b32 $0, $1;", "=r,r", [word], dtype=tl.int32, is_pure=False, pack=1
+        )
+    return word
 
 
 @triton.jit
-def _unit(
-    sums: tl.tensor, sums_1: tl.tensor, sums_2: tl.tensor, sums_3: tl.tensor, values: tl.tensor,
-    codes: tl.tensor, more: tl.tensor, table: tl.tensor, window: tl.tensor, low: tl.tensor, inside: tl.tensor,
-    rows: tl.tensor, end: tl.tensor,
-    ELEMS: tl.constexpr, DECODE: tl.constexpr, KIND: tl.constexpr, X_KIND: tl.constexpr,
-    X_BYTES: tl.constexpr, TOKENS: tl.constexpr, MASKED: tl.constexpr, PRMT: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
-    """Take one unit a thread: where its values and codes are [W, R], and its part of x [W, 1]."""
+def _products(
+    sums: tl.tuple, low: tl.tensor, high: tl.tensor, even: tl.tensor, odd: tl.tensor,
+    window: tl.tensor, end: tl.tensor,
+    AHEAD: tl.constexpr, WINDOW: tl.constexpr, KIND: tl.constexpr, X_KIND: tl.constexpr, LANES: tl.constexpr,
+    TOKENS: tl.constexpr, CHAINS: tl.constexpr, MASKED: tl.constexpr, ASM: tl.constexpr,
+) -> tl.tuple:  # fmt: skip
+    """Add eight products per thread and token; even and odd hold the byte offsets of x for even and for odd slots."""
+    X_BITS: tl.constexpr = 32 if X_KIND == "float32" else 16
+    GATHER: tl.constexpr = (
+        tl.int16 if X_BITS * LANES == 16 else (tl.int32 if X_BITS * LANES == 32 else tl.int64)
+    )
+    BITS: tl.constexpr = tl.int16 if X_BITS == 16 else tl.int32
+    for slot in tl.static_range(8):
+        word = low if slot < 4 else high
+        word = (word if slot % 4 < 2 else word >> 32).to(tl.int32)
+        number = _half(word, slot % 2 == 1, KIND, ASM)
+        address = _address(window, even if slot % 2 == 0 else odd, slot // 2, ASM)
+        found: tl.tuple = ()
+        for plane in tl.static_range((TOKENS + LANES - 1) // LANES):
+            at = (address + (AHEAD + plane * WINDOW)).to(tl.pointer_type(GATHER))
+            if MASKED:
+                raw = tl.load(at, mask=address < end, other=0)
+            else:
+                raw = tl.load(at)
+            for lane in tl.static_range(LANES):
+                if plane * LANES + lane < TOKENS:
+                    if LANES == 1 or X_BITS == 32:
+                        one = as_float((raw >> (lane * X_BITS)).to(BITS), X_KIND)
+                    else:
+                        one = _half((raw >> (lane // 2 * 32)).to(tl.int32), lane % 2 == 1, X_KIND, ASM)
+                    found += (one,)
+        added: tl.tuple = ()
+        for i in tl.static_range(TOKENS * CHAINS):
+            if i // TOKENS == slot % CHAINS:
+                added += (sums[i] + number * found[i % TOKENS],)
+            else:
+                added += (sums[i],)
+        sums = added
+    return sums
+
+
+@triton.jit
+def _halves(
+    sums: tl.tuple, values: tl.tuple, words: tl.tuple,
+    window: tl.tensor, end: tl.tensor,
+    ELEMS: tl.constexpr, HALVES: tl.constexpr, STEP: tl.constexpr, KIND: tl.constexpr, X_KIND: tl.constexpr,
+    LANES: tl.constexpr, TOKENS: tl.constexpr, CHAINS: tl.constexpr, MASKED: tl.constexpr, ASM: tl.constexpr,
+) -> tl.tuple:  # fmt: skip
+    """Take one or two halves: x of the second lies in the same window (units of 32) or `STEP` bytes further."""
+    X_BYTES: tl.constexpr = (4 if X_KIND == "float32" else 2) * LANES
     WINDOW: tl.constexpr = ELEMS * X_BYTES
     SHIFT: tl.constexpr = 1 if X_BYTES == 2 else (2 if X_BYTES == 4 else 3)
     OFFSETS: tl.constexpr = 0x0F0F0F0F << SHIFT
-    low = (low.to(tl.uint32) & (256 - WINDOW)) * 0x01010101
-    if ELEMS == 16:
-        word = positions(codes, more, table, inside, DECODE, MASKED)
-        even = ((word << SHIFT) & OFFSETS) | low
-        odd = ((word >> (4 - SHIFT)) & OFFSETS) | low
-        sums, sums_1, sums_2, sums_3 = _half(
-            sums, sums_1, sums_2, sums_3, values, inside, even, odd, window, end,
-            KIND, X_KIND, X_BYTES, WINDOW, TOKENS, MASKED, PRMT,
+    FIFTHS: tl.constexpr = 0x01010101 << (4 + SHIFT)
+    # Whole pages further an address has the same lowest byte, so the second unit needs no window of its own.
+    SAME: tl.constexpr = ELEMS == 32 or STEP % 256 == 0
+    for half in tl.static_range(HALVES):
+        here = window
+        if not SAME:
+            here = window + half * STEP
+        low = (here.to(tl.uint32) & (256 - WINDOW)) * 0x01010101
+        even = ((words[half] << SHIFT) & OFFSETS) | low
+        odd = ((words[half] >> (4 - SHIFT)) & OFFSETS) | low
+        if ELEMS == 32:
+            late = upper_bits(words[2], half)
+            even |= (late << (4 + SHIFT)) & FIFTHS
+            odd |= (late << SHIFT) & FIFTHS
+        sums = _products(
+            sums, values[2 * half], values[2 * half + 1], even, odd, here, end,
+            half * STEP if SAME and ELEMS == 16 else 0, WINDOW, KIND, X_KIND, LANES, TOKENS, CHAINS, MASKED, ASM,
         )  # fmt: skip
-    else:
-        FIFTHS: tl.constexpr = 0x01010101 << (4 + SHIFT)
-        both, upper = positions_of_32(codes, more, table, inside, DECODE, MASKED)
-        for half in tl.static_range(2):
-            word = (both if half == 0 else both >> 32).to(tl.uint32)
-            late = (upper if half == 0 else upper >> 32).to(tl.uint32)
-            even = ((word << SHIFT) & OFFSETS) | ((late << (4 + SHIFT)) & FIFTHS) | low
-            odd = ((word >> (4 - SHIFT)) & OFFSETS) | ((late << SHIFT) & FIFTHS) | low
-            sums, sums_1, sums_2, sums_3 = _half(
-                sums, sums_1, sums_2, sums_3, values + half * 4 * rows, inside, even, odd, window, end,
-                KIND, X_KIND, X_BYTES, WINDOW, TOKENS, MASKED, PRMT,
-            )  # fmt: skip
-    return sums, sums_1, sums_2, sums_3
+    return sums
+
+
+@triton.jit
+def _store(
+    y: tl.tensor, bias: tl.tensor, total: tl.tensor, token: tl.tensor, row: tl.tensor, outputs: tl.tensor,
+    Y_KIND: tl.constexpr, BIAS_KIND: tl.constexpr,
+) -> None:  # fmt: skip
+    """Add the bias and round once."""
+    inside = row < outputs
+    if BIAS_KIND != "none":
+        total += as_float(tl.load(bias + row, mask=inside, other=0), BIAS_KIND)
+    tl.store(y + token * outputs.to(tl.int64) + row, as_bits(total, Y_KIND), mask=inside)
+
+
+@triton.jit
+def _join(
+    parts: tl.tensor, counters: tl.tensor, y: tl.tensor, bias: tl.tensor, row: tl.tensor, rows: tl.tensor,
+    outputs: tl.tensor,
+    TOKENS: tl.constexpr, Y_KIND: tl.constexpr, BIAS_KIND: tl.constexpr, WARPS: tl.constexpr,
+) -> None:  # fmt: skip
+    """Have the program that ends last add up the parts of its rows: which one that is changes no result."""
+    n_parts = tl.num_programs(1)
+    if is_last(counters + tl.program_id(0), n_parts):
+        for token in tl.static_range(TOKENS):
+            total: tl.tensor = tl.zeros([32], tl.float32)
+            for first in range(0, n_parts, WARPS):
+                part = first + tl.arange(0, WARPS)[:, None]
+                at = parts + (part * TOKENS + token) * rows.to(tl.int64) + row[None, :]
+                there = (part < n_parts) & (row >= 0)[None, :]
+                total += tl.sum(tl.load(at, mask=there, other=0, cache_modifier=".cg"), axis=0)
+            _store(y, bias, total, token, row, outputs, Y_KIND, BIAS_KIND)
 
 
 @triton.jit(do_not_specialize=["outputs", "units", "part_units", "x_bytes"])
 def gemv_kernel(
     values: tl.tensor, metadata: tl.tensor, table: tl.tensor, x: tl.tensor, bias: tl.tensor, y: tl.tensor,
+    parts: tl.tensor, counters: tl.tensor,
     outputs: tl.tensor, rows: tl.tensor, units: tl.tensor, part_units: tl.tensor, x_bytes: tl.tensor,
     ELEMS: tl.constexpr, DECODE: tl.constexpr, KIND: tl.constexpr, X_KIND: tl.constexpr,
-    X_BYTES: tl.constexpr, TOKENS: tl.constexpr, Y_KIND: tl.constexpr, BIAS_KIND: tl.constexpr,
-    WARPS: tl.constexpr, UNROLL: tl.constexpr, PRMT: tl.constexpr,
+    LANES: tl.constexpr, TOKENS: tl.constexpr, Y_KIND: tl.constexpr, BIAS_KIND: tl.constexpr,
+    SPLIT: tl.constexpr, WARPS: tl.constexpr, ASM: tl.constexpr,
 ) -> None:  # fmt: skip
     """Multiply with some rows, and a part of K: see `launch` for what goes in and out."""
+    UNROLL: tl.constexpr = 32 // ELEMS
     TURN: tl.constexpr = WARPS * UNROLL
-    WORDS: tl.constexpr = ELEMS // 4  # of 32 bits, that hold a unit's values
     NARROW: tl.constexpr = tl.uint32 if DECODE == "index4" or DECODE == "bitmask32" else tl.uint16
     FIRST: tl.constexpr = tl.uint64 if DECODE == "index5" else NARROW
     MORE: tl.constexpr = tl.uint8 if DECODE == "index3" else tl.uint16
-    UNIT_X_BYTES: tl.constexpr = ELEMS * X_BYTES * (2 if TOKENS > 2 else 1)
-    tl.static_assert(TURN * UNIT_X_BYTES % 256 == 0)  # so that `low` is the same in every turn
-    row = tl.program_id(0) * 32 + tl.arange(0, 32)
+    HAS_MORE: tl.constexpr = DECODE == "index3" or DECODE == "index5"
+    TABLE: tl.constexpr = DECODE == "bytes" or DECODE == "codes" or DECODE == "bitmask32"
+    CHAINS: tl.constexpr = 2 if TOKENS <= 2 else 1
+    UNIT_X_BYTES: tl.constexpr = (
+        ELEMS * (4 if X_KIND == "float32" else 2) * LANES * ((TOKENS + LANES - 1) // LANES)
+    )
+    STEP: tl.constexpr = WARPS * UNIT_X_BYTES
+    tl.static_assert(
+        TURN * UNIT_X_BYTES % 256 == 0
+    )  # so that a window's lowest byte is the same in every turn
+    row = tl.program_id(0) * 32 + tl.arange(0, 32)[None, :]
     first = tl.program_id(1) * part_units
     last = tl.minimum(first + part_units, units)
     # What lies before `whole` are whole units of x, so that nothing need be checked.
     whole = tl.minimum(last, (x_bytes // UNIT_X_BYTES).to(tl.int32))
     whole = tl.maximum(first, first + (whole - first) // TURN * TURN)
     end = x.to(tl.int64) + x_bytes
-    plane = units * rows.to(tl.int64)
     warp = tl.arange(0, WARPS)[:, None]
-    unit = (first + warp).to(tl.int64)
-    place = unit * rows + row[None, :]
-    values_at = values + unit * rows * WORDS + row[None, :] * 4
-    codes_at = metadata.to(tl.pointer_type(FIRST)) + place
-    more_at = (metadata + plane * (2 if ELEMS == 16 else 8)).to(tl.pointer_type(MORE)) + place
-    window = x.to(tl.int64) + unit * UNIT_X_BYTES
-    low = window
-    sums = tl.zeros([WARPS, 32, 4], tl.float32)
-    sums_1 = tl.zeros([WARPS, 32, 4], tl.float32)
-    sums_2 = tl.zeros([WARPS, 32, 4], tl.float32)
-    sums_3 = tl.zeros([WARPS, 32, 4], tl.float32)
-    for _ in range(first, whole, TURN):
-        for u in tl.static_range(UNROLL):
-            sums, sums_1, sums_2, sums_3 = _unit(
-                sums, sums_1, sums_2, sums_3, values_at, codes_at, more_at, table,
-                window, low + u * WARPS * UNIT_X_BYTES, None, rows, end,
-                ELEMS, DECODE, KIND, X_KIND, X_BYTES, TOKENS, False, PRMT,
+    codes_at = metadata.to(tl.pointer_type(FIRST))
+    plane = units * rows.to(tl.int64)
+    more_at = (metadata + plane * (2 if ELEMS == 16 else 8)).to(tl.pointer_type(MORE))
+    second = WARPS * rows if ELEMS == 16 else rows  # from a half to the next
+    sums: tl.tuple = ()
+    for _ in tl.static_range(TOKENS * CHAINS):
+        sums += (tl.zeros([WARPS, 32], tl.float32),)
+    if first < whole:
+        # Codes are asked for a turn before values, if they have to be looked up in a table: two turns ahead.
+        place = (first + warp) * rows + row
+        values_place = (first + warp) * (ELEMS // 16) * rows + row
+        window = x.to(tl.int64) + (first + warp).to(tl.int64) * UNIT_X_BYTES
+        number = _values(values, values_place, second, None, 2, False)
+        codes = _codes(codes_at, more_at, place, second, None, UNROLL, HAS_MORE, False)
+        words = codes
+        if TABLE:
+            words = _positions(codes, table, DECODE, ELEMS, UNROLL, HAS_MORE)
+            place += tl.where(first + TURN < whole, TURN, 0) * rows
+            codes = _codes(codes_at, more_at, place, second, None, UNROLL, HAS_MORE, False)
+        for start in range(first, whole, TURN):
+            # The last turns ask for what they have already: a load that depends on nothing is not delayed.
+            values_place += tl.where(start + TURN < whole, 2 * WARPS, 0) * rows
+            next_number = _values(values, values_place, second, None, 2, False)
+            if TABLE:
+                next_words = _positions(codes, table, DECODE, ELEMS, UNROLL, HAS_MORE)
+                place += tl.where(start + 2 * TURN < whole, TURN, 0) * rows
+                codes = _codes(codes_at, more_at, place, second, None, UNROLL, HAS_MORE, False)
+                now = words
+            else:
+                place += tl.where(start + TURN < whole, TURN, 0) * rows
+                next_words = _codes(codes_at, more_at, place, second, None, UNROLL, HAS_MORE, False)
+                now = _positions(words, table, DECODE, ELEMS, UNROLL, HAS_MORE)
+            place = _fence(place, ASM)
+            sums = _halves(
+                sums, number, now, window, end,
+                ELEMS, 2, STEP, KIND, X_KIND, LANES, TOKENS, CHAINS, False, ASM,
             )  # fmt: skip
-            values_at += WARPS * WORDS * rows
-            codes_at += WARPS * rows
-            more_at += WARPS * rows
-            window += WARPS * UNIT_X_BYTES
+            number = next_number
+            words = next_words
+            window += TURN * UNIT_X_BYTES
     for start in range(whole, last, WARPS):
-        inside = (start + warp < units) & (row >= 0)[None, :]
-        sums, sums_1, sums_2, sums_3 = _unit(
-            sums, sums_1, sums_2, sums_3, values_at, codes_at, more_at, table,
-            window, window, inside, rows, end,
-            ELEMS, DECODE, KIND, X_KIND, X_BYTES, TOKENS, True, PRMT,
+        unit = start + warp
+        inside = (unit < units) & (row >= 0)
+        at = unit * rows + row
+        number = _values(values, unit * (ELEMS // 16) * rows + row, second, inside, ELEMS // 16, True)
+        codes = _codes(codes_at, more_at, at, second, inside, 1, HAS_MORE, True)
+        now = _positions(codes, table, DECODE, ELEMS, 1, HAS_MORE)
+        sums = _halves(
+            sums, number, now, x.to(tl.int64) + unit.to(tl.int64) * UNIT_X_BYTES, end,
+            ELEMS, ELEMS // 16, STEP, KIND, X_KIND, LANES, TOKENS, CHAINS, True, ASM,
         )  # fmt: skip
-        values_at += WARPS * WORDS * rows
-        codes_at += WARPS * rows
-        more_at += WARPS * rows
-        window += WARPS * UNIT_X_BYTES
-    is_output = row < outputs
+    row = tl.program_id(0) * 32 + tl.arange(0, 32)
     for token in tl.static_range(TOKENS):
-        total = sums if token == 0 else (sums_1 if token == 1 else (sums_2 if token == 2 else sums_3))
-        total = tl.sum(tl.sum(total, axis=2), axis=0)
-        if BIAS_KIND != "none":
-            total += as_float(tl.load(bias + row, mask=is_output, other=0), BIAS_KIND)
-        at = y + (tl.program_id(1) * TOKENS + token).to(tl.int64) * outputs + row
-        tl.store(at, as_bits(total, Y_KIND), mask=is_output)
+        total = sums[token]
+        if CHAINS == 2:
+            total += sums[TOKENS + token]
+        total = tl.sum(total, axis=0)
+        if SPLIT:
+            tl.store(parts + (tl.program_id(1) * TOKENS + token) * rows.to(tl.int64) + row, total)
+        else:
+            _store(y, bias, total, token, row, outputs, Y_KIND, BIAS_KIND)
+    if SPLIT:
+        _join(parts, counters, y, bias, row, rows, outputs, TOKENS, Y_KIND, BIAS_KIND, WARPS)
 
 
 def launch(
@@ -253,12 +409,12 @@ def launch(
 ) -> None:
     """Multiply tokens, summed in float32 and rounded once.
 
-    Two or more tokens are first laid out as float32 (`widen_kernel`, one more launch). One token that does not begin at a
-    multiple of a unit's bytes is copied. Parts of K are summed by a second launch.
+    Two or more tokens are first laid out beside each other (`lay_kernel`, one more launch). One token that does not begin at
+    a multiple of a unit's bytes is copied. Parts of K are added up by the program that ends last, in the same order always.
 
     Parameters
     ----------
-    x : Tensor [T, K] of a type in `KINDS`, T from 1 to 4
+    x : Tensor [T, K] of a type in `KINDS`, T from 1 to 8
         Contiguous, as all are, and on the weight's device.
     weight : ShuffledWeight
     out : Tensor [T, N] of a type in `KINDS`
@@ -272,55 +428,79 @@ def launch(
     Raises
     ------
     KernelError
-        More tokens than 4, or none.
+        More tokens than 8, or none.
     """
     tokens = len(x)
     if not 1 <= tokens <= MOST_TOKENS:
         raise KernelError(f"x has {tokens} tokens: expected 1 to {MOST_TOKENS}")
-    elems = STEP_ELEMS[weight.pattern]
-    unroll = TURN_ELEMS // elems
-    found = plan(weight.rows, weight.units // unroll, weight.values.device)
-    warps = found[0] if warps is None else warps
-    n_parts = found[1] if n_parts is None else n_parts
-    turn = warps * unroll
+    elems, device = STEP_ELEMS[weight.pattern], x.device
+    turn_units = TURN_ELEMS // elems
+    laid = aligned(x, elems * x.element_size()) if tokens == 1 else laid_out(x, elems, weight.units)
+    compiled_for = constants(weight.format, weight.values.dtype, x.dtype, tokens, out.dtype)
+    compiled_for["BIAS_KIND"] = "none" if bias is None else KINDS[bias.dtype]
+    if warps is None or n_parts is None:
+        unit_bytes = (weight.values.nbytes + weight.metadata.nbytes) // (weight.units * weight.rows)
+        about = tuple(compiled_for.items())
+        found = _cut(device, weight.rows, weight.units, turn_units, unit_bytes, about)
+        warps = found[0] if warps is None else warps
+        n_parts = found[1] if n_parts is None else n_parts
+    turn = warps * turn_units
     part_units = triton.cdiv(triton.cdiv(weight.units, n_parts), turn) * turn
     n_parts = triton.cdiv(weight.units, part_units)
-    if tokens == 1:
-        laid = aligned(x, elems * x.element_size())
-    else:
-        laid = widened(x, elems, weight.units)
-    # Parts of K stay float32 until all are summed, so that the result is rounded once.
-    alone = n_parts == 1
-    parts = out if alone else out.new_empty((n_parts, *out.shape), dtype=torch.float32)
-    about_it = constants(weight.format, weight.values.dtype, x.dtype, tokens, parts.dtype)
-    about_bias = KINDS[bias.dtype] if alone and bias is not None else "none"
+    blocks, is_split = weight.rows // WARP_ROWS, n_parts > 1
     with on_device_of(x):
-        gemv_kernel[(weight.rows // WARP_ROWS, n_parts)](
-            weight.values.view(torch.int32), weight.metadata,
-            position_table(weight.format, weight.values.device),
-            laid, bias.view(INTEGERS[bias.dtype]) if alone and bias is not None else None,
-            parts.view(INTEGERS[parts.dtype]), weight.shape[0], weight.rows, weight.units, part_units, laid.nbytes,
-            **about_it, BIAS_KIND=about_bias, WARPS=warps, PRMT=not triton.knobs.runtime.interpret,
-            num_warps=warps, enable_fp_fusion=True,
+        gemv_kernel[(blocks, n_parts)](
+            weight.values.view(torch.int64), weight.metadata, position_table(weight.format, device),
+            laid.view(INTEGERS[x.dtype]), None if bias is None else bias.view(INTEGERS[bias.dtype]),
+            out.view(INTEGERS[out.dtype]),
+            torch.empty(n_parts * tokens * weight.rows, dtype=torch.float32, device=device) if is_split else None,
+            counters(blocks, device) if is_split else None,
+            weight.shape[0], weight.rows, weight.units, part_units, laid.nbytes,
+            **compiled_for, SPLIT=is_split, WARPS=warps, **_options(warps),
         )  # fmt: skip
-    if not alone:
-        sum_parts(parts, bias, out)
 
 
-def plan(rows: int, turns: int, device: torch.device) -> tuple[int, int]:
-    """Count warps of a program and parts of K that give every multiprocessor of a device `PROCESSOR_WARPS`.
+def _options(warps: int) -> dict[str, Any]:
+    return {"ASM": not triton.knobs.runtime.interpret, "num_warps": warps, "enable_fp_fusion": True}
 
-    A warp alone would take so many turns of the loop.
 
-    Examples
-    --------
-    >>> plan(4096, 128, torch.device("cpu"))
-    (4, 1)
-    """
-    blocks = rows // WARP_ROWS
-    wanted = triton.cdiv(PROCESSOR_WARPS * processors(device), blocks)
-    warps = min(MAX_WARPS, max(LEAST_WARPS, triton.next_power_of_2(wanted)))
-    return warps, max(1, min(triton.cdiv(wanted, warps), turns // (warps * LEAST_TURNS)))
+@lru_cache(maxsize=4096)
+def _cut(
+    device: torch.device, rows: int, units: int, turn_units: int, unit_bytes: int, about: tuple[tuple[str, Any], ...]
+) -> tuple[int, int]:  # fmt: skip
+    """Choose warps and parts of K by the registers of the kernel as it is compiled for a device."""
+    registers = dict(REGISTERS)
+    tokens = dict(about)["TOKENS"]
+    while True:
+        warps, n_parts = plan(
+            rows, units, tokens=tokens, registers=registers, turn_units=turn_units,
+            turn_bytes=WARP_ROWS * turn_units * unit_bytes, machine=machine_of(device),
+        )  # fmt: skip
+        # Only what was chosen is compiled: if it needs other registers than it was taken to need, the choice is made again.
+        needed = _registers(device, about, n_parts > 1, warps) if device.type == "cuda" else registers[warps]
+        if needed == registers[warps]:
+            return warps, n_parts
+        registers[warps] = needed
+
+
+@lru_cache(maxsize=1024)
+def _registers(device: torch.device, about: tuple[tuple[str, Any], ...], split: bool, warps: int) -> int:
+    """Compile the kernel as a launch on aligned tensors would, and count the registers of a thread."""
+    found = dict(about)
+    x, y, bias = (_integer(found[name]) for name in ("X_KIND", "Y_KIND", "BIAS_KIND"))
+    table = torch.int32 if found["DECODE"] in LOOKED_UP else None
+    with torch.cuda.device(device):
+        kernel = gemv_kernel.warmup(
+            torch.int64, torch.uint8, table, x, bias, y, torch.float32 if split else None,
+            torch.int32 if split else None, 1, WARP_ROWS, 1, 1, 1,
+            **found, SPLIT=split, WARPS=warps, **_options(warps), grid=(1,),
+        )  # fmt: skip
+        assert kernel.run is not None  # asking for it loads the code, and only then the registers are known
+    return int(kernel.n_regs)
+
+
+def _integer(kind: str) -> torch.dtype | None:
+    return {"none": None, "float32": torch.int32}.get(kind, torch.int16)
 
 
 def constants(
@@ -331,9 +511,8 @@ def constants(
         "ELEMS": STEP_ELEMS[format.pattern],
         "DECODE": DECODE[format],
         "KIND": KINDS[dtype],
-        "X_KIND": KINDS[x_dtype] if tokens == 1 else "float32",
-        "X_BYTES": x_dtype.itemsize if tokens == 1 else 8,
+        "X_KIND": KINDS[x_dtype],
+        "LANES": lanes_of(x_dtype, tokens),
         "TOKENS": tokens,
-        "UNROLL": TURN_ELEMS // STEP_ELEMS[format.pattern],
         "Y_KIND": KINDS[y_dtype],
     }

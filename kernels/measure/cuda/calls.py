@@ -101,7 +101,7 @@ def dense_calls(torch: Any, x: Any) -> dict[str, DenseCall]:
     if len(x) == 1:
         found["torch.mv"] = DenseCall(lambda weight: lambda: torch.mv(weight, x[0]))
         found["torch.mm K-major"] = DenseCall(lambda weight: lambda: torch.mm(x, weight), k_major=True)
-    from kernels.stored.shuffled import MOST_TOKENS
+    from kernels.gpu.controls import MOST_TOKENS
 
     if len(x) <= MOST_TOKENS and x.is_cuda:
         found["gpu.dense"] = DenseCall(lambda weight: _dense_gemv(x, weight), rounding="once")

@@ -1,5 +1,6 @@
 """The decode GEMV in the order of its weights: the reference's numbers, nothing else written."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
 
@@ -9,14 +10,17 @@ from kernels.cpu import KernelError
 from nmsim.pattern import Pattern
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
 
+from kernels.gpu import split  # noqa: E402
 from kernels.gpu.products import gemv  # noqa: E402
+from kernels.gpu.products.plan import LEAST_TURNS, Machine, plan, programs_at_once, time_of  # noqa: E402
 from kernels.ops import (  # noqa: E402
     NMWeight,
     compress,
     naive,
 )
+from kernels.ptx import emulated  # noqa: E402
 from kernels.stored.rows import kernel_format  # noqa: E402
 from kernels.stored.shuffled import PLANES, has_order, shuffle, unshuffle  # noqa: E402
 
@@ -25,6 +29,8 @@ NAMES = [f"{format.pattern} {format.encoding.name}" for format in ORDERED]
 HALVES = (torch.float16, torch.bfloat16)
 DTYPES = (torch.float32, *HALVES)
 GUARD = 64
+LAYERS = ((4096, 4096), (1024, 4096), (14336, 4096), (4096, 14336), (6144, 4096), (28672, 4096))
+"""[N, K] of the products of Llama 3 8B, then of its fused ones."""
 
 
 def made(*shape, dtype=torch.float32, seed=0):
@@ -116,7 +122,7 @@ def test_whole_numbers_give_the_numbers_of_the_reference(format, triton_device):
     turn = ORDERED.index(format)
     elems = max(16, format.pattern.m)
     # Turns of the loop and some units more, the last one cut.
-    for tokens, n, k in ((1, 33 if turn < 2 else 7, 18 * elems + 7), (turn % 3 + 2, 6, 8 * elems + 3)):
+    for tokens, n, k in ((1, 33 if turn < 2 else 7, 18 * elems + 7), (turn % 7 + 2, 6, 8 * elems + 3)):
         dtype, x_dtype = HALVES[(turn + tokens) % 2], DTYPES[(turn + tokens) % 3]
         weight = compress(whole(n, k, dtype=dtype), format)
         x = whole(tokens, k, dtype=x_dtype, seed=1)
@@ -204,9 +210,9 @@ def test_x_may_begin_anywhere(triton_device):
 
 def test_what_no_kernel_takes_is_refused(triton_device):
     weight = compress(whole(5, 64, dtype=torch.float16), "8:16/index")
-    x, out = whole(5, 64, dtype=torch.float16), torch.empty(5, 5)
-    for tokens in (0, 5):
-        with pytest.raises(KernelError, match=f"x has {tokens} tokens: expected 1 to 4"):
+    x, out = whole(9, 64, dtype=torch.float16), torch.empty(9, 5)
+    for tokens in (0, 9):
+        with pytest.raises(KernelError, match=f"x has {tokens} tokens: expected 1 to 8"):
             gemv.launch(x[:tokens], shuffle(weight), out[:tokens])
     assert not has_order(kernel_format("16:32/combinatorial"), torch.float16)
     for refused in (
@@ -219,10 +225,82 @@ def test_what_no_kernel_takes_is_refused(triton_device):
             shuffle(refused)
 
 
-def test_a_plan_gives_every_processor_work():
-    assert gemv.plan(4096, 128, torch.device("cpu")) == (4, 1)
-    assert gemv.plan(32, 128, torch.device("cpu")) == (16, 2)
-    for rows, turns in ((32, 1), (32, 60), (1024, 128), (128256, 128), (4096, 1)):
-        warps, parts = gemv.plan(rows, turns, torch.device("cpu"))
-        assert warps in (4, 8, 16)
-        assert 1 <= parts <= max(1, turns // (2 * warps))
+@pytest.mark.parametrize("dtype", HALVES)
+def test_parts_are_added_up_in_one_order_whichever_program_ends_last(dtype, triton_device):
+    """Numbers whose sums depend on their order; programs run in another order each time; the counters stay zero."""
+    weight = compress(made(40, 16 * 8 * 5 + 9, dtype=dtype), "8:16/bitmask")
+    x, bias = made(2, weight.shape[1], dtype=dtype, seed=1), made(40, seed=2)
+    results, on_emulator = [], triton_device.type == "cpu" and not triton.knobs.runtime.interpret
+    for seed in range(3):
+        with emulated(seed=seed) if on_emulator else nullcontext():
+            results.append(product(x, weight, triton_device, torch.float32, bias=bias, warps=4, n_parts=5))
+        assert not split.counters(2, triton_device).any()
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+    assert torch.allclose(results[0], wanted(x, weight, torch.float32, bias), rtol=1e-5, atol=1e-3)
+
+
+def test_a_plan_has_no_short_last_wave():
+    """The layers of an 8B model, alone and fused, on an H200, with registers as counted, and with many more."""
+    h200 = Machine()
+    for n, k in LAYERS:
+        for tokens, needed in ((1, 40), (1, 48), (2, 48), (4, 64), (8, 76), (4, 102)):
+            registers = {4: needed, 8: needed, 16: needed}
+            warps, n_parts = plan(n, k // 16, tokens=tokens, registers=registers, turn_bytes=1280)
+            at_once = programs_at_once(needed, warps, h200)
+            programs = n // 32 * n_parts
+            waves = programs / (at_once * h200.processors)
+            assert waves <= 1 or waves % 1 == 0 or waves % 1 > 0.5 or waves > 2, (n, k, tokens, needed)
+            # Every multiprocessor has work, and enough loads are under way if the layer is not small.
+            assert programs >= 0.9 * h200.processors
+            if n * k > 2e7:
+                assert min(programs / h200.processors, at_once) * warps >= 11, (n, k, tokens, needed)
+
+
+def test_a_plan_knows_registers_and_tokens():
+    wide = {"units": 256, "tokens": 1, "turn_bytes": 1280}
+    assert plan(14336, registers={4: 40, 8: 40, 16: 40}, **wide) == (8, 1)
+    # With 16 warps three programs would fit a multiprocessor: 448 on 396 places.
+    assert programs_at_once(40, 16, Machine()) * 132 < 14336 // 32
+    # A kernel that does not fit at all is never chosen.
+    assert plan(4096, registers={8: 40, 16: 255}, **wide)[0] == 8
+    assert plan(1024, registers={16: 48}, **wide)[1] > 1
+    assert plan(1024, registers={16: 48}, machine=Machine(processors=16), **wide)[1] == 1
+    for rows, units in ((32, 1), (32, 60), (1024, 128), (128256, 128), (4096, 1)):
+        warps, n_parts = plan(rows, units, tokens=1, registers=gemv.REGISTERS, turn_bytes=1280)
+        assert warps in gemv.REGISTERS
+        assert 1 <= n_parts <= max(1, units // (LEAST_TURNS * 2 * warps))
+
+
+def test_the_time_of_a_plan_by_hand():
+    """One wave of 128 programs of 16 warps: too few to hide latency, which a turn then takes."""
+    about = {"n_parts": 1, "warps": 16, "at_once": 3, "tokens": 1, "turn_bytes": 1024, "machine": Machine()}
+    latency = 24  # 24 KB by 1024 bytes
+    assert time_of(128, 8, **about) == 8 * latency + 2 * latency
+    # 448 programs are a full wave of 396, then one of 52.
+    full, rest = 3 * 16, max(latency, 52 * 16 / 132)
+    assert time_of(448, 8, **about) == pytest.approx(8 * full + 8 * rest + 4 * latency)
+    assert time_of(128, 4, **{**about, "n_parts": 2}) == pytest.approx(4 * 256 * 16 / 132 + (2 + 3) * latency)
+
+
+def test_the_cut_is_made_again_by_the_registers_of_the_compiled_kernel(monkeypatch):
+    """A device is not there; what it would say of each compiled kernel is."""
+    asked = []
+
+    def registers(device, about, is_split, warps):
+        asked.append((warps, is_split))
+        return {4: 40, 8: 40, 16: 40}[warps] if costly else gemv.REGISTERS[warps]
+
+    monkeypatch.setattr(gemv, "_registers", registers)
+    monkeypatch.setattr(gemv, "machine_of", lambda device: Machine())
+    cut = gemv._cut.__wrapped__
+    about = (("TOKENS", 1),)
+    for costly in (False, True):
+        asked.clear()
+        found = cut(torch.device("cuda"), 14336, 256, 2, 20, about)
+        known = dict(gemv.REGISTERS)
+        if costly:
+            known |= {warps: 40 for warps, _ in asked}
+        assert found == plan(14336, 256, tokens=1, registers=known, turn_bytes=1280)
+        assert asked[-1] == (found[0], found[1] > 1)
+        assert len(asked) <= 4
