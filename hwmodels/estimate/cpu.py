@@ -43,8 +43,10 @@ NARROW_LANES = 8
 where it issues two of 8 lanes."""
 FEW_TOKENS = 4
 """Most tokens of which kernels read x to its end for each block of rows. Beyond it they read panels of x."""
-PANEL_BYTES, PANEL_TOKENS = 1 << 17, 16
-"""Bytes of a panel of x, and most tokens of one."""
+PANEL_BYTES, PANEL_TOKENS = {16: 1 << 14, 8: 1 << 17}, 16
+"""Lanes of a vector register -> bytes of a panel of x; and most tokens of one."""
+STREAMING_LANES = (16,)
+"""Lanes of a vector register whose kernels read the rows of few tokens as long streams, asked for ahead: no row starts anew."""
 
 
 class CpuWork(NamedTuple):
@@ -178,10 +180,11 @@ def bandwidth_bytes_per_s(hardware: HardwareSpec, footprint_bytes: Any, threads:
     return np.minimum(threads * source.core_bytes_per_s, source.shared_bytes_per_s)
 
 
-def _x_bytes(tokens: Any, K: Any) -> Any:
+def _x_bytes(lanes: int, tokens: Any, K: Any) -> Any:
     """Bytes of x that a kernel reads again and again: all of it for few tokens, a panel for more."""
     some = 4.0 * np.minimum(tokens, PANEL_TOKENS) * K
-    return where(tokens <= FEW_TOKENS, some, np.minimum(some, PANEL_BYTES))
+    panel_bytes = PANEL_BYTES.get(lanes, PANEL_BYTES[NARROW_LANES])
+    return where(tokens <= FEW_TOKENS, some, np.minimum(some, panel_bytes))
 
 
 def _x_s(hardware: HardwareSpec, footprint_bytes: Any, loaded_bytes: Any) -> tuple[Any, Any]:
@@ -248,6 +251,8 @@ def estimate_cpu(
     warm = state == CACHE_STATES.index("warm")
     rows = where(how.sparse_activations, M * how.input_copies, N)
     flop_per_s = hardware.vector_peak_flop_per_s.value / cores
+    lanes_of_register = vector_lanes(hardware)
+    streams = (M <= FEW_TOKENS) & (lanes_of_register in STREAMING_LANES)
 
     def source(total_bytes: Any) -> _Source:
         found = _Source(np.nan, np.nan, True)
@@ -261,12 +266,12 @@ def estimate_cpu(
     def own_s(traffic: Traffic, lanes: Any, x_bytes: Any, share: Any, overlap: float) -> Any:
         """Seconds of a kernel of `kernels.cpu`, without the call."""
         level, elements = source(traffic.total_bytes), rows * K / used
-        ports_s, wait_s = _x_s(hardware, _x_bytes(M, K), elements * x_bytes)
+        ports_s, wait_s = _x_s(hardware, _x_bytes(lanes_of_register, M, K), elements * x_bytes)
         worked_s = np.maximum(elements * lanes / issued_per_s, 2.0 * M * N * K * share / (used * flop_per_s))
         worked_s = np.maximum(worked_s, ports_s)
         read_s = traffic.total_bytes / (used * level.core_bytes_per_s)
         # What a core waits for beside its stream of bytes is not hidden behind it.
-        read_s = read_s + where(level.is_dram, rows * row_start_s / used, 0.0) + wait_s
+        read_s = read_s + where(level.is_dram & ~np.asarray(streams), rows * row_start_s / used, 0.0) + wait_s
         core_s = (read_s**overlap + worked_s**overlap) ** (1 / overlap)
         return woken_s + norm(core_s, traffic.total_bytes / level.shared_bytes_per_s)
 

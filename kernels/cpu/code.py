@@ -116,6 +116,11 @@ class Code:
         """Write to an address of any alignment."""
         self.ir.store(value, pointer, align=1)
 
+    def prefetch(self, pointer: Value) -> None:
+        """Ask for a cache line to be brought to the second-level cache. Any address will do, even one beyond the memory."""
+        read, second_level, data = I32(0), I32(2), I32(1)
+        self.call("llvm.prefetch.p0", ir.VoidType(), pointer, read, second_level, data)
+
     def number(self, kind: Any, value: int) -> Value:
         """A known integer."""
         return ir.Constant(kind, value)

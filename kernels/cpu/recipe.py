@@ -12,8 +12,8 @@ ROW_TOKENS = (1, 2, 3, 4)
 COLUMN_TOKENS = (8, 16)
 """Numbers of tokens that AVX2 holds side by side in lanes; x is then [K, tokens]."""
 DENSE_STEP_ELEMS = 16
-PANEL_BYTES = 1 << 17
-"""A quarter of a second-level cache."""
+PANEL_BYTES = {"avx2": 1 << 17, "avx512": 1 << 14, "generic": 1 << 14}
+"""Bytes of x that rows share before the next ones are read: a quarter of a second-level cache, or half a first-level one."""
 EVERY_STEP = 1 << 62
 
 
@@ -50,8 +50,8 @@ class Recipe:
 
     @property
     def by_columns(self) -> bool:
-        """Whether lanes hold tokens: faster if spreading weights to the lanes of their elements takes many instructions."""
-        return self.isa == "avx2" and self.tokens in COLUMN_TOKENS
+        """Whether lanes hold tokens. Then a dropped element costs no multiplication, and x is read by position."""
+        return self.tokens in COLUMN_TOKENS
 
     @property
     def value_bytes(self) -> int:
@@ -63,6 +63,8 @@ class Recipe:
         """Float32 lanes of the registers that hold sums."""
         if self.isa == "avx2":
             return 8
+        if self.by_columns:
+            return self.tokens
         return 8 if self.encoding == "index" and self.m < 32 else 16
 
     @property
@@ -72,17 +74,23 @@ class Recipe:
             return 4 if self.m == 16 else 2
         if self.isa == "avx2":
             return 2 if self.pattern is None and self.tokens in (3, 4) else 4
-        return max(1, min(4, 16 // self.tokens))
+        return 4
+
+    @property
+    def prefetches(self) -> bool:
+        """Whether memory is asked for ahead of its use. On Zen 3, where AVX2 was measured, it had no effect."""
+        return self.isa != "avx2"
 
     @property
     def panel_steps(self) -> int:
         """Steps after which other rows have their turn with the same x.
 
         Few tokens let rows be read to their end, which suits memory. The x of many tokens is large, and must be used
-        by several rows before it leaves the second-level cache.
+        by several rows before it leaves the cache.
         """
-        few = self.tokens in ROW_TOKENS
-        return EVERY_STEP if few else max(1, PANEL_BYTES // (4 * self.tokens * self.step_elems))
+        if not self.by_columns:
+            return EVERY_STEP
+        return max(1, PANEL_BYTES[self.isa] // (4 * self.tokens * self.step_elems))
 
     @cached_property
     def m(self) -> int:

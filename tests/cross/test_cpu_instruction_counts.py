@@ -5,7 +5,14 @@ import platform
 import pandas as pd
 import pytest
 
-from hwmodels.estimate.cpu import COUNTS_FILE, FEW_TOKENS, PANEL_BYTES, PANEL_TOKENS
+from hwmodels.estimate.cpu import (
+    COUNTS_FILE,
+    FEW_TOKENS,
+    INSTRUCTION_SETS,
+    PANEL_BYTES,
+    PANEL_TOKENS,
+    STREAMING_LANES,
+)
 from kernels.compiled import count_cpu
 from kernels.cpu.recipe import COLUMN_TOKENS, ROW_TOKENS, recipe_for
 from kernels.cpu.recipe import PANEL_BYTES as KERNEL_PANEL_BYTES
@@ -40,13 +47,21 @@ def test_committed_counts_are_those_of_the_compiler(place):
 @pytest.mark.parametrize("tokens", count_cpu.COUNTED_TOKENS)
 @pytest.mark.parametrize("format", ["8:16/bitmask", None])
 def test_loads_of_x_are_those_of_the_compiled_loop(format, tokens):
-    # What reads 64 bytes from memory reads x: stored values of 16 bits are widened as they are loaded.
+    # What reads a whole register from memory reads x: stored values of 16 bits are widened as they are loaded.
     recipe = recipe_for(kernel_format(format) if format else None, "bfloat16", tokens, "avx512")
-    wide_loads = [line for line in count_cpu.inner_loop(recipe) if "(" in line and "%zmm" in line]
-    of_x = [line for line in wide_loads if not line.startswith("vpmovzx") and "lea" not in line]
+    register = {16: "%zmm", 8: "%ymm"}[recipe.lanes]
+    loads = [line for line in count_cpu.inner_loop(recipe) if "(" in line and register in line]
+    of_x = [line for line in loads if not line.startswith(("vpmovzx", "vpbroadcast", "lea"))]
     elements = recipe.rows_abreast * recipe.step_elems
-    assert 64 * len(of_x) / elements == count_cpu.x_bytes_per_element(recipe)
+    assert 4 * recipe.lanes * len(of_x) / elements == count_cpu.x_bytes_per_element(recipe)
 
 
 def test_panels_of_x_are_those_of_the_kernels():
-    assert (KERNEL_PANEL_BYTES, COLUMN_TOKENS[-1], ROW_TOKENS[-1]) == (PANEL_BYTES, PANEL_TOKENS, FEW_TOKENS)
+    of_sets = {INSTRUCTION_SETS[lanes]: panel_bytes for lanes, panel_bytes in PANEL_BYTES.items()}
+    assert of_sets == {isa: KERNEL_PANEL_BYTES[isa] for isa in count_cpu.CPUS}
+    assert (COLUMN_TOKENS[-1], ROW_TOKENS[-1]) == (PANEL_TOKENS, FEW_TOKENS)
+
+
+def test_kernels_that_start_no_rows_are_those_that_ask_for_memory_ahead():
+    for lanes, isa in INSTRUCTION_SETS.items():
+        assert (lanes in STREAMING_LANES) == recipe_for(None, "float32", 1, isa).prefetches

@@ -40,9 +40,9 @@ def test_a_dense_product_by_hand(threads):
     core_bytes_per_s = GENOA.core_read_bandwidth_bytes_per_s.value
     # x of 32 KiB is more than three quarters of the first cache: four rows share what comes from the second one.
     x_s = elements * 4 / 4 / GENOA.cache[1].core_read_bandwidth_bytes_per_s.value
-    read_s = all_bytes / threads / core_bytes_per_s + 8192 / threads * GENOA.row_start_s.value + x_s
-    # 13 instructions on 16 lanes and 4 on none, for 16 elements of 4 rows.
-    lanes = (13 * 16 + 4 * 8) / 64
+    read_s = all_bytes / threads / core_bytes_per_s + x_s
+    # 13 instructions on 16 lanes, and on none 4 and the requests of 4 rows, for 16 elements of 4 rows.
+    lanes = (13 * 16 + (4 + 4) * 8) / 64
     issued_per_s = GENOA.issue_lanes_per_core_per_cycle.value * GENOA.clock_hz.value
     core_s = ((elements * lanes / issued_per_s) ** 2 + read_s**2) ** 0.5
     expected_s = GENOA.sparse_call_overhead_s.value + core_s
@@ -57,7 +57,7 @@ def test_the_library_multiplies_many_tokens_if_it_is_faster():
     without = dataclasses.replace(GENOA, library_flop_per_s={})
     assert times(GENOA, few) == times(without, few)
     with_s, own_s = times(GENOA, many)[1], times(without, many)[1]
-    assert with_s < 0.6 * own_s
+    assert with_s < 0.9 * own_s
     flop_s = 2 * many * 8192 * 8192 / GENOA.library_flop_per_s["bf16"].value
     read_s = (2 * 8192 * 8192 + many * 8192 * 2 * 3) / GENOA.core_read_bandwidth_bytes_per_s.value
     assert with_s == pytest.approx(flop_s + read_s, rel=1e-2)
@@ -67,11 +67,14 @@ def test_the_library_multiplies_many_tokens_if_it_is_faster():
 
 
 def test_files_without_the_new_figures_lose_their_terms():
+    many = 2 * cpu.FEW_TOKENS
     assert MILAN.row_start_s is None
     assert not MILAN.library_flop_per_s
     without = changed(GENOA, row_start_s=None)
-    lost_s = times(GENOA, format="8:16/bitmask")[0] - times(without, format="8:16/bitmask")[0]
+    lost_s = times(GENOA, many, format="8:16/bitmask")[0] - times(without, many, format="8:16/bitmask")[0]
     assert 0 < lost_s <= 8192 * GENOA.row_start_s.value
+    # The rows of few tokens are read as streams, in which no row starts anew.
+    assert times(GENOA, cpu.FEW_TOKENS) == times(without, cpu.FEW_TOKENS)
     # What lies in a cache starts no row in DRAM.
     small = {"N": 256, "K": 256, "state": "warm"}
     assert times(GENOA, **small) == times(without, **small)
@@ -90,7 +93,7 @@ def test_cores_share_dram(machine):
 
 
 def test_narrow_instructions_count_half_of_wide_ones():
-    # Four rows of 2:4 index, 16 elements each: a load of x and four permutations are 16 lanes wide, 20 instructions are not.
+    # Four rows of 2:4 index, 16 elements each: a load of x and four permutations are 16 lanes wide, 28 instructions are not.
     lanes, x_bytes = cpu.counted(16, "fp32", SparseFormat.parse("2:4/index"), 1)
-    assert lanes == pytest.approx((5 * 16 + 20 * 8) / 64, rel=0.15)
+    assert lanes == pytest.approx((5 * 16 + 28 * 8) / 64, rel=0.15)
     assert x_bytes == 1

@@ -32,11 +32,12 @@ def test_avx512_expands_masks_in_registers(dtype, target):
     assert re.search(r"vfmadd\w+\s+%zmm\d+, %zmm\d+, %zmm\d+ {%k\d}", text)
 
 
-def test_avx512_inner_loop_of_8_16_is_four_instructions_a_group_and_the_loop():
+def test_avx512_inner_loop_of_8_16_is_six_instructions_a_group_and_the_loop():
     loop = inner_loop(recipe("8:16", "bitmask"))
     names = [line.split()[0] for line in loop]
     assert names.count("vexpandps") == names.count("vfmadd231ps") == names.count("kmovw") == 4
-    assert len(loop) <= 4 * 4 + 6
+    assert names.count("prefetcht1") == 2 * 4  # values and codes of four rows
+    assert len(loop) <= 4 * 6 + 6
     assert not any("%rsp" in line for line in loop)
 
 
@@ -45,6 +46,17 @@ def test_avx512_permutes_by_positions(pattern):
     loop = inner_loop(recipe(pattern, "index"))
     # LLVM may see that two halves of 16 elements lie side by side, and permute one whole register.
     assert sum(bool(re.match(r"vperm([it]2ps|d|ps)\s.*%zmm", line)) for line in loop) == 4
+    assert not any("%rsp" in line for line in loop)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("tokens", [8, 16])
+def test_avx512_multiplies_only_what_is_kept_by_many_tokens(tokens, dtype):
+    of = recipe("8:16", "index", tokens, dtype)
+    loop = inner_loop(of)
+    register = {8: "ymm", 16: "zmm"}[tokens]
+    products = [line for line in loop if line.startswith("vfmadd") and f"%{register}" in line]
+    assert len(products) == of.rows_abreast * of.step_kept
     assert not any("%rsp" in line for line in loop)
 
 
