@@ -18,9 +18,12 @@ from typing import TYPE_CHECKING
 from nmsim.support.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from hwmodels.chips.formats import best_format
+    from hwmodels.chips.load import Chip, load_chip, load_chips
+    from hwmodels.chips.predict import predict
     from hwmodels.estimate.families import JUDGED_COLUMNS, predict_rows
-    from hwmodels.estimate.model import PREDICTED_COLUMNS, predict
-    from hwmodels.machine.spec import HardwareSpec, NativeUnit, best_format, load_machine, machine_names
+    from hwmodels.estimate.model import PREDICTED_COLUMNS
+    from hwmodels.machine.spec import HardwareSpec, NativeUnit, load_machine, machine_names
     from hwmodels.models import Attention, Layer, Model, load_model, model_names
     from hwmodels.steps.attention import kv_cache_bytes
     from hwmodels.steps.experts import distinct_experts, load_expert_shares
@@ -35,10 +38,13 @@ else:
     __getattr__, __dir__ = lazy_exports(
         __name__,
         {
-            "hwmodels.estimate.model": "PREDICTED_COLUMNS predict",
+            "hwmodels.chips.formats": "best_format",
+            "hwmodels.chips.load": "Chip load_chip load_chips",
+            "hwmodels.chips.predict": "predict",
+            "hwmodels.estimate.model": "PREDICTED_COLUMNS",
             "hwmodels.estimate.families": "JUDGED_COLUMNS predict_rows",
             "nmsim.support.schema": "Quantity",
-            "hwmodels.machine.spec": "HardwareSpec NativeUnit best_format load_machine machine_names",
+            "hwmodels.machine.spec": "HardwareSpec NativeUnit load_machine machine_names",
             "hwmodels.steps.attention": "kv_cache_bytes",
             "hwmodels.steps.experts": "distinct_experts load_expert_shares",
             "hwmodels.steps.step": "Remainder Step StepRow step",
@@ -55,6 +61,7 @@ __all__ = [
     "JUDGED_COLUMNS",
     "PREDICTED_COLUMNS",
     "Attention",
+    "Chip",
     "CoreAnswer",
     "HardwareSpec",
     "Layer",
@@ -71,6 +78,8 @@ __all__ = [
     "core_names",
     "distinct_experts",
     "kv_cache_bytes",
+    "load_chip",
+    "load_chips",
     "load_core",
     "load_expert_shares",
     "load_machine",

@@ -1,8 +1,7 @@
-"""`predict`: cases in, predictions out: an estimate with its error bar, and the bound with its stage named."""
+"""Predictions on machines: an estimate with its error bar, and the bound with its stage named."""
 
 import functools
-from pathlib import Path
-from typing import Any, NamedTuple, get_args, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,22 +25,17 @@ from hwmodels.estimate.intervals import (
     width_of,
 )
 from hwmodels.estimate.table import (
-    DEFAULTS,
     MAX_DIMENSION,
     SHAPE_COLUMNS,
-    is_number,
-    one_of,
-    optional,
-    parse_pattern,
     read_choice,
+    read_kinds,
     read_shape,
 )
 from hwmodels.machine.libraries import measured
-from hwmodels.machine.spec import HardwareSpec, load_machine
-from nmsim import encodings, packing
-from nmsim.case import VALUE_BITS, Case, Phase, Prediction, SparseOperand, value_type
+from hwmodels.machine.spec import HardwareSpec
+from nmsim.case import Case, Prediction
 from nmsim.errors import NmsimError, RowError, brief
-from nmsim.format import SparseFormat, sparse_format
+from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 
 TIME_COLUMNS = (
@@ -178,85 +172,12 @@ def answer(
 
 MAX_KEYS = 1 << 63
 """Combinations that one int64 can number."""
-MOST_OUTPUT_BITS = 64
 BLOCK_ROWS = 1 << 14
 """Rows computed at a time: their columns stay in a core's cache, and temporaries stay small."""
 
 
-@overload
-def predict(
-    cases: Case, hardware: str | Path | HardwareSpec, *, output_dtype: str | None = None
-) -> Prediction: ...
-@overload
-def predict(
-    cases: pd.DataFrame, hardware: str | Path | HardwareSpec, *, output_dtype: str | None = None
-) -> pd.DataFrame: ...
-
-
-def predict(
-    cases: Case | pd.DataFrame, hardware: str | Path | HardwareSpec, *, output_dtype: str | None = None
-) -> Prediction | pd.DataFrame:
-    """Predict what each case takes on a machine, with an error bar, and the least it can take.
-
-    Parameters
-    ----------
-    cases : Case or DataFrame
-        One case, or a table of them with a row each. A table needs the columns M, N and K (positive ints);
-        `phase`, `dtype`, `sparse_operand`, `pattern`, `encoding` and `packing` default to those of `Case`. A
-        missing pattern or `"dense"` is a dense case. `l2_state` may say where the operands lie: nothing for DRAM,
-        `"cold"` for DRAM after a flush, `"warm"` for the cache as repeated calls leave it. `threads` is the number
-        of working cores of a CPU, all if it is empty. `output_bits` is the width of an element of Y. `input_copies`
-        is the number of products in one launch, each with M tokens of its own; N counts the out features of all.
-        Further columns are carried along.
-    hardware : str, Path or HardwareSpec
-        As for `hwmodels.load_machine`.
-    output_dtype : str, optional
-        Value type of Y, for outputs that are requantised. By default 16 bits, and 32 bits for 32-bit values. A table
-        says it in its own column.
-
-    Returns
-    -------
-    Prediction or DataFrame
-        For a table: a new one, its columns followed by `PREDICTED_COLUMNS`; times in seconds of one product,
-        bytes to or from DRAM. The text columns added are categorical.
-
-    Raises
-    ------
-    RowError
-        A column is missing or already there, or a cell is wrong; row numbers count from 0.
-    SpecError
-        Unknown hardware.
-
-    Source
-    ------
-    Bound: DECA, arXiv 2505.19349, `docs/explanation/cost-model.md`. Estimate: `docs/explanation/estimate.md`, its
-    constants fitted to published rows. Interval: `hwmodels.estimate.intervals`.
-
-    Examples
-    --------
-    >>> from nmsim.case import Case, GemmShape
-    >>> case = Case(GemmShape(1, 4096, 4096), "8:16/combinatorial")
-    >>> answer = predict(case, "h200-8x16")
-    >>> answer.execution, answer.limit, round(answer.bound_speedup_vs_dense, 3)
-    ('native', 'memory', 1.802)
-    >>> answer.extrapolates  # nobody has measured an 8:16 unit
-    True
-    >>> print(answer.explanation)
-    memory: 18.63 MB at 4.8 TB/s takes 3.881 us; the next stage, decode, takes 0.5015 us (13 %)
-    """
-    spec = load_machine(hardware)
-    bits = None if output_dtype is None else VALUE_BITS[value_type(output_dtype, "output_dtype")]
-    if isinstance(cases, Case):
-        return _predict_case(cases, spec, bits)
-    if isinstance(cases, pd.DataFrame):
-        if bits is not None and "output_bits" in cases.columns:
-            raise RowError.at("already in the table; expected no output_dtype as well", column="output_bits")
-        found = predict_table(cases if bits is None else cases.assign(output_bits=bits), spec)
-        return found if bits is None else found.drop(columns="output_bits")
-    raise RowError(f"cases of type {type(cases).__name__}: expected a Case or a pandas DataFrame")
-
-
-def _predict_case(case: Case, spec: HardwareSpec, output_bits: int | None) -> Prediction:
+def predict_case(case: Case, spec: HardwareSpec, output_bits: int | None) -> Prediction:
+    """`hwmodels.predict` of one case on a machine."""
     shape = case.shape
     for name in SHAPE_COLUMNS:
         if getattr(shape, name) > MAX_DIMENSION:
@@ -416,61 +337,17 @@ def _categories(codes: NDArray[np.int8], names: tuple[str, ...]) -> Any:
 
 def _plans(cases: pd.DataFrame, spec: HardwareSpec) -> tuple[NDArray[np.intp], list[Plan], list[TypedFormat]]:
     """Position of each row's plan [rows], the plans, and the choices that each is of."""
-    parsers: dict[str, Any] = {
-        "phase": one_of(get_args(Phase)),
-        "dtype": lambda value: value_type(value, ""),
-        "sparse_operand": optional(one_of(get_args(SparseOperand))),
-        "pattern": parse_pattern,
-        "encoding": optional(_known_encoding),
-        "packing": optional(_known_packing),
-        "output_bits": optional(_output_bits),
-        "input_copies": optional(_input_copies),
-    }
-    choices = {name: read_choice(cases, name, parse, DEFAULTS.get(name)) for name, parse in parsers.items()}
-    # The phase has no influence on a plan; it was only checked.
-    del choices["phase"]
-    key = np.zeros(len(cases), np.int64)
-    for codes, levels in choices.values():
-        key = key * len(levels) + codes
-    kind_of_row, kinds = pd.factorize(key)
-    plans, typed = [], []
-    for kind, packed in enumerate(kinds.tolist()):
-        chosen: dict[str, Any] = {}
-        for name, (_, levels) in reversed(choices.items()):
-            packed, place = divmod(packed, len(levels))
-            chosen[name] = levels[place]
+    kind_of_row, kinds = read_kinds(cases)
+    plans = []
+    for place, kind in enumerate(kinds):
         try:
-            how = _format_of(chosen)
-            found = _plan_of(spec, chosen["dtype"], chosen["sparse_operand"], how)
-            own = {name: chosen[name] for name in ("output_bits", "input_copies") if chosen[name] is not None}
-            plans.append(found._replace(**own))
+            found = _plan_of(spec, kind.dtype, kind.sparse_operand, kind.format)
         except RowError as error:
-            row = int(np.argmax(kind_of_row == kind))
+            row = int(np.argmax(kind_of_row == place))
             raise RowError.at(error.problem, row=row, column=error.column) from error
-        typed.append(TypedFormat(chosen["dtype"], how))
-    return kind_of_row, plans, typed
-
-
-def _output_bits(bits: Any) -> int:
-    if not is_number(bits) or bits != np.floor(bits) or not 1 <= bits <= MOST_OUTPUT_BITS:
-        raise RowError(f"{brief(bits)}: expected a whole number of bits, 1 to {MOST_OUTPUT_BITS}")
-    return int(bits)
-
-
-def _input_copies(copies: Any) -> float:
-    if not is_number(copies) or not 1 <= copies <= MAX_DIMENSION:
-        raise RowError(f"{brief(copies)}: expected a number of products, 1 to {MAX_DIMENSION}")
-    return float(copies)
-
-
-def _format_of(chosen: dict[str, Any]) -> SparseFormat | None:
-    """The format that the cells of a row name; None for a dense row, whose other cells are then without effect."""
-    if chosen["pattern"] is None:
-        return None
-    for name in ("sparse_operand", "encoding", "packing"):
-        if chosen[name] is None:
-            raise RowError.at("missing; expected one in a row with a pattern", column=name)
-    return sparse_format(chosen["pattern"], encoding=chosen["encoding"], packing=chosen["packing"])
+        own: dict[str, Any] = {"output_bits": kind.output_bits, "input_copies": kind.input_copies}
+        plans.append(found._replace(**{name: value for name, value in own.items() if value is not None}))
+    return kind_of_row, plans, [TypedFormat(kind.dtype, kind.format) for kind in kinds]
 
 
 def _plan_of(spec: HardwareSpec, dtype: str, sparse_operand: str, format: SparseFormat | None) -> Plan:
@@ -480,16 +357,6 @@ def _plan_of(spec: HardwareSpec, dtype: str, sparse_operand: str, format: Sparse
         raise RowError.at(str(error), column="dtype") from error
     except NmsimError as error:
         raise RowError.at(str(error), column="encoding") from error
-
-
-def _known_encoding(name: Any) -> str:
-    encodings.get(name)
-    return str(name)
-
-
-def _known_packing(name: Any) -> str:
-    packing.parse(name)
-    return str(name)
 
 
 def _stack(plans: list[Plan]) -> Plan:

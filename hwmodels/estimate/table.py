@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nmsim.case import DEFAULT_DTYPE, DEFAULT_OPERAND, DEFAULT_PHASE
+from nmsim import encodings, packing
+from nmsim.case import DEFAULT_DTYPE, DEFAULT_OPERAND, DEFAULT_PHASE, Phase, SparseOperand, value_type
 from nmsim.errors import NmsimError, RowError, brief
-from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING, DENSE, SparseFormat
+from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING, DENSE, SparseFormat, sparse_format
 from nmsim.pattern import Pattern
 
 SHAPE_COLUMNS = ("M", "N", "K")
@@ -190,3 +191,106 @@ def format_cells(format: SparseFormat | None) -> tuple[str, str, str]:
     if format is None:
         return DENSE, DEFAULT_ENCODING, DEFAULT_PACKING
     return str(format.pattern), format.encoding.name, str(format.packing)
+
+
+MOST_OUTPUT_BITS = 64
+
+
+class Kind(NamedTuple):
+    """The choices of a row: a combination of cells that occurs in a table. None of the last two: nobody says."""
+
+    dtype: str
+    sparse_operand: SparseOperand
+    format: SparseFormat | None
+    output_bits: int | None
+    input_copies: float | None
+
+
+def read_kinds(cases: pd.DataFrame) -> tuple[NDArray[np.intp], list[Kind]]:
+    """Read all columns of a table of cases except its shapes.
+
+    Returns
+    -------
+    tuple of intp array [rows] and list of Kind
+        Position of each row's kind in the list.
+
+    Raises
+    ------
+    RowError
+        A cell that is wrong, with its row and column.
+
+    Examples
+    --------
+    >>> read_kinds(pd.DataFrame({"pattern": ["2:4", "dense", "2:4"]}))[0].tolist()
+    [0, 1, 0]
+    """
+    parsers: dict[str, Any] = {
+        "phase": one_of(get_args(Phase)),
+        "dtype": lambda value: value_type(value, ""),
+        "sparse_operand": optional(one_of(get_args(SparseOperand))),
+        "pattern": parse_pattern,
+        "encoding": optional(_known_encoding),
+        "packing": optional(_known_packing),
+        "output_bits": optional(_output_bits),
+        "input_copies": optional(_input_copies),
+    }
+    choices = {name: read_choice(cases, name, parse, DEFAULTS.get(name)) for name, parse in parsers.items()}
+    # The phase has no influence on a product; it was only checked.
+    del choices["phase"]
+    key = np.zeros(len(cases), np.int64)
+    for codes, levels in choices.values():
+        key = key * len(levels) + codes
+    kind_of_row, packed_kinds = pd.factorize(key)
+    kinds = []
+    for place, packed in enumerate(packed_kinds.tolist()):
+        chosen: dict[str, Any] = {}
+        for name, (_, levels) in reversed(choices.items()):
+            packed, digit = divmod(packed, len(levels))
+            chosen[name] = levels[digit]
+        try:
+            own = _format_of(chosen)
+        except RowError as error:
+            row = int(np.argmax(kind_of_row == place))
+            raise RowError.at(error.problem, row=row, column=error.column) from error
+        kinds.append(
+            Kind(
+                chosen["dtype"],
+                chosen["sparse_operand"],
+                own,
+                chosen["output_bits"],
+                chosen["input_copies"],
+            )
+        )
+    return kind_of_row, kinds
+
+
+def _output_bits(bits: Any) -> int:
+    if not is_number(bits) or bits != np.floor(bits) or not 1 <= bits <= MOST_OUTPUT_BITS:
+        raise RowError(f"{brief(bits)}: expected a whole number of bits, 1 to {MOST_OUTPUT_BITS}")
+    return int(bits)
+
+
+def _input_copies(copies: Any) -> float:
+    if not is_number(copies) or not 1 <= copies <= MAX_DIMENSION:
+        raise RowError(f"{brief(copies)}: expected a number of products, 1 to {MAX_DIMENSION}")
+    return float(copies)
+
+
+def _format_of(chosen: dict[str, Any]) -> SparseFormat | None:
+    """The format that the cells of a row name; None for a dense row, whose other cells are then without effect."""
+    if chosen["pattern"] is None:
+        return None
+    for name in ("sparse_operand", "encoding", "packing"):
+        if chosen[name] is None:
+            raise RowError.at("missing; expected one in a row with a pattern", column=name)
+    return sparse_format(chosen["pattern"], encoding=chosen["encoding"], packing=chosen["packing"])
+
+
+def _known_encoding(name: Any) -> str:
+    encodings.get(name)
+    return str(name)
+
+
+def _known_packing(name: Any) -> str:
+    packing.parse(name)
+    return str(name)

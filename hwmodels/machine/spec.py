@@ -2,19 +2,16 @@
 
 import difflib
 import functools
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from nmsim import encodings
-from nmsim.case import DEFAULT_DTYPE, SparseOperand
+from nmsim.case import SparseOperand
 from nmsim.errors import SpecError, brief
 from nmsim.fields import Dtype, Encoding, PackingPolicy, PatternText
-from nmsim.format import SparseFormat, sparse_format
-from nmsim.pattern import Pattern
+from nmsim.format import SparseFormat
 from nmsim.support.schema import (
     About,
     Flag,
@@ -210,6 +207,11 @@ def machine_names() -> list[str]:
     return list(_shipped())
 
 
+def find_machine(name: str) -> HardwareSpec | None:
+    """Find a machine that ships with nmsim by a name or alias in any case; None if there is none."""
+    return _by_name().get(name.strip().lower())
+
+
 def load_machine(hardware: str | Path | HardwareSpec) -> HardwareSpec:
     """Load a machine by name, or from a TOML file of the user's own.
 
@@ -242,55 +244,15 @@ def load_machine(hardware: str | Path | HardwareSpec) -> HardwareSpec:
             f"hardware {brief(hardware)} (type {type(hardware).__name__}): expected a name, a .toml path or a "
             "HardwareSpec"
         )
-    known = _by_name()
-    spec = known.get(hardware.strip().lower())
+    spec = find_machine(hardware)
     if spec is None:
-        near = difflib.get_close_matches(hardware.strip().lower(), known, n=1)
+        near = difflib.get_close_matches(hardware.strip().lower(), _by_name(), n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise SpecError(
             f"hardware {brief(hardware)}: no machine of that name.{hint} Known: {', '.join(machine_names())}; "
             "or give the path of a .toml file"
         )
     return spec
-
-
-def best_format(
-    pattern: Pattern | str,
-    hardware: str | Path | HardwareSpec,
-    *,
-    dtype: str = DEFAULT_DTYPE,
-    operand: SparseOperand = "weights",
-) -> SparseFormat:
-    """Choose how a machine stores a pattern if nobody says: as its own sparse unit reads it, else in the default encoding.
-
-    Parameters
-    ----------
-    pattern : Pattern or str
-    hardware : str, Path or HardwareSpec
-        As for `load_machine`.
-    dtype : str
-        Value type of the operands.
-    operand : {"weights", "activations"}
-        The sparse operand.
-
-    Raises
-    ------
-    PatternError, SpecError
-        A text that is no pattern, or unknown hardware.
-
-    Examples
-    --------
-    >>> best_format("2:4", "h200").short, best_format("8:16", "h200").short
-    ('2:4/index', '8:16/bitmask')
-    """
-    spec, default = load_machine(hardware), sparse_format(pattern)
-    for unit in spec.native:
-        known = (name for name in unit.encodings if encodings.get(name).supports(default.pattern))
-        for encoding, packing in itertools.product(known, unit.packings):
-            native = sparse_format(default.pattern, encoding=encoding, packing=packing)
-            if spec.native_unit(native, operand=operand, dtype=dtype) is not None:
-                return native
-    return default
 
 
 SHOWN_DTYPES = ("bf16", "fp16")

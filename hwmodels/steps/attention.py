@@ -4,9 +4,16 @@ Attention is dense, whatever pattern the weights have. Its kernel keeps scores o
 are moved once (assumption A56). New keys and values are outputs of linear layers, and are counted there.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import pandas as pd
+
+from hwmodels.chips.designed import ENERGY_COLUMNS
+from hwmodels.chips.load import Chip
+from hwmodels.chips.predict import predict
 from hwmodels.estimate import constants
 from hwmodels.estimate.cpu import DENSE_OVERLAP, bandwidth_bytes_per_s
 from hwmodels.estimate.estimate import energy_ratio, stream_s
@@ -14,12 +21,15 @@ from hwmodels.estimate.library import norm
 from hwmodels.machine.chip import chip
 from hwmodels.machine.spec import HardwareSpec
 from hwmodels.models import Attention, Model, load_model
+from hwmodels.tensorcore.record import SparseTensorCore
 from nmsim.case import DEFAULT_DTYPE, VALUE_BITS, value_type
 from nmsim.errors import SpecError, brief
-from nmsim.units import bits_to_bytes
+from nmsim.units import bits_to_bytes, ceil_div
 
 WIDE_BITS = 16
 """Bits from which attention multiplies in the value type of the step. Narrower values are widened to 16 bits (A57)."""
+DEPTH_PER_TOKEN = 64
+"""Elements of a row per token if attention is a product on a core design: one output for 64 elements read."""
 FLOP_PER_STATE_ELEM = 4
 """An element of a state is multiplied and added to twice for each token: when it is updated, and when it is read."""
 
@@ -226,7 +236,7 @@ def attention_name(attention: Attention) -> str:
     return f"attention, {attention.kind}{size}"
 
 
-def attention_dtype(spec: HardwareSpec, dtype: str) -> str:
+def attention_dtype(chip: Chip, dtype: str) -> str:
     """Choose the value type that attention multiplies in: that of the step, or a 16-bit one if the step has a narrower.
 
     Examples
@@ -237,7 +247,8 @@ def attention_dtype(spec: HardwareSpec, dtype: str) -> str:
     """
     if VALUE_BITS[dtype] >= WIDE_BITS:
         return dtype
-    return next((wide for wide in ("bf16", "fp16") if wide in spec.dense_peak_flop_per_s), dtype)
+    taken = chip.dense_peak_flop_per_s if isinstance(chip, HardwareSpec) else chip.dtypes
+    return next((wide for wide in ("bf16", "fp16") if wide in taken), dtype)
 
 
 class Seconds(NamedTuple):
@@ -300,3 +311,54 @@ def attention_s(amount: Work, spec: HardwareSpec, dtype: str) -> Seconds:
     called_s = sum(float(known.value) for known in overheads if known)
     both_s = ((amount.total_bytes / rate) ** DENSE_OVERLAP + worked_s**DENSE_OVERLAP) ** (1 / DENSE_OVERLAP)
     return Seconds(called_s + float(both_s), read_s, multiplied_s)
+
+
+class Energetic(NamedTuple):
+    """Attention of one layer: its time, and joules, low, nominal, high; NaN if they are not known."""
+
+    seconds: Seconds
+    joules: tuple[float, float, float]
+
+
+def attention_on_design(amounts: Sequence[Work], core: SparseTensorCore, dtype: str) -> list[Energetic]:
+    """Predict attention of some layers on a core design.
+
+    Each is taken for a dense product (assumption A70). What is kept of the sequences is its weights, and as many tokens meet
+    them as make the multiplications of attention. Weights are cut into rows of `DEPTH_PER_TOKEN` elements per token, or
+    square ones if that is less. So what the product reads and writes beside its weights stays small, as scores stay on the
+    chip, and there are rows for all cores.
+
+    Parameters
+    ----------
+    amounts : sequence of Work
+    core : SparseTensorCore
+    dtype : str
+        Value type that it multiplies in, which the core takes.
+
+    Returns
+    -------
+    list of Energetic
+        Zeros if there is nothing to do.
+    """
+    lines = []
+    for amount in amounts:
+        elems = max(1, 8 * amount.cache_bytes // VALUE_BITS[dtype])
+        tokens = max(1, round(amount.flop / (2 * elems)))
+        depth = max(1, min(math.isqrt(elems), DEPTH_PER_TOKEN * tokens))
+        lines.append((tokens, ceil_div(elems, depth), depth))
+    asked = pd.DataFrame(lines, columns=["M", "N", "K"]).assign(dtype=dtype, pattern=None)
+    found = predict(asked, core)
+    times = found[["predicted_time_s", "bound_memory_s", "bound_matrix_s"]].to_numpy().tolist()
+    joules = found[list(ENERGY_COLUMNS)].to_numpy().tolist()
+    nothing = Energetic(Seconds(0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+    return [
+        Energetic(Seconds(*of_time), (low, nominal, high)) if amount.total_bytes or amount.flop else nothing
+        for amount, of_time, (low, nominal, high) in zip(amounts, times, joules, strict=True)
+    ]
+
+
+def attention_on(amounts: Sequence[Work], chip: Chip, dtype: str) -> list[Energetic]:
+    """Predict attention of some layers on any chip: by `attention_s` or `attention_on_design`."""
+    if isinstance(chip, HardwareSpec):
+        return [Energetic(attention_s(each, chip, dtype), (math.nan, math.nan, math.nan)) for each in amounts]
+    return attention_on_design(amounts, chip, dtype)

@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hwmodels.chips.predict import predict
 from hwmodels.estimate.constants import Prior, read_fitted
 from hwmodels.estimate.families import predict_rows
 from hwmodels.estimate.intervals import PREFILL_TOKENS
 from hwmodels.estimate.library import norm
-from hwmodels.estimate.model import predict
 from hwmodels.estimate.passes import (
     WIDE_BYTES,
     load_passes,

@@ -1,4 +1,4 @@
-"""One step of a whole model on a machine: its linear layers, its attention, and what stays dense of it.
+"""One step of a whole model on a chip: its linear layers, its attention, and what stays dense of it.
 
 A step is one token of each sequence (decode) or the prompts themselves (prefill). Times of linear layers are those of
 `hwmodels.predict`. Embedding look-ups, norms, activation functions, softmax, residual sums and sampling are not counted.
@@ -8,21 +8,24 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 
+from hwmodels.chips.designed import DENSE_ENERGY_COLUMNS, ENERGY_COLUMNS
+from hwmodels.chips.load import Chip, load_chip
+from hwmodels.chips.predict import predict
 from hwmodels.estimate.bounds import STAGES, output_bits_of
-from hwmodels.estimate.model import predict
 from hwmodels.estimate.table import MAX_DIMENSION, format_cells
-from hwmodels.machine.spec import HardwareSpec, load_machine
+from hwmodels.machine.spec import HardwareSpec
 from hwmodels.models import Attention, Model, load_model
 from hwmodels.steps.attention import (
+    WIDE_BITS,
     Sequences,
     attention_dtype,
     attention_name,
-    attention_s,
+    attention_on,
     kv_cache_bytes,
     work,
 )
@@ -47,11 +50,22 @@ REMAINDERS = {
 OTHER = "other dense layers"
 
 
+class Joules(NamedTuple):
+    """Energy with its range; NaN if it is not known, as on a machine."""
+
+    low: float
+    nominal: float
+    high: float
+
+
+UNKNOWN = Joules(math.nan, math.nan, math.nan)
+
+
 @dataclass(frozen=True)
 class StepRow:
     """A linear layer or the attention of a step, all of its kind together.
 
-    Times in seconds and bytes are those of all of them. `count`: model layers. `experts`: products of each, the experts
+    Times in seconds, joules and bytes are those of all of them. `count`: model layers. `experts`: products of each, the experts
     that the batch reaches. `tokens`: rows of X of one product, in the mean. N and K are 0 for attention. `low` and
     `high` are the ends of the speedup of one product, as in `hwmodels.Prediction`; 1 for what stays dense.
     """
@@ -75,6 +89,8 @@ class StepRow:
     moved_bytes: int
     dense_moved_bytes: int
     limit: str
+    joules: Joules
+    dense_joules: Joules
 
     @property
     def speedup_vs_dense(self) -> float:
@@ -231,9 +247,25 @@ class Step:
 
     @property
     def limit(self) -> str:
-        """Stage that limits the layers with the most time: one of `memory`, `decode`, `select` and `matrix`."""
-        times = {stage: math.fsum(row.time_s for row in self.rows if row.limit == stage) for stage in STAGES}
-        return max(STAGES, key=lambda stage: times[stage])
+        """Stage that limits the rows with the most time, as `hwmodels.Prediction` names it."""
+        stages = list(dict.fromkeys((*STAGES, *(row.limit for row in self.rows))))
+        times = {stage: math.fsum(row.time_s for row in self.rows if row.limit == stage) for stage in stages}
+        return max(stages, key=lambda stage: times[stage])
+
+    @property
+    def joules(self) -> Joules:
+        """Energy of the step with pruned layers; its range is the widest, as if all rows erred together."""
+        return self._joules("joules")
+
+    @property
+    def dense_joules(self) -> Joules:
+        """Energy of the dense step."""
+        return self._joules("dense_joules")
+
+    def _joules(self, field: str) -> Joules:
+        return Joules(
+            *(math.fsum(ends) for ends in zip(*(getattr(row, field) for row in self.rows), strict=True))
+        )
 
     @property
     def remainder(self) -> tuple[Remainder, ...]:
@@ -259,7 +291,7 @@ class Step:
 
     def table(self) -> pd.DataFrame:
         """The rows as a table, with the columns of `StepRow` and `speedup_vs_dense`."""
-        return pd.DataFrame([asdict(row) | {"speedup_vs_dense": row.speedup_vs_dense} for row in self.rows])
+        return pd.DataFrame([_cells(row) | {"speedup_vs_dense": row.speedup_vs_dense} for row in self.rows])
 
     def record(self) -> dict[str, Any]:
         """All of it as plain values for JSON; a number that is not known, or not finite, is None."""
@@ -273,8 +305,25 @@ class Step:
         found: dict[str, Any] = {name: _plain(getattr(self, name)) for name in names}
         found["format"] = str(self.format) if self.format else "dense"
         found["remainder"] = [asdict(part) for part in self.remainder]
-        found["rows"] = [{name: _plain(cell) for name, cell in asdict(row).items()} for row in self.rows]
+        for name in ("joules", "dense_joules"):
+            found |= {key: _plain(cell) for key, cell in _ends(name, getattr(self, name)).items()}
+        found["rows"] = [{name: _plain(cell) for name, cell in _cells(row).items()} for row in self.rows]
         return found | {"neglected": NEGLECTED, "notes": list(self.notes)}
+
+
+def _cells(row: StepRow) -> dict[str, Any]:
+    """A row as plain values."""
+    found = asdict(row)
+    for name in ("joules", "dense_joules"):
+        found |= _ends(name, found.pop(name))
+    return found
+
+
+def _ends(name: str, joules: Joules) -> dict[str, float]:
+    return {
+        name.replace("joules", f"energy_joules{end}"): value
+        for end, value in zip(("_low", "", "_high"), joules, strict=True)
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -283,7 +332,7 @@ def _plain(value: Any) -> Any:
 
 def step(
     model: str | Path | Model,
-    hardware: str | Path | HardwareSpec,
+    hardware: str | Path | Chip,
     *,
     format: FormatLike | None = None,
     phase: Phase = DEFAULT_PHASE,
@@ -303,8 +352,8 @@ def step(
     ----------
     model : str, Path or Model
         As for `hwmodels.load_model`.
-    hardware : str, Path or HardwareSpec
-        As for `hwmodels.load_machine`.
+    hardware : str, Path, HardwareSpec or SparseTensorCore
+        As for `hwmodels.load_chip`.
     format : SparseFormat, Pattern, text, or None
         How the pruned layers are stored; None or `"dense"` for the dense model.
     phase : {"decode", "prefill"}
@@ -315,7 +364,8 @@ def step(
     new_tokens : int, optional
         Tokens of each sequence that the step processes. By default 1 in decode, and the whole context in prefill.
     dtype : str, optional
-        Value type of all linear layers. By default each layer has the type that the model says, else bf16.
+        Value type of all linear layers. By default each layer has the type that the model says, else bf16. On a core design
+        that does not take that type it is the first that it takes, and a note says so.
     kv_dtype : str, optional
         Value type of the cache. By default that of the products of attention, which has 16 bits or more.
     sparse_operand : {"weights", "activations"}
@@ -352,7 +402,7 @@ def step(
     >>> [part.name for part in found.remainder]
     ['attention and KV cache', 'output head']
     """
-    loaded, spec = load_model(model), load_machine(hardware)
+    loaded, chip = load_model(model), load_chip(hardware)
     sequences = _sequences(phase, batch, context_tokens, new_tokens)
     if sparse_operand not in get_args(SparseOperand):
         raise SpecError(
@@ -360,19 +410,18 @@ def step(
         )
     stored = as_format(format)
     asked = None if dtype is None else value_type(dtype)
-    base = asked or DEFAULT_DTYPE
-    wide = attention_dtype(spec, base)
+    wide = attention_dtype(chip, asked or taken_type(chip, DEFAULT_DTYPE))
     kept = wide if kv_dtype is None else value_type(kv_dtype, "kv_dtype")
     if expert_shares is not None and not any(layer.experts for layer in loaded.layers):
         raise SpecError(f"expert shares: model {loaded.name} has no experts: expected a model with some")
     launches = fused(loaded.layers, fuse)
-    types = [asked or _own_type(each) for each in launches]
+    types = [asked or taken_type(chip, _own_type(each)) for each in launches]
     out = None if output_dtype is None else VALUE_BITS[value_type(output_dtype, "output_dtype")]
     # All products of the step are rows of one table, so that a model with many kinds of layers is one prediction.
     parts = _parts(launches, types, sequences, phase, out, expert_shares)
-    rows = _linear_rows(launches, types, parts, stored, sparse_operand, spec)
+    rows = _linear_rows(launches, types, parts, stored, sparse_operand, chip)
     rows += [
-        _attention_row(each, sequences, spec, kv_bits=VALUE_BITS[kept], dtype=wide)
+        _attention_row(each, sequences, chip, kv_bits=VALUE_BITS[kept], dtype=wide)
         for each in loaded.attention
     ]
     cache = (
@@ -382,7 +431,7 @@ def step(
     )
     return Step(
         loaded.name,
-        spec.id,
+        chip.id,
         stored,
         sparse_operand,
         phase,
@@ -393,7 +442,10 @@ def step(
         wide,
         cache,
         tuple(rows),
-        _notes(loaded, asked, types, launches, sequences, parts),
+        (
+            *_notes(loaded, asked, types, launches, sequences, parts),
+            *_notes_of(chip, asked, types, launches, wide),
+        ),
     )
 
 
@@ -463,7 +515,7 @@ def _linear_rows(
     parts: Sequence[_Part],
     stored: SparseFormat | None,
     sparse_operand: SparseOperand,
-    spec: HardwareSpec,
+    chip: Chip,
 ) -> list[StepRow]:
     """Predict all products in one table, and put the parts of each layer together."""
     lines = []
@@ -501,7 +553,7 @@ def _linear_rows(
         "input_copies",
     ]
     try:
-        answers = predict(pd.DataFrame(lines, columns=columns), spec)
+        answers = predict(pd.DataFrame(lines, columns=columns), chip)
     except RowError as error:
         # The table is made here: the caller does not know its rows.
         raise RowError(f"{error.problem}; dtype chooses another value type than the model's") from error
@@ -544,17 +596,27 @@ def _linear_rows(
                 round(count * float((moved.iloc[own] * weights).sum())),
                 round(count * float((mine["dense_traffic_bytes"] * weights).sum())),
                 str(longest["limit"]),
+                *(_weighed(mine, names, count * weights) for names in (ENERGY_COLUMNS, DENSE_ENERGY_COLUMNS)),
             )
         )
     return found
 
 
+def _weighed(answers: pd.DataFrame, names: Sequence[str], weights: Any) -> Joules:
+    """Joules of products, each so many times; a machine has no such columns."""
+    if names[0] not in answers:
+        return UNKNOWN
+    return Joules(*(float((answers[name] * weights).sum(skipna=False)) for name in names))
+
+
 def _attention_row(
-    attention: Attention, sequences: Sequences, spec: HardwareSpec, *, kv_bits: int, dtype: str
+    attention: Attention, sequences: Sequences, chip: Chip, *, kv_bits: int, dtype: str
 ) -> StepRow:
     """Attention of all layers of one kind, the same in the dense and in the pruned model."""
     amount = work(attention, sequences, kv_bits=kv_bits, value_bits=VALUE_BITS[dtype])
-    found = attention_s(amount, spec, dtype)
+    ((found, of_one),) = attention_on([amount], chip, dtype)
+    known = not math.isnan(of_one[1])
+    joules = Joules(*(attention.count * each for each in of_one)) if known else UNKNOWN
     count = attention.count
     # One row stands for both models: no pattern of the weights changes what attention does.
     return StepRow(
@@ -577,7 +639,40 @@ def _attention_row(
         count * amount.total_bytes,
         count * amount.total_bytes,
         found.limit,
+        joules,
+        joules,
     )
+
+
+def taken_type(chip: Chip, dtype: str) -> str:
+    """Choose the value type of a layer: its own, or the first that a core design takes if it does not take that one.
+
+    Examples
+    --------
+    >>> taken_type(load_chip("edge-npu-8x16"), "bf16"), taken_type(load_chip("h200"), "bf16")
+    ('int8', 'bf16')
+    """
+    if isinstance(chip, HardwareSpec) or dtype in chip.dtypes:
+        return dtype
+    return chip.dtypes[0]
+
+
+def _notes_of(
+    chip: Chip, asked: str | None, types: Sequence[str], launches: Sequence[Launch], wide: str
+) -> tuple[str, ...]:
+    """Say what a core design changes of a step."""
+    if isinstance(chip, HardwareSpec):
+        return ()
+    said = [f"{chip.id} is a design: its times are those of a closed form, and nobody has measured them."]
+    own = dict.fromkeys(_own_type(each) for each in launches)
+    changed = [name for name in own if asked is None and name not in chip.dtypes]
+    if changed:
+        said.append(
+            f"{chip.id} does not take {', '.join(changed)}: its first value type, {chip.dtypes[0]}, is taken."
+        )
+    if VALUE_BITS[wide] < WIDE_BITS:
+        said.append(f"Attention multiplies in {wide}, since {chip.id} takes no type of {WIDE_BITS} bits.")
+    return tuple(said)
 
 
 def _notes(

@@ -311,7 +311,11 @@ def read_core(path: Path) -> SparseTensorCore:
     SpecError
         The file cannot be read, is not TOML, or has unknown, missing or malformed keys.
     """
-    document = read_toml(path)
+    return core_from(read_toml(path), where=str(path))
+
+
+def core_from(document: dict[str, Any], *, where: str) -> SparseTensorCore:
+    """Take a parsed TOML file for a core; `where` is what each problem begins with, such as the name of the file."""
     sources: Any = document.get("sources", {})
     for section in document.values():
         for key, value in section.items() if isinstance(section, dict) else ():
@@ -321,4 +325,4 @@ def read_core(path: Path) -> SparseTensorCore:
                 sources[key] = f"{value['kind']}: {value['source']}"
     if sources:
         document["sources"] = sources
-    return load_record(SparseTensorCore, document, where=str(path))
+    return load_record(SparseTensorCore, document, where=where)

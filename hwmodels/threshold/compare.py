@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hwmodels.machine.spec import HardwareSpec
+from hwmodels.chips.load import Chip
 from hwmodels.models import Model
 from hwmodels.tensorcore.record import SparseTensorCore
 from hwmodels.threshold.equal import (
@@ -231,7 +231,7 @@ class Comparison:
 def compare(
     model: Model,
     ways: Sequence[ModelFormat],
-    machines: Sequence[HardwareSpec],
+    machines: Sequence[Chip],
     core: SparseTensorCore | None,
     *,
     tokens: int = 1,
@@ -247,7 +247,7 @@ def compare(
     ----------
     model : Model
     ways : sequence of ModelFormat
-    machines : sequence of HardwareSpec
+    machines : sequence of HardwareSpec or SparseTensorCore
         Empty: memory and energy alone.
     core : SparseTensorCore or None
         Its energy counts.
@@ -283,7 +283,7 @@ def compare(
                 )
     rows: list[Comparison] = []
     narrow: dict[str | None, list[QuantisedDense]] = {}
-    places: Sequence[HardwareSpec | None] = machines or [None]
+    places: Sequence[Chip | None] = machines or [None]
     asked = [(machine, how) for machine in places for how in ways]
     attention: dict[str, Any] = {"context_tokens": context_tokens, "kv_dtype": kv_dtype}
     for place, (machine, how) in enumerate(asked):
@@ -302,7 +302,7 @@ def compare(
 def _comparison(
     model: Model,
     how: ModelFormat,
-    machine: HardwareSpec | None,
+    machine: Chip | None,
     core: SparseTensorCore | None,
     tokens: int,
     attention: dict[str, Any],

@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hwmodels.estimate.model import predict
+from hwmodels.chips.load import Chip, load_chip
+from hwmodels.chips.predict import predict
 from hwmodels.estimate.table import MAX_DIMENSION, format_cells
-from hwmodels.machine.spec import HardwareSpec, load_machine
 from hwmodels.models import Model
 from hwmodels.silicon.energy import Design, design, energy_columns
-from hwmodels.steps.attention import Sequences, Work, attention_dtype, attention_s, work
+from hwmodels.steps.attention import Sequences, Work, attention_dtype, attention_on, work
 from hwmodels.steps.experts import grouped
 from hwmodels.tensorcore.cycles import closed_form
 from hwmodels.tensorcore.point import Point, mapping, point
@@ -269,7 +269,7 @@ def products(layers: Stacked, how: ModelFormat, tokens: int) -> pd.DataFrame:
     return table if any(layer.experts for layer in layers.of) else table.drop(columns="experts")
 
 
-def seconds(table: pd.DataFrame, machine: HardwareSpec) -> Seconds:
+def seconds(table: pd.DataFrame, machine: Chip) -> Seconds:
     """Add up the time of the products of each model.
 
     All layers err alike: the low end of a step is that of all its products.
@@ -311,9 +311,7 @@ class DecodeStep:
     context_tokens: int = 0
     kv_dtype: str | None = None
 
-    def attention(
-        self, model: Model, width: Floats, machine: HardwareSpec, dtype: str
-    ) -> tuple[Floats, Floats]:
+    def attention(self, model: Model, width: Floats, machine: Chip, dtype: str) -> tuple[Floats, Floats]:
         """Predict attention of models of other widths, whose heads and latents are so many times as many.
 
         Returns
@@ -327,11 +325,10 @@ class DecodeStep:
         time_s, least_s = np.zeros(len(width)), np.zeros(len(width))
         for each in model.attention if self.context_tokens else ():
             amount = work(each, sequences, kv_bits=kv_bits, value_bits=VALUE_BITS[kind])
-            for place, share in enumerate(width.tolist()):
-                scaled = Work(*(round(part * share) for part in amount))
-                found = attention_s(scaled, machine, kind)
-                time_s[place] += each.count * found.time_s
-                least_s[place] += each.count * found.bound_time_s
+            scaled = [Work(*(round(part * share) for part in amount)) for share in width.tolist()]
+            found = [one.seconds for one in attention_on(scaled, machine, kind)]
+            time_s += [each.count * one.time_s for one in found]
+            least_s += [each.count * one.bound_time_s for one in found]
         return time_s, least_s
 
 
@@ -395,7 +392,7 @@ def quantised_dense(
     model: Model,
     how: ModelFormat,
     value_bits: int,
-    machine: HardwareSpec | None = None,
+    machine: Chip | None = None,
     core: SparseTensorCore | None = None,
     tokens: int = 1,
     context_tokens: int = 0,
@@ -571,7 +568,7 @@ def equal_memory(model: Model, how: ModelFormat, *, step_elems: int = STEP_ELEMS
 def equal_time(
     model: Model,
     how: ModelFormat,
-    hardware: str | Path | HardwareSpec,
+    hardware: str | Path | Chip,
     *,
     tokens: int = 1,
     context_tokens: int = 0,
@@ -585,8 +582,8 @@ def equal_time(
     model : Model
     how : ModelFormat
         Scales take no time, those of dense models neither. Outliers and columns are a product of their own.
-    hardware : str, Path or HardwareSpec
-        As for `hwmodels.load_machine`.
+    hardware : str, Path, HardwareSpec or SparseTensorCore
+        As for `hwmodels.load_chip`.
     tokens : int
         Sequences decoded together.
     context_tokens : int
@@ -621,7 +618,7 @@ def equal_time(
     >>> found.low.width < found.equal.width < found.high.width < 1
     True
     """
-    spec = load_machine(hardware)
+    spec = load_chip(hardware)
 
     step, hidden = DecodeStep(tokens, context_tokens, kv_dtype), hidden_of(stacked(model))
 

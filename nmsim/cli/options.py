@@ -2,14 +2,17 @@
 
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from typer import Argument, Option
 
 from nmsim.errors import NmsimError, SpecError, brief
 from nmsim.format import DEFAULT_ENCODING, DEFAULT_PACKING, DENSE, SparseFormat, as_format
+
+if TYPE_CHECKING:
+    from hwmodels import Chip, SparseTensorCore
 
 MODEL = "llama-3.1-8b"
 BITSTREAM = [DEFAULT_PACKING]
@@ -72,6 +75,15 @@ PackingsOrNone = Annotated[
     Option("--packing", "--packings", metavar="PACKINGS", help="Packing policies to try. Default bitstream."),
 ]
 Hardware = Annotated[
+    list[str],
+    Option(
+        "--hardware",
+        "-H",
+        metavar="CHIPS",
+        help="Machines or core designs that ship with nmsim, or paths of their TOML files, joined by commas.",
+    ),
+]
+Machines = Annotated[
     list[str],
     Option(
         "--hardware",
@@ -305,3 +317,13 @@ def all_cores(threads: int) -> int:
     if threads:
         return threads
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def core_of(named: str | None, chips: "Sequence[Chip]", default: str) -> "SparseTensorCore | None":
+    """Read `--core`: the core that is named, none if the name is empty; by default the first design among the chips."""
+    import hwmodels
+
+    if named is not None:
+        return hwmodels.load_core(named) if named else None
+    designs = (chip for chip in chips if isinstance(chip, hwmodels.SparseTensorCore))
+    return next(designs, None) or hwmodels.load_core(default)

@@ -1,4 +1,4 @@
-"""`nmsim predict`: one product, or a step of a model, on one or more machines, with the stage that limits it named."""
+"""`nmsim predict`: one product, or a step of a model, on one or more chips, with the stage that limits it named."""
 
 import math
 from dataclasses import asdict
@@ -8,9 +8,11 @@ import pandas as pd
 from typer import Option
 
 import hwmodels
+from hwmodels.chips.formats import formats_on
+from hwmodels.chips.load import answered_by
 from hwmodels.estimate.windows import predict_windows, runs_windows, through_windows
 from hwmodels.machine.libraries import weak_baseline
-from hwmodels.steps.step import NEGLECTED
+from hwmodels.steps.step import NEGLECTED, taken_type
 from nmsim.case import DEFAULT_DTYPE, Case, GemmShape, Prediction
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
@@ -23,12 +25,16 @@ PATTERNS = ["2:4", "4:8", "8:16", "16:32"]
 MACHINES = ["h200"]
 CONTEXT_TOKENS = 4096
 """Tokens of a sequence in a decode step of a model if nobody says otherwise."""
-UNNAMED = f"No encoding was named: each row has the one that its machine's sparse unit reads, or else {DEFAULT_ENCODING}."
+UNNAMED = (
+    f"No encoding was named: each row has the one that its machine's sparse unit reads, or else {DEFAULT_ENCODING}; a core "
+    "design has the one that takes the least time, then the fewest bytes."
+)
 EXAMPLES = {
     "predict": [
         "nmsim predict 1,4096,4096 -p 8:16/combinatorial -H h200",
         "nmsim predict 2048,4096,4096 -p 2:4,8:16 -e index,bitmask -H h200,h200-8x16",
         "nmsim predict --model llama-3.1-8b --batch 16 --context 8192 -p 2:4,8:16 -H h200-8x16",
+        "nmsim predict --model qwen3-8b --context 4096 -p 2:4,8:16 -H edge-npu-8x16",
     ]
 }
 
@@ -79,25 +85,27 @@ def predict(
 
     The product is Y[M,N] = X[M,K] W[N,K]^T. Times are those of kernels like the ones measured so far. The range held 80 % of
     comparable measurements. A ~ says that those are of another pattern or kind of kernel, a ? that there are none. At most:
-    if the pruned product took only what memory, decode, select and matrix rates need. If no encoding is named, a machine
-    takes the one that its sparse unit reads. With --model, all linear layers and attention of a step are added up, and what
+    if the pruned product took only what memory, decode, select and matrix rates need. A core design is answered by the closed
+    form of its pipeline, without a range. If no encoding is named, a machine takes the one that its sparse unit reads, and a
+    core design the fastest one that it decodes. With --model, all linear layers and attention of a step are added up, and what
     stays dense is named.
     """
     if (shape is None) == (model is None):
         raise NmsimError("expected either a shape M,N,K or --model, one of the two")
-    machines = [hwmodels.load_machine(name) for name in options.split_names(hardware, "hardware")]
+    chips = hwmodels.load_chips(options.split_names(hardware, "hardware"))
     asked = options.formats(pattern, encoding, packing)
     unnamed = not all(one.chosen for one in asked)
-    pairs = [(machine, one) for machine in machines for one in asked]
+    pairs = [(chip, one) for chip in chips for one in asked]
     if model is not None:
         loaded = hwmodels.load_model(model)
         loads = None if expert_loads is None else hwmodels.load_expert_shares(expert_loads)
         context_tokens = CONTEXT_TOKENS if context is None else context
-        steps = [
-            hwmodels.step(
+
+        def found_with(chip: hwmodels.Chip, form: SparseFormat | None) -> hwmodels.Step:
+            return hwmodels.step(
                 loaded,
-                machine,
-                format=_stored(one, machine, dtype or loaded.dtype, sparse_operand),
+                chip,
+                format=form,
                 phase="decode" if prefill is None else "prefill",
                 batch=batch or 1,
                 # A prompt attends to itself, unless attention is left out.
@@ -110,7 +118,16 @@ def predict(
                 fuse=options.split_names(fuse or []),
                 expert_shares=loads,
             )
-            for machine, one in pairs
+
+        steps = [
+            min(
+                (
+                    found_with(chip, form)
+                    for form in _choices(one, chip, dtype or loaded.dtype, sparse_operand)
+                ),
+                key=lambda found: (found.time_s, found.moved_bytes),
+            )
+            for chip, one in pairs
         ]
         return Answer([found.record() for found in steps], lambda: _show_steps(steps, unnamed))
     # An option that a product does not have would otherwise be lost in silence.
@@ -126,25 +143,37 @@ def predict(
             raise NmsimError(f"{name}: belongs to --model, expected it without a shape")
     gemm = GemmShape(*options.read_shape(shape or ""))
     answers: list[Prediction] = []
-    for machine, one in pairs:
-        stored = _stored(one, machine, dtype, sparse_operand)
-        case = Case(gemm, stored, dtype=dtype or DEFAULT_DTYPE, sparse_operand=sparse_operand)  # type: ignore[arg-type]
-        answers.append(hwmodels.predict(case, machine, output_dtype=output_dtype))
+    for chip, one in pairs:
+        kind = dtype or taken_type(chip, DEFAULT_DTYPE)
+        tried = [
+            hwmodels.predict(
+                Case(gemm, form, dtype=kind, sparse_operand=sparse_operand),  # type: ignore[arg-type]
+                chip,
+                output_dtype=output_dtype,
+            )
+            for form in _choices(one, chip, dtype, sparse_operand)
+        ]
+        answers.append(min(tried, key=lambda answer: (answer.predicted_time_s, answer.traffic_bytes)))
     # Without an encoding a pattern is asked once per machine, and with several its windows are the same.
-    asked_of = dict.fromkeys(
-        (machine, answer.case.pattern) for (machine, _), answer in zip(pairs, answers, strict=True)
-    )
+    bought = [
+        (chip, answer)
+        for (chip, _), answer in zip(pairs, answers, strict=True)
+        if isinstance(chip, hwmodels.HardwareSpec)
+    ]
+    asked_of = dict.fromkeys((machine, answer.case.pattern) for machine, answer in bought)
     windows = [
         found
         for machine, one in asked_of
         if one is not None and (found := _windows(gemm, machine, one, answers[0].case)) is not None
     ]
     of_type = answers[0].case.dtype
-    weak = [machine.id for machine in dict.fromkeys(machines) if weak_baseline(machine.generation, of_type)]
+    weak = list(
+        dict.fromkeys(machine.id for machine, _ in bought if weak_baseline(machine.generation, of_type))
+    )
 
     in_pairs = dict.fromkeys(
         machine.id
-        for (machine, _), answer in zip(pairs, answers, strict=True)
+        for machine, answer in bought
         if answer.execution != "native"
         and answer.case.pattern is not None
         and any(unit.pairs and of_type in unit.dtypes for unit in machine.native)
@@ -153,7 +182,7 @@ def predict(
     def show() -> None:
         _show(
             answers,
-            f"Predicted time for M={gemm.M}, N={gemm.N}, K={gemm.K}, {answers[0].case.dtype}, sparse {sparse_operand}",
+            f"Predicted time for M={gemm.M}, N={gemm.N}, K={gemm.K}, {_types(answers)}, sparse {sparse_operand}",
         )
         _show_windows(windows)
         if weak:
@@ -162,6 +191,7 @@ def predict(
             )
         if unnamed:
             console.say(UNNAMED)
+        _say_designs(chips)
         if len(answers) == 1:
             console.say(answers[0].explanation)
         elif in_pairs:
@@ -173,8 +203,8 @@ def predict(
 
     return Answer(
         [
-            _record(answer, windows, weak=machine.id in weak)
-            for (machine, _), answer in zip(pairs, answers, strict=True)
+            _record(answer, windows, weak=chip.id in weak) | {"answered_by": answered_by(chip)}
+            for (chip, _), answer in zip(pairs, answers, strict=True)
         ],
         show,
     )
@@ -228,16 +258,26 @@ def _show_windows(windows: list[dict[str, Any]]) -> None:
     )  # fmt: skip
 
 
-def _stored(
-    asked: options.Asked, machine: hwmodels.HardwareSpec, dtype: str | None, sparse_operand: str
-) -> SparseFormat | None:
-    """The format that is asked for; if no encoding was named, with the one that the machine's own unit reads."""
+def _choices(
+    asked: options.Asked, chip: hwmodels.Chip, dtype: str | None, sparse_operand: str
+) -> list[SparseFormat | None]:
+    """The formats that a chip may be asked with: the one that is named, or all that it reads best or equally well."""
     stored = asked.format
     if stored is None or asked.chosen:
-        return stored
+        return [stored]
+    if not isinstance(chip, hwmodels.HardwareSpec):
+        return list(formats_on(chip, stored))
     kind = dtype or DEFAULT_DTYPE
-    native = hwmodels.best_format(stored.pattern, machine, dtype=kind, operand=sparse_operand)  # type: ignore[arg-type]
-    return SparseFormat(stored.pattern, native.encoding, stored.packing)
+    native = hwmodels.best_format(stored.pattern, chip, dtype=kind, operand=sparse_operand)  # type: ignore[arg-type]
+    return [SparseFormat(stored.pattern, native.encoding, stored.packing)]
+
+
+def _say_designs(chips: list[hwmodels.Chip]) -> None:
+    designs = [chip.id for chip in chips if not isinstance(chip, hwmodels.HardwareSpec)]
+    if designs:
+        console.say(
+            f"Designs, answered by the closed form of their pipeline, which nobody has measured: {', '.join(designs)}."
+        )
 
 
 def _show_steps(steps: list[hwmodels.Step], unnamed: bool) -> None:
@@ -275,10 +315,37 @@ def _show_steps(steps: list[hwmodels.Step], unnamed: bool) -> None:
         _show_layers(first)
     if unnamed:
         console.say(UNNAMED)
+    _show_energy(steps)
     cache = f"KV cache of {first.kv_dtype}: {first.cache_bytes / 1e9:.4g} GB. " if first.cache_bytes else ""
     console.say(f"{cache}Not counted: {NEGLECTED}.")
-    for note in first.notes:
+    for note in dict.fromkeys(note for found in steps for note in found.notes):
         console.say(note)
+
+
+def _show_energy(steps: list[hwmodels.Step]) -> None:
+    """Print joules of the steps of which they are known: those on core designs."""
+    known = [found for found in steps if not math.isnan(found.joules.nominal)]
+    if not known:
+        return
+    tokens = {id(found): found.batch * found.new_tokens for found in known}
+    console.print_table(
+        "Energy per token",
+        ["hardware", "format", "mJ per token", "range", "dense mJ per token", "dense over sparse"],
+        [
+            (
+                found.hardware,
+                options.format_text(found.format),
+                f"{found.joules.nominal / tokens[id(found)] * 1e3:.4g}",
+                "-".join(
+                    f"{end / tokens[id(found)] * 1e3:.4g}" for end in (found.joules.low, found.joules.high)
+                ),
+                f"{found.dense_joules.nominal / tokens[id(found)] * 1e3:.4g}",
+                f"{found.dense_joules.nominal / found.joules.nominal:.2f}x",
+            )
+            for found in known
+        ],
+        note="Of core designs: a nominal figure and its range, as docs/explanation/energy-and-area.md derives it.",
+    )
 
 
 def _show_layers(found: hwmodels.Step) -> None:
@@ -350,6 +417,14 @@ def _show(answers: list[Prediction], title: str) -> None:
         extra=["execution", "MB", "GB/s", "dense MB", "dense GB/s"],
         spare=["at most", "dense µs"],
     )  # fmt: skip
+
+
+def _types(answers: list[Prediction]) -> str:
+    """The value type of products; with several, that of each chip."""
+    kinds = dict.fromkeys((answer.case.dtype, answer.hardware) for answer in answers)
+    if len({dtype for dtype, _ in kinds}) == 1:
+        return answers[0].case.dtype
+    return ", ".join(f"{dtype} on {chip}" for dtype, chip in kinds)
 
 
 def _range(answer: Prediction) -> str:

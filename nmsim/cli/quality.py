@@ -51,6 +51,7 @@ GGUF = ".gguf"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 """Files of a folder of Hugging Face, one of which says that it holds a language model and not only weights."""
 TEXT = "news"
+CORE = "flexible-16x32"
 DPI = 200
 LOAD_SHARE, RECORD_SHARE = 0.1, 0.2
 """Of all work, done when a model is loaded, and when its activations are recorded."""
@@ -150,13 +151,20 @@ def quality(
     packing: options.Packings = options.BITSTREAM,
     dtype: options.Dtype = DEFAULT_DTYPE,
     core: Annotated[
-        str,
-        Option("--core", "-c", help="Core that speedups are counted on, a name or a TOML file; '' for none."),
-    ] = "flexible-16x32",
+        str | None,
+        Option(
+            "--core",
+            "-c",
+            help="Core that speedups are counted on, a name or a TOML file; '' for none. Default: --hardware if it is a core "
+            f"design, else {CORE}.",
+        ),
+    ] = None,
     hardware: Annotated[
         str,
         Option(
-            "--hardware", "-H", help="Machine that speedups are predicted on, or a TOML file; '' for none."
+            "--hardware",
+            "-H",
+            help="Machine or core design that speedups are predicted on, or a TOML file; '' for none.",
         ),
     ] = "h200",
     model: Annotated[
@@ -249,9 +257,10 @@ def quality(
     if save_activations is not None:
         others.append(Output(save_activations, suffixes=(".safetensors",), strict=True))
     console.claim(table, *others, force=force)
+    chip = hwmodels.load_chip(hardware) if hardware else None
     target = Target(
-        hwmodels.load_machine(hardware) if hardware else None,
-        hwmodels.load_core(core) if core else None,
+        chip,
+        options.core_of(core, [chip] if chip else [], CORE),
         encoding_name,
         policy,
         dtype,

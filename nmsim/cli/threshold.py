@@ -33,12 +33,14 @@ from validate.accuracy.beside_cost import LOSS_INCREASE, Qualities, asked_qualit
 UNKNOWN = "-"
 PATTERNS = ["2:4", "8:16"]
 MACHINES = ["h200"]
+CORE = "flexible-8x16"
 NO_OUTLIERS = [NONE]
 QUANTISED = ["8", "4", "3"]
 EXAMPLES = {
     "threshold": [
         "nmsim threshold llama-3.1-8b -p 8:16/combinatorial -H h200",
         "nmsim threshold -p 8:16 -x none,4:256,columns:128 -H h200,h200-8x16 -o threshold.csv",
+        "nmsim threshold llama-3.1-8b -p 8:16/bitmask -H flexible-8x16",
     ]
 }
 
@@ -81,9 +83,14 @@ def threshold(
     ] = QUANTISED,
     hardware: options.Hardware = MACHINES,
     core: Annotated[
-        str,
-        Option("--core", "-c", help="Core design whose energy counts: a name or a .toml file; '' for none."),
-    ] = "flexible-8x16",
+        str | None,
+        Option(
+            "--core",
+            "-c",
+            help="Core design whose energy counts: a name or a .toml file; '' for none. Default: the design among --hardware, "
+            f"else {CORE}.",
+        ),
+    ] = None,
     tokens: options.Tokens = 1,
     context: options.Context = 0,
     kv_dtype: options.KvDtype = None,
@@ -110,8 +117,8 @@ def threshold(
             f"value type of the pruned layers: {loaded.dtype}, as the model says; --dtype sets another"
         )
     kind = dtype or loaded.dtype or DEFAULT_DTYPE
-    machines = [hwmodels.load_machine(name) for name in options.split_names(hardware)]
-    design = hwmodels.load_core(core) if core else None
+    machines = hwmodels.load_chips(options.split_names(hardware))
+    design = options.core_of(core, machines, CORE)
     common: dict[str, Any] = {
         "dtype": kind, "side_dtype": side_dtype, "rest_dtype": rest_dtype, "group_elems": group, "scale_bits": scale_bits,
     }  # fmt: skip

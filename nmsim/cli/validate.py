@@ -566,7 +566,7 @@ def study(
         Option("--example", help="Use the synthetic example checkpoint, and write it beside the report."),
     ] = False,
     model: options.Model = defaults.MODEL,
-    hardware: options.Hardware = MACHINES,
+    hardware: options.Machines = MACHINES,
     pattern: options.Patterns = PATTERNS,
     encoding: Annotated[
         list[str] | None,

@@ -81,7 +81,7 @@ class Target:
 
     Parameters
     ----------
-    hardware : HardwareSpec or None
+    hardware : HardwareSpec, SparseTensorCore or None
     core : SparseTensorCore or None
     encoding, packing : str or None
         Of the metadata. If None, machine and core each get what they read. The machine has `hwmodels.best_format`. The core has
@@ -99,7 +99,7 @@ class Target:
         An unknown value type, or a prompt without tokens.
     """
 
-    hardware: hwmodels.HardwareSpec | None
+    hardware: hwmodels.Chip | None
     core: hwmodels.SparseTensorCore | None
     encoding: str | None = None
     packing: str | None = None
@@ -264,7 +264,7 @@ def on_machine(target: Target, way: Way, phase: Phase, out_features: int, in_fea
 
 
 @functools.lru_cache(maxsize=4096)
-def _predicted(case: Case, hardware: hwmodels.HardwareSpec) -> Prediction:
+def _predicted(case: Case, hardware: hwmodels.Chip) -> Prediction:
     return hwmodels.predict(case, hardware)
 
 
@@ -340,7 +340,7 @@ def model_on_machine(target: Target, way: Way, phase: Phase) -> Speed | None:
 
 @functools.lru_cache(maxsize=512)
 def _step(
-    model: hwmodels.Model, hardware: hwmodels.HardwareSpec, form: SparseFormat | None, phase: Phase, tokens: int,
+    model: hwmodels.Model, hardware: hwmodels.Chip, form: SparseFormat | None, phase: Phase, tokens: int,
     dtype: str, operand: SparseOperand,
 ) -> hwmodels.Step:  # fmt: skip
     return hwmodels.step(
