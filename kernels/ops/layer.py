@@ -7,13 +7,13 @@ A layer holds its weights in the order of the decode kernel if it is asked to. `
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from kernels.ops.checks import checked_weight, realigned
-from kernels.ops.weights import compress
+from kernels.ops.weights import check_weight, compress
 from kernels.stored.errors import KernelError
 from kernels.stored.nm_weight import DTYPES, NMWeight
 from kernels.stored.rows import kernel_format, row_lengths
@@ -314,24 +314,27 @@ def sparsify_(
     skip: Iterable[str] = ("lm_head",),
     include: Iterable[str] | None = None,
     min_features: int = 1,
+    progress: Callable[[str, float], None] = lambda name, share: None,
 ) -> SparsifyReport:
-    """Put an `NMLinear` in place of each linear layer of a model's body, pruned by magnitude. Everything or nothing.
+    """Put an `NMLinear` in place of each linear layer of a model's body, pruned by magnitude, layer by layer.
 
     Linear layers are `nn.Linear` and the `Conv1D` of transformers, whose weight is [in, out]. Routers, heads, draft heads,
     vision parts beside a language model and what else `nmsim.files.roles` names stay dense. Experts that are one
     parameter have no layer to replace: `left` names them.
 
-    All layers are compressed before the first is swapped, so an error leaves the model as it was. Both sets of weights are in
-    memory until then. Bias parameters stay the same objects. An optimizer should be made anew, without the weights.
+    All weights are checked before the first layer is packed, so a weight that cannot be packed leaves the model as it was.
+    Then each layer is packed and put in place, and its dense weight is freed. Memory holds at most the dense model and one
+    packed layer, unless something else holds the dense layers, such as an optimizer. Bias parameters stay the same objects.
+    An optimizer should be made anew, without the weights.
 
     Besides these layers and those that `skip` and `min_features` name, three kinds stay. Subclasses of `nn.Linear`, such as
     the output projection of `nn.MultiheadAttention`, whose weight is read by its owner. Layers with hooks. Layers whose
-    weight another module holds too.
+    weight another module holds too, such as a head that is tied to the embedding.
 
     Parameters
     ----------
     model : nn.Module
-        On the CPU. Not itself a linear layer: that one is for `NMLinear.from_linear`.
+        On the CPU or a CUDA device. Not itself a linear layer: that one is for `NMLinear.from_linear`.
     format : SparseFormat, Pattern or str
         As for `ops.compress`.
     skip : iterable of str
@@ -341,6 +344,8 @@ def sparsify_(
         Globs as in `skip`. They replace the rules on what the body is: only these layers are pruned.
     min_features : int
         Leave out layers with fewer in or out features.
+    progress : callable
+        Called with the name of the layer that is packed next, and the share of all weights that is packed.
 
     Returns
     -------
@@ -350,6 +355,8 @@ def sparsify_(
     ------
     KernelError, PatternError
         A layer that cannot be compressed or holds a NaN or an infinity, named; or arguments of another type.
+    MemoryError
+        Named in the same way. Layers before it are packed already: call again to continue.
 
     Examples
     --------
@@ -368,42 +375,68 @@ metadata_bytes=2048)
             raise KernelError(
                 f"{what}={brief(names)}: expected an iterable of names, such as ({brief(names)},)"
             )
-    globs = tuple(skip)
     wanted = None if include is None else tuple(include)
-    roles = _roles(model)
-    holders = _holders(model)
-    made: dict[nn.Module, NMLinear] = {}
-    places: list[tuple[nn.Module, str, nn.Module]] = []
-    swapped: list[str] = []
+    places, left = _places(model, tuple(skip), wanted, min_features)
+    stored = kernel_format(format)
+    _refuse_unfit(model, places)
+    sizes = [cast(Tensor, model.get_submodule(names[0]).weight).numel() for names in places]
+    dense_bytes = values_bytes = metadata_bytes = done = 0
+    for names, size in zip(places, sizes, strict=True):
+        progress(names[0], done / sum(sizes))
+        layer = _packed(model, names[0], stored)
+        # No name here holds the dense layer, so that its weight is freed as soon as it is out of the model.
+        for name in names:
+            parent, _, child = name.rpartition(".")
+            model.get_submodule(parent)._modules[child] = layer
+        done += size
+        dense_bytes += size * layer.values.itemsize
+        values_bytes += layer.values.nbytes
+        metadata_bytes += layer.metadata.nbytes
+    swapped = {name for names in places for name in names}
+    return SparsifyReport(
+        # In the order of the model, in which the names of a shared layer lie apart.
+        tuple(name for name, _ in model.named_modules(remove_duplicate=False) if name in swapped),
+        left, dense_bytes, values_bytes, metadata_bytes,
+    )  # fmt: skip
+
+
+def _places(
+    model: nn.Module, skip: tuple[str, ...], wanted: tuple[str, ...] | None, min_features: int
+) -> tuple[list[list[str]], dict[str, str]]:
+    """All names of each linear layer that is to be packed, and why others are left. A shared layer has several names."""
+    roles, holders = _roles(model), _holders(model)
+    places: dict[int, list[str]] = {}
     left: dict[str, str] = {}
-    # A layer under two names is compressed once and swapped in both places.
     for name, linear in model.named_modules(remove_duplicate=False):
         if not (isinstance(linear, nn.Linear) or _is_conv1d(linear)):
             left |= _unreplaced(name, linear, roles)
             continue
-        reason = _reason_to_leave(name, linear, globs, min_features, holders)
+        reason = _reason_to_leave(name, linear, skip, min_features, holders)
         reason = reason or _left_by_role(name, wanted, roles)
         if reason:
             left[name] = reason
-            continue
-        parent, _, child = name.rpartition(".")
-        places.append((model.get_submodule(parent), child, linear))
-        swapped.append(name)
-        if linear not in made:
-            try:
-                made[linear] = NMLinear.from_linear(linear, format)
-            except NmsimError as error:
-                raise error.within(name) from error
-    for parent_module, child, linear in places:
-        parent_module._modules[child] = made[linear]
-    layers = made.values()
-    return SparsifyReport(
-        swapped=tuple(swapped),
-        left=left,
-        dense_bytes=sum(layer.out_features * layer.in_features * layer.values.itemsize for layer in layers),
-        values_bytes=sum(layer.values.nbytes for layer in layers),
-        metadata_bytes=sum(layer.metadata.nbytes for layer in layers),
-    )
+        else:
+            places.setdefault(id(linear), []).append(name)
+    return list(places.values()), left
+
+
+def _refuse_unfit(model: nn.Module, places: Iterable[list[str]]) -> None:
+    """Refuse what `compress` would refuse, before a layer is changed."""
+    for names in places:
+        try:
+            check_weight(cast(Tensor, model.get_submodule(names[0]).weight))
+        except NmsimError as error:
+            raise error.within(names[0]) from error
+
+
+def _packed(model: nn.Module, name: str, format: SparseFormat) -> NMLinear:
+    """Pack a layer of a model."""
+    try:
+        return NMLinear.from_linear(cast(nn.Linear, model.get_submodule(name)), format)
+    except NmsimError as error:
+        raise error.within(name) from error
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise MemoryError(f"{name}: no memory to pack it; layers before it are packed: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -534,6 +567,10 @@ def _reason_to_leave(
     name: str, linear: nn.Module, globs: tuple[str, ...], min_features: int, holders: Mapping[int, set[str]]
 ) -> str:
     """Say why a linear layer stays, or nothing."""
+    # First, so that of a tied head is said that it is tied.
+    others = holders.get(id(linear.weight), set()) - holders[id(linear)]
+    if others:
+        return f"its weight is also that of {', '.join(other or 'the model' for other in sorted(others))}"
     glob = _fits(name, globs)
     if glob:
         return f"skip={brief(glob)}"
@@ -545,9 +582,6 @@ def _reason_to_leave(
         return f"fewer than {min_features} features"
     if any(getattr(linear, kind) for kind in _HOOKS):
         return "has hooks, which a new layer would lose"
-    others = holders[id(linear.weight)] - holders[id(linear)]
-    if others:
-        return f"its weight is also that of {', '.join(other or 'the model' for other in sorted(others))}"
     return ""
 
 

@@ -28,7 +28,14 @@ from kernels.stored.nm_weight import (
     empty_rows,
     from_packed,
 )
-from kernels.stored.rows import SLACK_BYTES, STEP_ELEMS, SparseWeights, aligned, kernel_format
+from kernels.stored.rows import (
+    SLACK_BYTES,
+    STEP_ELEMS,
+    SparseWeights,
+    aligned,
+    checked_matrix,
+    kernel_format,
+)
 from nmsim.dtypes import refuse_not_finite
 from nmsim.errors import PatternError
 from nmsim.format import FormatLike, SparseFormat
@@ -248,6 +255,15 @@ def _multiply_on_gpu(
     return out.reshape(*x.shape[:-1], len(values))
 
 
+def check_weight(dense_weight: Tensor) -> None:
+    """Refuse what `compress` refuses if there is no mask, and change nothing."""
+    weight = checked_tensor("dense_weight", dense_weight).detach()
+    if dispatch.serves(weight):
+        _refuse_not_finite(_checked_on_gpu(weight))
+    else:
+        refuse_not_finite(checked_matrix(as_array(_on_cpu("dense_weight", weight))), "dense_weight")
+
+
 def _refuse_not_finite(dense: Tensor) -> None:
     """Refuse NaN and infinity on a device as `nmsim.dtypes.refuse_not_finite` does on the CPU."""
     if not bool(dense.isfinite().all()):
@@ -256,11 +272,7 @@ def _refuse_not_finite(dense: Tensor) -> None:
 
 def _compress_on_gpu(dense: Tensor, format: SparseFormat, mask: Tensor | None) -> NMWeight:
     """Compress by `kernels.gpu.movers.compress`, which waits for the device if there is a mask."""
-    if dense.ndim != 2 or 0 in dense.shape:
-        raise KernelError(
-            f"dense_weight has shape {tuple(dense.shape)}: expected a matrix with something in it"
-        )
-    checks.check_dense(dense_weight=dense)
+    _checked_on_gpu(dense)
     if mask is not None:
         checked_place("mask", checked_type("mask", mask))
         if mask.dtype != torch.bool or mask.shape != dense.shape or mask.device != dense.device:
@@ -272,6 +284,16 @@ def _compress_on_gpu(dense: Tensor, format: SparseFormat, mask: Tensor | None) -
     stored = empty_rows(dense, format)
     dispatch.module("movers.compress").launch(dense.contiguous(), format, stored, mask=mask)
     return NMWeight(*stored, format, (dense.shape[0], dense.shape[1]))
+
+
+def _checked_on_gpu(dense: Tensor) -> Tensor:
+    """Refuse a tensor that the kernel cannot compress."""
+    if dense.ndim != 2 or 0 in dense.shape:
+        raise KernelError(
+            f"dense_weight has shape {tuple(dense.shape)}: expected a matrix with something in it"
+        )
+    checks.check_dense(dense_weight=dense)
+    return dense
 
 
 def _on_cpu(name: str, tensor: Tensor) -> Tensor:

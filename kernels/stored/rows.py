@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 import nmsim
 from kernels.stored.errors import KernelError
 from nmsim import packing
+from nmsim.dtypes import refuse_not_finite
 from nmsim.errors import brief
 from nmsim.format import DEFAULT_PACKING, FormatLike, SparseFormat, sparse_format
 from nmsim.mask import BoolArray
@@ -43,6 +44,8 @@ TABLED = ("combinatorial", "tiled")
 STEP_ELEMS = {Pattern(2, 4): 16, Pattern(4, 8): 16, Pattern(8, 16): 16, Pattern(16, 32): 32}
 """Dense elements that a kernel made for the pattern takes at a time."""
 MAX_M = 32
+BLOCK_ELEMS = 1 << 18
+"""A matrix is packed by rows of so many elements: packing works with some 7 bytes per element beside what it stores."""
 SLACK_BYTES = 64
 """Readable bytes behind the last code and the last value: kernels load whole machine words."""
 CACHE_LINE_BYTES = 64
@@ -167,8 +170,24 @@ def compress(
     (64, 8, '8:16/index')
     """
     chosen = kernel_format(format)
-    packed = nmsim.compress(checked_matrix(weights), chosen, mask=mask, threads=threads)
-    return _lay_out(packed, chosen, trusted=True, threads=threads)
+    n_rows, k = checked_matrix(weights).shape
+    step = max(1, BLOCK_ELEMS // k)
+    if mask is not None or step >= n_rows:
+        packed = nmsim.compress(weights, chosen, mask=mask, threads=threads)
+        return _lay_out(packed, chosen, trusted=True, threads=threads)
+    # Of the whole matrix, so that the error names the place in it.
+    refuse_not_finite(weights)
+    columns = row_lengths(chosen, k)
+    values = aligned((n_rows, columns[0]), weights.dtype)
+    metadata = aligned((n_rows, columns[1]), np.dtype(np.uint8))
+    for low in range(0, n_rows, step):
+        rows = slice(low, low + step)
+        part = _lay_out(
+            nmsim.compress(weights[rows], chosen, threads=threads), chosen, trusted=True, threads=threads
+        )
+        values[rows], metadata[rows] = part.values, part.metadata
+    metadata.flags.writeable = values.flags.writeable = False
+    return SparseWeights(values, metadata, chosen, (n_rows, k))
 
 
 def from_packed(packed: nmsim.PackedTensor, *, threads: int = 1) -> SparseWeights:
