@@ -22,7 +22,7 @@ def status(name):
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 torch.manual_seed(0)
-sparsify_(nn.Sequential(nn.Linear(1024, 512)), "8:16")  # what is compiled and imported once
+sparsify_(nn.Sequential(nn.Linear({COLUMNS}, {ROWS})), "8:16")  # what is compiled and imported once
 model = nn.Sequential(*(nn.Linear({COLUMNS}, {ROWS}) for _ in range({LAYERS})))
 with open("/proc/self/clear_refs", "w") as file:
     file.write("5")  # the high-water mark begins anew
