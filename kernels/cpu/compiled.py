@@ -7,6 +7,7 @@ import ctypes
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from llvmlite import binding  # type: ignore[import-untyped]
@@ -86,26 +87,47 @@ class Prepared(NamedTuple):
     kernel: Callable[..., None]
     table: NDArray[Any]
     table_address: int
+    panel_steps: int
+
+
+class Stored(NamedTuple):
+    """Where rows of values and of codes begin, and their lengths in bytes."""
+
+    values: int
+    value_row_bytes: int
+    metadata: int
+    metadata_row_bytes: int
+
+
+class Product(NamedTuple):
+    """What products of some weights with so many tokens have in common."""
+
+    prepared: Prepared
+    stored: Stored
+    n_elems: int
+    steps: int
+    decoded_before: bool
+
+
+_PRODUCTS: WeakKeyDictionary[SparseWeights, dict[tuple[int, str], Product]] = WeakKeyDictionary()
+"""Kept as long as the weights are. To find this anew would take longer than a small product."""
 
 
 def sparse(w: SparseWeights, tokens: Floats, isa: str) -> Multiply:
     """Make ready to multiply rows of `w`: tokens are [M, K], at most 16 of them."""
-    decoded_before = w.pattern.m == 32 and w.encoding in TABLED
-    prepared = _prepared(LONG_MASKS if decoded_before else w.format, w.dtype, len(tokens), isa)
-    n_elems = w.groups_per_row * w.pattern.m
+    prepared, stored, n_elems, steps, decoded_before = _product(w, len(tokens), isa)
     x = _laid_out(tokens, prepared.recipe, n_elems)
-    steps = n_elems // prepared.recipe.step_elems
 
     def multiply(rows: slice, out: Floats) -> None:
         if not decoded_before:
-            _call(prepared, x, steps, w.values[rows], w.metadata[rows], out[rows])
+            _call(prepared, x, steps, stored, rows.start, out[rows])
             return
         codec, step = w.format.encoding, max(1, BLOCK_GROUPS // w.groups_per_row)
         for low in range(rows.start, rows.stop, step):
             some = slice(low, min(rows.stop, low + step))
             codes = w.metadata[some].reshape(-1).view(np.uint32)
-            masks = codec.decode_words(codes, w.pattern).view(np.uint8)
-            _call(prepared, x, steps, w.values[some], masks.reshape(some.stop - low, -1), out[some])
+            masks = codec.decode_words(codes, w.pattern).view(np.uint8).reshape(some.stop - low, -1)
+            _call(prepared, x, steps, _stored(w.values[some], masks), 0, out[some])
 
     return multiply
 
@@ -116,10 +138,11 @@ def dense(weights: NDArray[Any], tokens: Floats, isa: str) -> Multiply:
     steps, left = divmod(weights.shape[1], DENSE_STEP_ELEMS)
     whole = steps * DENSE_STEP_ELEMS
     x = _laid_out(tokens[:, :whole], prepared.recipe, whole)
+    stored = _stored(weights, NO_METADATA)
 
     def multiply(rows: slice, out: Floats) -> None:
         if steps:
-            _call(prepared, x, steps, weights[rows], NO_METADATA, out[rows])
+            _call(prepared, x, steps, stored, rows.start, out[rows])
         else:
             out[rows] = 0
         if left:
@@ -128,11 +151,35 @@ def dense(weights: NDArray[Any], tokens: Floats, isa: str) -> Multiply:
     return multiply
 
 
+def _product(w: SparseWeights, n_tokens: int, isa: str) -> Product:
+    of_weights = _PRODUCTS.setdefault(w, {})
+    found = of_weights.get((n_tokens, isa))
+    if found is None:
+        decoded_before = w.pattern.m == 32 and w.encoding in TABLED
+        prepared = _prepared(LONG_MASKS if decoded_before else w.format, w.dtype, n_tokens, isa)
+        n_elems = w.groups_per_row * w.pattern.m
+        steps = n_elems // prepared.recipe.step_elems
+        found = Product(prepared, _stored(w.values, w.metadata), n_elems, steps, decoded_before)
+        of_weights[n_tokens, isa] = found
+    return found
+
+
+def _stored(values: NDArray[Any], metadata: NDArray[np.uint8]) -> Stored:
+    return Stored(address(values), values.strides[0], address(metadata), metadata.strides[0])
+
+
+def address(array: NDArray[Any]) -> int:
+    """Where an array begins. Asking numpy takes ten times as long as asking for its buffer, which must be writable."""
+    if array.flags.writeable and array.dtype == np.float32 and array.flags.c_contiguous:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]
+    return int(array.ctypes.data)
+
+
 @functools.cache
 def _prepared(format: SparseFormat | None, dtype: np.dtype[Any], n_tokens: int, isa: str) -> Prepared:
     recipe = recipe_for(format, dtype.name, n_tokens, isa)
     table = decode.table(recipe)
-    return Prepared(recipe, compiled(recipe), table, table.ctypes.data)
+    return Prepared(recipe, compiled(recipe), table, table.ctypes.data, recipe.panel_steps)
 
 
 def _laid_out(tokens: Floats, recipe: Recipe, n_elems: int) -> Floats:
@@ -161,18 +208,18 @@ def _to_planes(words, planes):  # type: ignore[no-untyped-def]
                 planes[4 * low + 16 * plane + i] = (words[low + i] >> np.uint32(8 * plane)) & np.uint32(255)
 
 
-def _call(
-    prepared: Prepared, x: Floats, steps: int, values: NDArray[Any], metadata: NDArray[np.uint8], out: Floats
-) -> None:
-    """Run a kernel over all rows of its operands."""
-    recipe, n_tokens = prepared.recipe, out.shape[1]
+def _call(prepared: Prepared, x: Floats, steps: int, stored: Stored, first_row: int, out: Floats) -> None:
+    """Run a kernel over some rows of its operands: those from the first on that `out` has room for."""
+    recipe, (n_rows, n_tokens) = prepared.recipe, out.shape
     whole = n_tokens == recipe.tokens and out.flags.c_contiguous
-    sums = out if whole else np.empty((len(out), recipe.tokens), np.float32)
-    sums.fill(0)
+    sums = out if whole else np.empty((n_rows, recipe.tokens), np.float32)
+    if recipe.by_columns:
+        sums.fill(0)
     prepared.kernel(
-        0, len(values), steps, recipe.panel_steps, x.ctypes.data, x.strides[0],
-        values.ctypes.data, values.strides[0], metadata.ctypes.data, metadata.strides[0],
-        prepared.table_address, sums.ctypes.data,
+        0, n_rows, steps, prepared.panel_steps, address(x), x.strides[0],
+        stored.values + first_row * stored.value_row_bytes, stored.value_row_bytes,
+        stored.metadata + first_row * stored.metadata_row_bytes, stored.metadata_row_bytes,
+        prepared.table_address, address(sums),
     )  # fmt: skip
     if not whole:
         out[...] = sums[:, :n_tokens]

@@ -121,7 +121,10 @@ def _by_rows(multiply: Multiply, n_tokens: int, result: Floats, threads: int) ->
     """Multiply pieces of rows on several cores, into float32 [M, N] or [N]."""
     n_rows = result.shape[-1]
     sums = result.reshape(n_rows, 1) if n_tokens == 1 else np.empty((n_rows, n_tokens), np.float32)
-    parallel.run(lambda rows: multiply(rows, sums), _pieces(n_rows, threads), threads)
+    if parallel.checked(threads) == 1:
+        multiply(slice(0, n_rows), sums)
+    else:
+        parallel.run(lambda rows: multiply(rows, sums), _pieces(n_rows, threads), threads)
     if n_tokens > 1:
         result[...] = sums.T
     return result
@@ -130,6 +133,8 @@ def _by_rows(multiply: Multiply, n_tokens: int, result: Floats, threads: int) ->
 def _chunks(tokens: Floats) -> list[tuple[slice, Floats]]:
     """As many tokens at a time as a kernel takes."""
     step = COLUMN_TOKENS[-1]
+    if 1 <= len(tokens) <= step:
+        return [(slice(None), tokens)]
     return [(slice(low, low + step), tokens[low : low + step]) for low in range(0, len(tokens), step)]
 
 
@@ -170,7 +175,5 @@ def _columns(tokens: Floats, k: int) -> Floats:
 
 def _pieces(n_rows: int, threads: int) -> list[slice]:
     """Rows cut for several cores."""
-    if parallel.checked(threads) == 1:
-        return [slice(0, n_rows)]
     step = ceil_div(ceil_div(n_rows, threads * PIECES_PER_THREAD), PIECE_ROWS) * PIECE_ROWS
     return [slice(low, min(n_rows, low + step)) for low in range(0, n_rows, step)]

@@ -48,7 +48,7 @@ class Recipe:
         """Name of the encoding of the format; empty for a dense matrix."""
         return self.format.encoding.name if self.format else ""
 
-    @property
+    @cached_property
     def by_columns(self) -> bool:
         """Whether lanes hold tokens. Then a dropped element costs no multiplication, and x is read by position."""
         return self.tokens in COLUMN_TOKENS
@@ -98,7 +98,7 @@ class Recipe:
         assert self.pattern is not None
         return self.pattern.m
 
-    @property
+    @cached_property
     def x_in_planes(self) -> bool:
         """Whether every 16 elements of x stand as their 16 first bytes, then their 16 second bytes, and so on."""
         return self.isa == "avx2" and self.pattern is not None and self.m >= 16 and not self.by_columns

@@ -118,6 +118,20 @@ def test_x_of_the_weights_type_and_of_any_memory_order():
     assert np.array_equal(cpu.matmul(shifted[0], w), cpu.matmul(x[0], w))
 
 
+def test_addresses_are_those_of_numpy():
+    array = np.ones((3, 5), np.float32)
+    fixed, shifted = array.copy(), np.zeros(61, np.uint8)[1:].view(np.float32)
+    fixed.flags.writeable = False
+    for each in (array, array[1:], array[:, 1:], fixed, shifted, array.astype(ml_dtypes.bfloat16)):
+        assert compiled.address(each) == each.ctypes.data
+
+
+def test_products_of_other_weights_in_the_same_place_are_their_own():
+    for seed in range(4):
+        dense, x = made("float32", 8, 64, 1, seed)
+        gate(cpu.matmul(x, cpu.compress(dense, "8:16")), cpu.decompress(cpu.compress(dense, "8:16")), x)
+
+
 def test_threads_do_not_change_a_bit():
     dense, x = made("float16", 301, 96, 8)
     w = cpu.compress(dense, "2:4/combinatorial")
