@@ -49,7 +49,10 @@ def operation(instruction: str) -> str:
 
 
 def inner_loop(body: list[str], targets: dict[str, int]) -> slice:
-    """Find the inner loop with the most unconditional 16-byte loads, of equals the longest: an empty slice if none is there."""
+    """Find the inner loop with the most unconditional 16-byte loads: an empty slice if none is there.
+
+    Of equals it is the one that loads most bytes unconditionally, then the longest.
+    """
     loops = []
     for end, instruction in enumerate(body):
         if operation(instruction).startswith("BRA") and (label := re.search(r"`\((\.L_\w+)\)", instruction)):
@@ -57,8 +60,14 @@ def inner_loop(body: list[str], targets: dict[str, int]) -> slice:
             if start < end:
                 loops.append((start, end + 1))
     inner = [a for a in loops if not any(a != b and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
-    found = max(inner, key=lambda a: (wide_loads(body[slice(*a)]), a[1] - a[0]), default=(0, 0))
+    found = max(inner, key=lambda a: (*_loads_always(body[slice(*a)]), a[1] - a[0]), default=(0, 0))
     return slice(*found)
+
+
+def _loads_always(body: list[str]) -> tuple[int, int]:
+    """Count the unconditional loads of 16 bytes, and the bytes of all unconditional loads."""
+    found = load_widths_bytes([line for line in body if not line.startswith("@")])
+    return found[GROUP_LOAD_BYTES], sum(width * count for width, count in found.items())
 
 
 def load_widths_bytes(body: list[str]) -> Counter[int]:
@@ -79,4 +88,4 @@ def load_widths_bytes(body: list[str]) -> Counter[int]:
 
 def wide_loads(body: list[str]) -> int:
     """Count the unconditional loads of 16 bytes."""
-    return load_widths_bytes([line for line in body if not line.startswith("@")])[GROUP_LOAD_BYTES]
+    return _loads_always(body)[0]

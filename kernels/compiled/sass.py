@@ -37,6 +37,7 @@ from kernels.compiled.occupancy import programs_per_multiprocessor
 from kernels.compiled.pipes import issue
 from kernels.compiled.trips import barrier_trips, serial_trips
 from kernels.gpu.bits import WARP_THREADS
+from kernels.ptx.launch import driver_of
 from kernels.stored.errors import KernelError
 from nmsim.errors import brief
 
@@ -227,7 +228,9 @@ def _built(subject: Subject, architecture: int) -> tuple[bytes, int]:
     )
     options = {"num_warps": subject.warps, "enable_fp_fusion": False, **subject.options}
     target = GPUTarget("cuda", architecture, WARP_THREADS)
-    found = triton.compile(source, target=target, options=options)
+    # Kernels may ask for the architecture they are compiled for.
+    with driver_of(architecture):
+        found = triton.compile(source, target=target, options=options)
     return found.asm["cubin"], int(found.metadata.shared)
 
 

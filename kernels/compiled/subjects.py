@@ -26,7 +26,13 @@ from nmsim.files.atomic import new_file
 from nmsim.files.output import Output, claimed
 from nmsim.format import FormatLike, SparseFormat
 
-TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+TYPES = {
+    torch.float32: "fp32",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.float8_e4m3fn: "e4m3",
+    torch.int8: "int8",
+}
 WARPS = 8
 """Of the decode GEMV, by default."""
 K = 4096
@@ -35,6 +41,16 @@ P8_16 = kernel_format("8:16/bitmask")
 GEMMS = (("8:16/bitmask", 16), ("8:16/bitmask", 64), ("16:32/index", 16), ("2:8/index", 16))
 """Format and tokens of the products in tiles: the last has no decode kernel of its own."""
 
+EIGHT_BITS = (
+    ("8:16/bitmask", 1, torch.float8_e4m3fn, None),
+    ("8:16/bitmask", 1, torch.float8_e4m3fn, 128),
+    ("8:16/bitmask", 4, torch.float8_e4m3fn, None),
+    ("8:16/index", 1, torch.float8_e4m3fn, None),
+    ("16:32/bitmask", 1, torch.float8_e4m3fn, None),
+    ("8:16/bitmask", 1, torch.int8, None),
+)
+"""Format, tokens, type of values and block of the decode products with scales."""
+
 
 def _said(format: SparseFormat) -> str:
     return f"{format.pattern} {format.encoding.name}"
@@ -42,22 +58,33 @@ def _said(format: SparseFormat) -> str:
 
 def gemv_subject(
     format: FormatLike, tokens: int = 1, *, dtype: torch.dtype = HALF, warps: int = WARPS, pure: bool = False,
-    split_k: bool = False,
+    split_k: bool = False, values: torch.dtype | None = None, block: int | None = None,
 ) -> Subject:  # fmt: skip
-    """Name the decode GEMV for a format and a count of tokens; `pure` leaves out inline assembly."""
+    """Name the decode GEMV for a format and a count of tokens; `pure` leaves out inline assembly.
+
+    `values` of 8 bits have scales, one per row or per block.
+    """
     format = kernel_format(format)
-    made = gemv.constants(format, dtype, dtype, tokens, dtype)
+    made = gemv.constants(format, values or dtype, dtype, tokens, dtype, block=block)
     made |= {"BIAS_KIND": "none", "WARPS": warps, "ASM": not pure, "SPLIT": split_k}
     pointers = {"values": "*i64", "metadata": "*u8", "x": "*i16", "y": "*i16"}
     if split_k:
         pointers |= {"parts": "*fp32", "counters": "*i32"}
     if position_table(format, torch.device("cpu")) is not None:
         pointers["table"] = "*i32"
+    if values is not None:
+        pointers["scales"] = "*fp32"
     numbers = {"outputs": "i32", "rows": "i32:16", "units": "i32", "part_units": "i32", "x_bytes": "i32"}
-    about = f"{_said(format)} {TYPES[dtype]}, {tokens} token{'s' * (tokens > 1)}"
+    about = f"{_said(format)} {TYPES[values or dtype]}, {tokens} token{'s' * (tokens > 1)}"
+    if values is not None:
+        about += f", scales per {'row' if block is None else f'block of {block}'}"
     about += f", {warps} warps" * (warps != WARPS) + ", no inline assembly" * pure + ", parts of K" * split_k
     options = {"enable_fp_fusion": True}
-    return Subject(f"gemv {about}", gemv.gemv_kernel, pointers, numbers, made, warps, True, options=options)
+    # Values of 8 bits are read by 8 bytes, so that loads of 16 count no groups.
+    elems = 0 if values is None else gemv.TURN_ELEMS
+    return Subject(
+        f"gemv {about}", gemv.gemv_kernel, pointers, numbers, made, warps, values is None, elems, options
+    )
 
 
 def subjects() -> list[Subject]:
@@ -75,6 +102,8 @@ def subjects() -> list[Subject]:
         found.append(gemv_subject(f"8:16/{encoding}", pure=True))
         found.append(gemv_subject(f"8:16/{encoding}", split_k=True))
         found.append(gemv_subject(f"16:32/{encoding}", 4, warps=max(gemv.REGISTERS)))
+    for text, tokens, values, block in EIGHT_BITS:
+        found.append(gemv_subject(text, tokens, values=values, block=block))
     return found + _weights() + _activations() + _controls()
 
 

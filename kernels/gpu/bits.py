@@ -23,7 +23,13 @@ INTEGERS = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat
 WARP_THREADS = 32
 ENCODINGS = ("bitmask", "index", "combinatorial")
 """Those that kernels here read and write."""
-KINDS = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+KINDS = {
+    torch.float32: "float32",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+    torch.float8_e4m3fn: "e4m3",
+    torch.int8: "int8",
+}
 
 
 @triton.jit

@@ -185,8 +185,6 @@ def _dense(weights: ShuffledWeight) -> Tensor:
 
 def _multiply_on_gpu(x: Tensor, weights: ShuffledWeight, bias: Tensor | None) -> Tensor:
     """Multiply by `kernels.gpu.products.gemv`: x [..., K] -> [..., N]."""
-    if weights.scales is not None:
-        raise KernelError("weights of 8 bits have no kernel on a CUDA device yet: expected them on the CPU")
     rows, k = weights.shape
     tokens = x.detach().reshape(x.shape[:-1].numel(), k).contiguous()
     out = x.new_empty((len(tokens), rows))

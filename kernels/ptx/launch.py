@@ -67,7 +67,7 @@ class _Driver:
 
 
 @contextlib.contextmanager
-def _driver_of(capability: int) -> Iterator[None]:
+def driver_of(capability: int) -> Iterator[None]:
     """Have Triton compile for a capability, then give it its own driver back."""
     before = driver._active
     driver.set_active(_Driver(capability))
@@ -125,7 +125,7 @@ def _compiled(kernel: Any, args: Sequence[Any], options: dict[str, Any], capabil
     if not isinstance(kernel, JITFunction):
         kind = type(kernel).__name__
         raise PtxError(f"kernel is a {kind}: expected a function with @triton.jit alone, such as its .fn")
-    with _driver_of(capability):
+    with driver_of(capability):
         return _COMPILE(kernel, *args, grid=(1,), warmup=True, **options)
 
 

@@ -29,6 +29,7 @@ from kernels.gpu.codes import (
     stream,
     upper_bits,
 )
+from kernels.gpu.eight_bits import is_eight_bits, smaller, wider
 from kernels.gpu.products.plan import machine_of, plan
 from kernels.gpu.split import counters, is_last
 from kernels.stored.errors import KernelError
@@ -101,16 +102,38 @@ def _room(n_bytes: int, device: torch.device) -> Tensor:
 @triton.jit
 def _values(
     values: tl.tensor, place: tl.tensor, second: tl.tensor, inside: tl.tensor,
-    HALVES: tl.constexpr, MASKED: tl.constexpr,
+    HALVES: tl.constexpr, EIGHT_BITS: tl.constexpr, MASKED: tl.constexpr,
 ) -> tl.tuple:  # fmt: skip
-    """Read eight values per half, 16 bytes a thread: two words of four values each; `second` is how far the next half is."""
-    pair = tl.arange(0, 2)[None, None, :]
-    mask = inside[:, :, None] if MASKED else None
+    """Read eight values per half, 16 bytes a thread: two words of four values each; `second` is how far the next half is.
+
+    Values of 8 bits are one word.
+    """
     found: tl.tuple = ()
     for half in tl.static_range(HALVES):
-        at = values + ((place + half * second).to(tl.int64) * 2)[:, :, None] + pair
-        low, high = tl.split(stream(at, mask, MASKED))
-        found += (low, high)
+        at = (place + half * second).to(tl.int64)
+        if EIGHT_BITS:
+            found += (stream(values + at, inside, MASKED),)
+        else:
+            pair = (at * 2)[:, :, None] + tl.arange(0, 2)[None, None, :]
+            low, high = tl.split(stream(values + pair, inside[:, :, None] if MASKED else None, MASKED))
+            found += (low, high)
+    return found
+
+
+@triton.jit
+def _scales(
+    scales: tl.tensor, unit: tl.tensor, row: tl.tensor, rows: tl.tensor, inside: tl.tensor,
+    UNITS: tl.constexpr, WARPS: tl.constexpr, BLOCK_UNITS: tl.constexpr, MASKED: tl.constexpr,
+) -> tl.tuple:  # fmt: skip
+    """Read the scales of one or two units, if blocks of K have their own."""
+    found: tl.tuple = ()
+    if BLOCK_UNITS > 0:
+        for number in tl.static_range(UNITS):
+            at = scales + (unit + number * WARPS) // BLOCK_UNITS * rows + row
+            if MASKED:
+                found += (tl.load(at, mask=inside, other=0),)
+            else:
+                found += (tl.load(at),)
     return found
 
 
@@ -238,10 +261,11 @@ def _products(
 
 @triton.jit
 def _halves(
-    sums: tl.tuple, values: tl.tuple, words: tl.tuple,
+    sums: tl.tuple, values: tl.tuple, words: tl.tuple, scales: tl.tuple,
     window: tl.tensor, end: tl.tensor,
-    ELEMS: tl.constexpr, HALVES: tl.constexpr, STEP: tl.constexpr, KIND: tl.constexpr, X_KIND: tl.constexpr,
-    LANES: tl.constexpr, TOKENS: tl.constexpr, CHAINS: tl.constexpr, MASKED: tl.constexpr, ASM: tl.constexpr,
+    ELEMS: tl.constexpr, HALVES: tl.constexpr, STEP: tl.constexpr, KIND: tl.constexpr, BLOCK_UNITS: tl.constexpr,
+    X_KIND: tl.constexpr, LANES: tl.constexpr, TOKENS: tl.constexpr, CHAINS: tl.constexpr, MASKED: tl.constexpr,
+    ASM: tl.constexpr,
 ) -> tl.tuple:  # fmt: skip
     """Take one or two halves: x of the second lies in the same window (units of 32) or `STEP` bytes further."""
     X_BYTES: tl.constexpr = (4 if X_KIND == "float32" else 2) * LANES
@@ -262,10 +286,27 @@ def _halves(
             late = upper_bits(words[2], half)
             even |= (late << (4 + SHIFT)) & FIFTHS
             odd |= (late << SHIFT) & FIFTHS
-        sums = _products(
-            sums, values[2 * half], values[2 * half + 1], even, odd, here, end,
-            half * STEP if SAME and ELEMS == 16 else 0, WINDOW, KIND, X_KIND, LANES, TOKENS, CHAINS, MASKED, ASM,
+        if is_eight_bits(KIND):
+            first, second = wider(values[half], KIND, ASM)
+        else:
+            first, second = values[2 * half], values[2 * half + 1]
+        before: tl.tuple = ()
+        if BLOCK_UNITS == 0:
+            before = sums
+        else:
+            for _ in tl.static_range(TOKENS * CHAINS):
+                before += (tl.zeros(here.shape, tl.float32) + tl.zeros_like(even).to(tl.float32),)
+        found = _products(
+            before, first, second, even, odd, here, end,
+            half * STEP if SAME and ELEMS == 16 else 0, WINDOW, "float16" if is_eight_bits(KIND) else KIND, X_KIND,
+            LANES, TOKENS, CHAINS, MASKED, ASM,
         )  # fmt: skip
+        if BLOCK_UNITS > 0:
+            scaled: tl.tuple = ()
+            for i in tl.static_range(TOKENS * CHAINS):
+                scaled += (sums[i] + found[i] * scales[half if ELEMS == 16 else 0],)
+            found = scaled
+        sums = found
     return sums
 
 
@@ -303,11 +344,11 @@ def _join(
 @triton.jit(do_not_specialize=["outputs", "units", "part_units", "x_bytes"])
 def gemv_kernel(
     values: tl.tensor, metadata: tl.tensor, table: tl.tensor, x: tl.tensor, bias: tl.tensor, y: tl.tensor,
-    parts: tl.tensor, counters: tl.tensor,
+    parts: tl.tensor, counters: tl.tensor, scales: tl.tensor,
     outputs: tl.tensor, rows: tl.tensor, units: tl.tensor, part_units: tl.tensor, x_bytes: tl.tensor,
     ELEMS: tl.constexpr, DECODE: tl.constexpr, KIND: tl.constexpr, X_KIND: tl.constexpr,
     LANES: tl.constexpr, TOKENS: tl.constexpr, Y_KIND: tl.constexpr, BIAS_KIND: tl.constexpr,
-    SPLIT: tl.constexpr, WARPS: tl.constexpr, ASM: tl.constexpr,
+    BLOCK_UNITS: tl.constexpr, SPLIT: tl.constexpr, WARPS: tl.constexpr, ASM: tl.constexpr,
 ) -> None:  # fmt: skip
     """Multiply with some rows, and a part of K: see `launch` for what goes in and out."""
     UNROLL: tl.constexpr = 32 // ELEMS
@@ -317,6 +358,7 @@ def gemv_kernel(
     MORE: tl.constexpr = tl.uint8 if DECODE == "index3" else tl.uint16
     HAS_MORE: tl.constexpr = DECODE == "index3" or DECODE == "index5"
     TABLE: tl.constexpr = DECODE == "bytes" or DECODE == "codes" or DECODE == "bitmask32"
+    EIGHT_BITS: tl.constexpr = is_eight_bits(KIND)
     CHAINS: tl.constexpr = 2 if TOKENS <= 2 else 1
     UNIT_X_BYTES: tl.constexpr = (
         ELEMS * (4 if X_KIND == "float32" else 2) * LANES * ((TOKENS + LANES - 1) // LANES)
@@ -345,7 +387,8 @@ def gemv_kernel(
         place = (first + warp) * rows + row
         values_place = (first + warp) * (ELEMS // 16) * rows + row
         window = x.to(tl.int64) + (first + warp).to(tl.int64) * UNIT_X_BYTES
-        number = _values(values, values_place, second, None, 2, False)
+        number = _values(values, values_place, second, None, 2, EIGHT_BITS, False)
+        scale = _scales(scales, first + warp, row, rows, None, UNROLL, WARPS, BLOCK_UNITS, False)
         codes = _codes(codes_at, more_at, place, second, None, UNROLL, HAS_MORE, False)
         words = codes
         if TABLE:
@@ -355,7 +398,11 @@ def gemv_kernel(
         for start in range(first, whole, TURN):
             # The last turns ask for what they have already: a load that depends on nothing is not delayed.
             values_place += tl.where(start + TURN < whole, 2 * WARPS, 0) * rows
-            next_number = _values(values, values_place, second, None, 2, False)
+            next_number = _values(values, values_place, second, None, 2, EIGHT_BITS, False)
+            ahead = tl.where(start + TURN < whole, TURN, 0)
+            next_scale = _scales(
+                scales, start + ahead + warp, row, rows, None, UNROLL, WARPS, BLOCK_UNITS, False
+            )
             if TABLE:
                 next_words = _positions(codes, table, DECODE, ELEMS, UNROLL, HAS_MORE)
                 place += tl.where(start + 2 * TURN < whole, TURN, 0) * rows
@@ -367,22 +414,26 @@ def gemv_kernel(
                 now = _positions(words, table, DECODE, ELEMS, UNROLL, HAS_MORE)
             place = _fence(place, ASM)
             sums = _halves(
-                sums, number, now, window, end,
-                ELEMS, 2, STEP, KIND, X_KIND, LANES, TOKENS, CHAINS, False, ASM,
+                sums, number, now, scale, window, end,
+                ELEMS, 2, STEP, KIND, BLOCK_UNITS, X_KIND, LANES, TOKENS, CHAINS, False, ASM,
             )  # fmt: skip
             number = next_number
+            scale = next_scale
             words = next_words
             window += TURN * UNIT_X_BYTES
     for start in range(whole, last, WARPS):
         unit = start + warp
         inside = (unit < units) & (row >= 0)
         at = unit * rows + row
-        number = _values(values, unit * (ELEMS // 16) * rows + row, second, inside, ELEMS // 16, True)
+        number = _values(
+            values, unit * (ELEMS // 16) * rows + row, second, inside, ELEMS // 16, EIGHT_BITS, True
+        )
+        scale = _scales(scales, unit, row, rows, inside, 1, WARPS, BLOCK_UNITS, True)
         codes = _codes(codes_at, more_at, at, second, inside, 1, HAS_MORE, True)
         now = _positions(codes, table, DECODE, ELEMS, 1, HAS_MORE)
         sums = _halves(
-            sums, number, now, x.to(tl.int64) + unit.to(tl.int64) * UNIT_X_BYTES, end,
-            ELEMS, ELEMS // 16, STEP, KIND, X_KIND, LANES, TOKENS, CHAINS, True, ASM,
+            sums, number, now, scale, x.to(tl.int64) + unit.to(tl.int64) * UNIT_X_BYTES, end,
+            ELEMS, ELEMS // 16, STEP, KIND, BLOCK_UNITS, X_KIND, LANES, TOKENS, CHAINS, True, ASM,
         )  # fmt: skip
     row = tl.program_id(0) * 32 + tl.arange(0, 32)
     for token in tl.static_range(TOKENS):
@@ -390,6 +441,10 @@ def gemv_kernel(
         if CHAINS == 2:
             total += sums[TOKENS + token]
         total = tl.sum(total, axis=0)
+        if EIGHT_BITS:
+            if BLOCK_UNITS == 0:
+                total *= tl.load(scales + row)
+            total *= smaller(KIND, ASM)
         if SPLIT:
             tl.store(parts + (tl.program_id(1) * TOKENS + token) * rows.to(tl.int64) + row, total)
         else:
@@ -436,10 +491,14 @@ def launch(
     elems, device = STEP_ELEMS[weight.pattern], x.device
     turn_units = TURN_ELEMS // elems
     laid = aligned(x, elems * x.element_size()) if tokens == 1 else laid_out(x, elems, weight.units)
-    compiled_for = constants(weight.format, weight.values.dtype, x.dtype, tokens, out.dtype)
+    compiled_for = constants(
+        weight.format, weight.values.dtype, x.dtype, tokens, out.dtype, block=weight.block
+    )
     compiled_for["BIAS_KIND"] = "none" if bias is None else KINDS[bias.dtype]
     if warps is None or n_parts is None:
-        unit_bytes = (weight.values.nbytes + weight.metadata.nbytes) // (weight.units * weight.rows)
+        unit_bytes = (weight.values.nbytes + weight.metadata.nbytes + weight.scales_bytes) // (
+            weight.units * weight.rows
+        )
         about = tuple(compiled_for.items())
         found = _cut(device, weight.rows, weight.units, turn_units, unit_bytes, about)
         warps = found[0] if warps is None else warps
@@ -454,7 +513,7 @@ def launch(
             laid.view(INTEGERS[x.dtype]), None if bias is None else bias.view(INTEGERS[bias.dtype]),
             out.view(INTEGERS[out.dtype]),
             torch.empty(n_parts * tokens * weight.rows, dtype=torch.float32, device=device) if is_split else None,
-            counters(blocks, device) if is_split else None,
+            counters(blocks, device) if is_split else None, weight.scales,
             weight.shape[0], weight.rows, weight.units, part_units, laid.nbytes,
             **compiled_for, SPLIT=is_split, WARPS=warps, **_options(warps),
         )  # fmt: skip
@@ -492,7 +551,7 @@ def _registers(device: torch.device, about: tuple[tuple[str, Any], ...], split: 
     with torch.cuda.device(device):
         kernel = gemv_kernel.warmup(
             torch.int64, torch.uint8, table, x, bias, y, torch.float32 if split else None,
-            torch.int32 if split else None, 1, WARP_ROWS, 1, 1, 1,
+            torch.int32 if split else None, torch.float32 if is_eight_bits(found["KIND"]) else None, 1, WARP_ROWS, 1, 1, 1,
             **found, SPLIT=split, WARPS=warps, **_options(warps), grid=(1,),
         )  # fmt: skip
         assert kernel.run is not None  # asking for it loads the code, and only then the registers are known
@@ -504,13 +563,15 @@ def _integer(kind: str) -> torch.dtype | None:
 
 
 def constants(
-    format: SparseFormat, dtype: torch.dtype, x_dtype: torch.dtype, tokens: int, y_dtype: torch.dtype
-) -> dict[str, Any]:
+    format: SparseFormat, dtype: torch.dtype, x_dtype: torch.dtype, tokens: int, y_dtype: torch.dtype,
+    *, block: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Name what `gemv_kernel` is compiled for, except the bias and what `plan` finds."""
     return {
         "ELEMS": STEP_ELEMS[format.pattern],
         "DECODE": DECODE[format],
         "KIND": KINDS[dtype],
+        "BLOCK_UNITS": 0 if block is None else block // STEP_ELEMS[format.pattern],
         "X_KIND": KINDS[x_dtype],
         "LANES": lanes_of(x_dtype, tokens),
         "TOKENS": tokens,
