@@ -6,7 +6,7 @@ makes loads wider only if an address and all steps from it are known to be multi
 * `kernels.cpu`: values by their element, metadata 4 (codes of 16:32 are words of 32 bits), dense operands any place.
 * `gpu.gemm`, `gpu.decompress`, `gpu.sparse_activations`: values 4 if they are read by pairs (`reads_pairs`), else one element;
   metadata 1, 2 or 4, a word of codes; dense operands one element.
-* `gpu.gemv`: values 4, pairs; metadata 2, 4 or 8, the widest plane; x one element; it is copied if it begins elsewhere.
+* `gpu.gemv`: values 8, a word of them; metadata 2, 4 or 8, the widest plane; x one element. Else x is copied.
 * `gpu.skip_gemv`: values and dense operands one element, metadata 1, 2 or 4.
 * `gpu.prune`, `gpu.compress`: one element of the input. torch places what they write.
 
@@ -26,6 +26,8 @@ from nmsim.pattern import Pattern
 
 WORD_BYTES = 4
 """A pair of 16-bit values, and the widest word of codes in packed rows."""
+RUN_BYTES = 8
+"""Values that the decode kernel reads as one word."""
 TOKEN_SHIFTS = ("mean", "median")
 """Shifts that are computed from each token."""
 OF_TOKENS = ("v", "eta")

@@ -259,6 +259,6 @@ def _check_stored(weights: ShuffledWeight) -> None:
 
 def _check_memory(weights: ShuffledWeight, **dense: Tensor | None) -> None:
     """Refuse operands that begin where the kernel cannot read them."""
-    checks.check_begin("values", weights.values, checks.WORD_BYTES)
+    checks.check_begin("values", weights.values, checks.RUN_BYTES)
     checks.check_begin("metadata", weights.metadata, max(PLANES[weights.format]) // 8)
     checks.check_dense(**dense)

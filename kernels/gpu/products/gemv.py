@@ -104,7 +104,7 @@ def _values(
     values: tl.tensor, place: tl.tensor, second: tl.tensor, inside: tl.tensor,
     HALVES: tl.constexpr, EIGHT_BITS: tl.constexpr, MASKED: tl.constexpr,
 ) -> tl.tuple:  # fmt: skip
-    """Read eight values per half, 16 bytes a thread: two words of four values each; `second` is how far the next half is.
+    """Read eight values per half, 16 bytes: two words of four values each; `second` is how far the next half is.
 
     Values of 8 bits are one word.
     """

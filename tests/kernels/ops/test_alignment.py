@@ -69,7 +69,7 @@ STORED = {
     ),
     "unpack values": (lambda off_bytes: ops.decompress(packed(ROWS, values=off(ROWS.values, off_bytes))), (1, 3), 2),
     "decode_linear values": (
-        lambda off_bytes: decode_linear(X, replace(DECODE, values=off(DECODE.values, off_bytes))), (1, 2), 4,
+        lambda off_bytes: decode_linear(X, replace(DECODE, values=off(DECODE.values, off_bytes))), (1, 2, 4), 8,
     ),
     "decode_linear metadata": (
         lambda off_bytes: decode_linear(X, replace(DECODE, metadata=off(DECODE.metadata, off_bytes))), (1,), 2,

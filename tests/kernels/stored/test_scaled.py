@@ -121,7 +121,7 @@ SCALED = for_decode(PACKED, values="int8", block=32)
         ),
         (
             lambda: for_decode(ops.compress(torch.ones(5, 64), "3:7"), values="int8"),
-            "weights are 3:7/index of torch.float32: expected 2:4",
+            "weights are 3:7/index of torch.float16: expected 2:4",
         ),
         (
             lambda: for_decode(
