@@ -7,8 +7,8 @@ whether it interprets or compiles, so none of this works in one that was started
 How a loop is counted: an inner loop reaches from the target of a backward branch to that branch, with no other backward
 branch inside. Of several, the one with the most unconditional 16-byte loads counts. If none has any, it is the one that loads
 most bytes so. It takes all of a weight except the ends of its rows. Its instructions, those of the uniform path among them,
-are divided by the groups of 16 elements that a thread takes in one turn. A GEMV thread reads each group's 8 values by one 16-byte load, and nothing else so wide: that many groups
-there are.
+are divided by the groups of 16 elements that a thread takes in one turn. A GEMV thread reads each group's 8 values of 16 bits
+by one 16-byte load, and nothing else so wide: that many groups there are.
 """
 
 import re
