@@ -1,4 +1,4 @@
-"""How a decode product is cut: warps of a program and parts of K, from registers, waves and bytes under way.
+"""How a decode product is cut, and which encoding it should read: from registers, waves, bytes and passes through L1.
 
 A multiprocessor holds as many programs as its registers and warps allow. All programs that fit run at once: a wave. If one
 more program than fits is launched, it runs alone in a second wave, which takes as long as the first. A wave of few warps is
@@ -29,6 +29,18 @@ BUSY_BASE, BUSY_PER_TOKEN = 0.55, 0.14
 LEAST_TURNS = 2
 """Turns of the loop below which a part of K is not worth a program."""
 PARTITIONS = 4
+WAVEFRONTS = {
+    "bitmask": {1: (21.2, 37.4), 2: (21.5, 37.6), 4: (30.0, 46.1), 8: (47.0, 63.2)},
+    "index": {1: (13.9, 19.5), 2: (14.1, 19.8), 4: (22.7, 28.3), 8: (39.7, 45.3)},
+    "combinatorial": {1: (17.9, 48.8), 2: (18.1, 49.0), 4: (26.6, 57.5), 8: (43.7, 74.6)},
+}
+"""Encoding of 8:16 -> tokens -> passes through L1 for 32 rows of 16 elements, at least and at most: 32 rows, K = 2048, 8 warps.
+
+Counted from the addresses of the compiled kernel on the emulator, sm_90. A gather of x is one or two passes; a look-up in a
+table touches up to eight lines of 128 bytes, and how many of them L1 finds in a cycle is not published.
+"""
+GROUP_BYTES = {"bitmask": 18, "index": 20, "combinatorial": 18}
+"""Bytes of eight 16-bit values and their codes, as the kernel reads them."""
 REGISTER_STEP = 256
 """A warp gets registers in steps of so many (CUDA Occupancy Calculator)."""
 
@@ -173,3 +185,42 @@ def plan(
     return _plan(
         blocks, units, turn_units, tokens, turn_bytes, machine or Machine(), tuple(sorted(registers.items()))
     )
+
+
+def cheapest_encoding(*, bytes_per_s: float, clock_hz: float, processors: int, tokens: int = 4) -> str:
+    """Name the encoding of 8:16 with which decoding takes least, in the worst case of what is not known of L1.
+
+    `index` has more bytes and needs no table. So it wins if memory is fast beside L1: there the look-ups of `bitmask` and
+    `combinatorial` may take longer than the bytes that they save.
+
+    Parameters
+    ----------
+    bytes_per_s : float
+        Bandwidth of DRAM that a long read reaches.
+    clock_hz : float
+        Of the multiprocessors: a pass through L1 takes a cycle.
+    processors : int
+    tokens : int
+        1 to 8. Weights are stored once for all counts of tokens, so a middle one is the default.
+
+    Returns
+    -------
+    str
+        "bitmask", "index" or "combinatorial". Of equals the first one.
+
+    Examples
+    --------
+    An H200, and an RTX 4090:
+
+    >>> cheapest_encoding(bytes_per_s=4.4e12, clock_hz=1.98e9, processors=132)
+    'index'
+    >>> cheapest_encoding(bytes_per_s=0.93e12, clock_hz=2.52e9, processors=128)
+    'bitmask'
+    """
+    cycle_bytes = bytes_per_s / clock_hz / processors
+    counted = min(count for count in WAVEFRONTS["index"] if count >= tokens)
+    cycles = {
+        encoding: max(32 * GROUP_BYTES[encoding] / cycle_bytes, by_tokens[counted][1])
+        for encoding, by_tokens in WAVEFRONTS.items()
+    }
+    return min(cycles, key=cycles.__getitem__)

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import pytest
 
+from hwmodels import load_machine
 from kernels.cpu import KernelError
 from nmsim.pattern import Pattern
 
@@ -14,7 +15,7 @@ triton = pytest.importorskip("triton")
 
 from kernels.gpu import split  # noqa: E402
 from kernels.gpu.products import gemv  # noqa: E402
-from kernels.gpu.products.plan import LEAST_TURNS, Machine, plan, programs_at_once, time_of  # noqa: E402
+from kernels.gpu.products.plan import LEAST_TURNS, Machine, cheapest_encoding, plan, programs_at_once, time_of  # noqa: E402
 from kernels.ops import (  # noqa: E402
     NMWeight,
     compress,
@@ -270,6 +271,22 @@ def test_a_plan_knows_registers_and_tokens():
         warps, n_parts = plan(rows, units, tokens=1, registers=gemv.REGISTERS, turn_bytes=1280)
         assert warps in gemv.REGISTERS
         assert 1 <= n_parts <= max(1, units // (LEAST_TURNS * 2 * warps))
+
+
+def test_the_encoding_to_decode_with_is_found_by_counts():
+    """Four tokens: `index` if memory brings more bytes in a cycle than L1 has passes for the look-ups of `bitmask`."""
+    found = {}
+    for name in ("h200", "b200", "h100", "a100", "rtx4090"):
+        machine = load_machine(name)
+        found[name] = cheapest_encoding(
+            bytes_per_s=0.92 * machine.dram_bandwidth_bytes_per_s.value,
+            clock_hz=machine.clock_hz.value,
+            processors=int(machine.cores.value),
+        )
+    assert [name for name, encoding in found.items() if encoding == "index"] == ["h200", "b200"]
+    assert {found[name] for name in ("h100", "a100", "rtx4090")} == {"bitmask"}
+    # What is packed without a word, as the goals are set for an H200.
+    assert compress(made(2, 16, dtype=torch.float16), "8:16").format.encoding.name == found["h200"]
 
 
 def test_the_time_of_a_plan_by_hand():
