@@ -169,7 +169,7 @@ def _gemm(format: SparseFormat, tokens: int) -> Subject:
             **dict.fromkeys(("outputs", "k", "n_groups", "row_bytes"), "i32:16"),
             **dict.fromkeys(("tokens", "part_groups"), "i32"),
         },
-        made | {"HAS_BIAS": False},
+        made | {"HAS_BIAS": False, "SPLIT": False},
         gemm.WARPS,
         elems=elems,
     )
@@ -199,9 +199,9 @@ def _activations() -> list[Subject]:
         Subject(
             "skip gemv 8:16 bitmask fp16, 1 token",
             skip_gemv.skip_gemv_kernel,
-            {**packed, "weight": "*i16", "parts": "*fp32"},
+            {**packed, "weight": "*i16", "y": "*i16", "sums": "*fp32", "counters": "*i32"},
             {"outputs": "i32:16", "k": "i32:16", "n_groups": "i32:16", "part_groups": "i32"},
-            skip_gemv.constants(P8_16, K, HALF),
+            skip_gemv.constants(P8_16, K, HALF) | {"BIAS_KIND": "none", "SPLIT": True},
             skip_gemv.WARPS,
             options={"enable_fp_fusion": True},
         ),

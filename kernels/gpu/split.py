@@ -33,6 +33,20 @@ def is_last(counter: tl.tensor, n_parts: tl.tensor) -> tl.tensor:
     return last
 
 
+@triton.jit
+def add_parts(
+    parts: tl.tensor, place: tl.tensor, stride: tl.tensor, inside: tl.tensor, n_parts: tl.tensor,
+    AHEAD: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """Add up float32 parts that lie so far apart, the first one first; so many are read at a time."""
+    total: tl.tensor = tl.zeros(place.shape, tl.float32)
+    for first in range(0, n_parts, AHEAD):
+        for i in tl.static_range(AHEAD):
+            at = parts + (first + i).to(tl.int64) * stride + place
+            total += tl.load(at, mask=inside & (first + i < n_parts), other=0, cache_modifier=".cg")
+    return total
+
+
 _zeros: dict[tuple[torch.device, int], Tensor] = {}
 _captured: dict[torch.device, list[Tensor]] = {}
 

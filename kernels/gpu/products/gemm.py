@@ -19,7 +19,7 @@ from torch import Tensor
 from kernels.gpu.bits import INTEGERS, code_table, on_device_of, refuse_interpreted_bfloat16
 from kernels.gpu.expand import columns, dense_tile, step_bytes, tile_constants
 from kernels.gpu.movers import decompress
-from kernels.gpu.split import split, sum_parts
+from kernels.gpu.split import add_parts, counters, is_last, split
 from nmsim.format import SparseFormat
 
 DENSE_TOKENS = 128
@@ -37,13 +37,14 @@ WARPS = 4
 @triton.jit(do_not_specialize=["tokens", "part_groups"])
 def gemm_kernel(
     values: tl.tensor, metadata: tl.tensor, table: tl.tensor, x: tl.tensor, bias: tl.tensor, y: tl.tensor,
+    sums: tl.tensor, counters: tl.tensor,
     tokens: tl.tensor, outputs: tl.tensor, k: tl.tensor, n_groups: tl.tensor, row_bytes: tl.tensor,
     part_groups: tl.tensor,
     N: tl.constexpr, M: tl.constexpr, LANES: tl.constexpr, GROUPS: tl.constexpr, ENCODING: tl.constexpr,
     CODE_BITS: tl.constexpr, POSITION_BITS: tl.constexpr, UNIT: tl.constexpr, TOKENS: tl.constexpr,
-    OUTPUTS: tl.constexpr, HAS_BIAS: tl.constexpr,
+    OUTPUTS: tl.constexpr, HAS_BIAS: tl.constexpr, SPLIT: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Make one tile of Y, or of one of the parts that add up to it: see `launch_small` for what goes in and out."""
+    """Make one tile of Y, or a part that the last program adds up to it: see `launch_small` for what goes in and out."""
     output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
     part = tl.program_id(2)
@@ -62,10 +63,29 @@ def gemm_kernel(
         inside = (column >= 0) & (column < k) & is_token[None, :]
         total = tl.dot(dense, tl.load(x_row + column, mask=inside, other=0), total, input_precision="ieee")
 
+    place = token.to(tl.int64)[None, :] * outputs + output[:, None]
+    inside = is_output[:, None] & is_token[None, :]
+    if SPLIT:
+        stride = tokens * outputs.to(tl.int64)
+        tl.store(sums + part * stride + place, total, mask=inside)
+        tile = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
+        if is_last(counters + tile, tl.num_programs(2)):
+            # Each part that is read ahead takes the registers of a tile.
+            total = add_parts(sums, place, stride, inside, tl.num_programs(2), 4 if TOKENS <= 16 else 1)
+            _store(y, bias, total, place, output, is_output, inside, HAS_BIAS)
+    else:
+        _store(y, bias, total, place, output, is_output, inside, HAS_BIAS)
+
+
+@triton.jit
+def _store(
+    y: tl.tensor, bias: tl.tensor, total: tl.tensor, place: tl.tensor, output: tl.tensor, is_output: tl.tensor,
+    inside: tl.tensor, HAS_BIAS: tl.constexpr,
+) -> None:  # fmt: skip
+    """Add the bias and round once."""
     if HAS_BIAS:
         total += tl.load(bias + output, mask=is_output, other=0).to(tl.float32)[:, None]
-    place = y + (part * tokens + token).to(tl.int64)[None, :] * outputs + output[:, None]
-    tl.store(place, total.to(y.dtype.element_ty), mask=is_output[:, None] & is_token[None, :])
+    tl.store(y + place, total.to(y.dtype.element_ty), mask=inside)
 
 
 def launch(
@@ -147,17 +167,16 @@ def launch_small(
     grid = (triton.cdiv(outputs, about_it["OUTPUTS"]), triton.cdiv(tokens, about_it["TOKENS"]))
     n_groups = values.shape[1] // format.pattern.n
     n_parts, part_groups = split(n_groups, about_it["GROUPS"], grid[0] * grid[1], x.device, n_parts)
-    alone = n_parts == 1
-    y = out if alone else x.new_empty((n_parts, tokens, outputs), dtype=torch.float32)
+    is_split = n_parts > 1
+    sums = x.new_empty((n_parts, tokens, outputs), dtype=torch.float32) if is_split else None
     table = code_table(format, values.device)
     with on_device_of(values):
         gemm_kernel[(*grid, n_parts)](
-            values.view(INTEGERS[values.dtype]), metadata, table, x, bias if alone else None, y, tokens, outputs, k,
+            values.view(INTEGERS[values.dtype]), metadata, table, x, bias, out, sums,
+            counters(grid[0] * grid[1], x.device) if is_split else None, tokens, outputs, k,
             n_groups, metadata.shape[1], part_groups,
-            **about_it, HAS_BIAS=bias is not None and alone, num_warps=warps, enable_fp_fusion=False,
+            **about_it, HAS_BIAS=bias is not None, SPLIT=is_split, num_warps=warps, enable_fp_fusion=False,
         )  # fmt: skip
-    if not alone:
-        sum_parts(y, bias, out)
 
 
 def constants(format: SparseFormat, k: int, dtype: torch.dtype, tokens: int) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """One packed token times dense weights: y[N] = xsp[K] W[K, N], reading only the rows of W whose element was kept.
 
 Weights are stored K-major, so that all weights of one in feature lie in one piece. Pieces whose element was dropped are never
-read: a pattern of N:M reads N / M of the weights. One program takes a block of outputs and a part of K. Parts are summed
-afterwards, in order, in float32. Nothing here was timed: block sizes are guesses.
+read: a pattern of N:M reads N / M of the weights. One program takes a block of outputs and a part of K. The last
+program adds up the parts, in order, in float32. Nothing here was timed: block sizes are guesses.
 """
 
 from typing import Any
@@ -12,10 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.gpu.bits import INTEGERS, KINDS, about, as_float, code_table, on_device_of, ones_of
+from kernels.gpu.bits import INTEGERS, KINDS, about, as_bits, as_float, code_table, on_device_of, ones_of
 from kernels.gpu.codes import read_field
 from kernels.gpu.expand import masks_of
-from kernels.gpu.split import split, sum_parts
+from kernels.gpu.split import add_parts, counters, is_last, split
 from nmsim.format import SparseFormat
 
 STEP_ROWS = 32
@@ -23,6 +23,8 @@ STEP_ROWS = 32
 BLOCK_BYTES = 512
 """Bytes of such a row: 16 for each of the threads of a warp."""
 WARPS = 4
+PARTS_AHEAD: tl.constexpr = tl.constexpr(8)
+"""Parts of K that are read at a time when they are added up."""
 
 
 @triton.jit
@@ -53,11 +55,12 @@ def positions_of(
 
 @triton.jit(do_not_specialize=["part_groups"])
 def skip_gemv_kernel(
-    values: tl.tensor, metadata: tl.tensor, table: tl.tensor, weight: tl.tensor, parts: tl.tensor,
+    values: tl.tensor, metadata: tl.tensor, table: tl.tensor, weight: tl.tensor, bias: tl.tensor,
+    y: tl.tensor, sums: tl.tensor, counters: tl.tensor,
     outputs: tl.tensor, k: tl.tensor, n_groups: tl.tensor, part_groups: tl.tensor,
     N: tl.constexpr, M: tl.constexpr, LANES: tl.constexpr, SLOTS: tl.constexpr, GROUPS: tl.constexpr,
     ENCODING: tl.constexpr, CODE_BITS: tl.constexpr, POSITION_BITS: tl.constexpr, KIND: tl.constexpr,
-    OUTPUTS: tl.constexpr,
+    OUTPUTS: tl.constexpr, BIAS_KIND: tl.constexpr, SPLIT: tl.constexpr,
 ) -> None:  # fmt: skip
     """Sum a block of outputs over a part of K: see `launch` for what goes in and out."""
     output = (tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS))[None, :]
@@ -80,8 +83,26 @@ def skip_gemv_kernel(
         place = weight + row.to(tl.int64) * outputs + output
         raw = tl.load(place, mask=mask, other=0, eviction_policy="evict_first")
         total += tl.reshape(number, [GROUPS * SLOTS])[:, None] * as_float(raw, KIND)
-    place = parts + part.to(tl.int64) * outputs + output
-    tl.store(place, tl.sum(total, axis=0)[None, :], mask=output < outputs)
+    sum_of = tl.sum(total, axis=0)[None, :]
+    is_output = output < outputs
+    if SPLIT:
+        tl.store(sums + part.to(tl.int64) * outputs + output, sum_of, mask=is_output)
+        if is_last(counters + tl.program_id(0), tl.num_programs(1)):
+            sum_of = add_parts(sums, output, outputs, is_output, tl.num_programs(1), PARTS_AHEAD)
+            _store(y, bias, sum_of, output, is_output, KIND, BIAS_KIND)
+    else:
+        _store(y, bias, sum_of, output, is_output, KIND, BIAS_KIND)
+
+
+@triton.jit
+def _store(
+    y: tl.tensor, bias: tl.tensor, total: tl.tensor, output: tl.tensor, is_output: tl.tensor,
+    KIND: tl.constexpr, BIAS_KIND: tl.constexpr,
+) -> None:  # fmt: skip
+    """Add the bias and round once."""
+    if BIAS_KIND != "none":
+        total += as_float(tl.load(bias + output, mask=is_output, other=0), BIAS_KIND)
+    tl.store(y + output, as_bits(total, KIND), mask=is_output)
 
 
 def launch(
@@ -113,14 +134,17 @@ def launch(
     blocks = triton.cdiv(outputs, about_it["OUTPUTS"])
     n_groups = values.shape[1] // format.pattern.n
     n_parts, part_groups = split(n_groups, about_it["GROUPS"], blocks, values.device, n_parts)
-    parts = values.new_empty((n_parts, 1, outputs), dtype=torch.float32)
+    is_split = n_parts > 1
+    sums = values.new_empty((n_parts, outputs), dtype=torch.float32) if is_split else None
     table = code_table(format, values.device)
     with on_device_of(values):
         skip_gemv_kernel[(blocks, n_parts)](
-            values.view(integer), metadata, table, weight.view(integer), parts, outputs, k, n_groups, part_groups,
-            **about_it, num_warps=WARPS, enable_fp_fusion=True,
+            values.view(integer), metadata, table, weight.view(integer),
+            None if bias is None else bias.view(INTEGERS[bias.dtype]), out.view(INTEGERS[out.dtype]), sums,
+            counters(blocks, values.device) if is_split else None, outputs, k, n_groups, part_groups,
+            **about_it, BIAS_KIND="none" if bias is None else KINDS[bias.dtype], SPLIT=is_split,
+            num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip
-    sum_parts(parts, bias, out)
 
 
 def constants(format: SparseFormat, k: int, dtype: torch.dtype) -> dict[str, Any]:

@@ -36,10 +36,11 @@ for arch, pattern, encoding, dtype, tokens in (
     made = gemm.constants(kernel_format(f"{pattern}/{encoding}"), 4096, dtype, tokens)
     check(
         f"gemm {pattern} {dtype} {tokens}", arch, gemm.gemm_kernel,
-        {"values": RAW[dtype], "metadata": "*u8", "x": NAMES[dtype], "bias": NAMES[dtype], "y": NAMES[dtype]},
+        {"values": RAW[dtype], "metadata": "*u8", "x": NAMES[dtype], "bias": NAMES[dtype], "y": NAMES[dtype],
+         "sums": "*fp32", "counters": "*i32"},
         {"tokens": "i32", "outputs": "i32:16", "k": "i32:16", "n_groups": "i32:16", "row_bytes": "i32:16",
          "part_groups": "i32"},
-        made | {"HAS_BIAS": True}, gemm.WARPS, encoding,
+        made | {"HAS_BIAS": True, "SPLIT": True}, gemm.WARPS, encoding,
     )
 
 for arch, pattern, encoding, dtype in (
@@ -61,8 +62,9 @@ for arch, pattern, encoding, dtype in (
     )
     check(
         f"skip_gemv {pattern} {dtype}", arch, skip_gemv.skip_gemv_kernel,
-        raw | {"weight": RAW[dtype], "parts": "*fp32"}, stored | {"outputs": "i32:16", "part_groups": "i32"},
-        skip_gemv.constants(format, 4096, dtype), skip_gemv.WARPS, encoding,
+        raw | {"weight": RAW[dtype], "y": RAW[dtype], "sums": "*fp32", "counters": "*i32"},
+        stored | {"outputs": "i32:16", "part_groups": "i32"},
+        skip_gemv.constants(format, 4096, dtype) | {"BIAS_KIND": "none", "SPLIT": True}, skip_gemv.WARPS, encoding,
     )
 check(
     "sum", 90, split.sum_kernel, {"parts": "*fp32", "bias": "*i16", "y": "*i16"},
