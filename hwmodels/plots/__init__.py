@@ -16,6 +16,7 @@ from nmsim.support.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from hwmodels.plots.accuracy import loss_vs_pattern, proxy_scatter, sensitivity
+    from hwmodels.plots.causes import waterfall
     from hwmodels.plots.cores import (
         break_even_batch,
         core_speedup_vs_pattern,
@@ -45,6 +46,7 @@ else:
         __name__,
         {
             "hwmodels.plots.accuracy": "loss_vs_pattern proxy_scatter sensitivity",
+            "hwmodels.plots.causes": "waterfall",
             "hwmodels.plots.cores": "break_even_batch core_speedup_vs_pattern core_time_by_stage roof_surface selector_need",
             "hwmodels.plots.fronts": "pareto quality_cost",
             "hwmodels.plots.gates": "code_break_even gates_vs_bits gates_vs_pattern select_networks",
@@ -89,6 +91,7 @@ __all__ = [
     "speedup_vs_pattern",
     "speedup_vs_tokens",
     "time_scatter",
+    "waterfall",
     "whole_models",
     "window_speedups",
 ]

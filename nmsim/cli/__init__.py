@@ -53,6 +53,9 @@ VERBS = {
         "models", PREDICT, "Count what criteria and mitigations of pruning cost.", hidden=True
     ),
     "core": Verb("hardware", DESIGN, "Predict the cycles of a product on sparse tensor cores."),
+    "compare": Verb(
+        "hardware", DESIGN, "Compare two chips on one model, and show where the difference comes from."
+    ),
     "sweep": Verb("sweep", DESIGN, "Evaluate every point of a design space of tensor cores."),
     "machine": Verb(
         "hardware", DESIGN, "Show a machine with its sources, list machines, or write one as a file."

@@ -1,13 +1,15 @@
-"""`nmsim machine` and `nmsim core`: machines that exist, and one product on sparse tensor cores that somebody may build."""
+"""`nmsim machine`, `core` and `compare`: machines, one product on core designs, and two chips on one model."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 from typer import Argument, Option
 
 import hwmodels
+from hwmodels.comparison.chips import Comparison, compare_chips
 from hwmodels.estimate.table import MAX_DIMENSION
 from hwmodels.machine.spec import numbers_of, summary
 from hwmodels.silicon.products import (
@@ -15,19 +17,22 @@ from hwmodels.silicon.products import (
     SHARES,
     area_records,
     best_encoding,
-    compare,
     next_stage,
     simulated_record,
+)
+from hwmodels.silicon.products import (
+    compare as compare_products,
 )
 from nmsim.case import Case, GemmShape
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
 from nmsim.errors import NmsimError, SpecError
 from nmsim.files import atomic
-from nmsim.files.output import Output
+from nmsim.files.output import PICTURES, ROW_FILE, Output
 from nmsim.files.weights import read_matrix
 from nmsim.format import DENSE
 from nmsim.pattern import Pattern
+from nmsim.support.cells import write_csv
 from nmsim.support.toml import to_toml
 from nmsim.units import joules_unit, percent, short
 
@@ -40,7 +45,14 @@ EXAMPLES = {
         "nmsim core 1,4096,4096 -p 8:16/combinatorial --simulate -w model.safetensors -t model.layers.0.mlp.up_proj.weight",
         "nmsim core -c flexible-8x16 --write mine.toml",
     ],
+    "compare": [
+        "nmsim compare nvidia-like-2x4 flexible-8x16 -m llama-3.1-8b -p 2:4",
+        "nmsim compare mine.toml other.toml -m qwen3-8b -p 8:16 --batch 16 --plot difference.svg",
+    ],
 }
+CONTEXT_TOKENS = 4096
+MOST_LAYERS = 8
+"""Layers that a table of differences shows, those that differ most."""
 
 
 def machine(
@@ -203,7 +215,7 @@ def core(
             case = Case(gemm, one.format, dtype=value_type, sparse_operand=sparse_operand)  # type: ignore[arg-type]
             # If no encoding was named, each core gets its own best, because cores take different encodings.
             products.append((machine, case if one.chosen else best_encoding(machine, case, second)))
-    compared = compare(products, second)
+    compared = compare_products(products, second)
     for remark in compared.remarks:
         console.warn(remark)
     if not compared.taken:
@@ -235,6 +247,195 @@ def core(
             )
 
     return Answer(compared.records, show)
+
+
+def compare(
+    first: Annotated[
+        str, Argument(help="A machine or core design, or the path of its TOML file.", metavar="FIRST")
+    ],
+    second: Annotated[str, Argument(help="The chip that it is compared with.", metavar="SECOND")],
+    model: options.Model = options.MODEL,
+    pattern: Annotated[
+        str,
+        Option(
+            "--pattern",
+            "-p",
+            metavar="FORMAT",
+            help="How the pruned layers are stored: N:M, N:M/ENCODING, or dense. Without an encoding each chip has the one "
+            "that it is fastest with.",
+        ),
+    ] = "8:16",
+    batch: Annotated[int, Option("--batch", "-b", min=1, help="Sequences that are processed together.")] = 1,
+    context: options.Context = CONTEXT_TOKENS,
+    prefill: Annotated[
+        int | None,
+        Option(
+            "--prefill", metavar="TOKENS", min=1, help="Prompts of so many tokens instead of a decode step."
+        ),
+    ] = None,
+    dtype: options.DtypeOfModel = None,
+    sparse_operand: options.Operand = "weights",
+    kv_dtype: options.KvDtype = None,
+    output: options.OutputCsv = None,
+    plot: Annotated[
+        Path | None,
+        Option(
+            "--plot",
+            metavar="FILE",
+            help="Figure of what each section adds, of two core designs: .svg, .png or .pdf.",
+        ),
+    ] = None,
+    force: options.Force = False,
+) -> Answer:
+    """Compare two chips on one model, and show where the difference comes from.
+
+    Times are of one step with pruned layers, attention included. Of two core designs, numbers of the first file are replaced
+    by those of the second, section by section. What each section adds to time, energy and area then adds up to the whole
+    difference. A number in bytes per cycle follows the clock.
+    """
+    files = [Output(output, suffixes=ROW_FILE)] if output is not None else []
+    files += [Output(plot, suffixes=PICTURES, strict=True)] if plot is not None else []
+    if files:
+        console.claim(*files, force=force)
+    (asked,) = options.formats([pattern])
+    chips = hwmodels.load_chips([first, second])
+    if (output or plot) and not all(isinstance(chip, hwmodels.SparseTensorCore) for chip in chips):
+        raise NmsimError(
+            "--output, --plot: expected two core designs, whose sections can be replaced one by one"
+        )
+    found = compare_chips(
+        *chips,
+        model=model,
+        format=asked.format,
+        named=asked.chosen,
+        phase="decode" if prefill is None else "prefill",
+        batch=batch,
+        context_tokens=prefill if prefill and context else context,
+        new_tokens=prefill,
+        dtype=dtype,
+        kv_dtype=kv_dtype,
+        sparse_operand=sparse_operand,
+    )
+    sources = [Path(name) for name in (first, second) if name.endswith(".toml")]
+    if output is not None:
+        with atomic.new_file(output, force=force, sources=sources) as stream:
+            write_csv(found.causes, stream)
+    if plot is not None:
+        from hwmodels import plots
+
+        fig, _ = plots.waterfall(found.causes, first=chips[0].id, second=chips[1].id)
+        with atomic.new_file(plot, force=force, sources=sources) as stream:
+            stream.write(plots.rendered(fig, plot.suffix.removeprefix(".")))
+    data = {
+        "first": found.first.record(),
+        "second": found.second.record(),
+        **{name: _records(getattr(found, name)) for name in ("causes", "layers", "areas")},
+    }
+    return Answer(data, lambda: _show_comparison(found))
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of a table for JSON, which has no number for what is not known."""
+    rows = table.to_dict("records")
+    return [{str(key): None if cell != cell else cell for key, cell in row.items()} for row in rows]
+
+
+def _show_comparison(found: Comparison) -> None:
+    """Print both chips, what each section adds, and the layers that differ most."""
+    steps = (found.first, found.second)
+    tokens = found.first.batch * found.first.new_tokens
+    console.print_table(
+        f"{found.first.phase.capitalize()} step of {found.first.model}, batch {found.first.batch}, context "
+        f"{found.first.context_tokens}",
+        ["hardware", "format", "time ms", "speedup vs dense", "mJ per token", "bound by"],
+        [
+            (
+                step.hardware,
+                options.format_text(step.format),
+                f"{step.time_s * 1e3:.4g}",
+                f"{step.speedup_vs_dense:.2f}x",
+                _known(step.joules.nominal / tokens * 1e3),
+                step.limit,
+            )
+            for step in steps
+        ],
+        note=f"{found.second.hardware} takes {found.second.time_s / found.first.time_s:.3g} times as long as "
+        f"{found.first.hardware}. Joules are nominal, and known of core designs alone.",
+    )
+    if len(found.causes):
+        console.print_table(
+            f"From {found.first.hardware} to {found.second.hardware}, section by section",
+            ["section", "time ms", "mJ per token", "mm2", "format", "changed"],
+            [
+                (
+                    row.section or found.first.hardware,
+                    _added(row.time_s, row.time_difference_s, 1e3, place),
+                    _added(row.energy_joules, row.energy_difference_joules, 1e3 / tokens, place),
+                    _added(row.area_mm2, row.area_difference_mm2, 1.0, place),
+                    row.format,
+                    row.changed,
+                )
+                for place, row in enumerate(_lines(found.causes))
+            ],
+            note="The first row is the first chip. Each other row is what its section adds after those above.",
+            extra=["changed"],
+            spare=["format"],
+        )
+    layers = found.layers.sort_values("difference_s", key=abs, ascending=False, kind="stable").head(
+        MOST_LAYERS
+    )
+    console.print_table(
+        "Layers that differ most",
+        [
+            "layer",
+            f"{found.first.hardware} ms",
+            f"{found.second.hardware} ms",
+            "difference ms",
+            "bound by",
+            "then by",
+        ],
+        [
+            (
+                row.layer,
+                f"{row.first_s * 1e3:.4g}",
+                f"{row.second_s * 1e3:.4g}",
+                _signed(row.difference_s * 1e3),
+                row.limit_first,
+                row.limit_second,
+            )
+            for row in _lines(layers)
+        ],
+        spare=["bound by", "then by"],
+    )
+    if len(found.areas):
+        console.print_table(
+            "Area by part",
+            ["part", f"{found.first.hardware} mm2", f"{found.second.hardware} mm2", "difference mm2"],
+            [
+                (row.part, short(row.first_mm2), short(row.second_mm2), _signed(row.difference_mm2))
+                for row in _lines(found.areas)
+            ],
+            note="Nominal; docs/explanation/energy-and-area.md has the ranges.",
+        )
+
+
+def _lines(table: pd.DataFrame) -> list[Any]:
+    return list(table.itertuples())
+
+
+def _known(value: float) -> str:
+    return "-" if value != value else f"{value:.4g}"
+
+
+def _signed(value: float) -> str:
+    return "0" if value == 0 else f"{value:+.3g}"
+
+
+def _added(total: float, difference: float, factor: float, place: int) -> str:
+    """The value of the first chip, and what a section adds to it."""
+    if total != total:
+        return "-"
+    return f"{total * factor:.4g}" if place == 0 else _signed(difference * factor)
 
 
 def _show(records: Sequence[dict[str, Any]], title: str, bound: bool) -> None:

@@ -8,16 +8,16 @@ import pandas as pd
 from typer import Option
 
 import hwmodels
-from hwmodels.chips.formats import formats_on
 from hwmodels.chips.load import answered_by
 from hwmodels.estimate.windows import predict_windows, runs_windows, through_windows
 from hwmodels.machine.libraries import weak_baseline
+from hwmodels.steps.best import best_step, choices
 from hwmodels.steps.step import NEGLECTED, taken_type
 from nmsim.case import DEFAULT_DTYPE, Case, GemmShape, Prediction
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
 from nmsim.errors import NmsimError
-from nmsim.format import DEFAULT_ENCODING, DENSE, SparseFormat
+from nmsim.format import DEFAULT_ENCODING, DENSE
 from nmsim.pattern import Pattern
 from nmsim.units import percent
 
@@ -100,12 +100,12 @@ def predict(
         loaded = hwmodels.load_model(model)
         loads = None if expert_loads is None else hwmodels.load_expert_shares(expert_loads)
         context_tokens = CONTEXT_TOKENS if context is None else context
-
-        def found_with(chip: hwmodels.Chip, form: SparseFormat | None) -> hwmodels.Step:
-            return hwmodels.step(
+        steps = [
+            best_step(
                 loaded,
                 chip,
-                format=form,
+                one.format,
+                named=one.chosen,
                 phase="decode" if prefill is None else "prefill",
                 batch=batch or 1,
                 # A prompt attends to itself, unless attention is left out.
@@ -113,19 +113,10 @@ def predict(
                 new_tokens=prefill,
                 dtype=dtype,
                 kv_dtype=kv_dtype,
-                sparse_operand=sparse_operand,  # type: ignore[arg-type]
+                sparse_operand=sparse_operand,
                 output_dtype=output_dtype,
                 fuse=options.split_names(fuse or []),
                 expert_shares=loads,
-            )
-
-        steps = [
-            min(
-                (
-                    found_with(chip, form)
-                    for form in _choices(one, chip, dtype or loaded.dtype, sparse_operand)
-                ),
-                key=lambda found: (found.time_s, found.moved_bytes),
             )
             for chip, one in pairs
         ]
@@ -145,13 +136,16 @@ def predict(
     answers: list[Prediction] = []
     for chip, one in pairs:
         kind = dtype or taken_type(chip, DEFAULT_DTYPE)
+        about: dict[str, Any] = {"dtype": dtype or DEFAULT_DTYPE, "operand": sparse_operand}
         tried = [
             hwmodels.predict(
                 Case(gemm, form, dtype=kind, sparse_operand=sparse_operand),  # type: ignore[arg-type]
                 chip,
                 output_dtype=output_dtype,
             )
-            for form in _choices(one, chip, dtype, sparse_operand)
+            for form in (
+                choices(one.format, chip, **about) if one.format and not one.chosen else [one.format]
+            )
         ]
         answers.append(min(tried, key=lambda answer: (answer.predicted_time_s, answer.traffic_bytes)))
     # Without an encoding a pattern is asked once per machine, and with several its windows are the same.
@@ -256,20 +250,6 @@ def _show_windows(windows: list[dict[str, Any]]) -> None:
         "same machine, value type and regime.",
         spare=["range"],
     )  # fmt: skip
-
-
-def _choices(
-    asked: options.Asked, chip: hwmodels.Chip, dtype: str | None, sparse_operand: str
-) -> list[SparseFormat | None]:
-    """The formats that a chip may be asked with: the one that is named, or all that it reads best or equally well."""
-    stored = asked.format
-    if stored is None or asked.chosen:
-        return [stored]
-    if not isinstance(chip, hwmodels.HardwareSpec):
-        return list(formats_on(chip, stored))
-    kind = dtype or DEFAULT_DTYPE
-    native = hwmodels.best_format(stored.pattern, chip, dtype=kind, operand=sparse_operand)  # type: ignore[arg-type]
-    return [SparseFormat(stored.pattern, native.encoding, stored.packing)]
 
 
 def _say_designs(chips: list[hwmodels.Chip]) -> None:

@@ -28,6 +28,7 @@ INPUTS = {
     "model": ("model", "{}.json"),
     "mitigations": ("mitigations", "--model", "{}.json"),
     "core": ("core", "1,64,64", "-c", "{}.toml"),
+    "compare": ("compare", "dense", "{}.toml"),
     "core-weights": ("core", "1,64,64", "--simulate", "-w", "{}.safetensors", "-t", "w"),
     "core-other-weights": ("core", "1,64,64", "--simulate", "-w", "{}", "-t", "w"),
     "sweep": ("sweep", "{}.toml", "-o", "{here}/out.parquet"),

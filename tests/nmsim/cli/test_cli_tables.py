@@ -35,7 +35,7 @@ RUNS = {
     "predict": [
         ["predict", "1,4096,4096"],
         ["predict", "16384,28672,8192", "-H", LONG_NAMES],
-        ["predict", "-m", "llama-3.1-8b", "-H", LONG_NAMES],
+        ["predict", "-m", "llama-3.1-8b", "-H", f"{LONG_NAMES},edge-npu-8x16"],
         ["predict", "-m", "gemma-3-4b", "-p", "16:32/combinatorial", "-H", "h200", "--prefill", "100000"],
     ],
     "threshold": [["threshold", "-p", "8:16", "-x", "none,8:256,columns:128", "-H", LONG_NAMES]],
@@ -45,6 +45,10 @@ RUNS = {
         ["core", "4096,4096,4096"],
         ["core", "512,1024,1024", "-c", "dual-sided-8x16", "-p", "8:16", "--other", "8:16", "--simulate"],
         ["core", "--list"],
+    ],
+    "compare": [
+        ["compare", "nvidia-like-2x4", "flexible-8x16", "-p", "2:4"],
+        ["compare", "rtx-pro-6000-blackwell", "dual-sided-8x16", "-p", "8:16"],
     ],
     "synth": [["synth", "-f", "2:4/combinatorial", "--variant", "serial"]],
     "rtl": [["rtl", "-f", "8:16/combinatorial", "--list"]],

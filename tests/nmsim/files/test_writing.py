@@ -44,6 +44,8 @@ WRITES = {
     ("sweep", "--front"): (["sweep", "space.toml", "-o", "points.parquet"], "file", ".csv", "space.toml"),
     ("sweep", "--plot"): (["sweep", "space.toml", "-o", "points.parquet"], "file", ".svg", "space.toml"),
     ("core", "--write"): (["core", "-c", "core.toml"], "file", ".toml", "core.toml"),
+    ("compare", "--output"): (["compare", "core.toml", "dense", "-p", "dense"], "file", ".csv", "core.toml"),
+    ("compare", "--plot"): (["compare", "core.toml", "dense", "-p", "dense"], "file", ".svg", "core.toml"),
     ("machine", "--write"): (["machine", "machine.toml"], "file", ".toml", "machine.toml"),
     ("calibrate", "--output"): (["calibrate"], "file", ".toml", None),
     ("measure", "--output"): (["measure", "space.toml"], "rows", ".csv", "space.toml"),
