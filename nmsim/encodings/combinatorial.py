@@ -2,7 +2,8 @@
 
 Up to M = 16 a mask is split in two bytes whose contributions are looked up and added, and decoding is one table
 lookup. Up to M = 64 the same is done byte by byte from the top. At each byte the code is split into two numbers: the
-masks below that byte's value, and a remainder. Beyond M = 64, codes exceed a machine word and Python integers are used.
+masks below that byte's value, and a remainder. Up to M = 32 decoding splits a code once, at its upper 16 bits.
+Beyond M = 64, codes exceed a machine word and Python integers are used.
 """
 
 import bisect
@@ -23,8 +24,13 @@ from nmsim.units import ceil_div
 from nmsim.words import BYTE, MACHINE_WORD, popcount
 
 TABLE_MAX_M = 16
+HALVES_MAX_M = 32
 FAST_MAX_M = 64
 GUIDE_BITS = 12
+HALF_GUIDE_BITS = 17
+"""Bits of a code that name a high half at or before the right one. Cells are small enough that one step reaches most."""
+BLOCK = 2048
+"""Codes checked, then decoded, while they are in the first-level cache."""
 
 
 class Combinatorial(Encoding):
@@ -62,6 +68,9 @@ class Combinatorial(Encoding):
     def decoder(self, pattern: Pattern) -> Kernel:
         if pattern.m <= TABLE_MAX_M:
             return partial(_decode_table, _mask_table(pattern))
+        if pattern.m <= HALVES_MAX_M:
+            tables, size = _half_tables(pattern), np.uint32(pattern.configurations)
+            return partial(_decode_halves, *tables, np.uint32(pattern.n), size)
         if pattern.m <= FAST_MAX_M:
             decode = _byte_decoder(_levels(pattern))
             return partial(decode, *_byte_tables(pattern), pattern.n, np.uint64(pattern.configurations))
@@ -204,19 +213,21 @@ def _encode_two_bytes(high, low, n, masks, codes):  # type: ignore[no-untyped-de
 
 @njit(cache=True, nogil=True)
 def _decode_table(table, codes, masks):  # type: ignore[no-untyped-def]
-    """Codes [G] -> masks [G], M <= 16."""
-    size = np.uint32(table.size)
-    wrong = False
-    for i in range(codes.size):
-        code = np.uint32(codes[i])
-        legal = code < size
-        wrong |= not legal
-        masks[i] = table[code if legal else np.uint32(0)]
-    if not wrong:
-        return -1
-    for i in range(codes.size):
-        if codes[i] >= size:
-            return i
+    """Codes [G] -> masks [G], M <= 16.
+
+    All codes of a block are compared first, on vector lanes. So no lookup needs a comparison of its own.
+    """
+    for low in range(0, codes.size, BLOCK):
+        some_codes, some_masks = codes[low : low + BLOCK], masks[low : low + BLOCK]
+        largest = some_codes[0]
+        for i in range(some_codes.size):
+            largest = max(largest, some_codes[i])
+        if largest >= table.size:
+            for i in range(some_codes.size):
+                if some_codes[i] >= table.size:
+                    return low + i
+        for i in range(some_codes.size):
+            some_masks[i] = table[some_codes[i]]
     return -1
 
 
@@ -246,6 +257,77 @@ def _byte_encoder(levels: int) -> Any:
     return encode
 
 
+class HalfTables(NamedTuple):
+    """What decoding by 16-bit halves looks up. They take half a megabyte for 16:32.
+
+    below : uint32 [highest half + 2]
+        How many masks have a smaller high half.
+    guide : uint16 [cells]
+        At code >> shift: a high half at or before the right one.
+    shift : uint32
+    low_masks : uint16 [65536]
+        As in `ByteTables`.
+    low_start : uint32 [18]
+        As in `ByteTables`.
+    """
+
+    below: NDArray[np.uint32]
+    guide: NDArray[np.uint16]
+    shift: np.uint32
+    low_masks: NDArray[np.uint16]
+    low_start: NDArray[np.uint32]
+
+
+@functools.lru_cache(maxsize=16)
+def _half_tables(pattern: Pattern) -> HalfTables:
+    of_ones = np.array(
+        [math.comb(16, pattern.n - ones) if ones <= pattern.n else 0 for ones in range(17)], np.uint64
+    )
+    halves = np.bitwise_count(np.arange(1 << (pattern.m - 16), dtype=np.uint16))
+    below = np.concatenate(([0], np.cumsum(of_ones[halves]))).astype(np.uint64)
+    shift = max(0, pattern.configurations.bit_length() - HALF_GUIDE_BITS)
+    cells = np.arange((pattern.configurations >> shift) + 1, dtype=np.uint64) << np.uint64(shift)
+    guide = np.clip(np.searchsorted(below, cells, side="right") - 1, 0, len(halves) - 1)
+    low_masks, low_start = _low_masks()
+    return HalfTables(
+        below.astype(np.uint32),
+        guide.astype(np.uint16),
+        np.uint32(shift),
+        low_masks,
+        low_start.astype(np.uint32),
+    )
+
+
+@njit(cache=True, nogil=True)
+def _decode_halves(below, guide, shift, low_masks, low_start, n, size, codes, masks):  # type: ignore[no-untyped-def]
+    """Codes [G] -> masks [G], 16 < M <= 32.
+
+    One step is made without a branch. The loop behind it is seldom entered, so that the processor foresees its branch.
+    """
+    one, sixteen = np.uint32(1), np.uint32(16)
+    for low in range(0, codes.size, BLOCK):
+        some_codes, some_masks = codes[low : low + BLOCK], masks[low : low + BLOCK]
+        largest = some_codes[0]
+        for i in range(some_codes.size):
+            largest = max(largest, some_codes[i])
+        if largest >= size:
+            for i in range(some_codes.size):
+                if some_codes[i] >= size:
+                    return low + i
+        for i in range(some_codes.size):
+            code = np.uint32(some_codes[i])
+            high = np.uint32(guide[code >> shift])
+            high = np.uint32(high + np.uint32(below[np.uint32(high + one)] <= code))
+            while below[np.uint32(high + one)] <= code:
+                high = np.uint32(high + one)
+            rest = np.uint32(code - below[high])
+            ones = np.uint32(n - np.uint32(popcount(np.uint64(high))))
+            some_masks[i] = np.uint32(high << sixteen) | np.uint32(
+                low_masks[np.uint32(low_start[ones] + rest)]
+            )
+    return -1
+
+
 @functools.cache
 def _byte_decoder(levels: int) -> Any:
     """A kernel with the number of bytes as a constant: the guide points near a byte, a step or two reach it."""
@@ -253,7 +335,7 @@ def _byte_decoder(levels: int) -> Any:
 
     @njit(cache=True, nogil=True)
     def decode(below, guide, place, low_masks, low_start, n, size, codes, masks):  # type: ignore[no-untyped-def]
-        """Codes [G] -> masks [G], 16 < M <= 64."""
+        """Codes [G] -> masks [G], 32 < M <= 64."""
         ones_wanted, per_level = np.uint64(n), np.uint64(n + 1)
         for i in range(codes.size):
             rest = np.uint64(codes[i])

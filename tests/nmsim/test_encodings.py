@@ -87,6 +87,35 @@ def test_combinatorial_of_sixteen_of_thirty_two_at_its_ends():
     assert encodings.get("combinatorial").decode(codes, pattern).tolist() == masks
 
 
+@pytest.mark.parametrize("text", ["1:17", "17:17", "5:24", "2:32", "16:32", "31:32"])
+def test_combinatorial_by_halves_is_right_at_its_edges(text):
+    pattern, encoding = Pattern.parse(text), encodings.get("combinatorial")
+    rng = np.random.default_rng(1)
+    some = np.unique(
+        np.concatenate(([0, pattern.configurations - 1], rng.integers(0, pattern.configurations, 5000)))
+    )
+    codes = some.astype(
+        np.uint32
+        if encoding.code_bits(pattern) > 16
+        else np.uint16
+        if encoding.code_bits(pattern) > 8
+        else np.uint8
+    )
+    masks = encoding.decode(codes, pattern)
+    assert (np.bitwise_count(masks) == pattern.n).all()
+    assert (np.diff(masks.astype(np.int64)) > 0).all()
+    assert np.array_equal(encoding.encode(masks, pattern), codes)
+
+
+@pytest.mark.parametrize("pattern", ["8:16", "16:32"])
+@pytest.mark.parametrize("place", [0, 2047, 2048, 4999])
+def test_the_first_illegal_code_is_named_in_any_block(pattern, place):
+    codes = np.zeros(5000, np.uint32 if pattern == "16:32" else np.uint16)
+    codes[place:] = Pattern.parse(pattern).configurations
+    with pytest.raises(EncodingError, match=rf"\b{place}\b"):
+        encodings.get("combinatorial").decode(codes, Pattern.parse(pattern))
+
+
 def test_dtypes_are_the_narrowest():
     assert encodings.get("combinatorial").encode([0xFF], Pattern(8, 16)).dtype == np.uint16
     assert encodings.get("index").encode([0xFF], Pattern(8, 16)).dtype == np.uint32
