@@ -20,13 +20,16 @@ from kernels.timing.rounds import DeviceLostError, Outcome, Pace, Plan, Stamp
 from nmsim.case import Case, case_id
 from nmsim.errors import NmsimError, SpecError, brief
 from nmsim.files.output import ROW_FILE, Output, claimed
+from nmsim.format import DENSE
 from nmsim.rows import Measurement
-from nmsim.rows.measurement import SOFTWARE, Key
+from nmsim.rows.measurement import SLOW_DENSE_CALL, SOFTWARE, Key
 from nmsim.units import ceil_div
 
 SLOW_SAMPLES = 3
 SLOW_BASELINE = 3.0
 """A baseline that takes so many times the fastest one's time is not timed further."""
+LEAST_COPY_SHARE = 0.85
+"""A dense call that memory binds and that reaches less of the rate of a copy is too slow to be compared with."""
 COPY_WORD_BYTES = 16
 """Copies are of whole words of so many bytes: what a thread loads at once."""
 
@@ -54,6 +57,8 @@ class Contender:
     copy_bytes : int
         Of a transfer or a copy: bytes that the copy reads and writes. 0 for products and dense calls. A contender is compared
         with the baselines of the same `copy_bytes`.
+    yardstick_bytes : int
+        Of a product that memory binds: bytes that a copy moves which is timed too. It tells whether the dense calls are slow.
     """
 
     name: str
@@ -62,6 +67,7 @@ class Contender:
     sample: Callable[[], float]
     cells: Mapping[str, Any] = field(default_factory=dict)
     copy_bytes: int = 0
+    yardstick_bytes: int = 0
 
     @property
     def label(self) -> str:
@@ -219,7 +225,7 @@ def _measure(
         kernels = [c for c in right if c.case is not None and c.copy_bytes in baselines]
         if not kernels:
             return
-        needed = {contender.copy_bytes for contender in kernels}
+        needed = {size for contender in kernels for size in (contender.copy_bytes, contender.yardstick_bytes)}
         baselines = {size: _drop_slow(found, slow) for size, found in baselines.items() if size in needed}
         enough = pace.enough(campaign.repetitions, clock)
         timed = [*kernels, *(baseline for found in baselines.values() for baseline in found)]
@@ -232,16 +238,39 @@ def _measure(
         others = {name: took_s for name, took_s in medians.items() if name != best.name}
         if not kernel.copy_bytes:
             others |= slow
+        copies = baselines.get(kernel.yardstick_bytes, ()) if kernel.yardstick_bytes else ()
+        copy_s = min((timing.Spread.of(times[c.label]).p50 for c in copies), default=None)
+        mark = {"mark": SLOW_DENSE_CALL} if is_slow(medians[best.name], copy_s) else {}
         yield Measurement(
+            copy_time_s=None if copy_s is None else rounds.rounded(copy_s),
             threads=threads,
             warmup=campaign.warmup,
             max_rel_err=None if (error := errors[kernel.label]) is None else rounds.rounded(error),
             other_baselines=", ".join(f"{name} {took_s * 1e6:.4g} us" for name, took_s in others.items()),
             kernel_sources=backend.sources(kernel.name),
-            **_cells(kernel, each, best, times),
+            **_cells(kernel, each, best, times) | mark,
             **stamp.cells(),
             **backend.about,
         )
+
+
+def is_slow(dense_s: float, copy_s: float | None) -> bool:
+    """Whether a dense product that memory binds reads its weights too slowly to be compared with.
+
+    Parameters
+    ----------
+    dense_s : float
+        Seconds of the fastest dense call.
+    copy_s : float or None
+        Seconds of a copy that reads and writes as many bytes as the weights have; None if memory does not bind the product.
+        A copy of the same length waits for its launch and its first bytes as long as the product does.
+
+    Examples
+    --------
+    >>> is_slow(1.1e-6, 1e-6), is_slow(1.2e-6, 1e-6), is_slow(1.2e-6, None)
+    (False, True, False)
+    """
+    return copy_s is not None and copy_s < LEAST_COPY_SHARE * dense_s
 
 
 def _gate(each: Round, contenders: list[Contender], outcome: Outcome) -> dict[str, float | None]:
@@ -285,9 +314,9 @@ def _cells(
         "speedup_vs_dense": timing.Spread.of(dense_s / sparse_s),
     }
     stored = case.format
-    cells = (
-        ("", "", "") if stored is None else (str(stored.pattern), stored.encoding.name, str(stored.packing))
-    )
+    cells = ("" if kernel.copy_bytes else DENSE, "", "")
+    if stored is not None:
+        cells = (str(stored.pattern), stored.encoding.name, str(stored.packing))
     return {
         "kernel": kernel.name,
         "case_id": case_id(case, each.phase),

@@ -309,7 +309,7 @@ def _cells(row: Measurement) -> tuple[object, ...]:
     return (
         f"{row.M},{row.N},{row.K}",
         row.dtype,
-        f"{row.pattern}/{row.encoding}" if row.pattern else "dense",
+        f"{row.pattern}/{row.encoding}" if row.encoding else "dense",
         row.kernel,
         row.threads,
         row.l2_state,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kernels.measure.cuda import precompile
-from kernels.measure.cuda.calls import PRODUCTS, Call, DenseCall, Product, best_of, dense_calls, named
+from kernels.measure.cuda.calls import PRODUCTS, Call, DenseCall, Product, as_fp8, best_of, dense_calls, named
 from kernels.measure.cuda.clock import Clock, CudaClock, Timed
 from kernels.measure.cuda.movers import KERNELS, Kernel, Matrix, check_copy, copies
 from kernels.measure.round import BEST, Round
@@ -22,7 +22,7 @@ from kernels.measure.run import Contender, Task, copy_bytes, label_of
 from kernels.timing import cuda_device, gate, host
 from kernels.timing.rounds import Plan, Progress
 from kernels.timing.sources import digest_of
-from nmsim.case import Case
+from nmsim.case import VALUE_BITS, Case
 from nmsim.errors import NmsimError, SpecError
 from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
@@ -87,6 +87,9 @@ NUMBERS, VECTOR, WORDS = range(10, 13)
 REPEATED_ROWS = 256
 """Rows of a transfer's matrix that are drawn; further ones repeat them. The host packs as many again for each case: with all
 16384 it would take as long as the measuring."""
+MEMORY_BOUND_TOKENS = 16
+"""Up to so many tokens a dense product of 16-bit values takes under a tenth of the time of its weights in arithmetic, on GPUs
+with 200 FLOP per byte and more."""
 POISON = 0xFF
 """Bytes of a transfer's results before a call that is checked: NaN in place of numbers."""
 
@@ -218,6 +221,8 @@ class CudaBackend:
                     weights, tokens = self._operands(of)
                 made += [self._sparse(of, case, kernel, weights, tokens, warmup) for case, kernel in products]
                 made += self._dense(of, weights, tokens.dense, warmup)
+                if yardstick_bytes(of):
+                    made += self._copies(of, yardstick_bytes(of), warmup, names=("torch.copy_",))
             if transfers:
                 moved = [self._transfer(of, case, kernel, warmup) for case, kernel in transfers]
                 sizes = dict.fromkeys(contender.copy_bytes for contender in moved if contender.copy_bytes)
@@ -236,6 +241,10 @@ class CudaBackend:
         if kernel in self._movers:
             return self._movers[kernel].problem(case)
         product = named(self._products, kernel, self._movers)
+        if product.dense_dtype:
+            return (
+                product.problem(case) if case.pattern is None else "it is dense, expected the pattern dense"
+            )
         if case.pattern is None:
             return "it multiplies, expected patterns N:M and not dense"
         if product.sparse_operand != case.sparse_operand:
@@ -258,7 +267,8 @@ class CudaBackend:
     def _builder(self, case: Case, kernel: str, weights: Operand, tokens: Operand) -> Build:
         """What builds a call of a sparse product on one of many copies of its operands."""
         product, stored = named(self._products, kernel), case.format
-        assert stored is not None
+        if stored is None:
+            return lambda place: product.build(None, weights.copy(place), tokens.dense)
         pattern, of_weights = stored.pattern, case.sparse_operand == "weights"
         packed = (weights if of_weights else tokens).packed(stored)
 
@@ -279,16 +289,21 @@ class CudaBackend:
     def _sparse(
         self, of: Round, case: Case, kernel: str, weights: Operand, tokens: Operand, warmup: int
     ) -> Contender:
-        pattern = case.pattern
-        assert pattern is not None
-        of_weights = case.sparse_operand == "weights"
-        right = _Right(
-            tokens.dense if of_weights else tokens.pruned(pattern),
-            weights.pruned(pattern) if of_weights else weights.dense,
-            int(of.shape.K * pattern.density),
-            of.dtype,
-            named(self._products, kernel).rounding,
-        )
+        pattern, rounding = case.pattern, named(self._products, kernel).rounding
+        if pattern is None:
+            x, weight = (
+                values.double() * scale for values, scale in map(as_fp8, (tokens.dense, weights.dense))
+            )
+            right = _Right(x, weight, of.shape.K, of.dtype, rounding)
+        else:
+            of_weights = case.sparse_operand == "weights"
+            right = _Right(
+                tokens.dense if of_weights else tokens.pruned(pattern),
+                weights.pruned(pattern) if of_weights else weights.dense,
+                int(of.shape.K * pattern.density),
+                of.dtype,
+                rounding,
+            )
         builder = functools.partial(self._builder, case, kernel, weights, tokens)
         return self._contender(of, kernel, case, builder, self._gate_of_product(right), warmup)
 
@@ -319,14 +334,14 @@ class CudaBackend:
             self._matrix = key, Matrix(numbers.dense, vector.dense[0], rows)
         return self._matrix[1]
 
-    def _copies(self, of: Round, size: int, warmup: int) -> Iterator[Contender]:
-        """Every available copy that reads and writes so many bytes."""
+    def _copies(self, of: Round, size: int, warmup: int, names: Sequence[str] = ()) -> Iterator[Contender]:
+        """Every available copy that reads and writes so many bytes, or those with some names."""
         torch = self._torch
         generator = torch.Generator(device=self._device).manual_seed(self._seed + WORDS)
         about = {"dtype": torch.int32, "device": self._device}
         source = torch.randint(-(2**31), 2**31 - 1, (size // 8,), generator=generator, **about)
         gate_of = self._gate_of_transfer(lambda results: check_copy(source, results))
-        for name in copies(source.new_empty(0)):
+        for name in names or copies(source.new_empty(0)):
             builder = functools.partial(_copy_builder, name, source)
             yield self._contender(of, name, None, builder, gate_of, warmup, size)
 
@@ -365,7 +380,9 @@ class CudaBackend:
             "operand_copies": n_copies,
             **first.cells,
         }
-        return Contender(name, case, error, sample, cells, copy_bytes(first.used_bytes) if moves else size)
+        beside = copy_bytes(first.used_bytes) if moves else size
+        yardstick = yardstick_bytes(of) if case is not None and not moves else 0
+        return Contender(name, case, error, sample, cells, beside, yardstick)
 
     def _gate_of_product(self, right: "_Right") -> Gate:
         return lambda calls, timed: self._deviation(_results(calls, timed), right).checked()
@@ -391,6 +408,16 @@ class CudaBackend:
                 for block in blocks:
                     found = found.or_worse(gate.deviation(block.double(), of, limit))
         return found
+
+
+def yardstick_bytes(of: Round) -> int:
+    """Bytes that a copy moves beside the dense products of a round, to see whether these are as fast as memory allows.
+
+    They are the bytes of the dense weights. 0 if a round has so many tokens that a product is not bound by memory.
+    """
+    if of.shape.M > MEMORY_BOUND_TOKENS:
+        return 0
+    return copy_bytes(of.shape.N * of.shape.K * VALUE_BITS[of.dtype] // 8)
 
 
 @dataclass(frozen=True)

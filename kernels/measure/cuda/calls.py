@@ -14,7 +14,10 @@ from nmsim.errors import SpecError, brief, brief_names
 from nmsim.format import sparse_format
 from nmsim.pattern import Pattern
 from nmsim.support.names import did_you_mean
+from nmsim.units import ceil_div
 
+FILL_TOKENS = 8
+"""cuSPARSELt takes multiples of so many tokens of 16-bit values."""
 _NAME = re.compile(r"(?P<base>[^\[\]]+)(?:\[(?P<options>[^\[\]]*)\])?")
 _OPTION = re.compile(r"(\w+)=(\d{1,6})", re.ASCII)
 
@@ -61,6 +64,8 @@ class Product:
         Whole numbers that `build` takes by name, in place of those that the kernel finds by itself.
     module : str
         Where the kernel is, if it is ours.
+    dense_dtype : str
+        Value type of a dense product that is timed as if it were a kernel, because it is a rival; it knows no pattern.
     """
 
     problem: Callable[[Case], str]
@@ -70,6 +75,7 @@ class Product:
     rounding: Rounding = "once"
     options: tuple[str, ...] = ()
     module: str = ""
+    dense_dtype: str = ""
 
 
 @dataclass(frozen=True)
@@ -176,7 +182,7 @@ def _room(x: Any, packed: Any) -> Any:
 def _not_two_of_four(case: Case) -> str:
     if case.format != sparse_format("2:4/index"):
         return f"{case.format}, expected 2:4/index"
-    return "" if case.dtype in ("fp16", "bf16") else f"dtype={case.dtype}, expected fp16 or bf16"
+    return _sixteen_bits(case)
 
 
 def _semi_structured(library: str) -> Callable[[Any, Any, Any], Call]:
@@ -192,6 +198,60 @@ def _semi_structured(library: str) -> Callable[[Any, Any, Any], Call]:
         return Call(lambda: torch.nn.functional.linear(x, weight), stored_bytes)
 
     return build
+
+
+def _searching_semi_structured() -> Callable[[Any, Any, Any], Call]:
+    """The product of cuSPARSELt by the algorithm that its own search finds fastest, once per shape."""
+    found: dict[tuple[object, ...], int] = {}
+
+    def build(packed: Any, dense: Any, x: Any) -> Call:
+        import torch
+
+        filled = x.new_zeros(ceil_div(len(x), FILL_TOKENS) * FILL_TOKENS, x.shape[1])
+        filled[: len(x)] = x
+        stored = torch._cslt_compress(dense)
+        key = (x.dtype, len(x), *dense.shape)
+        if key not in found:
+            found[key] = torch._cslt_sparse_mm_search(stored, filled.T, transpose_result=True)
+        algorithm = found[key]
+
+        def run() -> Any:
+            product = torch._cslt_sparse_mm(stored, filled.T, transpose_result=True, alg_id=algorithm)
+            return product[: len(x)]
+
+        return Call(run, stored.nbytes, {"note": f"algorithm {algorithm}; tokens were filled up beforehand"})
+
+    return build
+
+
+def as_fp8(matrix: Any) -> tuple[Any, Any]:
+    """Round a matrix to FP8 (e4m3) with one scale: the values, and the float32 scale that they are multiplied by."""
+    import torch
+
+    kind = torch.float8_e4m3fn
+    scale = matrix.abs().amax().float() / torch.finfo(kind).max
+    return (matrix.float() / scale).to(kind), scale
+
+
+def _fp8(packed: Any, weight: Any, x: Any) -> Call:
+    """The dense product of torch in FP8, with a scale per matrix."""
+    import torch
+
+    values, scale = as_fp8(weight)
+    tokens, scale_of_tokens = as_fp8(x)
+
+    def run() -> Any:
+        return torch._scaled_mm(
+            tokens, values.T, scale_a=scale_of_tokens, scale_b=scale, out_dtype=x.dtype, use_fast_accum=True
+        )
+
+    cells = {"dtype": "fp8", "note": "dense; tokens were rounded to FP8 beforehand"}
+    cells["baseline_dtype"] = "bf16" if x.dtype == torch.bfloat16 else "fp16"
+    return Call(run, values.nbytes, cells)
+
+
+def _sixteen_bits(case: Case) -> str:
+    return "" if case.dtype in ("fp16", "bf16") else f"dtype={case.dtype}, expected fp16 or bf16"
 
 
 def _several_tokens(case: Case) -> str:
@@ -261,6 +321,10 @@ PRODUCTS: Mapping[str, Product] = MappingProxyType(
         "gpu.unpack_mm": Product(_any, _by_rows("launch_large"), rounding="parts", module=_GEMM),
         "torch.cutlass": Product(_not_two_of_four, _semi_structured("cutlass"), rounding="library"),
         "torch.cusparselt": Product(_not_two_of_four, _semi_structured("cusparselt"), rounding="library"),
+        "torch.cusparselt_search": Product(
+            _not_two_of_four, _searching_semi_structured(), rounding="library"
+        ),
+        "torch.fp8": Product(_sixteen_bits, _fp8, rounding="library", dense_dtype="fp8"),
         "gpu.skip_gemv": _on_sparse_tokens("skip_gemv", _several_tokens, online=False, k_major=True),
         "gpu.prune_skip_gemv": _on_sparse_tokens("skip_gemv", _several_tokens, online=True, k_major=True),
         "gpu.activations_mm": _on_sparse_tokens("sparse_activations", _any, online=False),

@@ -196,7 +196,7 @@ def test_each_contender_is_warmed_up_by_samples_as_often_as_rows_say():
         device = backend()
         with device.contenders(ONE, device.tasks(ONE), warmup) as contenders:
             assert device._clock.sampled == warmup * len(contenders)
-    assert len(contenders) == 5
+    assert len(contenders) == 6
 
 
 def test_work_that_cannot_be_captured_is_refused_not_timed_otherwise(mine, tmp_path):
@@ -327,7 +327,7 @@ def test_the_reference_goes_through_all_blocks(mine, monkeypatch, where):
         ):
             with device.contenders(of, device.tasks(of)[:1], 0) as contenders:
                 if right:
-                    assert max(contender.error() for contender in contenders) < 1e-6
+                    assert max(contender.error() or 0 for contender in contenders) < 1e-6
                     continue
                 with pytest.raises(gate.GateError):
                     contenders[0].error()
@@ -365,6 +365,8 @@ def test_each_product_is_held_to_the_roundings_it_has():
     assert {name for name, kind in kinds.items() if kind == "library"} == {
         "torch.cutlass",
         "torch.cusparselt",
+        "torch.cusparselt_search",
+        "torch.fp8",
     }
     assert {name for name, kind in kinds.items() if kind == "parts"} == {"gpu.unpack_mm"}
     dense = cuda_calls.dense_calls(torch, torch.zeros(1, 8))
@@ -423,3 +425,109 @@ def test_copies_are_several_times_the_cache():
         assert copies == cuda_timing.MOST_COPIES or copies * operand_bytes >= cuda_timing.L2_TIMES * (
             50 << 20
         )
+
+
+def slowed(dense_s, copy_s):
+    """A device whose dense calls and copies take so many seconds."""
+    device = backend()
+    whole = device._contender
+
+    def contender(of, name, case, *rest):
+        found = whole(of, name, case, *rest)
+        if case is not None:
+            return found
+        return replace(found, sample=lambda: copy_s if name == "torch.copy_" else dense_s)
+
+    device._contender = contender
+    return device
+
+
+@pytest.mark.parametrize(
+    ("dense_s", "mark"), [(1e-6, ""), (1.17e-6, ""), (1.18e-6, "slow dense call"), (9e-6, "slow dense call")]
+)
+def test_a_row_whose_dense_call_is_far_slower_than_a_copy_is_void(mine, tmp_path, dense_s, mark):
+    found = measure.run(mine(), slowed(dense_s, 1e-6), tmp_path / "rows.csv", STAMP)
+    assert {(row.copy_time_s, row.mark) for row in found.rows} == {(1e-6, mark)}
+    # The copy is a yardstick, no dense call: a row is never compared with it.
+    assert {row.baseline for row in found.rows} <= {"F.linear", "torch.mm", "torch.mv", "torch.mm K-major"}
+    assert not any("copy" in row.other_baselines for row in found.rows)
+
+
+def test_many_tokens_are_not_bound_by_memory_and_so_have_no_yardstick(mine, tmp_path):
+    many = mine(TEXT.replace("[1, ", "[17, ").replace("[5, ", "[64, "))
+    found = measure.run(many, slowed(9e-6, 1e-6), tmp_path / "rows.csv", STAMP)
+    assert {(row.copy_time_s, row.mark) for row in found.rows} == {(None, "")}
+
+
+def test_the_copy_moves_as_many_bytes_as_the_dense_weights_have():
+    for dtype, n_bytes in (("bf16", 2), ("fp32", 4)):
+        of = replace(ONE, dtype=dtype)
+        assert measure_cuda.yardstick_bytes(of) == of.shape.N * of.shape.K * n_bytes
+
+
+FP8_TEXT = """
+seed = 3
+repetitions = 5
+warmup = 1
+budget_s = 60
+
+[[round]]
+shapes = [[3, 32, 64]]
+kernels = ["torch.fp8"]
+patterns = ["dense"]
+dtypes = ["bf16"]
+l2_state = ["cold"]
+"""
+
+
+def scaled_mm(tokens, weights, *, scale_a, scale_b, out_dtype, use_fast_accum):
+    assert tokens.dtype == weights.dtype == torch.float8_e4m3fn
+    return ((tokens.double() * scale_a) @ (weights.double() * scale_b)).to(out_dtype)
+
+
+def rival():
+    return CudaBackend(3, device="cpu", clock=PretendedClock(), products=PRODUCTS)
+
+
+def test_the_dense_product_in_fp8_is_a_row_of_its_own(mine, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "_scaled_mm", scaled_mm)
+    found = measure.run(mine(FP8_TEXT), rival(), tmp_path / "rows.csv", STAMP)
+    assert (found.wrong, found.refused) == ([], [])
+    (row,) = row_files.read(tmp_path / "rows.csv")
+    assert (row.kernel, row.pattern, row.dtype, row.baseline_dtype) == ("torch.fp8", "dense", "fp8", "bf16")
+    assert (row.weights_bytes, row.case) == (32 * 64, None)
+    again = measure.run(mine(FP8_TEXT), rival(), tmp_path / "rows.csv", STAMP)
+    assert (len(again.rows), again.skipped) == (0, 1)
+
+
+def test_a_wrong_product_in_fp8_makes_no_row(mine, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "_scaled_mm", lambda *given, **named: scaled_mm(*given, **named) * 1.5)
+    found = measure.run(mine(FP8_TEXT), rival(), tmp_path / "rows.csv", STAMP)
+    assert (len(found.rows), len(found.wrong)) == (0, 1)
+    sparse = mine(FP8_TEXT.replace('["dense"]', '["8:16"]\nencodings = ["index"]'))
+    with pytest.raises(SpecError, match="kernel torch.fp8: it is dense, expected the pattern dense"):
+        measure.run(sparse, rival(), tmp_path / "rows.csv", STAMP)
+
+
+def test_the_search_of_cusparselt_is_done_once_per_shape_and_its_algorithm_used(monkeypatch):
+    asked, used = [], []
+
+    def search(stored, tokens, transpose_result):
+        asked.append(tuple(tokens.shape))
+        return 7
+
+    def product(stored, tokens, transpose_result, alg_id):
+        used.append(alg_id)
+        return (stored.float() @ tokens.float()).T.to(stored.dtype)
+
+    monkeypatch.setattr(torch, "_cslt_compress", lambda dense: dense.clone(), raising=False)
+    monkeypatch.setattr(torch, "_cslt_sparse_mm_search", search, raising=False)
+    monkeypatch.setattr(torch, "_cslt_sparse_mm", product, raising=False)
+    weight = torch.randn(16, 32, dtype=torch.bfloat16)
+    build = cuda_calls._searching_semi_structured()
+    for tokens in (3, 3, 9):
+        x = torch.randn(tokens, 32, dtype=torch.bfloat16)
+        call = build(None, weight, x)
+        assert torch.allclose(call.run().float(), x.float() @ weight.float().T, rtol=1e-2, atol=1e-1)
+        assert call.cells["note"].startswith("algorithm 7;")
+    assert (asked, used) == ([(32, 8), (32, 16)], [7, 7, 7])
