@@ -151,11 +151,6 @@ def cuda_spec(found: Any, machine_id: str, date: str) -> HardwareSpec:
     )
 
 
-def machine_id(name: str) -> str:
-    """A device's name as an id, such as `"nvidia-h200"`."""
-    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
-
-
 def checked_id(name: str) -> str:
     """Refuse an id that is not in lower case or breaks the grammar of ids.
 

@@ -18,7 +18,7 @@ from kernels.timing import rounds
 from kernels.timing.gate import RefusedError
 from kernels.timing.rounds import DeviceLostError, Outcome, Pace, Plan, Stamp
 from nmsim.case import Case, case_id
-from nmsim.errors import NmsimError, SpecError, brief
+from nmsim.errors import MissingPackageError, NmsimError, SpecError, brief
 from nmsim.files.output import ROW_FILE, Output, claimed
 from nmsim.format import DENSE
 from nmsim.rows import Measurement
@@ -279,12 +279,13 @@ def _gate(each: Round, contenders: list[Contender], outcome: Outcome) -> dict[st
     for contender in contenders:
         try:
             errors[contender.label] = contender.error()
-        except RefusedError as problem:
+        except (RefusedError, MissingPackageError) as problem:
             outcome.refused.append(f"{each}: {contender.label}: {problem}")
         except DeviceLostError:
             raise
         except NmsimError as problem:
             outcome.wrong.append(f"{each}: {contender.label}: {problem}")
+            outcome.wrong_labels.append(contender.label)
     return errors
 
 

@@ -91,7 +91,7 @@ def guarded(
             # A line of an error has room for one text of the driver, and most often both are the same.
             why = "" if left == said else f" ({left})"
             reason = f"the CUDA context of this process is lost{why}"
-            raise DeviceLostError(f"{what}: {said}; {reason}") from None
+            raise DeviceLostError(f"{what}: {said}; {reason}", label=what) from None
         raise RefusedError(said) from None
 
 

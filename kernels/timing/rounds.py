@@ -28,7 +28,20 @@ Progress = Callable[[str, float], None]
 
 
 class DeviceLostError(NmsimError):
-    """A device that runs nothing more in this process: the run ends."""
+    """A device that runs nothing more in this process: the run ends.
+
+    Parameters
+    ----------
+    message : str
+    label : str
+        Kernel and format that it was lost in, or the name of a dense call.
+    round_name : str
+        The round.
+    """
+
+    def __init__(self, message: str, *, label: str = "", round_name: str = "") -> None:
+        super().__init__(message)
+        self.label, self.round_name = label, round_name
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,8 @@ class Outcome:
         Tasks there was no time for.
     notes : list of str
         What else the user should know.
+    wrong_labels : list of str
+        Kernel and format of each wrong result, or the name of a dense call.
     """
 
     rows: list[Measurement] = field(default_factory=list)
@@ -73,6 +88,7 @@ class Outcome:
     refused: list[str] = field(default_factory=list)
     left: int = 0
     notes: list[str] = field(default_factory=list)
+    wrong_labels: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -180,7 +196,9 @@ def go_through(
         except DeviceLostError as lost:
             kept = f"{len(outcome.rows)} rows of this run are in {path}"
             raise DeviceLostError(
-                f"{each}: {lost}; {kept}: run the same command again, with --skip for what it stopped at"
+                f"{each}: {lost}; {kept}: run the same command again, with --skip for what it stopped at",
+                label=lost.label,
+                round_name=str(each),
             ) from None
     return outcome
 

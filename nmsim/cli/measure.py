@@ -14,6 +14,7 @@ from nmsim.errors import NmsimError, brief
 from nmsim.files import atomic
 from nmsim.files.output import ROW_FILE, Output
 from nmsim.rows import Measurement
+from nmsim.support.names import machine_id
 from nmsim.support.toml import to_toml
 from validate.study import provenance
 
@@ -155,7 +156,7 @@ def _cuda() -> tuple[str, Run]:
         measured = calibration_cuda.calibrate(progress)
         return measured.figures, [], lambda name, date: calibrated.cuda_spec(measured, name, date)
 
-    return calibrated.machine_id(kernels.timing.cuda_device.name()), run
+    return machine_id(kernels.timing.cuda_device.name()), run
 
 
 def _figure_cells(name: str, figure: "Figure") -> tuple[object, ...]:
@@ -267,7 +268,6 @@ def _check_without_a_device(campaign: "Campaign") -> None:
 def _backend(device: str, seed: int) -> "tuple[Backend, str]":
     """The device to measure on, and what its machine is called if nobody says."""
     if device == "cuda":
-        from hwmodels.machine.calibrated import machine_id
         from kernels.measure.cuda.backend import CudaBackend
         from kernels.timing import cuda_device
 
