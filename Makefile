@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STUDY ?= study
+GPU_ROWS ?= gpu-rows
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -50,6 +51,10 @@ check: $(VENV)/dev  ## style, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# It takes the interpreter's own torch and Triton: a machine with a GPU may have no network, and so no environment.
+gpu:  ## the first minutes on a GPU: every kernel once, tuning, the campaign in order of value; run it again for the rest
+	$(PYTHON) -m kernels.measure.cuda.minute -o $(GPU_ROWS) $(GPU)
+
 bench: $(VENV)/core  ## codec speed against memcpy, on this machine
 	$(BIN)/nmsim bench
 
@@ -65,4 +70,4 @@ site: $(VENV)/dev  ## build the documentation site into site/, without the netwo
 clean:  ## remove the environment and everything generated outside the docs
 	rm -rf $(VENV) $(STUDY) site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help study test compiled-tests stress prove check bench synth docs site clean
+.PHONY: help study test compiled-tests stress prove check gpu bench synth docs site clean

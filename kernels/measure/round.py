@@ -3,7 +3,7 @@
 A round has one shape, value type, number of threads and cache state. It has every pattern and encoding of it, and the
 baselines. A transfer is a kernel that only moves a matrix: [N, K] of weights, with M = 1, or [M, K] of activations, with N = 1.
 
-This module needs the standard library and numpy alone. `kernels.measure.campaign` reads and checks campaigns of anybody.
+This module needs no more than the kernels do. `kernels.measure.campaign` reads and checks campaigns of anybody.
 """
 
 import itertools

@@ -185,6 +185,18 @@ class CudaBackend:
                 found.append((case, kernel))
         return found
 
+    @property
+    def kernels(self) -> Mapping[str, Product | Kernel]:
+        """Every kernel by the name that rows have."""
+        return {**self._products, **self._movers}
+
+    def takes(self, of: Round) -> bool:
+        """Whether a round can be run: its kernels take all its cases."""
+        try:
+            return bool(self.tasks(of))
+        except SpecError:
+            return False
+
     def prepare(self, planned: Plan[Round, Task], time_s: float, progress: Progress) -> str:
         """Let Triton compile on all cores what the rounds will ask for."""
         if self._device == "cpu":

@@ -371,9 +371,9 @@ def test_calibrate_refuses_names_that_are_no_ids(nmsim, short, tmp_path, name, m
 
 def test_a_cuda_calibration_as_a_machine():
     from hwmodels.machine.calibrated import cuda_spec
-    from nmsim.support.names import machine_id
     from kernels.calibrate.cuda import PEAKS, CudaCalibration
     from kernels.timing.interleaved import Figure
+    from nmsim.support.names import machine_id
     from nmsim.support.toml import to_toml
 
     rate = Figure(4e12, 3e12, 5e12, "bytes_per_s", 1, 15, "a read")
