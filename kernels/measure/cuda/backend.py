@@ -88,7 +88,7 @@ REPEATED_ROWS = 256
 """Rows of a transfer's matrix that are drawn; further ones repeat them. The host packs as many again for each case: with all
 16384 it would take as long as the measuring."""
 MEMORY_BOUND_TOKENS = 16
-"""Up to so many tokens a dense product of 16-bit values takes under a tenth of the time of its weights in arithmetic, on GPUs
+"""Tokens up to which memory binds a dense product of 16-bit values. Arithmetic then takes under a tenth of the time, on GPUs
 with 200 FLOP per byte and more."""
 POISON = 0xFF
 """Bytes of a transfer's results before a call that is checked: NaN in place of numbers."""
