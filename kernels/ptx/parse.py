@@ -2,7 +2,8 @@
 
 import re
 import struct
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from kernels.ptx.errors import Place, PtxSyntaxError
 from kernels.ptx.program import (
@@ -59,6 +60,10 @@ class _Reader:
     registers: list[Register] = field(default_factory=list)
     instructions: list[Instruction] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
+    # A label belongs to its braces, and a branch may lead to one that comes later or stands outside.
+    braces: list[int] = field(default_factory=list)
+    opened: int = 0
+    branches: list[tuple[int, str, tuple[int, ...]]] = field(default_factory=list)
 
     def declare(self, text: str, place: Place) -> None:
         """Take a `.reg` line: single names, and ranges such as `%r<10>`."""
@@ -107,6 +112,28 @@ class _Reader:
         if (symbol := self.symbol(text)) is not None:
             return symbol
         raise PtxSyntaxError(f"operand {brief(text)} is no register, constant or variable", place)
+
+    def open(self) -> None:
+        """Enter braces."""
+        self.scopes.append({})
+        self.braces.append(self.opened)
+        self.opened += 1
+
+    def close(self) -> None:
+        """Leave braces."""
+        self.scopes.pop()
+        self.braces.pop()
+
+    def link(self) -> None:
+        """Lead each branch to the label of its name in the innermost braces that have one."""
+        for number, label, braces in self.branches:
+            names = [_scoped(label, braces[:depth]) for depth in range(len(braces), -1, -1)]
+            instruction = self.instructions[number]
+            found = next((name for name in names if name in self.labels), None)
+            if found is None:
+                place = Place(instruction.text, instruction.line, instruction.source)
+                raise PtxSyntaxError(f"label {label} is nowhere", place)
+            self.instructions[number] = replace(instruction, operands=(Target(found),))
 
     def symbol(self, text: str) -> Symbol | None:
         """Read the name of a variable or parameter, with an offset."""
@@ -194,11 +221,7 @@ def read_ptx(text: str) -> Program:
     # An array of unknown size stands behind those of known size, at the widest alignment.
     end = -(-reader.shared_bytes // 1024) * 1024 if reader.shared_bytes else 0
     shared = {name: end if start < 0 else start for name, start in reader.shared.items()}
-    for instruction in reader.instructions:
-        goal = instruction.operands[0] if instruction.opcode == "bra" else None
-        if isinstance(goal, Target) and goal.label not in reader.labels:
-            place = Place(instruction.text, instruction.line, instruction.source)
-            raise PtxSyntaxError(f"label {goal.label} is nowhere", place)
+    reader.link()
     product = 1
     for part in (threads[1] if threads else "0").split(","):
         product *= int(part)
@@ -206,6 +229,11 @@ def read_ptx(text: str) -> Program:
         head[1], int(target[1]) if target else 0, product, parameters, shared, end,
         tuple(reader.instructions), reader.labels, tuple(reader.registers),
     )  # fmt: skip
+
+
+def _scoped(label: str, braces: Sequence[int]) -> str:
+    """Name a label of braces: those of the body's own are as they are written."""
+    return ".".join([label, *map(str, braces[1:])])
 
 
 def _read_body(reader: _Reader, text: str, first_line: int) -> None:
@@ -218,11 +246,11 @@ def _read_body(reader: _Reader, text: str, first_line: int) -> None:
             if depth == 0:
                 return
             if statement.text == "{":
-                reader.scopes.append({})
+                reader.open()
             else:
-                reader.scopes.pop()
+                reader.close()
         elif statement.text.endswith(":"):
-            reader.labels[statement.text[:-1]] = len(reader.instructions)
+            reader.labels[_scoped(statement.text[:-1], reader.braces)] = len(reader.instructions)
         elif statement.text.startswith(".reg"):
             reader.declare(statement.text, place)
         elif ".shared" in statement.text.split("[")[0].split() and statement.text.startswith("."):
@@ -233,6 +261,9 @@ def _read_body(reader: _Reader, text: str, first_line: int) -> None:
             raise PtxSyntaxError("directive that is not read", place)
         else:
             reader.instructions.append(reader.instruction(statement))
+            goal = reader.instructions[-1].operands[:1]
+            if goal and isinstance(goal[0], Target):
+                reader.branches.append((len(reader.instructions) - 1, goal[0].label, tuple(reader.braces)))
     raise PtxSyntaxError("a body without its closing brace")
 
 

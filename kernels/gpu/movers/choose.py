@@ -16,6 +16,7 @@ from typing import Any
 
 import triton
 import triton.language as tl
+from triton.runtime.jit import constexpr_function
 
 from kernels.gpu.bits import as_bits, as_float, ones_of
 from kernels.gpu.expand import moved_on
@@ -72,11 +73,35 @@ def eight(tile: tl.tensor, LINES: tl.constexpr) -> tuple[tl.tensor, ...]:
 
 
 @triton.jit
+def most(a: tl.tensor, b: tl.tensor) -> tl.tensor:
+    """Take the greater rank; of words of uint32, the greater of each of their two 16-bit ranks."""
+    if a.dtype == tl.uint32:
+        greater = tl.inline_asm_elementwise(
+            "max.u16x2 $0, $1, $2;", "=r,r,r", [a, b], dtype=tl.uint32, is_pure=True, pack=1
+        )
+    else:
+        greater = tl.maximum(a, b)
+    return greater
+
+
+@triton.jit
+def lesser(a: tl.tensor, b: tl.tensor) -> tl.tensor:
+    """Take the lesser rank, as `most` takes the greater."""
+    if a.dtype == tl.uint32:
+        smaller = tl.inline_asm_elementwise(
+            "min.u16x2 $0, $1, $2;", "=r,r,r", [a, b], dtype=tl.uint32, is_pure=True, pack=1
+        )
+    else:
+        smaller = tl.minimum(a, b)
+    return smaller
+
+
+@triton.jit
 def _merge_2(a: tl.tuple, b: tl.tuple) -> tuple[tl.tensor, ...]:
     """Merge two falling pairs."""
-    low = tl.minimum(a[0], b[0])
-    high = tl.maximum(a[1], b[1])
-    return tl.maximum(a[0], b[0]), tl.maximum(low, high), tl.minimum(low, high), tl.minimum(a[1], b[1])
+    low = lesser(a[0], b[0])
+    high = most(a[1], b[1])
+    return most(a[0], b[0]), most(low, high), lesser(low, high), lesser(a[1], b[1])
 
 
 @triton.jit
@@ -85,40 +110,45 @@ def _merge_4(a: tl.tuple, b: tl.tuple) -> tuple[tl.tensor, ...]:
     e = _merge_2((a[0], a[2]), (b[0], b[2]))
     o = _merge_2((a[1], a[3]), (b[1], b[3]))
     return (
-        e[0], tl.maximum(o[0], e[1]), tl.minimum(o[0], e[1]), tl.maximum(o[1], e[2]), tl.minimum(o[1], e[2]),
-        tl.maximum(o[2], e[3]), tl.minimum(o[2], e[3]), o[3],
+        e[0], most(o[0], e[1]), lesser(o[0], e[1]), most(o[1], e[2]), lesser(o[1], e[2]),
+        most(o[2], e[3]), lesser(o[2], e[3]), o[3],
     )  # fmt: skip
 
 
 @triton.jit
-def _merge_8(a: tl.tuple, b: tl.tuple) -> tuple[tl.tensor, ...]:
+def merge_8(a: tl.tuple, b: tl.tuple) -> tuple[tl.tensor, ...]:
     """Merge two falling rows of eight."""
     e = _merge_4((a[0], a[2], a[4], a[6]), (b[0], b[2], b[4], b[6]))
     o = _merge_4((a[1], a[3], a[5], a[7]), (b[1], b[3], b[5], b[7]))
     return (
-        e[0], tl.maximum(o[0], e[1]), tl.minimum(o[0], e[1]), tl.maximum(o[1], e[2]), tl.minimum(o[1], e[2]),
-        tl.maximum(o[2], e[3]), tl.minimum(o[2], e[3]), tl.maximum(o[3], e[4]), tl.minimum(o[3], e[4]),
-        tl.maximum(o[4], e[5]), tl.minimum(o[4], e[5]), tl.maximum(o[5], e[6]), tl.minimum(o[5], e[6]),
-        tl.maximum(o[6], e[7]), tl.minimum(o[6], e[7]), o[7],
+        e[0], most(o[0], e[1]), lesser(o[0], e[1]), most(o[1], e[2]), lesser(o[1], e[2]),
+        most(o[2], e[3]), lesser(o[2], e[3]), most(o[3], e[4]), lesser(o[3], e[4]),
+        most(o[4], e[5]), lesser(o[4], e[5]), most(o[5], e[6]), lesser(o[5], e[6]),
+        most(o[6], e[7]), lesser(o[6], e[7]), o[7],
     )  # fmt: skip
 
 
 @triton.jit
-def _sorted_4(a: tl.tensor, b: tl.tensor, c: tl.tensor, d: tl.tensor) -> Any:
-    return _merge_2((tl.maximum(a, b), tl.minimum(a, b)), (tl.maximum(c, d), tl.minimum(c, d)))
+def sorted_4(a: tl.tensor, b: tl.tensor, c: tl.tensor, d: tl.tensor) -> Any:
+    """Sort four ranks, the greatest first."""
+    return _merge_2((most(a, b), lesser(a, b)), (most(c, d), lesser(c, d)))
 
 
 @triton.jit
-def _sorted_8(a: tl.tuple) -> Any:
-    return _merge_4(_sorted_4(a[0], a[1], a[2], a[3]), _sorted_4(a[4], a[5], a[6], a[7]))
+def sorted_8(
+    a: tl.tensor, b: tl.tensor, c: tl.tensor, d: tl.tensor,
+    e: tl.tensor, f: tl.tensor, g: tl.tensor, h: tl.tensor,
+) -> Any:  # fmt: skip
+    """Sort eight ranks, the greatest first."""
+    return _merge_4(sorted_4(a, b, c, d), sorted_4(e, f, g, h))
 
 
 @triton.jit
 def _nth(a: tl.tuple, b: tl.tuple, N: tl.constexpr) -> tl.tensor:
     """Find the N-th largest of two falling rows of N."""
-    least = tl.maximum(a[0], b[N - 1])
+    least = most(a[0], b[N - 1])
     for i in tl.static_range(1, N):
-        least = tl.minimum(least, tl.maximum(a[i], b[N - 1 - i]))
+        least = lesser(least, most(a[i], b[N - 1 - i]))
     return least
 
 
@@ -139,18 +169,18 @@ def _eight_chosen(a: tl.tuple, M: tl.constexpr, TIES: tl.constexpr) -> tl.tensor
     """Choose half of each group of four, or of one of eight."""
     if M == 4:
         x = _nth(
-            (tl.maximum(a[0], a[1]), tl.minimum(a[0], a[1])),
-            (tl.maximum(a[2], a[3]), tl.minimum(a[2], a[3])),
+            (most(a[0], a[1]), lesser(a[0], a[1])),
+            (most(a[2], a[3]), lesser(a[2], a[3])),
             2,
         )
         y = _nth(
-            (tl.maximum(a[4], a[5]), tl.minimum(a[4], a[5])),
-            (tl.maximum(a[6], a[7]), tl.minimum(a[6], a[7])),
+            (most(a[4], a[5]), lesser(a[4], a[5])),
+            (most(a[6], a[7]), lesser(a[6], a[7])),
             2,
         )
         word = _kept(a, x, 0, 4, TIES) | _kept(a, y, 4, 4, TIES)
     else:
-        least = _nth(_sorted_4(a[0], a[1], a[2], a[3]), _sorted_4(a[4], a[5], a[6], a[7]), 4)
+        least = _nth(sorted_4(a[0], a[1], a[2], a[3]), sorted_4(a[4], a[5], a[6], a[7]), 4)
         word = _kept(a, least, 0, 8, TIES)
     return word
 
@@ -162,7 +192,7 @@ def chosen_16(a: tl.tuple, b: tl.tuple, M: tl.constexpr, TIES: tl.constexpr = Fa
     If no two are equal, these are half. With TIES, choose those that are that least one.
     """
     if M == 16:
-        least = _nth(_sorted_8(a), _sorted_8(b), 8)
+        least = _nth(sorted_8(*a), sorted_8(*b), 8)
         word = _kept(a, least, 0, 8, TIES) | (_kept(b, least, 0, 8, TIES) << 8)
     else:
         word = _eight_chosen(a, M, TIES) | (_eight_chosen(b, M, TIES) << 8)
@@ -172,7 +202,7 @@ def chosen_16(a: tl.tuple, b: tl.tuple, M: tl.constexpr, TIES: tl.constexpr = Fa
 @triton.jit
 def chosen_32(a: tl.tuple, b: tl.tuple, c: tl.tuple, d: tl.tuple, TIES: tl.constexpr = False) -> tl.tensor:
     """Choose among 32 ranks, four times eight, as `chosen_16` does in groups of 32."""
-    least = _nth(_merge_8(_sorted_8(a), _sorted_8(b)), _merge_8(_sorted_8(c), _sorted_8(d)), 16)
+    least = _nth(merge_8(sorted_8(*a), sorted_8(*b)), merge_8(sorted_8(*c), sorted_8(*d)), 16)
     low = _kept(a, least, 0, 8, TIES) | (_kept(b, least, 0, 8, TIES) << 8)
     return low | (_kept(c, least, 0, 8, TIES) << 16) | (_kept(d, least, 0, 8, TIES) << 24)
 
@@ -198,11 +228,22 @@ def filled(
     return found, most
 
 
+@constexpr_function
+def _assembles() -> bool:
+    return not triton.knobs.runtime.interpret
+
+
 @triton.jit
 def four_pairs(raw: tl.tensor, LINES: tl.constexpr) -> tuple[tl.tensor, ...]:
     """Take eight 16-bit columns apart by twos: int16 [L, 8] -> four of uint32 [L]."""
     even, odd = tl.split(tl.reshape(raw, [LINES, 4, 2]))
-    both = (even.to(tl.uint32) & 0xFFFF) | (odd.to(tl.uint32) << 16)
+    if _assembles():
+        # Two elements that were loaded as one word: the compiler sees that they are one, as it does not in shifts.
+        both = tl.inline_asm_elementwise(
+            "mov.b32 $0, {$1, $2};", "=r,h,h", [even, odd], dtype=tl.uint32, is_pure=True, pack=1
+        )
+    else:
+        both = (even.to(tl.uint32) & 0xFFFF) | (odd.to(tl.uint32) << 16)
     even, odd = tl.split(tl.reshape(both, [LINES, 2, 2]))
     a, c = tl.split(even)
     b, d = tl.split(odd)
@@ -210,29 +251,42 @@ def four_pairs(raw: tl.tensor, LINES: tl.constexpr) -> tuple[tl.tensor, ...]:
 
 
 @triton.jit
-def _two(pair: tl.tensor, kept: tl.tensor, queue: tl.tuple, BITS: tl.constexpr) -> Any:
-    """Let two fields of so many bits in, of which the lowest bits of `kept` say which."""
-    first = kept & 1
-    by = (first + ((kept >> 1) & 1)) * BITS
-    new = pair >> ((first ^ 1) * BITS)
-    return moved_on(queue, new, by)
+def _counts(word: tl.tensor) -> tl.tensor:
+    """Count the ones of each two bits."""
+    return word - ((word >> 1) & 0x55555555)
 
 
 @triton.jit
-def _eight(pairs: tl.tuple, word: tl.tensor, queue: tl.tuple) -> Any:
-    """Let eight values in, of which the lowest bits of a word say which."""
-    queue = _two(pairs[0], word, queue, 16)
-    queue = _two(pairs[1], word >> 2, queue, 16)
-    queue = _two(pairs[2], word >> 4, queue, 16)
-    return _two(pairs[3], word >> 6, queue, 16)
+def _two(
+    pair: tl.tensor, word: tl.tensor, counts: tl.tensor, queue: tl.tuple, AT: tl.constexpr, BITS: tl.constexpr
+) -> Any:
+    """Let two fields of so many bits in, of which two bits of a word say which."""
+    if BITS == 16:
+        if AT < 4:
+            by, skip = counts << (4 - AT), word << (4 - AT)
+        else:
+            by, skip = counts >> (AT - 4), word >> (AT - 4)
+        by, skip = by & 48, (skip & 16) ^ 16
+    else:
+        by, skip = ((counts >> AT) & 3) * BITS, (((word >> AT) & 1) ^ 1) * BITS
+    return moved_on(queue, pair >> skip, by)
+
+
+@triton.jit
+def _eight(pairs: tl.tuple, word: tl.tensor, counts: tl.tensor, queue: tl.tuple, AT: tl.constexpr) -> Any:
+    """Let eight values in, of which eight bits of a word say which."""
+    queue = _two(pairs[0], word, counts, queue, AT, 16)
+    queue = _two(pairs[1], word, counts, queue, AT + 2, 16)
+    queue = _two(pairs[2], word, counts, queue, AT + 4, 16)
+    return _two(pairs[3], word, counts, queue, AT + 6, 16)
 
 
 @triton.jit
 def squeezed_16(a: tl.tuple, b: tl.tuple, word: tl.tensor, LINES: tl.constexpr) -> tl.tensor:
     """Keep the values of set bits, 8 of 16: twice four pairs and uint32 [L] -> pairs of values uint32 [L, 4]."""
-    none = word * 0
+    none, counts = word * 0, _counts(word)
     queue = (none, none, none, none, none, none, none, none)
-    queue = _eight(b, word >> 8, _eight(a, word, queue))
+    queue = _eight(b, word, counts, _eight(a, word, counts, queue, 0), 8)
     return tl.reshape(tl.join(tl.join(queue[4], queue[6]), tl.join(queue[5], queue[7])), [LINES, 4])
 
 
@@ -241,10 +295,10 @@ def squeezed_32(
     a: tl.tuple, b: tl.tuple, c: tl.tuple, d: tl.tuple, word: tl.tensor, LINES: tl.constexpr
 ) -> tl.tensor:
     """Keep the values of set bits, 16 of 32: four times four pairs and uint32 [L] -> pairs of values uint32 [L, 8]."""
-    none = word * 0
+    none, counts = word * 0, _counts(word)
     queue = (none, none, none, none, none, none, none, none)
-    queue = _eight(b, word >> 8, _eight(a, word, queue))
-    queue = _eight(d, word >> 24, _eight(c, word >> 16, queue))
+    queue = _eight(b, word, counts, _eight(a, word, counts, queue, 0), 8)
+    queue = _eight(d, word, counts, _eight(c, word, counts, queue, 16), 24)
     even = tl.join(tl.join(queue[0], queue[4]), tl.join(queue[2], queue[6]))
     odd = tl.join(tl.join(queue[1], queue[5]), tl.join(queue[3], queue[7]))
     return tl.reshape(tl.join(even, odd), [LINES, 8])
@@ -258,8 +312,9 @@ def squeezed_positions(
 
     The fields end with the last word: of three words, those of `UNIT // 2 * BITS` bits are the highest.
     """
-    none = word * 0
+    none, counts = word * 0, _counts(word)
     queue = (none, none, none, none, none, none, none, none)
     for i in tl.static_range(UNIT // 2):
-        queue = _two(none + (2 * i % M + ((2 * i % M + 1) << BITS)), word >> (2 * i), queue, BITS)
+        pair = none + (2 * i % M + ((2 * i % M + 1) << BITS))
+        queue = _two(pair, word, counts, queue, 2 * i, BITS)
     return queue[5], queue[6], queue[7]

@@ -25,6 +25,7 @@ from kernels.gpu.movers.choose import (
     squeezed_32,
     squeezed_positions,
 )
+from kernels.gpu.movers.pairs import are_sorted, chosen_pairs_16, chosen_pairs_32, magnitudes
 from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 
@@ -88,16 +89,24 @@ def store_masks(
 def _eighth(
     x_row: tl.tensor, vector: tl.tensor, shift: tl.tensor, eta: tl.tensor, unit: tl.tensor, k: tl.tensor,
     M: tl.constexpr, KIND: tl.constexpr, SHIFT: tl.constexpr, HAS_VECTOR: tl.constexpr, LINES: tl.constexpr,
-    UNIT: tl.constexpr, FIRST: tl.constexpr,
+    UNIT: tl.constexpr, FIRST: tl.constexpr, PAIRED: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
-    """Read eight elements of each unit, from one on: -> [L, 8] shifted and whether there are any, eight ranks, four pairs."""
+    """Read eight elements of each unit, from one on: -> [L, 8] shifted and whether there are any, ranks, four pairs.
+
+    Ranks are eight, or the magnitudes of four pairs if PAIRED: those beyond the row's end then are zeros, and the last ones.
+    """
     lane = FIRST + tl.arange(0, 8)[None, :]
     column = unit[:, None] * UNIT + lane
     inside = column < k
     number, stored, rank = scored(
         x_row, vector, shift, eta, column, inside, lane % M, KIND, SHIFT, HAS_VECTOR, False
     )
-    return number, inside, eight(rank, LINES), four_pairs(stored, LINES)
+    pairs = four_pairs(stored, LINES)
+    if PAIRED:
+        ranks = magnitudes(pairs)
+    else:
+        ranks = eight(rank, LINES)
+    return number, inside, ranks, pairs
 
 
 @triton.jit
@@ -120,18 +129,23 @@ def prune_units(
     """
     LINES: tl.constexpr = GROUPS * M // UNIT
     SCORED: tl.constexpr = SHIFT != "none" or HAS_VECTOR
+    # What is computed from 16-bit values has a score of 32 bits.
+    PAIRED: tl.constexpr = not SCORED and are_sorted()
     unit = first // (UNIT // M) + tl.arange(0, LINES)
     is_unit = unit < n_groups // (UNIT // M)
     number_a, inside_a, ranks_a, a = _eighth(
-        x_row, vector, shift, eta, unit, k, M, KIND, SHIFT, HAS_VECTOR, LINES, UNIT, 0
+        x_row, vector, shift, eta, unit, k, M, KIND, SHIFT, HAS_VECTOR, LINES, UNIT, 0, PAIRED
     )
     number_b, inside_b, ranks_b, b = _eighth(
-        x_row, vector, shift, eta, unit, k, M, KIND, SHIFT, HAS_VECTOR, LINES, UNIT, 8
+        x_row, vector, shift, eta, unit, k, M, KIND, SHIFT, HAS_VECTOR, LINES, UNIT, 8, PAIRED
     )
     number, inside = tl.join(number_a, number_b), tl.join(inside_a, inside_b)
     # Scores may be equal. Then more than half are not below the least one, and a second choice breaks the ties.
     if UNIT == 16:
-        word = chosen_16(ranks_a, ranks_b, M)
+        if PAIRED:
+            word = chosen_pairs_16(ranks_a, ranks_b, M)
+        else:
+            word = chosen_16(ranks_a, ranks_b, M)
         if SCORED and tl.max(tl.where(is_unit, ones_of(word), 0)) > UNIT // 2:
             ties = chosen_16(ranks_a, ranks_b, M, TIES=True)
             word, _ = filled(word & ~ties, ties, N, M, UNIT)
@@ -139,12 +153,15 @@ def prune_units(
         keep = tl.join(_bits(word, 0), _bits(word, 8))
     else:
         number_c, inside_c, ranks_c, c = _eighth(
-            x_row, vector, shift, eta, unit, k, M, KIND, SHIFT, HAS_VECTOR, LINES, UNIT, 16
+            x_row, vector, shift, eta, unit, k, M, KIND, SHIFT, HAS_VECTOR, LINES, UNIT, 16, PAIRED
         )
         number_d, inside_d, ranks_d, d = _eighth(
-            x_row, vector, shift, eta, unit, k, M, KIND, SHIFT, HAS_VECTOR, LINES, UNIT, 24
+            x_row, vector, shift, eta, unit, k, M, KIND, SHIFT, HAS_VECTOR, LINES, UNIT, 24, PAIRED
         )
-        word = chosen_32(ranks_a, ranks_b, ranks_c, ranks_d)
+        if PAIRED:
+            word = chosen_pairs_32(ranks_a, ranks_b, ranks_c, ranks_d)
+        else:
+            word = chosen_32(ranks_a, ranks_b, ranks_c, ranks_d)
         if SCORED and tl.max(tl.where(is_unit, ones_of(word), 0)) > UNIT // 2:
             ties = chosen_32(ranks_a, ranks_b, ranks_c, ranks_d, TIES=True)
             word, _ = filled(word & ~ties, ties, N, M, UNIT)

@@ -30,14 +30,17 @@ def _masks(
     ENCODING: tl.constexpr, DECODE: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
     """Read the codes of units: -> uint32, bit i set if element i is kept; nothing is kept of what is not inside."""
+    code = tl.load(codes, mask=inside, other=0)
     if ENCODING == "bitmask":
-        word = tl.load(codes, mask=inside, other=0).to(tl.uint32)
+        word = code.to(tl.uint32)
     else:
+        late = code
+        if DECODE == "index3" or DECODE == "index5":
+            late = tl.load(more, mask=inside, other=0)
         if DECODE == "index5":
-            low = tl.load(codes, mask=inside, other=0)
-            high = tl.load(more, mask=inside, other=0).to(tl.uint32)
+            low, high = code, late.to(tl.uint32)
         else:
-            low = positions(codes, more, table, inside, DECODE, True)
+            low = positions(code, late, table, DECODE)
             high = low * 0
         word = high * 0
         for i in tl.static_range(16 if DECODE == "index5" else 8):

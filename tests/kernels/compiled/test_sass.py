@@ -25,9 +25,11 @@ COMPILED = {
     f"gemv 8:16 {encoding} {dtype}, 1 token": encoding for encoding in GATES for dtype in ("fp16", "bf16")
 }
 PRUNED = "prune 8:16 bitmask fp16"
-PRUNE_GATE = 348
-"""Instructions for 16 elements that an H200 issues while it moves the 50 bytes of them: 132 x 128 lanes x 1.98 GHz over
-4.8 TB/s are 6.97 a byte. With more, not even a perfect kernel would prune at the speed of a copy."""
+PRUNE_BYTES_CYCLES = 348
+"""Cycles of a partition in which an H200 moves the 50 bytes per thread of a warp: 132 x 4 partitions x 32 threads x 1.98 GHz
+over 4.8 TB/s are 6.97 per byte."""
+PRUNE_SHARE = 0.85
+"""Share of the bandwidth of a copy that pruning may not be kept from by its instructions, a copy reaching all of 4.8 TB/s."""
 BIG = "gemv 16:32 index fp16, 4 tokens, 16 warps"
 """What takes the most registers."""
 
@@ -90,7 +92,8 @@ def test_pruning_leaves_time_for_its_bytes(found):
     assert (row["stack_bytes"], row["local_bytes"], row["spills"]) == (0, 0, 0)
     assert row["loads"] == {"16": 2}
     assert row["elems"] == 16
-    assert 100 < row["loop_instructions"] <= PRUNE_GATE
+    # Threads that break ties run all that is counted, others a fifth less.
+    assert 100 < max(row["cycles"].values()) <= PRUNE_BYTES_CYCLES / PRUNE_SHARE
 
 
 def test_the_committed_table_is_that_of_the_compiler(found, committed):

@@ -6,7 +6,7 @@ from ptx_texts import line_of, text_of
 from kernels.ptx.errors import PtxSyntaxError, UnknownInstruction
 from kernels.ptx.machine import Code
 from kernels.ptx.parse import read_ptx
-from kernels.ptx.program import Address, Immediate, Negated, Pair, Register, Symbol, Vector
+from kernels.ptx.program import Address, Immediate, Negated, Pair, Register, Symbol, Target, Vector
 
 
 def only(body, **more):
@@ -60,6 +60,23 @@ def test_names_of_a_scope_end_with_it():
     assert isinstance(inner, Register)
     assert inner.name == outer.name
     assert inner.index != outer.index
+
+
+def test_labels_belong_to_their_braces():
+    """As inline assembly repeats them: each branch leads to the label of its own braces, or of those around."""
+    once = "{ bra DONE; { bra DONE; bra OUT; } DONE: }"
+    program = read_ptx(text_of(f"{once} mov.b32 %r1, 1; {once} OUT: mov.b32 %r1, 2;"))
+    goals = [
+        program.labels[target.label]
+        for instruction in program.instructions
+        for target in instruction.operands
+        if isinstance(target, Target)
+    ]
+    moves = [
+        number for number, i in enumerate(program.instructions) if i.opcode == "mov" and len(i.text) < 16
+    ]
+    first, last = moves[-2:]
+    assert goals == [first, first, last, last, last, last]
 
 
 def test_lines_and_sources_are_those_of_the_text():

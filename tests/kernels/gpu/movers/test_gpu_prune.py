@@ -123,6 +123,39 @@ def test_any_order_of_ranks_is_sorted(pattern, triton_device):
             )
 
 
+def first_of_the_greatest(magnitudes, n):
+    """Choose by sorting what is there, a stable sort: bool, like magnitudes [groups, M]."""
+    order = np.argsort(-magnitudes.astype(np.int64), axis=1, kind="stable")
+    kept = np.zeros(magnitudes.shape, bool)
+    np.put_along_axis(kept, order[:, :n], True, axis=1)
+    return kept
+
+
+@pytest.mark.parametrize("pattern", ["8:16", "2:4", "4:8", "16:32"])
+def test_every_group_of_few_values_is_pruned_as_a_stable_sort_does(pattern, triton_device):
+    """All groups of two neighbouring magnitudes: what sorting must tell apart, and each way to be equal too often.
+
+    2:4 has all groups of eight magnitudes, 4:8 of four. Of 16:32 there are too many: halves of 16, beside random ones.
+    """
+    n, m = map(int, pattern.split(":"))
+    base = {4: 8, 8: 4, 16: 2, 32: 2}[m]
+    width = min(m, 16)
+    digits = np.arange(base**width)[:, None] // base ** np.arange(width) % base
+    rng = np.random.default_rng(m)
+    if m == 32:
+        other = rng.integers(0, 2, digits.shape)
+        digits = rng.permuted(np.concatenate([digits, other], axis=1)[::8], axis=1)
+    # Around the magnitudes where a half of a word would borrow of the other, or is greatest; signs must not count.
+    for lowest in (0, 0x3C00, 0x7FFF - base + 1)[: 1 if m >= 16 else 3]:
+        magnitudes = (digits + lowest).astype(np.uint16)
+        raw = magnitudes | (rng.integers(0, 2, digits.shape).astype(np.uint16) << 15)
+        x = torch.from_numpy(raw.reshape(16, -1).view(np.int16)).view(torch.float16)
+        values, metadata, *_ = pruned(x, pattern, "bitmask", triton_device, shift="none")
+        kept = first_of_the_greatest(magnitudes, n)
+        assert np.packbits(kept, bitorder="little").tobytes() == metadata.numpy().tobytes()
+        assert raw[kept].tobytes() == as_array(values).tobytes()
+
+
 @pytest.mark.parametrize("pattern", ["2:4", "4:8", "8:16", "16:32"])
 def test_a_single_equal_too_many_is_dropped(pattern, triton_device):
     m = Pattern.parse(pattern).m
