@@ -21,7 +21,7 @@ LEAST_STEPS = 4
 
 @triton.jit
 def is_last(counter: tl.tensor, n_parts: tl.tensor) -> tl.tensor:
-    """Count the programs that have stored their part: only the last one is told so, and sees all parts.
+    """Count the programs that have stored their part: true for the last one only, which sees all parts.
 
     The counter is zero before and afterwards. Parts should be read with `.cg`, past the first cache.
     """

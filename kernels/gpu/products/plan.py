@@ -24,8 +24,10 @@ WAVE_LATENCIES = 2.0
 JOIN_LATENCIES = 3.0
 """Latencies that parts of K take at the end: to store a part, to count it, to read all. A guess."""
 BUSY_BASE, BUSY_PER_TOKEN = 0.55, 0.14
-"""Time of a multiprocessor's own work for a turn, as a share of memory's: counted instructions of sm_90 at the rate of issue,
-70 for 16 elements with one token, 121 with four and 190 with eight, against 28 cycles of an H200's memory."""
+"""Time of a multiprocessor's own work for a turn, as a share of memory's.
+
+From counted instructions of sm_90 for 16 elements: 70 with one token, 121 with four, 190 with eight. Four are issued per cycle,
+and an H200's memory takes 28 cycles."""
 LEAST_TURNS = 2
 """Turns of the loop below which a part of K is not worth a program."""
 PARTITIONS = 4
@@ -36,8 +38,8 @@ WAVEFRONTS = {
 }
 """Encoding of 8:16 -> tokens -> passes through L1 for 32 rows of 16 elements, at least and at most: 32 rows, K = 2048, 8 warps.
 
-Counted from the addresses of the compiled kernel on the emulator, sm_90. A gather of x is one or two passes; a look-up in a
-table touches up to eight lines of 128 bytes, and how many of them L1 finds in a cycle is not published.
+Counted from the addresses of the compiled kernel on the emulator, sm_90. A gather of x is one or two passes. A look-up in a
+table touches up to eight lines of 128 bytes. How many of them L1 finds in a cycle is not published.
 """
 GROUP_BYTES = {"bitmask": 18, "index": 20, "combinatorial": 18}
 """Bytes of eight 16-bit values and their codes, as the kernel reads them."""

@@ -30,6 +30,9 @@ PRUNE_BYTES_CYCLES = 348
 over 4.8 TB/s are 6.97 per byte."""
 PRUNE_SHARE = 0.85
 """Share of the bandwidth of a copy that pruning may not be kept from by its instructions, a copy reaching all of 4.8 TB/s."""
+TRIPS = 1.4
+"""Waits for memory that follow each other in a turn of the decode GEMV: one for DRAM, and L1's for gathers and tables."""
+FEW_TOKENS = ("gemv 8:16 bitmask fp16, 2 tokens", "gemv 8:16 index fp16, 4 tokens")
 BIG = "gemv 16:32 index fp16, 4 tokens, 16 warps"
 """What takes the most registers."""
 
@@ -48,7 +51,7 @@ for subject in sass_subjects.subjects():
 def found(tmp_path_factory):
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     answer = subprocess.run(
-        [sys.executable, "-c", CODE, *COMPILED, BIG, PRUNED],
+        [sys.executable, "-c", CODE, *COMPILED, *FEW_TOKENS, BIG, PRUNED],
         capture_output=True,
         text=True,
         timeout=300,
@@ -57,7 +60,7 @@ def found(tmp_path_factory):
     )
     assert answer.returncode == 0, answer.stderr
     rows = {row["name"]: row for row in map(json.loads, answer.stdout.splitlines())}
-    assert rows.keys() == {*COMPILED, BIG, PRUNED}
+    assert rows.keys() == {*COMPILED, *FEW_TOKENS, BIG, PRUNED}
     return rows
 
 
@@ -78,6 +81,13 @@ def test_nothing_spills_and_values_come_by_16_bytes(name, found):
         assert row["loop_loads"] == {"16": 2, "4": 2 * 2, "2": 8 * 2 + 2}
     else:
         assert row["loop_loads"] == {"16": 2, "4": 2, "2": 8 * 2}
+
+
+@pytest.mark.parametrize("name", [*COMPILED, *FEW_TOKENS, BIG])
+def test_a_turn_waits_for_dram_once(name, found):
+    row = found[name]
+    assert 1 <= row["serial_trips"] <= TRIPS
+    assert row["programs"] * row["warps"] >= 32  # enough loads are under way
 
 
 @pytest.mark.parametrize("name", COMPILED)
@@ -113,6 +123,8 @@ def test_the_committed_table_holds_the_gates_for_all_patterns(committed):
     decode = [row for row in committed["rows"] if row["loop_groups"]]
     assert len(decode) >= 3 * 11
     for row in decode:
+        if row["architecture"] == 90 and "no inline assembly" not in row["name"]:
+            assert row["serial_trips"] <= TRIPS, row["name"]
         assert (row["stack_bytes"], row["local_bytes"], row["spills"]) == (0, 0, 0), row["name"]
         assert row["loop_loads"]["16"] == row["loop_groups"], row["name"]
     gated = [row for row in decode if row["name"].endswith("1 token") and row["architecture"] == 90]

@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,8 @@ from nmsim.pattern import Pattern
 torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
 
+from triton.runtime.jit import MockTensor  # noqa: E402
+
 from kernels.gpu import split  # noqa: E402
 from kernels.gpu.products import gemv  # noqa: E402
 from kernels.gpu.products.plan import LEAST_TURNS, Machine, cheapest_encoding, plan, programs_at_once, time_of  # noqa: E402
@@ -21,7 +24,7 @@ from kernels.ops import (  # noqa: E402
     compress,
     naive,
 )
-from kernels.ptx import emulated  # noqa: E402
+from kernels.ptx import emulated, ptx_of  # noqa: E402
 from kernels.stored.rows import kernel_format  # noqa: E402
 from kernels.stored.shuffled import PLANES, has_order, shuffle, unshuffle  # noqa: E402
 
@@ -298,6 +301,65 @@ def test_the_time_of_a_plan_by_hand():
     full, rest = 3 * 16, max(latency, 52 * 16 / 132)
     assert time_of(448, 8, **about) == pytest.approx(8 * full + 8 * rest + 4 * latency)
     assert time_of(128, 4, **{**about, "n_parts": 2}) == pytest.approx(4 * 256 * 16 / 132 + (2 + 3) * latency)
+
+
+class Recorder:
+    """Stands in for a kernel and keeps what it is compiled with, and what it is launched with."""
+
+    n_regs, run = 40, "loaded"
+
+    def warmup(self, *args, grid, **options):
+        self.compiled = args, options
+        return self
+
+    def __getitem__(self, grid):
+        return lambda *args, **options: setattr(self, "launched", (args, options))
+
+
+def test_the_kernel_whose_registers_count_is_the_one_that_is_launched(monkeypatch):
+    """Its code is compared: what it is compiled with has types in place of tensors."""
+    if triton.knobs.runtime.interpret:
+        pytest.skip("nothing is compiled in a process that interprets")
+    kernel, seen = gemv.gemv_kernel, Recorder()
+    monkeypatch.setattr(gemv, "gemv_kernel", seen)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    x, bias = made(2, 512, dtype=torch.float16), made(64, dtype=torch.bfloat16)
+    for text, about, n_parts in (("8:16/bitmask", {"bias": bias}, 2), ("16:32/index", {}, 1)):
+        weight = shuffle(compress(made(64, 512, dtype=torch.float16), text))
+        out = torch.empty(2, 64)
+        gemv.launch(x, weight, out, warps=4, n_parts=n_parts, **about)
+        args, options = seen.launched
+        launched = ptx_of(kernel, args, options=options)
+        known = {
+            name: options[name] for name in gemv.constants(weight.format, x.dtype, x.dtype, 2, out.dtype)
+        }
+        known["BIAS_KIND"] = options["BIAS_KIND"]
+        assert gemv._registers.__wrapped__(torch.device("cpu"), tuple(known.items()), n_parts > 1, 4) == 40
+        args, options = seen.compiled
+        assert ptx_of(kernel, [MockTensor.wrap_dtype(arg) for arg in args], options=options) == launched
+
+
+def test_each_stream_and_each_launch_of_a_graph_has_counters_of_its_own(monkeypatch):
+    device, zeros = torch.device("cuda", 0), torch.zeros
+    state = SimpleNamespace(cuda_stream=1, capturing=False)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: state)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: state.capturing)
+    monkeypatch.setattr(torch, "zeros", lambda count, dtype, device: zeros(count, dtype=dtype))
+    monkeypatch.setattr(split, "_zeros", {})
+    monkeypatch.setattr(split, "_captured", {})
+    state.capturing = True  # nothing is there yet: a graph that clears its own
+    assert split.counters(5, device).shape == (5,)
+    state.capturing = False
+    first = split.counters(5, device)
+    assert split.counters(7, device).data_ptr() == first.data_ptr()
+    state.cuda_stream = 2
+    assert split.counters(5, device).data_ptr() != first.data_ptr()
+    state.capturing = True
+    one, two = split.counters(5, device), split.counters(5, device)
+    assert two.data_ptr() == one.data_ptr() + one.nbytes
+    assert len(split.counters(split.GRAPH_COUNTERS, device)) == split.GRAPH_COUNTERS  # more than are left
+    state.capturing = False
+    assert len(split.counters(10_000, device)) >= 10_000
 
 
 def test_the_cut_is_made_again_by_the_registers_of_the_compiled_kernel(monkeypatch):
