@@ -132,6 +132,7 @@ def _compiled(kernel: Any, args: Sequence[Any], options: dict[str, Any], capabil
 def run_compiled(
     kernel: Any, grid: Any, *, args: Sequence[Any], options: Mapping[str, Any] | None = None,
     capability: int = CAPABILITY, seed: int | None = None, most_steps: int = MOST_STEPS,
+    count_traffic: bool = False,
 ) -> Launch:  # fmt: skip
     """Compile a Triton kernel for a GPU, and run what the compiler wrote on tensors in main memory.
 
@@ -153,6 +154,8 @@ def run_compiled(
         Shuffles the order of programs.
     most_steps : int
         Instructions after which programs count as endless.
+    count_traffic : bool
+        Count what accesses of warps ask of caches (`Counts.traffic`), which takes longer.
 
     Returns
     -------
@@ -182,7 +185,7 @@ def run_compiled(
     parameters += [0] * (len(code.program.parameters) - len(parameters))
     counts = run_program(
         code, memory, parameters=parameters, grid=whole, threads=WARP * compiled.metadata.num_warps,
-        shared_bytes=compiled.metadata.shared, seed=seed, most_steps=most_steps,
+        shared_bytes=compiled.metadata.shared, seed=seed, most_steps=most_steps, count_traffic=count_traffic,
     )  # fmt: skip
     memory.copy_back()
     return Launch(kernel.__name__, whole, counts)
@@ -212,7 +215,9 @@ def _bits(value: Any, kind: str, memory: GlobalMemory) -> int:
 
 
 @contextlib.contextmanager
-def emulated(*, capability: int = CAPABILITY, seed: int | None = None) -> Iterator[list[Launch]]:
+def emulated(
+    *, capability: int = CAPABILITY, seed: int | None = None, count_traffic: bool = False
+) -> Iterator[list[Launch]]:
     """Have every launch of a Triton kernel run on the emulator while the context lasts.
 
     Parameters
@@ -221,6 +226,8 @@ def emulated(*, capability: int = CAPABILITY, seed: int | None = None) -> Iterat
         Compute capability times ten: 80 (A100) or 90 (H100, H200).
     seed : int, optional
         Shuffles the order of programs.
+    count_traffic : bool
+        Count what accesses of warps ask of caches, for `run_compiled`.
 
     Yields
     ------
@@ -238,7 +245,15 @@ def emulated(*, capability: int = CAPABILITY, seed: int | None = None) -> Iterat
     def run(kernel: Any, *args: Any, grid: Any, warmup: bool = False, **options: Any) -> None:
         del warmup
         launches.append(
-            run_compiled(kernel, grid, args=args, options=options, capability=capability, seed=seed)
+            run_compiled(
+                kernel,
+                grid,
+                args=args,
+                options=options,
+                capability=capability,
+                seed=seed,
+                count_traffic=count_traffic,
+            )
         )
 
     before: Callable[..., Any] = JITFunction.run

@@ -5,8 +5,8 @@ depends on how many they are. Threads that branch apart run as groups; the group
 meets another. Programs run some at a time, in an order that a seed shuffles.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kernels.ptx import arithmetic, conversions, matrices, transfers, warps  # noqa: F401  (they enter their builders)
 from kernels.ptx.decode import BUILDERS, Form, Operation
 from kernels.ptx.errors import DivergentBarrier, Endless, IdleLane, Place, PtxError, UnknownInstruction
-from kernels.ptx.memory import GlobalMemory, SharedMemory
+from kernels.ptx.memory import GlobalMemory, SharedMemory, Traffic, traffic_of
 from kernels.ptx.parse import TYPE_BYTES
 from kernels.ptx.program import WARP, Instruction, Program, Target
 
@@ -81,10 +81,14 @@ class Counts:
     programs : int
     steps : int
         Instructions, each counted once for all threads that execute it together.
+    traffic : mapping of str to Traffic
+        What loads from global memory (`load`), stores to it (`store`) and accesses of shared memory (`shared`) ask for. Empty
+        unless asked for. Copies into shared memory are loads; `ldmatrix`, `stmatrix` and the matrix units are not counted.
     """
 
     programs: int
     steps: int
+    traffic: Mapping[str, Traffic] = field(default_factory=dict)
 
 
 class Code:
@@ -165,14 +169,16 @@ class Machine:
         Of a program.
     shared_bytes : int
         Of a program.
+    traffic : dict, optional
+        Where accesses are counted, see `Counts`.
     """
 
     def __init__(
         self, code: Code, memory: GlobalMemory, *, parameters: Sequence[int], grid: Grid,
-        programs: NDArray[np.int64], threads: int, shared_bytes: int,
+        programs: NDArray[np.int64], threads: int, shared_bytes: int, traffic: dict[str, Traffic] | None = None,
     ) -> None:  # fmt: skip
         self.code, self.memory, self.parameters, self.grid = code, memory, parameters, grid
-        self.programs, self.threads = programs, threads
+        self.programs, self.threads, self._traffic = programs, threads, traffic
         self.n_threads = len(programs) * threads
         self.ids = np.arange(self.n_threads)
         self.slot = self.ids // threads
@@ -244,6 +250,12 @@ class Machine:
         if name not in made:
             raise form.unknown(f"register {name}")
         return np.asarray(made[name]()).astype(np.uint32)
+
+    def accessed(self, name: str, ids: NDArray[np.int64], addresses: Any, n_bytes: int) -> None:
+        """Count an access, if accesses are counted: threads of a program are whole warps, so that numbers tell them."""
+        if self._traffic is not None:
+            counted = traffic_of(ids, addresses.astype(np.int64), n_bytes)
+            self._traffic[name] = self._traffic.get(name, Traffic()) + counted
 
     def place(self, thread: int | None = None, address: int | None = None) -> Place:
         """Say where the machine is: the instruction, and a thread by its number in the machine."""
@@ -421,7 +433,7 @@ class Machine:
 def run_program(
     code: Code, memory: GlobalMemory, *, parameters: Sequence[int], grid: Grid,
     threads: int = 0, shared_bytes: int = 0, seed: int | None = None, most_steps: int = MOST_STEPS,
-    most_threads: int = MOST_THREADS,
+    most_threads: int = MOST_THREADS, count_traffic: bool = False,
 ) -> Counts:  # fmt: skip
     """Run all programs of a grid.
 
@@ -444,6 +456,8 @@ def run_program(
         Of each set of programs that runs side by side.
     most_threads : int
         Threads that run side by side.
+    count_traffic : bool
+        Count what accesses ask of caches, which takes longer.
 
     Returns
     -------
@@ -464,13 +478,14 @@ def run_program(
         np.random.default_rng(seed).shuffle(order)
     side_by_side = max(1, most_threads // threads)
     steps = 0
+    traffic: dict[str, Traffic] | None = {} if count_traffic else None
     for first in range(0, len(order), side_by_side):
         machine = Machine(
             code, memory, parameters=parameters, grid=grid, programs=order[first : first + side_by_side],
-            threads=threads, shared_bytes=code.program.shared_bytes + shared_bytes,
+            threads=threads, shared_bytes=code.program.shared_bytes + shared_bytes, traffic=traffic,
         )  # fmt: skip
         steps += machine.run(most_steps)
-    return Counts(len(order), steps)
+    return Counts(len(order), steps, traffic or {})
 
 
 __all__ = ["Active", "Code", "Counts", "Grid", "Machine", "UnknownInstruction", "run_program"]

@@ -63,6 +63,81 @@ def _scatter(
     return lost
 
 
+LINE_BYTES, SECTOR_BYTES, BANK_BYTES, BANKS = 128, 32, 4, 32
+PASS_BYTES = 128
+"""What a warp's access moves in one pass: 32 threads of 4 bytes, 16 of 8 or 8 of 16."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What the accesses of whole warps ask of a cache or of shared memory.
+
+    Parameters
+    ----------
+    requests : int
+        Accesses, one per warp and instruction.
+    lines : int
+        Lines of 128 bytes, counted once per pass of a request. An access of 4 bytes or less per thread is one pass, of 8 bytes
+        two, of 16 bytes four.
+    conflicts : int
+        Words that one bank of 32 must give one after the other, the most of any bank, summed over passes.
+    sectors : int
+        Sectors of 32 bytes, counted once per request.
+    """
+
+    requests: int = 0
+    lines: int = 0
+    conflicts: int = 0
+    sectors: int = 0
+
+    def __add__(self, other: "Traffic") -> "Traffic":
+        return Traffic(
+            self.requests + other.requests,
+            self.lines + other.lines,
+            self.conflicts + other.conflicts,
+            self.sectors + other.sectors,
+        )
+
+
+def traffic_of(threads: Integers, addresses: Integers, n_bytes: int) -> Traffic:
+    """Count what one instruction of some threads asks of memory.
+
+    Parameters
+    ----------
+    threads : int64 [accesses]
+        Numbers of the threads; 32 in a row are a warp.
+    addresses : int64 [accesses]
+    n_bytes : int
+        Of each access.
+
+    Returns
+    -------
+    Traffic
+
+    Examples
+    --------
+    A warp that reads 512 bytes in a row, then one that reads a word of each of 32 lines:
+
+    >>> warp = np.arange(32)
+    >>> traffic_of(warp, warp * 16, 16)
+    Traffic(requests=1, lines=4, conflicts=4, sectors=16)
+    >>> traffic_of(warp, warp * 128, 4)
+    Traffic(requests=1, lines=32, conflicts=32, sectors=32)
+    """
+    passes = max(1, 32 * n_bytes // PASS_BYTES)
+    warps = threads // 32
+    group = warps * passes + threads % 32 * passes // 32
+    words = max(1, n_bytes // BANK_BYTES)
+    lines = np.unique(np.stack([group, addresses // LINE_BYTES]), axis=1)
+    sectors = np.unique(np.stack([warps, addresses // SECTOR_BYTES]), axis=1)
+    word = (addresses // BANK_BYTES)[:, None] + np.arange(words)
+    once = np.unique(np.stack([np.repeat(group, words), word.reshape(-1)]), axis=1)
+    banks, many = np.unique(np.stack([once[0], once[1] % BANKS]), axis=1, return_counts=True)
+    worst = np.zeros(group.max(initial=-1) + 1, np.int64)
+    np.maximum.at(worst, banks[0], many)
+    return Traffic(len(np.unique(warps)), lines.shape[1], int(worst.sum()), sectors.shape[1])
+
+
 @dataclass(frozen=True)
 class Buffer:
     """Memory of the host that a kernel may use: where it begins there, and its bytes, which results are written to."""

@@ -43,6 +43,7 @@ def _load(form: Form) -> Operation:
 
     def run(machine: Any, active: Any) -> None:
         at, fail = addresses(machine, active), machine.fail(active)
+        machine.accessed("shared" if space == "shared" else "load", active.ids, at, n_bytes)
         if space == "shared":
             found = machine.shared.read(machine.slot[active.ids], machine.warp[active.ids], at, n_bytes, fail)
         else:
@@ -99,6 +100,7 @@ def _store(form: Form) -> Operation:
             data[:, number] = read(machine, active)
         at, fail = addresses(machine, active), machine.fail(active)
         slots = machine.slot[active.ids]
+        machine.accessed("shared" if space == "shared" else "store", active.ids, at, width * len(reads))
         if space == "shared":
             machine.shared.write(slots, machine.warp[active.ids], at, data, fail)
         else:
@@ -227,9 +229,9 @@ def _copy(form: Form) -> Operation:
         if ((many != 0) & ~whole).any():
             raise form.unknown("a copy of a part")
         if whole.any():
-            data[whole] = machine.memory.read(
-                source(machine, active)[whole], n_bytes, machine.fail(active.where(whole))
-            )
+            places, copied = source(machine, active)[whole], active.where(whole)
+            machine.accessed("load", copied.ids, places, n_bytes)
+            data[whole] = machine.memory.read(places, n_bytes, machine.fail(copied))
         machine.shared.promise(machine.slot[ids], machine.warp[ids], at, n_bytes, fail)
         machine.copies.pending.append((ids, machine.copies.closed[ids], at, data))
 

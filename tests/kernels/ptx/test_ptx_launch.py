@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -11,6 +12,7 @@ from triton.runtime import driver  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
 
 from kernels.ptx import OutOfBounds, PtxError, emulated, ptx_of, run_compiled  # noqa: E402
+from kernels.ptx.memory import Traffic, traffic_of  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     bool(triton.knobs.runtime.interpret), reason="Triton interprets in this process: it cannot compile too"
@@ -62,6 +64,44 @@ def unguarded_kernel(x, y, BLOCK: tl.constexpr):
     """Copy a block, and forget the mask."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(y + i, tl.load(x + i), mask=i < 100)
+
+
+def on_a_line(count):
+    """Make random numbers that begin at a multiple of 128 bytes."""
+    room = torch.randn(count + 32)
+    return room[-room.data_ptr() % 128 // 4 :][:count]
+
+
+@triton.jit
+def strided_kernel(x, y, STRIDE: tl.constexpr):
+    """Copy every so manieth number."""
+    i = tl.arange(0, 512)
+    tl.store(y + i, tl.load(x + i * STRIDE))
+
+
+@pytest.mark.parametrize(
+    ("stride", "loaded"), [(1, Traffic(4, 16, 16, 64)), (32, Traffic(16, 16 * 32, 16 * 32, 16 * 32))]
+)
+def test_lines_banks_and_sectors_of_each_warp_are_counted(stride, loaded):
+    x, y = on_a_line(512 * 32), on_a_line(512)
+    asked = {"args": [x, y], "options": {"STRIDE": stride, **PLAIN}}
+    counted = run_compiled(strided_kernel, (1,), count_traffic=True, **asked).counts.traffic
+    assert torch.equal(y, x[: 512 * stride : stride])
+    # Numbers in a row go by 16 bytes per thread, four lines per warp; others one by one, each from a line of its own.
+    assert counted == {"load": loaded, "store": Traffic(4, 16, 16, 64)}
+    assert run_compiled(strided_kernel, (1,), **asked).counts.traffic == {}
+
+
+def test_wide_accesses_take_several_passes():
+    warp = np.arange(32)
+    assert traffic_of(warp, warp * 8, 8) == Traffic(1, 2, 2, 8)
+    assert traffic_of(warp, warp * 16, 16) == Traffic(1, 4, 4, 16)
+    # All threads read one word: one line, no conflict. Two warps are two requests.
+    assert traffic_of(warp, warp * 0, 4) == Traffic(1, 1, 1, 1)
+    assert traffic_of(np.arange(64), np.zeros(64, np.int64), 4) == Traffic(2, 2, 2, 2)
+    # Sixteen words of one bank lie in as many lines.
+    assert traffic_of(warp, warp // 2 * 128, 4) == Traffic(1, 16, 16, 16)
+    assert traffic_of(warp[:0], warp[:0], 4) == Traffic()
 
 
 @pytest.mark.parametrize("capability", [80, 90])
