@@ -6,7 +6,7 @@
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from kernels.gpu import controls, split
 from kernels.gpu.bits import WARP_THREADS
 from kernels.gpu.codes import position_table
 from kernels.gpu.movers import compress, decompress, prune, units, unshuffle
-from kernels.gpu.products import gemm, gemv, skip_gemv, sparse_activations
+from kernels.gpu.products import gemm, gemv, grouped, skip_gemv, sparse_activations
 from kernels.stored.rows import kernel_format
 from kernels.stored.shuffled import PLANES
 from nmsim.errors import NmsimError
@@ -104,7 +104,23 @@ def subjects() -> list[Subject]:
         found.append(gemv_subject(f"16:32/{encoding}", 4, warps=max(gemv.REGISTERS)))
     for text, tokens, values, block in EIGHT_BITS:
         found.append(gemv_subject(text, tokens, values=values, block=block))
+    found.append(_grouped(gemv_subject("8:16/bitmask")))
     return found + _weights() + _activations() + _controls()
+
+
+def _grouped(alone: Subject) -> Subject:
+    """Name the product of experts that is this one of one matrix."""
+    return replace(
+        alone,
+        name=f"{alone.name}, of experts",
+        kernel=grouped.grouped_kernel,
+        pointers={**alone.pointers, "experts": "*i64"},
+        numbers={
+            **alone.numbers,
+            **dict.fromkeys(("experts_held", "choices"), "i32"),
+            **dict.fromkeys(("k", "expert_words", "expert_bytes"), "i32:16"),
+        },
+    )
 
 
 def _weights() -> list[Subject]:

@@ -15,6 +15,7 @@ try:
         skip_linear,
     )
     from kernels.ops.decode import ShuffledWeight, decode_linear, for_decode
+    from kernels.ops.grouped import GroupedWeight, for_experts, grouped_linear
     from kernels.ops.layer import DecodeReport, NMLinear, SparsifyReport, for_decode_, sparsify_
     from kernels.ops.pruning import prune
     from kernels.ops.stacked import StackedPart, StackReport, stack, stack_
@@ -25,6 +26,7 @@ except ModuleNotFoundError as error:
 
 __all__ = [
     "DecodeReport",
+    "GroupedWeight",
     "KernelError",
     "NMActivations",
     "NMLinear",
@@ -39,7 +41,9 @@ __all__ = [
     "decompress",
     "for_decode",
     "for_decode_",
+    "for_experts",
     "from_packed",
+    "grouped_linear",
     "prune",
     "prune_activations",
     "row_sums",

@@ -114,7 +114,7 @@ def _decode_linear(
     in_features: int, scales: Tensor | None = None, block: int | None = None,
 ) -> Tensor:  # fmt: skip
     weights = _checked_few(x, values, metadata, bias, format, out_features, in_features, scales, block)
-    _check_memory(weights, x=x, bias=bias)
+    check_memory(weights, x=x, bias=bias)
     if dispatch.serves(x):
         return _multiply_on_gpu(x, weights, bias)
     return sparse_linear(x.detach(), unshuffle(weights), bias=None if bias is None else bias.detach())
@@ -136,7 +136,7 @@ def _decode_or_sparse_linear(
     The choice is made here and not before the call, so that a compiled graph holds for any number of tokens.
     """
     weights = _checked(x, values, metadata, bias, format, out_features, in_features)
-    _check_memory(weights, x=x, bias=bias)
+    check_memory(weights, x=x, bias=bias)
     bias = None if bias is None else bias.detach()
     if not dispatch.serves(x):
         packed = packed_parts(weights)
@@ -159,14 +159,14 @@ def _(x: Tensor, *rest: Any) -> Tensor:
 
 @torch.library.custom_op("nmsim::unpack_shuffled", mutates_args=())
 def _unpack(values: Tensor, metadata: Tensor, format: str, out_features: int, in_features: int) -> Tensor:
-    weights = _checked_weights(values, metadata, format, out_features, in_features)
-    _check_memory(weights)
+    weights = checked_weights(values, metadata, format, out_features, in_features)
+    check_memory(weights)
     return _dense(weights)
 
 
 @_unpack.register_fake
 def _(values: Tensor, *rest: Any) -> Tensor:
-    return values.new_empty(_checked_weights(values, *rest).shape)
+    return values.new_empty(checked_weights(values, *rest).shape)
 
 
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -218,10 +218,10 @@ def _checked(
         if part is not None and part.device != x.device:
             raise KernelError(f"x is on {x.device}, {name} on {part.device}: expected one device")
     checks.check_bias(bias, out_features, x.device)
-    return _checked_weights(values, metadata, format, out_features, in_features, scales, block)
+    return checked_weights(values, metadata, format, out_features, in_features, scales, block)
 
 
-def _checked_weights(
+def checked_weights(
     values: Tensor, metadata: Tensor, format: str, out_features: int, in_features: int,
     scales: Tensor | None = None, block: int | None = None,
 ) -> ShuffledWeight:  # fmt: skip
@@ -260,7 +260,7 @@ def _check_stored(weights: ShuffledWeight) -> None:
             )
 
 
-def _check_memory(weights: ShuffledWeight, **dense: Tensor | None) -> None:
+def check_memory(weights: ShuffledWeight, **dense: Tensor | None) -> None:
     """Refuse operands that begin where the kernel cannot read them."""
     checks.check_begin("values", weights.values, checks.RUN_BYTES)
     checks.check_begin("metadata", weights.metadata, max(PLANES[weights.format]) // 8)

@@ -81,6 +81,17 @@ def sparse_linear(
     return (y if bias is None else y + bias.float()).to(x.dtype)
 
 
+def grouped_linear(x: Tensor, weight: Tensor, experts: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Multiply tokens [T, K] with weights [E, N, K] of their experts [T, C] in float32: -> [T, C, N], zero without one."""
+    y = x.new_zeros((*experts.shape, weight.shape[1]), dtype=torch.float32)
+    for token, row in enumerate(experts.tolist()):
+        for choice, expert in enumerate(row):
+            if 0 <= expert < len(weight):
+                y[token, choice] = weight[expert].float() @ x[token].float()
+                y[token, choice] += 0 if bias is None else bias[expert].float()
+    return y.to(x.dtype)
+
+
 def token_shift(x: Tensor, statistic: str) -> Tensor:
     """Take the mean, or of two medians the lower one, of every token: x [T, K] -> float32 [T]; NaN if one is among it."""
     if statistic == "mean":

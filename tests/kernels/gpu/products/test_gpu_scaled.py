@@ -5,13 +5,15 @@ from dataclasses import replace
 
 import pytest
 
+import nmsim
+
 torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
 
 from kernels.gpu.products import gemv  # noqa: E402
-from kernels.ops import compress, decompress  # noqa: E402
+from kernels.ops import compress, decode_linear, decompress, from_packed, naive  # noqa: E402
 from kernels.ptx import emulated  # noqa: E402
-from kernels.stored.shuffled import shuffle, unshuffle  # noqa: E402
+from kernels.stored.shuffled import packed_parts, shuffle, unshuffle  # noqa: E402
 
 NAMES = ("e4m3", "int8")
 PATTERNS = ("8:16/bitmask", "2:4/index", "4:8/combinatorial", "16:32/index", "16:32/bitmask")
@@ -88,3 +90,16 @@ def test_every_byte_is_read_as_its_type_says(name, capability, triton_device):
         for first in range(0, 8, 2):
             y = product(x[first : first + 2], ordered, triton_device, warps=4)
             assert torch.equal(y, numbers.expand(2, 256))
+
+
+def test_a_cuda_tensor_meets_the_kernel(gpu_calls):
+    device, asked = gpu_calls
+    packed = from_packed(nmsim.compress(whole(33, 100).numpy(), "8:16/index"))
+    ordered = shuffle(packed, values="e4m3", block=32)
+    x = whole(2, 100, dtype=torch.float16)
+    plain = naive.decompress(*packed_parts(ordered), "8:16/index", 100)
+    want = (x.float() @ plain.T).half()
+    parts = {name: getattr(ordered, name).to(device) for name in ("values", "metadata", "scales")}
+    y = decode_linear(x.to(device), replace(ordered, **parts))
+    torch.testing.assert_close(y.cpu(), want, rtol=2**-10, atol=1e-3)
+    assert asked == ["gemv"]
