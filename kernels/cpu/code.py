@@ -10,6 +10,9 @@ I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F32, HALF = ir.FloatType(), ir.HalfType()
 POINTER = ir.PointerType()
 
+FIRST_LEVEL, SECOND_LEVEL = I32(3), I32(2)
+"""Levels of cache, as LLVM's prefetch counts them."""
+
 Value = Any
 """An IR value; llvmlite has no types."""
 
@@ -116,10 +119,10 @@ class Code:
         """Write to an address of any alignment."""
         self.ir.store(value, pointer, align=1)
 
-    def prefetch(self, pointer: Value) -> None:
-        """Ask for a cache line to be brought to the second-level cache. Any address will do, even one beyond the memory."""
-        read, second_level, data = I32(0), I32(2), I32(1)
-        self.call("llvm.prefetch.p0", ir.VoidType(), pointer, read, second_level, data)
+    def prefetch(self, pointer: Value, level: Value) -> None:
+        """Ask for a cache line to be brought to a level of cache. Any address will do, even one beyond the memory."""
+        read, data = I32(0), I32(1)
+        self.call("llvm.prefetch.p0", ir.VoidType(), pointer, read, level, data)
 
     def number(self, kind: Any, value: int) -> Value:
         """A known integer."""

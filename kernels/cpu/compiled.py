@@ -17,7 +17,7 @@ from kernels.cpu import decode
 from kernels.cpu.code import POINTER
 from kernels.cpu.kernel import ARGUMENTS, NAME, module_for
 from kernels.cpu.recipe import DENSE_STEP_ELEMS, Recipe, recipe_for
-from kernels.stored.rows import TABLED, SparseWeights, aligned, kernel_format
+from kernels.stored.rows import CACHE_LINE_BYTES, TABLED, SparseWeights, aligned, kernel_format
 from nmsim.format import SparseFormat
 from nmsim.support.jit import njit
 
@@ -76,6 +76,9 @@ NO_METADATA = np.zeros((1, 1), np.uint8)
 BLOCK_GROUPS = 1 << 16
 """Groups decoded before they are multiplied, where kernels cannot read the codes: their masks take 256 KiB."""
 
+WORTH_ALIGNING = 1 << 18
+"""Elements of a matrix whose product takes long enough that a copy of x at the begin of a cache line pays."""
+
 Floats = NDArray[np.float32]
 Multiply = Callable[[slice, Floats], None]
 
@@ -116,7 +119,7 @@ _PRODUCTS: WeakKeyDictionary[SparseWeights, dict[tuple[int, str], Product]] = We
 def sparse(w: SparseWeights, tokens: Floats, isa: str) -> Multiply:
     """Make ready to multiply rows of `w`: tokens are [M, K], at most 16 of them."""
     prepared, stored, n_elems, steps, decoded_before = _product(w, len(tokens), isa)
-    x = _laid_out(tokens, prepared.recipe, n_elems)
+    x = _laid_out(tokens, prepared.recipe, n_elems, len(w.values))
 
     def multiply(rows: slice, out: Floats) -> None:
         if not decoded_before:
@@ -137,7 +140,7 @@ def dense(weights: NDArray[Any], tokens: Floats, isa: str) -> Multiply:
     prepared = _prepared(None, weights.dtype, len(tokens), isa)
     steps, left = divmod(weights.shape[1], DENSE_STEP_ELEMS)
     whole = steps * DENSE_STEP_ELEMS
-    x = _laid_out(tokens[:, :whole], prepared.recipe, whole)
+    x = _laid_out(tokens[:, :whole], prepared.recipe, whole, len(weights))
     stored = _stored(weights, NO_METADATA)
 
     def multiply(rows: slice, out: Floats) -> None:
@@ -182,11 +185,19 @@ def _prepared(format: SparseFormat | None, dtype: np.dtype[Any], n_tokens: int, 
     return Prepared(recipe, compiled(recipe), table, table.ctypes.data, recipe.panel_steps)
 
 
-def _laid_out(tokens: Floats, recipe: Recipe, n_elems: int) -> Floats:
+def _laid_out(tokens: Floats, recipe: Recipe, n_elems: int, n_rows: int) -> Floats:
     """Tokens [M, K] as a kernel reads them, zero beyond K and beyond M."""
     n_tokens, k = tokens.shape
     x = tokens
-    if recipe.by_columns or k != n_elems or n_tokens != recipe.tokens or not tokens.flags.c_contiguous:
+    # Registers as wide as a cache line are read from two of them if x begins in the middle of one.
+    split = recipe.isa != "avx2" and n_rows * k >= WORTH_ALIGNING and bool(address(tokens) % CACHE_LINE_BYTES)
+    if (
+        split
+        or recipe.by_columns
+        or k != n_elems
+        or n_tokens != recipe.tokens
+        or not tokens.flags.c_contiguous
+    ):
         x = aligned((n_elems, recipe.tokens) if recipe.by_columns else (recipe.tokens, n_elems), tokens.dtype)
         by_token = x.T if recipe.by_columns else x
         by_token[:n_tokens, :k] = tokens

@@ -10,7 +10,20 @@ from typing import Any
 from llvmlite import ir  # type: ignore[import-untyped]
 
 from kernels.cpu import avx2, avx512, decode
-from kernels.cpu.code import F32, I64, POINTER, Code, Part, Value, number_in_all_lanes, numbers, vector, zero
+from kernels.cpu.code import (
+    F32,
+    FIRST_LEVEL,
+    I64,
+    POINTER,
+    SECOND_LEVEL,
+    Code,
+    Part,
+    Value,
+    number_in_all_lanes,
+    numbers,
+    vector,
+    zero,
+)  # fmt: skip
 from kernels.cpu.recipe import Recipe
 from kernels.stored.rows import CACHE_LINE_BYTES
 
@@ -46,12 +59,15 @@ class RowBody:
         code, recipe = self.code, self.recipe
         if not recipe.prefetches:
             return
+        ahead = recipe.ahead_bytes
+        values_at = code.ir.mul(step, I64(recipe.value_bytes * recipe.step_kept))
+        codes_at = code.ir.mul(step, I64(recipe.step_metadata_bytes))
         for row in rows:
-            at = code.ir.mul(step, I64(recipe.value_bytes * recipe.step_kept))
-            code.prefetch(code.at(row.values, at, VALUES_AHEAD_BYTES))
+            code.prefetch(code.at(row.values, values_at, ahead.values), SECOND_LEVEL)
+            if ahead.values_soon:
+                code.prefetch(code.at(row.values, values_at, ahead.values_soon), FIRST_LEVEL)
             if recipe.pattern is not None:
-                at = code.ir.mul(step, I64(recipe.step_metadata_bytes))
-                code.prefetch(code.at(row.metadata, at, METADATA_AHEAD_BYTES))
+                code.prefetch(code.at(row.metadata, codes_at, ahead.metadata), SECOND_LEVEL)
 
     def step(self, rows: Sequence[Row], sums: Sequence[Value], step: Value) -> None:
         """Add one step of every row."""
@@ -149,7 +165,7 @@ class ColumnBody:
                 size = step_bytes * recipe.panel_steps
                 at = code.at(start, build.mul(panel, I64(step_bytes)), size)
                 for line in range(0, size, CACHE_LINE_BYTES):
-                    code.prefetch(code.at(at, line))
+                    code.prefetch(code.at(at, line), SECOND_LEVEL)
 
     def _x_of_kept(self, x: Value, codes: Value) -> list[Value]:
         """Addresses of the rows of x that the stored values of a step meet, one after the other."""
@@ -178,8 +194,6 @@ class ColumnBody:
 NAME = "multiply"
 BLOCK_ROWS = 32
 """Rows that read a panel of x before the next panel is."""
-VALUES_AHEAD_BYTES, METADATA_AHEAD_BYTES = 2560, 512
-"""How far ahead of its use memory is asked for, of each row. Tried on Zen 4."""
 ARGUMENTS = [
     ("first_row", I64), ("last_row", I64), ("steps", I64), ("panel_steps", I64),
     ("x", POINTER), ("x_token_bytes", I64), ("values", POINTER), ("values_row_bytes", I64),

@@ -32,12 +32,13 @@ def test_avx512_expands_masks_in_registers(dtype, target):
     assert re.search(r"vfmadd\w+\s+%zmm\d+, %zmm\d+, %zmm\d+ {%k\d}", text)
 
 
-def test_avx512_inner_loop_of_8_16_is_six_instructions_a_group_and_the_loop():
+def test_avx512_inner_loop_of_8_16_is_seven_instructions_a_group_and_the_loop():
     loop = inner_loop(recipe("8:16", "bitmask"))
     names = [line.split()[0] for line in loop]
     assert names.count("vexpandps") == names.count("vfmadd231ps") == names.count("kmovw") == 4
     assert names.count("prefetcht1") == 2 * 4  # values and codes of four rows
-    assert len(loop) <= 4 * 6 + 6
+    assert names.count("prefetcht0") == 4
+    assert len(loop) <= 4 * 7 + 6
     assert not any("%rsp" in line for line in loop)
 
 
