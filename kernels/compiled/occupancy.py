@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass
 
+from kernels.gpu.products.plan import Machine, programs_at_once
 from kernels.stored.errors import KernelError
 from nmsim.errors import brief
 
-PARTITIONS = 4
-REGISTERS_STEP = 256
-"""A warp gets registers in steps of so many."""
 SOURCE = (
     "CUDA C++ Programming Guide, technical specifications per compute capability; "
     "CUDA Occupancy Calculator: registers of a warp in steps of 256, a partition holds a quarter of them, "
@@ -75,11 +73,9 @@ def programs_per_multiprocessor(
             f"architecture {brief(architecture)}: expected one of {', '.join(map(str, MULTIPROCESSORS))}"
         )
     has = MULTIPROCESSORS[architecture]
-    by_warp = -(-registers * 32 // REGISTERS_STEP) * REGISTERS_STEP
-    held = has.registers // PARTITIONS // by_warp * PARTITIONS if by_warp else has.warps
-    return min(
-        has.programs, has.warps // warps, held // warps, has.shared_bytes // (shared_bytes + RESERVED_BYTES)
-    )
+    machine = Machine(registers=has.registers, warps=has.warps, programs=has.programs)
+    held = programs_at_once(registers, warps, machine)
+    return min(held, has.shared_bytes // (shared_bytes + RESERVED_BYTES))
 
 
 def waves(programs: int, slots: int) -> int:

@@ -88,7 +88,7 @@ def programs_at_once(registers: int, warps: int, machine: Machine) -> int:
     ([12, 6, 3], 1)
     """
     # Each of the four parts of a multiprocessor has a quarter of the registers, and takes whole warps.
-    warp_registers = ceil_div(registers * 32, REGISTER_STEP) * REGISTER_STEP
+    warp_registers = ceil_div(max(1, registers) * 32, REGISTER_STEP) * REGISTER_STEP
     held = machine.registers // PARTITIONS // warp_registers * PARTITIONS
     return min(held // warps, machine.warps // warps, machine.programs)
 
