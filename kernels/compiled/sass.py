@@ -164,15 +164,8 @@ def inspect(subject: Subject, architecture: int) -> Code:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        usage = _output("cuobjdump", "-res-usage", file.name)
+        resources = _resources(file.name, subject.name)
         listing = _output("nvdisasm", "-c", "-hex", file.name)
-    # A resource that the tool does not name would count as zero: it must be named.
-    resources = {}
-    for name in ("REG", "STACK", "LOCAL"):
-        found = re.search(rf"\b{name}:(\d+)", usage)
-        if found is None:
-            raise KernelError(f"cuobjdump says nothing of {name} for {subject.name}: {brief(usage)}")
-        resources[name] = int(found[1])
     body, targets = instructions(listing)
     where = inner_loop(body, targets)
     loop = body[where]
@@ -202,6 +195,31 @@ def inspect(subject: Subject, architecture: int) -> Code:
         cycles={pipe: round(cycles, 3) for pipe, cycles in issue(counted, architecture).cycles.items()},
         serial_trips=trips,
     )
+
+
+def registers_of(cubin: bytes) -> int:
+    """Count the registers of a thread of a compiled kernel.
+
+    Raises
+    ------
+    KernelError
+        A wheel of Triton without the tools.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return _resources(file.name, "a kernel")["REG"]
+
+
+def _resources(path: str, name: str) -> dict[str, int]:
+    """Registers, stack and local memory of a thread. One that the tool does not name would count as zero: it must be named."""
+    usage, resources = _output("cuobjdump", "-res-usage", path), {}
+    for resource in ("REG", "STACK", "LOCAL"):
+        found = re.search(rf"\b{resource}:(\d+)", usage)
+        if found is None:
+            raise KernelError(f"cuobjdump says nothing of {resource} for {name}: {brief(usage)}")
+        resources[resource] = int(found[1])
+    return resources
 
 
 def compiled(subject: Subject, architecture: int) -> bytes:

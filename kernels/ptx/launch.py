@@ -117,10 +117,19 @@ def ptx_of(
     PtxError
         A process in which Triton interprets.
     """
-    return str(_compiled(kernel, args, dict(options or {}), capability).asm["ptx"])
+    return str(compiled_as_launched(kernel, args, dict(options or {}), capability).asm["ptx"])
 
 
-def _compiled(kernel: Any, args: Sequence[Any], options: dict[str, Any], capability: int) -> Any:
+def compiled_as_launched(
+    kernel: Any, args: Sequence[Any], options: Mapping[str, Any], capability: int
+) -> Any:
+    """Compile a kernel as a launch would, for a GPU that is not there: what Triton made of it.
+
+    Raises
+    ------
+    PtxError
+        A process in which Triton interprets, or no kernel.
+    """
     _refuse_interpreter()
     if not isinstance(kernel, JITFunction):
         kind = type(kernel).__name__
@@ -167,7 +176,7 @@ def run_compiled(
         One of its kinds: an instruction that the emulator does not have, or a rule of the machine that is broken.
     """
     options = dict(options or {})
-    compiled = _compiled(kernel, args, options, capability)
+    compiled = compiled_as_launched(kernel, args, options, capability)
     names = kernel.arg_names
     given = {
         **{p.name: p.default for p in kernel.params if p.has_default},

@@ -17,6 +17,7 @@ from kernels.timing.sources import digest_of
 from nmsim.errors import NmsimError
 from nmsim.files.atomic import new_file, part_file
 from nmsim.support.checkout import Checkout
+from nmsim.support.sources import open_regular
 
 MANIFEST = "nmsim.json"
 KEPT = (".cubin", ".json", ".so")
@@ -70,7 +71,8 @@ def pack(archive: Path, at: Checkout, folder: Path | None = None) -> int:
     with new_file(archive, force=True) as stream, tarfile.open(fileobj=stream, mode="w:xz") as tar:
         _add(tar, MANIFEST, json.dumps(manifest).encode())
         for path in _kept(root):
-            content = path.read_bytes()
+            with open_regular(path) as file:
+                content = file.read()
             if path.name.startswith(GROUP):
                 names = [name for name in json.loads(content)["child_paths"] if name.endswith(KEPT)]
                 content = json.dumps(names).encode()

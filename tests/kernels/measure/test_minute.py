@@ -1,6 +1,9 @@
 """The first minutes on a GPU, rehearsed: compiled kernels on the emulator, faults and short budgets that are planted."""
 
 import json
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,15 +17,17 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+import torch
 import triton
 
-from kernels.measure.cuda import compile_cache, dry, minute, stages
+from kernels.measure.cuda import compile_cache, dry, fill, minute, stages
 from kernels.measure.cuda.backend import CudaBackend
 from kernels.measure.cuda.calls import PRODUCTS
 from kernels.measure.cuda.movers import KERNELS
-from kernels.measure.round import shipped_campaign
+from kernels.measure.round import combined, shipped_campaign
 from kernels.timing.rounds import Stamp
 from nmsim import rows as row_files
+from nmsim.case import GemmShape
 from nmsim.errors import NmsimError
 from nmsim.support.checkout import Checkout
 
@@ -340,3 +345,86 @@ def test_the_folder_is_the_one_of_triton(monkeypatch):
     assert str(compile_cache.cache_folder()) == triton.knobs.cache.dir
     monkeypatch.setenv("TRITON_CACHE_DIR", "/elsewhere")
     assert str(compile_cache.cache_folder()) == triton.knobs.cache.dir == "/elsewhere"
+
+
+SMALL = {"shapes": [GemmShape(1, 32, 64)], "patterns": ["8:16"], "dtypes": ["bf16"], "l2_state": ["cold"]}
+
+
+def test_what_is_compiled_without_a_device_is_what_a_launch_looks_for(tmp_path, monkeypatch, triton_device):
+    if triton_device.type != "cpu":
+        pytest.skip("a launch loads what it compiles")
+    from kernels.gpu.products import gemv
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    (of,) = combined(**SMALL, encodings=["index"], kernels=["gpu.gemv[warps=4,n_parts=1]"])
+    gemv.gemv_kernel.device_caches.clear()
+    hollow = fill.HollowBackend()
+    with fill.pretended_device(fill.H200, 90) as launched:
+        hollow.compile(of, hollow.tasks(of))
+    assert (launched, hollow.refused) == ({"gemv_kernel": 1}, {})
+    compiled_ahead = {path.name for path in tmp_path.glob("*/*.cubin")}
+    folders = {path.name for path in tmp_path.iterdir()}
+    assert compiled_ahead
+    # A real launch, of real tensors, finds all of it.
+    gemv.gemv_kernel.device_caches.clear()
+    device = dry.backend(0)
+    ((case, kernel),) = device.tasks(of)
+    weights, tokens = device._operands(of)
+    found = device._builder(case, kernel, weights, tokens)(0).run()
+    want = tokens.dense.float() @ weights.pruned(case.pattern).float().T
+    assert (found.float() - want).abs().max() < 0.1
+    assert {path.name for path in tmp_path.iterdir()} == folders
+
+
+def test_plans_are_those_of_the_pretended_device_and_end_with_it():
+    from kernels.gpu.products import gemm, plan
+
+    cuda = torch.device("cuda", 0)
+    before = gemm.split
+    with fill.pretended_device({**fill.H200, "multi_processor_count": 20}, 90):
+        assert plan.machine_of(cuda).processors == 20
+        assert gemm.split(1 << 16, 64, 1, torch.device("meta"))[0] in (79, 80)
+    assert gemm.split is before
+    assert before(1 << 16, 64, 1, torch.device("meta"))[0] == 1
+    with fill.pretended_device(fill.H200, 90):
+        assert plan.machine_of(cuda).processors == 132
+
+
+def test_the_key_is_that_of_the_wheel_named(tmp_path):
+    from triton.runtime import cache
+
+    (tmp_path / "triton").symlink_to(Path(triton.__file__).parent)
+    (tmp_path / f"triton-{triton.__version__}.dist-info").mkdir()
+    own = cache.triton_key()
+    with fill.key_of(tmp_path):
+        assert cache.triton_key() == own
+    copy = tmp_path / "other"
+    (copy / f"triton-{triton.__version__}.dist-info").mkdir(parents=True)
+    for name in ("runtime", "compiler", "backends", "language", "_C"):
+        (copy / "triton" / name).mkdir(parents=True)
+    shutil.copy(Path(cache.__file__), copy / "triton" / "runtime")
+    (copy / "triton" / "_C" / "libtriton.so").write_bytes(b"for another Python")
+    with fill.key_of(copy):
+        assert cache.triton_key() != own
+    assert cache.triton_key() == own
+
+
+def test_a_folder_that_is_no_wheel_of_this_version_is_refused(tmp_path, capsys):
+    assert fill.main(["-o", str(tmp_path / "c.tar.xz"), "--triton", str(tmp_path)]) == 2
+    assert f"{tmp_path}: expected an unpacked wheel of Triton {triton.__version__}" in capsys.readouterr().err
+    assert not (tmp_path / "c.tar.xz").exists()
+
+
+def test_filling_ends_with_its_time(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    assert fill.main(["-o", str(tmp_path / "c.tar.xz"), "--budget-s", "0"]) == 0
+    assert "rounds are left: run the same command again" in capsys.readouterr().out
+
+
+def test_commands_of_the_page_are_understood():
+    page = (ROOT / "docs" / "how-to" / "measure.md").read_text()
+    parsers = {"minute": minute._parser(), "fill": fill._parser()}
+    found = re.findall(r"^python3? -m kernels\.measure\.cuda\.(\w+) ([^#\n]+)", page, re.M)
+    assert {name for name, _ in found} == set(parsers)
+    for name, arguments in found:
+        parsers[name].parse_args(shlex.split(arguments))
