@@ -269,7 +269,7 @@ class Seconds(NamedTuple):
         return "memory" if self.memory_s >= self.matrix_s else "matrix"
 
 
-def attention_s(amount: Work, spec: HardwareSpec, dtype: str) -> Seconds:
+def attention_s(amount: Work, spec: HardwareSpec, dtype: str, *, threads: int = 0) -> Seconds:
     """Estimate the attention of one layer.
 
     Parameters
@@ -278,6 +278,8 @@ def attention_s(amount: Work, spec: HardwareSpec, dtype: str) -> Seconds:
     spec : HardwareSpec
     dtype : str
         Value type that it multiplies in; the machine has a peak for it.
+    threads : int
+        Cores of a CPU that work; 0 for all.
 
     Returns
     -------
@@ -305,9 +307,10 @@ def attention_s(amount: Work, spec: HardwareSpec, dtype: str) -> Seconds:
             launch_s + float(norm(streamed_s, worked_s, joules / device.power_watts)), read_s, multiplied_s
         )
     cores = int(spec.cores.value)
-    rate = float(bandwidth_bytes_per_s(spec, amount.total_bytes, cores, False))
-    worked_s = amount.flop / float(spec.vector_peak_flop_per_s.value)
-    overheads = (spec.sparse_call_overhead_s, spec.thread_wake_s)
+    used = min(threads or cores, cores)
+    rate = float(bandwidth_bytes_per_s(spec, amount.total_bytes, used, False))
+    worked_s = amount.flop / float(spec.vector_peak_flop_per_s.value) * cores / used
+    overheads = (spec.sparse_call_overhead_s, spec.thread_wake_s if used > 1 else None)
     called_s = sum(float(known.value) for known in overheads if known)
     both_s = ((amount.total_bytes / rate) ** DENSE_OVERLAP + worked_s**DENSE_OVERLAP) ** (1 / DENSE_OVERLAP)
     return Seconds(called_s + float(both_s), read_s, multiplied_s)
@@ -357,8 +360,9 @@ def attention_on_design(amounts: Sequence[Work], core: SparseTensorCore, dtype: 
     ]
 
 
-def attention_on(amounts: Sequence[Work], chip: Chip, dtype: str) -> list[Energetic]:
+def attention_on(amounts: Sequence[Work], chip: Chip, dtype: str, *, threads: int = 0) -> list[Energetic]:
     """Predict attention of some layers on any chip: by `attention_s` or `attention_on_design`."""
     if isinstance(chip, HardwareSpec):
-        return [Energetic(attention_s(each, chip, dtype), (math.nan, math.nan, math.nan)) for each in amounts]
+        unknown = (math.nan, math.nan, math.nan)
+        return [Energetic(attention_s(each, chip, dtype, threads=threads), unknown) for each in amounts]
     return attention_on_design(amounts, chip, dtype)

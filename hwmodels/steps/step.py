@@ -345,6 +345,7 @@ def step(
     output_dtype: str | None = None,
     fuse: Iterable[str] = (),
     expert_shares: Sequence[float] | None = None,
+    threads: int = 0,
 ) -> Step:
     """Predict a step of a whole model: linear layers, experts, attention and KV cache.
 
@@ -376,6 +377,8 @@ def step(
         Layers that run as one product: `"qkv"`, `"gate_up"`.
     expert_shares : sequence of float, optional
         Measured load of each expert, as `load_expert_shares` reads it; equal loads if absent.
+    threads : int
+        Cores of a CPU that work; 0 for all.
 
     Returns
     -------
@@ -408,6 +411,8 @@ def step(
         raise SpecError(
             f"sparse_operand={brief(sparse_operand)}: expected one of {', '.join(get_args(SparseOperand))}"
         )
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 0:
+        raise SpecError(f"threads={brief(threads)}: expected a number of cores, or 0 for all")
     stored = as_format(format)
     asked = None if dtype is None else value_type(dtype)
     wide = attention_dtype(chip, asked or taken_type(chip, DEFAULT_DTYPE))
@@ -419,9 +424,9 @@ def step(
     out = None if output_dtype is None else VALUE_BITS[value_type(output_dtype, "output_dtype")]
     # All products of the step are rows of one table, so that a model with many kinds of layers is one prediction.
     parts = _parts(launches, types, sequences, phase, out, expert_shares)
-    rows = _linear_rows(launches, types, parts, stored, sparse_operand, chip)
+    rows = _linear_rows(launches, types, parts, stored, sparse_operand, chip, threads)
     rows += [
-        _attention_row(each, sequences, chip, kv_bits=VALUE_BITS[kept], dtype=wide)
+        _attention_row(each, sequences, chip, kv_bits=VALUE_BITS[kept], dtype=wide, threads=threads)
         for each in loaded.attention
     ]
     cache = (
@@ -516,6 +521,7 @@ def _linear_rows(
     stored: SparseFormat | None,
     sparse_operand: SparseOperand,
     chip: Chip,
+    threads: int,
 ) -> list[StepRow]:
     """Predict all products in one table, and put the parts of each layer together."""
     lines = []
@@ -553,7 +559,8 @@ def _linear_rows(
         "input_copies",
     ]
     try:
-        answers = predict(pd.DataFrame(lines, columns=columns), chip)
+        table = pd.DataFrame(lines, columns=columns)
+        answers = predict(table.assign(threads=threads) if threads else table, chip)
     except RowError as error:
         # The table is made here: the caller does not know its rows.
         raise RowError(f"{error.problem}; dtype chooses another value type than the model's") from error
@@ -610,11 +617,11 @@ def _weighed(answers: pd.DataFrame, names: Sequence[str], weights: Any) -> Joule
 
 
 def _attention_row(
-    attention: Attention, sequences: Sequences, chip: Chip, *, kv_bits: int, dtype: str
+    attention: Attention, sequences: Sequences, chip: Chip, *, kv_bits: int, dtype: str, threads: int
 ) -> StepRow:
     """Attention of all layers of one kind, the same in the dense and in the pruned model."""
     amount = work(attention, sequences, kv_bits=kv_bits, value_bits=VALUE_BITS[dtype])
-    ((found, of_one),) = attention_on([amount], chip, dtype)
+    ((found, of_one),) = attention_on([amount], chip, dtype, threads=threads)
     known = not math.isnan(of_one[1])
     joules = Joules(*(attention.count * each for each in of_one)) if known else UNKNOWN
     count = attention.count
