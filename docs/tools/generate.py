@@ -31,7 +31,7 @@ import sparsity_loses  # noqa: E402
 import transcript  # noqa: E402
 import validation  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
-from recorded import accuracy, published_rows, robustness, speed, whole_models  # noqa: E402
+from recorded import accuracy, gpu_goals, published_rows, robustness, speed, whole_models  # noqa: E402
 
 import hwmodels  # noqa: E402
 from hwmodels import plots  # noqa: E402
@@ -50,6 +50,7 @@ PAGES = {
     "docs/reference/files.md": file_formats.page,
     **file_formats.schemas(),
     "docs/reference/formats.md": formats_page.page,
+    "docs/reference/gpu-goals.md": gpu_goals.page,
     "docs/reference/mitigations.md": mitigations.page,
     "docs/reference/models.md": models.page,
     "docs/reference/published-rows.md": published_rows.page,

@@ -9,6 +9,7 @@ from typer import Option
 
 import hwmodels
 from hwmodels.chips.load import answered_by
+from hwmodels.counted.product import counted_product
 from hwmodels.estimate.windows import predict_windows, runs_windows, through_windows
 from hwmodels.machine.libraries import weak_baseline
 from hwmodels.steps.best import best_step, choices
@@ -160,6 +161,10 @@ def predict(
         for machine, one in asked_of
         if one is not None and (found := _windows(gemm, machine, one, answers[0].case)) is not None
     ]
+    compiled = [
+        _compiled(chip, answer) if isinstance(chip, hwmodels.HardwareSpec) else None
+        for (chip, _), answer in zip(pairs, answers, strict=True)
+    ]
     of_type = answers[0].case.dtype
     weak = list(
         dict.fromkeys(machine.id for machine, _ in bought if weak_baseline(machine.generation, of_type))
@@ -178,6 +183,7 @@ def predict(
             answers,
             f"Predicted time for M={gemm.M}, N={gemm.N}, K={gemm.K}, {_types(answers)}, sparse {sparse_operand}",
         )
+        _show_compiled(compiled)
         _show_windows(windows)
         if weak:
             console.say(
@@ -197,10 +203,73 @@ def predict(
 
     return Answer(
         [
-            _record(answer, windows, weak=chip.id in weak) | {"answered_by": answered_by(chip)}
-            for (chip, _), answer in zip(pairs, answers, strict=True)
+            _record(answer, windows, weak=chip.id in weak)
+            | {"answered_by": answered_by(chip), "as_compiled": found}
+            for (chip, _), answer, found in zip(pairs, answers, compiled, strict=True)
         ],
         show,
+    )
+
+
+def _compiled(machine: hwmodels.HardwareSpec, answer: Prediction) -> dict[str, Any] | None:
+    """What a product takes by the best of our kernels as compiled; None if no such kernel was counted."""
+    case = answer.case
+    if case.format is None or case.sparse_operand != "weights":
+        return None
+    found = counted_product(case.shape, machine, format=case.format, dtype=case.dtype)
+    if found is None:
+        return None
+    return {
+        "hardware": machine.id,
+        "format": options.format_text(case.format),
+        "kernel": found.kernel.kernel,
+        "triton": found.kernel.triton,
+        "warps": found.kernel.warps,
+        "n_parts": found.n_parts,
+        "programs": found.programs,
+        "waves": found.waves,
+        "serial_trips": found.kernel.serial_trips,
+        "predicted_time_s": found.time_s,
+        "predicted_speedup_vs_dense": answer.predicted_dense_time_s / found.time_s,
+        "limit": found.limit,
+        "parts_s": found.parts_s,
+    }
+
+
+def _show_compiled(rows: list[dict[str, Any] | None]) -> None:
+    """Print what the kernels of this project are predicted to take, by counts of their machine code."""
+    found = [row for row in rows if row is not None]
+    if not found:
+        return
+    console.print_table(
+        "Our kernels as compiled: predicted, not measured",
+        [
+            "hardware",
+            "format",
+            "kernel",
+            "time µs",
+            "speedup vs dense",
+            "bound by",
+            "waves",
+            "warps",
+            "parts of K",
+        ],
+        [
+            (
+                row["hardware"],
+                row["format"],
+                row["kernel"],
+                f"{row['predicted_time_s'] * 1e6:.4g}",
+                f"{row['predicted_speedup_vs_dense']:.2f}x",
+                row["limit"],
+                f"{row['waves']:.2f}",
+                row["warps"],
+                row["n_parts"],
+            )
+            for row in found
+        ],
+        note=f"Counted in machine code of Triton {found[0]['triton']}: instructions, wavefronts, round trips, registers.",
+        spare=["waves", "warps", "parts of K"],
     )
 
 

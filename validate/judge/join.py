@@ -11,6 +11,9 @@ import pandas as pd
 
 import hwmodels
 from hwmodels import HardwareSpec
+from hwmodels.counted.product import counted_product
+from hwmodels.estimate import constants
+from hwmodels.estimate.estimate import flush_s
 from hwmodels.estimate.intervals import regime_of
 from hwmodels.estimate.table import DEFAULTS
 from hwmodels.machine.chip import chip
@@ -32,6 +35,10 @@ INPUT_COLUMNS = (
 
 OWN_FAMILIES = {"torch.cu": "library", "gpu.": "software"}
 """How the kernel of one of our own rows begins -> its family."""
+
+COMPILED = ("gpu.gemv",)
+"""Kernels of ours whose compiled code was counted: the counts predict them, if there are some for the machine."""
+COMPILED_FAMILY = "compiled"
 
 TIMES = ("predicted_dense_time_s", "predicted_sparse_time_s", "bound_dense_time_s", "bound_sparse_time_s")
 SPEEDUPS = ("predicted_speedup_vs_dense", "predicted_speedup_low", "predicted_speedup_high")
@@ -100,6 +107,7 @@ def join(
     rows, specs = _known(rows, machines, problems)
     inputs = model_inputs((row.measurement, spec.id) for row, spec in zip(rows, specs, strict=True))
     answers = _predict(inputs, rows, specs, predictor, held_out, problems, progress)
+    answers = _as_compiled(answers, rows, specs)
     if problems and (bad is None or answers.empty):
         raise error_of([*(bad or ()), *problems])
     if problems and bad is not None:
@@ -190,6 +198,36 @@ def _predict(
             named = f"column {column}: {_problem(error)}" if column else _problem(error)
             problems.append(BadRow(rows[place].file, rows[place].number, column, named))
     return pd.concat(parts[1:]).sort_index() if len(parts) > 1 else parts[0]
+
+
+def _as_compiled(
+    answers: pd.DataFrame, rows: Sequence[JudgedRow], specs: Sequence[HardwareSpec]
+) -> pd.DataFrame:
+    """Put the time from counts of machine code in place of the estimate, for rows of our own counted kernels.
+
+    The estimate was fitted to kernels of others. Its range is kept as a ratio: nothing of ours was measured to make another.
+    Counts say nothing of operands in a cache, so the estimate stands for warm rows.
+    """
+    answers = answers.copy()
+    times_s = answers["predicted_sparse_time_s"].to_numpy(float).copy()
+    families = answers["family"].tolist()
+    for at, place in enumerate(answers.index):
+        row = rows[place].measurement
+        if not row.kernel.startswith(COMPILED):
+            continue
+        case, state = row.case, state_of(row)
+        if case is None or case.format is None or state == "warm":
+            continue
+        found = counted_product(case.shape, specs[place], format=case.format, dtype=case.dtype)
+        if found is not None:
+            # The wait after a flush is the same for all kernels.
+            wait_s = float(flush_s(state == "cold", chip(specs[place]), constants.load()))
+            times_s[at], families[at] = found.time_s + wait_s, COMPILED_FAMILY
+    ratio = answers["predicted_sparse_time_s"].to_numpy(float) / times_s
+    for name in SPEEDUPS:
+        answers[name] = answers[name].to_numpy(float) * ratio
+    answers["predicted_sparse_time_s"], answers["family"] = times_s, families
+    return answers
 
 
 def _answers(

@@ -70,6 +70,21 @@ def test_predict_says_the_bytes_of_both_calls_and_their_rate(nmsim):
     assert row["through_windows"] is None
 
 
+def test_predict_says_what_our_kernels_take_as_compiled(nmsim):
+    _, out, _ = nmsim("predict", "1,14336,4096", "-p", "8:16/index,3:7/index", "-H", "h200,mi300x", "--json")
+    ours, uncounted, *elsewhere = (row["as_compiled"] for row in json.loads(out))
+    assert uncounted is None
+    assert elsewhere == [None, None]
+    assert ours["kernel"] == "gemv"
+    assert ours["limit"] in ours["parts_s"]
+    assert ours["predicted_time_s"] > 14336 * 4096 * 1.25 / 4.8e12
+    assert 1 < ours["predicted_speedup_vs_dense"] < 2 / 1.25
+    _, out, _ = nmsim("predict", "1,14336,4096", "-p", "8:16/index", "-H", "h200")
+    assert "predicted, not measured" in out
+    _, out, _ = nmsim("predict", "2048,14336,4096", "-p", "8:16/index", "-H", "h200")
+    assert "predicted, not measured" not in out
+
+
 def test_predict_says_what_8_16_brings_without_new_hardware(nmsim):
     """On machines with a 2:4 unit, through its windows: predicted and measured; not if the unit takes 8:16."""
     _, out, _ = nmsim("predict", "4096,4096,4096", "-p", "8:16", "-H", "h100-pcie,h200,h200-8x16", "--json")

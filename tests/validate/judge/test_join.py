@@ -5,9 +5,11 @@ import pytest
 from judge_fakes import literature_line, measurement, model_of, write_literature
 
 import hwmodels
+from hwmodels.counted.product import counted_product
 from nmsim import rows as row_files
 from nmsim.case import Case, GemmShape, case_id
 from nmsim.errors import RowError
+from nmsim.format import SparseFormat
 from nmsim.rows import COLUMNS
 from validate.judge.join import INPUT_COLUMNS, bound_violations, join
 from validate.judge.judge import judge_files, judge_rows
@@ -161,6 +163,26 @@ def test_a_row_timed_in_a_graph_waits_for_no_flush():
     times = found["predicted_sparse_time_s"].tolist()
     assert times[0] == times[2] < times[1]
     assert found["l2_state"].tolist() == ["cold", "cold", ""]
+
+
+def test_our_counted_kernels_are_predicted_by_their_machine_code():
+    counted, tiles, warm = (
+        own_row(kernel, "8:16", "bitmask", M=1, l2_state=state)
+        for kernel, state in (("gpu.gemv", ""), ("gpu.gemm_small", ""), ("gpu.gemv", "warm"))
+    )
+    found = join(as_rows([counted, tiles, warm]), MACHINES, hwmodels.predict_rows)
+    assert found["predicted_family"].tolist()[0] == "compiled"
+    assert found["predicted_family"].tolist()[1] == found["predicted_family"].tolist()[2] != "compiled"
+    spec = hwmodels.load_machine("h200")
+    code = counted_product(
+        GemmShape(1, 4096, 4096), spec, format=SparseFormat.parse("8:16/bitmask"), dtype="bf16"
+    )
+    first = found.iloc[0]
+    assert first["predicted_sparse_time_s"] == code.time_s
+    assert first["predicted_speedup_vs_dense"] == pytest.approx(
+        first["predicted_dense_time_s"] / first["predicted_sparse_time_s"]
+    )
+    assert first["predicted_speedup_low"] < first["predicted_speedup_high"]
 
 
 def test_a_pattern_without_an_encoding_gets_that_of_a_case():

@@ -1,0 +1,1 @@
+"""Times of compiled kernels from counts of their own machine code."""
