@@ -76,14 +76,18 @@ def instructions_per_group(format: FormatLike, dtype: Any, *, tokens: int, isa: 
     if isinstance(tokens, bool) or not isinstance(tokens, int) or not 1 <= tokens <= COLUMN_TOKENS[-1]:
         raise KernelError(f"tokens={brief(tokens)}: expected an int from 1 to {COLUMN_TOKENS[-1]}")
     recipe = recipe_for(format, name, tokens, isa)
-    groups = recipe.rows_abreast * recipe.step_elems // pattern.m
-    return len(inner_loop(recipe)) / groups
+    return len(inner_loop(recipe)) * pattern.m / elements_per_round(recipe)
 
 
 def lanes_per_element(recipe: Recipe) -> float:
     """Count the 32-bit lanes that the innermost loop issues per element of one dense row, all tokens included."""
     issued = sum(WIDE_LANES if WIDEST in line else NARROW_LANES for line in inner_loop(recipe))
-    return issued / (recipe.rows_abreast * recipe.step_elems)
+    return issued / elements_per_round(recipe)
+
+
+def elements_per_round(recipe: Recipe) -> int:
+    """Count the elements of all rows that a round of the innermost loop goes through."""
+    return recipe.rows_abreast * recipe.step_elems * recipe.unrolled_steps
 
 
 def x_bytes_per_element(recipe: Recipe) -> float:

@@ -247,10 +247,27 @@ def _by_streams(code: Code, body: RowBody) -> None:
     with code.loop("rows", given["first_row"], end, step_rows) as first:
         rows = _rows(code, first, apart, count)
         sums = body.begin()
-        with code.loop("step", I64(0), given["steps"], I64(1)) as step:
-            body.prefetch(rows, step)
-            body.step(rows, sums, step)
+        _steps(code, body, rows, sums)
         body.end(rows, sums)
+
+
+def _steps(code: Code, body: RowBody, rows: Sequence[Row], sums: Sequence[Value]) -> None:
+    """Go along the rows, some steps per round; then the steps that are left one by one."""
+    given, build, unrolled = code.arguments, code.ir, body.recipe.unrolled_steps
+    whole = build.sub(given["steps"], build.urem(given["steps"], I64(unrolled)))
+    with (
+        build.if_then(build.icmp_signed(">", whole, I64(0))),
+        code.loop("round", I64(0), whole, I64(unrolled)) as first,
+    ):
+        body.prefetch(rows, first)
+        for i in range(unrolled):
+            body.step(rows, sums, build.add(first, I64(i)))
+    if unrolled > 1:
+        with (
+            build.if_then(build.icmp_signed("<", whole, given["steps"])),
+            code.loop("step", whole, given["steps"], I64(1)) as step,
+        ):
+            body.step(rows, sums, step)
 
 
 def _rows(code: Code, first: Value, apart: Value, count: int) -> list[Row]:

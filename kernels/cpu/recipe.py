@@ -94,13 +94,20 @@ class Recipe:
         return self.isa != "avx2"
 
     @property
+    def unrolled_steps(self) -> int:
+        """Steps per round of the innermost loop of lanes along K: as many as read half a cache line of values."""
+        if not self.prefetches or self.by_columns:
+            return 1
+        return max(1, CACHE_LINE_BYTES // 2 // (self.value_bytes * self.step_kept))
+
+    @property
     def ahead_bytes(self) -> Ahead:
         """How far ahead few tokens' kernels ask for memory. Tried on Zen 4, each kind from 8192 x 8192 in DRAM.
 
-        A kernel that reads half a cache line of values per step gains from a second request. One that reads a quarter
-        issues too many of them, and dense float32 rows are as fast as the memory without it.
+        A kernel that reads half a cache line of values per round gains from a second request. Dense float32 rows are
+        as fast as the memory without it.
         """
-        step_bytes = self.value_bytes * self.step_kept
+        step_bytes = self.value_bytes * self.step_kept * self.unrolled_steps
         again = step_bytes == CACHE_LINE_BYTES // 2 or (
             step_bytes == CACHE_LINE_BYTES and self.pattern is not None
         )

@@ -52,7 +52,7 @@ def test_loads_of_x_are_those_of_the_compiled_loop(format, tokens):
     register = {16: "%zmm", 8: "%ymm"}[recipe.lanes]
     loads = [line for line in count_cpu.inner_loop(recipe) if "(" in line and register in line]
     of_x = [line for line in loads if not line.startswith(("vpmovzx", "vpbroadcast", "lea"))]
-    elements = recipe.rows_abreast * recipe.step_elems
+    elements = count_cpu.elements_per_round(recipe)
     assert 4 * recipe.lanes * len(of_x) / elements == count_cpu.x_bytes_per_element(recipe)
 
 
