@@ -39,9 +39,9 @@ compiled-tests: $(VENV)/dev  ## every case of every test of Triton kernels, as c
 	$(if $(TRITON),PYTHONPATH=$(VENV)/triton-$(TRITON)) $(BIN)/python -m pytest tests/kernels/gpu tests/kernels/ops tests/kernels/measure tests/kernels/ptx -n 2 --dist worksteal --all-compiled
 	$(if $(TRITON),PYTHONPATH=$(VENV)/triton-$(TRITON)) $(BIN)/python -m pytest tests/kernels/gpu -n 2 --dist worksteal --all-compiled --capability 80
 
-gpu-counts: $(VENV)/dev  ## counts of the compiled GPU kernels that the model carries; TRITON=3.6.0 for those of that version; ten minutes
+gpu-counts: $(VENV)/dev  ## counts of the compiled GPU kernels that the model carries; TRITON=3.6.0 for those of that version on sm_90; ten minutes
 	$(if $(TRITON),test -d $(VENV)/triton-$(TRITON) || $(PIP) install --no-deps --target $(VENV)/triton-$(TRITON) triton==$(TRITON))
-	$(if $(TRITON),PYTHONPATH=$(VENV)/triton-$(TRITON)) $(BIN)/python -m kernels.compiled.count_gpu hwmodels/data/gpu_kernels.csv
+	$(if $(TRITON),PYTHONPATH=$(VENV)/triton-$(TRITON)) $(BIN)/python -m kernels.compiled.count_gpu hwmodels/data/gpu_kernels.csv $(if $(TRITON),--architecture 90)
 
 stress: $(VENV)/dev  ## a million streams, ten thousand damaged files, fifty kills and more; some 20 minutes, seeds printed
 	$(BIN)/python -m pytest tests/stress -s --stress --stress-figures docs/reference/robustness.json

@@ -3,6 +3,7 @@ gave (`reference/sass.json`)."""
 
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,8 @@ table of 12870 words (51 KB). One load of a warp reads up to 32 different places
 """
 STREAM_BYTES = {"prune": 32, "unpack": 32, "pack": 32 + 16}
 """Of 16 dense elements of 16 bits; a mask for packing has one byte per element."""
+NARROW_TYPES = ("e4m3", "int8")
+SCALE_BYTES = 4
 TILE_KERNELS = ("gemm", "mma")
 
 
@@ -94,7 +97,7 @@ def page() -> str:
     rows: dict[str, dict[int, dict[str, Any]]] = {}
     for row in found["rows"]:
         rows.setdefault(row["name"], {})[row["architecture"]] = row
-    gemv = {name: codes for name, codes in rows.items() if codes[90]["loop_groups"]}
+    gemv = {name: codes for name, codes in rows.items() if name.split()[0] == "gemv"}
     streams = {name: codes for name, codes in rows.items() if name.split()[0] in STREAM_BYTES}
     tiles = {name: codes for name, codes in rows.items() if name.split()[0] in TILE_KERNELS}
     others = {name: codes for name, codes in rows.items() if name not in gemv | streams | tiles}
@@ -191,18 +194,23 @@ def _wavefronts(name: str) -> str:
         for row in counted_kernels()
         if (row.kernel, row.pattern, row.encoding, row.tokens) == (kernel, pattern, encoding, tokens)
     ]
-    return f"{found[-1].wavefronts_least:.3g} to {found[-1].wavefronts_most:.3g}" if found and tokens else ""
+    if not found or not tokens or rest[0] in NARROW_TYPES or "experts" in rest:
+        return ""
+    return f"{found[-1].wavefronts_least:.3g} to {found[-1].wavefronts_most:.3g}"
 
 
 def _stored_bytes(name: str) -> float:
-    """Bytes of values and codes of 16 elements.
+    """Bytes of values, codes and scales per block of 16 elements.
 
     A bitmask has one bit per element; combinatorial codes are stored in as many.
     """
     pattern, encoding = Pattern.parse(name.split()[1]), name.split()[2]
     kept = GROUP_ELEMS * pattern.n / pattern.m
     code_bits = kept * (pattern.m - 1).bit_length() if encoding == "index" else GROUP_ELEMS
-    return 2 * kept + code_bits / 8
+    is_narrow = name.split()[3].strip(",") in NARROW_TYPES
+    block = re.search(r"scales per block of (\d+)", name)
+    scales = SCALE_BYTES * GROUP_ELEMS / int(block[1]) if block else 0
+    return (1 if is_narrow else 2) * kept + code_bits / 8 + scales
 
 
 def _other_line(name: str, codes: dict[int, dict[str, Any]]) -> str:

@@ -1,14 +1,14 @@
 """Counts of the compiled GPU kernels that the cost model carries: pipes, wavefronts, round trips, programs.
 
 `python -m kernels.compiled.count_gpu hwmodels/data/gpu_kernels.csv` writes the rows of the Triton that runs it, and keeps the
-rows of other versions. Some minutes long.
+rows of other versions. `--architecture 90` counts for one GPU only. Some minutes long.
 """
 
 import argparse
 import csv
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -149,8 +149,8 @@ def on_page(tensor: Tensor) -> Tensor:
     return room[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
-def rows() -> Iterator[tuple[Any, ...]]:
-    """Count every kernel for every architecture: `COLUMNS`, a row each."""
+def rows(architectures: Sequence[int] = ARCHITECTURES) -> Iterator[tuple[Any, ...]]:
+    """Count every kernel for some architectures: `COLUMNS`, a row each."""
     seen: dict[tuple[str, str, str, int], Wavefronts] = {}
     for item in counted():
         subject = item.subject
@@ -159,7 +159,7 @@ def rows() -> Iterator[tuple[Any, ...]]:
         if item.run and key not in seen:
             seen[key] = wavefronts(item.run, subject.kernel.fn.__name__)
         found = seen.get(key)
-        for architecture in ARCHITECTURES:
+        for architecture in architectures:
             code = inspect(subject, architecture)
             elems = item.elems or code.loop_groups * GROUP_ELEMS or subject.elems
             pipe = max(code.cycles, key=code.cycles.__getitem__)
@@ -179,7 +179,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "file", type=Path, help="CSV file to write, hwmodels/data/gpu_kernels.csv for the model"
     )
-    path = parser.parse_args(arguments).file
+    parser.add_argument(
+        "--architecture",
+        type=int,
+        choices=ARCHITECTURES,
+        action="append",
+        help="count for this one; all by default",
+    )
+    asked = parser.parse_args(arguments)
+    path = asked.file
     try:
         kept: list[dict[str, str]] = []
         if path.exists():
@@ -191,7 +199,7 @@ def main(arguments: list[str]) -> int:
         with claimed(Output(path, suffixes=(".csv",)), force=True), new_file(path, force=True) as stream:
             text = io.StringIO()
             writer = csv.writer(text, lineterminator="\n")
-            made = [tuple(map(str, row)) for row in rows()]
+            made = [tuple(map(str, row)) for row in rows(asked.architecture or ARCHITECTURES)]
             listed = sorted([tuple(row[name] for name in COLUMNS) for row in kept] + made)
             writer.writerows([COLUMNS, *listed])
             stream.write(text.getvalue().encode())

@@ -24,7 +24,12 @@ def test_every_counted_kernel_is_carried_for_every_architecture():
             if row.triton == version
         ]
         assert len(carried) == len(set(carried))
-        assert set(carried) == wanted, "python -m kernels.compiled.count_gpu hwmodels/data/gpu_kernels.csv"
+        # Other versions are counted for the GPU that has them.
+        held = {row[-1] for row in carried}
+        assert held == set(ARCHITECTURES) or version != triton_versions()[-1]
+        assert set(carried) == {row for row in wanted if row[-1] in held}, (
+            "python -m kernels.compiled.count_gpu hwmodels/data/gpu_kernels.csv"
+        )
 
 
 def test_the_counts_of_this_triton_are_carried():

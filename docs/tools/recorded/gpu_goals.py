@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import judged
 import pandas as pd
 
 import hwmodels
-from hwmodels.counted.product import counted_product, counted_pruning
+from hwmodels.counted.product import COUNTED_DTYPES, counted_product, counted_pruning
 from hwmodels.counted.table import CountedKernel, counted_kernels, triton_versions
 from hwmodels.counted.time import (
     GRAPH_LAUNCH,
@@ -26,8 +27,6 @@ from hwmodels.steps.fusion import fused
 from nmsim.case import Case, GemmShape
 from nmsim.format import SparseFormat
 from nmsim.units import percent
-from validate.judge.names import Machines
-from validate.judge.rows import published_files, read_rows
 
 MACHINE = "h200"
 MACHINES = ("a100-sxm", "rtx4090", "h200", "b200")
@@ -138,22 +137,18 @@ class Tried(NamedTuple):
 def tried() -> list[Tried]:
     """Compare what others measured: dense products of one token in 16 bits, and passes that read and write a matrix."""
     errors: dict[tuple[str, str], list[float]] = {}
-    machines = Machines([])
-    for path in published_files():
-        for row in read_rows(path, machines, bad=[]).rows:
-            found, spec = row.measurement, machines.find(row.measurement.machine)
-            kernel = _counted("dense", spec)
-            if (
-                found.M != 1
-                or found.dtype not in ("fp16", "bf16")
-                or not found.dense_time_s
-                or kernel is None
-            ):
-                continue
-            time_s = counted_time(kernel, spec, outputs=found.N, k=found.K).time_s
-            wait_s = float(flush_s(found.l2_state == "cold", chip(spec), constants.load()))
+    table = judged.published().table
+    dense = table[
+        (table["M"] == 1) & table["dtype"].isin(COUNTED_DTYPES) & table["measured_dense_time_s"].notna()
+    ]
+    for row in dense.itertuples():
+        spec = hwmodels.load_machine(str(row.machine))
+        kernel = _counted("dense", spec)
+        if kernel is not None:
+            time_s = counted_time(kernel, spec, outputs=int(row.N), k=int(row.K)).time_s
+            wait_s = float(flush_s(row.l2_state == "cold", chip(spec), constants.load()))
             errors.setdefault(("dense product, 1 token", spec.id), []).append(
-                (time_s + wait_s) / found.dense_time_s - 1
+                (time_s + wait_s) / row.measured_dense_time_s - 1
             )
     passes = pd.read_parquet(PASSES).drop_duplicates(["machine", "dtype", "tokens", "K"])
     for row in passes[passes["tokens"] >= LARGE_TOKENS].itertuples():
