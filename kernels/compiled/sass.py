@@ -24,6 +24,7 @@ import pandas as pd
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource
 
 from kernels.compiled.listing import (
     controls,
@@ -238,7 +239,8 @@ def _built(subject: Subject, architecture: int) -> tuple[bytes, int]:
     types = {**subject.pointers, **{name: text.split(":")[0] for name, text in subject.numbers.items()}}
     whole = {name for name, text in subject.numbers.items() if text.endswith(":16")} | set(subject.pointers)
     unnamed = {name: None for name in kernel.arg_names if name not in named}
-    source = ASTSource(
+    # Gluon, Triton's language with layouts, has a first stage of its own.
+    source = (GluonASTSource if kernel.is_gluon() else ASTSource)(
         kernel,
         {name: types.get(name, "constexpr") for name in kernel.arg_names},
         constexprs={**subject.constants, **unnamed},

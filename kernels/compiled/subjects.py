@@ -18,7 +18,8 @@ from kernels.gpu import controls, split
 from kernels.gpu.bits import WARP_THREADS
 from kernels.gpu.codes import position_table
 from kernels.gpu.movers import compress, decompress, prune, units, unshuffle
-from kernels.gpu.products import gemm, gemv, grouped, skip_gemv, sparse_activations
+from kernels.gpu.products import gemm, gemv, grouped, mma, skip_gemv, sparse_activations
+from kernels.gpu.products.fragments import ROWS
 from kernels.stored.rows import kernel_format
 from kernels.stored.shuffled import PLANES
 from nmsim.errors import NmsimError
@@ -87,6 +88,21 @@ def gemv_subject(
     )
 
 
+def mma_subject(format: FormatLike, tokens: int, *, dtype: torch.dtype = HALF) -> Subject:
+    """Name the product of 5 to 64 tokens in the order of the decode kernel, for a format and a count of tokens."""
+    format = kernel_format(format)
+    made = mma.constants(format, dtype, tokens) | {"HAS_BIAS": False, "SPLIT": False, "WARPS": mma.WARPS}
+    pointers = {"values": "*i32", "metadata": "*u8", "x": "*i32", "y": f"*{TYPES[dtype]}"}
+    pointers |= {} if mma.table_of(format, torch.device("cpu")) is None else {"table": "*i32"}
+    numbers = {"tokens": "i32", "outputs": "i32", "rows": "i32:16", "units": "i32", "part_steps": "i32"}
+    about = f"{_said(format)} {TYPES[dtype]}, {tokens} tokens"
+    # In a step a thread takes a unit of each of its rows.
+    return Subject(
+        f"mma {about}", mma.mma_kernel, pointers, numbers | {"x_words": "i32:16"}, made, mma.WARPS,
+        elems=ROWS * made["ELEMS"],
+    )  # fmt: skip
+
+
 def subjects() -> list[Subject]:
     """All kernels of the table: the decode GEMV in all that it can be, then the others, each once or twice."""
     # `tiled` has the compiled code of `combinatorial`: only the table differs.
@@ -105,6 +121,9 @@ def subjects() -> list[Subject]:
     for text, tokens, values, block in EIGHT_BITS:
         found.append(gemv_subject(text, tokens, values=values, block=block))
     found.append(_grouped(gemv_subject("8:16/bitmask")))
+    found += [mma_subject(format, 16) for format in keys]
+    found += [mma_subject("8:16/bitmask", tokens) for tokens in (8, 32, 64)]
+    found += [mma_subject("8:16/bitmask", 16, dtype=torch.bfloat16), mma_subject("16:32/bitmask", 64)]
     return found + _weights() + _activations() + _controls()
 
 

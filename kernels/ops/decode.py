@@ -1,9 +1,9 @@
-"""Products of one to eight tokens with N:M weights in the order that the decode kernel reads, for torch.
+"""Products of few tokens with N:M weights in the order that the decode kernel reads, for torch.
 
 Importing this module registers `nmsim::decode_linear`, `decode_or_sparse_linear` and `unpack_shuffled`. The second takes any
-number of tokens. On CUDA tensors few run `kernels.gpu.products.gemv`. For more, the weights are made dense as by the third,
-and torch multiplies. Elsewhere weights are put back into rows, and `ops.sparse_linear` multiplies. The first has no
-gradients, the second those of `ops.sparse_linear`.
+number of tokens. On CUDA tensors one to four run `kernels.gpu.products.gemv`, and 5 to 64 run `kernels.gpu.products.mma`. For
+more, the weights are made dense as by the third, and torch multiplies. Elsewhere weights are put back into rows, and
+`ops.sparse_linear` multiplies. The first has no gradients, the second those of `ops.sparse_linear`.
 """
 
 from typing import Any
@@ -19,6 +19,7 @@ from kernels.stored.rows import STEP_ELEMS, kernel_format
 from kernels.stored.scaled import GREATEST
 from kernels.stored.shuffled import (
     HALF_VALUES,
+    MOST_MATRIX_TOKENS,
     MOST_TOKENS,
     PLANES,
     WARP_ROWS,
@@ -31,6 +32,12 @@ from kernels.stored.shuffled import (
     unshuffle,
 )
 from nmsim.units import ceil_div
+
+LEAST_MATRIX_TOKENS = 5
+"""Tokens from which the matrix units multiply, where they can.
+
+By counting for sm_90: expanding 16 elements takes 95 cycles however many tokens there are, and gathering x for four takes 100.
+Nothing was timed."""
 
 __all__ = ["MOST_TOKENS", "ShuffledWeight", "decode_linear", "for_decode", "has_order", "unshuffle"]
 
@@ -116,7 +123,7 @@ def _decode_linear(
     weights = _checked_few(x, values, metadata, bias, format, out_features, in_features, scales, block)
     check_memory(weights, x=x, bias=bias)
     if dispatch.serves(x):
-        return _multiply_on_gpu(x, weights, bias)
+        return _multiply_on_gpu(_kernel(x, weights), x, weights, bias)
     return sparse_linear(x.detach(), unshuffle(weights), bias=None if bias is None else bias.detach())
 
 
@@ -131,7 +138,7 @@ def _decode_or_sparse_linear(
     x: Tensor, values: Tensor, metadata: Tensor, bias: Tensor | None, format: str, out_features: int,
     in_features: int,
 ) -> Tensor:  # fmt: skip
-    """Take the decode kernel for as few tokens as it takes on a CUDA device, a dense product for more.
+    """Take a kernel of this order for as few tokens as it takes on a CUDA device, a dense product for more.
 
     The choice is made here and not before the call, so that a compiled graph holds for any number of tokens.
     """
@@ -146,8 +153,8 @@ def _decode_or_sparse_linear(
     tokens = x.shape[:-1].numel()
     if tokens == 0:
         return x.new_empty((*x.shape[:-1], out_features))
-    if tokens <= MOST_TOKENS:
-        return _multiply_on_gpu(x, weights, bias)
+    if (kernel := _kernel(x, weights)) is not None:
+        return _multiply_on_gpu(kernel, x, weights, bias)
     return torch.nn.functional.linear(x.detach(), _dense(weights), bias)
 
 
@@ -186,13 +193,23 @@ def _dense(weights: ShuffledWeight) -> Tensor:
     return out
 
 
-def _multiply_on_gpu(x: Tensor, weights: ShuffledWeight, bias: Tensor | None) -> Tensor:
-    """Multiply by `kernels.gpu.products.gemv`: x [..., K] -> [..., N]."""
+def _kernel(x: Tensor, weights: ShuffledWeight) -> Any:
+    """Choose the module that multiplies so many tokens on a GPU; None for a dense product."""
+    tokens = x.shape[:-1].numel()
+    if LEAST_MATRIX_TOKENS <= tokens <= MOST_MATRIX_TOKENS:
+        matrix_units = dispatch.module("products.mma")
+        if matrix_units.runs_here(x, weights):
+            return matrix_units
+    return dispatch.module("products.gemv") if tokens <= MOST_TOKENS else None
+
+
+def _multiply_on_gpu(kernel: Any, x: Tensor, weights: ShuffledWeight, bias: Tensor | None) -> Tensor:
+    """Multiply by a module of `kernels.gpu.products`: x [..., K] -> [..., N]."""
     rows, k = weights.shape
     tokens = x.detach().reshape(x.shape[:-1].numel(), k).contiguous()
     out = x.new_empty((len(tokens), rows))
     bias = None if bias is None else bias.detach().contiguous()
-    dispatch.module("products.gemv").launch(tokens, weights, out, bias=bias)
+    kernel.launch(tokens, weights, out, bias=bias)
     return out.reshape(*x.shape[:-1], rows)
 
 

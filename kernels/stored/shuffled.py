@@ -29,6 +29,8 @@ from nmsim.units import ceil_div
 
 MOST_TOKENS = 8
 """Tokens that a product in this order takes. With more its instructions take longer than reading the dense weights."""
+MOST_MATRIX_TOKENS = 64
+"""Tokens that a product on matrix units takes in this order. With more, the sums of a thread take too many registers."""
 WARP_ROWS = 32
 """Rows of a warp: one per thread."""
 HALF_VALUES = 8
