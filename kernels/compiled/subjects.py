@@ -14,7 +14,7 @@ import triton
 
 from kernels.compiled.pipes import ARCHITECTURES
 from kernels.compiled.sass import Code, Subject, inspect
-from kernels.gpu import controls, split
+from kernels.gpu import controls
 from kernels.gpu.bits import WARP_THREADS
 from kernels.gpu.codes import position_table
 from kernels.gpu.movers import compress, decompress, prune, units, unshuffle
@@ -169,14 +169,6 @@ def _weights() -> list[Subject]:
             units.warps_for(P8_16.pattern, K, HALF),
             elems=16,
         ),
-        Subject(
-            "sum of parts fp16",
-            split.sum_kernel,
-            {"parts": "*fp32", "y": "*i16"},
-            {"n_parts": "i32", "elements": "i32:16", "outputs": "i32:16"},
-            {"KIND": "float16", "BIAS_KIND": "none", "BLOCK": split.BLOCK},
-            split.WARPS,
-        ),
     ]
 
 
@@ -278,9 +270,9 @@ def _controls() -> list[Subject]:
         Subject(
             "dense gemv fp16, 1 token",
             controls.dense_kernel,
-            {"weight": "*i16", "x": "*i16", "parts": "*fp32"},
+            {"weight": "*i16", "x": "*i16", "y": "*i16", "parts": "*fp32", "counters": "*i32"},
             {"outputs": "i32:16", "k": "i32:16", "part_elems": "i32:16"},
-            controls.constants(HALF, HALF, 1),
+            controls.constants(HALF, HALF, 1, HALF) | {"BIAS_KIND": "none", "SPLIT": True},
             controls.WARPS,
             options={"enable_fp_fusion": True},
         ),

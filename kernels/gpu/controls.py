@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.gpu.bits import INTEGERS, KINDS, as_float, on_device_of
-from kernels.gpu.split import split, sum_parts
+from kernels.gpu.split import PARTS_AHEAD, add_parts, counters, is_last, split, store_rounded
 from kernels.stored.errors import KernelError
 
 WORD_BYTES = 4
@@ -50,9 +50,10 @@ def read_kernel(source: tl.tensor, sums: tl.tensor, words: tl.tensor, BLOCK: tl.
 
 @triton.jit(do_not_specialize=["part_elems"])
 def dense_kernel(
-    weight: tl.tensor, x: tl.tensor, parts: tl.tensor, outputs: tl.tensor, k: tl.tensor,
-    part_elems: tl.tensor,
-    KIND: tl.constexpr, X_KIND: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, ELEMS: tl.constexpr,
+    weight: tl.tensor, x: tl.tensor, bias: tl.tensor, y: tl.tensor, parts: tl.tensor, counters: tl.tensor,
+    outputs: tl.tensor, k: tl.tensor, part_elems: tl.tensor,
+    KIND: tl.constexpr, X_KIND: tl.constexpr, Y_KIND: tl.constexpr, BIAS_KIND: tl.constexpr,
+    TOKENS: tl.constexpr, ROWS: tl.constexpr, ELEMS: tl.constexpr, SPLIT: tl.constexpr,
 ) -> None:  # fmt: skip
     """Multiply with some rows, and a part of K: see `dense` for what goes in and out."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -83,8 +84,19 @@ def dense_kernel(
                 sums_3 += product
     for token in tl.static_range(TOKENS):
         total = sums if token == 0 else (sums_1 if token == 1 else (sums_2 if token == 2 else sums_3))
-        at = parts + (part * TOKENS + token).to(tl.int64) * outputs + row
-        tl.store(at, tl.sum(total, axis=1), mask=is_output)
+        sum_of = tl.sum(total, axis=1)
+        if SPLIT:
+            at = parts + (part * TOKENS + token).to(tl.int64) * outputs + row
+            tl.store(at, sum_of, mask=is_output)
+        else:
+            store_rounded(y, bias, sum_of, token * outputs + row, row, is_output, Y_KIND, BIAS_KIND)
+    if SPLIT:
+        n_parts = tl.num_programs(1)
+        if is_last(counters + tl.program_id(0), n_parts):
+            for token in tl.static_range(TOKENS):
+                place = token * outputs + row
+                sum_of = add_parts(parts, place, TOKENS * outputs, is_output, n_parts, PARTS_AHEAD)
+                store_rounded(y, bias, sum_of, place, row, is_output, Y_KIND, BIAS_KIND)
 
 
 def copy(source: Tensor, out: Tensor) -> None:
@@ -161,20 +173,25 @@ def dense(
     outputs = len(weight)
     blocks = triton.cdiv(outputs, DENSE_ROWS)
     n_parts, part_elems = split(k, DENSE_ELEMS, blocks, weight.device, n_parts)
-    parts = x.new_empty((n_parts, tokens, outputs), dtype=torch.float32)
+    is_split = n_parts > 1
+    parts = x.new_empty((n_parts, tokens, outputs), dtype=torch.float32) if is_split else None
     with on_device_of(x):
         dense_kernel[(blocks, n_parts)](
-            weight.view(INTEGERS[weight.dtype]), x.view(INTEGERS[x.dtype]), parts, outputs, k, part_elems,
-            **constants(weight.dtype, x.dtype, tokens), num_warps=WARPS, enable_fp_fusion=True,
+            weight.view(INTEGERS[weight.dtype]), x.view(INTEGERS[x.dtype]),
+            None if bias is None else bias.view(INTEGERS[bias.dtype]), out.view(INTEGERS[out.dtype]), parts,
+            counters(blocks, x.device) if is_split else None, outputs, k, part_elems,
+            **constants(weight.dtype, x.dtype, tokens, out.dtype),
+            BIAS_KIND="none" if bias is None else KINDS[bias.dtype], SPLIT=is_split,
+            num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip
-    sum_parts(parts, bias, out)
 
 
-def constants(dtype: torch.dtype, x_dtype: torch.dtype, tokens: int) -> dict[str, Any]:
-    """Name what `dense_kernel` is compiled for."""
+def constants(dtype: torch.dtype, x_dtype: torch.dtype, tokens: int, y_dtype: torch.dtype) -> dict[str, Any]:
+    """Name what `dense_kernel` is compiled for, except the bias and whether K is cut."""
     return {
         "KIND": KINDS[dtype],
         "X_KIND": KINDS[x_dtype],
+        "Y_KIND": KINDS[y_dtype],
         "TOKENS": tokens,
         "ROWS": DENSE_ROWS,
         "ELEMS": DENSE_ELEMS,

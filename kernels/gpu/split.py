@@ -1,15 +1,15 @@
-"""Products split over K: how many parts, and their sum, in the same order every time."""
+"""Products split over K: how many parts, and their sum by the program that ends last, in the same order every time."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.gpu.bits import INTEGERS, KINDS, as_bits, as_float, on_device_of
+from kernels.gpu.bits import as_bits, as_float
 from nmsim.units import ceil_div
 
-BLOCK = 512
-WARPS = 4
+PARTS_AHEAD: tl.constexpr = tl.constexpr(8)
+"""Parts of K that are read at a time when they are added up."""
 PROGRAMS_PER_PROCESSOR = 4
 """Programs needed per multiprocessor, for enough loads to be under way. A guess: nothing was timed."""
 LEAST_COUNTERS = 4096
@@ -47,6 +47,17 @@ def add_parts(
     return total
 
 
+@triton.jit
+def store_rounded(
+    y: tl.tensor, bias: tl.tensor, total: tl.tensor, place: tl.tensor, output: tl.tensor, inside: tl.tensor,
+    KIND: tl.constexpr, BIAS_KIND: tl.constexpr,
+) -> None:  # fmt: skip
+    """Add the bias of outputs to their float32 sums, and round once."""
+    if BIAS_KIND != "none":
+        total += as_float(tl.load(bias + output, mask=inside, other=0), BIAS_KIND)
+    tl.store(y + place, as_bits(total, KIND), mask=inside)
+
+
 _zeros: dict[tuple[torch.device, int], Tensor] = {}
 _captured: dict[torch.device, list[Tensor]] = {}
 
@@ -69,44 +80,6 @@ def counters(count: int, device: torch.device) -> Tensor:
         _zeros[device, stream] = torch.zeros(max(count, LEAST_COUNTERS), dtype=torch.int32, device=device)
         _captured.setdefault(device, [torch.zeros(GRAPH_COUNTERS, dtype=torch.int32, device=device)])
     return _zeros[device, stream]
-
-
-@triton.jit(do_not_specialize=["n_parts"])
-def sum_kernel(
-    parts: tl.tensor, bias: tl.tensor, y: tl.tensor, n_parts: tl.tensor, elements: tl.tensor,
-    outputs: tl.tensor,
-    KIND: tl.constexpr, BIAS_KIND: tl.constexpr, BLOCK: tl.constexpr,
-) -> None:  # fmt: skip
-    """Add up parts, the first one first, then the bias, and round once."""
-    element = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = element < elements
-    place = parts + element
-    total = tl.load(place, mask=inside, other=0)
-    for _ in range(1, n_parts):
-        place += elements
-        total += tl.load(place, mask=inside, other=0)
-    if BIAS_KIND != "none":
-        total += as_float(tl.load(bias + element % outputs, mask=inside, other=0), BIAS_KIND)
-    tl.store(y + element, as_bits(total, KIND), mask=inside)
-
-
-def sum_parts(parts: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    """Write y = sum of parts + bias, summed in float32 and rounded once, to the type of out.
-
-    Parameters
-    ----------
-    parts : float32 Tensor [S, T, N]
-    bias : Tensor [N] of a type in `KINDS`, optional
-    out : Tensor [T, N] of a type in `KINDS`
-        Contiguous, as all are; every element is written.
-    """
-    about_bias = "none" if bias is None else KINDS[bias.dtype]
-    with on_device_of(parts):
-        sum_kernel[(ceil_div(out.numel(), BLOCK),)](
-            parts, None if bias is None else bias.view(INTEGERS[bias.dtype]), out.view(INTEGERS[out.dtype]),
-            len(parts), out.numel(), out.shape[-1], KIND=KINDS[out.dtype], BIAS_KIND=about_bias, BLOCK=BLOCK,
-            num_warps=WARPS, enable_fp_fusion=False,
-        )  # fmt: skip
 
 
 def split(

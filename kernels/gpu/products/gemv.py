@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.gpu.bits import INTEGERS, KINDS, as_bits, as_float, on_device_of
+from kernels.gpu.bits import INTEGERS, KINDS, as_float, on_device_of
 from kernels.gpu.codes import (
     DECODE,
     LOOKED_UP,
@@ -31,7 +31,7 @@ from kernels.gpu.codes import (
 )
 from kernels.gpu.eight_bits import is_eight_bits, smaller, wider
 from kernels.gpu.products.plan import machine_of, plan
-from kernels.gpu.split import counters, is_last
+from kernels.gpu.split import counters, is_last, store_rounded
 from kernels.stored.errors import KernelError
 from kernels.stored.rows import STEP_ELEMS
 from kernels.stored.shuffled import MOST_TOKENS, WARP_ROWS, ShuffledWeight
@@ -311,18 +311,6 @@ def _halves(
 
 
 @triton.jit
-def _store(
-    y: tl.tensor, bias: tl.tensor, total: tl.tensor, token: tl.tensor, row: tl.tensor, outputs: tl.tensor,
-    Y_KIND: tl.constexpr, BIAS_KIND: tl.constexpr,
-) -> None:  # fmt: skip
-    """Add the bias and round once."""
-    inside = row < outputs
-    if BIAS_KIND != "none":
-        total += as_float(tl.load(bias + row, mask=inside, other=0), BIAS_KIND)
-    tl.store(y + token * outputs.to(tl.int64) + row, as_bits(total, Y_KIND), mask=inside)
-
-
-@triton.jit
 def _join(
     parts: tl.tensor, counters: tl.tensor, y: tl.tensor, bias: tl.tensor, row: tl.tensor, rows: tl.tensor,
     outputs: tl.tensor,
@@ -338,7 +326,8 @@ def _join(
                 at = parts + (part * TOKENS + token) * rows.to(tl.int64) + row[None, :]
                 there = (part < n_parts) & (row >= 0)[None, :]
                 total += tl.sum(tl.load(at, mask=there, other=0, cache_modifier=".cg"), axis=0)
-            _store(y, bias, total, token, row, outputs, Y_KIND, BIAS_KIND)
+            place = token * outputs.to(tl.int64) + row
+            store_rounded(y, bias, total, place, row, row < outputs, Y_KIND, BIAS_KIND)
 
 
 @triton.jit(do_not_specialize=["outputs", "units", "part_units", "x_bytes"])
@@ -448,7 +437,8 @@ def gemv_kernel(
         if SPLIT:
             tl.store(parts + (tl.program_id(1) * TOKENS + token) * rows.to(tl.int64) + row, total)
         else:
-            _store(y, bias, total, token, row, outputs, Y_KIND, BIAS_KIND)
+            place = token * outputs.to(tl.int64) + row
+            store_rounded(y, bias, total, place, row, row < outputs, Y_KIND, BIAS_KIND)
     if SPLIT:
         _join(parts, counters, y, bias, row, rows, outputs, TOKENS, Y_KIND, BIAS_KIND, WARPS)
 

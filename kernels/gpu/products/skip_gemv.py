@@ -12,10 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.gpu.bits import INTEGERS, KINDS, about, as_bits, as_float, code_table, on_device_of, ones_of
+from kernels.gpu.bits import INTEGERS, KINDS, about, as_float, code_table, on_device_of, ones_of
 from kernels.gpu.codes import read_field
 from kernels.gpu.expand import masks_of
-from kernels.gpu.split import add_parts, counters, is_last, split
+from kernels.gpu.split import PARTS_AHEAD, add_parts, counters, is_last, split, store_rounded
 from nmsim.format import SparseFormat
 
 STEP_ROWS = 32
@@ -23,8 +23,6 @@ STEP_ROWS = 32
 BLOCK_BYTES = 512
 """Bytes of such a row: 16 for each of the threads of a warp."""
 WARPS = 4
-PARTS_AHEAD: tl.constexpr = tl.constexpr(8)
-"""Parts of K that are read at a time when they are added up."""
 
 
 @triton.jit
@@ -89,20 +87,9 @@ def skip_gemv_kernel(
         tl.store(sums + part.to(tl.int64) * outputs + output, sum_of, mask=is_output)
         if is_last(counters + tl.program_id(0), tl.num_programs(1)):
             sum_of = add_parts(sums, output, outputs, is_output, tl.num_programs(1), PARTS_AHEAD)
-            _store(y, bias, sum_of, output, is_output, KIND, BIAS_KIND)
+            store_rounded(y, bias, sum_of, output, output, is_output, KIND, BIAS_KIND)
     else:
-        _store(y, bias, sum_of, output, is_output, KIND, BIAS_KIND)
-
-
-@triton.jit
-def _store(
-    y: tl.tensor, bias: tl.tensor, total: tl.tensor, output: tl.tensor, is_output: tl.tensor,
-    KIND: tl.constexpr, BIAS_KIND: tl.constexpr,
-) -> None:  # fmt: skip
-    """Add the bias and round once."""
-    if BIAS_KIND != "none":
-        total += as_float(tl.load(bias + output, mask=is_output, other=0), BIAS_KIND)
-    tl.store(y + output, as_bits(total, KIND), mask=is_output)
+        store_rounded(y, bias, sum_of, output, output, is_output, KIND, BIAS_KIND)
 
 
 def launch(

@@ -9,7 +9,6 @@ pytest.importorskip("triton")
 
 from triton_tensors import Room, between_nan, made  # noqa: E402
 
-from kernels.gpu import split  # noqa: E402
 from kernels.gpu.movers import prune  # noqa: E402
 from kernels.gpu.products import skip_gemv  # noqa: E402
 from kernels.ops import naive  # noqa: E402
@@ -85,14 +84,17 @@ def test_tokens_as_the_pruning_kernel_packs_them(dtype, triton_device):
 
 
 def test_parts_are_added_in_order_and_rounded_once(triton_device):
+    """Four groups of 2:4 whose products are what is added, each in a part of its own."""
     big = 2.0**24
-    parts = torch.tensor([[[big, 1.0]], [[1.0, 2.0**-11]], [[1.0, 0.0]], [[-big, 0.0]]], device=triton_device)
-    bias = torch.tensor([3.0, 2.0**-12], device=triton_device)
-    room = Room((1, 2), torch.float16, triton_device)
-    split.sum_parts(parts, bias, room.tensor)
-    # In float32, 2^24 + 1 is 2^24: backwards, both ones would be left. And 1 + 2^-11, halfway between two numbers of
-    # float16, would be 1 were it rounded before the bias is added.
-    assert room.taken().tolist() == [[3.0, 1.0 + 2.0**-10]]
+    step = skip_gemv.constants(kernel_format("2:4/bitmask"), 4, torch.float32)["GROUPS"] * 4
+    x, weight = torch.zeros(1, 4 * step), torch.zeros(4 * step, 2)
+    x[0, ::step] = 1
+    weight[::step] = torch.tensor([[big, 1.0], [1.0, 2.0**-11], [1.0, 0.0], [-big, 0.0]])
+    values, metadata = naive.compress(x, "2:4/bitmask")
+    bias = torch.tensor([3.0, 2.0**-12])
+    y = product(values, metadata, weight, "2:4", "bitmask", triton_device, bias=bias, n_parts=4)
+    # In float32, 2^24 + 1 is 2^24: backwards, both ones would be left. And the bias is added last.
+    assert y.tolist() == [[3.0, 1.0 + 2.0**-11 + 2.0**-12]]
 
 
 def test_one_wrong_value_shows(triton_device):
