@@ -37,7 +37,15 @@ __all__ = [
 
 KERNELS = (
     *("cpu.avx512", "cpu.avx2", "cpu.portable"),
-    *("gpu.gemv", "gpu.gemm_small", "gpu.unpack_mm", "torch.cutlass", "torch.cusparselt"),
+    *(
+        "gpu.gemv",
+        "gpu.gemv_e4m3",
+        "gpu.gemv_int8",
+        "gpu.gemm_small",
+        "gpu.unpack_mm",
+        "torch.cutlass",
+        "torch.cusparselt",
+    ),
     *("torch.cusparselt_search", "torch.fp8"),
     *("gpu.skip_gemv", "gpu.prune_skip_gemv", "gpu.activations_mm", "gpu.prune_activations_mm"),
     *("gpu.prune", "gpu.prune_vector", "gpu.prune_mitigated", "gpu.pack", "gpu.unpack", "gpu.read"),

@@ -8,7 +8,7 @@ values. Every call has copies of its operands, used in turn (`kernels.measure.cu
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -182,7 +182,7 @@ class CudaBackend:
                     raise SpecError(f"{of}: {error}") from error
                 if problem:
                     raise SpecError(f"{of}: kernel {kernel}: {problem}")
-                found.append((case, kernel))
+                found.append((self._as_stored(kernel, case), kernel))
         return found
 
     @property
@@ -248,6 +248,11 @@ class CudaBackend:
             return Case(of.shape, dtype=of.dtype)
         return Case(of.shape, kernel_format(stored), dtype=of.dtype, sparse_operand=of.sparse_operand)
 
+    def _as_stored(self, kernel: str, case: Case) -> Case:
+        """The case of a row: its value type is that of the weights, if a kernel stores them in another than the tokens."""
+        dtype = "" if kernel in self._movers else named(self._products, kernel).value_dtype
+        return replace(case, dtype=dtype) if dtype else case
+
     def _problem(self, kernel: str, case: Case) -> str:
         """The reason against a kernel for a case; empty if it takes the case. A SpecError if there is no such kernel."""
         if kernel in self._movers:
@@ -301,7 +306,8 @@ class CudaBackend:
     def _sparse(
         self, of: Round, case: Case, kernel: str, weights: Operand, tokens: Operand, warmup: int
     ) -> Contender:
-        pattern, rounding = case.pattern, named(self._products, kernel).rounding
+        product, pattern = named(self._products, kernel), case.pattern
+        as_stored, rounding = product.as_stored or (lambda weight: weight), product.rounding
         if pattern is None:
             x, weight = (
                 values.double() * scale for values, scale in map(as_fp8, (tokens.dense, weights.dense))
@@ -311,7 +317,7 @@ class CudaBackend:
             of_weights = case.sparse_operand == "weights"
             right = _Right(
                 tokens.dense if of_weights else tokens.pruned(pattern),
-                weights.pruned(pattern) if of_weights else weights.dense,
+                as_stored(weights.pruned(pattern)) if of_weights else weights.dense,
                 int(of.shape.K * pattern.density),
                 of.dtype,
                 rounding,

@@ -1,6 +1,7 @@
 """Products that a campaign can time on a CUDA device: our Triton kernels, torch's 2:4 on tensor cores, and dense calls."""
 
 import functools
+import importlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from nmsim.pattern import Pattern
 from nmsim.support.names import did_you_mean
 from nmsim.units import ceil_div
 
+_DTYPE_NAMES = {"torch.bfloat16": "bf16", "torch.float16": "fp16"}
 FILL_TOKENS = 8
 """cuSPARSELt takes multiples of so many tokens of 16-bit values."""
 _NAME = re.compile(r"(?P<base>[^\[\]]+)(?:\[(?P<options>[^\[\]]*)\])?")
@@ -66,6 +68,10 @@ class Product:
         Where the kernel is, if it is ours.
     dense_dtype : str
         Value type of a dense product that is timed as if it were a kernel, because it is a rival; it knows no pattern.
+    value_dtype : str
+        Value type of its rows, if weights are stored in another than that of the tokens.
+    as_stored : callable, optional
+        Of weights with their zeros: what they come to if the kernel's weights are rounded.
     """
 
     problem: Callable[[Case], str]
@@ -76,6 +82,8 @@ class Product:
     options: tuple[str, ...] = ()
     module: str = ""
     dense_dtype: str = ""
+    value_dtype: str = ""
+    as_stored: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -144,17 +152,45 @@ def _any(case: Case) -> str:
     return ""
 
 
-def _decode(packed: Any, dense: Any, x: Any, **options: Any) -> Call:
-    from kernels.gpu.products import gemv
-    from kernels.stored import shuffled
+def _in_decode_order(kernel: str, values: str | None = None) -> Callable[..., Call]:
+    """A product that takes weights in the order for decoding, with values as they are or rounded to 8 bits."""
 
-    weight, out = shuffled.shuffle(packed), _room(x, packed)
+    def build(packed: Any, dense: Any, x: Any, **options: Any) -> Call:
+        from kernels.stored import shuffled
 
-    def run() -> Any:
-        gemv.launch(x, weight, out, **options)
-        return out
+        product = importlib.import_module(f"kernels.gpu.products.{kernel}")
+        weight, out = shuffled.shuffle(packed, values=values), _room(x, packed)
 
-    return Call(run, weight.values.nbytes + weight.metadata.nbytes)
+        def run() -> Any:
+            product.launch(x, weight, out, **options)
+            return out
+
+        cells = (
+            {}
+            if values is None
+            else {"baseline_dtype": _DTYPE_NAMES[str(x.dtype)], "note": "tokens of 16 bits"}
+        )
+        return Call(run, weight.values.nbytes + weight.metadata.nbytes + weight.scales_bytes, cells)
+
+    return build
+
+
+def _rounded_to(values: str) -> Callable[[Any], Any]:
+    """What weights come to that are stored as values of 8 bits with a scale per row."""
+
+    def rounded(weight: Any) -> Any:
+        from kernels.stored.scaled import dequantize, quantize
+
+        return dequantize(*quantize(weight, type_name=values))
+
+    return rounded
+
+
+def _of_eight_bits(values: str, dtype: str) -> Product:
+    return Product(
+        _no_decode, _in_decode_order("gemv", values), options=("warps", "n_parts"), module=_GEMV,
+        value_dtype=dtype, as_stored=_rounded_to(values),
+    )  # fmt: skip
 
 
 def _by_rows(road: str) -> Callable[..., Call]:
@@ -246,7 +282,7 @@ def _fp8(packed: Any, weight: Any, x: Any) -> Call:
         )
 
     cells = {"dtype": "fp8", "note": "dense; tokens were rounded to FP8 beforehand"}
-    cells["baseline_dtype"] = "bf16" if x.dtype == torch.bfloat16 else "fp16"
+    cells["baseline_dtype"] = _DTYPE_NAMES[str(x.dtype)]
     return Call(run, values.nbytes, cells)
 
 
@@ -309,12 +345,12 @@ def _kept_elems(pattern: Pattern, k: int) -> int:
     return groups * pattern.n + min(pattern.n, tail)
 
 
-_GEMM = "kernels.gpu.products.gemm"
+_GEMV, _GEMM = "kernels.gpu.products.gemv", "kernels.gpu.products.gemm"
 PRODUCTS: Mapping[str, Product] = MappingProxyType(
     {
-        "gpu.gemv": Product(
-            _no_decode, _decode, options=("warps", "n_parts"), module="kernels.gpu.products.gemv"
-        ),
+        "gpu.gemv": Product(_no_decode, _in_decode_order("gemv"), options=("warps", "n_parts"), module=_GEMV),
+        "gpu.gemv_e4m3": _of_eight_bits("e4m3", "fp8"),
+        "gpu.gemv_int8": _of_eight_bits("int8", "int8"),
         "gpu.gemm_small": Product(
             _any, _by_rows("launch_small"), options=("warps", "tile_outputs", "n_parts"), module=_GEMM
         ),

@@ -54,7 +54,7 @@ def campaign() -> Campaign:
     tables: list[dict[str, Any]] = [
         {"shapes": [GemmShape(1, n, k)], **stored},
         {"shapes": [GemmShape(1, n, k)], "kernels": ["torch.fp8"], **dense},
-        {"shapes": [GemmShape(2, n, k)], **stored},
+        {"shapes": [GemmShape(2, n, k)], **stored, "encodings": ["bitmask"]},
         {"shapes": [GemmShape(1, n, k)], "kernels": ["gpu.read"], **dense},
     ]
     rounds: list[Round] = [each for table in tables for each in combined(**table)]

@@ -509,6 +509,32 @@ def test_a_wrong_product_in_fp8_makes_no_row(mine, tmp_path, monkeypatch):
         measure.run(sparse, rival(), tmp_path / "rows.csv", STAMP)
 
 
+@pytest.mark.parametrize(("kernel", "dtype"), [("gpu.gemv_e4m3", "fp8"), ("gpu.gemv_int8", "int8")])
+def test_rows_of_values_of_eight_bits_say_so_and_are_held_to_the_rounded_weights(
+    mine, tmp_path, monkeypatch, kernel, dtype
+):
+    from kernels.ops import decompress
+    from kernels.stored.shuffled import unshuffle
+
+    factor = [1.0]
+
+    def launch(x, weight, out):
+        out.copy_(x.double() @ decompress(unshuffle(weight)).double().T * factor[0])
+
+    monkeypatch.setattr("kernels.gpu.products.gemv.launch", launch)
+    text = FP8_TEXT.replace("torch.fp8", kernel).replace('["dense"]', '["8:16"]\nencodings = ["index"]')
+    text = text.replace("bf16", "fp16")
+    found = measure.run(mine(text), rival(), tmp_path / "rows.csv", STAMP)
+    assert (found.wrong, found.refused) == ([], [])
+    (row,) = row_files.read(tmp_path / "rows.csv")
+    assert (row.kernel, row.dtype, row.baseline_dtype, row.case.dtype) == (kernel, dtype, "fp16", dtype)
+    again = measure.run(mine(text), rival(), tmp_path / "rows.csv", STAMP)
+    assert (len(again.rows), again.skipped) == (0, 1)
+    factor[0] = 1.02
+    wrong = measure.run(mine(text), rival(), tmp_path / "other.csv", STAMP)
+    assert (len(wrong.rows), len(wrong.wrong)) == (0, 1)
+
+
 def test_the_search_of_cusparselt_is_done_once_per_shape_and_its_algorithm_used(monkeypatch):
     asked, used = [], []
 
