@@ -18,6 +18,7 @@ try:
     from kernels.ops.grouped import GroupedWeight, for_experts, grouped_linear
     from kernels.ops.layer import DecodeReport, NMLinear, SparsifyReport, for_decode_, sparsify_
     from kernels.ops.pruning import prune
+    from kernels.ops.quantized import QuantizedLinear, QuantizeReport, quantize_
     from kernels.ops.stacked import StackedPart, StackReport, stack, stack_
     from kernels.ops.weights import NMWeight, compress, decompress, from_packed, sparse_linear
     from kernels.stored.errors import KernelError
@@ -31,6 +32,8 @@ __all__ = [
     "NMActivations",
     "NMLinear",
     "NMWeight",
+    "QuantizeReport",
+    "QuantizedLinear",
     "ShuffledWeight",
     "SparsifyReport",
     "StackReport",
@@ -46,6 +49,7 @@ __all__ = [
     "grouped_linear",
     "prune",
     "prune_activations",
+    "quantize_",
     "row_sums",
     "skip_linear",
     "sparse_linear",

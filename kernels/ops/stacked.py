@@ -4,7 +4,7 @@ Engines run the projections of a layer fused: query, key and value as one produc
 one launch, and fills a GPU better than several small ones.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +80,8 @@ class StackedPart(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The pruned weight [N, K] of this layer, decompressed anew each time it is asked for."""
-        return self._product.layer.weight[self._first : self._first + self.out_features]
+        whole: Tensor = self._product.layer.weight
+        return whole[self._first : self._first + self.out_features]
 
     @property
     def bias(self) -> Tensor | None:
@@ -92,6 +93,10 @@ class StackedPart(nn.Module):
         """Multiply: x [..., K] -> [..., N]."""
         return self._product.of(x, self.name).narrow(-1, self._first, self.out_features)
 
+    def follow(self, replaced: Mapping[nn.Module, nn.Module]) -> None:
+        """Use another layer from now on, if that of this part was replaced by one with the same outputs."""
+        self._product.layer = replaced.get(self._product.layer, self._product.layer)
+
     def extra_repr(self) -> str:
         """Say what a printed model shows of this layer."""
         return f"in_features={self.in_features}, out_features={self.out_features}"
@@ -99,6 +104,8 @@ class StackedPart(nn.Module):
 
 class _Product:
     """The last product of a stacked layer, kept until every part has taken its outputs."""
+
+    layer: Any
 
     def __init__(self, layer: NMLinear, names: Sequence[str]) -> None:
         # A plain object holds the layer: as a module of each part it would be in a state dict several times.
@@ -148,8 +155,8 @@ def stack_(model: nn.Module, *, projections: Iterable[Sequence[str]] = PROJECTIO
 
     `self_attn.q_proj`, `k_proj` and `v_proj` become parts of `self_attn.qkv_proj`, a `NMLinear` of all their rows. The code of
     the model stays as it is: it calls the parts. The state dict has the new layer instead of the old ones. A layer that decodes
-    (`for_decode_`) makes a stacked one that decodes. Outputs are those of the single layers: the same sums in the same order
-    on a CPU. On a GPU the order may differ, since a larger product is cut into other parts of K.
+    (`for_decode_`) makes a stacked one that decodes. Outputs of layers are those of the single ones: the same sums in the same
+    order on a CPU. On a GPU the order may differ, since a larger product is cut into other parts of K.
 
     Parameters
     ----------

@@ -29,7 +29,7 @@ def test_the_page_runs_and_prints_what_it_says(tmp_path, monkeypatch):
         for claim in re.findall(r"^print\(.*?\)  # (.+)$", block, re.M):
             assert claim in printed.getvalue()
             claims += 1
-    assert claims == 15
+    assert claims == 16
 
 
 def test_the_page_tells_the_thresholds_of_the_code():
