@@ -23,9 +23,14 @@ from kernels.ptx.machine import MOST_STEPS, Code, Counts, Grid, run_program
 from kernels.ptx.memory import Buffer, GlobalMemory
 from kernels.ptx.parse import read_ptx
 from kernels.ptx.program import WARP
+from nmsim.errors import brief
 
 CAPABILITY = 90
 """H100 and H200."""
+CAPABILITIES = (80, 129)
+"""The least and the greatest that Triton compiles for as it does for those here."""
+MOST_PROGRAMS = (2**31 - 1, 2**16 - 1, 2**16 - 1)
+"""In x, y and z. CUDA C++ Programming Guide, technical specifications per compute capability."""
 _COMPILE = JITFunction.run
 
 
@@ -115,9 +120,11 @@ def ptx_of(
     Raises
     ------
     PtxError
-        A process in which Triton interprets.
+        A process in which Triton interprets, or an invalid argument, by its name.
     """
-    return str(compiled_as_launched(kernel, args, dict(options or {}), capability).asm["ptx"])
+    _refuse_interpreter()
+    _named(kernel, args, options)
+    return str(compiled_as_launched(kernel, args, options or {}, capability).asm["ptx"])
 
 
 def compiled_as_launched(
@@ -131,11 +138,81 @@ def compiled_as_launched(
         A process in which Triton interprets, or no kernel.
     """
     _refuse_interpreter()
+    _check_kernel(kernel)
+    _check_capability(capability)
+    with driver_of(capability):
+        try:
+            return _COMPILE(kernel, *args, grid=(1,), warmup=True, **options)
+        except KeyError as error:
+            raise PtxError(
+                f"options: {error.args[0]}; expected arguments of {kernel.__name__} and options of the compiler"
+            ) from error
+
+
+def _check_kernel(kernel: Any) -> None:
     if not isinstance(kernel, JITFunction):
         kind = type(kernel).__name__
         raise PtxError(f"kernel is a {kind}: expected a function with @triton.jit alone, such as its .fn")
-    with driver_of(capability):
-        return _COMPILE(kernel, *args, grid=(1,), warmup=True, **options)
+
+
+def _check_capability(capability: object) -> None:
+    least, most = CAPABILITIES
+    if not isinstance(capability, int) or isinstance(capability, bool) or not least <= capability <= most:
+        raise PtxError(
+            f"capability is {brief(capability)}: expected ten times that of a GPU, from {least} to {most}"
+        )
+
+
+def _check_count(name: str, number: object, least: int) -> None:
+    if not isinstance(number, int) or isinstance(number, bool) or number < least:
+        raise PtxError(f"{name} is {brief(number)}: expected a number of at least {least}")
+
+
+def _named(kernel: Any, args: Any, options: Any) -> dict[str, Any]:
+    """Give all arguments of a kernel by name, defaults among them; refuse what is invalid, is there twice or is missing."""
+    _check_kernel(kernel)
+    names = kernel.arg_names
+    if not isinstance(args, list | tuple):
+        raise PtxError(f"args is a {type(args).__name__}: expected a list of arguments of {kernel.__name__}")
+    if len(args) > len(names):
+        raise PtxError(
+            f"args has {len(args)} items: {kernel.__name__} takes at most {len(names)} ({', '.join(names)})"
+        )
+    if options is not None and not isinstance(options, Mapping):
+        raise PtxError(f"options is a {type(options).__name__}: expected names with their values")
+    by_position = dict(zip(names, args, strict=False))
+    by_name = {name: value for name, value in (options or {}).items() if name in names}
+    if twice := [name for name in by_name if name in by_position]:
+        raise PtxError(f"{', '.join(twice)}: given in args and in options, expected once")
+    given = {p.name: p.default for p in kernel.params if p.has_default} | by_position | by_name
+    if missing := [name for name in names if name not in given]:
+        raise PtxError(f"{kernel.__name__} needs {', '.join(missing)} too: expected in args or options")
+    for parameter in kernel.params:
+        value = given[parameter.name]
+        if not parameter.is_constexpr and not isinstance(value, Tensor | int | float | None):
+            raise PtxError(
+                f"{parameter.name} is a {type(value).__name__}: expected a torch tensor, a number or None"
+            )
+    return given
+
+
+def _whole_grid(grid: Any, given: Mapping[str, Any]) -> Grid:
+    """Read the programs in x, y and z."""
+    sizes = grid(given) if callable(grid) else grid
+    sizes = (sizes,) if isinstance(sizes, int) else sizes
+    if (
+        not isinstance(sizes, list | tuple)
+        or not 1 <= len(sizes) <= len(MOST_PROGRAMS)
+        or not all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
+        or not all(1 <= size <= most for size, most in zip(sizes, MOST_PROGRAMS, strict=False))
+    ):
+        what = "grid gives" if callable(grid) else "grid is"
+        raise PtxError(
+            f"{what} {brief(sizes)}: expected one to three numbers of programs, of at least 1 and at most "
+            f"{', '.join(map(str, MOST_PROGRAMS))}"
+        )
+    x, y, z = (*sizes, 1, 1)[:3]
+    return x, y, z
 
 
 def run_compiled(
@@ -151,9 +228,9 @@ def run_compiled(
     Parameters
     ----------
     kernel : function with @triton.jit
-    grid : tuple of int, or function of the arguments by name
+    grid : int or tuple of int, or function of the arguments by name that gives one
         Programs in x, y and z.
-    args : sequence
+    args : list or tuple
         Positional arguments of the kernel; tensors are in main memory.
     options : mapping, optional
         Arguments by name, and options of the compiler such as `num_warps`.
@@ -173,18 +250,16 @@ def run_compiled(
     Raises
     ------
     PtxError
-        One of its kinds: an instruction that the emulator does not have, or a rule of the machine that is broken.
+        An invalid argument, by its name. Or one of its kinds: an instruction that the emulator does not have, or a rule of
+        the machine that is broken.
     """
-    options = dict(options or {})
-    compiled = compiled_as_launched(kernel, args, options, capability)
-    names = kernel.arg_names
-    given = {
-        **{p.name: p.default for p in kernel.params if p.has_default},
-        **dict(zip(names, args, strict=False)),
-    }
-    given |= {name: value for name, value in options.items() if name in names}
-    sizes = tuple(int(size) for size in (grid(given) if callable(grid) else grid))
-    whole: Grid = (*sizes, 1, 1)[:3]  # type: ignore[assignment]
+    _refuse_interpreter()
+    if seed is not None:
+        _check_count("seed", seed, 0)
+    _check_count("most_steps", most_steps, 1)
+    given = _named(kernel, args, options)
+    whole = _whole_grid(grid, given)
+    compiled = compiled_as_launched(kernel, args, options or {}, capability)
     values = [given[name] for name, kind in compiled.src.signature.items() if kind != "constexpr"]
     kinds = [kind for kind in compiled.src.signature.values() if kind != "constexpr"]
     memory = GlobalMemory([_buffer(value) for value in values if isinstance(value, Tensor)])
@@ -246,9 +321,10 @@ def emulated(
     Raises
     ------
     PtxError
-        A process in which Triton interprets.
+        A process in which Triton interprets, or another capability.
     """
     _refuse_interpreter()
+    _check_capability(capability)
     launches: list[Launch] = []
 
     def run(kernel: Any, *args: Any, grid: Any, warmup: bool = False, **options: Any) -> None:

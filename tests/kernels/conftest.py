@@ -16,6 +16,25 @@ def interpreted():
     return bool(sys.modules["triton"].knobs.runtime.interpret)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def scalars_of_the_interpreter_are_numbers():
+    """Have an array of one element count as a number. The interpreter of Triton 3.6 takes it for one, numpy 2.4 does not."""
+    if "triton" not in sys.modules or not interpreted():
+        yield
+        return
+    from triton.runtime import interpreter
+
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def patched(tensor, scope):
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter, "_patch_lang_tensor", patched)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def compiled_code_runs_here(request):
     """Send launches to the emulator, where Triton is there, no CUDA device is, and nobody asked for the interpreter."""

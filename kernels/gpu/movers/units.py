@@ -148,7 +148,7 @@ def prune_units(
             word = chosen_16(ranks_a, ranks_b, M)
         if SCORED and tl.max(tl.where(is_unit, ones_of(word), 0)) > UNIT // 2:
             ties = chosen_16(ranks_a, ranks_b, M, TIES=True)
-            word, _ = filled(word & ~ties, ties, N, M, UNIT)
+            word, _ = filled(word & (ties ^ 0xFFFFFFFF), ties, N, M, UNIT)
         pairs = squeezed_16(a, b, word, LINES)
         keep = tl.join(_bits(word, 0), _bits(word, 8))
     else:
@@ -164,7 +164,7 @@ def prune_units(
             word = chosen_32(ranks_a, ranks_b, ranks_c, ranks_d)
         if SCORED and tl.max(tl.where(is_unit, ones_of(word), 0)) > UNIT // 2:
             ties = chosen_32(ranks_a, ranks_b, ranks_c, ranks_d, TIES=True)
-            word, _ = filled(word & ~ties, ties, N, M, UNIT)
+            word, _ = filled(word & (ties ^ 0xFFFFFFFF), ties, N, M, UNIT)
         pairs = squeezed_32(a, b, c, d, word, LINES)
         number = tl.join(number, tl.join(number_c, number_d))
         inside = tl.join(inside, tl.join(inside_c, inside_d))
@@ -206,14 +206,14 @@ def compress_units(
     bits, b = _masked_eighth(dense_row, mask_row, unit, k, LINES, UNIT, 8)
     word |= bits
     if UNIT == 16:
-        word, most = filled(word, ~word, N, M, UNIT)
+        word, most = filled(word, word ^ 0xFFFFFFFF, N, M, UNIT)
         pairs = squeezed_16(a, b, word, LINES)
     else:
         bits, c = _masked_eighth(dense_row, mask_row, unit, k, LINES, UNIT, 16)
         word |= bits
         bits, d = _masked_eighth(dense_row, mask_row, unit, k, LINES, UNIT, 24)
         word |= bits
-        word, most = filled(word, ~word, N, M, UNIT)
+        word, most = filled(word, word ^ 0xFFFFFFFF, N, M, UNIT)
         pairs = squeezed_32(a, b, c, d, word, LINES)
     store_pairs(values_row, unit, is_unit, pairs, UNIT)
     store_masks(

@@ -13,12 +13,14 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.gpu.bits import INTEGERS, code_table, on_device_of, refuse_interpreted_bfloat16
-from kernels.gpu.expand import columns, dense_tile, step_bytes, tile_constants, unit_elems
+from kernels.gpu.expand import columns, dense_tile, tile_constants, unit_elems
 from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 
 TILE_TOKENS = 64
 TILE_OUTPUTS = 64
+STEP_BYTES = 128
+"""Bytes of a dense row of tokens per step of K. With 256, registers spill if K is no multiple of 16 (sm_80 and sm_90)."""
 LEAST_TOKENS = 16
 """Fewer rows of a tile no matrix unit takes; tokens that are missing are zeros."""
 WARPS = 4
@@ -123,7 +125,7 @@ def warps_for(pattern: Pattern, dtype: torch.dtype) -> int:
 
 def constants(format: SparseFormat, k: int, dtype: torch.dtype, tokens: int) -> dict[str, Any]:
     """Name what `product_kernel` is compiled for, except the parts of the epilogue."""
-    return tile_constants(format, k, dtype, step_bytes(format.pattern, dtype)) | {
+    return tile_constants(format, k, dtype, STEP_BYTES) | {
         "TOKENS": min(TILE_TOKENS, max(LEAST_TOKENS, triton.next_power_of_2(tokens))),
         "OUTPUTS": TILE_OUTPUTS,
     }

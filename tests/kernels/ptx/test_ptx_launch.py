@@ -189,6 +189,55 @@ def test_tensors_that_overlap_stay_one():
     assert whole.tolist() == [*range(64), *range(100), *range(164, 192)]
 
 
+X = torch.zeros(128)
+RUN = {"args": [X, X], "options": {"BLOCK": 128, **PLAIN}}
+
+
+@pytest.mark.parametrize(
+    ("grid", "more", "message"),
+    [
+        ((0,), {}, r"grid is \(0,\): expected one to three numbers of programs, of at least 1"),
+        ((1, 1, 1, 1), {}, r"grid is \(1, 1, 1, 1\): expected one to three"),
+        ((1, 70000), {}, r"grid is \(1, 70000\): expected .* at most 2147483647, 65535, 65535"),
+        ("1", {}, "grid is '1': expected"),
+        (True, {}, r"grid is \(True,\): expected"),
+        (None, {}, "grid is None: expected"),
+        ((1.0,), {}, r"grid is \(1.0,\): expected"),
+        (lambda given: given["x"], {}, "grid gives .*tensor.*: expected one to three"),
+        (1, {"args": X}, "args is a Tensor: expected a list of arguments of unguarded_kernel"),
+        (1, {"args": 4}, "args is a int: expected a list"),
+        (1, {"args": [X]}, "unguarded_kernel needs y too: expected in args or options"),
+        (1, {"options": None}, "unguarded_kernel needs BLOCK too"),
+        (1, {"args": [X] * 9}, r"args has 9 items: unguarded_kernel takes at most 3 \(x, y, BLOCK\)"),
+        (1, {"args": [X, X, 128]}, "BLOCK: given in args and in options, expected once"),
+        (1, {"args": [X, X.numpy()]}, "y is a ndarray: expected a torch tensor, a number or None"),
+        (1, {"options": [("BLOCK", 128)]}, "options is a list: expected names with their values"),
+        (
+            1,
+            {"options": {"BLOCK": 128, "warps": 4, **PLAIN}},
+            "options: .*warps.*; expected arguments of unguarded_kernel",
+        ),
+        (1, {"capability": 9.0}, "capability is 9.0: expected ten times that of a GPU, from 80"),
+        (1, {"capability": 70}, "capability is 70: expected"),
+        (1, {"seed": -1}, "seed is -1: expected a number of at least 0"),
+        (1, {"seed": "1"}, "seed is '1': expected"),
+        (1, {"most_steps": 0}, "most_steps is 0: expected a number of at least 1"),
+    ],
+)
+def test_each_invalid_argument_is_named(grid, more, message):
+    with pytest.raises(PtxError, match=message):
+        run_compiled(unguarded_kernel, grid, **RUN | more)
+
+
+def test_a_number_is_a_grid_of_one_dimension():
+    x, y = torch.randn(128), torch.zeros(128)
+    launch = run_compiled(unguarded_kernel, 2, args=[x, y], options={"BLOCK": 64, **PLAIN})
+    assert launch.grid == (2, 1, 1)
+    assert torch.equal(x[:100], y[:100])
+    with pytest.raises(PtxError, match="capability is 7"), emulated(capability=7):
+        pass
+
+
 def test_what_cannot_run_is_refused(monkeypatch):
     x = torch.randn(128)
     with pytest.raises(PtxError, match="expected main memory"):
