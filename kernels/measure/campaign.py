@@ -41,6 +41,7 @@ KERNELS = (
         "gpu.gemv",
         "gpu.gemv_e4m3",
         "gpu.gemv_int8",
+        "gpu.mma",
         "gpu.gemm_small",
         "gpu.unpack_mm",
         "torch.cutlass",

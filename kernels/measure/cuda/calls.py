@@ -99,6 +99,10 @@ def best_of(case: Case) -> str:
     """Name the kernel that is meant for a case. Sparse tokens are pruned online, as in a prediction of that case."""
     if case.sparse_operand == "activations":
         return "gpu.prune_skip_gemv" if case.shape.M == 1 else "gpu.prune_activations_mm"
+    from kernels.ops.decode import LEAST_MATRIX_TOKENS
+
+    if case.shape.M >= LEAST_MATRIX_TOKENS and not PRODUCTS["gpu.mma"].problem(case):
+        return "gpu.mma"
     if not PRODUCTS["gpu.gemv"].problem(case):
         return "gpu.gemv"
     from kernels.gpu.products.gemm import DENSE_TOKENS
@@ -136,11 +140,24 @@ def _dense_gemv(x: Any, weight: Any) -> Callable[[], Any]:
 
 
 def _no_decode(case: Case) -> str:
-    from kernels.stored.rows import kernel_format
-    from kernels.stored.shuffled import MOST_TOKENS, PLANES
+    from kernels.stored.shuffled import MOST_TOKENS
 
-    if case.shape.M > MOST_TOKENS:
-        return f"M={case.shape.M}, expected at most {MOST_TOKENS} tokens"
+    return _no_order(case, MOST_TOKENS)
+
+
+def _no_matrix_units(case: Case) -> str:
+    from kernels.stored.shuffled import MOST_MATRIX_TOKENS
+
+    return _no_order(case, MOST_MATRIX_TOKENS)
+
+
+def _no_order(case: Case, most_tokens: int) -> str:
+    """The reason against the kernels that read the order for decoding."""
+    from kernels.stored.rows import kernel_format
+    from kernels.stored.shuffled import PLANES
+
+    if most_tokens < case.shape.M:
+        return f"M={case.shape.M}, expected at most {most_tokens} tokens"
     if case.dtype not in ("fp16", "bf16"):
         return f"dtype={case.dtype}, expected fp16 or bf16"
     if case.format is None or kernel_format(case.format) not in PLANES:
@@ -351,6 +368,12 @@ PRODUCTS: Mapping[str, Product] = MappingProxyType(
         "gpu.gemv": Product(_no_decode, _in_decode_order("gemv"), options=("warps", "n_parts"), module=_GEMV),
         "gpu.gemv_e4m3": _of_eight_bits("e4m3", "fp8"),
         "gpu.gemv_int8": _of_eight_bits("int8", "int8"),
+        "gpu.mma": Product(
+            _no_matrix_units,
+            _in_decode_order("mma"),
+            options=("warps", "n_parts"),
+            module="kernels.gpu.products.mma",
+        ),
         "gpu.gemm_small": Product(
             _any, _by_rows("launch_small"), options=("warps", "tile_outputs", "n_parts"), module=_GEMM
         ),

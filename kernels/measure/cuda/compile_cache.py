@@ -26,7 +26,7 @@ GROUP = "__grp__"
 """Beginning of the name of a file that lists the files of a kernel, by absolute paths."""
 MOST_BYTES = 192 << 20
 """Most bytes that are packed. Machine code shrinks to a quarter or less, so that an archive travels in 64 MiB."""
-KERNELS = ("gemv", "gemm", "skip_gemv", "sparse_activations")
+KERNELS = ("gemv", "mma", "gemm", "skip_gemv", "sparse_activations")
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,12 @@ class HollowBackend(CudaBackend):
 
     def compile(self, of: Round, tasks: Sequence[Task]) -> None:
         """Launch each product of a round once."""
+        from kernels.gpu import controls
+
         weights, tokens = self._operands(of)
+        if of.shape.M <= controls.MOST_TOKENS and of.dtype != "fp32":
+            x = tokens.dense
+            controls.dense(x, weights.dense, x.new_empty(len(x), len(weights.dense)))
         for case, kernel in tasks:
             if kernel in self._movers or kernel.startswith("torch."):
                 continue
@@ -110,7 +115,7 @@ def pretended_device(about: dict[str, int], capability: int) -> Iterator[Counter
     from torch import Tensor
     from triton.runtime.jit import JITFunction, MockTensor
 
-    from kernels.gpu import split
+    from kernels.gpu import controls, split
     from kernels.gpu.products import gemv, plan
     from kernels.ptx.launch import compiled_as_launched
 
@@ -148,10 +153,12 @@ def pretended_device(about: dict[str, int], capability: int) -> Iterator[Counter
         swap(torch.cuda, "get_device_properties", lambda _: properties)
         swap(torch.cuda, "device", lambda _: contextlib.nullcontext())
         swap(gemv, "_cut", cut_here)
-        for name in compile_cache.KERNELS:
-            module = importlib.import_module(f"kernels.gpu.products.{name}")
+        products = (importlib.import_module(f"kernels.gpu.products.{name}") for name in compile_cache.KERNELS)
+        for module in (controls, *products):
             if getattr(module, "split", None) is split_k:
                 swap(module, "split", split_here)
+            if hasattr(module, "machine_of"):
+                swap(module, "machine_of", lambda _: plan.machine_of(here))
         # Neither may what another device said be taken here, nor what this one said be taken later.
         for cache in (gemv._registers, plan.machine_of):
             cache.cache_clear()

@@ -56,6 +56,7 @@ def test_the_shipped_campaign_names_kernels_that_are_there():
     assert {base for base in bases if PRODUCTS[base].options} == {
         "gpu.gemv",
         "gpu.gemm_small",
+        "gpu.mma",
         "gpu.skip_gemv",
     }
     assert len({(case_id(case), kernel) for case, kernel in tasks}) == len(tasks)
