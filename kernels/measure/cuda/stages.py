@@ -25,7 +25,7 @@ from nmsim.support.sources import read_text
 
 SMOKE_SHAPE = (256, 512)
 """Out features and in features of the first try of each kernel: several programs, compiled in the time of one."""
-SMOKE_TOKENS = (1, 2, 3, 4, 8, 16, 64, 128)
+SMOKE_TOKENS = (1, 2, 4, 8, 16, 64)
 """One number of tokens for each way in which a kernel may run."""
 SMOKE_FORMATS: tuple[SparseFormat | None, ...] = (
     *map(sparse_format, ("8:16/bitmask", "8:16/index", "8:16/combinatorial", "16:32/bitmask", "2:4/index")),
