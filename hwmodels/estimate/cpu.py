@@ -270,9 +270,10 @@ def estimate_cpu(
         worked_s = np.maximum(elements * lanes / issued_per_s, 2.0 * M * N * K * share / (used * flop_per_s))
         worked_s = np.maximum(worked_s, ports_s)
         read_s = traffic.total_bytes / (used * level.core_bytes_per_s)
-        # What a core waits for beside its stream of bytes is not hidden behind it.
-        read_s = read_s + where(level.is_dram & ~np.asarray(streams), rows * row_start_s / used, 0.0) + wait_s
-        core_s = (read_s**overlap + worked_s**overlap) ** (1 / overlap)
+        # What a core waits for beside its stream of bytes is not hidden behind it, unless it was asked for ahead.
+        waited_s = read_s + where(level.is_dram, rows * row_start_s / used, 0.0) + wait_s
+        core_s = (waited_s**overlap + worked_s**overlap) ** (1 / overlap)
+        core_s = where(streams & level.is_dram, norm(read_s, worked_s), core_s)
         return woken_s + norm(core_s, traffic.total_bytes / level.shared_bytes_per_s)
 
     def library_s(traffic: Traffic) -> Any:
