@@ -31,6 +31,7 @@ from nmsim.errors import NmsimError
 from nmsim.format import SparseFormat
 from nmsim.pattern import Pattern
 from nmsim.support.checkout import checkout
+from nmsim.units import ceil_div
 
 BUDGET_S = 3600.0
 CAPABILITY = 90
@@ -118,6 +119,7 @@ def pretended_device(about: dict[str, int], capability: int) -> Iterator[Counter
     from kernels.gpu import controls, split
     from kernels.gpu.products import gemv, plan
     from kernels.ptx.launch import compiled_as_launched
+    from kernels.stored import shuffled
 
     cut, split_k = gemv._cut, split.split
     compiled: Counter[str] = Counter()
@@ -154,6 +156,7 @@ def pretended_device(about: dict[str, int], capability: int) -> Iterator[Counter
         swap(torch.cuda, "device", lambda _: contextlib.nullcontext())
         swap(gemv, "_cut", cut_here)
         products = (importlib.import_module(f"kernels.gpu.products.{name}") for name in compile_cache.KERNELS)
+        swap(shuffled, "quantize", _hollow_quantize)
         for module in (controls, *products):
             if getattr(module, "split", None) is split_k:
                 swap(module, "split", split_here)
@@ -164,6 +167,17 @@ def pretended_device(about: dict[str, int], capability: int) -> Iterator[Counter
             cache.cache_clear()
             stack.callback(cache.cache_clear)
         yield compiled
+
+
+def _hollow_quantize(values: Any, *, type_name: str, block: int | None = None) -> tuple[Any, Any]:
+    """Room for what `kernels.stored.scaled.quantize` gives, which looks at the values."""
+    import torch
+
+    from kernels.stored.scaled import checked_type_name
+
+    rows, columns = values.shape
+    stored = values.new_empty((rows, columns), dtype=checked_type_name(type_name))
+    return stored, values.new_empty((rows, ceil_div(columns, block or columns)), dtype=torch.float32)
 
 
 @contextlib.contextmanager
