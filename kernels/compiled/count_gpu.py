@@ -118,7 +118,7 @@ def _stored(text: str) -> float:
 
 
 def _gemv(text: str, tokens: int, warps: int) -> Counted:
-    # More tokens than one are laid out beside each other by a launch of their own. Parts of K are what most layers need.
+    # More tokens than two are laid out beside each other by a launch of their own. Parts of K are what most layers need.
     def run() -> int:
         made = torch.Generator().manual_seed(tokens)
         weight = shuffle(compress(torch.randn(RUN_ROWS, RUN_K, generator=made).half(), text))
@@ -137,7 +137,7 @@ def _gemv(text: str, tokens: int, warps: int) -> Counted:
         tokens,
         WARP_ROWS,
         _stored(text),
-        launches=1 + (tokens > 1),
+        launches=1 + (tokens > gemv.ROWS_TOKENS),
         run=run,
     )
 

@@ -66,7 +66,7 @@ def gemv_subject(
     `values` of 8 bits have scales, one per row or per block.
     """
     format = kernel_format(format)
-    made = gemv.constants(format, values or dtype, dtype, tokens, dtype, block=block)
+    made = gemv.constants(format, values or dtype, dtype, tokens, dtype, block=block, k=K)
     made |= {"BIAS_KIND": "none", "WARPS": warps, "ASM": not pure, "SPLIT": split_k}
     pointers = {"values": "*i64", "metadata": "*u8", "x": "*i16", "y": "*i16"}
     if split_k:

@@ -41,6 +41,11 @@ PAGE_BYTES = 256
 """What an address can reach by its lowest byte."""
 GATHER_BYTES = 8
 """Of x that a thread reads at once, at most: four tokens of 16 bits."""
+ROWS_TOKENS = 2
+"""Tokens of 16 bits that are not laid out but read by rows: their second gather takes less time than a launch.
+
+Eight more passes through L1 for 32 rows of 16 elements, which are 1.6 us on an H200 for 14336 x 4096 if L1 is the limit, and
+nothing if it is not. A launch is taken to be 1.7 us. Counted, not timed."""
 LAY_ELEMS = 256
 """Elements of K that a program lays out."""
 TURN_ELEMS = 32
@@ -221,10 +226,13 @@ def _fence(word: tl.tensor, ASM: tl.constexpr) -> tl.tensor:
 def _products(
     sums: tl.tuple, low: tl.tensor, high: tl.tensor, even: tl.tensor, odd: tl.tensor,
     window: tl.tensor, end: tl.tensor,
-    AHEAD: tl.constexpr, WINDOW: tl.constexpr, KIND: tl.constexpr, X_KIND: tl.constexpr, LANES: tl.constexpr,
+    AHEAD: tl.constexpr, PLANE: tl.constexpr, KIND: tl.constexpr, X_KIND: tl.constexpr, LANES: tl.constexpr,
     TOKENS: tl.constexpr, CHAINS: tl.constexpr, MASKED: tl.constexpr, ASM: tl.constexpr,
 ) -> tl.tuple:  # fmt: skip
-    """Add eight products per thread and token; even and odd hold the byte offsets of x for even and for odd slots."""
+    """Add eight products per thread and token; even and odd hold the byte offsets of x for even and for odd slots.
+
+    Tokens that are not read together lie `PLANE` bytes further.
+    """
     X_BITS: tl.constexpr = 32 if X_KIND == "float32" else 16
     GATHER: tl.constexpr = (
         tl.int16 if X_BITS * LANES == 16 else (tl.int32 if X_BITS * LANES == 32 else tl.int64)
@@ -237,7 +245,7 @@ def _products(
         address = _address(window, even if slot % 2 == 0 else odd, slot // 2, ASM)
         found: tl.tuple = ()
         for plane in tl.static_range((TOKENS + LANES - 1) // LANES):
-            at = (address + (AHEAD + plane * WINDOW)).to(tl.pointer_type(GATHER))
+            at = (address + (AHEAD + plane * PLANE)).to(tl.pointer_type(GATHER))
             if MASKED:
                 raw = tl.load(at, mask=address < end, other=0)
             else:
@@ -264,8 +272,8 @@ def _halves(
     sums: tl.tuple, values: tl.tuple, words: tl.tuple, scales: tl.tuple,
     window: tl.tensor, end: tl.tensor,
     ELEMS: tl.constexpr, HALVES: tl.constexpr, STEP: tl.constexpr, KIND: tl.constexpr, BLOCK_UNITS: tl.constexpr,
-    X_KIND: tl.constexpr, LANES: tl.constexpr, TOKENS: tl.constexpr, CHAINS: tl.constexpr, MASKED: tl.constexpr,
-    ASM: tl.constexpr,
+    X_KIND: tl.constexpr, LANES: tl.constexpr, TOKENS: tl.constexpr, STRIDE: tl.constexpr, CHAINS: tl.constexpr,
+    MASKED: tl.constexpr, ASM: tl.constexpr,
 ) -> tl.tuple:  # fmt: skip
     """Take one or two halves: x of the second lies in the same window (units of 32) or `STEP` bytes further."""
     X_BYTES: tl.constexpr = (4 if X_KIND == "float32" else 2) * LANES
@@ -298,8 +306,8 @@ def _halves(
                 before += (tl.zeros(here.shape, tl.float32) + tl.zeros_like(even).to(tl.float32),)
         found = _products(
             before, first, second, even, odd, here, end,
-            half * STEP if SAME and ELEMS == 16 else 0, WINDOW, "float16" if is_eight_bits(KIND) else KIND, X_KIND,
-            LANES, TOKENS, CHAINS, MASKED, ASM,
+            half * STEP if SAME and ELEMS == 16 else 0, STRIDE if STRIDE > 0 else WINDOW,
+            "float16" if is_eight_bits(KIND) else KIND, X_KIND, LANES, TOKENS, CHAINS, MASKED, ASM,
         )  # fmt: skip
         if BLOCK_UNITS > 0:
             scaled: tl.tuple = ()
@@ -337,7 +345,7 @@ def gemv_kernel(
     outputs: tl.tensor, rows: tl.tensor, units: tl.tensor, part_units: tl.tensor, x_bytes: tl.tensor,
     ELEMS: tl.constexpr, DECODE: tl.constexpr, KIND: tl.constexpr, X_KIND: tl.constexpr,
     LANES: tl.constexpr, TOKENS: tl.constexpr, Y_KIND: tl.constexpr, BIAS_KIND: tl.constexpr,
-    BLOCK_UNITS: tl.constexpr, SPLIT: tl.constexpr, WARPS: tl.constexpr, ASM: tl.constexpr,
+    BLOCK_UNITS: tl.constexpr, SPLIT: tl.constexpr, WARPS: tl.constexpr, ASM: tl.constexpr, STRIDE: tl.constexpr = 0,
 ) -> None:  # fmt: skip
     """Multiply with some rows, and a part of K: see `launch` for what goes in and out."""
     UNROLL: tl.constexpr = 32 // ELEMS
@@ -350,7 +358,10 @@ def gemv_kernel(
     EIGHT_BITS: tl.constexpr = is_eight_bits(KIND)
     CHAINS: tl.constexpr = 2 if TOKENS <= 2 else 1
     UNIT_X_BYTES: tl.constexpr = (
-        ELEMS * (4 if X_KIND == "float32" else 2) * LANES * ((TOKENS + LANES - 1) // LANES)
+        ELEMS
+        * (4 if X_KIND == "float32" else 2)
+        * LANES
+        * (1 if STRIDE > 0 else (TOKENS + LANES - 1) // LANES)
     )
     STEP: tl.constexpr = WARPS * UNIT_X_BYTES
     tl.static_assert(
@@ -404,7 +415,7 @@ def gemv_kernel(
             place = _fence(place, ASM)
             sums = _halves(
                 sums, number, now, scale, window, end,
-                ELEMS, 2, STEP, KIND, BLOCK_UNITS, X_KIND, LANES, TOKENS, CHAINS, False, ASM,
+                ELEMS, 2, STEP, KIND, BLOCK_UNITS, X_KIND, LANES, TOKENS, STRIDE, CHAINS, False, ASM,
             )  # fmt: skip
             number = next_number
             scale = next_scale
@@ -422,7 +433,7 @@ def gemv_kernel(
         now = _positions(codes, table, DECODE, ELEMS, 1, HAS_MORE)
         sums = _halves(
             sums, number, now, scale, x.to(tl.int64) + unit.to(tl.int64) * UNIT_X_BYTES, end,
-            ELEMS, ELEMS // 16, STEP, KIND, BLOCK_UNITS, X_KIND, LANES, TOKENS, CHAINS, True, ASM,
+            ELEMS, ELEMS // 16, STEP, KIND, BLOCK_UNITS, X_KIND, LANES, TOKENS, STRIDE, CHAINS, True, ASM,
         )  # fmt: skip
     row = tl.program_id(0) * 32 + tl.arange(0, 32)
     for token in tl.static_range(TOKENS):
@@ -454,8 +465,9 @@ def launch(
 ) -> None:
     """Multiply tokens, summed in float32 and rounded once.
 
-    Two or more tokens are first laid out beside each other (`lay_kernel`, one more launch). One token that does not begin at
-    a multiple of a unit's bytes is copied. Parts of K are added up by the program that ends last, in the same order always.
+    Three or more tokens, or two of float32, are first laid out beside each other (`lay_kernel`, one more launch). Fewer are
+    read as they are, or copied if they do not begin at a multiple of a unit's bytes. The program that ends last adds up parts of K,
+    in the same order always.
 
     Parameters
     ----------
@@ -480,10 +492,11 @@ def launch(
         raise KernelError(f"x has {tokens} tokens: expected 1 to {MOST_TOKENS}")
     elems, device = STEP_ELEMS[weight.pattern], x.device
     turn_units = TURN_ELEMS // elems
-    laid = aligned(x, elems * x.element_size()) if tokens == 1 else laid_out(x, elems, weight.units)
     compiled_for = constants(
-        weight.format, weight.values.dtype, x.dtype, tokens, out.dtype, block=weight.block
+        weight.format, weight.values.dtype, x.dtype, tokens, out.dtype, block=weight.block, k=x.shape[1]
     )
+    as_it_is = tokens == 1 or compiled_for["STRIDE"]
+    laid = aligned(x, elems * x.element_size()) if as_it_is else laid_out(x, elems, weight.units)
     compiled_for["BIAS_KIND"] = "none" if bias is None else KINDS[bias.dtype]
     if warps is None or n_parts is None:
         unit_bytes = (weight.values.nbytes + weight.metadata.nbytes + weight.scales_bytes) // (
@@ -504,7 +517,7 @@ def launch(
             out.view(INTEGERS[out.dtype]),
             torch.empty(n_parts * tokens * weight.rows, dtype=torch.float32, device=device) if is_split else None,
             counters(blocks, device) if is_split else None, weight.scales,
-            weight.shape[0], weight.rows, weight.units, part_units, laid.nbytes,
+            weight.shape[0], weight.rows, weight.units, part_units, laid[:1].nbytes if as_it_is else laid.nbytes,
             **compiled_for, SPLIT=is_split, WARPS=warps, **_options(warps),
         )  # fmt: skip
 
@@ -554,16 +567,18 @@ def _integer(kind: str) -> torch.dtype | None:
 
 def constants(
     format: SparseFormat, dtype: torch.dtype, x_dtype: torch.dtype, tokens: int, y_dtype: torch.dtype,
-    *, block: int | None = None,
+    *, block: int | None = None, k: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
-    """Name what `gemv_kernel` is compiled for, except the bias and what `plan` finds."""
+    """Name what `gemv_kernel` is compiled for, except the bias and what `plan` finds; without K, tokens are laid out."""
+    as_they_are = tokens == ROWS_TOKENS and x_dtype.itemsize == 2
     return {
         "ELEMS": STEP_ELEMS[format.pattern],
         "DECODE": DECODE[format],
         "KIND": KINDS[dtype],
         "BLOCK_UNITS": 0 if block is None else block // STEP_ELEMS[format.pattern],
         "X_KIND": KINDS[x_dtype],
-        "LANES": lanes_of(x_dtype, tokens),
+        "LANES": 1 if as_they_are and k else lanes_of(x_dtype, tokens),
+        "STRIDE": k * x_dtype.itemsize if as_they_are else 0,
         "TOKENS": tokens,
         "Y_KIND": KINDS[y_dtype],
     }

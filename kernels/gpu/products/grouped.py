@@ -29,6 +29,7 @@ def grouped_kernel(
     ELEMS: tl.constexpr, DECODE: tl.constexpr, KIND: tl.constexpr, X_KIND: tl.constexpr,
     LANES: tl.constexpr, TOKENS: tl.constexpr, Y_KIND: tl.constexpr, BIAS_KIND: tl.constexpr,
     BLOCK_UNITS: tl.constexpr, SPLIT: tl.constexpr, WARPS: tl.constexpr, ASM: tl.constexpr,
+    STRIDE: tl.constexpr,
 ) -> None:  # fmt: skip
     """Multiply one token with some rows of one of its experts, and a part of K."""
     choice = tl.program_id(2)
@@ -47,6 +48,7 @@ def grouped_kernel(
             x + (choice // choices).to(tl.int64) * k, bias, y, parts, counters, scales,
             outputs, rows, units, part_units, x_bytes,
             ELEMS, DECODE, KIND, X_KIND, LANES, TOKENS, Y_KIND, BIAS_KIND, BLOCK_UNITS, SPLIT, WARPS, ASM,
+            STRIDE,
         )  # fmt: skip
     else:
         row = tl.program_id(0) * 32 + tl.arange(0, 32)

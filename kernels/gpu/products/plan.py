@@ -32,9 +32,9 @@ LEAST_TURNS = 2
 """Turns of the loop below which a part of K is not worth a program."""
 PARTITIONS = 4
 WAVEFRONTS = {
-    "bitmask": {1: (21.2, 37.4), 2: (21.5, 37.6), 4: (30.0, 46.1), 8: (47.0, 63.2)},
-    "index": {1: (13.9, 19.5), 2: (14.1, 19.8), 4: (22.7, 28.3), 8: (39.7, 45.3)},
-    "combinatorial": {1: (17.9, 48.8), 2: (18.1, 49.0), 4: (26.6, 57.5), 8: (43.7, 74.6)},
+    "bitmask": {1: (21.2, 37.4), 2: (29.5, 40.0), 4: (30.0, 46.1), 8: (47.0, 63.2)},
+    "index": {1: (13.9, 19.5), 2: (22.1, 27.8), 4: (22.7, 28.3), 8: (39.7, 45.3)},
+    "combinatorial": {1: (17.9, 48.8), 2: (26.1, 57.0), 4: (26.6, 57.5), 8: (43.7, 74.6)},
 }
 """Encoding of 8:16 -> tokens -> passes through L1 for 32 rows of 16 elements, at least and at most: 32 rows, K = 2048, 8 warps.
 
