@@ -44,8 +44,8 @@ GATHER_BYTES = 8
 ROWS_TOKENS = 2
 """Tokens of 16 bits that are not laid out but read by rows: their second gather takes less time than a launch.
 
-Eight more passes through L1 for 32 rows of 16 elements, which are 1.6 us on an H200 for 14336 x 4096 if L1 is the limit, and
-nothing if it is not. A launch is taken to be 1.7 us. Counted, not timed."""
+They are up to eight more passes through L1 for 32 rows of 16 elements. If L1 is the limit, those take up to 3.5 us of an H200
+for 14336 x 4096, else nothing. A launch takes some 1.7 us in a CUDA graph. Counted, not timed."""
 LAY_ELEMS = 256
 """Elements of K that a program lays out."""
 TURN_ELEMS = 32
@@ -466,8 +466,8 @@ def launch(
     """Multiply tokens, summed in float32 and rounded once.
 
     Three or more tokens, or two of float32, are first laid out beside each other (`lay_kernel`, one more launch). Fewer are
-    read as they are, or copied if they do not begin at a multiple of a unit's bytes. The program that ends last adds up parts of K,
-    in the same order always.
+    read as they are, or copied if they do not begin at a multiple of a unit's bytes. The program that ends last adds up parts
+    of K, in the same order always.
 
     Parameters
     ----------
