@@ -10,13 +10,14 @@ from nmsim import words
 from nmsim.encodings.base import Encoding, EncodingSpec, Kernel
 from nmsim.pattern import Pattern
 from nmsim.support.jit import njit
+from nmsim.units import ceil_div
 from nmsim.words import BYTE, MACHINE_WORD, Words, popcount
 
 TWO_BYTES = 16
 PART_SHIFT = 40
 ILLEGAL = 1 << 63
 WORTH_COMPILING = 1 << 18
-"""Codes from which on a kernel is compiled for a pattern: a file of many patterns must not cost a second for each."""
+"""Words of codes from which on a kernel is compiled for a pattern: a file of many patterns must not cost a second for each."""
 BLOCK = 2048
 """Codes decoded, then checked, while they are in the first-level cache."""
 
@@ -150,8 +151,13 @@ def _encode_any(bits: int, n: int, masks: Words, codes: Words) -> int:
 
 def _decode_any(n: int, bits: int, m: int, codes: Words, masks: Words) -> int:
     """Decode many narrow codes at full speed, with a kernel of their own; all others one field at a time."""
-    narrow = m <= words.WORD_BITS and 0 < n * bits <= words.WORD_BITS
-    if narrow and len(codes) >= WORTH_COMPILING and _decoder_of(n, bits, m)(codes, masks):
+    decoder = None
+    if m <= words.WORD_BITS and codes.size >= WORTH_COMPILING:
+        if 0 < n * bits <= words.WORD_BITS:
+            decoder = _decoder_of(n, bits, m)
+        elif n * bits > words.WORD_BITS and ceil_div(n, 2) * bits <= words.WORD_BITS:
+            decoder = _long_decoder_of(n, bits, m)
+    if decoder is not None and decoder(codes, masks):
         return -1
     return int(_decode_fields(bits, n, m, words.rows(codes), words.rows(masks)))
 
@@ -204,6 +210,53 @@ def _decoder_of(n, bits, m):  # type: ignore[no-untyped-def]
                     too_high = lane(too_high | over)
             legal = legal and above == odd_guard and after == even_guard and too_high == lane(0)
         return legal
+
+    return decode
+
+
+@functools.cache
+def _long_decoder_of(n, bits, m):  # type: ignore[no-untyped-def]
+    """The same for codes of two words, half of whose fields fit one.
+
+    Each block is cut into the lower and the upper half of the fields first.
+    A field that is not above its predecessor, or a last one of M or more, leaves a negative difference.
+    """
+    lane = np.uint64
+    lower, upper = n // 2, n - n // 2
+    split, rest = lane(lower * bits), lane(words.WORD_BITS - lower * bits)
+    field, one, highest, sign = lane((1 << bits) - 1), lane(1), lane(m - 1), lane(words.WORD_BITS - 1)
+    width = lane(bits)
+
+    @njit(cache=True, nogil=True)
+    def decode(codes, masks):  # type: ignore[no-untyped-def]
+        lows, highs = np.empty(BLOCK, np.uint64), np.empty(BLOCK, np.uint64)
+        wrong = lane(0)
+        for start in range(0, codes.shape[0], BLOCK):
+            some_codes, some_masks = codes[start : start + BLOCK], masks[start : start + BLOCK]
+            count = some_codes.shape[0]
+            for i in range(count):
+                lows[i] = some_codes[i, 0]
+                highs[i] = some_codes[i, 0] >> split | some_codes[i, 1] << rest
+            for i in range(count):
+                low, high, mask = lows[i], highs[i], lane(0)
+                for j in range(lower):
+                    mask = mask | one << (low >> lane(j) * width & field)
+                for j in range(upper):
+                    mask = mask | one << (high >> lane(j) * width & field)
+                some_masks[i] = mask
+            for i in range(count):
+                low, high, negative = lows[i], highs[i], lane(0)
+                before = low & field
+                for j in range(1, lower):
+                    place = low >> lane(j) * width & field
+                    negative = negative | (place - before - one)
+                    before = place
+                for j in range(upper):
+                    place = high >> lane(j) * width & field
+                    negative = negative | (place - before - one)
+                    before = place
+                wrong = wrong | negative | (highest - before)
+        return wrong >> sign == lane(0)
 
     return decode
 

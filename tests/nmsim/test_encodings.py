@@ -240,6 +240,30 @@ def test_a_compiled_index_decoder_refuses_too(monkeypatch):
             encodings.get("index").decode(legal, pattern)
 
 
+@pytest.mark.parametrize("text", ["16:32", "25:32", "11:33"])
+def test_compiled_decoders_of_long_index_codes_are_right_and_refuse(text, monkeypatch):
+    pattern, encoding = Pattern.parse(text), encodings.get("index")
+    rng = np.random.default_rng(3)
+    kept = np.sort(np.argsort(rng.random((5000, pattern.m)), axis=1)[:, : pattern.n], axis=1)
+    masks = (np.uint64(1) << kept.astype(np.uint64)).sum(axis=1, dtype=np.uint64)
+    masks = masks.astype(np.uint32 if pattern.m <= 32 else np.uint64)
+    codes = encoding.encode(masks, pattern)
+    monkeypatch.setattr("nmsim.encodings.index.WORTH_COMPILING", 1)
+    assert np.array_equal(encoding.decode(codes, pattern), masks)
+    bits = (pattern.m - 1).bit_length()
+    for wrong in range(pattern.n):
+        # Two neighbouring fields are equal, or the last one is M if it has bits for it.
+        fields = kept[4321].tolist()
+        fields[wrong] = fields[wrong - 1] if wrong else pattern.m % (1 << bits)
+        if wrong == 0:
+            fields = [*fields[1:], fields[0]]
+        code = sum(place << (bits * j) for j, place in enumerate(fields))
+        broken = codes.copy()
+        broken[4321] = code & (2**64 - 1), code >> 64
+        with pytest.raises(EncodingError, match="code 4321 is"):
+            encoding.decode(broken, pattern)
+
+
 def test_unstructured_footprints():
     # 525,313 words of 32 bits: what SCALE-Sim 3.0.0 counts for a 1024 x 1024 matrix at 50 % in CSR.
     assert encodings.csr_bits(1024, 1024 * 512) == 32 * 525_313
