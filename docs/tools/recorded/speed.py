@@ -21,10 +21,10 @@ GOALS = """## Against the goals
 
 | goal, one core | reached |
 |---|---|
-| 8:16 `combinatorial` encode 15, decode 25 | Zen 4: 24.6 and 45.2. AVX2: 18.5 and 29.1 in the undisturbed run; 11.8 to 15.4 and 17.5 to 23.0 in the disturbed ones |
-| 8:16 decode at least 1/8 of a copy | Zen 4: `combinatorial` 0.147 to 0.150, `index` 0.138, `bitmask` 0.81 |
-| `bitmask` and `index` no slower | `bitmask` yes; `index` at 8:16 within 5 % either way, and above the same goals (17.7, 28.2); at 16:32, with codes of 80 bits, it is 5 times slower than `combinatorial` |
-| 16:32 within 4x of 8:16 | `combinatorial` encode yes (2.2x), `read_stream` yes (1.8x); **decode missed**: 5.8 to 6.1x, and in a loop of its own 4.7x. `index` missed: 35x |
+| 8:16 `combinatorial` encode 15, decode 25 | Zen 4: 24 and 44. AVX2: 18.5 and 29.1 in the undisturbed run; 11.8 to 15.4 and 17.5 to 23.0 in the disturbed ones |
+| 8:16 decode at least 1/8 of a copy | Zen 4: `combinatorial` 0.15 to 0.16, `index` 0.14 to 0.16, `bitmask` 0.80 |
+| `bitmask` and `index` no slower | `bitmask` yes; `index` at 8:16 within 5 % either way, and above the same goals (17.7, 28.2); at 16:32, with codes of 80 bits, it encodes 5 times slower than `combinatorial` |
+| 16:32 within 4x of 8:16 | `combinatorial` encode yes (2.2x), `read_stream` yes (1.8x); **decode missed**: 6.8x, and in a loop of its own 4.7x. `index` decode missed: 4.7x (35x before), encode 9x |
 | two cores at least 1.7x | **not always**: codes of 134 M elements, `combinatorial` and `joint` 1.4x to 1.8x, `bitmask` 1.2x to 1.5x, streams 1.0x to 1.7x; two processes, one per core, gain 1.7x to 1.8x together |
 | `predict`: 1 M cases/s, one case in 200 us | 3.0 to 3.6 M with repeats, 1.25 to 1.29 M all distinct; 169 to 175 us (up to 330 us while other processes run) |
 | closed form of a core: 1 M points/s | 1.03 M on layers of a model; about 0.7 M on odd shapes, whose edges all differ. **A whole sweep is slower**: 0.65 to 0.71 M points/s with the work around the closed form, 0.28 to 0.34 M with energy and area |
@@ -35,13 +35,14 @@ one comparison corrects it, and a table gives the low half. These are three depe
 lie in the second-level cache, if nothing else does. A second comparison is needed in some codes, and the processor then mispredicts. In
 a loop of its own, decoding took 12 cycles per code on Zen 4. Byte by byte it took 18 to 21. Two changes may help further. One is vector gathers
 over eight codes (AVX-512). The other is an encoding of 16:32 as two coupled halves whose codes need no search. Codes of 16:32 `index`
-have 80 bits, and each of their 16 fields is compared and shifted alone.
+have 80 bits. Their two halves are decoded on vector lanes, twice the work of 8:16.
 
 **What changed the speed**, as medians in the undisturbed state of this machine:
 
 - 16:32 `combinatorial` encode, 3.2 to 11.6: popcounts instead of a running count, 32-bit tables and unsigned indices.
 - 16:32 `combinatorial` decode, 1.4 to 5.2 on small arrays: guide tables that are fine enough to leave a step or two.
-- 16:32 `combinatorial` decode on Zen 4, 5.6 to 7.8 (9.5 in a loop of its own): halves instead of bytes.
+- 16:32 `combinatorial` decode on Zen 4, 5.6 to between 6.4 and 7.8 (6.6 to 9.5 in a loop of its own): halves instead of bytes.
+- 16:32 `index` decode on Zen 4, 1.2 to 8.9: two halves of the fields on vector lanes, instead of one field at a time.
 - 8:16 `combinatorial` decode on Zen 4, 35 to 45: the codes of a block are compared before they are looked up.
 - 8:16 `index` decode, 12 to 28: all neighbouring fields are compared in two guarded subtractions on vector lanes. Before,
   each needed two lookups in a table of 64 KiB entries. The compiler vectorised it only with slices instead of computed
