@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.gpu import tuned
 from kernels.gpu.bits import INTEGERS, code_table, on_device_of, refuse_interpreted_bfloat16
 from kernels.gpu.expand import columns, dense_tile, step_bytes, tile_constants
 from kernels.gpu.movers import decompress
@@ -97,7 +98,7 @@ def launch(
     *,
     bias: Tensor | None = None,
 ) -> None:
-    """Multiply by `launch_small` below `DENSE_TOKENS` tokens, else by `launch_large`.
+    """Multiply by `launch_small` below `DENSE_TOKENS` tokens, or as many as were measured, else by `launch_large`.
 
     Parameters
     ----------
@@ -114,7 +115,9 @@ def launch(
     KernelError
         bfloat16 under Triton's interpreter, which multiplies its bits as integers.
     """
-    if len(x) < DENSE_TOKENS:
+    shape = (1, len(values), x.shape[1])
+    measured = tuned.chosen(x.device, "gpu.gemm", format, values.dtype, shape)
+    if len(x) < measured.get("dense_tokens", DENSE_TOKENS):
         launch_small(x, values, metadata, format, out, bias=bias)
     else:
         launch_large(x, values, metadata, format, out, bias=bias)
@@ -146,8 +149,8 @@ def launch_small(
     out: Tensor,
     *,
     bias: Tensor | None = None,
-    warps: int = WARPS,
-    tile_outputs: int = TILE_OUTPUTS,
+    warps: int | None = None,
+    tile_outputs: int | None = None,
     n_parts: int | None = None,
 ) -> None:
     """Expand packed tiles in registers and multiply them. What goes in and out is as for `launch`.
@@ -155,7 +158,8 @@ def launch_small(
     Parameters
     ----------
     warps, tile_outputs : int
-        Of a program; powers of two, of outputs at least 16.
+        Of a program; powers of two, of outputs at least 16. When absent, as measured (`kernels.gpu.tuned`), or `WARPS` and
+        `TILE_OUTPUTS`.
     n_parts : int, optional
         Parts of K, each summed by a program of its own; as many as `split` finds when absent.
     """
@@ -163,6 +167,10 @@ def launch_small(
     (tokens, k), outputs = x.shape, len(values)
     if tokens == 0:
         return
+    if warps is None and tile_outputs is None and n_parts is None:
+        measured = tuned.chosen(x.device, "gpu.gemm_small", format, values.dtype, (tokens, outputs, k))
+        warps, tile_outputs, n_parts = (measured.get(name) for name in ("warps", "tile_outputs", "n_parts"))
+    warps, tile_outputs = warps or WARPS, tile_outputs or TILE_OUTPUTS
     about_it = constants(format, k, values.dtype, tokens) | {"OUTPUTS": tile_outputs}
     grid = (triton.cdiv(outputs, about_it["OUTPUTS"]), triton.cdiv(tokens, about_it["TOKENS"]))
     n_groups = values.shape[1] // format.pattern.n

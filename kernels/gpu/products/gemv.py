@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.gpu import tuned
 from kernels.gpu.bits import INTEGERS, KINDS, as_float, on_device_of
 from kernels.gpu.codes import (
     DECODE,
@@ -478,9 +479,9 @@ def launch(
         Every element is written.
     bias : Tensor [N] of a type in `KINDS`, optional
     warps : {4, 8, 16}, optional
-        Warps of a program; as many as `plan` finds when absent, as with
+        Warps of a program. When absent, as many as were measured to be fastest (`kernels.gpu.tuned`), or as `plan` finds.
     n_parts : int, optional
-        Parts of K, each summed by a program of its own.
+        Parts of K, each summed by a program of its own; when absent, as with warps.
 
     Raises
     ------
@@ -498,6 +499,10 @@ def launch(
     as_it_is = tokens == 1 or compiled_for["STRIDE"]
     laid = aligned(x, elems * x.element_size()) if as_it_is else laid_out(x, elems, weight.units)
     compiled_for["BIAS_KIND"] = "none" if bias is None else KINDS[bias.dtype]
+    if warps is None and n_parts is None and weight.scales is None:
+        shape = (tokens, *weight.shape)
+        measured = tuned.chosen(device, "gpu.gemv", weight.format, x.dtype, shape)
+        warps, n_parts = measured.get("warps"), measured.get("n_parts")
     if warps is None or n_parts is None:
         unit_bytes = (weight.values.nbytes + weight.metadata.nbytes + weight.scales_bytes) // (
             weight.units * weight.rows

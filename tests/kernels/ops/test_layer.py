@@ -1,4 +1,4 @@
-"""`NMLinear` in models: saved, loaded, converted, copied, compiled; `sparsify_`, everything or nothing."""
+"""`NMLinear` in models: saved, loaded, converted, copied, compiled, exported; `sparsify_` and what it leaves."""
 
 import copy
 import io
@@ -15,7 +15,7 @@ from torch import nn  # noqa: E402
 
 from kernels import ops  # noqa: E402
 from kernels.cpu import KernelError  # noqa: E402
-from kernels.ops import NMLinear, sparsify_  # noqa: E402
+from kernels.ops import NMLinear, for_decode_, sparsify_  # noqa: E402
 from kernels.stored.nm_weight import as_array  # noqa: E402
 
 
@@ -283,6 +283,32 @@ def test_a_model_compiles_into_one_graph():
     assert close(torch.autograd.grad(compiled(x).sum(), x)[0], want)
     exported = torch.export.export(model, (x.detach(),))
     assert torch.equal(exported.module()(x.detach()), model(x))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("decodes", [False, True])
+def test_one_graph_and_one_program_serve_any_number_of_tokens(tmp_path, decodes):
+    model = mlp().to(torch.bfloat16).eval().requires_grad_(False)
+    sparsify_(model, "8:16/bitmask")
+    if decodes:
+        for_decode_(model)
+    graphs = []
+    compiled = torch.compile(
+        model, fullgraph=True, dynamic=True, backend=lambda graph, _: graphs.append(graph) or graph.forward
+    )
+    tokens = torch.export.Dim("tokens", min=1, max=4096)
+    inputs = {count: torch.randn(count, 48, dtype=torch.bfloat16) for count in (2, 5, 33)}
+    program = torch.export.export(model, (inputs[5],), dynamic_shapes=({0: tokens},))
+    torch.export.save(program, tmp_path / "model.pt2")
+    loaded = torch.export.load(tmp_path / "model.pt2")
+    called = {str(node.target) for node in loaded.graph.nodes if "nmsim" in str(node.target)}
+    assert called == {f"nmsim.{'decode_or_' if decodes else ''}sparse_linear.default"}
+    for x in inputs.values():
+        torch._dynamo.mark_dynamic(x, 0)
+        want = model(x)
+        assert torch.equal(compiled(x), want)
+        assert torch.equal(loaded.module()(x), want)
+    assert len(graphs) == 1
 
 
 def test_sparsify_swaps_what_it_names():
