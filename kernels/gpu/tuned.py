@@ -123,7 +123,7 @@ def _entry(where: str, entry: Any) -> tuple[Case, Mapping[str, int]]:
             raise KernelError(f"{where}: {name}={options[name]}: expected a power of two")
     if options.get("warps", 4) > 32:
         raise KernelError(f"{where}: warps={options['warps']}: expected at most 32")
-    return tuple(entry[name] for name in CASE), options  # type: ignore[return-value]
+    return tuple(entry[name] for name in CASE), options
 
 
 def chosen(

@@ -45,21 +45,21 @@ def from_rows(rows: Iterable[Measurement]) -> list[Tuned]:
     tuned = []
     for device, measured in by_device.items():
         best: dict[Case, tuple[float, dict[str, int]]] = {}
-        for row, kernel, options in measured:
+        for row, kernel, numbers in measured:
             case = (kernel, f"{row.pattern}/{row.encoding}", row.dtype, row.M, row.N, row.K)
             assert row.sparse_time_s is not None, "others were left out"
             if case not in best or row.sparse_time_s < best[case][0]:
-                best[case] = (row.sparse_time_s, options)
+                best[case] = (row.sparse_time_s, numbers)
         sources = {
             kernel: _one(f"{device}: sources of {kernel}", {row.kernel_sources for row, of, _ in measured if of == kernel})
             for kernel in dict.fromkeys(of for _, of, _ in measured if of in KERNELS)
         }  # fmt: skip
         triton = _one(f"{device}: triton", {row.triton for row, _, _ in measured})
-        found = {case: options for case, (_, options) in best.items() if options and case[0] in KERNELS}
-        found |= _thresholds({case: time_s for case, (time_s, _) in best.items()})
-        if any(case[0] == "gpu.gemm" for case in found):
+        choices = {case: numbers for case, (_, numbers) in best.items() if numbers and case[0] in KERNELS}
+        choices |= _thresholds({case: time_s for case, (time_s, _) in best.items()})
+        if any(case[0] == "gpu.gemm" for case in choices):
             sources["gpu.gemm"] = sources["gpu.gemm_small"]
-        tuned.append(Tuned(device, triton, sources, found))
+        tuned.append(Tuned(device, triton, sources, choices))
     return tuned
 
 
