@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -35,6 +36,7 @@ STEP_UNITS = 4
 WARPS = 4
 REGISTERS = {16: {1: 72, 2: 112, 4: 136, 8: 255}, 32: {1: 128, 2: 144, 4: 255, 8: 255}}
 """Elements of a unit -> tiles of tokens -> registers of a thread, counted for sm_90, those of the longest format."""
+LAY_BLOCK = 1024
 MOST_WARPS = 16
 """Warps of a multiprocessor that are asked for at most: 2 KB each under way are enough for memory."""
 DIRECT_TOKENS = 16
@@ -284,7 +286,7 @@ def launch(
     """Multiply tokens, summed in float32 and rounded once.
 
     One launch for up to 16 tokens, if K fills whole steps of four units and x begins at a multiple of 16 bytes. Else x is
-    copied first. That of more tokens is laid out in the order in which threads read it.
+    first laid out by `lay_kernel`, in the order in which threads read it.
 
     Parameters
     ----------
@@ -312,10 +314,9 @@ def launch(
         )
     tokens, elems, device = len(x), STEP_ELEMS[weight.pattern], x.device
     steps = triton.cdiv(weight.units, STEP_UNITS)
-    compiled_for = constants(weight.format, weight.values.dtype, tokens)
-    x = _readable(
-        x, steps * STEP_UNITS * elems, tiles=compiled_for["TILES"], laid=compiled_for["LAID"], elems=elems
-    )
+    # Where x lies, threads read whole steps of it, 16 bytes at a time.
+    is_laid = tokens > DIRECT_TOKENS or x.shape[1] != steps * STEP_UNITS * elems or x.data_ptr() % 16 != 0
+    compiled_for = constants(weight.format, weight.values.dtype, tokens, laid=is_laid)
     # A small weight has no rows for more warps.
     warps = min(warps, triton.next_power_of_2(weight.rows // WARP_TILE_ROWS))
     blocks = triton.cdiv(weight.rows, WARP_TILE_ROWS * warps)
@@ -329,28 +330,45 @@ def launch(
     sums = n_parts * blocks * warps * WARP_TILE_ROWS * TILE_TOKENS * compiled_for["TILES"]
     is_split = n_parts > 1
     with on_device_of(x):
+        tiles = compiled_for["TILES"]
+        given = _laid_out(x, steps, elems=elems, tiles=tiles) if is_laid else x
         mma_kernel[(blocks, n_parts)](
-            weight.values.view(torch.int32), weight.metadata, table_of(weight.format, device), x.view(torch.int32), bias, out,
+            weight.values.view(torch.int32), weight.metadata, table_of(weight.format, device),
+            given.view(torch.int32), bias, out,
             torch.empty(sums, dtype=torch.float32, device=device) if is_split else None,
             counters(blocks, device) if is_split else None,
-            tokens, weight.shape[0], weight.rows, weight.units, part_steps,
-            x.numel() // len(x) // 2,
+            tokens, weight.shape[0], weight.rows, weight.units, part_steps, x.shape[1] // 2,
             **compiled_for, HAS_BIAS=bias is not None, SPLIT=is_split, WARPS=warps, num_warps=warps,
             enable_fp_fusion=False,
         )  # fmt: skip
 
 
-def _readable(x: Tensor, elements: int, *, tiles: int, laid: bool, elems: int) -> Tensor:
-    """Give tokens as the kernel reads them: filled up with zeros, and if asked for in the order of threads."""
-    rows = tiles * TILE_TOKENS if laid else len(x)
-    if x.shape != (rows, elements) or x.data_ptr() % 16:
-        filled = x.new_zeros((rows, elements))
-        filled[: len(x), : x.shape[1]] = x
-        x = filled
-    if laid:
-        by_thread = x.view(tiles, TILE_TOKENS, -1, STEP_UNITS, elems // 8, 8)
-        x = by_thread.permute(2, 0, 4, 1, 3, 5).contiguous()
-    return x
+@triton.jit(do_not_specialize=["tokens", "elements"])
+def lay_kernel(
+    x: tl.tensor, laid: tl.tensor, tokens: tl.tensor, k: tl.tensor, elements: tl.tensor,
+    ELEMS: tl.constexpr, TILES: tl.constexpr, BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
+    """Lay tokens out as threads read them: [T, K] -> [steps, tiles, eights of a unit, lanes, 8], zero if there is no x."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    lane = at // 8 % 32
+    piece = at // 256 % (ELEMS // 8)
+    tile = at // (32 * ELEMS) % TILES
+    step = at // (32 * ELEMS * TILES)
+    token = tile * 8 + lane // 4
+    column = (step * 4 + lane % 4) * ELEMS + piece * 8 + at % 8
+    number = tl.load(x + token.to(tl.int64) * k + column, mask=(token < tokens) & (column < k), other=0)
+    tl.store(laid + at, number, mask=at < elements)
+
+
+def _laid_out(x: Tensor, steps: int, *, elems: int, tiles: int) -> Tensor:
+    """Lay tokens of 16 bits out by `lay_kernel`."""
+    elements = steps * STEP_UNITS * elems * tiles * TILE_TOKENS
+    laid = torch.empty(elements, dtype=torch.int16, device=x.device)
+    lay_kernel[(triton.cdiv(elements, LAY_BLOCK),)](
+        x.view(torch.int16), laid, len(x), x.shape[1], elements, ELEMS=elems, TILES=tiles, BLOCK=LAY_BLOCK,
+        num_warps=4, enable_fp_fusion=False,
+    )  # fmt: skip
+    return laid
 
 
 @lru_cache(maxsize=4096)
@@ -397,7 +415,9 @@ def table_of(format: SparseFormat, device: torch.device) -> Tensor | None:
     return None if format.encoding.name == "bitmask" else position_table(format, device)
 
 
-def constants(format: SparseFormat, dtype: torch.dtype, tokens: int) -> dict[str, Any]:
+def constants(
+    format: SparseFormat, dtype: torch.dtype, tokens: int, *, laid: bool | None = None
+) -> dict[str, Any]:  # fmt: skip
     """Name what `mma_kernel` is compiled for, except bias, parts and warps."""
     elems = STEP_ELEMS[format.pattern]
     return {
@@ -405,6 +425,6 @@ def constants(format: SparseFormat, dtype: torch.dtype, tokens: int) -> dict[str
         "READ": MASK if format.encoding.name == "bitmask" else DECODE[format],
         **{f"EXPAND_{row}": expansion(format.pattern.m, elems, row) for row in range(ROWS)},
         "MULTIPLY": multiplication(KINDS[dtype]),
-        "LAID": tokens > DIRECT_TOKENS,
+        "LAID": tokens > DIRECT_TOKENS if laid is None else laid,
         "TILES": triton.next_power_of_2(triton.cdiv(tokens, TILE_TOKENS)),
     }
