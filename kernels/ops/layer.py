@@ -487,15 +487,7 @@ def for_decode_(model: nn.Module) -> DecodeReport:
     """
     if not isinstance(model, nn.Module):
         raise KernelError(f"model is a {type(model).__name__}: expected a module that holds NMLinear layers")
-    names = [
-        (name, layer)
-        for name, layer in model.named_modules(remove_duplicate=False)
-        if isinstance(layer, NMLinear)
-    ]
-    if not names:
-        raise KernelError(
-            "the model holds no NMLinear: expected one at least, as sparsify_ puts them in place"
-        )
+    names = packed_layers(model)
     for name, layer in names:
         try:
             check_order(layer.format, layer.values.dtype)
@@ -511,6 +503,26 @@ def for_decode_(model: nn.Module) -> DecodeReport:
         ),
         decode_bytes=sum(layer.decode_bytes for layer in layers),
     )
+
+
+def packed_layers(model: nn.Module) -> list[tuple[str, NMLinear]]:
+    """List every `NMLinear` of a model by its names: under two names it stands twice.
+
+    Raises
+    ------
+    KernelError
+        There is none.
+    """
+    names = [
+        (name, layer)
+        for name, layer in model.named_modules(remove_duplicate=False)
+        if isinstance(layer, NMLinear)
+    ]
+    if not names:
+        raise KernelError(
+            "the model holds no NMLinear: expected one at least, as sparsify_ puts them in place"
+        )
+    return names
 
 
 def _is_conv1d(module: nn.Module) -> bool:

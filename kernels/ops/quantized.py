@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kernels.ops import checks, dispatch
 from kernels.ops.decode import check_memory, checked_weights, decode_linear, for_decode
-from kernels.ops.layer import NMLinear
+from kernels.ops.layer import NMLinear, packed_layers
 from kernels.ops.stacked import StackedPart
 from kernels.ops.weights import decompress
 from kernels.stored.errors import KernelError
@@ -265,15 +265,7 @@ def quantize_(model: nn.Module, *, values: str = "e4m3", block: int | None = Non
     if not isinstance(model, nn.Module) or isinstance(model, NMLinear):
         raise KernelError(f"model is a {type(model).__name__}: expected a module that holds NMLinear layers")
     checked_type_name(values)
-    names = [
-        (name, layer)
-        for name, layer in model.named_modules(remove_duplicate=False)
-        if isinstance(layer, NMLinear)
-    ]
-    if not names:
-        raise KernelError(
-            "the model holds no NMLinear: expected one at least, as sparsify_ puts them in place"
-        )
+    names = packed_layers(model)
     made: dict[nn.Module, QuantizedLinear] = {}
     for name, layer in names:
         if layer not in made:
