@@ -141,6 +141,7 @@ def _checked(
     for name, part in parts.items():
         if part is not None and part.device != x.device:
             raise KernelError(f"x is on {x.device}, {name} on {part.device}: expected one device")
+        # The kernel finds an expert by its number times a size, so there may be no gaps.
         is_stored = name in ("values", "metadata", "scales")
         if part is None or not is_stored:
             continue

@@ -266,6 +266,7 @@ def quantize_(model: nn.Module, *, values: str = "e4m3", block: int | None = Non
         raise KernelError(f"model is a {type(model).__name__}: expected a module that holds NMLinear layers")
     checked_type_name(values)
     names = packed_layers(model)
+    # A NaN may be in the last layer: all are made before the first is replaced.
     made: dict[nn.Module, QuantizedLinear] = {}
     for name, layer in names:
         if layer not in made:

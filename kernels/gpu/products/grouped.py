@@ -88,6 +88,7 @@ def launch(
     held, outputs, k = weight.shape
     one = weight.expert(0)
     turn_units = TURN_ELEMS // elems
+    # Every token must begin where a unit's part of x can: an address is its own with the lowest byte replaced.
     if k % elems:
         x = torch.nn.functional.pad(x, (0, -k % elems))
     laid = aligned(x, elems * x.element_size())
