@@ -74,3 +74,14 @@ def test_one_core_has_no_thread_to_wake():
     assert two.attention_time_s - one.attention_time_s == pytest.approx(
         30 * machine.thread_wake_s.value, rel=0.1
     )
+
+
+def test_committed_steps_name_one_clean_commit_and_weigh_what_is_predicted():
+    rows = own.read_steps()
+    assert {(row.dirty, len(row.commit), row.machine) for row in rows} == {(False, 40, MACHINE)}
+    assert len({row.key for row in rows}) == len(rows) >= 66
+    norms = 61 * 576
+    for line in own.predict_steps(rows).to_dict("records"):
+        bits = 32 if line["dtype"] == "fp32" else 16
+        for kind in ("dense", "sparse"):
+            assert line[f"{kind}_bytes"] - line[f"predicted_{kind}_bytes"] == norms * bits // 8
