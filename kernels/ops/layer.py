@@ -40,7 +40,8 @@ class NMLinear(nn.Module):
     After `for_decode_()` the layer holds `values` and `metadata` in the order of the decode kernel, and no other copy. On a
     CUDA device it takes that kernel for one to four tokens, and matrix units for 5 to 64. For more, it makes a dense matrix for
     the time of the product. The CPU puts the weights back into rows for each product, which is slow. A state dict holds packed
-    rows all the same: saving makes them, and loading puts them in order. While the values are float32, which has no such order, they are packed rows.
+    rows all the same: saving makes them, and loading puts them in order. While the values are float32, which has no such order,
+    they are packed rows.
 
     Parameters
     ----------
