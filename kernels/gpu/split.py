@@ -42,8 +42,10 @@ def add_parts(
     total: tl.tensor = tl.zeros(place.shape, tl.float32)
     for first in range(0, n_parts, AHEAD):
         for i in tl.static_range(AHEAD):
-            at = parts + (first + i).to(tl.int64) * stride + place
-            total += tl.load(at, mask=inside & (first + i < n_parts), other=0, cache_modifier=".cg")
+            # A tensor also in the interpreter, where a loop counts in numbers of Python.
+            part = tl.full([], 0, tl.int64) + first + i
+            at = parts + part * stride + place
+            total += tl.load(at, mask=inside & (part < n_parts), other=0, cache_modifier=".cg")
     return total
 
 

@@ -257,28 +257,22 @@ def _counts(word: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def _two(
-    pair: tl.tensor, word: tl.tensor, counts: tl.tensor, queue: tl.tuple, AT: tl.constexpr, BITS: tl.constexpr
-) -> Any:
-    """Let two fields of so many bits in, of which two bits of a word say which."""
-    if BITS == 16:
-        if AT < 4:
-            by, skip = counts << (4 - AT), word << (4 - AT)
-        else:
-            by, skip = counts >> (AT - 4), word >> (AT - 4)
-        by, skip = by & 48, (skip & 16) ^ 16
+def _two(pair: tl.tensor, word: tl.tensor, counts: tl.tensor, queue: tl.tuple, AT: tl.constexpr) -> Any:
+    """Let two values in, of which two bits of a word say which."""
+    if AT < 4:
+        by, skip = counts << (4 - AT), word << (4 - AT)
     else:
-        by, skip = ((counts >> AT) & 3) * BITS, (((word >> AT) & 1) ^ 1) * BITS
-    return moved_on(queue, pair >> skip, by)
+        by, skip = counts >> (AT - 4), word >> (AT - 4)
+    return moved_on(queue, pair >> ((skip & 16) ^ 16), by & 48)
 
 
 @triton.jit
 def _eight(pairs: tl.tuple, word: tl.tensor, counts: tl.tensor, queue: tl.tuple, AT: tl.constexpr) -> Any:
     """Let eight values in, of which eight bits of a word say which."""
-    queue = _two(pairs[0], word, counts, queue, AT, 16)
-    queue = _two(pairs[1], word, counts, queue, AT + 2, 16)
-    queue = _two(pairs[2], word, counts, queue, AT + 4, 16)
-    return _two(pairs[3], word, counts, queue, AT + 6, 16)
+    queue = _two(pairs[0], word, counts, queue, AT)
+    queue = _two(pairs[1], word, counts, queue, AT + 2)
+    queue = _two(pairs[2], word, counts, queue, AT + 4)
+    return _two(pairs[3], word, counts, queue, AT + 6)
 
 
 @triton.jit
@@ -315,6 +309,8 @@ def squeezed_positions(
     none, counts = word * 0, _counts(word)
     queue = (none, none, none, none, none, none, none, none)
     for i in tl.static_range(UNIT // 2):
-        pair = none + (2 * i % M + ((2 * i % M + 1) << BITS))
-        queue = _two(pair, word, counts, queue, 2 * i, BITS)
+        # Both positions, or the second one alone: a product, since shifts are what the loop has too many of.
+        second = 2 * i % M + 1
+        new = ((word >> (2 * i)) & 1) * (second - 1 + (second << BITS) - second) + second
+        queue = moved_on(queue, new, ((counts >> (2 * i)) & 3) * BITS)
     return queue[5], queue[6], queue[7]

@@ -1,10 +1,10 @@
 """The greatest of a group's elements, chosen two at a time in words of 32 bits: from compute capability 9.0 on.
 
 From there on, one instruction takes the greater of two pairs of 16-bit numbers (`max.u16x2`). Bits 0 to 14 of a stored 16-bit
-float order magnitudes. So elements of even place are sorted in the low halves of words, and those of odd place in the high
-halves, by the networks of `kernels.gpu.movers.choose`. Two falling rows of N give the N-th largest of a group.
+float order magnitudes. So elements of even place are sorted in the low halves of words, those of odd place in the high halves.
+The networks are those of `kernels.gpu.movers.choose`. Two falling rows of N give the N-th largest of a group.
 
-Subtracting it from all elements leaves a sign per element, and all signs make a mask. Of elements equal to the N-th largest
+Comparing it with all elements leaves a sign per element, and all signs make a mask. Of elements equal to the N-th largest
 too many may be kept. Only threads that see this find out which are equal, and drop the last ones: a branch that others skip.
 """
 
@@ -30,13 +30,15 @@ def are_sorted() -> bool:
     return target is not None and target.backend == "cuda" and int(target.arch) >= LEAST_CAPABILITY
 
 
-def _signs_text(words: Sequence[str], least: Sequence[str], into: str) -> list[str]:
-    """Write PTX that sets all bits of a byte for each element not below its group's least one, four of them in a word."""
+def _signs_text(words: Sequence[str], up: Sequence[str], into: str) -> list[str]:
+    """Write PTX that sets all bits of a byte for each element not below its group's least one, four of them in a word.
+
+    What is added is 0x8000 less the least one, in both halves of a word: no sum is more than 16 bits.
+    """
     lines = []
     for i in range(0, len(words), 2):
-        # A set bit above each element keeps the subtraction from borrowing of the next one, and stays if there is no need.
-        for word, bound, place in zip(words[i : i + 2], least[i : i + 2], ("low", "high"), strict=True):
-            lines += [f"or.b32 {place}, {word}, 0x80008000;", f"sub.u32 {place}, {place}, {bound};"]
+        for word, more, place in zip(words[i : i + 2], up[i : i + 2], ("low", "high"), strict=True):
+            lines.append(f"add.u32 {place}, {word}, {more};")
         lines.append(f"prmt.b32 {into}{i // 2}, low, high, 0xfdb9;")
     return lines
 
@@ -90,15 +92,16 @@ def _choice_text(m: int, unit: int) -> str:
     return "\n".join([
         "{",
         ".reg .pred none;",
-        f".reg .b32 kept<{n_words}>, more<{n_words}>, eighth<{n_words // 2}>, next<{groups}>, left<{groups}>;",
+        f".reg .b32 kept<{n_words}>, more<{n_words}>, eighth<{n_words // 2}>, up<{groups}>, left<{groups}>;",
         ".reg .b32 low, high, above, count, mask;",
-        *_signs_text(words, [bounds[2 * i // m] for i in range(n_pairs)], "kept"),
+        *(f"sub.u32 up{group}, 0x80008000, {bounds[group]};" for group in range(groups)),
+        *_signs_text(words, [f"up{2 * i // m}" for i in range(n_pairs)], "kept"),
         *_mask_text("kept", n_words, "mask"),
         "popc.b32 count, mask;",
         "setp.eq.u32 none, count, 16;",  # half of 32, or 8 of 16 bits that are there twice
         "@none bra CHOSEN;",
-        *(f"add.u32 next{group}, {bounds[group]}, 0x00010001;" for group in range(groups)),
-        *_signs_text(words, [f"next{2 * i // m}" for i in range(n_pairs)], "more"),
+        *(f"sub.u32 up{group}, up{group}, 0x00010001;" for group in range(groups)),
+        *_signs_text(words, [f"up{2 * i // m}" for i in range(n_pairs)], "more"),
         *_ties_text(m, n_words),
         *_mask_text("more", n_words, "mask"),
         "CHOSEN:",
