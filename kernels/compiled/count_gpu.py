@@ -22,7 +22,7 @@ from kernels.compiled.pipes import ARCHITECTURES
 from kernels.compiled.sass import Subject, inspect
 from kernels.compiled.wavefronts import GROUP_ELEMS, WARP_THREADS, Wavefronts, wavefronts
 from kernels.gpu import controls
-from kernels.gpu.products import gemv
+from kernels.gpu.products import gemv, mma
 from kernels.ops import compress
 from kernels.stored.rows import kernel_format
 from kernels.stored.shuffled import WARP_ROWS, shuffle
@@ -42,6 +42,7 @@ DECODE_FORMATS = tuple(
     for encoding in ("bitmask", "index")
 )
 TOKENS = (1, 2, 4, 8)
+MMA_TOKENS = (8, 16, 32, 64)
 WARPS = (4, 8, 16)
 """Of the formats that are counted in full, 8:16; the others are counted with `subjects.WARPS`."""
 FULL = ("8:16/bitmask", "8:16/index")
@@ -59,7 +60,7 @@ class Counted:
     ----------
     subject : Subject
     kernel : str
-        What it does: gemv, dense, prune or copy.
+        What it does: gemv, mma, dense, prune or copy.
     pattern, encoding : str
         Empty of a kernel without a pattern.
     tokens : int
@@ -92,6 +93,7 @@ def counted() -> list[Counted]:
     """All kernels that the model knows: the decode GEMV for some tokens and warps, what bounds it, and pruning."""
     found = [_gemv(text, 1, subjects.WARPS) for text in DECODE_FORMATS if text not in FULL]
     found += [_gemv(text, tokens, warps) for text in FULL for tokens in TOKENS for warps in WARPS]
+    found += [_mma(text, tokens) for text in FULL for tokens in MMA_TOKENS]
     named = {subject.name: subject for subject in subjects.subjects()}
     threads = controls.WARPS * WARP_THREADS
     dense_elems = controls.DENSE_ROWS * controls.DENSE_ELEMS // threads
@@ -128,6 +130,7 @@ def _gemv(text: str, tokens: int, warps: int) -> Counted:
         return RUN_ROWS * RUN_K
 
     pattern, encoding = text.split("/")
+    # Parts of K are what most layers need.
     subject = subjects.gemv_subject(text, tokens, warps=warps, split_k=True)
     return Counted(
         subject,
@@ -140,6 +143,22 @@ def _gemv(text: str, tokens: int, warps: int) -> Counted:
         launches=1 + (tokens > gemv.ROWS_TOKENS),
         run=run,
     )
+
+
+def _mma(text: str, tokens: int) -> Counted:
+    def run() -> int:
+        made = torch.Generator().manual_seed(tokens)
+        rows = mma.WARPS * WARP_ROWS
+        weight = shuffle(compress(torch.randn(rows, RUN_K, generator=made).half(), text))
+        weight = replace(weight, values=on_page(weight.values), metadata=on_page(weight.metadata))
+        x = on_page(torch.randn(tokens, RUN_K, generator=made).half())
+        mma.launch(x, weight, x.new_empty(tokens, rows), n_parts=1)
+        return rows * RUN_K
+
+    pattern, encoding = text.split("/")
+    subject = subjects.mma_subject(text, tokens)
+    # Each warp of a program has rows of its own.
+    return Counted(subject, "mma", pattern, encoding, tokens, mma.WARPS * WARP_ROWS, _stored(text), run=run)
 
 
 def on_page(tensor: Tensor) -> Tensor:

@@ -27,11 +27,14 @@ class Wavefronts:
         If each line of 128 bytes is a wavefront of its own.
     sectors : float
         Sectors of 32 bytes that loads from global memory name.
+    launches : int
+        Kernels that the run launched.
     """
 
     least: float
     most: float
     sectors: float
+    launches: int
 
 
 def wavefronts(run: Callable[[], int], kernel: str, *, capability: int = 90) -> Wavefronts:
@@ -77,4 +80,5 @@ def wavefronts(run: Callable[[], int], kernel: str, *, capability: int = 90) -> 
         round((both.conflicts + shared) / groups, 3),
         round((both.lines + shared) / groups, 3),
         round(total["load"].sectors / groups, 3),
+        len(launches),
     )

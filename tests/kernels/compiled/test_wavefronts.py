@@ -23,6 +23,7 @@ def test_the_decode_kernel_reads_what_its_order_says():
     assert 13 <= found.least <= 14
     assert found.least <= found.most <= 14
     assert found.sectors >= (512 + 128) / 32
+    assert found.launches == 1
 
 
 def test_a_kernel_that_was_not_launched_is_an_error():
