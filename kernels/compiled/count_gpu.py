@@ -71,8 +71,6 @@ class Counted:
         Bytes from and to memory per element of the dense matrix.
     elems : int
         Of the dense matrix that a thread takes in a turn; 0 if the subject says it.
-    launches : int
-        Kernels that a call launches, this one among them.
     run : callable, optional
         Runs it on the emulator, see `wavefronts`; of a kernel without one, wavefronts are those of its loads in a row.
     """
@@ -85,7 +83,6 @@ class Counted:
     program_rows: int
     bytes_per_elem: float
     elems: int = 0
-    launches: int = 1
     run: Callable[[], int] | None = None
 
 
@@ -120,7 +117,6 @@ def _stored(text: str) -> float:
 
 
 def _gemv(text: str, tokens: int, warps: int) -> Counted:
-    # More tokens than two are laid out beside each other by a launch of their own. Parts of K are what most layers need.
     def run() -> int:
         made = torch.Generator().manual_seed(tokens)
         weight = shuffle(compress(torch.randn(RUN_ROWS, RUN_K, generator=made).half(), text))
@@ -132,17 +128,7 @@ def _gemv(text: str, tokens: int, warps: int) -> Counted:
     pattern, encoding = text.split("/")
     # Parts of K are what most layers need.
     subject = subjects.gemv_subject(text, tokens, warps=warps, split_k=True)
-    return Counted(
-        subject,
-        "gemv",
-        pattern,
-        encoding,
-        tokens,
-        WARP_ROWS,
-        _stored(text),
-        launches=1 + (tokens > gemv.ROWS_TOKENS),
-        run=run,
-    )
+    return Counted(subject, "gemv", pattern, encoding, tokens, WARP_ROWS, _stored(text), run=run)
 
 
 def _mma(text: str, tokens: int) -> Counted:
@@ -188,7 +174,7 @@ def rows(architectures: Sequence[int] = ARCHITECTURES) -> Iterator[tuple[Any, ..
             yield (
                 triton.__version__, item.kernel, item.pattern, item.encoding, "fp16", item.tokens, subject.warps,
                 architecture, item.program_rows, elems, item.bytes_per_elem, code.registers, code.programs, pipe,
-                code.cycles[pipe], code.serial_trips, least, most, item.launches,
+                code.cycles[pipe], code.serial_trips, least, most, found.launches if found else 1,
             )  # fmt: skip
 
 

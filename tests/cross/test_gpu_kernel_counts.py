@@ -9,6 +9,8 @@ from hwmodels.counted.table import COUNTS_FILE, counted_kernels, triton_versions
 from kernels.compiled import count_gpu  # noqa: E402
 from kernels.compiled.pipes import ARCHITECTURES  # noqa: E402
 
+COMMAND = "python -m kernels.compiled.count_gpu hwmodels/data/gpu_kernels.csv counts anew"
+
 
 def test_every_counted_kernel_is_carried_for_every_architecture():
     assert tuple(COUNTS_FILE.read_text(encoding="utf-8").splitlines()[0].split(",")) == count_gpu.COLUMNS
@@ -24,15 +26,10 @@ def test_every_counted_kernel_is_carried_for_every_architecture():
             if row.triton == version
         ]
         assert len(carried) == len(set(carried))
-        # Other versions are counted for the GPU that has them.
-        held = {row[-1] for row in carried}
-        assert held == set(ARCHITECTURES) or version != triton_versions()[-1]
-        assert set(carried) == {row for row in wanted if row[-1] in held}, (
-            "python -m kernels.compiled.count_gpu hwmodels/data/gpu_kernels.csv"
-        )
+        # All is counted for the GPU of the goals; for others as far as somebody ran it.
+        assert {row for row in carried if row[-1] == 90} == {row for row in wanted if row[-1] == 90}, COMMAND
+        assert set(carried) <= wanted, COMMAND
 
 
 def test_the_counts_of_this_triton_are_carried():
-    assert triton.__version__ in triton_versions(), (
-        "python -m kernels.compiled.count_gpu hwmodels/data/gpu_kernels.csv"
-    )
+    assert triton.__version__ in triton_versions(), COMMAND

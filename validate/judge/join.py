@@ -36,7 +36,7 @@ INPUT_COLUMNS = (
 OWN_FAMILIES = {"torch.cu": "library", "gpu.": "software"}
 """How the kernel of one of our own rows begins -> its family."""
 
-COMPILED = ("gpu.gemv",)
+COMPILED = ("gpu.gemv", "gpu.mma")
 """Kernels of ours whose compiled code was counted: the counts predict them, if there are some for the machine."""
 COMPILED_FAMILY = "compiled"
 
