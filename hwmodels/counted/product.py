@@ -9,6 +9,8 @@ from nmsim.format import SparseFormat
 
 PRODUCTS = ("gemv", "mma")
 """Kernels that multiply with N:M weights."""
+LEAST_MATRIX_TOKENS = 5
+"""Tokens from which the layer of this project takes the product on matrix units; fewer take the decode GEMV."""
 DTYPE_BYTES = 2
 COUNTED_DTYPES = ("fp16", "bf16")
 """Counted for fp16; bf16 takes a few more instructions and the same bytes."""
@@ -49,6 +51,7 @@ def counted_product(
         row
         for row in kernels
         if row.kernel in PRODUCTS
+        and (row.kernel == "gemv" or shape.M >= LEAST_MATRIX_TOKENS)
         and (row.pattern, row.encoding) == (pattern, encoding)
         and row.tokens >= shape.M
     ]

@@ -5,11 +5,17 @@ import pytest
 pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
 
+from hwmodels.counted import product  # noqa: E402
 from hwmodels.counted.table import COUNTS_FILE, counted_kernels, triton_versions  # noqa: E402
 from kernels.compiled import count_gpu  # noqa: E402
 from kernels.compiled.pipes import ARCHITECTURES  # noqa: E402
+from kernels.ops import decode  # noqa: E402
 
 COMMAND = "python -m kernels.compiled.count_gpu hwmodels/data/gpu_kernels.csv counts anew"
+
+
+def test_tokens_go_to_the_same_kernel_as_in_a_layer():
+    assert product.LEAST_MATRIX_TOKENS == decode.LEAST_MATRIX_TOKENS
 
 
 def test_every_counted_kernel_is_carried_for_every_architecture():
