@@ -61,7 +61,8 @@ class QuantizedLinear(nn.Module):
         super().__init__()
         if not isinstance(weights, ShuffledWeight) or weights.scales is None:
             raise KernelError(
-                f"weights are {weights!r}: expected a ShuffledWeight with scales, as for_decode(..., values='e4m3') makes it"
+                f"weights are {brief(weights)}: expected a ShuffledWeight with scales, as for_decode(..., values='e4m3') "
+                "makes it"
             )
         self.out_features, self.in_features = weights.shape
         self.block = weights.block

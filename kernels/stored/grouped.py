@@ -9,6 +9,7 @@ from torch import Tensor
 from kernels.stored.errors import KernelError
 from kernels.stored.rows import Stored
 from kernels.stored.shuffled import ShuffledWeight
+from nmsim.errors import brief
 from nmsim.format import SparseFormat
 
 
@@ -66,7 +67,9 @@ def group(weights: Sequence[ShuffledWeight]) -> GroupedWeight:
                 f"weights {number} are a {type(weight).__name__}: expected a ShuffledWeight, as for_decode makes it"
             )
         if repr(weight) != repr(weights[0]):
-            raise KernelError(f"weights {number} are {weight!r}: expected {weights[0]!r}, as weights 0 are")
+            raise KernelError(
+                f"weights {number} are {brief(weight)}: expected {brief(weights[0])}, as weights 0 are"
+            )
     first = weights[0]
     scales = [weight.scales for weight in weights if weight.scales is not None]
     return GroupedWeight(
