@@ -115,9 +115,9 @@ def test_one_token_gains_on_a_large_layer_and_launches_bound_a_small_one(machine
     assert small.limit == "launch"
 
 
-def test_more_tokens_never_take_less():
+def test_more_tokens_of_one_kernel_never_take_less():
     times = [
-        counted_product(GemmShape(tokens, 14336, 4096), H200, format=INDEX).time_s for tokens in range(1, 9)
+        counted_product(GemmShape(tokens, 14336, 4096), H200, format=INDEX).time_s for tokens in range(1, 5)
     ]
     assert times == sorted(times)
 
