@@ -45,7 +45,8 @@ def add_parts(
             # A tensor also in the interpreter, where a loop counts in numbers of Python.
             part = tl.full([], 0, tl.int64) + first + i
             at = parts + part * stride + place
-            total += tl.load(at, mask=inside & (part < n_parts), other=0, cache_modifier=".cg")
+            is_part = tl.full(place.shape, 0, tl.int32) + (first + i) < n_parts
+            total += tl.load(at, mask=inside & is_part, other=0, cache_modifier=".cg")
     return total
 
 
