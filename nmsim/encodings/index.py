@@ -234,6 +234,7 @@ def _long_decoder_of(n, bits, m):  # type: ignore[no-untyped-def]
         for start in range(0, codes.shape[0], BLOCK):
             some_codes, some_masks = codes[start : start + BLOCK], masks[start : start + BLOCK]
             count = some_codes.shape[0]
+            # Three loops, because only loops without steps from word to word run on vector lanes.
             for i in range(count):
                 lows[i] = some_codes[i, 0]
                 highs[i] = some_codes[i, 0] >> split | some_codes[i, 1] << rest
