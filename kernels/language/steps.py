@@ -102,6 +102,7 @@ def contenders(model: LanguageModel, dtype: str, formats: Sequence[str]) -> dict
         A key of `TYPES`.
     formats : sequence of str
     """
+    # Copies of modules share what is not pruned, so that memory holds the embedding once.
     base = copy.deepcopy(model.module).to(TYPES[dtype])
     found: dict[Key, nn.Module] = {}
     for text in formats:
@@ -350,6 +351,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", default="", help="numbers of cores; default: 1 and all")
     parser.add_argument("--repetitions", type=int, default=15)
     asked = parser.parse_args(arguments)
+    # Before the model is loaded, which takes longest: a row must name what ran.
     host = this_machine()
     found = checkout(Path(nmsim.__file__).resolve().parent.parent)
     cores = _numbers(asked.threads) or sorted({1, host.cores})

@@ -32,6 +32,7 @@ def from_rows(rows: Iterable[Measurement]) -> list[Tuned]:
     KernelError
         Rows of one device that name several versions of Triton or of a kernel's sources, or none.
     """
+    # A row without options is what the launcher chose by itself: a case that it wins needs no entry.
     by_device: dict[str, list[tuple[Measurement, str, dict[str, int]]]] = {}
     for row in rows:
         found = _NAMED.fullmatch(row.kernel)
