@@ -227,6 +227,7 @@ def measure_step(
         linear = modules[DENSE_CALLS[0], "dense"]
         stepper = Stepper(plan, linear, vocabulary)
         errors = {}
+        # Before anything is timed: a time of wrong logits means nothing.
         for key in [key for key in modules if key[1] != "dense"]:
             twin = dense_twin(base, modules[SPARSE_CALLS[0], key[1]], names)
             want, got = stepper(twin).float(), stepper(modules[key]).float()
@@ -307,6 +308,7 @@ def measure_model(
     names, rows = tuple(model.layers), []
     packages = versions(["torch", "transformers", "numpy", "numba"])
     device = this_machine()
+    # Held from the look at what is there to the last row: another run would time the same steps.
     with claimed(Output(path, "rows", ROW_FILE)):
         held = set() if row_files.check(path, ModelStepRow) else {
             (row.dtype, row.phase, row.context_tokens, row.threads)

@@ -500,6 +500,7 @@ def launch(
     laid = aligned(x, elems * x.element_size()) if as_it_is else laid_out(x, elems, weight.units)
     compiled_for["BIAS_KIND"] = "none" if bias is None else KINDS[bias.dtype]
     if warps is None and n_parts is None and weight.scales is None:
+        # What was measured comes first: `plan` is a model of the device.
         shape = (tokens, *weight.shape)
         measured = tuned.chosen(device, "gpu.gemv", weight.format, x.dtype, shape)
         warps, n_parts = measured.get("warps"), measured.get("n_parts")
