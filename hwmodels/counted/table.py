@@ -75,9 +75,9 @@ class CountedKernel:
 
 
 @functools.cache
-def counted_kernels(path: Path = COUNTS_FILE) -> tuple[CountedKernel, ...]:
+def counted_kernels() -> tuple[CountedKernel, ...]:
     """Read all counts."""
-    table = pd.read_csv(path, keep_default_na=False, dtype={"triton": str})
+    table = pd.read_csv(COUNTS_FILE, keep_default_na=False, dtype={"triton": str})
     return tuple(
         CountedKernel(**{str(name): value for name, value in row.items()})
         for row in table.to_dict(orient="records")

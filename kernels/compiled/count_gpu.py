@@ -195,6 +195,7 @@ def main(arguments: list[str]) -> int:
     path = asked.file
     try:
         kept: list[dict[str, str]] = []
+        # A run knows one version of Triton: rows of others stay.
         if path.exists():
             kept = [
                 row

@@ -45,8 +45,8 @@ __all__ = ["MOST_TOKENS", "ShuffledWeight", "decode_linear", "for_decode", "has_
 def for_decode(weights: NMWeight, *, values: str | None = None, block: int | None = None) -> ShuffledWeight:
     """Put packed weights into the decode kernel's order: new tensors, where the packed ones are.
 
-    The encoding stays. `index`, the default of `compress`, is the one to take on an H200 or B200, `bitmask` on an H100, A100
-    or RTX 4090: `kernels.gpu.products.plan.cheapest_encoding` compares bytes with passes through L1, as counted, not timed.
+    The encoding stays. `index`, the default of `compress`, is the one to take on an H200 or B200. On an H100, A100 or RTX 4090
+    it is `bitmask`. `kernels.gpu.products.plan.cheapest_encoding` compares bytes with passes through L1, as counted, not timed.
 
     Parameters
     ----------

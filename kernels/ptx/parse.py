@@ -242,6 +242,7 @@ def _read_body(reader: _Reader, text: str, first_line: int) -> None:
     for statement in _statements(text, first_line):
         place = Place(statement.text, statement.line, statement.source)
         if statement.text in _SCOPE_END:
+            # Labels of an inner scope, such as that of inline assembly, hide those outside.
             depth += _SCOPE_END[statement.text]
             if depth == 0:
                 return

@@ -293,6 +293,7 @@ def compare(
     by those of the second, section by section. What each section adds to time, energy and area then adds up to the whole
     difference. A number in bytes per cycle follows the clock.
     """
+    # Names of outputs are checked before anything is predicted.
     files = [Output(output, suffixes=ROW_FILE)] if output is not None else []
     files += [Output(plot, suffixes=PICTURES, strict=True)] if plot is not None else []
     if files:
@@ -342,6 +343,7 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _show_comparison(found: Comparison) -> None:
     """Print both chips, what each section adds, and the layers that differ most."""
+    # Machines have no sections to replace: of them only times are shown.
     steps = (found.first, found.second)
     tokens = found.first.batch * found.first.new_tokens
     console.print_table(

@@ -238,6 +238,7 @@ def _compiled(machine: hwmodels.HardwareSpec, answer: Prediction) -> dict[str, A
 
 def _show_compiled(rows: list[dict[str, Any] | None]) -> None:
     """Print what the kernels of this project are predicted to take, by counts of their machine code."""
+    # Few machines, formats and value types have kernels that were counted.
     found = [row for row in rows if row is not None]
     if not found:
         return

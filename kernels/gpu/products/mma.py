@@ -392,7 +392,7 @@ def plan_parts(
     Examples
     --------
     >>> plan_parts(112, 64, elems=16, warps=4, tokens=16, step_bytes=2304, machine=Machine())
-    3
+    4
     """
     registers = REGISTERS[elems][triton.next_power_of_2(triton.cdiv(tokens, TILE_TOKENS))]
     at_once = max(1, min(programs_at_once(registers, warps, machine), MOST_WARPS // warps))

@@ -67,6 +67,7 @@ def skip_gemv_kernel(
     slot = tl.arange(0, SLOTS)[None, :]
     last = tl.minimum((part + 1) * part_groups, n_groups)
     total = tl.zeros([GROUPS * SLOTS, OUTPUTS], tl.float32)
+    # A program has its own part of K; the last one of a block adds the parts up.
     for first in range(part * part_groups, last, GROUPS):
         group = first + tl.arange(0, GROUPS)
         position = positions_of(
