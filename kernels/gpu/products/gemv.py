@@ -120,8 +120,8 @@ def _values(
         if EIGHT_BITS:
             found += (stream(values + at, inside, MASKED),)
         else:
-            pair = (at * 2)[:, :, None] + tl.arange(0, 2)[None, None, :]
-            low, high = tl.split(stream(values + pair, inside[:, :, None] if MASKED else None, MASKED))
+            pair = (at * 2)[:, None] + tl.arange(0, 2)[None, :]
+            low, high = tl.split(stream(values + pair, inside[:, None] if MASKED else None, MASKED))
             found += (low, high)
     return found
 
@@ -368,21 +368,24 @@ def gemv_kernel(
     tl.static_assert(
         TURN * UNIT_X_BYTES % 256 == 0
     )  # so that a window's lowest byte is the same in every turn
-    row = tl.program_id(0) * 32 + tl.arange(0, 32)[None, :]
+    # Threads are numbered in one dimension. With another one for warps, Triton chooses which threads are a warp. Version 3.6
+    # then spread a warp over eight units, and one gather met eight windows of x.
+    thread = tl.arange(0, WARPS * 32)
+    row = tl.program_id(0) * 32 + thread % 32
+    warp = thread // 32
     first = tl.program_id(1) * part_units
     last = tl.minimum(first + part_units, units)
     # What lies before `whole` are whole units of x, so that nothing need be checked.
     whole = tl.minimum(last, (x_bytes // UNIT_X_BYTES).to(tl.int32))
     whole = tl.maximum(first, first + (whole - first) // TURN * TURN)
     end = x.to(tl.int64) + x_bytes
-    warp = tl.arange(0, WARPS)[:, None]
     codes_at = metadata.to(tl.pointer_type(FIRST))
     plane = units * rows.to(tl.int64)
     more_at = (metadata + plane * (2 if ELEMS == 16 else 8)).to(tl.pointer_type(MORE))
     second = WARPS * rows if ELEMS == 16 else rows  # from a half to the next
     sums: tl.tuple = ()
     for _ in tl.static_range(TOKENS * CHAINS):
-        sums += (tl.zeros([WARPS, 32], tl.float32),)
+        sums += (tl.zeros([WARPS * 32], tl.float32),)
     if first < whole:
         # Codes are asked for a turn before values, if they have to be looked up in a table: two turns ahead.
         place = (first + warp) * rows + row
@@ -441,7 +444,7 @@ def gemv_kernel(
         total = sums[token]
         if CHAINS == 2:
             total += sums[TOKENS + token]
-        total = tl.sum(total, axis=0)
+        total = tl.sum(tl.reshape(total, [WARPS, 32]), axis=0)
         if EIGHT_BITS:
             if BLOCK_UNITS == 0:
                 total *= tl.load(scales + row)
