@@ -73,11 +73,7 @@ def predict_designed(cases: pd.DataFrame, core: SparseTensorCore) -> pd.DataFram
     # Rows of one launch lie below each other in N: each product has its own tokens, and so its own pass.
     rows_of_one = np.maximum(np.rint(N / copies), 1.0)
     shapes = np.column_stack([M, rows_of_one, K]).astype(np.int64)
-    try:
-        mine, dense = (_asked(core, kinds, kind_of_row, shapes, dense=which) for which in (False, True))
-    except _Refused as refused:
-        row = int(np.argmax(kind_of_row == refused.kind))
-        raise RowError.at(str(refused), row=row) from refused
+    mine, dense = (_asked(core, kinds, kind_of_row, shapes, dense=which) for which in (False, True))
     found, least = closed_form(mine.points), closed_form(dense.points)
     _check_tiles(found, least, mine.points)
     answers, baseline = Cycles(*found.T), Cycles(*least.T)
@@ -90,14 +86,6 @@ def predict_designed(cases: pd.DataFrame, core: SparseTensorCore) -> pd.DataFram
     added["limit"] = np.array([limit_in_words(name) for name in LIMITS])[answers.limit.astype(int)]
     columns = pd.DataFrame({name: added[name] for name in added_columns}, index=cases.index)
     return pd.concat([cases, columns], axis=1)
-
-
-class _Refused(NmsimError):
-    """A kind of product that the core does not take."""
-
-    def __init__(self, problem: str, kind: int) -> None:
-        super().__init__(problem)
-        self.kind = kind
 
 
 def _case(kind: Kind, shape: tuple[int, int, int], *, dense: bool = False) -> Case:
@@ -119,7 +107,8 @@ def _asked(
         try:
             rows.append(point(core, _case(kind, (2, 3, 1), dense=dense)))
         except NmsimError as error:
-            raise _Refused(str(error), place) from error
+            row = int(np.argmax(kind_of_row == place))
+            raise RowError.at(str(error), row=row) from error
         if kind.output_bits is not None:
             rows[-1] = rows[-1]._replace(output_bits=float(kind.output_bits))
         designs.append(_priced(core, kind._replace(format=None) if dense else kind))
