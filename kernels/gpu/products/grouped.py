@@ -52,7 +52,7 @@ def grouped_kernel(
         )  # fmt: skip
     else:
         row = tl.program_id(0) * 32 + tl.arange(0, 32)
-        tl.store(y + row, tl.zeros([32], y.dtype.element_ty), mask=(row < outputs) & (tl.program_id(1) == 0))
+        tl.store(y + row, tl.zeros([32], y.dtype.element_ty), mask=row + tl.program_id(1) * outputs < outputs)
 
 
 def launch(
