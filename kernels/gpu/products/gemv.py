@@ -239,6 +239,7 @@ def _products(
         tl.int16 if X_BITS * LANES == 16 else (tl.int32 if X_BITS * LANES == 32 else tl.int64)
     )
     BITS: tl.constexpr = tl.int16 if X_BITS == 16 else tl.int32
+    # Slots are taken one after the other, so that a thread holds few numbers of x at a time.
     for slot in tl.static_range(8):
         word = low if slot < 4 else high
         word = (word if slot % 4 < 2 else word >> 32).to(tl.int32)
