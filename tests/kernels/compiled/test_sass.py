@@ -123,9 +123,10 @@ def test_the_committed_table_holds_the_gates_for_all_patterns(committed):
     decode = [row for row in committed["rows"] if row["loop_groups"]]
     assert len(decode) >= 3 * 11
     for row in decode:
-        if row["architecture"] == 90 and "no inline assembly" not in row["name"]:
-            assert row["serial_trips"] <= TRIPS, row["name"]
-        assert (row["stack_bytes"], row["local_bytes"], row["spills"]) == (0, 0, 0), row["name"]
+        # Without inline assembly it is what the interpreter runs, and no GPU.
+        if "no inline assembly" not in row["name"]:
+            assert row["architecture"] != 90 or row["serial_trips"] <= TRIPS, row["name"]
+            assert (row["stack_bytes"], row["local_bytes"], row["spills"]) == (0, 0, 0), row["name"]
         assert row["loop_loads"]["16"] == row["loop_groups"], row["name"]
     gated = [row for row in decode if row["name"].endswith("1 token") and row["architecture"] == 90]
     for encoding, limit in GATES.items():
