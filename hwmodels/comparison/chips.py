@@ -19,6 +19,7 @@ from hwmodels.silicon.area import PARTS, area
 from hwmodels.steps.best import best_step
 from hwmodels.steps.step import Step
 from hwmodels.tensorcore.record import SparseTensorCore
+from nmsim.case import DEFAULT_DTYPE
 from nmsim.errors import NmsimError
 from nmsim.format import DENSE, FormatLike, as_format
 from nmsim.support.schema import about, names_of
@@ -84,7 +85,8 @@ def compare_chips(
     context_tokens : int
         Tokens of each sequence after the step.
     asked
-        Further parameters of `hwmodels.step`, such as `batch` and `phase`.
+        Further parameters of `hwmodels.step`, such as `batch` and `phase`. A chip may not take the value
+        type of the model: `dtype` is then the first of its own that the other takes too.
 
     Returns
     -------
@@ -106,6 +108,7 @@ def compare_chips(
     """
     one, other = load_chips([first, second])
     loaded, stored = load_model(model), as_format(format)
+    asked["dtype"] = asked.get("dtype") or _common_type(one, other, loaded)
 
     def step_on(chip: Chip) -> Step:
         return best_step(loaded, chip, stored, named=named, context_tokens=context_tokens, **asked)
@@ -117,6 +120,22 @@ def compare_chips(
         causes = _causes(one, other, step_on)
         areas = _areas(one, other)
     return Comparison(before, after, causes, _layers(before, after), areas)
+
+
+def _common_type(one: Chip, other: Chip, model: Model) -> str | None:
+    """Value type of both chips if one of them does not take that of the model; None if both do, or have none in common.
+
+    Else a difference of value types would look like one of the chips.
+    """
+    own = model.dtype or DEFAULT_DTYPE
+    taken = [
+        chip.dtypes if isinstance(chip, SparseTensorCore) else tuple(chip.dense_peak_flop_per_s)
+        for chip in (one, other)
+    ]
+    if all(own in each for each in taken):
+        return None
+    lacking, rest = taken if own not in taken[0] else taken[::-1]
+    return next((dtype for dtype in lacking if dtype in rest), None)
 
 
 def _sections() -> dict[str, list[str]]:

@@ -563,7 +563,8 @@ def _linear_rows(
         answers = predict(table.assign(threads=threads) if threads else table, chip)
     except RowError as error:
         # The table is made here: the caller does not know its rows.
-        raise RowError(f"{error.problem}; dtype chooses another value type than the model's") from error
+        hint = "; dtype chooses another value type than the model's" if "dtype" in error.problem else ""
+        raise RowError(f"{error.problem}{hint}") from error
     sums = ["predicted_time_s", "predicted_dense_time_s", "bound_time_s", "bound_dense_time_s"]
     moved = answers[["values_bytes", "metadata_bytes", "dense_operand_bytes", "output_bytes"]].sum(axis=1)
     found = []

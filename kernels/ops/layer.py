@@ -521,7 +521,8 @@ def packed_layers(model: nn.Module) -> list[tuple[str, NMLinear]]:
     ]
     if not names:
         raise KernelError(
-            "the model holds no NMLinear: expected one at least, as sparsify_ puts them in place"
+            "the model holds no NMLinear: expected one at least, as sparsify_ puts them in place, and none that quantize_ "
+            "has replaced"
         )
     return names
 

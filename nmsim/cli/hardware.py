@@ -1,6 +1,6 @@
 """`nmsim machine`, `core` and `compare`: machines, one product on core designs, and two chips on one model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +26,7 @@ from hwmodels.silicon.products import (
 from nmsim.case import Case, GemmShape
 from nmsim.cli import console, options
 from nmsim.cli.console import Answer
-from nmsim.errors import NmsimError, SpecError
+from nmsim.errors import NmsimError, SpecError, brief
 from nmsim.files import atomic
 from nmsim.files.output import PICTURES, ROW_FILE, Output
 from nmsim.files.weights import read_matrix
@@ -298,7 +298,10 @@ def compare(
     files += [Output(plot, suffixes=PICTURES, strict=True)] if plot is not None else []
     if files:
         console.claim(*files, force=force)
-    (asked,) = options.formats([pattern])
+    formats = options.formats([pattern])
+    if len(formats) != 1:
+        raise NmsimError(f"--pattern {brief(pattern)}: expected one format")
+    (asked,) = formats
     chips = hwmodels.load_chips([first, second])
     if (output or plot) and not all(isinstance(chip, hwmodels.SparseTensorCore) for chip in chips):
         raise NmsimError(
@@ -332,7 +335,19 @@ def compare(
         "second": found.second.record(),
         **{name: _records(getattr(found, name)) for name in ("causes", "layers", "areas")},
     }
-    return Answer(data, lambda: _show_comparison(found))
+    return Answer(data, lambda: _show_comparison(found, [*_expanded(chips, asked, sparse_operand)]))
+
+
+def _expanded(chips: Sequence[hwmodels.Chip], asked: options.Asked, sparse_operand: str) -> Iterator[str]:
+    """Sentences on designs whose arrays do not skip by the pattern."""
+    for chip in chips:
+        if asked.format is None or isinstance(chip, hwmodels.HardwareSpec):
+            continue
+        if not chip.takes(asked.format.pattern, sparse_operand):
+            yield (
+                f"{chip.id} does not skip by {asked.format.pattern} of {sparse_operand}: codes are decoded, and zeros are "
+                "multiplied."
+            )
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -341,7 +356,7 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): None if cell != cell else cell for key, cell in row.items()} for row in rows]
 
 
-def _show_comparison(found: Comparison) -> None:
+def _show_comparison(found: Comparison, remarks: Sequence[str]) -> None:
     """Print both chips, what each section adds, and the layers that differ most."""
     # Machines have no sections to replace: of them only times are shown.
     steps = (found.first, found.second)
@@ -349,11 +364,12 @@ def _show_comparison(found: Comparison) -> None:
     console.print_table(
         f"{found.first.phase.capitalize()} step of {found.first.model}, batch {found.first.batch}, context "
         f"{found.first.context_tokens}",
-        ["hardware", "format", "time ms", "speedup vs dense", "mJ per token", "bound by"],
+        ["hardware", "format", "dtype", "time ms", "speedup vs dense", "mJ per token", "bound by"],
         [
             (
                 step.hardware,
                 options.format_text(step.format),
+                "+".join(dict.fromkeys(row.dtype for row in step.linear_rows if row.pruned)),
                 f"{step.time_s * 1e3:.4g}",
                 f"{step.speedup_vs_dense:.2f}x",
                 _known(step.joules.nominal / tokens * 1e3),
@@ -419,6 +435,8 @@ def _show_comparison(found: Comparison) -> None:
             ],
             note="Nominal; docs/explanation/energy-and-area.md has the ranges.",
         )
+    for remark in dict.fromkeys((*remarks, *found.first.notes, *found.second.notes)):
+        console.say(remark)
 
 
 def _lines(table: pd.DataFrame) -> list[Any]:

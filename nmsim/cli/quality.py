@@ -529,6 +529,8 @@ def _show(rows: pd.DataFrame, description: str, layers: int) -> None:
     if costs_of != CHECKPOINT:
         # The heads of the columns say whose layers the speedups are of.
         machine, core = f"{costs_of} on {machine}", f"{costs_of} on {core}"
+    # One design may be both: the second time with what criterion and mitigation take.
+    core = f"{core}, all" if core == machine else core
     console.print_table(
         f"Quality and cost, {layers} layers together; activations: {description}",
         ["operand", "pattern", "criterion", "mitigation", "values", "energy kept", "output error",
@@ -538,7 +540,7 @@ def _show(rows: pd.DataFrame, description: str, layers: int) -> None:
         lines,
         note="output error: |Y - Y dense|² / |Y dense|², one layer at a time. ≤: a bound, too few groups for an estimate. "
         f"Speedups vs dense, of the pruned layers of {'the checkpoint' if costs_of == CHECKPOINT else costs_of} together; "
-        f"{first['hardware'] or 'machine'} without criterion and mitigation, {first['core'] or 'core'} with them."
+        f"{machine} without criterion and mitigation, {core} with them."
         + (" loss increase: nats per token, of a whole model with all of its layers pruned." if has_losses else ""),
         extra=[
             *(name for name in ("operand", "values") if rows[name].nunique() == 1),

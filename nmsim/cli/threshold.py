@@ -69,8 +69,12 @@ def threshold(
         str | None, Option("--side-dtype", help="Value type of outliers and columns. Default --dtype.")
     ] = None,
     rest_dtype: Annotated[
-        str, Option("--rest-dtype", help="Value type of output head and embedding.")
-    ] = DEFAULT_DTYPE,
+        str | None,
+        Option(
+            "--rest-dtype",
+            help=f"Value type of output head and embedding. Default {DEFAULT_DTYPE}, or --dtype if a core design lacks that.",
+        ),
+    ] = None,
     group: Annotated[
         int,
         Option(
@@ -119,8 +123,11 @@ def threshold(
     kind = dtype or loaded.dtype or DEFAULT_DTYPE
     machines = hwmodels.load_chips(options.split_names(hardware))
     design = options.core_of(core, machines, CORE)
+    designs = [chip for chip in machines if isinstance(chip, hwmodels.SparseTensorCore)]
+    lacks = any(DEFAULT_DTYPE not in chip.dtypes for chip in designs)
+    rest = rest_dtype or (kind if lacks else DEFAULT_DTYPE)
     common: dict[str, Any] = {
-        "dtype": kind, "side_dtype": side_dtype, "rest_dtype": rest_dtype, "group_elems": group, "scale_bits": scale_bits,
+        "dtype": kind, "side_dtype": side_dtype, "rest_dtype": rest, "group_elems": group, "scale_bits": scale_bits,
     }  # fmt: skip
     ways = [
         ModelFormat(one.format, **beside(kept, outlier_encoding), **common)

@@ -225,7 +225,7 @@ class Number(About):
 
     def _slip(self, value: Any, beside: Mapping[str, Any]) -> str:
         """Ask whether the value was meant in another unit that brings it into the range."""
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             return ""
         clock_hz = beside.get("clock_hz")
         if self.unit == "bytes_per_cycle" and value > self.most:

@@ -65,7 +65,7 @@ mean, A24):
 - **latency**: its serial round trips, each at the latency that others measured without load.
 
 Programs fill the machine in waves, by registers and warps. The number of parts of K, and the warps, are the best that were
-counted. A launch takes {launch:.1f} us, as in a CUDA graph (A73); tokens beyond one take a second launch. The dense rival of up to 8
+counted. A launch takes {launch:.1f} us, as in a CUDA graph (A73); a kernel for which tokens are laid out first takes a second one. The dense rival of up to 8
 tokens reads its bytes at the same share of the bandwidth, with the same launch. That of more tokens is the library of the estimate
 with this launch. Energy and clocks under load are not in the model.
 

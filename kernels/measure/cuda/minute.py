@@ -178,6 +178,17 @@ def work(options: argparse.Namespace) -> int:
     return WRONG if report.wrong else RIGHT
 
 
+def _seconds(text: str) -> float:
+    """Read a positive number of seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a positive number of seconds")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python3 -m kernels.measure.cuda.minute", description=__doc__)
     add: Callable[..., Any] = parser.add_argument
@@ -188,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         help="id of the hardware spec of this machine, such as h200. Default: the device's name",
     )
-    add("--budget-s", type=float, default=BUDGET_S, help=f"seconds for all. Default: {BUDGET_S:.0f}")
+    add("--budget-s", type=_seconds, default=BUDGET_S, help=f"seconds for all. Default: {BUDGET_S:.0f}")
     add(
         "--cache",
         type=Path,
@@ -196,7 +207,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--seed", type=int, default=0, help="seed of the data. Default: 0")
     add(
-        "--dry-run", action="store_true", help="rehearse on the emulator, with small shapes and without times"
+        "--dry-run",
+        action="store_true",
+        help="rehearse on the emulator, with small shapes and times that nobody measured",
     )
     add("--process", action="store_true", help=argparse.SUPPRESS)
     add("--commit", default="", help=argparse.SUPPRESS)

@@ -171,3 +171,25 @@ def test_what_is_written_is_what_is_shown(nmsim, tmp_path):
     assert code == 2
     assert "expected two core designs" in err
     assert not (tmp_path / "no.csv").exists()
+
+
+def test_both_chips_have_one_value_type_if_they_can(nmsim):
+    """Else a difference of value types would look like one of the chips."""
+    found = compare_chips(
+        EDGE, "nvidia-like-2x4", model=MODEL, format="8:16", named=False, context_tokens=512
+    )
+    assert {row.dtype for step in (found.first, found.second) for row in step.linear_rows} == {"int8"}
+    found = compare_chips(
+        "nvidia-like-2x4", FLEXIBLE, model=MODEL, format="2:4", named=False, context_tokens=512
+    )
+    assert {row.dtype for row in found.first.linear_rows} == {"bf16"}
+    _, out, _ = nmsim("compare", "edge-npu-8x16", "nvidia-like-2x4", "-p", "8:16", "-m", MODEL)
+    said = " ".join(out.split())
+    assert "nvidia-like-2x4 does not skip by 8:16 of weights" in said
+    assert "edge-npu-8x16 takes no type of 16 bits" in said
+
+
+def test_one_format_is_compared(nmsim):
+    code, _, err = nmsim("compare", "flexible-8x16", "flexible-4x8", "-p", "2:4,8:16")
+    assert code == 2
+    assert "expected one format" in err
