@@ -46,7 +46,7 @@ the loop and are not counted.
 
 **Programs** are those that a multiprocessor holds at a time, by registers, shared memory and warps.
 
-**Issue to memory** is the time of the busiest pipe over the time to read the weights from memory, both at the rates of the
+**Issue to memory** is the time of the busiest pipe over the time to read the weights from memory. Both are at the rates of the
 datasheet. A multiprocessor starts four instructions of a warp per cycle. Some pipes take fewer: 64 lanes for integer addition,
 logic and shifts, 16 for population count and its kind. `kernels.compiled.pipes` lists all rates with their sources. Above 1 the
 instructions limit the kernel. The ratio has no latency. It says what cannot be reached, not what is reached. **At most, over

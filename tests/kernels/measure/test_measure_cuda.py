@@ -413,7 +413,7 @@ def test_kernels_say_what_they_do_not_take():
     assert PRODUCTS["gpu.gemv"].problem(one) == ""
     assert PRODUCTS["gpu.gemv"].problem(many) == "M=9, expected at most 8 tokens"
     assert PRODUCTS["torch.cutlass"].problem(one) == "8:16/index/bitstream, expected 2:4/index"
-    assert [cuda_calls.best_of(case) for case in (one, many)] == ["gpu.gemv", "gpu.gemm_small"]
+    assert [cuda_calls.best_of(case) for case in (one, many)] == ["gpu.gemv", "gpu.mma"]
     prompt = Case(GemmShape(8192, 64, 64), "8:16/index", dtype="bf16")
     assert cuda_calls.best_of(prompt) == "gpu.unpack_mm"
 
