@@ -20,7 +20,7 @@ from kernels.measure.cuda.backend import CudaBackend
 from kernels.measure.cuda.stages import Fault, add_fault, read_faults, read_json, write_json
 from kernels.timing import cuda_device, host
 from kernels.timing.rounds import DeviceLostError, Stamp
-from nmsim.errors import NmsimError
+from nmsim.errors import NmsimError, brief
 from nmsim.support.checkout import Checkout, checkout
 from nmsim.support.names import machine_id
 
@@ -185,7 +185,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a positive number of seconds")
+        raise argparse.ArgumentTypeError(f"{brief(text)}: expected a positive number of seconds")
     return value
 
 
