@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from hwmodels.machine.spec import HardwareSpec, find_machine, machine_names
 from hwmodels.tensorcore.record import SparseTensorCore, core_from, core_names, load_core
@@ -13,6 +13,7 @@ from nmsim.support.schema import load_record, read_toml
 
 Chip: TypeAlias = HardwareSpec | SparseTensorCore
 """A machine, described by its datasheet; or a core design, described by the sizes and rates of its parts."""
+Known = TypeVar("Known", HardwareSpec, SparseTensorCore, Chip)
 DESIGN_SECTION = "array"
 """A section that the file of every core design has, and that of no machine."""
 ANSWERED_BY = {HardwareSpec: "estimate", SparseTensorCore: "closed form"}
@@ -83,17 +84,31 @@ def load_chips(chips: Sequence[str | Path | Chip]) -> list[Chip]:
     >>> [chip.id for chip in load_chips(["h200", "flexible-8x16"])]
     ['h200', 'flexible-8x16']
     """
-    found = [load_chip(chip) for chip in chips]
+    return told_apart(chips, [load_chip(chip) for chip in chips])
+
+
+def told_apart(
+    given: Sequence[object], found: Sequence[Known], *, option: str = "--hardware", what: str = "chips"
+) -> list[Known]:
+    """Rename chips of one id that come from files after their files.
+
+    Raises
+    ------
+    SpecError
+        Chips that have one id even so.
+    """
     ids = [chip.id for chip in found]
     told = [
-        replace(chip, id=Path(given).stem)
-        if ids.count(chip.id) > 1 and isinstance(given, str | Path) and str(given).endswith(".toml")
+        replace(chip, id=Path(name).stem)
+        if ids.count(chip.id) > 1 and isinstance(name, str | Path) and str(name).endswith(".toml")
         else chip
-        for given, chip in zip(chips, found, strict=True)
+        for name, chip in zip(given, found, strict=True)
     ]
     for chip in told:
         if sum(other.id == chip.id for other in told) > 1:
-            raise SpecError(f"hardware {chip.id} comes twice: expected chips of different ids or file names")
+            raise SpecError(
+                f"{option}: {chip.id} comes twice; expected {what} of different ids or file names"
+            )
     return told
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 from hwmodels.chips.load import Chip, load_chips
 from hwmodels.models import Model, load_model
 from hwmodels.silicon.area import PARTS, area
+from hwmodels.silicon.energy import UM2_PER_MM2
 from hwmodels.steps.best import best_step
 from hwmodels.steps.step import Step
 from hwmodels.tensorcore.record import SparseTensorCore
@@ -24,7 +25,6 @@ from nmsim.errors import NmsimError
 from nmsim.format import DENSE, FormatLike, as_format
 from nmsim.support.schema import about, names_of
 
-MM2_PER_UM2 = 1e-6
 UNNAMED_SECTION = "chip"
 """Section of numbers that a file has at its top."""
 CAUSE_COLUMNS = (
@@ -222,7 +222,7 @@ def _cause(section: str, changed: str, core: SparseTensorCore, found: Step) -> d
 
 def _total_mm2(core: SparseTensorCore) -> float:
     try:
-        return area(core).total.nominal * MM2_PER_UM2
+        return area(core).total.nominal / UM2_PER_MM2
     except NmsimError:
         return math.nan
 
@@ -233,7 +233,7 @@ def _areas(first: SparseTensorCore, second: SparseTensorCore) -> pd.DataFrame:
     except NmsimError:
         return pd.DataFrame(columns=list(AREA_COLUMNS))
     rows = [
-        (part, *(parts[part].nominal * MM2_PER_UM2 for parts in (one, other)))
+        (part, *(parts[part].nominal / UM2_PER_MM2 for parts in (one, other)))
         for part in PARTS
         if one[part].nominal or other[part].nominal
     ]

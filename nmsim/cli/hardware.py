@@ -9,6 +9,7 @@ import pandas as pd
 from typer import Argument, Option
 
 import hwmodels
+from hwmodels.chips.load import told_apart
 from hwmodels.comparison.chips import Comparison, compare_chips
 from hwmodels.estimate.table import MAX_DIMENSION
 from hwmodels.machine.spec import numbers_of, summary
@@ -183,7 +184,10 @@ def core(
         raise NmsimError("--list and --write are both given, expected one of them")
     if names:
         return _list_cores()
-    machines = _told_apart(options.split_names(cores, "core"))
+    core_names = options.split_names(cores, "core")
+    machines = told_apart(
+        core_names, [hwmodels.load_core(name) for name in core_names], option="--core", what="cores"
+    )
     if write is not None:
         if len(machines) != 1:
             raise NmsimError(f"--write: expected one core, got {len(machines)}")
@@ -562,17 +566,3 @@ def _list_cores() -> Answer:
         )
 
     return Answer([{"id": core.id, "name": core.name} for core in shipped], show)
-
-
-def _told_apart(names: Sequence[str]) -> list[hwmodels.SparseTensorCore]:
-    """Load cores by name or file. If several have one id, those of files take the names of their files."""
-    found = [hwmodels.load_core(name) for name in names]
-    ids = [core.id for core in found]
-    told = [
-        replace(core, id=Path(name).stem) if ids.count(core.id) > 1 and name.endswith(".toml") else core
-        for name, core in zip(names, found, strict=True)
-    ]
-    for core in told:
-        if sum(other.id == core.id for other in told) > 1:
-            raise NmsimError(f"--core: {core.id} comes twice; expected cores of different ids or file names")
-    return told
